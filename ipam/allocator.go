@@ -1,0 +1,634 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// What keeps a family of a request from being met. Each error that Allocate returns wraps one or more of them.
+var (
+	ErrNoPool     = errors.New("no pool")
+	ErrExhausted  = errors.New("no free address")
+	ErrNotInPool  = errors.New("address is in no pool the Service may use")
+	ErrInUse      = errors.New("address is in use")
+	ErrBadRequest = errors.New("bad request")
+)
+
+// Request asks for one address for each of Families.
+type Request struct {
+	Service Service
+	// Families are the ones wanted, in the order of the answer; at least one, none twice.
+	Families []Family
+	// RequireAll makes a missing family an error. Without it a missing family is reported in Outcome.Missing, as long as
+	// another one is there.
+	RequireAll bool
+	// Addresses are the fixed addresses, at most one for each family.
+	Addresses []netip.Addr
+	// Pools may serve the request, best first.
+	Pools []Candidate
+	// Named says that the user named the pools: an address that came from another one is given up for one from these.
+	Named bool
+	// Reallocate lets stranded addresses go: those that no pool contains any more.
+	Reallocate bool
+	// Sharing says with whom an address may be shared. The zero value shares with nobody.
+	Sharing Sharing
+}
+
+// Candidate is a pool that may serve a request.
+type Candidate struct {
+	Pool string
+	// Auto reports whether an address may be chosen from the pool; without it the pool gives only addresses asked for by
+	// name.
+	Auto bool
+}
+
+// Sharing describes what a Service does with its addresses, as far as others on the same address care.
+type Sharing struct {
+	// Key is common to all that share; empty shares with nobody.
+	Key string
+	// Ports must be disjoint.
+	Ports []Port
+	// Backends names the endpoints of a Service whose traffic stays on the node (externalTrafficPolicy Local), and is
+	// empty for any other. All that share must agree: one node answers for an address, and must serve all its Services.
+	Backends string
+}
+
+// Port is a transport protocol, spelt as in the Kubernetes API, and a port.
+type Port struct {
+	Protocol string
+	Number   int32
+}
+
+// admits returns nil if s and other can be on one address, or why not.
+func (s Sharing) admits(other Sharing) error {
+	switch {
+	case s.Key == "" || s.Key != other.Key:
+		return errors.New("without the same sharing key")
+	case s.Backends != other.Backends:
+		return errors.New("and sends its traffic to other endpoints (externalTrafficPolicy Local)")
+	}
+	for _, p := range s.Ports {
+		if slices.Contains(other.Ports, p) {
+			return fmt.Errorf("on the same port %s/%d", p.Protocol, p.Number)
+		}
+	}
+	return nil
+}
+
+// Assignment is an address and the pool that it was taken from.
+type Assignment struct {
+	Address netip.Addr
+	Pool    string
+}
+
+// FamilyError says why a family has no address, or not the one asked for.
+type FamilyError struct {
+	Family Family
+	Err    error
+}
+
+// Error names the family.
+func (e *FamilyError) Error() string { return fmt.Sprintf("%s: %v", e.Family, e.Err) }
+
+// Unwrap returns the reason, which wraps one of the package's sentinels.
+func (e *FamilyError) Unwrap() error { return e.Err }
+
+// Outcome is the answer to a request.
+type Outcome struct {
+	// Assigned has the Service's addresses in the order of Request.Families.
+	Assigned []Assignment
+	// Added are those of them that the Service did not hold before.
+	Added []Assignment
+	// Surplus are addresses that the Service holds and no longer wants. They stay held until Release, so that the caller can
+	// first publish the new ones.
+	Surplus []Assignment
+	// Missing says, for each family that is not as asked for, why.
+	Missing []*FamilyError
+}
+
+// holding is an address that is not free.
+type holding struct {
+	pool    string
+	users   map[Service]Sharing
+	blocked string // who else has it; such a holding has no users
+}
+
+// Allocator knows the pools and who holds which address. It is safe for concurrent use; requests of one Service must not run at
+// the same time.
+type Allocator struct {
+	mu sync.Mutex
+	// mu guards all following fields.
+	pools     map[string]*pool
+	held      map[netip.Addr]*holding
+	byService map[Service][]netip.Addr
+	byKey     map[string][]netip.Addr // sharing key -> addresses, in the order in which they were given
+}
+
+type pool struct {
+	Pool
+	partitions map[Family]*partition
+}
+
+// New returns an allocator without pools.
+func New() *Allocator {
+	return &Allocator{
+		pools:     map[string]*pool{},
+		held:      map[netip.Addr]*holding{},
+		byService: map[Service][]netip.Addr{},
+		byKey:     map[string][]netip.Addr{},
+	}
+}
+
+// SetPools replaces all pools. No holding changes. Blocked addresses are forgotten, so that a changed pool is tried afresh.
+func (a *Allocator) SetPools(pools []Pool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for address, h := range a.held {
+		if h.blocked != "" {
+			a.free(address)
+		}
+	}
+	kept := map[string]*pool{}
+	for _, want := range pools {
+		if have, ok := a.pools[want.Name]; ok && same(have.Pool, want) {
+			kept[want.Name] = have
+			continue
+		}
+		p := &pool{Pool: want, partitions: map[Family]*partition{}}
+		for _, family := range Families {
+			if own := ofFamily(want.Ranges, family); len(own) > 0 {
+				p.partitions[family] = newPartition(own, ofFamily(want.Exclude, family), want.AvoidBuggyIPs, want.Stable)
+			}
+		}
+		kept[want.Name] = p
+		for address := range a.held {
+			p.take(address)
+		}
+	}
+	a.pools = kept
+}
+
+func same(a, b Pool) bool {
+	return slices.Equal(a.Ranges, b.Ranges) && slices.Equal(a.Exclude, b.Exclude) && a.AvoidBuggyIPs == b.AvoidBuggyIPs && a.Stable == b.Stable
+}
+
+func ofFamily(ranges []Range, family Family) []Range {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r Range) bool { return r.Family() != family })
+}
+
+func (p *pool) contains(a netip.Addr) bool {
+	part, ok := p.partitions[FamilyOf(a)]
+	return ok && part.contains(a)
+}
+
+func (p *pool) take(a netip.Addr) {
+	if p.contains(a) {
+		p.partitions[FamilyOf(a)].take(a)
+	}
+}
+
+// Hold records that the Service has the address, which came from the named pool. It is how claims that exist are made known, before and
+// beside Allocate, and it never fails: what the API holds is so, whether or not a pool still contains it. An empty pool name means
+// the first pool, by name, that contains the address.
+func (a *Allocator) Hold(service Service, address netip.Addr, pool string, sharing Sharing) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if pool == "" {
+		pool = a.poolOf(address)
+	}
+	a.hold(service, Assignment{address, pool}, sharing)
+}
+
+// PoolOf returns the first pool, by name, that contains the address, or "".
+func (a *Allocator) PoolOf(address netip.Addr) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.poolOf(address)
+}
+
+func (a *Allocator) poolOf(address netip.Addr) string {
+	for _, name := range slices.Sorted(maps.Keys(a.pools)) {
+		if a.pools[name].contains(address) {
+			return name
+		}
+	}
+	return ""
+}
+
+// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Release of it. by names the
+// holder, for errors.
+func (a *Allocator) Block(address netip.Addr, by string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.held[address]; ok {
+		return
+	}
+	a.held[address] = &holding{blocked: by}
+	for _, p := range a.pools {
+		p.take(address)
+	}
+}
+
+// Unblock makes an address that Block took free again.
+func (a *Allocator) Unblock(address netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h, ok := a.held[address]; ok && h.blocked != "" {
+		a.free(address)
+	}
+}
+
+// Held returns what the Service has, IPv4 first.
+func (a *Allocator) Held(service Service) []Assignment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var held []Assignment
+	for _, address := range a.byService[service] {
+		held = append(held, Assignment{address, a.held[address].pool})
+	}
+	slices.SortFunc(held, func(x, y Assignment) int { return x.Address.Compare(y.Address) })
+	return held
+}
+
+// Users returns who has the address, sorted by name.
+func (a *Allocator) Users(address netip.Addr) []Service {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h, ok := a.held[address]
+	if !ok {
+		return nil
+	}
+	return slices.SortedFunc(maps.Keys(h.users), compareServices)
+}
+
+func compareServices(x, y Service) int {
+	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
+}
+
+// Release ends the Service's hold on the addresses. Those it does not hold are passed over. It reports whether an address
+// became free.
+func (a *Allocator) Release(service Service, addresses ...netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	freed := false
+	for _, address := range addresses {
+		h, ok := a.held[address]
+		if !ok {
+			continue
+		}
+		if _, uses := h.users[service]; !uses {
+			continue
+		}
+		a.drop(service, address)
+		if len(h.users) == 0 {
+			a.free(address)
+			freed = true
+		}
+	}
+	return freed
+}
+
+// Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a *FamilyError for
+// every family that could not be had. The Service's addresses in Outcome.Surplus stay held.
+func (a *Allocator) Allocate(req Request) (Outcome, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out, err := a.plan(req)
+	if err != nil {
+		return Outcome{}, err
+	}
+	for _, as := range out.Assigned {
+		a.hold(req.Service, as, req.Sharing)
+	}
+	return out, nil
+}
+
+// plan decides without changing anything.
+func (a *Allocator) plan(req Request) (Outcome, error) {
+	fixed, err := fixedByFamily(req)
+	if err != nil {
+		return Outcome{}, err
+	}
+	held := map[Family]Assignment{}
+	for _, address := range a.byService[req.Service] {
+		// A Service that holds two addresses of one family is one whose last request ended half-way; the lower one stays.
+		if have, ok := held[FamilyOf(address)]; !ok || address.Less(have.Address) {
+			held[FamilyOf(address)] = Assignment{address, a.held[address].pool}
+		}
+	}
+
+	chosen, failed := map[Family]Assignment{}, map[Family]error{}
+	var open []Family // families for which any address will do and none is held
+	for _, family := range req.Families {
+		if address, ok := fixed[family]; ok {
+			chosen[family], failed[family] = a.planFixed(req, address)
+		} else if have, ok := held[family]; ok && a.keeps(req, have) {
+			chosen[family] = have
+		} else {
+			open = append(open, family)
+		}
+	}
+	for _, family := range open {
+		chosen[family], failed[family] = a.planAny(req, family, a.preferred(req, open, chosen))
+	}
+
+	var out Outcome
+	for _, family := range req.Families {
+		as := chosen[family]
+		if err := failed[family]; err != nil {
+			out.Missing = append(out.Missing, &FamilyError{family, err})
+			// What the Service has is better than nothing, and taking it away would change something.
+			if as = held[family]; !as.Address.IsValid() {
+				continue
+			}
+		}
+		out.Assigned = append(out.Assigned, as)
+		if !slices.Contains(a.byService[req.Service], as.Address) {
+			out.Added = append(out.Added, as)
+		}
+	}
+	if len(out.Missing) > 0 && (req.RequireAll || len(out.Missing) == len(req.Families)) {
+		errs := make([]error, len(out.Missing))
+		for i, e := range out.Missing {
+			errs[i] = e
+		}
+		return Outcome{}, errors.Join(errs...)
+	}
+	for _, address := range a.byService[req.Service] {
+		if !slices.ContainsFunc(out.Assigned, func(as Assignment) bool { return as.Address == address }) {
+			out.Surplus = append(out.Surplus, Assignment{address, a.held[address].pool})
+		}
+	}
+	return out, nil
+}
+
+func fixedByFamily(req Request) (map[Family]netip.Addr, error) {
+	if len(req.Families) == 0 {
+		return nil, fmt.Errorf("%w: the Service asks for no family", ErrBadRequest)
+	}
+	fixed := map[Family]netip.Addr{}
+	for _, address := range req.Addresses {
+		family := FamilyOf(address)
+		if other, ok := fixed[family]; ok && other != address {
+			return nil, fmt.Errorf("%w: %s and %s are both %s; ask for one address of each family", ErrBadRequest, other, address, family)
+		}
+		if !slices.Contains(req.Families, family) {
+			return nil, fmt.Errorf("%w: %s is %s, which is not among the Service's ipFamilies", ErrBadRequest, address, family)
+		}
+		fixed[family] = address
+	}
+	return fixed, nil
+}
+
+// keeps reports whether the Service goes on with an address that it holds.
+func (a *Allocator) keeps(req Request, have Assignment) bool {
+	if req.Named && !slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == have.Pool }) {
+		return false
+	}
+	if req.Reallocate && a.poolOf(have.Address) == "" {
+		return false
+	}
+	return a.available(req, have.Address) == nil
+}
+
+func (a *Allocator) planFixed(req Request, address netip.Addr) (Assignment, error) {
+	if h, ok := a.held[address]; ok {
+		if _, uses := h.users[req.Service]; uses && a.available(req, address) == nil {
+			return Assignment{address, h.pool}, nil
+		}
+	}
+	for _, c := range req.Pools {
+		if p, ok := a.pools[c.Pool]; ok && p.contains(address) {
+			return Assignment{address, c.Pool}, a.available(req, address)
+		}
+	}
+	return Assignment{}, fmt.Errorf("%w: %s; ask for one from %s, or add it to one of them", ErrNotInPool, address, candidates(req.Pools))
+}
+
+// available returns nil if the Service may have, or go on having, the address.
+func (a *Allocator) available(req Request, address netip.Addr) error {
+	h, ok := a.held[address]
+	if !ok {
+		return nil
+	}
+	if h.blocked != "" {
+		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, address, h.blocked)
+	}
+	for _, user := range slices.SortedFunc(maps.Keys(h.users), compareServices) {
+		if user == req.Service {
+			continue
+		}
+		if why := req.Sharing.admits(h.users[user]); why != nil {
+			return fmt.Errorf("%w: Service %s has %s %w", ErrInUse, user, address, why)
+		}
+	}
+	return nil
+}
+
+// preferred returns the pool to try first: the one that serves the families already chosen, or the first that can serve all those that
+// are open, so that a pair comes from one pool where it can.
+func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assignment) string {
+	for _, as := range chosen {
+		if as.Pool != "" {
+			return as.Pool
+		}
+	}
+	for _, c := range req.Pools {
+		all := c.Auto
+		for _, family := range open {
+			_, ok := a.firstIn(req, family, c.Pool)
+			all = all && ok
+		}
+		if all {
+			return c.Pool
+		}
+	}
+	return ""
+}
+
+func (a *Allocator) planAny(req Request, family Family, preferred string) (Assignment, error) {
+	var tried []Candidate
+	best := Assignment{}
+	for _, c := range req.Pools {
+		if !c.Auto || a.pools[c.Pool] == nil || a.pools[c.Pool].partitions[family] == nil {
+			continue
+		}
+		tried = append(tried, c)
+		address, ok := a.firstIn(req, family, c.Pool)
+		if ok && (c.Pool == preferred || !best.Address.IsValid()) {
+			best = Assignment{address, c.Pool}
+		}
+	}
+	switch {
+	case best.Address.IsValid():
+		return best, nil
+	case len(tried) > 0:
+		return best, fmt.Errorf("%w in %s; widen a pool or delete a Service", ErrExhausted, candidates(tried))
+	case len(req.Pools) > 0:
+		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, family, candidates(req.Pools),
+			strings.ToLower(string(family)))
+	}
+	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelector and serviceSelector", ErrNoPool)
+}
+
+// firstIn returns the address that the Service would get from a pool: one that it may share before a free one.
+func (a *Allocator) firstIn(req Request, family Family, name string) (netip.Addr, bool) {
+	p := a.pools[name]
+	if p == nil || p.partitions[family] == nil {
+		return netip.Addr{}, false
+	}
+	if req.Sharing.Key != "" {
+		for _, address := range a.byKey[req.Sharing.Key] {
+			if FamilyOf(address) == family && p.contains(address) && a.available(req, address) == nil {
+				return address, true
+			}
+		}
+	}
+	return p.partitions[family].first(req.Service)
+}
+
+func candidates(pools []Candidate) string {
+	if len(pools) == 0 {
+		return "no pool"
+	}
+	names := make([]string, len(pools))
+	for i, c := range pools {
+		names[i] = c.Pool
+	}
+	return "pool " + strings.Join(names, ", ")
+}
+
+// hold records a user of an address. The caller has checked that it may be one.
+func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
+	h, ok := a.held[as.Address]
+	if !ok {
+		h = &holding{users: map[Service]Sharing{}}
+		a.held[as.Address] = h
+		for _, p := range a.pools {
+			p.take(as.Address)
+		}
+	}
+	if h.blocked != "" {
+		h.blocked, h.users = "", map[Service]Sharing{}
+	}
+	if old, uses := h.users[service]; uses {
+		a.unindex(old.Key, as.Address, service)
+	} else {
+		a.byService[service] = append(a.byService[service], as.Address)
+	}
+	h.pool = as.Pool
+	h.users[service] = sharing
+	if sharing.Key != "" && !slices.Contains(a.byKey[sharing.Key], as.Address) {
+		a.byKey[sharing.Key] = append(a.byKey[sharing.Key], as.Address)
+	}
+}
+
+func (a *Allocator) drop(service Service, address netip.Addr) {
+	h := a.held[address]
+	key := h.users[service].Key
+	a.unindex(key, address, service)
+	delete(h.users, service)
+	a.byService[service] = slices.DeleteFunc(a.byService[service], func(x netip.Addr) bool { return x == address })
+	if len(a.byService[service]) == 0 {
+		delete(a.byService, service)
+	}
+}
+
+// unindex removes the address from the sharing key's list, unless another user has the same key.
+func (a *Allocator) unindex(key string, address netip.Addr, except Service) {
+	if key == "" {
+		return
+	}
+	for user, sharing := range a.held[address].users {
+		if user != except && sharing.Key == key {
+			return
+		}
+	}
+	a.byKey[key] = slices.DeleteFunc(a.byKey[key], func(x netip.Addr) bool { return x == address })
+	if len(a.byKey[key]) == 0 {
+		delete(a.byKey, key)
+	}
+}
+
+func (a *Allocator) free(address netip.Addr) {
+	delete(a.held, address)
+	for _, p := range a.pools {
+		if p.contains(address) {
+			p.partitions[FamilyOf(address)].put(address)
+		}
+	}
+}
+
+// Usage is how full one partition of a pool is. Counts saturate at math.MaxInt64, and so does Available wherever Capacity does.
+type Usage struct {
+	Capacity, Allocated, Available int64
+}
+
+// PoolUsage is the state of one pool.
+type PoolUsage struct {
+	// Families has an entry for each family that the pool has a partition of.
+	Families map[Family]Usage
+	// Overlaps names the pools that contain some of the same addresses, sorted.
+	Overlaps []string
+	// Stranded are the addresses that were taken from this pool and that it no longer contains, sorted.
+	Stranded []netip.Addr
+}
+
+// Usage returns the state of every pool, and under the name of a pool that is gone what was taken from it.
+func (a *Allocator) Usage() map[string]PoolUsage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	usage := map[string]PoolUsage{}
+	for name, p := range a.pools {
+		u := PoolUsage{Families: map[Family]Usage{}}
+		for family, part := range p.partitions {
+			f := Usage{Capacity: int64(part.capacity), Allocated: int64(part.taken), Available: math.MaxInt64}
+			if part.capacity < math.MaxInt64 {
+				f.Available = f.Capacity - f.Allocated
+			}
+			u.Families[family] = f
+		}
+		for other, o := range a.pools {
+			if other != name && p.overlaps(o) {
+				u.Overlaps = append(u.Overlaps, other)
+			}
+		}
+		slices.Sort(u.Overlaps)
+		usage[name] = u
+	}
+	for address, h := range a.held {
+		if p := a.pools[h.pool]; h.pool != "" && (p == nil || !p.contains(address)) {
+			u := usage[h.pool]
+			u.Stranded = append(u.Stranded, address)
+			usage[h.pool] = u
+		}
+	}
+	for _, u := range usage {
+		slices.SortFunc(u.Stranded, netip.Addr.Compare)
+	}
+	return usage
+}
+
+func (p *pool) overlaps(o *pool) bool {
+	for family, mine := range p.partitions {
+		theirs := o.partitions[family]
+		if theirs == nil {
+			continue
+		}
+		for _, r := range mine.allowed {
+			if slices.ContainsFunc(theirs.allowed, r.Overlaps) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"math/big"
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	"github.com/google/btree"
+)
+
+// partition is one family of one pool: the addresses that may be given, and those of them that are free.
+//
+// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32. The ends of every
+// run are usable addresses; with avoidBuggy its inside may hold addresses that are not, and never two runs that only such
+// addresses separate. So the neighbour of any address in a run is found in at most two steps.
+type partition struct {
+	allowed    []Range // sorted, disjoint, not adjacent
+	avoidBuggy bool
+	stable     bool
+	capacity   uint64 // usable addresses in allowed; saturates at math.MaxInt64
+	taken      uint64
+	free       *btree.BTreeG[Range]
+}
+
+func newPartition(ranges, exclude []Range, avoidBuggy, stable bool) *partition {
+	p := &partition{
+		allowed:    subtract(merge(ranges), merge(exclude)),
+		avoidBuggy: avoidBuggy,
+		stable:     stable,
+		free:       btree.NewG(16, func(a, b Range) bool { return a.First.Less(b.First) }),
+	}
+	for _, r := range p.allowed {
+		p.capacity = saturatingAdd(p.capacity, p.usableIn(r))
+		p.insertFree(r)
+	}
+	return p
+}
+
+// contains reports whether the partition may give a.
+func (p *partition) contains(a netip.Addr) bool {
+	i, found := slices.BinarySearchFunc(p.allowed, a, func(r Range, a netip.Addr) int { return r.First.Compare(a) })
+	return (found || i > 0 && p.allowed[i-1].Contains(a)) && !p.skips(a)
+}
+
+// skips reports whether a is one of the addresses that avoidBuggy leaves out.
+func (p *partition) skips(a netip.Addr) bool {
+	if !p.avoidBuggy || !a.Is4() {
+		return false
+	}
+	last := a.As4()[3]
+	return last == 0 || last == 255
+}
+
+// take marks a, which the partition contains, as no longer free. It reports whether a was free.
+func (p *partition) take(a netip.Addr) bool {
+	run, ok := p.runAtOrBefore(a)
+	if !ok || !run.Contains(a) || p.skips(a) {
+		return false
+	}
+	p.free.Delete(run)
+	if run.First.Less(a) {
+		p.insertFree(Range{run.First, a.Prev()})
+	}
+	if a.Less(run.Last) {
+		p.insertFree(Range{a.Next(), run.Last})
+	}
+	p.taken++
+	return true
+}
+
+// put returns a, which take took, to the free addresses.
+func (p *partition) put(a netip.Addr) {
+	run := Range{a, a}
+	if before, ok := p.runAtOrBefore(a); ok && p.next(before.Last) == a && p.adjoins(before.Last, a) {
+		p.free.Delete(before)
+		run.First = before.First
+	}
+	next := p.next(a)
+	if after, ok := p.free.Get(Range{First: next}); ok && p.adjoins(a, next) {
+		p.free.Delete(after)
+		run.Last = after.Last
+	}
+	p.free.ReplaceOrInsert(run)
+	p.taken--
+}
+
+// adjoins reports whether a and b lie in the same allowed range.
+func (p *partition) adjoins(a, b netip.Addr) bool {
+	for _, r := range p.allowed {
+		if r.Contains(a) {
+			return r.Contains(b)
+		}
+	}
+	return false
+}
+
+// first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after the service's own
+// place, going round at the end.
+func (p *partition) first(service Service) (netip.Addr, bool) {
+	if p.stable && len(p.allowed) > 0 {
+		start := p.place(service)
+		if run, ok := p.runAtOrBefore(start); ok && run.Contains(start) {
+			if p.skips(start) {
+				start = p.next(start)
+			}
+			return start, true
+		}
+		found := Range{}
+		p.free.AscendGreaterOrEqual(Range{First: start}, func(run Range) bool { found = run; return false })
+		if found.First.IsValid() {
+			return found.First, true
+		}
+	}
+	run, ok := p.free.Min()
+	return run.First, ok
+}
+
+// place returns the address at a hash of the service's name, taken modulo the size of the partition.
+func (p *partition) place(service Service) netip.Addr {
+	total := new(big.Int)
+	for _, r := range p.allowed {
+		total.Add(total, size(r))
+	}
+	hash := sha256.Sum256([]byte(service.String()))
+	offset := new(big.Int).SetBytes(hash[:])
+	offset.Mod(offset, total)
+	for _, r := range p.allowed {
+		n := size(r)
+		if offset.Cmp(n) < 0 {
+			return add(r.First, offset)
+		}
+		offset.Sub(offset, n)
+	}
+	panic("ipam: an offset below the size of a partition lies in none of its ranges")
+}
+
+// next returns the usable address after a, which may lie outside the partition.
+func (p *partition) next(a netip.Addr) netip.Addr {
+	for a = a.Next(); a.IsValid() && p.skips(a); {
+		a = a.Next()
+	}
+	return a
+}
+
+func (p *partition) runAtOrBefore(a netip.Addr) (found Range, ok bool) {
+	p.free.DescendLessOrEqual(Range{First: a}, func(run Range) bool { found, ok = run, true; return false })
+	return found, ok
+}
+
+// insertFree adds what is usable at the ends of r and what lies between.
+func (p *partition) insertFree(r Range) {
+	for p.skips(r.First) && r.First.Less(r.Last) {
+		r.First = r.First.Next()
+	}
+	for p.skips(r.Last) && r.First.Less(r.Last) {
+		r.Last = r.Last.Prev()
+	}
+	if !p.skips(r.First) {
+		p.free.ReplaceOrInsert(r)
+	}
+}
+
+// usableIn counts the addresses of r that may be given, saturating at math.MaxInt64.
+func (p *partition) usableIn(r Range) uint64 {
+	if !r.First.Is4() {
+		first, last := r.First.As16(), r.Last.As16()
+		lo, borrow := bits.Sub64(binary.BigEndian.Uint64(last[8:]), binary.BigEndian.Uint64(first[8:]), 0)
+		hi, _ := bits.Sub64(binary.BigEndian.Uint64(last[:8]), binary.BigEndian.Uint64(first[:8]), borrow)
+		if hi > 0 || lo >= math.MaxInt64 {
+			return math.MaxInt64
+		}
+		return lo + 1
+	}
+	first, last := uint64(v4(r.First)), uint64(v4(r.Last))
+	n := last - first + 1
+	if p.avoidBuggy {
+		// upTo(n, k) counts the numbers below n that are k modulo 256.
+		upTo := func(n, k uint64) uint64 { return (n + 255 - k) / 256 }
+		for _, k := range []uint64{0, 255} {
+			n -= upTo(last+1, k) - upTo(first, k)
+		}
+	}
+	return n
+}
+
+func v4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+// saturatingAdd adds two counts of at most math.MaxInt64, which is also the most that it returns.
+func saturatingAdd(a, b uint64) uint64 { return min(a+b, math.MaxInt64) }
+
+func size(r Range) *big.Int {
+	first, last := new(big.Int).SetBytes(r.First.AsSlice()), new(big.Int).SetBytes(r.Last.AsSlice())
+	return last.Sub(last, first).Add(last, big.NewInt(1))
+}
+
+func add(a netip.Addr, offset *big.Int) netip.Addr {
+	b := a.AsSlice()
+	new(big.Int).Add(new(big.Int).SetBytes(b), offset).FillBytes(b)
+	sum, _ := netip.AddrFromSlice(b)
+	return sum
+}
+
+// merge sorts ranges of one family and joins those that overlap or touch.
+func merge(ranges []Range) []Range {
+	sorted := slices.Clone(ranges)
+	slices.SortFunc(sorted, func(a, b Range) int { return a.First.Compare(b.First) })
+	var merged []Range
+	for _, r := range sorted {
+		if n := len(merged); n > 0 && (!merged[n-1].Last.Less(r.First) || merged[n-1].Last.Next() == r.First) {
+			if merged[n-1].Last.Less(r.Last) {
+				merged[n-1].Last = r.Last
+			}
+			continue
+		}
+		merged = append(merged, r)
+	}
+	return merged
+}
+
+// subtract returns what is left of ranges without exclude, both merged.
+func subtract(ranges, exclude []Range) []Range {
+	var left []Range
+	for _, r := range ranges {
+		alive := true
+		for _, x := range exclude {
+			if !r.Overlaps(x) {
+				continue
+			}
+			if r.First.Less(x.First) {
+				left = append(left, Range{r.First, x.First.Prev()})
+			}
+			if !x.Last.Less(r.Last) {
+				alive = false
+				break
+			}
+			r.First = x.Last.Next()
+		}
+		if alive {
+			left = append(left, r)
+		}
+	}
+	return left
+}
