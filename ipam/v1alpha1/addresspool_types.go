@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// AddressPool is a set of addresses that Services of type LoadBalancer may get, partitioned by family.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=addresspools,scope=Cluster,shortName=pool,categories=tandem
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="IPv4 Ranges",type=string,JSONPath=`.spec.ipv4.ranges`
+// +kubebuilder:printcolumn:name="IPv4 Used",type=integer,JSONPath=`.status.ipv4.allocated`
+// +kubebuilder:printcolumn:name="IPv4 Free",type=integer,JSONPath=`.status.ipv4.available`
+// +kubebuilder:printcolumn:name="IPv6 Ranges",type=string,JSONPath=`.spec.ipv6.ranges`
+// +kubebuilder:printcolumn:name="IPv6 Used",type=integer,JSONPath=`.status.ipv6.allocated`
+// +kubebuilder:printcolumn:name="IPv6 Free",type=integer,JSONPath=`.status.ipv6.available`
+// +kubebuilder:printcolumn:name="Auto-Assign",type=boolean,JSONPath=`.spec.autoAssign`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+type AddressPool struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says which addresses the pool holds and which Services may have them.
+	// +required
+	Spec AddressPoolSpec `json:"spec"`
+
+	// status counts addresses and says what is wrong with the pool.
+	// +optional
+	Status AddressPoolStatus `json:"status,omitempty"`
+}
+
+// AddressPoolList is a list of address pools.
+//
+// +kubebuilder:object:root=true
+type AddressPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []AddressPool `json:"items"`
+}
+
+// AddressPoolSpec says which addresses a pool holds and which Services may have them.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.ipv4) || has(self.ipv6)",message="the pool is empty; give it spec.ipv4.ranges, spec.ipv6.ranges or both"
+type AddressPoolSpec struct {
+	// ipv4 is the pool's IPv4 partition. Without it the pool gives no IPv4 address.
+	// +optional
+	IPv4 *IPv4Partition `json:"ipv4,omitempty"`
+
+	// ipv6 is the pool's IPv6 partition. Without it the pool gives no IPv6 address.
+	// +optional
+	IPv6 *IPv6Partition `json:"ipv6,omitempty"`
+
+	// autoAssign lets Services that name no pool take addresses from this one. A pool with autoAssign false is used
+	// only where a Service asks for it, or for one of its addresses, by annotation.
+	// +optional
+	// +kubebuilder:default=true
+	AutoAssign *bool `json:"autoAssign,omitempty"`
+
+	// avoidBuggyIPs leaves out IPv4 addresses that end in .0 or .255, which some old equipment takes for the network
+	// or the broadcast address whatever the prefix length is. IPv6 addresses are not concerned.
+	// +optional
+	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
+
+	// priority orders the pools a Service may take addresses from: lower numbers are tried first, pools without a
+	// priority last, and pools of one priority by name.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Priority *int32 `json:"priority,omitempty"`
+
+	// namespaceSelector, where set, keeps the pool for Services in namespaces with these labels. Together with
+	// serviceSelector a Service has to match both.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+
+	// serviceSelector, where set, keeps the pool for Services with these labels.
+	// +optional
+	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+
+	// allocation says where the search for a free address starts. Sequential starts at the first address of the pool.
+	// Stable starts at a hash of the Service's namespace and name, so that a Service that is deleted and created again,
+	// or a cluster that is rebuilt, gets the same address where it is free.
+	// +optional
+	// +kubebuilder:default=Sequential
+	Allocation Allocation `json:"allocation,omitempty"`
+}
+
+// Allocation says where the search for a free address starts.
+//
+// +kubebuilder:validation:Enum=Sequential;Stable
+type Allocation string
+
+const (
+	// AllocationSequential starts at the first address of the pool.
+	AllocationSequential Allocation = "Sequential"
+	// AllocationStable starts at a hash of the Service's namespace and name.
+	AllocationStable Allocation = "Stable"
+)
+
+// IPv4Partition is the IPv4 part of a pool.
+type IPv4Partition struct {
+	// ranges are the addresses of the partition.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Ranges []IPv4Range `json:"ranges"`
+
+	// exclude takes addresses out of ranges again, such as a router's own.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	Exclude []IPv4Range `json:"exclude,omitempty"`
+}
+
+// IPv6Partition is the IPv6 part of a pool.
+type IPv6Partition struct {
+	// ranges are the addresses of the partition.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Ranges []IPv6Range `json:"ranges"`
+
+	// exclude takes addresses out of ranges again, such as a router's own.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	Exclude []IPv6Range `json:"exclude,omitempty"`
+}
+
+// IPv4Range is a CIDR ("192.0.2.0/24"), a range with its first and last address ("192.0.2.10-192.0.2.20") or a single
+// address ("192.0.2.1"). A CIDR means the whole network, whatever its host bits are.
+//
+// +kubebuilder:validation:MaxLength=100
+type IPv4Range string
+
+// IPv6Range is a CIDR ("2001:db8::/112"), a range with its first and last address ("2001:db8::1-2001:db8::ff") or a
+// single address ("2001:db8::1"). A CIDR means the whole network, whatever its host bits are.
+//
+// +kubebuilder:validation:MaxLength=100
+type IPv6Range string
+
+// AddressPoolStatus counts the addresses of a pool and says what is wrong with it.
+type AddressPoolStatus struct {
+	// ipv4 counts the addresses of the IPv4 partition. It is absent where the pool has none.
+	// +optional
+	IPv4 *PartitionStatus `json:"ipv4,omitempty"`
+
+	// ipv6 counts the addresses of the IPv6 partition. It is absent where the pool has none.
+	// +optional
+	IPv6 *PartitionStatus `json:"ipv6,omitempty"`
+
+	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), or no longer
+	// holds addresses that are in use (Stranded).
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PartitionStatus counts the addresses of one family. Counts that do not fit (an IPv6 /64 has 2^64 addresses) stay at
+// the largest number that does, 2^63-1.
+type PartitionStatus struct {
+	// capacity is the number of addresses that may be given: ranges without exclude and avoidBuggyIPs.
+	// +required
+	Capacity int64 `json:"capacity"`
+
+	// allocated is the number of the partition's addresses that are claimed, each counted once however many Services
+	// share it.
+	// +required
+	Allocated int64 `json:"allocated"`
+
+	// available is the number of addresses that are still free.
+	// +required
+	Available int64 `json:"available"`
+}
+
+// Types of conditions of an AddressPool.
+const (
+	// ConditionReady is True while each partition has a free address. It is False with reason Exhausted or Invalid.
+	ConditionReady = "Ready"
+
+	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names the pool and
+	// the addresses. No address is given twice, but which pool counts it is then a matter of order.
+	ConditionOverlapping = "Overlapping"
+
+	// ConditionStranded is True while Services hold addresses that the pool held once and no longer does. The message
+	// names them. They stay until the Service goes or asks to be moved by [AnnotationReallocate].
+	ConditionStranded = "Stranded"
+)
+
+// Reasons of the conditions of an AddressPool.
+const (
+	// ReasonAvailable is the reason of Ready=True: each partition has a free address.
+	ReasonAvailable = "Available"
+	// ReasonExhausted is the reason of Ready=False where a partition has no free address. The message names the family.
+	ReasonExhausted = "Exhausted"
+	// ReasonInvalid is the reason of Ready=False where the spec cannot be used, such as a selector with an unknown
+	// operator or a partition that excludes all of its ranges. The message names the field.
+	ReasonInvalid = "Invalid"
+	// ReasonOverlap is the reason of Overlapping=True.
+	ReasonOverlap = "AddressesInSeveralPools"
+	// ReasonNoOverlap is the reason of Overlapping=False.
+	ReasonNoOverlap = "NoOverlap"
+	// ReasonStranded is the reason of Stranded=True.
+	ReasonStranded = "AddressesOutsidePool"
+	// ReasonNoneStranded is the reason of Stranded=False.
+	ReasonNoneStranded = "NoneStranded"
+)

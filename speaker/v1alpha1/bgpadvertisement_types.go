@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// BGPAdvertisement announces addresses to BGP peers. Several advertisements of one address to one peer are united: the
+// prefixes of each are announced.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=bgpadvertisements,scope=Cluster,shortName=bgpadv,categories=tandem
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.addressPools`
+// +kubebuilder:printcolumn:name="Peers",type=string,JSONPath=`.spec.peers`
+// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.spec.communities`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+type BGPAdvertisement struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says which addresses are announced to whom, and with which attributes. An empty spec announces every
+	// address to every peer.
+	// +optional
+	Spec BGPAdvertisementSpec `json:"spec,omitempty"`
+
+	// status says whether the advertisement is in use.
+	// +optional
+	Status ConfigStatus `json:"status,omitempty"`
+}
+
+// BGPAdvertisementList is a list of BGP advertisements.
+//
+// +kubebuilder:object:root=true
+type BGPAdvertisementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPAdvertisement `json:"items"`
+}
+
+// BGPAdvertisementSpec says which addresses are announced to whom, and with which attributes.
+type BGPAdvertisementSpec struct {
+	Selection `json:",inline"`
+
+	// peers names the BGPPeers to tell. Without it all are told.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Peers []string `json:"peers,omitempty"`
+
+	// aggregationLength is the length of the prefixes in which IPv4 addresses are announced.
+	// +optional
+	// +kubebuilder:default=32
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=32
+	AggregationLength *int32 `json:"aggregationLength,omitempty"`
+
+	// aggregationLengthV6 is the length of the prefixes in which IPv6 addresses are announced.
+	// +optional
+	// +kubebuilder:default=128
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=128
+	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
+
+	// localPref is the local preference; higher is better. Internal peers only are told (RFC 4271 section 5.1.5).
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	LocalPref *int64 `json:"localPref,omitempty"`
+
+	// med is the multi-exit discriminator; lower is better (RFC 4271 section 5.1.4).
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
+	MED *int64 `json:"med,omitempty"`
+
+	// asPathPrepend is how many more times myASN is put before the AS path.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	ASPathPrepend int32 `json:"asPathPrepend,omitempty"`
+
+	// communities are attached to each prefix: a value ("64512:100"), a large one ("large:64512:1:2"), a well-known
+	// name ("no-export") or a name that a Community object defines.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	Communities []CommunityReference `json:"communities,omitempty"`
+}
+
+// CommunityReference is the value of a community or its name.
+//
+// +kubebuilder:validation:MaxLength=63
+type CommunityReference string

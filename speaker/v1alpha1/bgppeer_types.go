@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// BGPPeer is a router that speakers hold a BGP session with. Both families go over one session unless families says
+// otherwise.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=bgppeers,scope=Cluster,categories=tandem
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.peerAddress`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
+// +kubebuilder:printcolumn:name="My ASN",type=integer,JSONPath=`.spec.myASN`
+// +kubebuilder:printcolumn:name="Peer ASN",type=integer,JSONPath=`.spec.peerASN`
+// +kubebuilder:printcolumn:name="BFD",type=string,JSONPath=`.spec.bfdProfile`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+type BGPPeer struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says whom to talk to and how.
+	// +required
+	Spec BGPPeerSpec `json:"spec"`
+
+	// status says whether the peer is in use. The state of each node's session is in the node's SpeakerStatus.
+	// +optional
+	Status ConfigStatus `json:"status,omitempty"`
+}
+
+// BGPPeerList is a list of BGP peers.
+//
+// +kubebuilder:object:root=true
+type BGPPeerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPPeer `json:"items"`
+}
+
+// BGPPeerSpec says whom to talk BGP to and how.
+type BGPPeerSpec struct {
+	// myASN is the autonomous system number of the speakers in this session.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967295
+	MyASN int64 `json:"myASN"`
+
+	// peerASN is the autonomous system number of the peer. A peer with another one is turned away.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967295
+	PeerASN int64 `json:"peerASN,omitempty"`
+
+	// dynamicASN takes the peer's number from the peer, instead of peerASN: External accepts any but ours, Internal
+	// only ours.
+	// +optional
+	DynamicASN DynamicASN `json:"dynamicASN,omitempty"`
+
+	// peerAddress is the address of the peer. Without it the session is unnumbered: the speaker talks to whoever
+	// answers on interface.
+	// +optional
+	// +kubebuilder:validation:MaxLength=45
+	PeerAddress string `json:"peerAddress,omitempty"`
+
+	// interface is the link the peer is on. A link-local peerAddress needs it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface,omitempty"`
+
+	// peerPort is the TCP port of the peer.
+	// +optional
+	// +kubebuilder:default=179
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	PeerPort int32 `json:"peerPort,omitempty"`
+
+	// sourceAddress is the address the session is opened from. Without it the kernel chooses.
+	// +optional
+	// +kubebuilder:validation:MaxLength=45
+	SourceAddress string `json:"sourceAddress,omitempty"`
+
+	// routerID is the BGP identifier of the speakers. Since it is the same on every node that nodeSelector selects, it
+	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	RouterID string `json:"routerID,omitempty"`
+
+	// holdTime is how long a silent peer is taken for alive (RFC 4271 section 4.2). The smaller of both sides' values
+	// holds; 0s turns the check off.
+	// +optional
+	// +kubebuilder:default="90s"
+	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
+
+	// keepaliveTime is the time between two keepalive messages. Without it it is a third of the hold time.
+	// +optional
+	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
+
+	// connectTime is the time between two tries to connect.
+	// +optional
+	// +kubebuilder:default="5s"
+	ConnectTime *metav1.Duration `json:"connectTime,omitempty"`
+
+	// ebgpMultiHop allows an external peer to be more than one hop away.
+	// +optional
+	EBGPMultiHop bool `json:"ebgpMultiHop,omitempty"`
+
+	// ttlSecurityHops turns on the generalised TTL security mechanism (RFC 5082): what comes from more than this many
+	// hops away is dropped. 1 is a peer on the same link.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=254
+	TTLSecurityHops int32 `json:"ttlSecurityHops,omitempty"`
+
+	// passwordSecret names the Secret, in the speakers' own namespace, with the password of the session (TCP MD5,
+	// RFC 2385).
+	// +optional
+	PasswordSecret *SecretKeyReference `json:"passwordSecret,omitempty"`
+
+	// bfdProfile names the BFDProfile that watches the peer. Without it the peer is not watched by BFD.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	BFDProfile string `json:"bfdProfile,omitempty"`
+
+	// gracefulRestart asks the peer to keep the routes while the speaker restarts (RFC 4724).
+	// +optional
+	GracefulRestart *GracefulRestart `json:"gracefulRestart,omitempty"`
+
+	// families are the families whose addresses the session carries. Without it they are both, whatever family
+	// peerAddress has.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=IPv4;IPv6
+	Families []corev1.IPFamily `json:"families,omitempty"`
+
+	// nodeSelector, where set, limits the peer to nodes with these labels.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+}
+
+// DynamicASN says which autonomous system numbers of a peer are accepted.
+//
+// +kubebuilder:validation:Enum=External;Internal
+type DynamicASN string
+
+const (
+	// DynamicASNExternal accepts any number but ours.
+	DynamicASNExternal DynamicASN = "External"
+	// DynamicASNInternal accepts only ours.
+	DynamicASNInternal DynamicASN = "Internal"
+)
+
+// SecretKeyReference is a key of a Secret in the speakers' own namespace.
+type SecretKeyReference struct {
+	// name is the name of the Secret.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// key is the key within the Secret.
+	// +optional
+	// +kubebuilder:default=password
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+}
+
+// GracefulRestart says whether and for how long a peer shall keep the routes of a speaker that restarts.
+type GracefulRestart struct {
+	// enabled offers graceful restart to the peer.
+	// +optional
+	// +kubebuilder:default=true
+	Enabled *bool `json:"enabled,omitempty"`
+
+	// restartTime is how long the peer waits for the speaker to come back (RFC 4724 section 3).
+	// +optional
+	// +kubebuilder:default="120s"
+	RestartTime *metav1.Duration `json:"restartTime,omitempty"`
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// L2Announcement records which node answers for the addresses of a Service on layer 2. It is named
+// "<namespace>.<service>", and the speaker that takes the addresses writes it.
+//
+// It has no status subresource, so that taking the addresses is one write, and the resource version of that write
+// decides between two speakers.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=l2announcements,scope=Cluster,categories=tandem
+// +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.service.namespace`
+// +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.service.name`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces`,priority=1
+// +kubebuilder:printcolumn:name="Since",type=date,JSONPath=`.status.since`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`,priority=1
+type L2Announcement struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// service is the Service that the addresses belong to.
+	// +required
+	Service ServiceReference `json:"service"`
+
+	// status says who answers for which addresses.
+	// +optional
+	Status L2AnnouncementStatus `json:"status,omitempty"`
+}
+
+// L2AnnouncementList is a list of layer 2 announcements.
+//
+// +kubebuilder:object:root=true
+type L2AnnouncementList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []L2Announcement `json:"items"`
+}
+
+// ServiceReference names a Service.
+type ServiceReference struct {
+	// namespace is the namespace of the Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+
+	// name is the name of the Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+}
+
+// L2AnnouncementStatus says which node answers for which addresses.
+type L2AnnouncementStatus struct {
+	// node is the name of the node that answers. It is empty after the holder gave the addresses up and before another
+	// node took them.
+	// +optional
+	Node string `json:"node,omitempty"`
+
+	// addresses are the addresses the node answers for, in the order of the Service.
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+
+	// interfaces are the names of the interfaces it answers on.
+	// +optional
+	// +listType=set
+	Interfaces []string `json:"interfaces,omitempty"`
+
+	// since is when the node took the addresses.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
+}

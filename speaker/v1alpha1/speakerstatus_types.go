@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// SpeakerStatus is what the speaker of one node sees and does. It bears the node's name, and only that speaker writes it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:path=speakerstatuses,singular=speakerstatus,scope=Cluster,categories=tandem
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="BGP Sessions",type=string,JSONPath=`.status.bgpSessions`,priority=1
+type SpeakerStatus struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// status is what the speaker sees and does.
+	// +optional
+	Status SpeakerState `json:"status,omitempty"`
+}
+
+// SpeakerStatusList is a list of the statuses of speakers.
+//
+// +kubebuilder:object:root=true
+type SpeakerStatusList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpeakerStatus `json:"items"`
+}
+
+// SpeakerState is what a speaker sees and does.
+type SpeakerState struct {
+	// addresses are the node's own addresses of both families on the interfaces with its default routes, the one the
+	// kernel prefers first. The node controller reports them where the kubelet names none.
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+
+	// interfaces are the node's links that could announce addresses, with the reason where one does not.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Interfaces []InterfaceState `json:"interfaces,omitempty"`
+
+	// bgpSessions are the sessions with the peers that select the node.
+	// +optional
+	// +listType=map
+	// +listMapKey=peer
+	BGPSessions []BGPSession `json:"bgpSessions,omitempty"`
+
+	// conditions say whether the speaker announces (Ready).
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// InterfaceState is what a speaker sees of one interface.
+type InterfaceState struct {
+	// name is the name of the interface.
+	// +required
+	Name string `json:"name"`
+
+	// mac is the hardware address with which the node answers.
+	// +optional
+	MAC string `json:"mac,omitempty"`
+
+	// addresses are the interface's own addresses with their prefix lengths.
+	// +optional
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+
+	// usable says whether addresses are announced on the interface.
+	// +required
+	Usable bool `json:"usable"`
+
+	// reason says why the interface is not usable.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+}
+
+// BGPSession is a session of a speaker with one peer.
+type BGPSession struct {
+	// peer is the name of the BGPPeer.
+	// +required
+	Peer string `json:"peer"`
+
+	// address is the address of the peer, also where the session is unnumbered and has found it.
+	// +optional
+	Address string `json:"address,omitempty"`
+
+	// state is the state of the session, in the words of RFC 4271 section 8.2.2.
+	// +required
+	State BGPState `json:"state"`
+
+	// since is when the session came into its state.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// advertisedIPv4 is the number of IPv4 prefixes announced to the peer.
+	// +optional
+	AdvertisedIPv4 int32 `json:"advertisedIPv4"`
+
+	// advertisedIPv6 is the number of IPv6 prefixes announced to the peer.
+	// +optional
+	AdvertisedIPv6 int32 `json:"advertisedIPv6"`
+
+	// lastError is why the session ended last, or could not be opened.
+	// +optional
+	LastError string `json:"lastError,omitempty"`
+}
+
+// BGPState is a state of a BGP session.
+//
+// +kubebuilder:validation:Enum=Idle;Connect;Active;OpenSent;OpenConfirm;Established
+type BGPState string
+
+// The states of a BGP session (RFC 4271 section 8.2.2).
+const (
+	BGPIdle        BGPState = "Idle"
+	BGPConnect     BGPState = "Connect"
+	BGPActive      BGPState = "Active"
+	BGPOpenSent    BGPState = "OpenSent"
+	BGPOpenConfirm BGPState = "OpenConfirm"
+	BGPEstablished BGPState = "Established"
+)
