@@ -312,7 +312,13 @@ func (a *Allocator) Allocate(req Request) (Outcome, error) {
 	return out, nil
 }
 
-// plan decides without changing anything.
+// Plan returns what Allocate would, and changes nothing.
+func (a *Allocator) Plan(req Request) (Outcome, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.plan(req)
+}
+
 func (a *Allocator) plan(req Request) (Outcome, error) {
 	fixed, err := fixedByFamily(req)
 	if err != nil {
