@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+type entry struct {
+	Name    string
+	Mode    int64
+	Content string
+}
+
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "program")
+	if err := os.WriteFile(program, []byte("ELF"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	img := Image{
+		Reference:  "ghcr.io/tandem-lb/speaker:v0.1.0",
+		Entrypoint: []string{"/tandem-speaker"},
+		Cmd:        []string{"--v=2"},
+		User:       NonRoot,
+		Env:        []string{"GOTRACEBACK=all"},
+		Labels:     map[string]string{"org.opencontainers.image.version": "v0.1.0"},
+		Files: []File{
+			{Source: program, Destination: "/usr/share/doc/readme", Mode: 0o644},
+			{Source: program, Destination: "/tandem-speaker"},
+		},
+	}
+	first, second := filepath.Join(dir, "first.tar"), filepath.Join(dir, "made/for/it/second.tar")
+	for _, file := range []string{first, second} {
+		if err := Write(file, img); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	tag, err := name.NewTag(img.Reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := tarball.ImageFromPath(first, &tag)
+	if err != nil {
+		t.Fatalf("the archive doesn't hold %s: %v", tag, err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantConfig := v1.Config{
+		Entrypoint: img.Entrypoint, Cmd: img.Cmd, User: "65532:65532", Env: []string{"PATH=/", "GOTRACEBACK=all"},
+		Labels: img.Labels, WorkingDir: "/",
+	}
+	if diff := cmp.Diff(wantConfig, config.Config); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
+	}
+	if config.OS != "linux" || config.Architecture != runtime.GOARCH {
+		t.Errorf("platform = %s/%s, want linux/%s", config.OS, config.Architecture, runtime.GOARCH)
+	}
+	if !config.Created.IsZero() {
+		t.Errorf("created at %v, want no time", config.Created)
+	}
+
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(layers) != 1 {
+		t.Fatalf("got %d layers, want 1", len(layers))
+	}
+	layer, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []entry
+	for r := tar.NewReader(layer); ; {
+		header, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, entry{header.Name, header.Mode, string(content)})
+		if header.ModTime.Unix() != 0 {
+			t.Errorf("%s was modified at %v, want the epoch", header.Name, header.ModTime)
+		}
+	}
+	want := []entry{
+		{"tmp/", 0o1777, ""},
+		{"etc/", 0o755, ""},
+		{"etc/passwd", 0o644, passwd},
+		{"etc/group", 0o644, group},
+		{"tandem-speaker", 0o755, "ELF"},
+		{"usr/", 0o755, ""},
+		{"usr/share/", 0o755, ""},
+		{"usr/share/doc/", 0o755, ""},
+		{"usr/share/doc/readme", 0o644, "ELF"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("layer (-want +got):\n%s", diff)
+	}
+
+	if !bytes.Equal(read(t, first), read(t, second)) {
+		t.Error("the same image written twice differs")
+	}
+	if left, _ := filepath.Glob(first + ".*"); len(left) != 0 {
+		t.Errorf("unfinished files were left: %q", left)
+	}
+}
+
+func TestWriteRefuses(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		img       Image
+		wantError string
+	}{
+		{
+			name:      "a reference without a tag",
+			img:       Image{Reference: "ghcr.io/tandem-lb/speaker"},
+			wantError: "image reference",
+		},
+		{
+			name:      "a relative destination",
+			img:       Image{Reference: "ghcr.io/tandem-lb/speaker:v1", Files: []File{{Source: "/dev/null", Destination: "bin"}}},
+			wantError: `destination "bin"`,
+		},
+		{
+			name:      "a destination outside the image",
+			img:       Image{Reference: "ghcr.io/tandem-lb/speaker:v1", Files: []File{{Source: "/dev/null", Destination: "/../x"}}},
+			wantError: `destination "/../x"`,
+		},
+		{
+			name:      "a source that is not there",
+			img:       Image{Reference: "ghcr.io/tandem-lb/speaker:v1", Files: []File{{Source: "/nowhere", Destination: "/x"}}},
+			wantError: "/nowhere",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "image.tar")
+			err := Write(file, test.img)
+			if err == nil || !strings.Contains(err.Error(), test.wantError) {
+				t.Errorf("error = %v, want one with %q", err, test.wantError)
+			}
+			if _, err := os.Stat(file); !os.IsNotExist(err) {
+				t.Errorf("a file was written: %v", err)
+			}
+		})
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
