@@ -383,6 +383,9 @@ func fixedByFamily(req Request) (map[Family]netip.Addr, error) {
 	}
 	fixed := map[Family]netip.Addr{}
 	for _, address := range req.Addresses {
+		if !address.IsValid() || address.Zone() != "" || address.Is4In6() {
+			return nil, fmt.Errorf("%w: %s is not a plain IPv4 or IPv6 address", ErrBadRequest, address)
+		}
 		family := FamilyOf(address)
 		if other, ok := fixed[family]; ok && other != address {
 			return nil, fmt.Errorf("%w: %s and %s are both %s; ask for one address of each family", ErrBadRequest, other, address, family)

@@ -115,9 +115,9 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// Contains reports whether a lies in the range.
+// Contains reports whether a lies in the range. An address with a zone lies in none: it is another one on each link.
 func (r Range) Contains(a netip.Addr) bool {
-	return a.Is4() == r.First.Is4() && !a.Less(r.First) && !r.Last.Less(a)
+	return a.Is4() == r.First.Is4() && !a.Less(r.First) && !r.Last.Less(a) && a.Zone() == ""
 }
 
 // Overlaps reports whether the two ranges have an address in common.
