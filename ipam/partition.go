@@ -44,8 +44,20 @@ func newPartition(ranges, exclude []Range, avoidBuggy, stable bool) *partition {
 
 // contains reports whether the partition may give a.
 func (p *partition) contains(a netip.Addr) bool {
+	_, ok := p.rangeOf(a)
+	return ok && !p.skips(a)
+}
+
+// rangeOf returns the allowed range that a lies in.
+func (p *partition) rangeOf(a netip.Addr) (Range, bool) {
 	i, found := slices.BinarySearchFunc(p.allowed, a, func(r Range, a netip.Addr) int { return r.First.Compare(a) })
-	return (found || i > 0 && p.allowed[i-1].Contains(a)) && !p.skips(a)
+	if !found {
+		i--
+	}
+	if i < 0 || !p.allowed[i].Contains(a) {
+		return Range{}, false
+	}
+	return p.allowed[i], true
 }
 
 // skips reports whether a is one of the addresses that avoidBuggy leaves out.
@@ -92,12 +104,8 @@ func (p *partition) put(a netip.Addr) {
 
 // adjoins reports whether a and b lie in the same allowed range.
 func (p *partition) adjoins(a, b netip.Addr) bool {
-	for _, r := range p.allowed {
-		if r.Contains(a) {
-			return r.Contains(b)
-		}
-	}
-	return false
+	r, ok := p.rangeOf(a)
+	return ok && r.Contains(b)
 }
 
 // first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after the service's own
