@@ -37,7 +37,7 @@ type Request struct {
 	Pools []Candidate
 	// Named says that the user named the pools: an address that came from another one is given up for one from these.
 	Named bool
-	// Reallocate lets stranded addresses go: those that no pool contains any more.
+	// Reallocate lets stranded addresses go: those that the pool they came from no longer contains.
 	Reallocate bool
 	// Sharing says with whom an address may be shared. The zero value shares with nobody.
 	Sharing Sharing
@@ -117,7 +117,7 @@ type Outcome struct {
 
 // holding is an address that is not free.
 type holding struct {
-	pool    string
+	pool    string // that the first of the users took it from
 	users   map[Service]Sharing
 	blocked string // who else has it; such a holding has no users
 }
@@ -224,7 +224,7 @@ func (a *Allocator) poolOf(address netip.Addr) string {
 	return ""
 }
 
-// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Release of it. by names the
+// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of it. by names the
 // holder, for errors.
 func (a *Allocator) Block(address netip.Addr, by string) {
 	a.mu.Lock()
@@ -247,10 +247,22 @@ func (a *Allocator) Unblock(address netip.Addr) {
 	}
 }
 
+// Blocked reports whether Block took the address.
+func (a *Allocator) Blocked(address netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h, ok := a.held[address]
+	return ok && h.blocked != ""
+}
+
 // Held returns what the Service has, IPv4 first.
 func (a *Allocator) Held(service Service) []Assignment {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.heldBy(service)
+}
+
+func (a *Allocator) heldBy(service Service) []Assignment {
 	var held []Assignment
 	for _, address := range a.byService[service] {
 		held = append(held, Assignment{address, a.held[address].pool})
@@ -307,7 +319,11 @@ func (a *Allocator) Allocate(req Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	for _, as := range out.Assigned {
-		a.hold(req.Service, as, req.Sharing)
+		// An address that stays only because there is no other, and that the Service's new key or ports forbid, stays recorded
+		// with the old ones: those who share it have done nothing that should make them move.
+		if a.available(req, as.Address) == nil {
+			a.hold(req.Service, as, req.Sharing)
+		}
 	}
 	return out, nil
 }
@@ -325,10 +341,12 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	held := map[Family]Assignment{}
-	for _, address := range a.byService[req.Service] {
-		// A Service that holds two addresses of one family is one whose last request ended half-way; the lower one stays.
-		if have, ok := held[FamilyOf(address)]; !ok || address.Less(have.Address) {
-			held[FamilyOf(address)] = Assignment{address, a.held[address].pool}
+	for _, have := range a.heldBy(req.Service) {
+		// A Service that holds two addresses of one family is one whose surplus was not released yet. The one that it goes on with
+		// stays, so that asking again does not take a third.
+		family := FamilyOf(have.Address)
+		if other, ok := held[family]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
+			held[family] = have
 		}
 	}
 
@@ -403,21 +421,31 @@ func (a *Allocator) keeps(req Request, have Assignment) bool {
 	if req.Named && !slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == have.Pool }) {
 		return false
 	}
-	if req.Reallocate && a.poolOf(have.Address) == "" {
+	if req.Reallocate && a.stranded(have) {
 		return false
 	}
 	return a.available(req, have.Address) == nil
 }
 
+// stranded reports whether the pool that an address came from no longer contains it.
+func (a *Allocator) stranded(as Assignment) bool {
+	p := a.pools[as.Pool]
+	return p == nil || !p.contains(as.Address)
+}
+
 func (a *Allocator) planFixed(req Request, address netip.Addr) (Assignment, error) {
+	pool, own := "", false
 	if h, ok := a.held[address]; ok {
-		if _, uses := h.users[req.Service]; uses && a.available(req, address) == nil {
-			return Assignment{address, h.pool}, nil
-		}
+		_, own = h.users[req.Service]
+		pool = h.pool
+	}
+	if own && a.available(req, address) == nil {
+		return Assignment{address, pool}, nil
 	}
 	for _, c := range req.Pools {
 		if p, ok := a.pools[c.Pool]; ok && p.contains(address) {
-			return Assignment{address, c.Pool}, a.available(req, address)
+			// All that share an address have it from one pool.
+			return Assignment{address, cmp.Or(pool, c.Pool)}, a.available(req, address)
 		}
 	}
 	return Assignment{}, fmt.Errorf("%w: %s; ask for one from %s, or add it to one of them", ErrNotInPool, address, candidates(req.Pools))
@@ -497,7 +525,7 @@ func (a *Allocator) firstIn(req Request, family Family, name string) (netip.Addr
 	}
 	if req.Sharing.Key != "" {
 		for _, address := range a.byKey[req.Sharing.Key] {
-			if FamilyOf(address) == family && p.contains(address) && a.available(req, address) == nil {
+			if FamilyOf(address) == family && a.held[address].pool == name && p.contains(address) && a.available(req, address) == nil {
 				return address, true
 			}
 		}
@@ -529,12 +557,15 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 	if h.blocked != "" {
 		h.blocked, h.users = "", map[Service]Sharing{}
 	}
-	if old, uses := h.users[service]; uses {
-		a.unindex(old.Key, as.Address, service)
-	} else {
+	old, uses := h.users[service]
+	if !uses {
 		a.byService[service] = append(a.byService[service], as.Address)
+	} else if old.Key != sharing.Key {
+		a.unindex(old.Key, as.Address, service)
 	}
-	h.pool = as.Pool
+	if len(h.users) == 0 || uses && len(h.users) == 1 {
+		h.pool = as.Pool
+	}
 	h.users[service] = sharing
 	if sharing.Key != "" && !slices.Contains(a.byKey[sharing.Key], as.Address) {
 		a.byKey[sharing.Key] = append(a.byKey[sharing.Key], as.Address)
@@ -615,7 +646,7 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 		usage[name] = u
 	}
 	for address, h := range a.held {
-		if p := a.pools[h.pool]; h.pool != "" && (p == nil || !p.contains(address)) {
+		if h.pool != "" && a.stranded(Assignment{address, h.pool}) {
 			u := usage[h.pool]
 			u.Stranded = append(u.Stranded, address)
 			usage[h.pool] = u
