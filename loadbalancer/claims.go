@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
+	"k8s.io/utils/keymutex"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// claims creates and deletes the IPAddress objects that make allocations true.
+//
+// An address is claimed by an IPAddress of the same name, whose parent is the Service. The API server lets one creation through
+// whoever asks, another leader or the ClusterIP allocator included. A shared address has one claim, with one of its Services as the
+// parent; what is done to one address is serialised, so that a Service that joins and one that leaves do not miss each other.
+type claims struct {
+	client  networkingv1client.IPAddressInterface
+	address keymutex.KeyMutex
+}
+
+func newClaims(client networkingv1client.IPAddressInterface) *claims {
+	return &claims{client: client, address: keymutex.NewHashed(0)}
+}
+
+// conflict is the error for an address that somebody else has claimed.
+type conflict struct {
+	address netip.Addr
+	claim   *networkingv1.IPAddress
+}
+
+func (c *conflict) Error() string {
+	return fmt.Sprintf("IPAddress %s exists and belongs to %s", c.address, parentName(c.claim))
+}
+
+// create claims an address for a Service, or finds it claimed by one of users, who share it. A claim of anybody else is a *conflict.
+func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service) error {
+	name := as.Address.String()
+	c.address.LockKey(name)
+	defer func() { _ = c.address.UnlockKey(name) }()
+	return c.createLocked(ctx, as, service, users())
+}
+
+func (c *claims) createLocked(ctx context.Context, as ipam.Assignment, service ipam.Service, users []ipam.Service) error {
+	claim := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: as.Address.String(),
+			Labels: map[string]string{
+				networkingv1.LabelIPAddressFamily: string(ipam.FamilyOf(as.Address)),
+				networkingv1.LabelManagedBy:       v1alpha1.ManagedBy,
+				v1alpha1.LabelAddressPool:         as.Pool,
+			},
+		},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
+			Resource: "services", Namespace: service.Namespace, Name: service.Name,
+		}},
+	}
+	_, err := c.client.Create(ctx, claim, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		if err != nil {
+			return fmt.Errorf("claiming %s: %w", as.Address, err)
+		}
+		return nil
+	}
+	existing, err := c.client.Get(ctx, claim.Name, metav1.GetOptions{})
+	if err != nil {
+		// Deleted in between, or the API is in trouble: the caller tries again in either case.
+		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
+	}
+	if parent, ok := parentOf(existing); ok && (parent == service || slices.Contains(users, parent)) {
+		return nil
+	}
+	return &conflict{as.Address, existing}
+}
+
+// release ends a Service's claim on an address. Where others share it, the claim passes to the first of them. users must not return the
+// Service itself. The caller's done runs before anybody else can touch the address.
+func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service, done func()) error {
+	name := as.Address.String()
+	c.address.LockKey(name)
+	defer func() { _ = c.address.UnlockKey(name) }()
+	claim, err := c.client.Get(ctx, name, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
+	}
+	if parent, ok := parentOf(claim); err == nil && ok && parent == service {
+		if err := c.delete(ctx, claim); err != nil {
+			return err
+		}
+		// A claim's parent cannot be changed, so it passes by a new claim.
+		if heirs := users(); len(heirs) > 0 {
+			if err := c.createLocked(ctx, as, heirs[0], heirs); err != nil {
+				return err
+			}
+		}
+	}
+	done()
+	return nil
+}
+
+// delete removes exactly this claim: if another has taken its name since, that one stays.
+func (c *claims) delete(ctx context.Context, claim *networkingv1.IPAddress) error {
+	err := c.client.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &claim.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("releasing %s: %w", claim.Name, err)
+	}
+	return nil
+}
+
+// parentOf returns the Service that a claim of ours belongs to.
+func parentOf(claim *networkingv1.IPAddress) (ipam.Service, bool) {
+	if claim == nil || claim.Labels[networkingv1.LabelManagedBy] != v1alpha1.ManagedBy || claim.Spec.ParentRef == nil ||
+		claim.Spec.ParentRef.Group != "" || claim.Spec.ParentRef.Resource != "services" {
+		return ipam.Service{}, false
+	}
+	return ipam.Service{Namespace: claim.Spec.ParentRef.Namespace, Name: claim.Spec.ParentRef.Name}, true
+}
+
+// parentName describes the owner of any claim, for messages.
+func parentName(claim *networkingv1.IPAddress) string {
+	ref := claim.Spec.ParentRef
+	if ref == nil {
+		return "an unknown owner"
+	}
+	owner := fmt.Sprintf("%s %s/%s", ref.Resource, ref.Namespace, ref.Name)
+	if by := claim.Labels[networkingv1.LabelManagedBy]; by != "" {
+		owner += ", managed by " + by
+	}
+	return owner
+}

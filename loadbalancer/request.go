@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// wants reports whether a Service is to have addresses from us. The load balancer class is not looked at: package
+// provider shows us only Services that are ours, with the class cleared.
+func wants(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
+}
+
+func serviceOf(svc *corev1.Service) ipam.Service {
+	return ipam.Service{Namespace: svc.Namespace, Name: svc.Name}
+}
+
+// pool is an AddressPool made ready: its ranges parsed, its selectors compiled.
+type pool struct {
+	ipam.Pool
+	auto                bool
+	priority            int32 // math.MaxInt32 where there is none
+	namespaces, service labels.Selector
+	restricted          bool // has a selector
+	invalid             error
+}
+
+// parsePool never fails: what it cannot use it leaves out and names, with its field, in invalid, so that one bad range takes no other
+// away. CEL has refused such pools before; this serves clusters whose CRD is older than the pool.
+func parsePool(ap *v1alpha1.AddressPool) pool {
+	p := pool{
+		Pool: ipam.Pool{
+			Name:          ap.Name,
+			AvoidBuggyIPs: ap.Spec.AvoidBuggyIPs,
+			Stable:        ap.Spec.Allocation == v1alpha1.AllocationStable,
+		},
+		auto:     ap.Spec.AutoAssign == nil || *ap.Spec.AutoAssign,
+		priority: math.MaxInt32,
+	}
+	if ap.Spec.Priority != nil {
+		p.priority = *ap.Spec.Priority
+	}
+	var errs []string
+	parse := func(family ipam.Family, field string, texts []string) (ranges []ipam.Range) {
+		for i, text := range texts {
+			r, err := ipam.ParseRange(text)
+			if err == nil && r.Family() != family {
+				err = fmt.Errorf("%q is not %s", text, family)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Sprintf("%s[%d]: %v", field, i, err))
+				continue
+			}
+			ranges = append(ranges, r)
+		}
+		return ranges
+	}
+	if v4 := ap.Spec.IPv4; v4 != nil {
+		p.Ranges = append(p.Ranges, parse(ipam.IPv4, "spec.ipv4.ranges", stringsOf(v4.Ranges))...)
+		p.Exclude = append(p.Exclude, parse(ipam.IPv4, "spec.ipv4.exclude", stringsOf(v4.Exclude))...)
+	}
+	if v6 := ap.Spec.IPv6; v6 != nil {
+		p.Ranges = append(p.Ranges, parse(ipam.IPv6, "spec.ipv6.ranges", stringsOf(v6.Ranges))...)
+		p.Exclude = append(p.Exclude, parse(ipam.IPv6, "spec.ipv6.exclude", stringsOf(v6.Exclude))...)
+	}
+	selector := func(field string, s *metav1.LabelSelector) labels.Selector {
+		if s == nil {
+			return labels.Everything()
+		}
+		p.restricted = true
+		compiled, err := metav1.LabelSelectorAsSelector(s)
+		if err != nil {
+			errs = append(errs, fmt.Sprintf("%s: %v", field, err))
+			return labels.Nothing()
+		}
+		return compiled
+	}
+	p.namespaces = selector("spec.namespaceSelector", ap.Spec.NamespaceSelector)
+	p.service = selector("spec.serviceSelector", ap.Spec.ServiceSelector)
+	if len(errs) > 0 {
+		p.invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
+	}
+	return p
+}
+
+func stringsOf[S ~string](in []S) []string {
+	out := make([]string, len(in))
+	for i, s := range in {
+		out[i] = string(s)
+	}
+	return out
+}
+
+// matches reports whether the pool's selectors admit the Service.
+func (p pool) matches(svc *corev1.Service, namespace labels.Set) bool {
+	return p.namespaces.Matches(namespace) && p.service.Matches(labels.Set(svc.Labels))
+}
+
+// sortPools orders pools as they are tried: those kept for certain Services before those for everyone, then by priority, then by
+// name. MetalLB orders them the same way.
+func sortPools(pools []pool) {
+	slices.SortFunc(pools, func(a, b pool) int {
+		if a.restricted != b.restricted {
+			if a.restricted {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.priority, b.priority), strings.Compare(a.Name, b.Name))
+	})
+}
+
+// newRequest translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
+func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.Request, error) {
+	req := ipam.Request{
+		Service:    serviceOf(svc),
+		RequireAll: svc.Spec.IPFamilyPolicy == nil || *svc.Spec.IPFamilyPolicy != corev1.IPFamilyPolicyPreferDualStack,
+		Reallocate: svc.Annotations[v1alpha1.AnnotationReallocate] == "true",
+		Sharing:    sharingOf(svc),
+	}
+	for _, family := range svc.Spec.IPFamilies {
+		req.Families = append(req.Families, ipam.Family(family))
+	}
+	var err error
+	if req.Addresses, err = fixedAddresses(svc); err != nil {
+		return req, err
+	}
+
+	names, annotation := list(svc, v1alpha1.AnnotationAddressPool, v1alpha1.MetalLBAnnotationAddressPool, v1alpha1.MetalLBLegacyAnnotationAddressPool)
+	if len(names) == 0 {
+		for _, p := range pools {
+			if p.matches(svc, namespace) {
+				req.Pools = append(req.Pools, ipam.Candidate{Pool: p.Name, Auto: p.auto})
+			}
+		}
+		return req, nil
+	}
+	req.Named = true
+	for _, name := range names {
+		i := slices.IndexFunc(pools, func(p pool) bool { return p.Name == name })
+		switch {
+		case i < 0:
+			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", annotation, name)
+		case !pools[i].matches(svc, namespace):
+			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelector or serviceSelector does not match this Service", annotation, name)
+		}
+		req.Pools = append(req.Pools, ipam.Candidate{Pool: name, Auto: true})
+	}
+	return req, nil
+}
+
+// fixedAddresses returns the addresses that the Service asks for by annotation or in spec.loadBalancerIP.
+func fixedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
+	texts, source := list(svc, v1alpha1.AnnotationLoadBalancerIPs, v1alpha1.MetalLBAnnotationLoadBalancerIPs, v1alpha1.MetalLBLegacyAnnotationLoadBalancerIPs)
+	source = "annotation " + source
+	if ip := svc.Spec.LoadBalancerIP; len(texts) == 0 && ip != "" {
+		texts, source = []string{ip}, "spec.loadBalancerIP"
+	}
+	var addresses []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil || a.Zone() != "" || a.Is4In6() {
+			return nil, fmt.Errorf("%s: %q is not an IP address", source, text)
+		}
+		addresses = append(addresses, a)
+	}
+	return addresses, nil
+}
+
+// sharingOf returns what decides with whom the Service may share an address.
+func sharingOf(svc *corev1.Service) ipam.Sharing {
+	keys, _ := list(svc, v1alpha1.AnnotationAllowSharedIP, v1alpha1.MetalLBAnnotationAllowSharedIP, v1alpha1.MetalLBLegacyAnnotationAllowSharedIP)
+	s := ipam.Sharing{Key: strings.Join(keys, ",")}
+	for _, port := range svc.Spec.Ports {
+		s.Ports = append(s.Ports, ipam.Port{Protocol: string(port.Protocol), Number: port.Port})
+	}
+	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		// Without a selector the endpoints are the Service's own.
+		if s.Backends = svc.Namespace + "/" + svc.Name; len(svc.Spec.Selector) > 0 {
+			s.Backends = svc.Namespace + "/" + labels.Set(svc.Spec.Selector).String()
+		}
+	}
+	return s
+}
+
+// list returns the comma-separated values of the first of the annotations that is present, and its name.
+func list(svc *corev1.Service, annotations ...string) (values []string, annotation string) {
+	for _, annotation := range annotations {
+		text, ok := svc.Annotations[annotation]
+		if !ok {
+			continue
+		}
+		for value := range strings.SplitSeq(text, ",") {
+			if value = strings.TrimSpace(value); value != "" {
+				values = append(values, value)
+			}
+		}
+		return values, annotation
+	}
+	return nil, ""
+}
+
+// published returns the addresses in the Service's status.
+func published(svc *corev1.Service) []netip.Addr {
+	var addresses []netip.Addr
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		if a, err := netip.ParseAddr(ingress.IP); err == nil {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
+}
+
+// status is what a Service with these addresses shows.
+func status(assigned []ipam.Assignment) *corev1.LoadBalancerStatus {
+	mode := corev1.LoadBalancerIPModeVIP
+	s := &corev1.LoadBalancerStatus{}
+	for _, as := range assigned {
+		s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: as.Address.String(), IPMode: &mode})
+	}
+	return s
+}

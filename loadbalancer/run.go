@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// item is something to look at again. One goroutine works the queue, so that what events do to the cache is never
+// concurrent with itself.
+type item struct {
+	kind    kind
+	service ipam.Service // of serviceChanged
+	address netip.Addr   // of claimChanged
+}
+
+type kind int
+
+const (
+	poolsChanged kind = iota
+	serviceChanged
+	claimChanged
+	wakeWaiting
+)
+
+// watch turns the informers' events into items.
+func (s *Server) watch(cfg Config) error {
+	pools := func(any) { s.queue.Add(item{kind: poolsChanged}) }
+	claim := func(obj any) {
+		if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = tombstone.Obj
+		}
+		c, ok := obj.(*networkingv1.IPAddress)
+		if !ok {
+			return
+		}
+		if address, err := netip.ParseAddr(c.Name); err == nil {
+			s.queue.Add(item{kind: claimChanged, address: address})
+		}
+	}
+	service := func(obj any) {
+		if namespace, name, err := splitKey(obj); err == nil {
+			s.queue.Add(item{kind: serviceChanged, service: ipam.Service{Namespace: namespace, Name: name}})
+		}
+	}
+	for _, w := range []struct {
+		informer Informer
+		handler  cache.ResourceEventHandler
+	}{
+		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
+			AddFunc: pools,
+			UpdateFunc: func(old, cur any) {
+				// Our own writes of the status are no news.
+				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation {
+					pools(c)
+				}
+			},
+			DeleteFunc: pools,
+		}},
+		{cfg.Claims.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: claim, DeleteFunc: claim}},
+		{cfg.Services.Informer(), cache.ResourceEventHandlerFuncs{
+			UpdateFunc: func(old, cur any) {
+				o, c := old.(*corev1.Service), cur.(*corev1.Service)
+				if !reflect.DeepEqual(o.Status, c.Status) || !reflect.DeepEqual(o.Labels, c.Labels) || !reflect.DeepEqual(o.Spec, c.Spec) {
+					service(c)
+				}
+			},
+			DeleteFunc: service,
+		}},
+		{cfg.Namespaces.Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { s.queue.Add(item{kind: wakeWaiting}) },
+			UpdateFunc: func(old, cur any) {
+				if !reflect.DeepEqual(old.(*corev1.Namespace).Labels, cur.(*corev1.Namespace).Labels) {
+					s.queue.Add(item{kind: wakeWaiting})
+				}
+			},
+		}},
+	} {
+		if _, err := w.informer.AddEventHandler(w.handler); err != nil {
+			return fmt.Errorf("watching: %w", err)
+		}
+		s.synced = append(s.synced, w.informer.HasSynced)
+	}
+	return nil
+}
+
+func splitKey(obj any) (namespace, name string, err error) {
+	key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj)
+	if err != nil {
+		return "", "", err
+	}
+	return cache.SplitMetaNamespaceKey(key)
+}
+
+// Run reads everything that is held, opens the server for requests, and follows events until the context ends.
+func (s *Server) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	if !cache.WaitForNamedCacheSyncWithContext(ctx, s.synced...) {
+		return context.Cause(ctx)
+	}
+	start := time.Now()
+	err := wait.ExponentialBackoffWithContext(ctx, wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 1 << 30, Cap: 10 * time.Second},
+		func(ctx context.Context) (bool, error) {
+			err := s.load(ctx)
+			if err != nil {
+				logger.Error(err, "Failed to read what is held, trying again")
+			}
+			return err == nil, nil
+		})
+	if err != nil {
+		return err
+	}
+	logger.Info("Read pools, Services and claims", "took", time.Since(start))
+	close(s.ready)
+	s.usageChanged()
+	go s.publishUsage(ctx)
+	go func() {
+		<-ctx.Done()
+		s.queue.ShutDown()
+	}()
+	for {
+		it, shutdown := s.queue.Get()
+		if shutdown {
+			return nil
+		}
+		if err := s.handle(ctx, it); err != nil {
+			logger.Error(err, "Failed to follow an event, trying again", "item", it)
+			s.queue.AddRateLimited(it)
+		} else {
+			s.queue.Forget(it)
+		}
+		s.queue.Done(it)
+	}
+}
+
+// load brings the allocator up to what the API holds. It may run again after an error.
+func (s *Server) load(ctx context.Context) error {
+	if err := s.setPools(ctx); err != nil {
+		return err
+	}
+	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read afresh.
+	list, err := s.client.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{
+		LabelSelector: labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String(),
+	})
+	if err != nil {
+		return fmt.Errorf("listing claims: %w", err)
+	}
+	for i := range list.Items {
+		if err := s.adopt(ctx, &list.Items[i]); err != nil {
+			return err
+		}
+	}
+	services, err := s.services.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("listing Services: %w", err)
+	}
+	for _, svc := range services {
+		if wants(svc) {
+			for _, address := range published(svc) {
+				if err := s.restore(ctx, svc, address); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Server) handle(ctx context.Context, it item) error {
+	switch it.kind {
+	case poolsChanged:
+		if err := s.setPools(ctx); err != nil {
+			return err
+		}
+		s.usageChanged()
+		s.wakeWaiting(ctx)
+	case serviceChanged:
+		return s.followService(ctx, it.service)
+	case claimChanged:
+		return s.followClaim(ctx, it.address)
+	case wakeWaiting:
+		s.wakeWaiting(ctx)
+	}
+	return nil
+}
+
+// setPools gives the allocator the pools as they are.
+func (s *Server) setPools(ctx context.Context) error {
+	var list v1alpha1.AddressPoolList
+	if err := s.poolClient.List(ctx, &list); err != nil {
+		return fmt.Errorf("listing AddressPools: %w", err)
+	}
+	var pools []pool
+	var described []ipam.Pool
+	for i := range list.Items {
+		p := parsePool(&list.Items[i])
+		pools = append(pools, p)
+		described = append(described, p.Pool)
+	}
+	sortPools(pools)
+	s.allocator.SetPools(described)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pools = pools
+	return nil
+}
+
+// hold records a claim in the allocator.
+func (s *Server) hold(service ipam.Service, address netip.Addr, claim *networkingv1.IPAddress) {
+	var sharing ipam.Sharing
+	if svc, err := s.services.Services(service.Namespace).Get(service.Name); err == nil {
+		sharing = sharingOf(svc)
+	}
+	s.allocator.Hold(service, address, claim.Labels[v1alpha1.LabelAddressPool], sharing)
+}
+
+// adopt records an existing claim, or deletes it where its Service is gone.
+func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error {
+	service, ok := parentOf(claim)
+	address, err := netip.ParseAddr(claim.Name)
+	if !ok || err != nil {
+		return nil
+	}
+	if _, err := s.services.Services(service.Namespace).Get(service.Name); apierrors.IsNotFound(err) {
+		// The lister may lag behind a Service that another leader serves already.
+		_, err = s.client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			klog.FromContext(ctx).Info("Released a claim whose Service is gone", "address", address, "service", service)
+			return s.claims.delete(ctx, claim)
+		}
+		if err != nil {
+			return fmt.Errorf("reading the Service of claim %s: %w", claim.Name, err)
+		}
+	}
+	s.hold(service, address, claim)
+	return nil
+}
+
+// restore claims an address that a Service shows in its status and that the allocator does not know it to have. Where
+// somebody else has it by now, or no pool ever had it, the Service will be given another.
+func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip.Addr) error {
+	service := serviceOf(svc)
+	users := s.allocator.Users(address)
+	if slices.Contains(users, service) {
+		return nil
+	}
+	pool := s.allocator.PoolOf(address)
+	if pool == "" {
+		return nil
+	}
+	as := ipam.Assignment{Address: address, Pool: pool}
+	if len(users) == 0 {
+		err := s.claims.create(ctx, as, service, func() []ipam.Service { return nil })
+		var taken *conflict
+		if errors.As(err, &taken) {
+			s.learn(taken)
+			users = s.allocator.Users(address)
+		} else if err != nil {
+			return err
+		} else {
+			klog.FromContext(ctx).Info("Claimed a published address again", "service", klog.KObj(svc), "address", address)
+		}
+	}
+	// With others on the address the Service is one of those that share it, or the next request finds that it may not be.
+	if len(users) == 0 || sharingOf(svc).Key != "" {
+		s.allocator.Hold(service, address, pool, sharingOf(svc))
+	}
+	return nil
+}
+
+// followService releases what a Service has given up and its status no longer shows, and everything of a Service that is gone.
+func (s *Server) followService(ctx context.Context, service ipam.Service) error {
+	svc, err := s.services.Services(service.Namespace).Get(service.Name)
+	if apierrors.IsNotFound(err) {
+		return s.releaseAll(ctx, service)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	retiring := s.retiring[service]
+	s.mu.Unlock()
+	var left []netip.Addr
+	for _, as := range s.allocator.Held(service) {
+		if !slices.Contains(retiring, as.Address) {
+			continue
+		}
+		if slices.Contains(published(svc), as.Address) {
+			left = append(left, as.Address)
+			continue
+		}
+		if err := s.release(ctx, service, as); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	_, waits := s.waiting[service]
+	if len(left) == 0 {
+		delete(s.retiring, service)
+	} else {
+		s.retiring[service] = left
+	}
+	s.mu.Unlock()
+	if waits {
+		s.wakeIfServable(svc)
+	}
+	return nil
+}
+
+// followClaim brings the allocator in line with one claim: learns one that another leader made, forgets one that is gone, and
+// restores one that a Service still needs.
+func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
+	s.mu.Lock()
+	busy := s.inFlight[address] > 0
+	s.mu.Unlock()
+	if busy {
+		s.queue.AddAfter(item{kind: claimChanged, address: address}, time.Second)
+		return nil
+	}
+	users := s.allocator.Users(address)
+	// Most events are echoes of our own writes. Only where cache and lister differ is the claim itself read.
+	seen, err := s.claimLister.Get(address.String())
+	if parent, ours := parentOf(seen); err == nil && ours && slices.Contains(users, parent) {
+		return nil
+	}
+	if apierrors.IsNotFound(err) && len(users) == 0 && !s.allocator.Blocked(address) {
+		return nil
+	}
+	claim, err := s.client.NetworkingV1().IPAddresses().Get(ctx, address.String(), metav1.GetOptions{})
+	switch {
+	case err == nil:
+		if parent, ours := parentOf(claim); ours && !slices.Contains(users, parent) {
+			if err := s.adopt(ctx, claim); err != nil {
+				return err
+			}
+			s.usageChanged()
+		}
+		return nil
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("reading the claim of %s: %w", address, err)
+	}
+	s.allocator.Unblock(address)
+	for _, user := range users {
+		s.allocator.Release(user, address)
+	}
+	for _, user := range users {
+		svc, err := s.services.Services(user.Namespace).Get(user.Name)
+		if err != nil || !wants(svc) || !slices.Contains(published(svc), address) {
+			continue
+		}
+		if err := s.restore(ctx, svc, address); err != nil {
+			return err
+		}
+		if !slices.Contains(s.allocator.Users(address), user) {
+			s.wake(svc) // somebody else was faster
+		}
+	}
+	s.usageChanged()
+	s.wakeWaiting(ctx)
+	return nil
+}
+
+// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first.
+func (s *Server) wakeWaiting(ctx context.Context) {
+	s.mu.Lock()
+	var waiting []*corev1.Service
+	for service := range s.waiting {
+		svc, err := s.services.Services(service.Namespace).Get(service.Name)
+		if err != nil || !wants(svc) {
+			delete(s.waiting, service)
+			continue
+		}
+		waiting = append(waiting, svc)
+	}
+	s.mu.Unlock()
+	slices.SortFunc(waiting, func(a, b *corev1.Service) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	woken := 0
+	for _, svc := range waiting {
+		if s.wakeIfServable(svc) {
+			woken++
+		}
+	}
+	if woken > 0 {
+		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(waiting))
+	}
+}
+
+// wakeIfServable asks the allocator before the service controller, whose every attempt writes events.
+func (s *Server) wakeIfServable(svc *corev1.Service) bool {
+	req, err := s.request(svc)
+	if err != nil {
+		return false
+	}
+	out, err := s.allocator.Plan(req)
+	if err != nil || len(out.Added) == 0 && len(out.Missing) > 0 {
+		return false
+	}
+	s.wake(svc)
+	return true
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// usagePeriod is the least time between two rounds of pool status writes. It bounds them at two a second for each pool while
+// thousands of Services are being created, and is short enough for a person who watches kubectl.
+const usagePeriod = 500 * time.Millisecond
+
+var (
+	poolAddresses = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_addresses", Help: "Addresses of an AddressPool by family and state (capacity, allocated, available); huge counts saturate at 2^63-1.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family", "state"})
+	allocationSeconds = metrics.NewHistogram(&metrics.HistogramOpts{
+		Name: "tandem_allocation_duration_seconds", Help: "Time from a request for addresses to their claims, where any was added.",
+		Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
+	})
+	failures = metrics.NewCounterVec(&metrics.CounterOpts{
+		Name: "tandem_allocation_failures_total", Help: "Requests, or families of a request, that could not be met, by family and reason.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"family", "reason"})
+)
+
+func init() { legacyregistry.MustRegister(poolAddresses, allocationSeconds, failures) }
+
+// recordFailure counts each family that err names, or the request as a whole.
+func recordFailure(err error) {
+	counted := false
+	for _, e := range unjoin(err) {
+		var family *ipam.FamilyError
+		if errors.As(e, &family) {
+			failures.WithLabelValues(string(family.Family), reason(family)).Inc()
+			counted = true
+		}
+	}
+	if !counted {
+		failures.WithLabelValues("", reason(err)).Inc()
+	}
+}
+
+func unjoin(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// reason names an error for metrics.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, ipam.ErrExhausted):
+		return "Exhausted"
+	case errors.Is(err, ipam.ErrInUse):
+		return "InUse"
+	case errors.Is(err, ipam.ErrNoPool):
+		return "NoPool"
+	case errors.Is(err, ipam.ErrNotInPool):
+		return "NotInPool"
+	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown:
+		return "API"
+	}
+	return "BadRequest"
+}
+
+// usageChanged asks for a round of status writes.
+func (s *Server) usageChanged() {
+	select {
+	case s.usage <- struct{}{}:
+	default:
+	}
+}
+
+// publishUsage writes the pools' statuses and metrics when they may have changed, and not more often than every usagePeriod.
+func (s *Server) publishUsage(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.usage:
+		}
+		if err := s.writeUsage(ctx); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to write the status of AddressPools, trying again")
+			s.usageChanged()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(usagePeriod):
+		}
+	}
+}
+
+func (s *Server) writeUsage(ctx context.Context) error {
+	usage := s.allocator.Usage()
+	var list v1alpha1.AddressPoolList
+	if err := s.poolClient.List(ctx, &list); err != nil {
+		return err
+	}
+	poolAddresses.Reset()
+	var errs []error
+	for i := range list.Items {
+		old := &list.Items[i]
+		u, ok := usage[old.Name]
+		if !ok {
+			continue // younger than the allocator's view; its event is on the way
+		}
+		for family, f := range u.Families {
+			for state, n := range map[string]int64{"capacity": f.Capacity, "allocated": f.Allocated, "available": f.Available} {
+				poolAddresses.WithLabelValues(old.Name, string(family), state).Set(float64(n))
+			}
+		}
+		updated := old.DeepCopy()
+		setStatus(updated, u)
+		if equality.Semantic.DeepEqual(old.Status, updated.Status) {
+			continue
+		}
+		if err := s.poolClient.Status().Patch(ctx, updated, client.MergeFrom(old)); client.IgnoreNotFound(err) != nil {
+			errs = append(errs, fmt.Errorf("status of AddressPool %s: %w", old.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setStatus writes a pool's usage into its status.
+func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
+	partition := func(family ipam.Family) *v1alpha1.PartitionStatus {
+		f, ok := u.Families[family]
+		if !ok {
+			return nil
+		}
+		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
+	}
+	ap.Status.IPv4, ap.Status.IPv6 = partition(ipam.IPv4), partition(ipam.IPv6)
+
+	set := func(conditionType string, is bool, reason, message string) {
+		state := metav1.ConditionFalse
+		if is {
+			state = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&ap.Status.Conditions, metav1.Condition{
+			Type: conditionType, Status: state, Reason: reason, Message: message, ObservedGeneration: ap.Generation,
+		})
+	}
+	var full []string
+	for _, family := range ipam.Families {
+		if f, ok := u.Families[family]; ok && f.Available == 0 {
+			full = append(full, string(family))
+		}
+	}
+	switch invalid := parsePool(ap).invalid; {
+	case invalid != nil:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, invalid.Error())
+	case len(u.Families) == 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
+	case len(full) > 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, "no free "+strings.Join(full, " and no free ")+" address; add ranges or delete Services")
+	default:
+		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonAvailable, "")
+	}
+	if len(u.Overlaps) > 0 {
+		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
+			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap", strings.Join(u.Overlaps, ", ")))
+	} else {
+		set(v1alpha1.ConditionOverlapping, false, v1alpha1.ReasonNoOverlap, "")
+	}
+	if n := len(u.Stranded); n > 0 {
+		set(v1alpha1.ConditionStranded, true, v1alpha1.ReasonStranded,
+			fmt.Sprintf("%s in use but no longer in the pool; they go with their Services, or at once where a Service has the annotation %s: \"true\"",
+				listed(u.Stranded), v1alpha1.AnnotationReallocate))
+	} else {
+		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
+	}
+}
+
+// listed names the first addresses and counts the rest.
+func listed(addresses []netip.Addr) string {
+	const most = 5
+	var names []string
+	for _, a := range addresses[:min(len(addresses), most)] {
+		names = append(names, a.String())
+	}
+	if more := len(addresses) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
+}
