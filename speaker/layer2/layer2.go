@@ -1,0 +1,383 @@
+package layer2
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/klog/v2"
+)
+
+// An Announcement asks for one address to be answered for on some interfaces.
+type Announcement struct {
+	Address netip.Addr
+	// Interfaces are exact names.
+	Interfaces []string
+}
+
+// An Interface can be used for announcing: it is up, and its MAC answers.
+type Interface struct {
+	Name  string
+	Index int
+	MAC   net.HardwareAddr
+}
+
+func (i Interface) equal(j Interface) bool {
+	return i.Name == j.Name && i.Index == j.Index && bytes.Equal(i.MAC, j.MAC)
+}
+
+// ErrNoInterface is why an address is not announced on an interface that is not among the usable ones.
+var ErrNoInterface = errors.New("interface does not exist or cannot be used")
+
+// A Status says what became of one address on one interface.
+type Status struct {
+	Address   netip.Addr
+	Interface string
+	// Announced is true once the interface answers for the address.
+	Announced bool
+	// Err is why the address is not announced, or, where it is, why neighbours may not reach us: its multicast
+	// group could not be joined.
+	Err error
+}
+
+// A Conflict is a station that claims an address which is announced here.
+type Conflict struct {
+	Address   netip.Addr
+	Interface string
+	MAC       net.HardwareAddr
+	Protocol  Protocol
+}
+
+// Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and must
+// return soon.
+type Config struct {
+	Registerer prometheus.Registerer
+	// OnConflict is told of a conflict when our address is defended, so at most every ten seconds for each address and
+	// interface.
+	OnConflict func(Conflict)
+	// OnChange is called when what Announced returns has changed.
+	OnChange func()
+}
+
+// An Announcer answers ARP and NDP for a declared set of addresses. Its methods may be called at any time, by any goroutine.
+type Announcer struct {
+	config  Config
+	metrics *metrics
+	open    func(Interface, handler, func(error)) (wire, error)
+
+	wake chan struct{} // has room for one
+	mu   sync.Mutex    // guards all of desired
+	desired
+
+	status   atomic.Pointer[[]Status]
+	failures chan failure
+	claims   chan claim
+
+	// What follows is owned by the goroutine in Run.
+
+	ports    map[string]*port
+	schedule schedule
+	// missing are the interfaces of announcements that cannot be used.
+	missing []Status
+}
+
+// desired is what the callers have declared.
+type desired struct {
+	announcements []Announcement // sorted by address
+	interfaces    []Interface    // sorted by name
+	refresh       string         // the reason, "" for none
+}
+
+// A failure ends the use of a wire.
+type failure struct {
+	port   *port
+	closed <-chan struct{} // which of the port's wires
+	err    error
+}
+
+// A claim is a conflict as a reader sees it.
+type claim struct {
+	port     *port
+	protocol Protocol
+	address  netip.Addr
+	by       mac
+}
+
+// New returns an Announcer that announces nothing yet.
+func New(config Config) *Announcer {
+	return &Announcer{
+		config:   config,
+		metrics:  newMetrics(config.Registerer),
+		open:     openSockets,
+		wake:     make(chan struct{}, 1),
+		failures: make(chan failure),
+		// Conflicts beyond these are only counted until the ones waiting are dealt with.
+		claims: make(chan claim, 64),
+		ports:  map[string]*port{},
+	}
+}
+
+// Set declares all addresses to be announced; what is not in it is no longer answered for. An address that is not
+// a unicast address is ignored. Calling it again with the same announcements, in whatever order, does nothing.
+func (a *Announcer) Set(announcements []Announcement) {
+	announcements = slices.Clone(announcements)
+	for i := range announcements {
+		names := slices.Sorted(slices.Values(announcements[i].Interfaces))
+		announcements[i].Address = announcements[i].Address.Unmap().WithZone("")
+		announcements[i].Interfaces = slices.Compact(names)
+	}
+	announcements = slices.DeleteFunc(announcements, func(an Announcement) bool {
+		return !an.Address.IsValid() || an.Address.IsMulticast() || an.Address.IsUnspecified()
+	})
+	slices.SortFunc(announcements, func(x, y Announcement) int { return x.Address.Compare(y.Address) })
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.EqualFunc(a.announcements, announcements, func(x, y Announcement) bool {
+		return x.Address == y.Address && slices.Equal(x.Interfaces, y.Interfaces)
+	}) {
+		a.announcements = announcements
+		a.wakeUp()
+	}
+}
+
+// SetInterfaces declares the interfaces that can be used now. Sockets are open only where an address is announced. An
+// interface that is left out is closed; one with another index or MAC is opened again, and its addresses
+// are announced anew.
+func (a *Announcer) SetInterfaces(interfaces []Interface) {
+	interfaces = slices.Clone(interfaces)
+	slices.SortFunc(interfaces, func(x, y Interface) int { return cmp.Compare(x.Name, y.Name) })
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.EqualFunc(a.interfaces, interfaces, Interface.equal) {
+		a.interfaces = interfaces
+		a.wakeUp()
+	}
+}
+
+// Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced them
+// while it could not be heard.
+func (a *Announcer) Refresh(reason string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refresh = cmp.Or(reason, "unknown")
+	a.wakeUp()
+}
+
+// Announced returns what is announced where and why not, ordered by address and interface. It is of one moment and the
+// caller must not change it.
+func (a *Announcer) Announced() []Status {
+	if s := a.status.Load(); s != nil {
+		return *s
+	}
+	return nil
+}
+
+func (a *Announcer) wakeUp() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run announces until the context ends, then closes all sockets. Nothing is sent to withdraw an address: neighbours follow
+// whoever announces it next. Sockets are opened in the network namespace of the thread that calls Run.
+// An Announcer runs once.
+func (a *Announcer) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx)
+	defer func() {
+		for _, p := range a.ports {
+			p.close(&a.schedule)
+		}
+		clear(a.ports)
+		a.missing = nil
+		a.publish()
+	}()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+			a.apply(logger)
+		case f := <-a.failures:
+			if f.port.closed == f.closed {
+				logger.Error(f.err, "Closed interface after a failure", "interface", f.port.iface.Name)
+				f.port.fail(&a.schedule, f.err, time.Now())
+				a.publish()
+			}
+		case c := <-a.claims:
+			a.defend(logger, c)
+		case <-timer.C:
+			a.retry(logger)
+			a.announceDue(time.Now())
+		}
+		if next, ok := a.next(); ok {
+			timer.Reset(time.Until(next))
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+// next returns when something is due.
+func (a *Announcer) next() (next time.Time, ok bool) {
+	if len(a.schedule) > 0 {
+		next, ok = a.schedule[0].due, true
+	}
+	for _, p := range a.ports {
+		if !p.retryAt.IsZero() && (!ok || p.retryAt.Before(next)) {
+			next, ok = p.retryAt, true
+		}
+	}
+	return next, ok
+}
+
+// apply brings the interfaces to what is desired.
+func (a *Announcer) apply(logger klog.Logger) {
+	a.mu.Lock()
+	want := a.desired
+	a.refresh = ""
+	a.mu.Unlock()
+	now := time.Now()
+
+	usable := map[string]Interface{}
+	for _, iface := range want.interfaces {
+		usable[iface.Name] = iface
+	}
+	a.missing = nil
+	wanted := map[string]addressSet{}
+	for _, an := range want.announcements {
+		for _, name := range an.Interfaces {
+			if _, ok := usable[name]; !ok {
+				a.missing = append(a.missing, Status{Address: an.Address, Interface: name, Err: ErrNoInterface})
+				continue
+			}
+			if wanted[name] == nil {
+				wanted[name] = addressSet{}
+			}
+			wanted[name][an.Address] = struct{}{}
+		}
+	}
+
+	for name, p := range a.ports {
+		if len(wanted[name]) == 0 || !p.iface.equal(usable[name]) {
+			p.close(&a.schedule)
+			delete(a.ports, name)
+			logger.V(2).Info("Closed interface", "interface", name)
+		}
+	}
+	if want.refresh != "" {
+		a.schedule.restart(now)
+		logger.V(2).Info("Repeated announcements", "reason", want.refresh, "count", len(a.schedule))
+	}
+	for name, set := range wanted {
+		p := a.ports[name]
+		if p == nil {
+			p = newPort(usable[name], a.metrics, a.claims)
+			a.ports[name] = p
+		}
+		p.hold(&a.schedule, set, now)
+		p.ensure(logger, &a.schedule, a.openPort, now)
+	}
+	a.announceDue(now)
+	a.publish()
+}
+
+// retry opens what could not be opened before.
+func (a *Announcer) retry(logger klog.Logger) {
+	now, changed := time.Now(), false
+	for _, p := range a.ports {
+		if !p.retryAt.IsZero() && !now.Before(p.retryAt) {
+			p.ensure(logger, &a.schedule, a.openPort, now)
+			changed = true
+		}
+	}
+	if changed {
+		a.publish()
+	}
+}
+
+// announceDue sends the announcements whose time has come. Whatever is in the schedule is held at this moment.
+func (a *Announcer) announceDue(now time.Time) {
+	for len(a.schedule) > 0 && !now.Before(a.schedule[0].due) {
+		t := a.schedule[0]
+		t.port.announce(t.address, t.isBurst())
+		a.schedule.sent(t, now)
+	}
+}
+
+// defendInterval is RFC 5227's DEFEND_INTERVAL.
+const defendInterval = 10 * time.Second
+
+// defend answers a claim by one announcement (RFC 5227 §2.4 (c)): we never give the address up, since who
+// announces it is decided elsewhere, and the interval keeps two such hosts from an endless exchange.
+func (a *Announcer) defend(logger klog.Logger, c claim) {
+	p := c.port
+	t := p.tasks[c.address]
+	if a.ports[p.iface.Name] != p || t == nil {
+		return // Withdrawn since.
+	}
+	now := time.Now()
+	if last, ok := p.defended[c.address]; ok && now.Sub(last) < defendInterval {
+		return
+	}
+	p.defended[c.address] = now
+	p.announce(c.address, true)
+	conflict := Conflict{Address: c.address, Interface: p.iface.Name, MAC: c.by[:], Protocol: c.protocol}
+	logger.Info("Defended address that another station claimed",
+		"address", c.address, "interface", p.iface.Name, "mac", conflict.MAC.String(), "protocol", c.protocol)
+	if a.config.OnConflict != nil {
+		a.config.OnConflict(conflict)
+	}
+}
+
+// publish makes the current state visible to Announced.
+func (a *Announcer) publish() {
+	status := slices.Clone(a.missing)
+	for name, p := range a.ports {
+		for address := range *p.owned.Load() {
+			s := Status{Address: address, Interface: name, Announced: p.wire != nil, Err: p.err}
+			if p.wire != nil && address.Is6() {
+				s.Err = p.unjoined[solicitedNodeGroup(address)]
+			}
+			status = append(status, s)
+		}
+	}
+	slices.SortFunc(status, func(x, y Status) int {
+		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Interface, y.Interface))
+	})
+	if slices.EqualFunc(a.Announced(), status, func(x, y Status) bool {
+		return x.Address == y.Address && x.Interface == y.Interface && x.Announced == y.Announced &&
+			(x.Err == nil) == (y.Err == nil) && (x.Err == nil || x.Err.Error() == y.Err.Error())
+	}) {
+		return
+	}
+	a.status.Store(&status)
+	if a.config.OnChange != nil {
+		a.config.OnChange()
+	}
+}
+
+// An opener opens the wire of a port. The wire's readers give up on a failure once closed is closed.
+type opener func(p *port, closed <-chan struct{}) (wire, error)
+
+func (a *Announcer) openPort(p *port, closed <-chan struct{}) (wire, error) {
+	return a.open(p.iface, p.handle, func(err error) {
+		select {
+		case a.failures <- failure{port: p, closed: closed, err: err}:
+		case <-closed:
+		}
+	})
+}

@@ -1,0 +1,124 @@
+package layer2
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// A DropReason says why a received frame was not answered.
+type DropReason uint8
+
+// The reasons, in about the order in which frames are checked.
+const (
+	dropNone DropReason = iota
+	// DropTruncated is a frame that ends before what its headers promise.
+	DropTruncated
+	// DropVLAN is a frame that carries a VLAN tag.
+	DropVLAN
+	// DropProtocol is a frame that is neither ARP nor ICMPv6.
+	DropProtocol
+	// DropOtherHost is a frame sent to another station's MAC.
+	DropOtherHost
+	// DropOwnFrame is a frame that we sent ourselves, which a bridge or switch returned.
+	DropOwnFrame
+	// DropInvalidSender is a frame whose sender cannot be answered: a group, zero or loopback address.
+	DropInvalidSender
+	// DropMalformed is an ARP packet that is not for IPv4 over Ethernet, or an NDP message too short or with broken options.
+	DropMalformed
+	// DropOperation is a valid message that asks for nothing, such as an ARP reply.
+	DropOperation
+	// DropHopLimit is an NDP message with a hop limit other than 255, so possibly from beyond the link.
+	DropHopLimit
+	// DropCode is an NDP message with a code other than 0.
+	DropCode
+	// DropChecksum is an NDP message with a wrong checksum.
+	DropChecksum
+	// DropTargetMulticast is an NDP message for a multicast target.
+	DropTargetMulticast
+	// DropUnspecifiedSource is a solicitation from :: that is no duplicate address detection: not sent to a
+	// solicited-node group, or with a source link-layer address.
+	DropUnspecifiedSource
+	// DropNotOwned is a message about an address that is not announced here.
+	DropNotOwned
+	// DropConflict is a message by which another station claims an address that is announced here.
+	DropConflict
+	// DropSendFailed is an answer or announcement that could not be sent.
+	DropSendFailed
+
+	numDropReasons
+)
+
+var dropReasonNames = [numDropReasons]string{
+	dropNone:              "none",
+	DropTruncated:         "truncated",
+	DropVLAN:              "vlan",
+	DropProtocol:          "protocol",
+	DropOtherHost:         "other_host",
+	DropOwnFrame:          "own_frame",
+	DropInvalidSender:     "invalid_sender",
+	DropMalformed:         "malformed",
+	DropOperation:         "operation",
+	DropHopLimit:          "hop_limit",
+	DropCode:              "code",
+	DropChecksum:          "checksum",
+	DropTargetMulticast:   "target_multicast",
+	DropUnspecifiedSource: "unspecified_source",
+	DropNotOwned:          "not_owned",
+	DropConflict:          "conflict",
+	DropSendFailed:        "send_failed",
+}
+
+// String returns the reason as the metric's label has it.
+func (r DropReason) String() string {
+	if r >= numDropReasons {
+		return "unknown"
+	}
+	return dropReasonNames[r]
+}
+
+// A Protocol is ARP or NDP.
+type Protocol string
+
+// The protocols, as the metrics' label has them.
+const (
+	ARP Protocol = "arp"
+	NDP Protocol = "ndp"
+)
+
+// metrics are the counters of all interfaces.
+type metrics struct {
+	dropped, answered, announced, conflicts *prometheus.CounterVec
+}
+
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "tandem", Subsystem: "layer2", Name: name, Help: help,
+		}, append([]string{"protocol", "interface"}, labels...))
+		if registerer != nil {
+			registerer.MustRegister(v)
+		}
+		return v
+	}
+	return &metrics{
+		dropped:   counter("dropped_total", "Frames not answered, and answers not sent, by reason.", "reason"),
+		answered:  counter("answered_total", "ARP requests and neighbour solicitations answered."),
+		announced: counter("announcements_total", "Gratuitous ARP packets and unsolicited neighbour advertisements sent."),
+		conflicts: counter("conflicts_total", "Frames by which another station claimed an announced address."),
+	}
+}
+
+// counters are one interface's counters for one protocol, looked up once rather than for every frame.
+type counters struct {
+	dropped                        [numDropReasons]prometheus.Counter
+	answered, announced, conflicts prometheus.Counter
+}
+
+func (m *metrics) counters(protocol Protocol, iface string) *counters {
+	c := &counters{
+		answered:  m.answered.WithLabelValues(string(protocol), iface),
+		announced: m.announced.WithLabelValues(string(protocol), iface),
+		conflicts: m.conflicts.WithLabelValues(string(protocol), iface),
+	}
+	for r := dropNone + 1; r < numDropReasons; r++ {
+		c.dropped[r] = m.dropped.WithLabelValues(string(protocol), iface, r.String())
+	}
+	return c
+}

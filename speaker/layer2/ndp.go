@@ -1,0 +1,200 @@
+package layer2
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+
+	"github.com/mdlayher/ndp"
+)
+
+const (
+	ipv6HeaderLen  = 40
+	nextHeaderICMP = 58
+
+	icmpNeighborSolicitation  = 135
+	icmpNeighborAdvertisement = 136
+	// neighborLen is the length of either message without options.
+	neighborLen = 24
+)
+
+var (
+	allNodes = netip.MustParseAddr("ff02::1")
+	// solicitedNode is the prefix of solicited-node multicast addresses, per RFC 4291 §2.7.1.
+	solicitedNode = netip.MustParsePrefix("ff02::1:ff00:0/104")
+)
+
+// decideNDP answers a Neighbour Solicitation for one of the owned addresses, multicast or unicast, after
+// all checks of RFC 4861 §7.1.1. The answer goes to the solicitation's source, with the Solicited and
+// Override flags. One that comes from the unspecified address is another host's duplicate address detection: the answer goes to all nodes,
+// unsolicited, and ends its attempt (RFC 4862 §5.4.3).
+//
+// A Neighbour Advertisement for one of the owned addresses, with another MAC, is a conflict.
+func decideNDP(frame []byte, own mac, owned addressSet) verdict {
+	src, reason := checkEthernet(frame, own, etherTypeIPv6, func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 })
+	if reason != dropNone {
+		return drop(reason)
+	}
+	packet := frame[ethernetHeaderLen:]
+	if len(packet) < ipv6HeaderLen {
+		return drop(DropTruncated)
+	}
+	// A fragmented message is ignored, per RFC 6980 §5, and so is one behind any other extension header.
+	if packet[0]>>4 != 6 || packet[6] != nextHeaderICMP {
+		return drop(DropProtocol)
+	}
+	// The hop limit is always 255, per RFC 4861 §7.1.1: nothing from beyond the link is believed.
+	if packet[7] != 255 {
+		return drop(DropHopLimit)
+	}
+	source, destination := netip.AddrFrom16([16]byte(packet[8:24])), netip.AddrFrom16([16]byte(packet[24:40]))
+	length := int(binary.BigEndian.Uint16(packet[4:6]))
+	if len(packet)-ipv6HeaderLen < length {
+		return drop(DropTruncated)
+	}
+	// What follows the IPv6 payload is Ethernet padding.
+	message := packet[ipv6HeaderLen : ipv6HeaderLen+length]
+	if length < neighborLen {
+		return drop(DropMalformed)
+	}
+	if t := message[0]; t != icmpNeighborSolicitation && t != icmpNeighborAdvertisement {
+		return drop(DropOperation)
+	}
+	if message[1] != 0 {
+		return drop(DropCode)
+	}
+	if checksum(packet[8:40], message) != 0 {
+		return drop(DropChecksum)
+	}
+	m, err := ndp.ParseMessage(message)
+	if err != nil {
+		return drop(DropMalformed) // An option of length zero is refused here.
+	}
+	if source.IsMulticast() {
+		return drop(DropInvalidSender)
+	}
+	switch m := m.(type) {
+	case *ndp.NeighborSolicitation:
+		return decideSolicitation(m, src, source, destination, own, owned)
+	case *ndp.NeighborAdvertisement:
+		return decideAdvertisement(m, src, destination, own, owned)
+	}
+	return drop(DropOperation)
+}
+
+func decideSolicitation(
+	ns *ndp.NeighborSolicitation, src mac, source, destination netip.Addr, own mac, owned addressSet,
+) verdict {
+	if ns.TargetAddress.IsMulticast() {
+		return drop(DropTargetMulticast)
+	}
+	linkLayer, given := linkLayerAddress(ns.Options, ndp.Source)
+	detection := source.IsUnspecified()
+	if detection && (given || !solicitedNode.Contains(destination)) {
+		return drop(DropUnspecifiedSource)
+	}
+	if _, ok := owned[ns.TargetAddress]; !ok {
+		return drop(DropNotOwned)
+	}
+	if detection {
+		return verdict{reply: unsolicitedAdvertisement(own, ns.TargetAddress)}
+	}
+	if !given {
+		linkLayer = src
+	}
+	switch {
+	case linkLayer == own:
+		return drop(DropOwnFrame)
+	case !linkLayer.canSend():
+		return drop(DropInvalidSender)
+	}
+	return verdict{reply: advertisementFrame(own, ns.TargetAddress, linkLayer, source, true)}
+}
+
+func decideAdvertisement(na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, owned addressSet) verdict {
+	if na.TargetAddress.IsMulticast() {
+		return drop(DropTargetMulticast)
+	}
+	// RFC 4861 §7.1.2.
+	if na.Solicited && destination.IsMulticast() {
+		return drop(DropMalformed)
+	}
+	if _, ok := owned[na.TargetAddress]; !ok {
+		return drop(DropNotOwned)
+	}
+	linkLayer, given := linkLayerAddress(na.Options, ndp.Target)
+	if !given {
+		linkLayer = src
+	}
+	if linkLayer == own {
+		return drop(DropOwnFrame)
+	}
+	return verdict{reason: DropConflict, claimed: na.TargetAddress, claimant: linkLayer}
+}
+
+// linkLayerAddress returns the link-layer address option of a direction. The library holds its value to six bytes.
+func linkLayerAddress(options []ndp.Option, direction ndp.Direction) (mac, bool) {
+	for _, o := range options {
+		if lla, ok := o.(*ndp.LinkLayerAddress); ok && lla.Direction == direction {
+			return mac(lla.Addr), true
+		}
+	}
+	return mac{}, false
+}
+
+// unsolicitedAdvertisement tells all nodes where addr is (RFC 4861 §7.2.6). The Override flag is set: without it
+// neighbours keep the MAC they know.
+func unsolicitedAdvertisement(own mac, addr netip.Addr) []byte {
+	return advertisementFrame(own, addr, allNodesMAC, allNodes, false)
+}
+
+// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the package
+// comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast
+// solicitations, and in others it does no harm.
+func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
+	na := &ndp.NeighborAdvertisement{
+		Solicited:     solicited,
+		Override:      true,
+		TargetAddress: addr,
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(own[:])}},
+	}
+	message, err := ndp.MarshalMessage(na)
+	if err != nil {
+		// Only an address that is not IPv6 fails, and Set sorts those out.
+		panic("layer2: marshalling an advertisement for " + addr.String() + ": " + err.Error())
+	}
+	b := make([]byte, 0, ethernetHeaderLen+ipv6HeaderLen+len(message))
+	b = appendEthernet(b, dstMAC, own, etherTypeIPv6)
+	b = append(b, 6<<4, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
+	b = append(b, nextHeaderICMP, 255)
+	b = append(b, addr.AsSlice()...)
+	b = append(b, dst.AsSlice()...)
+	binary.BigEndian.PutUint16(message[2:], checksum(b[len(b)-32:], message))
+	return append(b, message...)
+}
+
+// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3); addresses are the IPv6 source and destination. Over a
+// message that carries its correct checksum it is 0.
+func checksum(addresses, message []byte) uint16 {
+	sum := uint32(len(message)) + nextHeaderICMP
+	for _, b := range [...][]byte{addresses, message} {
+		for ; len(b) >= 2; b = b[2:] {
+			sum += uint32(b[0])<<8 | uint32(b[1])
+		}
+		if len(b) == 1 {
+			sum += uint32(b[0]) << 8
+		}
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// solicitedNodeGroup returns the multicast group in which a solicitation for addr is sent, per RFC 4291 §2.7.1.
+func solicitedNodeGroup(addr netip.Addr) netip.Addr {
+	group, a := solicitedNode.Addr().As16(), addr.As16()
+	copy(group[13:], a[13:])
+	return netip.AddrFrom16(group)
+}

@@ -1,0 +1,195 @@
+package layer2
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// A wire is what the Announcer needs of one interface. Only its own methods touch its sockets.
+type wire interface {
+	// send sends a whole frame and never waits: an interface whose queue is full must not stop the others.
+	send(protocol Protocol, frame []byte) error
+	// join and leave change the interface's membership in a multicast group.
+	join(group netip.Addr) error
+	leave(group netip.Addr)
+	// close ends the readers and returns when they are gone.
+	close()
+}
+
+// A handler decides about one received frame and may send an answer. Several goroutines call it at once. The frame is
+// overwritten after it returns.
+type handler func(protocol Protocol, frame []byte, send func([]byte) error)
+
+// maxFrame holds any solicitation; a longer frame is cut and then dropped as truncated.
+const maxFrame = 2048
+
+// sockets is a wire on a real interface.
+type sockets struct {
+	arp, ndp *packet.Conn
+	readers  sync.WaitGroup
+
+	groups groups
+}
+
+// openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader for each.
+// A reader that ends with an error, for instance because the interface is gone, calls failed.
+func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
+	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
+	arpConn, err := packet.Listen(ifi, packet.Raw, etherTypeARP, &packet.Config{Filter: arpFilter})
+	if err != nil {
+		return nil, fmt.Errorf("opening ARP socket: %w", err)
+	}
+	ndpConn, err := packet.Listen(ifi, packet.Raw, etherTypeIPv6, &packet.Config{Filter: ndpFilter})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening NDP socket: %w", err), arpConn.Close())
+	}
+	s := &sockets{arp: arpConn, ndp: ndpConn, groups: groups{index: iface.Index, joined: map[netip.Addr]int{}}}
+	s.readers.Go(func() { s.read(ARP, handle, failed) })
+	s.readers.Go(func() { s.read(NDP, handle, failed) })
+	return s, nil
+}
+
+func (s *sockets) conn(protocol Protocol) *packet.Conn {
+	if protocol == ARP {
+		return s.arp
+	}
+	return s.ndp
+}
+
+func (s *sockets) read(protocol Protocol, handle handler, failed func(error)) {
+	conn, buf := s.conn(protocol), make([]byte, maxFrame)
+	send := func(frame []byte) error { return s.send(protocol, frame) }
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		if errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			failed(fmt.Errorf("reading %s: %w", protocol, err))
+			return
+		}
+		handle(protocol, buf[:n], send)
+	}
+}
+
+func (s *sockets) send(protocol Protocol, frame []byte) error {
+	raw, err := s.conn(protocol).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	if err := raw.Write(func(fd uintptr) bool {
+		// The socket is bound, so the frame leaves by its interface.
+		sendErr = unix.Send(int(fd), frame, unix.MSG_DONTWAIT)
+		return true
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("send", sendErr)
+}
+
+func (s *sockets) join(group netip.Addr) error { return s.groups.join(group) }
+func (s *sockets) leave(group netip.Addr)      { s.groups.leave(group) }
+
+func (s *sockets) close() {
+	_ = s.arp.Close()
+	_ = s.ndp.Close()
+	s.groups.close()
+	s.readers.Wait()
+}
+
+// groups are the multicast memberships of one interface. Each socket charges its memberships to net.core.optmem_max,
+// about 365 at today's default and a sixth of that on kernels before 6.6, so a new socket is opened whenever the last one
+// is full. The sockets are never bound: they take no port and receive nothing.
+type groups struct {
+	index  int
+	fds    []int
+	joined map[netip.Addr]int // group => socket
+}
+
+func (g *groups) join(group netip.Addr) error {
+	if _, ok := g.joined[group]; ok {
+		return nil
+	}
+	mreq := &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(g.index)}
+	for range 2 {
+		if len(g.fds) > 0 {
+			fd := g.fds[len(g.fds)-1]
+			err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, mreq)
+			if err == nil {
+				g.joined[group] = fd
+				return nil
+			}
+			if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ENOBUFS) {
+				return fmt.Errorf("joining %s: %w", group, err)
+			}
+		}
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening a socket to join %s: %w", group, err)
+		}
+		g.fds = append(g.fds, fd)
+	}
+	return fmt.Errorf("joining %s: %w", group, unix.ENOMEM)
+}
+
+// leave leaves a group; that the interface and with it the membership may be gone already is no error.
+func (g *groups) leave(group netip.Addr) {
+	fd, ok := g.joined[group]
+	if !ok {
+		return
+	}
+	mreq := &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(g.index)}
+	_ = unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, mreq)
+	delete(g.joined, group)
+}
+
+func (g *groups) close() {
+	for _, fd := range g.fds {
+		_ = unix.Close(fd)
+	}
+	g.fds = nil
+}
+
+// Both filters reject frames with a VLAN tag. The kernel takes the tag of a VLAN that has no device out of the frame
+// and hands it to us as if it had come untagged, and an answer would go to the wrong VLAN. Priority tags (VLAN 0) are removed
+// before and pass.
+var (
+	arpFilter = assemble(
+		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: 12, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeARP, SkipTrue: 1},
+		bpf.RetConstant{Val: maxFrame},
+		bpf.RetConstant{Val: 0},
+	)
+	ndpFilter = assemble(
+		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 8},
+		bpf.LoadAbsolute{Off: 12, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeIPv6, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: ethernetHeaderLen + 6, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nextHeaderICMP, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: ethernetHeaderLen + ipv6HeaderLen, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpNeighborSolicitation, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpNeighborAdvertisement, SkipTrue: 1},
+		bpf.RetConstant{Val: maxFrame},
+		bpf.RetConstant{Val: 0},
+	)
+)
+
+func assemble(program ...bpf.Instruction) []bpf.RawInstruction {
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		panic(err)
+	}
+	return raw
+}
