@@ -1,0 +1,57 @@
+package bgp
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+var (
+	upDesc = prometheus.NewDesc("tandem_bgp_session_up",
+		"Whether the BGP session is established.", []string{"peer"}, nil)
+	establishedDesc = prometheus.NewDesc("tandem_bgp_session_established_total",
+		"How many times the BGP session was established.", []string{"peer"}, nil)
+	announcedDesc = prometheus.NewDesc("tandem_bgp_announced_prefixes",
+		"Prefixes the peer has been sent.", []string{"peer", "family"}, nil)
+	heldDesc = prometheus.NewDesc("tandem_bgp_held_prefixes",
+		"Prefixes that an established peer cannot be sent for want of a family or capability.", []string{"peer"}, nil)
+	updatesDesc = prometheus.NewDesc("tandem_bgp_updates_sent_total",
+		"UPDATE messages sent to the peer.", []string{"peer"}, nil)
+)
+
+var _ prometheus.Collector = &Speaker{}
+
+// Describe implements prometheus.Collector.
+func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{upDesc, establishedDesc, announcedDesc, heldDesc, updatesDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. The figures are read when they are asked for, so those of a removed peer are
+// gone with it.
+func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
+	running, err := s.running()
+	if err != nil {
+		return // closed: nothing is left to measure
+	}
+	for name, session := range running {
+		state := session.state()
+		session.mu.Lock()
+		established := session.established
+		session.mu.Unlock()
+		up := 0.0
+		if state.State == Established {
+			up = 1
+		}
+		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up, name)
+		ch <- prometheus.MustNewConstMetric(establishedDesc, prometheus.CounterValue, float64(established), name)
+		for _, f := range session.peer.Families {
+			ch <- prometheus.MustNewConstMetric(announcedDesc, prometheus.GaugeValue,
+				float64(state.Advertised[f]), name, string(f))
+		}
+		ch <- prometheus.MustNewConstMetric(heldDesc, prometheus.GaugeValue, float64(state.Held), name)
+		ch <- prometheus.MustNewConstMetric(updatesDesc, prometheus.CounterValue,
+			float64(session.updatesSent(context.Background())), name)
+	}
+}

@@ -1,0 +1,236 @@
+package bgp
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+)
+
+// Family is an address family, unicast.
+type Family string
+
+// The families of RFC 4760 that this package announces.
+const (
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
+)
+
+// FamilyOf returns the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// DynamicASN accepts a peer by its relation to the local AS instead of its number.
+type DynamicASN string
+
+const (
+	// Internal is the same AS as ours.
+	Internal DynamicASN = "Internal"
+	// External is any AS but ours. GoBGP takes any AS, ours too, so a peer of our own AS is found out after the OPEN
+	// messages, shut down with CEASE, and stays down until its declaration changes. Nor does GoBGP set the TTL of the
+	// connection to 1, since it does not know the session to be external: use TTLSecurityHops for that.
+	External DynamicASN = "External"
+)
+
+// Password is a TCP MD5 key (RFC 2385). It prints as "REDACTED".
+type Password string
+
+// String keeps the key out of logs and errors.
+func (Password) String() string { return "REDACTED" }
+
+// GoString keeps the key out of %#v.
+func (Password) GoString() string { return "REDACTED" }
+
+// MarshalText keeps the key out of JSON.
+func (Password) MarshalText() ([]byte, error) { return []byte("REDACTED"), nil }
+
+// GracefulRestart is the restarting side of RFC 4724.
+type GracefulRestart struct {
+	Enabled bool
+	// RestartTime is how long the peer shall keep our routes after it has lost us: whole seconds, up to 4095.
+	RestartTime time.Duration
+}
+
+// Peer is a BGP neighbour with everything resolved. Zero values take the defaults of Defaults.
+type Peer struct {
+	Name     string
+	LocalASN uint32
+	// PeerASN is the neighbour's AS; zero where Dynamic says what to accept.
+	PeerASN uint32
+	Dynamic DynamicASN
+	// Address may be link-local, then with the zone of the interface.
+	Address netip.Addr
+	Port    uint16
+	// SourceAddress is the local address of the connection. Invalid leaves the choice to the kernel.
+	SourceAddress netip.Addr
+	// RouterID is the BGP identifier, an IPv4 address unique in the AS. See the function RouterID.
+	RouterID netip.Addr
+	// HoldTime, KeepaliveTime and ConnectTime are whole seconds.
+	HoldTime      time.Duration
+	KeepaliveTime time.Duration
+	ConnectTime   time.Duration
+	// EBGPMultiHop lets an external peer be more than one hop away.
+	EBGPMultiHop bool
+	// TTLSecurityHops is how many hops away the peer may be at most; packets from further off are dropped by the kernel
+	// (GTSM, RFC 5082). 1 is a peer on the link, 0 turns it off.
+	TTLSecurityHops uint8
+	Password        Password
+	GracefulRestart GracefulRestart
+	Families        []Family
+}
+
+const (
+	defaultPort     = 179
+	defaultHoldTime = 90 * time.Second // RFC 4271 §10
+	// RFC 4271 §10 suggests 120 s between attempts, for which a router that came back would wait in vain. A SYN every 2 s,
+	// the least GoBGP does, is nothing to either side.
+	defaultConnectTime = 2 * time.Second
+	defaultRestartTime = 120 * time.Second
+
+	asTrans = 23456 // stands for a four-octet AS in two octets and belongs to nobody (RFC 6793 §9)
+
+	maxPasswordBytes = 80                 // TCP_MD5SIG_MAXKEYLEN
+	maxRestartTime   = 4095 * time.Second // twelve bits (RFC 4724 §3)
+	maxSeconds       = 65535 * time.Second
+)
+
+// Defaults fills in what was left out.
+func (p *Peer) Defaults() {
+	if p.Port == 0 {
+		p.Port = defaultPort
+	}
+	if p.Dynamic == Internal && p.PeerASN == 0 {
+		p.PeerASN, p.Dynamic = p.LocalASN, ""
+	}
+	if p.HoldTime == 0 {
+		p.HoldTime = defaultHoldTime
+	}
+	if p.KeepaliveTime == 0 {
+		p.KeepaliveTime = (p.HoldTime / 3).Truncate(time.Second)
+	}
+	if p.ConnectTime == 0 {
+		p.ConnectTime = defaultConnectTime
+	}
+	if p.GracefulRestart.Enabled && p.GracefulRestart.RestartTime == 0 {
+		p.GracefulRestart.RestartTime = defaultRestartTime
+	}
+	if len(p.Families) == 0 {
+		p.Families = []Family{IPv4, IPv6}
+	}
+}
+
+// Validate reports everything that is wrong with a peer whose defaults are filled in. Each line of the error begins
+// with the field's name as users type it.
+func (p Peer) Validate() error {
+	var errs []error
+	refuse := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+	seconds := func(field string, d, least, most time.Duration) {
+		switch {
+		case d%time.Second != 0:
+			refuse(field, "%v is not a whole number of seconds", d)
+		case d < least || d > most:
+			refuse(field, "%v is not between %v and %v", d, least, most)
+		}
+	}
+
+	if p.Name == "" {
+		refuse("name", "required")
+	}
+	if p.LocalASN == 0 || p.LocalASN == asTrans {
+		refuse("myASN", "%d is not an AS number of yours", p.LocalASN)
+	}
+	switch {
+	case p.PeerASN == 0 && p.Dynamic == "":
+		refuse("peerASN", "required, or dynamicASN")
+	case p.PeerASN != 0 && p.Dynamic != "":
+		refuse("dynamicASN", "cannot be combined with peerASN")
+	case p.PeerASN == asTrans:
+		refuse("peerASN", "%d is not an AS number of anyone", p.PeerASN)
+	case p.Dynamic != "" && p.Dynamic != Internal && p.Dynamic != External:
+		refuse("dynamicASN", "%q is neither External nor Internal", p.Dynamic)
+	}
+
+	switch a := p.Address; {
+	case !a.IsValid():
+		refuse("peerAddress", "required: a peer named by its interface is not supported yet; name its link-local address "+
+			"with the zone, such as fe80::1%%eth1")
+	case a.Is4In6():
+		refuse("peerAddress", "%v is an IPv4 address in IPv6 form: write %v", a, a.Unmap())
+	case a.IsUnspecified() || a.IsMulticast():
+		refuse("peerAddress", "%v is not the address of a router", a)
+	case a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "":
+		refuse("peerAddress", "%v is link-local and needs the zone of its interface, such as %v%%eth1", a, a)
+	case a.Zone() != "" && !a.IsLinkLocalUnicast():
+		refuse("peerAddress", "%v has a zone, which only link-local addresses have", a)
+	}
+	if a := p.SourceAddress; a.IsValid() {
+		switch {
+		case a.IsUnspecified() || a.IsMulticast() || a.Is4In6():
+			refuse("sourceAddress", "%v is not an address of a node", a)
+		case p.Address.IsValid() && a.Is4() != p.Address.Is4():
+			refuse("sourceAddress", "%v and peerAddress %v are of different families", a, p.Address)
+		}
+	}
+	if id := p.RouterID; !id.Is4() || id.IsUnspecified() || id.IsMulticast() {
+		refuse("routerID", "%v is not a unicast IPv4 address", id)
+	}
+
+	seconds("holdTime", p.HoldTime, 3*time.Second, maxSeconds) // RFC 4271 §4.2
+	seconds("keepaliveTime", p.KeepaliveTime, time.Second, maxSeconds)
+	if p.KeepaliveTime > p.HoldTime/3 {
+		refuse("keepaliveTime", "%v is more than a third of holdTime %v (RFC 4271 §4.4)", p.KeepaliveTime, p.HoldTime)
+	}
+	seconds("connectTime", p.ConnectTime, time.Second, maxSeconds)
+
+	if p.EBGPMultiHop && p.TTLSecurityHops > 0 {
+		refuse("ttlSecurityHops", "cannot be combined with ebgpMultiHop: raise ttlSecurityHops instead")
+	}
+	if p.TTLSecurityHops == 255 {
+		refuse("ttlSecurityHops", "255 is not between 1 and 254")
+	}
+	if len(p.Password) > maxPasswordBytes {
+		refuse("password", "%d bytes are more than the %d of a TCP MD5 key", len(p.Password), maxPasswordBytes)
+	}
+	if p.GracefulRestart.Enabled {
+		seconds("gracefulRestart.restartTime", p.GracefulRestart.RestartTime, time.Second, maxRestartTime)
+	}
+	for i, f := range p.Families {
+		switch {
+		case f != IPv4 && f != IPv6:
+			refuse("families", "%q is neither IPv4 nor IPv6", f)
+		case slices.Contains(p.Families[:i], f):
+			refuse("families", "%s is named twice", f)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// external reports whether the peer is declared to be in another AS.
+func (p Peer) external() bool { return p.PeerASN != p.LocalASN }
+
+// equal reports whether a running session of p serves q as well. Every field of a peer affects its session.
+func (p Peer) equal(q Peer) bool { return reflect.DeepEqual(p, q) }
+
+// RouterID derives a BGP identifier for a node that has no IPv4 address.
+//
+// It is the first four bytes of the SHA-256 hash of the node's name, moved into 1.0.0.0–223.255.255.255 so that it is a
+// valid unicast address, neither zero (RFC 6286 §2.1) nor multicast. The same name gives the same identifier for ever,
+// since a changed one resets every session. Among 1000 nodes two share one with a probability of about 1 in 7500; such
+// nodes set routerID.
+func RouterID(nodeName string) netip.Addr {
+	sum := sha256.Sum256([]byte(nodeName))
+	const first, count = 1 << 24, 223 << 24
+	var id [4]byte
+	binary.BigEndian.PutUint32(id[:], first+binary.BigEndian.Uint32(sum[:4])%count)
+	return netip.AddrFrom4(id)
+}
