@@ -22,6 +22,7 @@ import (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="metadata.name: must have at most 63 characters, since it labels the addresses the pool gives"
 type AddressPool struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the standard object metadata.
@@ -139,13 +140,29 @@ type IPv6Partition struct {
 // IPv4Range is a CIDR ("192.0.2.0/24"), a range with its first and last address ("192.0.2.10-192.0.2.20") or a single
 // address ("192.0.2.1"). A CIDR means the whole network, whatever its host bits are.
 //
-// +kubebuilder:validation:MaxLength=100
+// Each of the rules below names one mistake: what is no range at all, the other family, two families, a reversed range.
+// The parts of a range are found with self.find, and are one and the same where self is a single address.
+//
+// +kubebuilder:validation:XValidation:rule="isCIDR(self) || (self.matches('^[^-]+(-[^-]+)?$') && isIP(self.find('^[^-]+')) && isIP(self.find('[^-]+$')))",message="must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an address (192.0.2.1)"
+// +kubebuilder:validation:XValidation:rule="isCIDR(self) ? cidr(self).ip().family() == 4 : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == 4 || ip(self.find('[^-]+$')).family() == 4",message="is IPv6; put it under spec.ipv6"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == ip(self.find('[^-]+$')).family()",message="the first and the last address are of different families"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() != 4 || ip(self.find('[^-]+$')).family() != 4 || ip(self.find('^[^-]+')) == ip(self.find('[^-]+$')) || [0, 1, 2, 3].exists(i, int(self.find('[^-]+$').split('.')[i]) > int(self.find('^[^-]+').split('.')[i]) && [0, 1, 2, 3].all(j, j >= i || int(self.find('[^-]+$').split('.')[j]) == int(self.find('^[^-]+').split('.')[j])))",message="the last address comes before the first; swap them"
+// +kubebuilder:validation:MaxLength=80
 type IPv4Range string
 
 // IPv6Range is a CIDR ("2001:db8::/112"), a range with its first and last address ("2001:db8::1-2001:db8::ff") or a
 // single address ("2001:db8::1"). A CIDR means the whole network, whatever its host bits are.
 //
-// +kubebuilder:validation:MaxLength=100
+// The rules are those of [IPv4Range], but for the order of first and last, since CEL has no order of addresses and no
+// hexadecimal numbers. The first comes before the last where there is a bit in which they part: the last's network of
+// that length does not hold the first, while masking the first, which has 0 there, to that length gives what masking the
+// last to one bit less does. Lengths are cut out of literals because the API server cannot bound the cost of string(int).
+//
+// +kubebuilder:validation:XValidation:rule="isCIDR(self) || (self.matches('^[^-]+(-[^-]+)?$') && isIP(self.find('^[^-]+')) && isIP(self.find('[^-]+$')))",message="must be a CIDR (2001:db8::/112), a range (2001:db8::1-2001:db8::ff) or an address (2001:db8::1)"
+// +kubebuilder:validation:XValidation:rule="isCIDR(self) ? cidr(self).ip().family() == 6 : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == 6 || ip(self.find('[^-]+$')).family() == 6",message="is IPv4; put it under spec.ipv4"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == ip(self.find('[^-]+$')).family()",message="the first and the last address are of different families"
+// +kubebuilder:validation:XValidation:rule="!isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() != 6 || ip(self.find('[^-]+$')).family() != 6 || ip(self.find('^[^-]+')) == ip(self.find('[^-]+$')) || [0, 16, 32, 48, 64, 80, 96, 112].exists(high, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15].exists(low, !cidr(self.find('[^-]+$') + '/' + '  1 2 3 4 5 6 7 8 9101112'.substring((high + low + 1) / 10 * 2, (high + low + 1) / 10 * 2 + 2).trim() + '0123456789'.substring((high + low + 1) % 10, (high + low + 1) % 10 + 1)).containsIP(self.find('^[^-]+')) && cidr(self.find('^[^-]+') + '/' + '  1 2 3 4 5 6 7 8 9101112'.substring((high + low + 1) / 10 * 2, (high + low + 1) / 10 * 2 + 2).trim() + '0123456789'.substring((high + low + 1) % 10, (high + low + 1) % 10 + 1)).masked().ip() == cidr(self.find('[^-]+$') + '/' + '  1 2 3 4 5 6 7 8 9101112'.substring((high + low) / 10 * 2, (high + low) / 10 * 2 + 2).trim() + '0123456789'.substring((high + low) % 10, (high + low) % 10 + 1)).masked().ip()))",message="the last address comes before the first; swap them"
+// +kubebuilder:validation:MaxLength=80
 type IPv6Range string
 
 // AddressPoolStatus counts the addresses of a pool and says what is wrong with it.

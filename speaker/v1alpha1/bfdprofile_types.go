@@ -49,12 +49,18 @@ type BFDProfileSpec struct {
 	// receiveInterval is the shortest time between two packets that we are ready to receive.
 	// +optional
 	// +kubebuilder:default="300ms"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}([.][0-9]{1,6})?(ms|s|m))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",message="must be a duration from 10ms to 60s such as 300ms"
 	ReceiveInterval *metav1.Duration `json:"receiveInterval,omitempty"`
 
 	// transmitInterval is the shortest time between two packets that we want to send. The peer's receive interval can
 	// make it longer.
 	// +optional
 	// +kubebuilder:default="300ms"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}([.][0-9]{1,6})?(ms|s|m))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",message="must be a duration from 10ms to 60s such as 300ms"
 	TransmitInterval *metav1.Duration `json:"transmitInterval,omitempty"`
 
 	// detectMultiplier is how many packets in a row have to be lost for the session to go down.
@@ -71,6 +77,9 @@ type BFDProfileSpec struct {
 	// echoInterval is the shortest time between two echo packets that we are ready to receive.
 	// +optional
 	// +kubebuilder:default="50ms"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}([.][0-9]{1,6})?(ms|s|m))+$') && duration(self) >= duration('10ms') && duration(self) <= duration('60s')",message="must be a duration from 10ms to 60s such as 300ms"
 	EchoInterval *metav1.Duration `json:"echoInterval,omitempty"`
 
 	// passiveMode sends nothing until the peer has spoken (RFC 5880 section 6.1).

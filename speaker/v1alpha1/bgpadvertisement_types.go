@@ -28,6 +28,7 @@ type BGPAdvertisement struct {
 	// spec says which addresses are announced to whom, and with which attributes. An empty spec announces every
 	// address to every peer.
 	// +optional
+	// +kubebuilder:default={}
 	Spec BGPAdvertisementSpec `json:"spec,omitempty"`
 
 	// status says whether the advertisement is in use.
@@ -98,5 +99,6 @@ type BGPAdvertisementSpec struct {
 
 // CommunityReference is the value of a community or its name.
 //
+// +kubebuilder:validation:XValidation:rule="(self.matches('^[0-9]{1,5}:[0-9]{1,5}$') && self.split(':').all(n, int(n) <= 65535)) || (self.matches('^large(:[0-9]{1,10}){3}$') && self.substring(6).split(':').all(n, int(n) <= 4294967295)) || self.matches('^[A-Za-z][A-Za-z0-9_.-]*$')",message="must be two numbers up to 65535 (64512:100), large: and three numbers up to 4294967295 (large:64512:1:2), or a name"
 // +kubebuilder:validation:MaxLength=63
 type CommunityReference string

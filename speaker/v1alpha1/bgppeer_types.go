@@ -47,6 +47,16 @@ type BGPPeerList struct {
 }
 
 // BGPPeerSpec says whom to talk BGP to and how.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.peerAddress) || has(self.interface)",fieldPath=".peerAddress",reason=FieldValueRequired,message="set peerAddress, or interface for an unnumbered session"
+// +kubebuilder:validation:XValidation:rule="has(self.peerASN) || has(self.dynamicASN)",fieldPath=".peerASN",reason=FieldValueRequired,message="set peerASN or dynamicASN"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerASN) || !has(self.dynamicASN)",fieldPath=".dynamicASN",message="peerASN and dynamicASN exclude each other"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !isIP(self.peerAddress) || !ip(self.peerAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local peerAddress needs the interface it is on"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || has(self.peerAddress)",fieldPath=".sourceAddress",message="an unnumbered session has a link-local source; remove sourceAddress or set peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="must be of the same family as peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !self.keepaliveTime.matches('^([0-9]{1,5}[hms])+$') || !self.holdTime.matches('^([0-9]{1,5}[hms])+$') || (duration(self.keepaliveTime).getSeconds() * 3 <= duration(self.holdTime).getSeconds() && (duration(self.keepaliveTime) > duration('0s') || duration(self.holdTime) == duration('0s')))",fieldPath=".keepaliveTime",message="must be at least 1s and at most a third of holdTime, or 0s where holdTime is 0s (RFC 4271 section 4.4)"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || !has(self.ttlSecurityHops)",fieldPath=".ttlSecurityHops",message="ttlSecurityHops and ebgpMultiHop exclude each other; ttlSecurityHops allows that many hops by itself"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || has(self.peerAddress)",fieldPath=".ebgpMultiHop",message="an unnumbered session is one hop long; remove ebgpMultiHop or set peerAddress"
 type BGPPeerSpec struct {
 	// myASN is the autonomous system number of the speakers in this session.
 	// +required
@@ -69,11 +79,13 @@ type BGPPeerSpec struct {
 	// answers on interface.
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isUnspecified()",message="must be an IPv4 or IPv6 address"
 	PeerAddress string `json:"peerAddress,omitempty"`
 
 	// interface is the link the peer is on. A link-local peerAddress needs it.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
 	Interface string `json:"interface,omitempty"`
 
 	// peerPort is the TCP port of the peer.
@@ -86,27 +98,38 @@ type BGPPeerSpec struct {
 	// sourceAddress is the address the session is opened from. Without it the kernel chooses.
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isUnspecified()",message="must be an IPv4 or IPv6 address"
 	SourceAddress string `json:"sourceAddress,omitempty"`
 
 	// routerID is the BGP identifier of the speakers. Since it is the same on every node that nodeSelector selects, it
 	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && !ip(self).isUnspecified()",message="must be an IPv4 address other than 0.0.0.0, whatever the session's family is"
 	RouterID string `json:"routerID,omitempty"`
 
 	// holdTime is how long a silent peer is taken for alive (RFC 4271 section 4.2). The smaller of both sides' values
 	// holds; 0s turns the check off.
 	// +optional
 	// +kubebuilder:default="90s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && (duration(self) == duration('0s') || (duration(self) >= duration('3s') && duration(self) <= duration('65535s')))",message="must be 0s, or whole seconds from 3s to 65535s such as 9s (RFC 4271 section 4.2)"
 	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
 
 	// keepaliveTime is the time between two keepalive messages. Without it it is a third of the hold time.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && duration(self) >= duration('0s') && duration(self) <= duration('21845s')",message="must be whole seconds up to 21845s such as 3s"
 	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
 
 	// connectTime is the time between two tries to connect.
 	// +optional
 	// +kubebuilder:default="5s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && duration(self) >= duration('1s') && duration(self) <= duration('65535s')",message="must be whole seconds from 1s to 65535s such as 5s"
 	ConnectTime *metav1.Duration `json:"connectTime,omitempty"`
 
 	// ebgpMultiHop allows an external peer to be more than one hop away.
@@ -127,6 +150,7 @@ type BGPPeerSpec struct {
 
 	// bfdProfile names the BFDProfile that watches the peer. Without it the peer is not watched by BFD.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	BFDProfile string `json:"bfdProfile,omitempty"`
 
@@ -186,5 +210,8 @@ type GracefulRestart struct {
 	// restartTime is how long the peer waits for the speaker to come back (RFC 4724 section 3).
 	// +optional
 	// +kubebuilder:default="120s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",message="must be whole seconds from 1s to 4095s such as 120s (RFC 4724 section 3)"
 	RestartTime *metav1.Duration `json:"restartTime,omitempty"`
 }

@@ -49,6 +49,7 @@ type InterfaceAdvertisementSpec struct {
 	// interface is the name of the interface. A dummy interface of that name is made where there is none.
 	// +required
 	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
 	Interface string `json:"interface"`
 
 	// aggregationLength is the prefix length with which IPv4 addresses are put on the interface.

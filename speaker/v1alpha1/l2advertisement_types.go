@@ -64,7 +64,7 @@ type L2AdvertisementSpec struct {
 
 // InterfacePattern is the name of a network interface; "*" and "?" stand for any characters and any one character.
 //
-// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:XValidation:rule=`self.matches('^[^][/:\\\\[:space:]]+$')`,message="must be the name of a network interface, in which * and ? may stand for other characters"
 // +kubebuilder:validation:MaxLength=64
 type InterfacePattern string
 

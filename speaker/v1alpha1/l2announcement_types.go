@@ -29,6 +29,7 @@ type L2Announcement struct {
 
 	// service is the Service that the addresses belong to.
 	// +required
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change; delete the object instead"
 	Service ServiceReference `json:"service"`
 
 	// status says who answers for which addresses.
