@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command tandem-cloud-controller-manager gives Services of type LoadBalancer their addresses and initialises nodes that were
+// started with --cloud-provider=external. It has the flags of every cloud controller manager.
+package main
+
+import (
+	"context"
+	"os"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/app"
+	"k8s.io/cloud-provider/app/config"
+	"k8s.io/cloud-provider/names"
+	"k8s.io/cloud-provider/options"
+	"k8s.io/component-base/cli"
+	cliflag "k8s.io/component-base/cli/flag"
+	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // metrics of API requests
+	_ "k8s.io/component-base/metrics/prometheus/version"  // metric of the version
+	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/provider"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	opts, err := options.NewCloudControllerManagerOptions()
+	if err != nil {
+		klog.ErrorS(err, "Failed to build the default options")
+		return 1
+	}
+	opts.KubeCloudShared.CloudProvider.Name = provider.Name
+	// Ten thousand Services cost about eight writes each after a restart that finds none of them done. The API server's own
+	// priority and fairness is the limit that is meant to hold, so ours only keeps a runaway loop in bounds.
+	opts.Generic.ClientConnection.QPS = 1000
+	opts.Generic.ClientConnection.Burst = 2000
+	opts.ServiceController.ConcurrentServiceSyncs = 16
+	// A name of our own, so that a cluster may run another provider's controller manager for its nodes.
+	opts.Generic.LeaderElection.ResourceName = "tandem-cloud-controller-manager"
+	opts.Generic.LeaderElection.ResourceNamespace = "tandem-system"
+
+	var flags cliflag.NamedFlagSets
+	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
+		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")
+
+	newCloud := func(c *config.CompletedConfig) cloudprovider.Interface {
+		cloud, err := provider.New(context.Background(), provider.Config{
+			REST:      c.Kubeconfig,
+			Client:    c.ClientBuilder.ClientOrDie("tandem-provider"),
+			Informers: c.SharedInformers,
+			Recorder:  c.EventRecorder,
+			ClassOnly: *classOnly,
+		})
+		if err != nil {
+			klog.ErrorS(err, "Failed to build the cloud provider")
+			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+		}
+		return cloud
+	}
+	command := app.NewCloudControllerManagerCommand(opts, newCloud, provider.Controllers(), names.CCMControllerAliases(), flags, wait.NeverStop)
+	command.Use = "tandem-cloud-controller-manager"
+	return cli.Run(command)
+}

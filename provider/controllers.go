@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/app"
+	"k8s.io/cloud-provider/app/config"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	"k8s.io/cloud-provider/names"
+	genericcontrollermanager "k8s.io/controller-manager/app"
+	"k8s.io/controller-manager/controller"
+)
+
+// Controllers returns the upstream controllers that run on a Cloud: those of nodes as they are, that of Services on our informer, and
+// none for routes. The flag --controllers chooses among them; a cluster whose nodes another provider initialises runs
+// --controllers=service-lb-controller.
+func Controllers() map[string]app.ControllerInitFuncConstructor {
+	constructors := maps.Clone(app.DefaultInitFuncConstructors)
+	delete(constructors, names.NodeRouteController)
+	for name, c := range constructors {
+		c.InitContext.ClientName = "tandem-" + name
+		if name == names.ServiceLBController {
+			c.Constructor = startServiceController
+		}
+		constructors[name] = c
+	}
+	return constructors
+}
+
+func startServiceController(initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+	return func(ctx context.Context, controllerContext genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
+		tandem, ok := cloud.(*Cloud)
+		if !ok {
+			return nil, false, fmt.Errorf("the service controller of %s runs on its own provider, not on %s", Name, cloud.ProviderName())
+		}
+		services, err := servicecontroller.New(
+			cloud,
+			completed.ClientBuilder.ClientOrDie(initContext.ClientName),
+			tandem.services,
+			completed.SharedInformers.Core().V1().Nodes(),
+			completed.ComponentConfig.KubeCloudShared.ClusterName,
+			utilfeature.DefaultFeatureGate,
+		)
+		if err != nil {
+			return nil, false, fmt.Errorf("building the service controller: %w", err)
+		}
+		go services.Run(ctx, int(completed.ComponentConfig.ServiceController.ConcurrentServiceSyncs), controllerContext.ControllerManagerMetrics)
+		return nil, true, nil
+	}
+}

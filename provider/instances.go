@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	cloudprovider "k8s.io/cloud-provider"
+	cloudproviderapi "k8s.io/cloud-provider/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;update;patch
+// +kubebuilder:rbac:groups="",resources=nodes/status,verbs=patch;update
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=services/status,verbs=patch;update
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch
+
+// Annotations of a Node that become its topology labels, for machines that nothing else knows the place of.
+const (
+	AnnotationZone   = "tandem-lb.io/zone"
+	AnnotationRegion = "tandem-lb.io/region"
+)
+
+// instances tells the upstream node controllers about machines that nobody rents out: they exist as long as their Node does, and
+// their addresses are those that they themselves report.
+type instances struct {
+	speakers client.Reader
+}
+
+var _ cloudprovider.InstancesV2 = &instances{}
+
+// InstanceExists is always true. The Node is the only record of the machine; a false here would delete it, NotReady or not.
+func (*instances) InstanceExists(context.Context, *corev1.Node) (bool, error) { return true, nil }
+
+// InstanceShutdown is always false: nothing here knows a machine that is off from one that is cut off.
+func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) { return false, nil }
+
+// InstanceMetadata returns the provider ID tandem://<node> and the addresses of both families in the node's own order: from the
+// kubelet's --node-ip, else from what the speaker found on the interfaces with the default routes, else from the Node's status. An
+// error where none of them knows an address leaves the node's taint until the next try.
+func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
+	ips, err := i.addresses(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	addresses := []corev1.NodeAddress{}
+	for _, ip := range ips {
+		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	return &cloudprovider.InstanceMetadata{
+		ProviderID:    Name + "://" + node.Name,
+		NodeAddresses: append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname(node)}),
+		Zone:          node.Annotations[AnnotationZone],
+		Region:        node.Annotations[AnnotationRegion],
+	}, nil
+}
+
+func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string, error) {
+	if provided, ok := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; ok && provided != "" {
+		return strings.Split(provided, ","), nil
+	}
+	var speaker speakerv1alpha1.SpeakerStatus
+	err := i.speakers.Get(ctx, client.ObjectKey{Name: node.Name}, &speaker)
+	if err == nil && len(speaker.Status.Addresses) > 0 {
+		return speaker.Status.Addresses, nil
+	}
+	var ips []string
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			ips = append(ips, a.Address)
+		}
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("node %s has no address yet: start its kubelet with --node-ip, or wait for its speaker (%v)", node.Name, client.IgnoreNotFound(err))
+	}
+	return ips, nil
+}
+
+func hostname(node *corev1.Node) string {
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeHostName {
+			return a.Address
+		}
+	}
+	return node.Name
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package provider is what Kubernetes sees of Tandem: the cloudprovider.Interface, and the controllers that run on it.
+//
+// It is thin. Addresses are package loadbalancer's business; here are the metadata of nodes ([Cloud.InstancesV2]), and the
+// connection to the upstream service controller, which drives everything that happens to a Service. Two things make that
+// controller serve more than it knows:
+//
+//   - It skips Services with a load balancer class. The informer therefore shows ours without their class, and those of other
+//     classes keep theirs, so that one controller, one queue and one set of workers serve Services with our class and, unless
+//     told otherwise, those without a class. A Service of another class never reaches the controller, which would clean up
+//     after it if it were deleted with the standard finalizer.
+//   - It looks at a Service only when the Service changes. [Cloud] hands it a waiting Service again, through the handler that
+//     it registered, when a pool edit or a release may help.
+//
+// Routes, zones and clusters are not provided.
+package provider
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
+const Name = "tandem"
+
+// Config is what a Cloud works with. All fields but ClassOnly are required.
+type Config struct {
+	REST      *rest.Config
+	Client    kubernetes.Interface
+	Informers informers.SharedInformerFactory
+	Recorder  record.EventRecorder
+	// ClassOnly leaves Services without a load balancer class to another provider.
+	ClassOnly bool
+}
+
+// Cloud implements cloudprovider.Interface.
+type Cloud struct {
+	server    *loadbalancer.Server
+	instances *instances
+	services  *serviceInformer
+	claims    informers.SharedInformerFactory
+	pools     ctrlcache.Cache
+}
+
+var _ cloudprovider.Interface = &Cloud{}
+
+// Scheme returns a scheme with all of Tandem's own kinds.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	return scheme, speakerv1alpha1.AddToScheme(scheme)
+}
+
+// New builds a Cloud whose informers have not started. It fails where the API does not serve AddressPool.
+func New(ctx context.Context, cfg Config) (*Cloud, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	pools, err := ctrlcache.New(cfg.REST, ctrlcache.Options{Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields()})
+	if err != nil {
+		return nil, fmt.Errorf("building the cache of AddressPools: %w", err)
+	}
+	poolInformer, err := pools.GetInformer(ctx, &v1alpha1.AddressPool{}, ctrlcache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watching AddressPools (are the CustomResourceDefinitions installed?): %w", err)
+	}
+	poolClient, err := client.New(cfg.REST, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: pools}})
+	if err != nil {
+		return nil, fmt.Errorf("building the client of AddressPools: %w", err)
+	}
+	claims := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		o.LabelSelector = labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String()
+	}))
+	services := &serviceInformer{ServiceInformer: cfg.Informers.Core().V1().Services()}
+	if err := services.ServiceInformer.Informer().SetTransform(showClass(cfg.ClassOnly)); err != nil {
+		return nil, fmt.Errorf("transforming Services: %w", err)
+	}
+	server, err := loadbalancer.New(loadbalancer.Config{
+		Client:       cfg.Client,
+		Pools:        poolClient,
+		PoolInformer: poolInformer,
+		Services:     services.ServiceInformer,
+		Namespaces:   cfg.Informers.Core().V1().Namespaces(),
+		Claims:       claims.Networking().V1().IPAddresses(),
+		Recorder:     cfg.Recorder,
+		Wake:         services.wake,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Cloud{
+		server:    server,
+		instances: &instances{speakers: poolClient},
+		services:  services,
+		claims:    claims,
+		pools:     pools,
+	}, nil
+}
+
+// Initialize starts what belongs to the provider: its caches and the server of addresses. It is called once, on the leader.
+func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-stop
+		cancel()
+	}()
+	c.claims.Start(stop)
+	go func() {
+		if err := c.pools.Start(ctx); err != nil {
+			klog.ErrorS(err, "Failed to run the cache of AddressPools")
+			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+		}
+	}()
+	go func() {
+		if err := c.server.Run(ctx); err != nil && ctx.Err() == nil {
+			klog.ErrorS(err, "Failed to serve addresses")
+			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+		}
+	}()
+}
+
+// LoadBalancer returns the server of addresses.
+func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.server, true }
+
+// InstancesV2 returns the metadata of nodes.
+func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return c.instances, true }
+
+// Instances is not provided; InstancesV2 is.
+func (c *Cloud) Instances() (cloudprovider.Instances, bool) { return nil, false }
+
+// Zones is not provided.
+func (c *Cloud) Zones() (cloudprovider.Zones, bool) { return nil, false }
+
+// Clusters is not provided.
+func (c *Cloud) Clusters() (cloudprovider.Clusters, bool) { return nil, false }
+
+// Routes is not provided: pod networking is the CNI's.
+func (c *Cloud) Routes() (cloudprovider.Routes, bool) { return nil, false }
+
+// ProviderName returns Name.
+func (c *Cloud) ProviderName() string { return Name }
+
+// HasClusterID is always true: nothing is shared between clusters that would have to be told apart.
+func (c *Cloud) HasClusterID() bool { return true }
+
+// otherClass stands for the class of a Service without one that is left to another provider.
+const otherClass = "tandem-lb.io/other-provider"
+
+// showClass returns the transformation through which every Service passes on its way into the informer. Afterwards a Service of
+// type LoadBalancer is ours if and only if its class is nil. Managed fields are dropped to save memory; patches are worked
+// out between two objects from the informer, so that neither change reaches the API.
+func showClass(classOnly bool) cache.TransformFunc {
+	return func(obj any) (any, error) {
+		svc, ok := obj.(*corev1.Service)
+		if !ok {
+			return obj, nil
+		}
+		svc.ManagedFields = nil
+		switch class := svc.Spec.LoadBalancerClass; {
+		case class != nil && *class == v1alpha1.LoadBalancerClass:
+			svc.Spec.LoadBalancerClass = nil
+		case class == nil && classOnly && svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
+			svc.Spec.LoadBalancerClass = ptr.To(otherClass)
+		}
+		return svc, nil
+	}
+}
+
+// serviceInformer is the informer as the service controller sees it: without the Services of other classes, and with a way to
+// hand it one again.
+type serviceInformer struct {
+	coreinformers.ServiceInformer
+
+	mu sync.Mutex
+	// mu guards handler, the one that the service controller registered.
+	handler cache.ResourceEventHandler
+}
+
+// Informer returns an informer whose handlers do not see Services of other classes.
+func (i *serviceInformer) Informer() cache.SharedIndexInformer {
+	return &filteredInformer{SharedIndexInformer: i.ServiceInformer.Informer(), parent: i}
+}
+
+// wake makes the service controller look at the Service now. It does nothing while no service controller runs.
+func (i *serviceInformer) wake(svc *corev1.Service) {
+	i.mu.Lock()
+	handler := i.handler
+	i.mu.Unlock()
+	if handler != nil {
+		handler.OnAdd(svc, false)
+	}
+}
+
+type filteredInformer struct {
+	cache.SharedIndexInformer
+	parent *serviceInformer
+}
+
+// AddEventHandlerWithResyncPeriod is the way in which the service controller registers.
+func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	filtered := cache.FilteringResourceEventHandler{
+		FilterFunc: func(obj any) bool {
+			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = tombstone.Obj
+			}
+			svc, ok := obj.(*corev1.Service)
+			return ok && svc.Spec.LoadBalancerClass == nil
+		},
+		Handler: handler,
+	}
+	i.parent.mu.Lock()
+	i.parent.handler = filtered
+	i.parent.mu.Unlock()
+	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(filtered, resync)
+}
