@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// packages are the Debian packages that the lab needs, each with a file of its own that shows that it is there. A file
+// that isn't absolute is a program.
+var packages = []struct{ name, file string }{
+	{"iproute2", "ip"},
+	{"procps", "sysctl"},
+	{"runc", "runc"},
+	{"containernetworking-plugins", "/usr/lib/cni/bridge"},
+	{"nftables", "nft"},
+	{"iptables", "iptables"},
+	{"conntrack", "conntrack"},
+	{"frr", "/usr/lib/frr/bgpd"},
+	// For looking, and for tests.
+	{"curl", "curl"},
+	{"iputils-ping", "ping"},
+	{"iputils-arping", "arping"},
+	{"ndisc6", "ndisc6"},
+	{"tcpdump", "tcpdump"},
+}
+
+// MissingPackages returns the Debian packages that the lab needs and this machine lacks.
+func MissingPackages() []string {
+	var missing []string
+	for _, p := range packages {
+		if !installed(p.file) {
+			missing = append(missing, p.name)
+		}
+	}
+	return missing
+}
+
+func installed(file string) bool {
+	if filepath.IsAbs(file) {
+		_, err := os.Stat(file)
+		return err == nil
+	}
+	// A user's PATH may lack the directories of the administrator.
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
+		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// InstallPackages installs what MissingPackages returns with apt-get. None of them starts a service.
+func InstallPackages(ctx context.Context, progress io.Writer) (err error) {
+	missing := MissingPackages()
+	if len(missing) == 0 {
+		return nil
+	}
+	// Installing frr would start a router in the namespace of this machine. Debian asks this script before it starts
+	// anything; a machine that has one of its own has decided for itself.
+	const policy = "/usr/sbin/policy-rc.d"
+	if _, statErr := os.Stat(policy); errors.Is(statErr, fs.ErrNotExist) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.Remove(policy)) }()
+	}
+	fmt.Fprintf(progress, "Installing %s\n", strings.Join(missing, " "))
+	for _, args := range [][]string{
+		{"update", "-qq"},
+		append([]string{"install", "-qq", "--yes", "--no-install-recommends"}, missing...),
+	} {
+		cmd := exec.CommandContext(ctx, "apt-get", args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if err := run(cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// sysctls are those of every host. Addresses are usable at once, every host may forward, and no reverse path filter
+// drops the answers of an address that sits on another link.
+var sysctls = []string{
+	"net.ipv4.ip_forward=1",
+	"net.ipv6.conf.all.forwarding=1",
+	"net.ipv4.conf.all.rp_filter=0",
+	"net.ipv4.conf.default.rp_filter=0",
+	"net.ipv6.conf.all.accept_dad=0",
+	"net.ipv6.conf.default.accept_dad=0",
+}
+
+// buildNetwork makes the namespaces and connects them.
+func (l *Lab) buildNetwork(ctx context.Context) error {
+	var group errgroup.Group
+	for _, namespace := range l.plan.namespaces() {
+		if err := l.record.add(entry{Namespace: namespace}); err != nil {
+			return err
+		}
+		group.Go(func() error {
+			if err := run(exec.CommandContext(ctx, "ip", "netns", "add", namespace)); err != nil {
+				return err
+			}
+			settings := sysctls
+			if namespace == l.plan.namespace(bridge) {
+				settings = []string{"net.ipv6.conf.default.disable_ipv6=1"}
+			}
+			sysctl := append([]string{"sysctl", "-qw"}, settings...)
+			return run(exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + namespace, "--"}, sysctl...)...))
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, batch := range l.plan.links() {
+		cmd := exec.CommandContext(ctx, "ip", "-n", batch.namespace, "-batch", "-")
+		cmd.Stdin = strings.NewReader(strings.Join(batch.commands, "\n") + "\n")
+		if err := run(cmd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run runs a command. Its error holds what the command said.
+func run(cmd *exec.Cmd) error {
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// Addresses returns the addresses of a host: its LAN addresses, or those of Ext behind the router; IPv4 first.
+func (l *Lab) Addresses(host string) []netip.Addr { return l.plan.addresses(host) }
+
+// Namespace returns the path of a host's network namespace.
+func (l *Lab) Namespace(host string) string { return "/run/netns/" + l.plan.namespace(host) }
+
+// Command returns a command that runs in the network namespace of a host, and in all other respects here.
+func (l *Lab) Command(ctx context.Context, host, name string, args ...string) *exec.Cmd {
+	// Not `ip netns exec`: it mounts another /sys, which hides the cgroups.
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + l.Namespace(host), "--", name}, args...)...)
+}
+
+// Dial returns a dialer in the network namespace of a host. Addresses must be literal: a name would be looked up in the
+// namespace of this process.
+func (l *Lab) Dial(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		var conn net.Conn
+		err := inNamespace(l.Namespace(host), func() (err error) {
+			conn, err = new(net.Dialer).DialContext(ctx, network, address)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("from %s: %w", host, err)
+		}
+		return conn, nil
+	}
+}
+
+// inNamespace calls f on a thread that is in a network namespace. A socket belongs to the namespace in which it was made,
+// so that it may be used outside afterwards.
+func inNamespace(path string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		// The thread ends with this goroutine, because it is never unlocked: no other goroutine can come to run in the
+		// namespace, whatever happens.
+		runtime.LockOSThread()
+		done <- func() error {
+			namespace, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer namespace.Close()
+			if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("entering %s: %w", path, err)
+			}
+			return f()
+		}()
+	}()
+	return <-done
+}
+
+// SetLink takes the link of a host down, or up again, as if its cable were pulled: the host sees its carrier go.
+func (l *Lab) SetLink(ctx context.Context, host string, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	return l.setPort(ctx, host, state)
+}
+
+// SetForwarding makes the switch stop forwarding for a host, or start again, as if something between them had failed: the
+// host keeps its carrier and sees nothing but silence.
+func (l *Lab) SetForwarding(ctx context.Context, host string, forwards bool) error {
+	if forwards {
+		return l.setPort(ctx, host, "master", "br0")
+	}
+	return l.setPort(ctx, host, "nomaster")
+}
+
+func (l *Lab) setPort(ctx context.Context, host string, args ...string) error {
+	if _, ok := l.plan.number(host); !ok {
+		return fmt.Errorf("%s has no port on the LAN's switch", host)
+	}
+	return run(exec.CommandContext(ctx, "ip", append([]string{"-n", l.plan.namespace(bridge), "link", "set", port(host)}, args...)...))
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// start starts a process and records it. It outlives the process that calls start: it leads a session of its own and
+// holds no descriptor but its log. It belongs to the cgroup of its host, so that ending that cgroup ends it and all that
+// it starts.
+func (l *Lab) start(name string, command ...string) error {
+	host, _, _ := strings.Cut(name, "/")
+	group, err := os.Open(l.cgroupFor(host))
+	if err != nil {
+		return err
+	}
+	defer group.Close()
+	log, err := os.OpenFile(l.log(name), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir = filepath.Dir(l.log(name))
+	cmd.Env = []string{"PATH=" + l.bin.path(), "HOME=/root"}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	_, start, err := stat(cmd.Process.Pid)
+	// While this process lives it is the parent, and has to collect what its children leave.
+	go cmd.Wait()
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", name, err)
+	}
+	return l.record.add(entry{Process: &process{Name: name, Command: command, PID: cmd.Process.Pid, Start: start}})
+}
+
+// log returns the log of a process.
+func (l *Lab) log(name string) string { return filepath.Join(l.dir, name+".log") }
+
+// wait waits until ready returns nil. It ends early if the named process ends; its error holds what ready said last and
+// the end of the process's log.
+func (l *Lab) wait(ctx context.Context, name string, timeout time.Duration, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	poll := time.NewTicker(100 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		err := ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if p, ok := l.record.process(name); ok && !p.running() {
+			return fmt.Errorf("%s has ended: %w\n%s", name, err, l.tail(name))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s isn't ready (%w): %w\n%s", name, ctx.Err(), err, l.tail(name))
+		case <-poll.C:
+		}
+	}
+}
+
+// tail returns the last lines of a process's log.
+func (l *Lab) tail(name string) string {
+	const last = 15
+	content, err := os.ReadFile(l.log(name))
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	lines = lines[max(0, len(lines)-last):]
+	return fmt.Sprintf("The last lines of %s:\n  %s", l.log(name), strings.Join(lines, "\n  "))
+}
+
+// kill ends a process at once and waits until it is gone.
+func (p process) kill(ctx context.Context) error {
+	// The descriptor names the process itself: between the check and the signal its number can't come to mean another.
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("ending %s: %w", p.Name, err)
+	}
+	defer unix.Close(fd)
+	if !p.running() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("ending %s: %w", p.Name, err)
+	}
+	return eventually(ctx, func() error {
+		if p.running() {
+			return fmt.Errorf("%s, process %d, doesn't end", p.Name, p.PID)
+		}
+		return nil
+	})
+}
+
+// eventually calls done until it returns nil, for at most ten seconds.
+func eventually(ctx context.Context, done func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		err := done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// A lab's cgroups form one tree, with the same path in each hierarchy:
+//
+//	/tandem-lab/NAME/HOST/daemons   what the lab starts on a host
+//	/tandem-lab/NAME/HOST/pods      what containerd starts on a node
+//
+// Only the unified hierarchy decides what belongs to the lab: a process stays where it was started, and containers are
+// started by what the lab started. On a machine with version 1 controllers the kubelet and runc use those, and the unified
+// hierarchy stands beside them. The daemons have a leaf of their own because version 2 allows no processes in a cgroup
+// whose children have controllers.
+
+// cgroup returns the path of the lab's cgroup.
+func (l *Lab) cgroup() string { return "/tandem-lab/" + l.config.Name }
+
+// podCgroup returns the path of the cgroup for a node's containers.
+func (l *Lab) podCgroup(node string) string { return l.cgroup() + "/" + node + "/pods" }
+
+// cgroupFor returns the directory of the cgroup for what the lab starts on a host.
+func (l *Lab) cgroupFor(host string) string {
+	return filepath.Join(l.hierarchies[0], l.cgroup(), host, "daemons")
+}
+
+// hierarchies returns where cgroups are mounted, the unified hierarchy first.
+func hierarchies() ([]string, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	var unified, others []string
+	for line := range strings.Lines(string(mounts)) {
+		switch fields := strings.Fields(line); fields[2] {
+		case "cgroup2":
+			unified = append(unified, fields[1])
+		case "cgroup":
+			others = append(others, fields[1])
+		}
+	}
+	if len(unified) == 0 {
+		return nil, errors.New("no cgroup version 2 hierarchy is mounted; `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` " +
+			"adds one beside version 1")
+	}
+	return append(unified, others...), nil
+}
+
+// killCgroup ends every process in a cgroup of the unified hierarchy and below it.
+func killCgroup(ctx context.Context, dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if err == nil && !bytes.Contains(events, []byte("populated 0")) {
+			err = fmt.Errorf("processes in %s don't end", dir)
+		}
+		return err
+	})
+}
+
+// removeCgroup removes a cgroup and those below it from a hierarchy.
+func removeCgroup(ctx context.Context, dir string) error {
+	return eventually(ctx, func() error {
+		var dirs []string
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return err
+		})
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for i := len(dirs) - 1; i >= 0; i-- {
+			// Files of a cgroup can't be removed, and needn't be.
+			if err := unix.Rmdir(dirs[i]); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("removing cgroup %s: %w", dirs[i], err)
+			}
+		}
+		return nil
+	})
+}
