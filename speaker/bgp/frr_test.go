@@ -1,8 +1,17 @@
 package bgp
 
 import (
+	"context"
 	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const bothFamilies = `
@@ -53,4 +62,519 @@ func TestBothFamiliesOverOneSession(t *testing.T) {
 		"198.51.100.200/32":     {external(r.speaker4)},
 		"2001:db8:51::1000/128": {external(r.speaker6)},
 	})
+}
+
+func TestIPv6Session(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		address  func(*frr) netip.Addr
+		neighbor string
+	}{
+		{"by a global address", func(r *frr) netip.Addr { return r.router6 }, "neighbor $S6 remote-as 64512"},
+		{
+			"by a link-local address",
+			func(r *frr) netip.Addr { return netip.MustParseAddr("fe80::2").WithZone(r.link) },
+			"neighbor $S6 remote-as 64512\n neighbor $S6 interface up",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			config := strings.ReplaceAll(strings.Replace(bothFamilies, "neighbor $S4 remote-as 64512", tt.neighbor, 1), "$S4", "$S6")
+			if strings.Contains(tt.neighbor, "interface") {
+				config = strings.ReplaceAll(config, "$S6", "fe80::1")
+			}
+			r := newRouter(t, config)
+			peer := r.peer()
+			peer.Address = tt.address(r)
+			s := newSpeaker(t)
+			set(t, s, Session{Peer: peer, Routes: []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+			awaitState(t, s, "tor1", Established)
+			r.wantRIB(map[string][]path{
+				"198.51.100.200/32":     {external(r.speaker4)},
+				"2001:db8:51::1000/128": {external(r.speaker6)},
+			})
+		})
+	}
+}
+
+// TestExtendedNextHop covers RFC 8950: an IPv4 prefix by an IPv6 next hop is for those who have offered to take it.
+func TestExtendedNextHop(t *testing.T) {
+	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "$S6"))
+	peer := r.peer()
+	peer.Address = r.router6
+	overIPv6 := Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: peer, Routes: []Route{overIPv6, r.route("2001:db8:51::1000/128")}})
+	state := await(t, s, "tor1", "a held prefix", func(state SessionState) bool { return state.Held == 1 })
+	if diff := cmp.Diff(map[Family]int{IPv4: 0, IPv6: 1}, state.Advertised); diff != "" {
+		t.Errorf("Unexpected counts (-want +got):\n%s", diff)
+	}
+	r.wantRIB(map[string][]path{"2001:db8:51::1000/128": {external(r.speaker6)}})
+
+	r.configure("router bgp 64513", "neighbor $S6 capability extended-nexthop")
+	r.wantRIB(map[string][]path{
+		"198.51.100.200/32":     {external(r.speaker6)},
+		"2001:db8:51::1000/128": {external(r.speaker6)},
+	})
+	if state := awaitState(t, s, "tor1", Established); state.Held != 0 {
+		t.Errorf("Still holding %d prefixes", state.Held)
+	}
+}
+
+func TestFamiliesThePeerDoesNotHave(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, " address-family ipv6 unicast\n  neighbor $S4 activate\n", "", 1))
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: r.peer(), Routes: []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+	got := awaitState(t, s, "tor1", Established)
+	got.Since = time.Time{}
+	want := SessionState{
+		Peer: "tor1", State: Established, RemoteASN: 64513, RouterID: r.router4,
+		Families: []Family{IPv4}, Advertised: map[Family]int{IPv4: 1}, Held: 1,
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("Unexpected state (-want +got):\n%s", diff)
+	}
+}
+
+func TestAttributes(t *testing.T) {
+	var communities []Community
+	for _, c := range []string{"no-export", "large:64512:1:2", "64512:100", "64512:100"} {
+		parsed, err := ParseCommunity(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		communities = append(communities, parsed)
+	}
+	for _, tt := range []struct {
+		name      string
+		remoteASN string
+		peerASN   uint32
+		want      func(*path)
+	}{
+		{
+			name: "an external peer hears the prepended path and no local preference", remoteASN: "64512", peerASN: 64513,
+			want: func(p *path) { p.ASPath.String = "64512 64512 64512" },
+		},
+		{
+			name: "an internal peer hears the local preference and an empty path", remoteASN: "64513", peerASN: 64513,
+			want: func(p *path) {
+				p.ASPath.String, p.Peer.Type = "Local", "internal"
+				p.LocalPref = ptr(200)
+			},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as "+tt.remoteASN, 1))
+			peer := r.peer()
+			if tt.remoteASN == "64513" {
+				peer.LocalASN = 64513
+			}
+			want := map[string][]path{}
+			var routes []Route
+			for _, prefix := range []string{"198.51.100.0/24", "2001:db8:51::/64"} {
+				route := r.route(prefix)
+				p := external(route.NextHop)
+				p.MED = ptr(10)
+				p.Community.String, p.LargeCommunity.String = "64512:100 no-export", "64512:1:2"
+				tt.want(&p)
+				want[prefix] = []path{p}
+				route.LocalPref, route.MED, route.Prepend, route.Communities = ptr[uint32](200), ptr[uint32](10), 2, communities
+				routes = append(routes, route)
+			}
+			s := newSpeaker(t)
+			set(t, s, Session{Peer: peer, Routes: routes})
+			awaitState(t, s, "tor1", Established)
+			r.wantRIB(want)
+		})
+	}
+}
+
+// TestPeersHearTheirOwn declares one prefix to two routers in two ways.
+func TestPeersHearTheirOwn(t *testing.T) {
+	r1, r2 := newRouter(t, bothFamilies), newRouter(t, bothFamilies)
+	p1, p2 := r1.peer(), r2.peer()
+	p2.Name, p2.RouterID = "tor2", netip.MustParseAddr("192.0.2.253")
+	one, two, only := r1.route("198.51.100.200/32"), r2.route("198.51.100.200/32"), r2.route("2001:db8:51::1000/128")
+	one.MED, two.Communities = ptr[uint32](10), []Community{{a: 64512, b: 2}}
+	s := newSpeaker(t)
+	set(t, s, Session{p1, []Route{one}}, Session{p2, []Route{two, only}})
+
+	want1, want2, wantOnly := external(r1.speaker4), external(r2.speaker4), external(r2.speaker6)
+	want1.MED, want2.Community.String = ptr(10), "64512:2"
+	want2.Peer.RouterID, wantOnly.Peer.RouterID = "192.0.2.253", "192.0.2.253"
+	r1.wantRIB(map[string][]path{"198.51.100.200/32": {want1}})
+	r2.wantRIB(map[string][]path{"198.51.100.200/32": {want2}, "2001:db8:51::1000/128": {wantOnly}})
+
+	// A peer that is no longer declared loses its routes at once, and the other does not notice.
+	since := awaitState(t, s, "tor1", Established).Since
+	set(t, s, Session{p1, []Route{one}})
+	r2.wantRIB(map[string][]path{})
+	r1.wantRIB(map[string][]path{"198.51.100.200/32": {want1}})
+	if states := s.States(); len(states) != 1 || states[0].Since != since {
+		t.Errorf("The remaining session was disturbed: %+v", states)
+	}
+}
+
+// TestChangedAttributesReplaceThePath drains as RFC 8326 has it, and reads in the router's log that the prefix was never
+// withdrawn on the way.
+func TestChangedAttributesReplaceThePath(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64513", 1))
+	log := "/run/frr/" + r.ns + "/bgpd.log"
+	r.configure("log file "+log, "debug bgp updates in")
+	peer := r.peer()
+	peer.LocalASN = 64513
+	routes := []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
+	s := newSpeaker(t)
+	set(t, s, Session{peer, routes})
+	internal := func(via netip.Addr) path {
+		p := external(via)
+		p.ASPath.String, p.Peer.Type, p.LocalPref = "Local", "internal", ptr(100)
+		return p
+	}
+	want4, want6 := internal(r.speaker4), internal(r.speaker6)
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}, "2001:db8:51::1000/128": {want6}})
+	before := r.neighbor(r.speaker4).MessageStats.UpdatesRecv
+
+	for i := range routes {
+		routes[i].LocalPref, routes[i].Communities = ptr[uint32](0), []Community{GracefulShutdown}
+	}
+	set(t, s, Session{peer, routes})
+	want4.LocalPref, want4.Community.String = ptr(0), "graceful-shutdown"
+	want6.LocalPref, want6.Community.String = ptr(0), "graceful-shutdown"
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}, "2001:db8:51::1000/128": {want6}})
+	set(t, s, Session{peer, routes}) // the same again is nothing to tell
+	if got := r.neighbor(r.speaker4).MessageStats.UpdatesRecv - before; got != 2 {
+		t.Errorf("The change took %d UPDATEs, want one for each family", got)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "rcvd 198.51.100.200/32") || strings.Contains(string(text), "withdrawn") {
+		t.Errorf("The router saw a withdrawal or nothing at all:\n%s", text)
+	}
+
+	set(t, s, Session{peer, routes[:1]})
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}})
+}
+
+func TestPassword(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 password correct", 1))
+	peer := r.peer()
+	peer.Password = "wrong"
+	s := newSpeaker(t)
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	state := await(t, s, "tor1", "an error", func(state SessionState) bool { return state.LastError != "" })
+	if state.State != Active || !strings.Contains(state.LastError, "a password that differs looks the same") ||
+		strings.Contains(state.LastError, "wrong") {
+		t.Errorf("A wrong password looks like this: %+v", state)
+	}
+	peer.Password = "correct"
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", Established)
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+}
+
+func TestGTSM(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 ttl-security hops 1", 1))
+	peer := r.peer()
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: peer})
+	state := await(t, s, "tor1", "an error", func(state SessionState) bool { return state.LastError != "" })
+	if state.State == Established {
+		t.Errorf("A session without GTSM reached a router with it: %+v", state)
+	}
+	peer.TTLSecurityHops = 1
+	set(t, s, Session{Peer: peer})
+	awaitState(t, s, "tor1", Established)
+
+	// From here on the router sends as if from one hop further away, and we refuse it.
+	r.nft("table ip hop { chain out { type filter hook output priority 0; ip ttl set 254; }; }")
+	peer.HoldTime = 3 * time.Second
+	set(t, s, Session{Peer: peer})
+	await(t, s, "tor1", "a loss", func(state SessionState) bool {
+		return state.State != Established && strings.Contains(state.LastError, "no answer from the peer")
+	})
+}
+
+// TestMultihop puts a rule on the router that drops what could not have crossed a second hop.
+func TestMultihop(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 ebgp-multihop", 1))
+	r.nft("table ip hop { chain in { type filter hook input priority 0; tcp dport 179 ip ttl < 2 drop; }; }")
+	peer := r.peer()
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: peer})
+	await(t, s, "tor1", "an error", func(state SessionState) bool {
+		return strings.Contains(state.LastError, "no answer from the peer")
+	})
+	peer.EBGPMultiHop = true
+	set(t, s, Session{Peer: peer})
+	awaitState(t, s, "tor1", Established)
+}
+
+func (r *frr) nft(rules string) {
+	r.t.Helper()
+	command(r.t, "nsenter", "--net=/run/netns/"+r.ns, "--", "nft", rules)
+}
+
+func TestSourceAddressRouterIDAndTimers(t *testing.T) {
+	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "10.99.0.1"))
+	command(t, "ip", "addr", "add", "10.99.0.1/32", "dev", r.link)
+	r.ip("route", "add", "10.99.0.1/32", "dev", "up")
+	r.configure("router bgp 64513", "neighbor 10.99.0.1 disable-connected-check")
+	source := netip.MustParseAddr("10.99.0.1")
+	peer := r.peer()
+	peer.SourceAddress, peer.RouterID = source, netip.MustParseAddr("10.0.0.1")
+	peer.HoldTime, peer.KeepaliveTime = 9*time.Second, 3*time.Second
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: peer})
+	awaitState(t, s, "tor1", Established)
+	eventually(t, "the router's view (-want +got)", func() string {
+		got := r.neighbor(source)
+		want := neighbor{
+			BGPState: "Established", RemoteRouterID: "10.0.0.1", HostLocal: r.router4.String(),
+			HostForeign: "10.99.0.1", HoldTime: 9000, KeepAlive: 3000,
+		}
+		got.MessageStats.UpdatesRecv, got.LastResetDueTo = 0, ""
+		return cmp.Diff(want, got)
+	})
+}
+
+// TestHoldTime stops the router without closing the connection, which only the hold timer notices.
+func TestHoldTime(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	peer := r.peer()
+	peer.HoldTime = 3 * time.Second
+	s := newSpeaker(t)
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", Established)
+	r.signalBGP(syscall.SIGSTOP)
+	state := await(t, s, "tor1", "a loss", func(state SessionState) bool { return state.State != Established })
+	if !strings.Contains(state.LastError, "hold timer expired") {
+		t.Errorf("The loss has no good reason: %+v", state)
+	}
+	r.signalBGP(syscall.SIGCONT)
+	awaitState(t, s, "tor1", Established)
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+}
+
+func TestRouterRestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		signal syscall.Signal
+		want   string
+	}{
+		{"in order", syscall.SIGTERM, "received NOTIFICATION"},
+		{"out of the blue", syscall.SIGKILL, "connection was closed or reset"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRouter(t, bothFamilies)
+			s := newSpeaker(t)
+			set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+			want := map[string][]path{
+				"198.51.100.200/32":     {external(r.speaker4)},
+				"2001:db8:51::1000/128": {external(r.speaker6)},
+			}
+			r.wantRIB(want)
+			r.stopBGP(tt.signal)
+			state := await(t, s, "tor1", "a loss", func(state SessionState) bool { return state.State != Established })
+			if !strings.Contains(state.LastError, tt.want) {
+				t.Errorf("The loss has the reason %q, want %q", state.LastError, tt.want)
+			}
+			r.startBGP()
+			began := time.Now()
+			r.wantRIB(want)
+			t.Logf("Everything was announced again %v after the router had come back", time.Since(began))
+		})
+	}
+}
+
+// TestClose tells a stop, which takes every route back at once, from a restart, through which the router keeps them.
+func TestClose(t *testing.T) {
+	config := strings.Replace(bothFamilies, "router bgp 64513", "router bgp 64513\n bgp graceful-restart", 1)
+	r := newRouter(t, config)
+	peer := r.peer()
+	peer.GracefulRestart.Enabled = true
+	session := Session{peer, []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}}
+	want := map[string][]path{
+		"198.51.100.200/32":     {external(r.speaker4)},
+		"2001:db8:51::1000/128": {external(r.speaker6)},
+	}
+	log := "/run/frr/" + r.ns + "/bgpd.log"
+	s := newSpeaker(t)
+	set(t, s, session)
+	r.wantRIB(want)
+	r.configure("log file "+log, "debug bgp updates in", "debug bgp zebra")
+
+	s.Close(context.Background(), Restart)
+	stale := map[string][]path{}
+	for prefix, paths := range want {
+		kept := paths[0]
+		kept.Stale = true
+		stale[prefix] = []path{kept}
+	}
+	r.wantRIB(stale)
+	s = newSpeaker(t)
+	set(t, s, session)
+	r.wantRIB(want)
+	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "Tx route delete") {
+		t.Errorf("The restart took routes out of the router's kernel table: %v\n%s", err, text)
+	}
+
+	s.Close(context.Background(), Withdraw)
+	r.wantRIB(map[string][]path{})
+	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "withdrawn") {
+		t.Errorf("The stop did not withdraw the routes in so many words: %v\n%s", err, text)
+	}
+	if err := s.Set(context.Background(), nil); err != ErrClosed {
+		t.Errorf("Set after Close = %v, want %v", err, ErrClosed)
+	}
+}
+
+func TestDynamicASN(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	peer := r.peer()
+	peer.PeerASN, peer.Dynamic = 0, External
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+	if state := awaitState(t, s, "tor1", Established); state.RemoteASN != 64513 {
+		t.Errorf("The peer's AS is %d, want 64513", state.RemoteASN)
+	}
+
+	r.configure("router bgp 64513", "neighbor $S4 remote-as 64513")
+	peer.LocalASN = 64513
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	await(t, s, "tor1", "the refusal", func(state SessionState) bool {
+		return state.State == Idle && strings.Contains(state.LastError, "the peer is in our own AS 64513")
+	})
+	r.wantRIB(map[string][]path{})
+	peer.Dynamic = Internal
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", Established)
+}
+
+func TestWrongASNumbersAreReported(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		ours, peer uint32
+		want       string
+	}{
+		{"the peer's number is another", 64512, 64999, "sent NOTIFICATION code 2(open) subcode 2(bad peer AS)"},
+		{"the peer expects another number of ours", 64999, 64513, "AS number"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRouter(t, bothFamilies)
+			peer := r.peer()
+			peer.LocalASN, peer.PeerASN = tt.ours, tt.peer
+			s := newSpeaker(t)
+			set(t, s, Session{Peer: peer})
+			await(t, s, "tor1", tt.want, func(state SessionState) bool { return strings.Contains(state.LastError, tt.want) })
+		})
+	}
+}
+
+// TestSetServesTheOthers shows that one bad declaration is nobody else's trouble, and leaves what it was meant to change.
+func TestSetServesTheOthers(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	good, bad := r.peer(), r.peer()
+	bad.Name, bad.RouterID = "broken", netip.Addr{}
+	s := newSpeaker(t)
+	err := s.Set(context.Background(), []Session{
+		{Peer: bad},
+		{good, []Route{{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4}, r.route("198.51.100.200/32")}},
+	})
+	want := `peer "broken": routerID: invalid IP is not a unicast IPv4 address
+peer "tor1": prefix 2001:db8:51::1000/128: an IPv6 prefix needs an IPv6 next hop, not ` + r.speaker4.String()
+	if err == nil || err.Error() != want {
+		t.Errorf("Set() = %v, want %s", err, want)
+	}
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+
+	worse := good
+	worse.HoldTime = time.Second
+	if err := s.Set(context.Background(), []Session{{Peer: worse}}); err == nil {
+		t.Error("A hold time of 1s was accepted")
+	}
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+}
+
+func TestMetrics(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(s)
+	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("198.51.100.201/32"), r.route("2001:db8:51::1000/128")}})
+	awaitState(t, s, "tor1", Established)
+	r.wantRIB(map[string][]path{
+		"198.51.100.200/32":     {external(r.speaker4)},
+		"198.51.100.201/32":     {external(r.speaker4)},
+		"2001:db8:51::1000/128": {external(r.speaker6)},
+	})
+	want := map[string]float64{
+		"tandem_bgp_session_up tor1":                1,
+		"tandem_bgp_session_established_total tor1": 1,
+		"tandem_bgp_announced_prefixes IPv4 tor1":   2,
+		"tandem_bgp_announced_prefixes IPv6 tor1":   1,
+		"tandem_bgp_held_prefixes tor1":             0,
+		"tandem_bgp_updates_sent_total tor1":        2,
+	}
+	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
+		t.Errorf("Unexpected metrics (-want +got):\n%s", diff)
+	}
+	set(t, s)
+	if diff := cmp.Diff(map[string]float64{}, gather(t, registry)); diff != "" {
+		t.Errorf("The metrics of a removed peer remain (-want +got):\n%s", diff)
+	}
+}
+
+func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			name := family.GetName()
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return got
+}
+
+// TestSessionsLeaveNothingBehind starts and stops sessions in every state a stop can find them in.
+func TestSessionsLeaveNothingBehind(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	connecting := r.peer()
+	connecting.Name, connecting.Address = "nobody", netip.MustParseAddr("10.77.255.1")
+	cycle := func() {
+		set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32")}}, Session{Peer: connecting})
+	}
+	// The first round starts what the libraries keep for good.
+	cycle()
+	awaitState(t, s, "tor1", Established)
+	set(t, s)
+	settled := func(limit int) func() string {
+		return func() string {
+			if n := runtime.NumGoroutine(); n > limit {
+				stacks := make([]byte, 1<<20)
+				return string(stacks[:runtime.Stack(stacks, true)])
+			}
+			return ""
+		}
+	}
+	before := runtime.NumGoroutine()
+	for i := range 50 {
+		cycle()
+		if i%25 == 0 {
+			awaitState(t, s, "tor1", Established)
+		}
+		set(t, s)
+	}
+	eventually(t, "the goroutines to end", settled(before))
 }

@@ -120,23 +120,28 @@ func (r *frr) startBGP() {
 // stopBGP ends the router's BGP daemon: in order with SIGTERM, or out of the blue with SIGKILL.
 func (r *frr) stopBGP(signal syscall.Signal) {
 	r.t.Helper()
-	text, err := os.ReadFile("/run/frr/" + r.ns + "/bgpd.pid")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, signal); err != nil {
-		r.t.Fatal(err)
-	}
+	pid := r.signalBGP(signal)
 	eventually(r.t, "bgpd to end", func() string {
 		if syscall.Kill(pid, 0) == nil {
 			return "still there"
 		}
 		return ""
 	})
+}
+
+func (r *frr) signalBGP(signal syscall.Signal) (pid int) {
+	r.t.Helper()
+	text, err := os.ReadFile("/run/frr/" + r.ns + "/bgpd.pid")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, signal); err != nil {
+		r.t.Fatal(err)
+	}
+	return pid
 }
 
 // show asks the router and parses its JSON.

@@ -1,0 +1,43 @@
+package bgp
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestRouteValidate(t *testing.T) {
+	for _, tt := range []struct {
+		name, prefix, nextHop string
+		wantError             string
+	}{
+		{name: "IPv4 by IPv4", prefix: "192.0.2.1/32", nextHop: "198.51.100.11"},
+		{name: "IPv6 by IPv6", prefix: "2001:db8::1/128", nextHop: "2001:db8:51::11"},
+		{name: "IPv4 by IPv6", prefix: "192.0.2.1/32", nextHop: "2001:db8:51::11"},
+		{name: "an aggregate", prefix: "192.0.2.0/24", nextHop: "198.51.100.11"},
+		{name: "IPv6 by IPv4", prefix: "2001:db8::1/128", nextHop: "198.51.100.11", wantError: "needs an IPv6 next hop"},
+		{name: "IPv6 by an IPv4 address in IPv6 form", prefix: "2001:db8::1/128", nextHop: "::ffff:198.51.100.11", wantError: "IPv4 in IPv6 form"},
+		{name: "a link-local next hop", prefix: "2001:db8::1/128", nextHop: "fe80::1", wantError: "not an address the peer can forward to"},
+		{name: "the next hop GoBGP would fill in", prefix: "2001:db8::1/128", nextHop: "::", wantError: "not an address the peer can forward to"},
+		{name: "no next hop", prefix: "192.0.2.1/32", wantError: "has no next hop"},
+		{name: "host bits", prefix: "192.0.2.1/24", nextHop: "198.51.100.11", wantError: "would be 192.0.2.0/24"},
+		{name: "no prefix", nextHop: "198.51.100.11", wantError: "without a prefix"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var r Route
+			if tt.prefix != "" {
+				r.Prefix = netip.MustParsePrefix(tt.prefix)
+			}
+			if tt.nextHop != "" {
+				r.NextHop = netip.MustParseAddr(tt.nextHop)
+			}
+			err := r.Validate()
+			switch {
+			case tt.wantError == "" && err != nil:
+				t.Error(err)
+			case tt.wantError != "" && (err == nil || !strings.Contains(err.Error(), tt.wantError)):
+				t.Errorf("Validate() = %v, want an error with %q", err, tt.wantError)
+			}
+		})
+	}
+}
