@@ -31,6 +31,9 @@ func (l *Lab) startRuntime(ctx context.Context, node string) error {
 	if err := l.prepareHost(node); err != nil {
 		return err
 	}
+	if err := l.makePodCgroup(node); err != nil {
+		return err
+	}
 	root := filepath.Join(l.dir, node, "root")
 	for _, dir := range []string{"cni", "root/var/lib", "root/var/log"} {
 		if err := os.MkdirAll(filepath.Join(l.dir, node, dir), 0o755); err != nil {
@@ -203,11 +206,10 @@ containerRuntimeEndpoint: unix://%[4]s
 resolvConf: %[5]s
 clusterDomain: cluster.local
 volumePluginDir: /var/lib/kubelet/plugins
-# The machine may have version 1 cgroups, in which containers are all that the lab limits.
+# The machine may have version 1 cgroups. What a node may use in all is not limited.
 failCgroupV1: false
 cgroupDriver: cgroupfs
 cgroupRoot: %[6]s
-cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
 # An image that was collected could not be pulled again, and a full disk of the machine is not the node's fault.

@@ -132,22 +132,47 @@ func eventually(ctx context.Context, done func() error) error {
 // A lab's cgroups form one tree, with the same path in each hierarchy:
 //
 //	/tandem-lab/NAME/HOST/daemons   what the lab starts on a host
-//	/tandem-lab/NAME/HOST/pods      what containerd starts on a node
+//	/tandem-lab/NAME/HOST/pods      the kubelet's root: one cgroup for each pod of a node
 //
-// Only the unified hierarchy decides what belongs to the lab: a process stays where it was started, and containers are
-// started by what the lab started. On a machine with version 1 controllers the kubelet and runc use those, and the unified
-// hierarchy stands beside them. The daemons have a leaf of their own because version 2 allows no processes in a cgroup
-// whose children have controllers.
+// The unified hierarchy says what belongs to the lab. On a machine with version 1 controllers it stands beside those, and
+// runc puts containers in the same place in all of them. The daemons have a leaf of their own because version 2 allows no
+// processes in a cgroup whose children have controllers.
 
 // cgroup returns the path of the lab's cgroup.
 func (l *Lab) cgroup() string { return "/tandem-lab/" + l.config.Name }
 
-// podCgroup returns the path of the cgroup for a node's containers.
+// podCgroup returns the path of the cgroup for a node's pods.
 func (l *Lab) podCgroup(node string) string { return l.cgroup() + "/" + node + "/pods" }
 
 // cgroupFor returns the directory of the cgroup for what the lab starts on a host.
 func (l *Lab) cgroupFor(host string) string {
 	return filepath.Join(l.hierarchies[0], l.cgroup(), host, "daemons")
+}
+
+// makePodCgroup makes the cgroup for a node's pods in every hierarchy. The kubelet insists that it exists, with all
+// controllers that the machine has.
+func (l *Lab) makePodCgroup(node string) error {
+	for _, hierarchy := range l.hierarchies {
+		if err := os.MkdirAll(hierarchy+l.podCgroup(node), 0o755); err != nil {
+			return err
+		}
+	}
+	if len(l.hierarchies) > 1 {
+		return nil // The controllers are in the others, where they need no enabling.
+	}
+	dir := l.hierarchies[0]
+	for name := range strings.SplitSeq(l.podCgroup(node)[1:], "/") {
+		controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil {
+			return err
+		}
+		enable := strings.ReplaceAll(" "+strings.TrimSpace(string(controllers)), " ", " +")
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(enable), 0); err != nil {
+			return fmt.Errorf("enabling controllers: %w", err)
+		}
+		dir = filepath.Join(dir, name)
+	}
+	return nil
 }
 
 // hierarchies returns where cgroups are mounted, the unified hierarchy first.
