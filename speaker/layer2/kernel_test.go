@@ -1,9 +1,16 @@
 package layer2
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 )
 
@@ -35,4 +42,239 @@ func TestKernelClientResolvesAndConfirms(t *testing.T) {
 		client.exec(t, "sh", "-c", "! arping -D -c1 -w5 -I eth0 "+vip4.String())
 	})
 	t.Run("ndisc6", func(t *testing.T) { client.exec(t, "ndisc6", "-1", "-r1", "-w5000", vip6.String(), "eth0") })
+}
+
+// countAnswers sends question, then a question about another address as the last one, and returns how many
+// answers to question came before the answer to the last. One reader answers in order, so none can come after.
+func countAnswers(t *testing.T, p *tap, question, last []byte, isAnswer func(f []byte, question []byte) bool) int {
+	t.Helper()
+	p.send(t, question)
+	p.send(t, last)
+	n := 0
+	for _, f := range p.until(t, func(f []byte) bool { return isAnswer(f, last) }) {
+		if isAnswer(f, question) {
+			n++
+		}
+	}
+	return n
+}
+
+func isARPAnswer(f, question []byte) bool {
+	return len(f) >= 42 && f[21] == 2 && bytes.Equal(f[28:32], question[38:42]) && mac(f[:6]) == clientMAC
+}
+
+func isNDPAnswer(f, question []byte) bool {
+	return len(f) >= 78 && f[54] == icmpNeighborAdvertisement && f[58]&0x40 != 0 && bytes.Equal(f[62:78], question[62:78])
+}
+
+func TestEachQuestionIsAnsweredExactlyOnce(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	l.add(t, "node2", 12) // A kernel that owns nothing of it.
+	r := node.announce(t)
+	lastVIP6 := netip.MustParseAddr("2001:db8:51::c0de:201")
+	r.set(t, vip4, otherVIP4, vip6, lastVIP6)
+
+	arpTap := client.tap(t, etherTypeARP)
+	lastARP := with(frame(arpBroadcast), 41, 201)
+	for name, question := range map[string]string{"broadcast ARP": arpBroadcast, "unicast ARP": arpUnicast} {
+		if n := countAnswers(t, arpTap, frame(question), lastARP, isARPAnswer); n != 1 {
+			t.Errorf("%s request was answered %d times, want once", name, n)
+		}
+	}
+	ndpTap := client.tap(t, etherTypeIPv6)
+	lastNDP := summed(with(with(frame(nsMulticast), 77, 1), 53, 1))
+	lastNDP = with(lastNDP, 5, 1)
+	for name, question := range map[string]string{"multicast": nsMulticast, "unicast": nsUnicast} {
+		if n := countAnswers(t, ndpTap, frame(question), lastNDP, isNDPAnswer); n != 1 {
+			t.Errorf("%s solicitation was answered %d times, want once", name, n)
+		}
+	}
+
+	r.stop() // So that the last answer is counted.
+	if got, want := r.counter(t, "tandem_layer2_answered_total", "arp", "eth0"), 4.0; got != want {
+		t.Errorf("Counted %v answers to ARP requests, want %v", got, want)
+	}
+	if got, want := r.counter(t, "tandem_layer2_answered_total", "ndp", "eth0"), 4.0; got != want {
+		t.Errorf("Counted %v answers to solicitations, want %v", got, want)
+	}
+}
+
+func TestTakeoverReplacesTheClientsEntriesAtOnce(t *testing.T) {
+	l := newLAN(t)
+	client, node1, node2 := l.add(t, "client", 1), l.add(t, "node1", 11), l.add(t, "node2", 12)
+	r1, r2 := node1.announce(t), node2.announce(t)
+	r1.set(t, vip4, vip6)
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, node1.eth0(t).MAC, netlink.NUD_REACHABLE)
+	}
+
+	// The client asks nothing now: its entries are valid for at least 15 s, and the wait is shorter.
+	r1.stop()
+	r2.set(t, vip4, vip6)
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.waitNeighbour(t, vip, node2.eth0(t).MAC, netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY)
+	}
+}
+
+func TestInterfaceWithoutUsableLinkLocalAddress(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, node *host){
+		"absent": func(t *testing.T, node *host) {
+			node.ip(t, "link", "set", "eth0", "addrgenmode", "none")
+			node.ip(t, "addr", "flush", "dev", "eth0", "scope", "link")
+		},
+		"tentative": func(t *testing.T, node *host) {
+			node.ip(t, "addr", "flush", "dev", "eth0", "scope", "link")
+			// One attempt each hour: it stays tentative.
+			node.exec(t, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=3600000")
+			node.ip(t, "addr", "add", "fe80::11/64", "dev", "eth0", "scope", "link")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLAN(t)
+			client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+			prepare(t, node)
+			node.announce(t).set(t, vip6)
+			client.ip(t, "neigh", "flush", "dev", "eth0")
+			client.talk(t, vip6)
+			client.waitNeighbour(t, vip6, node.eth0(t).MAC, netlink.NUD_REACHABLE)
+		})
+	}
+}
+
+func TestInterfaceSetDownAndUpAnswersAgain(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	r := node.announce(t)
+	r.set(t, vip4, vip6)
+	group := solicitedNodeGroup(vip6)
+	if !node.inGroup(t, group) {
+		t.Fatalf("Not in group %s", group)
+	}
+
+	// Nobody tells the Announcer: its readers notice.
+	node.ip(t, "link", "set", "eth0", "down")
+	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && !s[0].Announced && s[0].Err != nil })
+	node.ip(t, "link", "set", "eth0", "up")
+	r.waitUntil(t, "announced again", func(s []Status) bool { return len(s) == 2 && s[0].Announced && s[1].Announced && s[1].Err == nil })
+	if !node.inGroup(t, group) {
+		t.Errorf("Not in group %s again", group)
+	}
+	client.ip(t, "neigh", "flush", "dev", "eth0")
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)
+	}
+}
+
+func TestNewMACIsAnnounced(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	r := node.announce(t)
+	r.set(t, vip4, vip6)
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)
+	}
+	node.ip(t, "link", "set", "eth0", "address", "02:00:00:00:00:99")
+	r.SetInterfaces([]Interface{node.eth0(t)})
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.waitNeighbour(t, vip, net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY)
+	}
+	client.ip(t, "neigh", "flush", "dev", "eth0")
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, netlink.NUD_REACHABLE)
+	}
+}
+
+func TestInterfaceRemovedAndMadeAgain(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	r := node.announce(t)
+	r.set(t, vip4, vip6)
+	node.ip(t, "link", "del", "eth0")
+	r.SetInterfaces(nil)
+	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && errors.Is(s[0].Err, ErrNoInterface) })
+	l.plug(t, node, 11)
+	r.SetInterfaces([]Interface{node.eth0(t)})
+	r.set(t, vip4, vip6)
+	if group := solicitedNodeGroup(vip6); !node.inGroup(t, group) {
+		t.Errorf("Not in group %s", group)
+	}
+	client.ip(t, "neigh", "flush", "dev", "eth0")
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)
+	}
+}
+
+func TestForeignClaimIsReportedAndDefended(t *testing.T) {
+	l := newLAN(t)
+	client, intruder, node := l.add(t, "client", 1), l.add(t, "intruder", 66), l.add(t, "node1", 11)
+	r := node.announce(t)
+	r.set(t, vip4, vip6)
+	own, foreign := node.eth0(t).MAC, intruder.eth0(t).MAC
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.talk(t, vip)
+		client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
+	}
+	// The intruder tells everybody, as a second announcer of a split cluster would.
+	request, _ := gratuitousARP(mac(foreign), vip4)
+	intruder.tap(t, etherTypeARP).send(t, request)
+	intruder.tap(t, etherTypeIPv6).send(t, unsolicitedAdvertisement(mac(foreign), vip6))
+	got := []Conflict{<-r.conflicts, <-r.conflicts}
+	slices.SortFunc(got, func(x, y Conflict) int { return cmp.Compare(x.Protocol, y.Protocol) })
+	want := []Conflict{
+		{Address: vip4, Interface: "eth0", MAC: foreign, Protocol: ARP},
+		{Address: vip6, Interface: "eth0", MAC: foreign, Protocol: NDP},
+	}
+	if diff := gocmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("Conflicts differ (-want +got):\n%s", diff)
+	}
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY)
+	}
+	if got := r.counter(t, "tandem_layer2_conflicts_total"); got != 2 {
+		t.Errorf("Counted %v conflicts, want 2", got)
+	}
+}
+
+// A frame of VLAN 7 on a link without a device for it must not be answered as if it were untagged; VLAN 0 is only a priority.
+func TestTaggedFramesAreNotAnswered(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	r := node.announce(t)
+	r.set(t, vip4, otherVIP4)
+	p := client.tap(t, etherTypeARP)
+	for _, vlan := range []byte{7, 0} {
+		p.send(t, slices.Concat(frame(arpBroadcast)[:12], []byte{0x81, 0x00, 0x00, vlan}, frame(arpBroadcast)[12:]))
+	}
+	countAnswers(t, p, with(frame(arpBroadcast), 41, 202), with(frame(arpBroadcast), 41, 201), isARPAnswer)
+	r.stop() // So that the last answer is counted.
+	if got, want := r.counter(t, "tandem_layer2_answered_total", "arp"), 2.0; got != want {
+		t.Errorf("Answered %v requests, want %v: the one of VLAN 0 and the last", got, want)
+	}
+}
+
+// More groups than one socket can hold at any setting of net.core.optmem_max.
+func TestThousandsOfGroups(t *testing.T) {
+	l := newLAN(t)
+	node := l.add(t, "node1", 11)
+	r := node.announce(t)
+	var addrs []netip.Addr
+	for n := range 2000 {
+		addrs = append(addrs, netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(n >> 8), 15: byte(n)}))
+	}
+	r.set(t, addrs...)
+	for _, a := range []netip.Addr{addrs[0], addrs[1000], addrs[1999]} {
+		if !node.inGroup(t, solicitedNodeGroup(a)) {
+			t.Errorf("Not in the group of %s", a)
+		}
+	}
+	r.set(t, addrs[:1]...)
+	if node.inGroup(t, solicitedNodeGroup(addrs[1999])) {
+		t.Errorf("Still in the group of %s", addrs[1999])
+	}
 }

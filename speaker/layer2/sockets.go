@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -42,19 +43,52 @@ type sockets struct {
 // openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader for each.
 // A reader that ends with an error, for instance because the interface is gone, calls failed.
 func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
-	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
-	arpConn, err := packet.Listen(ifi, packet.Raw, etherTypeARP, &packet.Config{Filter: arpFilter})
+	arpConn, err := listen(iface, etherTypeARP, arpFilter)
 	if err != nil {
 		return nil, fmt.Errorf("opening ARP socket: %w", err)
 	}
-	ndpConn, err := packet.Listen(ifi, packet.Raw, etherTypeIPv6, &packet.Config{Filter: ndpFilter})
+	ndpConn, err := listen(iface, etherTypeIPv6, ndpFilter)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening NDP socket: %w", err), arpConn.Close())
+		_ = arpConn.Close()
+		return nil, fmt.Errorf("opening NDP socket: %w", err)
 	}
 	s := &sockets{arp: arpConn, ndp: ndpConn, groups: groups{index: iface.Index, joined: map[netip.Addr]int{}}}
 	s.readers.Go(func() { s.read(ARP, handle, failed) })
 	s.readers.Go(func() { s.read(NDP, handle, failed) })
 	return s, nil
+}
+
+// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read fails.
+func listen(iface Interface, etherType int, filter []bpf.RawInstruction) (*packet.Conn, error) {
+	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
+	conn, err := packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: filter})
+	if err != nil {
+		return nil, err
+	}
+	if err := pendingError(conn); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// pendingError returns what the next read would fail with.
+func pendingError(conn *packet.Conn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errno int
+	var optErr error
+	if err := raw.Control(func(fd uintptr) {
+		errno, optErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	}); err != nil {
+		return err
+	}
+	if optErr == nil && errno != 0 {
+		optErr = syscall.Errno(errno)
+	}
+	return os.NewSyscallError("bind", optErr)
 }
 
 func (s *sockets) conn(protocol Protocol) *packet.Conn {
@@ -159,13 +193,15 @@ func (g *groups) close() {
 	g.fds = nil
 }
 
-// Both filters reject frames with a VLAN tag. The kernel takes the tag of a VLAN that has no device out of the frame
-// and hands it to us as if it had come untagged, and an answer would go to the wrong VLAN. Priority tags (VLAN 0) are removed
-// before and pass.
+// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN. The kernel
+// takes such a frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That
+// also covers frames for other stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none.
 var (
 	arpFilter = assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 5},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 3},
 		bpf.LoadAbsolute{Off: 12, Size: 2},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeARP, SkipTrue: 1},
 		bpf.RetConstant{Val: maxFrame},
@@ -173,7 +209,9 @@ var (
 	)
 	ndpFilter = assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 8},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 10},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 8},
 		bpf.LoadAbsolute{Off: 12, Size: 2},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeIPv6, SkipTrue: 6},
 		bpf.LoadAbsolute{Off: ethernetHeaderLen + 6, Size: 1},
