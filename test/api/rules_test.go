@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// A rule is one object and what the API server shall say to it.
+type rule struct {
+	name string
+	// object is what follows apiVersion and kind.
+	object string
+	// wantError is the field and a part of the message, as in "spec.med: less than"; empty where the object is fine.
+	wantError string
+}
+
+func testRules(t *testing.T, kind string, rules []rule) {
+	for _, rule := range rules {
+		t.Run(rule.name, func(t *testing.T) {
+			got := causes(t, tryCreate(t.Context(), object(t, kind, rule.object)))
+			if rule.wantError == "" {
+				if len(got) > 0 {
+					t.Fatalf("was refused: %s", got)
+				}
+				return
+			}
+			field, message, _ := strings.Cut(rule.wantError, ": ")
+			if len(got) != 1 || !strings.HasPrefix(got[0], field+": ") || !strings.Contains(got[0], message) {
+				t.Errorf("got refusals %q, want exactly one: %s", got, rule.wantError)
+			}
+		})
+	}
+}
+
+// pool is the object of an AddressPool with one range.
+func pool(family, text string) string {
+	return fmt.Sprintf("spec: {%s: {ranges: [%q]}}", family, text)
+}
+
+func TestAddressPool(t *testing.T) {
+	const (
+		notIPv4  = "spec.ipv4.ranges[0]: must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an address"
+		notIPv6  = "spec.ipv6.ranges[0]: must be a CIDR (2001:db8::/112), a range (2001:db8::1-2001:db8::ff) or an address"
+		isIPv6   = "spec.ipv4.ranges[0]: is IPv6; put it under spec.ipv6"
+		isIPv4   = "spec.ipv6.ranges[0]: is IPv4; put it under spec.ipv4"
+		twoOf4   = "spec.ipv4.ranges[0]: the first and the last address are of different families"
+		twoOf6   = "spec.ipv6.ranges[0]: the first and the last address are of different families"
+		reverse4 = "spec.ipv4.ranges[0]: the last address comes before the first; swap them"
+		reverse6 = "spec.ipv6.ranges[0]: the last address comes before the first; swap them"
+	)
+	testRules(t, "AddressPool", []rule{
+		{"IPv4 CIDR", pool("ipv4", "192.0.2.0/24"), ""},
+		{"IPv4 CIDR with host bits", pool("ipv4", "192.0.2.7/24"), ""},
+		{"every IPv4 address", pool("ipv4", "0.0.0.0/0"), ""},
+		{"IPv4 range", pool("ipv4", "192.0.2.10-192.0.2.20"), ""},
+		{"IPv4 range of one address", pool("ipv4", "192.0.2.10-192.0.2.10"), ""},
+		{"IPv4 range that parts in its first octet", pool("ipv4", "9.255.255.255-10.0.0.0"), ""},
+		{"IPv4 range whose octets order otherwise as text", pool("ipv4", "192.0.2.9-192.0.2.10"), ""},
+		{"IPv4 address", pool("ipv4", "192.0.2.1"), ""},
+		{"IPv6 CIDR", pool("ipv6", "2001:db8::/112"), ""},
+		{"IPv6 CIDR with host bits", pool("ipv6", "2001:db8:51::1000/116"), ""},
+		{"every IPv6 address", pool("ipv6", "::/0"), ""},
+		{"IPv6 range", pool("ipv6", "2001:db8::1-2001:db8::ff"), ""},
+		{"IPv6 range whose last bit parts", pool("ipv6", "2001:db8::fe-2001:db8::ff"), ""},
+		{"IPv6 range whose first bit parts", pool("ipv6", "7fff::-8000::"), ""},
+		{"IPv6 range of one address in two spellings", pool("ipv6", "2001:db8::a-2001:DB8:0::A"), ""},
+		{"IPv6 range of the longest spelling", pool("ipv6",
+			"2001:0db8:aaaa:bbbb:cccc:dddd:eeee:0000-2001:0db8:aaaa:bbbb:cccc:dddd:eeee:ffff"), ""},
+		{"IPv6 address", pool("ipv6", "2001:db8::1"), ""},
+
+		{"IPv6 CIDR in the IPv4 partition", pool("ipv4", "2001:db8::/64"), isIPv6},
+		{"IPv6 range in the IPv4 partition", pool("ipv4", "2001:db8::1-2001:db8::2"), isIPv6},
+		{"reversed IPv6 range in the IPv4 partition", pool("ipv4", "2001:db8::2-2001:db8::1"), isIPv6},
+		{"IPv6 address in the IPv4 partition", pool("ipv4", "2001:db8::1"), isIPv6},
+		{"IPv4 CIDR in the IPv6 partition", pool("ipv6", "192.0.2.0/24"), isIPv4},
+		{"reversed IPv4 range in the IPv6 partition", pool("ipv6", "192.0.2.2-192.0.2.1"), isIPv4},
+		{"IPv4 address in the IPv6 partition", pool("ipv6", "192.0.2.1"), isIPv4},
+		{"IPv4 range that ends as IPv6", pool("ipv4", "192.0.2.1-2001:db8::1"), twoOf4},
+		{"IPv6 range that begins as IPv4", pool("ipv6", "192.0.2.1-2001:db8::1"), twoOf6},
+		{"IPv6 range that ends as IPv4", pool("ipv6", "2001:db8::1-192.0.2.1"), twoOf6},
+		{"reversed IPv4 range", pool("ipv4", "192.0.2.20-192.0.2.10"), reverse4},
+		{"IPv4 range reversed in its first octet only", pool("ipv4", "10.0.0.0-9.255.255.255"), reverse4},
+		{"reversed IPv6 range", pool("ipv6", "2001:db8::ff-2001:db8::1"), reverse6},
+		{"IPv6 range reversed in its first bit only", pool("ipv6", "8000::-7fff:ffff::"), reverse6},
+		{"IPv6 range reversed in its last bit", pool("ipv6", "2001:db8::ff-2001:db8::fe"), reverse6},
+
+		{"nothing", pool("ipv4", ""), notIPv4},
+		{"word", pool("ipv4", "lan"), notIPv4},
+		{"prefix length beyond the address", pool("ipv4", "192.0.2.0/33"), notIPv4},
+		{"octet of 256", pool("ipv4", "192.0.2.256"), notIPv4},
+		{"octet with a leading zero", pool("ipv4", "192.0.2.010"), notIPv4},
+		{"three octets", pool("ipv4", "192.0.2"), notIPv4},
+		{"netmask instead of a prefix length", pool("ipv4", "192.0.2.0/255.255.255.0"), notIPv4},
+		{"range without a last address", pool("ipv4", "192.0.2.1-"), notIPv4},
+		{"range without a first address", pool("ipv4", "-192.0.2.1"), notIPv4},
+		{"range with its last octet alone", pool("ipv4", "192.0.2.1-20"), notIPv4},
+		{"range of three addresses", pool("ipv4", "192.0.2.1-192.0.2.2-192.0.2.3"), notIPv4},
+		{"range of CIDRs", pool("ipv4", "192.0.2.0/25-192.0.2.128/25"), notIPv4},
+		{"range with spaces", pool("ipv4", "192.0.2.1 - 192.0.2.2"), notIPv4},
+		{"several ranges in one", pool("ipv4", "192.0.2.1,192.0.2.2"), notIPv4},
+		{"digits that are not ASCII", pool("ipv4", "192.0.2.１"), notIPv4},
+		{"prefix length beyond an IPv6 address", pool("ipv6", "2001:db8::/129"), notIPv6},
+		{"IPv4-mapped IPv6 address", pool("ipv6", "::ffff:192.0.2.1"), notIPv6},
+		{"IPv4-mapped IPv6 CIDR", pool("ipv6", "::ffff:192.0.2.0/120"), notIPv6},
+		{"IPv6 address with a zone", pool("ipv6", "fe80::1%eth0"), notIPv6},
+		{"IPv6 address in brackets", pool("ipv6", "[2001:db8::1]"), notIPv6},
+		{
+			"text that is longer than any range", pool("ipv4", strings.Repeat("1", 81)),
+			"spec.ipv4.ranges[0]: Too long: may not be more than 80",
+		},
+
+		{
+			"exclude with an address, a range and a CIDR",
+			`spec: {ipv4: {ranges: [192.0.2.0/24], exclude: [192.0.2.1, 192.0.2.8-192.0.2.9, 192.0.2.128/25]}}`, "",
+		},
+		{
+			"exclude of the other family",
+			`spec: {ipv4: {ranges: [192.0.2.0/24], exclude: [192.0.2.1, "2001:db8::1"]}}`,
+			"spec.ipv4.exclude[1]: is IPv6; put it under spec.ipv6",
+		},
+		{
+			"reversed exclude",
+			`spec: {ipv6: {ranges: ["2001:db8::/64"], exclude: ["2001:db8::2-2001:db8::1"]}}`,
+			"spec.ipv6.exclude[0]: the last address comes before the first",
+		},
+		{
+			"second range is the bad one",
+			`spec: {ipv4: {ranges: [192.0.2.0/24, 192.0.2.0/33]}}`, "spec.ipv4.ranges[1]: must be a CIDR",
+		},
+		{
+			"same range twice",
+			`spec: {ipv4: {ranges: [192.0.2.0/24, 192.0.2.0/24]}}`, "spec.ipv4.ranges[1]: Duplicate value",
+		},
+		{"no partition", `spec: {}`, "spec: the pool is empty; give it spec.ipv4.ranges, spec.ipv6.ranges or both"},
+		{"no spec", `{}`, "spec: Required value"},
+		{"partition without ranges", `spec: {ipv4: {}}`, "spec.ipv4.ranges: Required value"},
+		{"partition with an empty list", `spec: {ipv4: {ranges: []}}`, "spec.ipv4.ranges: should have at least 1 items"},
+		{
+			"unknown allocation",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, allocation: Random}`, `spec.allocation: supported values: "Sequential", "Stable"`,
+		},
+		{"priority 1", `spec: {ipv4: {ranges: [192.0.2.0/24]}, priority: 1}`, ""},
+		{
+			"priority 0",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, priority: 0}`, "spec.priority: should be greater than or equal to 1",
+		},
+		{
+			"name that fits a label",
+			`{metadata: {name: ` + strings.Repeat("a", 63) + `}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`, "",
+		},
+		{
+			"name that is too long for a label",
+			`{metadata: {name: ` + strings.Repeat("a", 64) + `}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`,
+			"metadata: name must have at most 63 characters",
+		},
+	})
+}
+
+// TestAddressPoolOrder compares the CEL rules, which cannot compare addresses, with netip, which can.
+func TestAddressPoolOrder(t *testing.T) {
+	random := rand.New(rand.NewPCG(4, 6))
+	for _, family := range []struct {
+		name string
+		size int
+	}{{"ipv4", 4}, {"ipv6", 16}} {
+		t.Run(family.name, func(t *testing.T) {
+			var ranges, want []string
+			for i := range 64 {
+				first, last := make([]byte, family.size), make([]byte, family.size)
+				for b := range first {
+					first[b], last[b] = byte(random.Uint32()), byte(random.Uint32())
+				}
+				first[0], last[0] = first[0]|0x20, last[0]|0x20 // keeps clear of IPv4-mapped addresses
+				copy(last, first[:random.IntN(family.size)])
+				a, _ := netip.AddrFromSlice(first)
+				b, _ := netip.AddrFromSlice(last)
+				ranges = append(ranges, a.String()+"-"+b.String())
+				if b.Less(a) {
+					want = append(want, fmt.Sprintf("spec.%s.ranges[%d]", family.name, i))
+				}
+			}
+			text, err := json.Marshal(ranges)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			spec := fmt.Sprintf("spec: {%s: {ranges: %s}}", family.name, text)
+			for _, cause := range causes(t, tryCreate(t.Context(), object(t, "AddressPool", spec))) {
+				field, _, _ := strings.Cut(cause, ": ")
+				got = append(got, field)
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("ranges refused as reversed (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAddressPoolBudget fills every list with what costs the CEL rules most: long texts that part in their last bit.
+func TestAddressPoolBudget(t *testing.T) {
+	var spec ipamv1alpha1.AddressPoolSpec
+	spec.IPv4, spec.IPv6 = &ipamv1alpha1.IPv4Partition{}, &ipamv1alpha1.IPv6Partition{}
+	for i := range 64 {
+		v4 := ipamv1alpha1.IPv4Range(fmt.Sprintf("198.151.100.%d-198.151.100.%d", 2*i+100, 2*i+101))
+		v6 := fmt.Sprintf("2001:0db8:aaaa:bbbb:cccc:dddd:eeee:%02x", i)
+		spec.IPv4.Ranges, spec.IPv4.Exclude = append(spec.IPv4.Ranges, v4), append(spec.IPv4.Exclude, v4)
+		r := ipamv1alpha1.IPv6Range(v6 + "fe-" + v6 + "ff")
+		spec.IPv6.Ranges, spec.IPv6.Exclude = append(spec.IPv6.Ranges, r), append(spec.IPv6.Exclude, r)
+	}
+	pool := &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "full"}, Spec: spec}
+	if err := tryCreate(t.Context(), pool); err != nil {
+		t.Errorf("was refused: %v", err)
+	}
+}
+
+// peer is the object of a BGPPeer: a good one, and more.
+func peer(more string) string {
+	return "spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, " + more + "}"
+}
+
+func TestBGPPeer(t *testing.T) {
+	const (
+		hold      = "spec.holdTime: must be 0s, or whole seconds from 3s to 65535s"
+		keepalive = "spec.keepaliveTime: must be at least 1s and at most a third of holdTime, or 0s where holdTime is 0s"
+	)
+	testRules(t, "BGPPeer", []rule{
+		{"peer with the least there can be", peer(""), ""},
+		{"peer of the largest numbers", `spec: {myASN: 4294967295, peerASN: 4294967295, peerAddress: "2001:db8::1"}`, ""},
+		{"unnumbered peer", `spec: {myASN: 64512, dynamicASN: External, interface: eth1}`, ""},
+		{"peer on a link-local address", `spec: {myASN: 64512, dynamicASN: Internal, peerAddress: "fe80::1", interface: eth1}`, ""},
+		{"no number of our own", `spec: {peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: Required value"},
+		{"number 0 of our own", `spec: {myASN: 0, peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: greater than or equal to 1"},
+		{
+			"number beyond 32 bits",
+			`spec: {myASN: 4294967296, peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: less than or equal to 4294967295",
+		},
+		{"number 0 of the peer", `spec: {myASN: 64512, peerASN: 0, peerAddress: 192.0.2.1}`, "spec.peerASN: greater than or equal to 1"},
+		{
+			"peer's number beyond 32 bits",
+			`spec: {myASN: 64512, peerASN: 4294967296, peerAddress: 192.0.2.1}`, "spec.peerASN: less than or equal to 4294967295",
+		},
+		{"neither peerASN nor dynamicASN", `spec: {myASN: 64512, peerAddress: 192.0.2.1}`, "spec.peerASN: set peerASN or dynamicASN"},
+		{"peerASN and dynamicASN", peer("dynamicASN: External"), "spec.dynamicASN: peerASN and dynamicASN exclude each other"},
+		{
+			"unknown dynamicASN",
+			`spec: {myASN: 64512, dynamicASN: Any, peerAddress: 192.0.2.1}`, `spec.dynamicASN: supported values: "External", "Internal"`,
+		},
+		{
+			"neither peerAddress nor interface",
+			`spec: {myASN: 64512, peerASN: 64513}`, "spec.peerAddress: set peerAddress, or interface for an unnumbered session",
+		},
+		{
+			"peer address with a prefix length",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1/24}`, "spec.peerAddress: must be an IPv4 or IPv6 address",
+		},
+		{
+			"peer by host name",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: tor1.example.org}`, "spec.peerAddress: must be an IPv4 or IPv6 address",
+		},
+		{
+			"empty peer address",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: ""}`, "spec.peerAddress: must be an IPv4 or IPv6 address",
+		},
+		{
+			"unspecified peer address",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "::"}`, "spec.peerAddress: must be an IPv4 or IPv6 address",
+		},
+		{
+			"link-local peer address without its interface",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "fe80::1"}`, "spec.interface: a link-local peerAddress needs the interface",
+		},
+		{
+			"interface with a slash",
+			`spec: {myASN: 64512, peerASN: 64513, interface: eth0/1}`, "spec.interface: must be the name of a network interface",
+		},
+		{
+			"interface with a space",
+			`spec: {myASN: 64512, peerASN: 64513, interface: "eth 0"}`, "spec.interface: must be the name of a network interface",
+		},
+		{
+			"interface without a name",
+			`spec: {myASN: 64512, peerASN: 64513, interface: ""}`, "spec.interface: must be the name of a network interface",
+		},
+		{
+			"interface with a name the kernel does not take",
+			`spec: {myASN: 64512, peerASN: 64513, interface: abcdefghijklmnop}`, "spec.interface: may not be more than 15",
+		},
+		{"port 65535", peer("peerPort: 65535"), ""},
+		{"port 0", peer("peerPort: 0"), "spec.peerPort: greater than or equal to 1"},
+		{"port 65536", peer("peerPort: 65536"), "spec.peerPort: less than or equal to 65535"},
+
+		{"source address of the peer's family", peer("sourceAddress: 192.0.2.11"), ""},
+		{"source address of the other family", peer(`sourceAddress: "2001:db8::11"`), "spec.sourceAddress: must be of the same family as peerAddress"},
+		{"source address that is none", peer("sourceAddress: eth0"), "spec.sourceAddress: must be an IPv4 or IPv6 address"},
+		{
+			"source address of an unnumbered session",
+			`spec: {myASN: 64512, peerASN: 64513, interface: eth1, sourceAddress: "fe80::2"}`, "spec.sourceAddress: an unnumbered session has",
+		},
+		{"router ID", peer("routerID: 10.0.0.1"), ""},
+		{"IPv6 router ID", peer(`routerID: "2001:db8::1"`), "spec.routerID: must be an IPv4 address other than 0.0.0.0"},
+		{"router ID 0.0.0.0", peer("routerID: 0.0.0.0"), "spec.routerID: must be an IPv4 address other than 0.0.0.0"},
+		{"router ID as a number", peer(`routerID: "1"`), "spec.routerID: must be an IPv4 address other than 0.0.0.0"},
+
+		{"hold time 0s", peer("holdTime: 0s"), ""},
+		{"hold time 3s", peer("holdTime: 3s"), ""},
+		{"hold time of minutes and seconds", peer("holdTime: 1m30s"), ""},
+		{"hold time 65535s", peer("holdTime: 65535s"), ""},
+		{"hold time 1s", peer("holdTime: 1s"), hold},
+		{"hold time 2s", peer("holdTime: 2s"), hold},
+		{"hold time 65536s", peer("holdTime: 65536s"), hold},
+		{"hold time with a fraction", peer("holdTime: 9500ms"), hold},
+		{"hold time below 0", peer("holdTime: -9s"), hold},
+		{"hold time without a unit", peer(`holdTime: "9"`), hold},
+		{"hold time in days", peer("holdTime: 1d"), hold},
+		{"hold time as a number", peer("holdTime: 9"), `spec.holdTime: must be of type string: "integer"`},
+		{"hold time that is none, with a keepalive time", peer("holdTime: soon, keepaliveTime: 3s"), hold},
+		{"keepalive time of a third", peer("holdTime: 9s, keepaliveTime: 3s"), ""},
+		{"keepalive time of more than a third", peer("holdTime: 9s, keepaliveTime: 4s"), keepalive},
+		{"keepalive time of a third of the default", peer("keepaliveTime: 30s"), ""},
+		{"keepalive time of more than a third of the default", peer("keepaliveTime: 31s"), keepalive},
+		{"keepalive time 0s", peer("keepaliveTime: 0s"), keepalive},
+		{"keepalive time without a hold time", peer("holdTime: 0s, keepaliveTime: 3s"), keepalive},
+		{"keepalive time and hold time 0s", peer("holdTime: 0s, keepaliveTime: 0s"), ""},
+		{"keepalive time that is none", peer("keepaliveTime: often"), "spec.keepaliveTime: must be whole seconds"},
+		{"connect time 1s", peer("connectTime: 1s"), ""},
+		{"connect time 0s", peer("connectTime: 0s"), "spec.connectTime: must be whole seconds from 1s to 65535s"},
+		{"restart time 4095s", peer("gracefulRestart: {restartTime: 4095s}"), ""},
+		{"restart time beyond 12 bits", peer("gracefulRestart: {restartTime: 4096s}"), "spec.gracefulRestart.restartTime: must be whole seconds from 1s to 4095s"},
+
+		{"multihop", peer("ebgpMultiHop: true"), ""},
+		{"GTSM of one hop", peer("ttlSecurityHops: 1"), ""},
+		{"GTSM of 254 hops, multihop declined", peer("ttlSecurityHops: 254, ebgpMultiHop: false"), ""},
+		{"GTSM of no hop", peer("ttlSecurityHops: 0"), "spec.ttlSecurityHops: greater than or equal to 1"},
+		{"GTSM of 255 hops", peer("ttlSecurityHops: 255"), "spec.ttlSecurityHops: less than or equal to 254"},
+		{"multihop and GTSM", peer("ebgpMultiHop: true, ttlSecurityHops: 1"), "spec.ttlSecurityHops: ttlSecurityHops and ebgpMultiHop exclude each other"},
+		{
+			"unnumbered multihop",
+			`spec: {myASN: 64512, peerASN: 64513, interface: eth1, ebgpMultiHop: true}`, "spec.ebgpMultiHop: an unnumbered session is one hop long",
+		},
+		{"password without a Secret's name", peer("passwordSecret: {key: x}"), "spec.passwordSecret.name: Required value"},
+		{"password of an unnamed Secret", peer(`passwordSecret: {name: ""}`), "spec.passwordSecret.name: at least 1 chars long"},
+		{"BFD profile without a name", peer(`bfdProfile: ""`), "spec.bfdProfile: at least 1 chars long"},
+		{"one family", peer("families: [IPv6]"), ""},
+		{"no family", peer("families: []"), "spec.families: should have at least 1 items"},
+		{"unknown family", peer("families: [ipv6]"), `spec.families[0]: supported values: "IPv4", "IPv6"`},
+		{"one family twice", peer("families: [IPv6, IPv6]"), "spec.families[1]: Duplicate value"},
+	})
+}
+
+func TestBGPAdvertisement(t *testing.T) {
+	const notCommunity = "spec.communities[0]: must be two numbers up to 65535 (64512:100), large: and three numbers"
+	testRules(t, "BGPAdvertisement", []rule{
+		{"no spec, which announces all to all", `{}`, ""},
+		{"aggregation lengths 0", `spec: {aggregationLength: 0, aggregationLengthV6: 0}`, ""},
+		{"IPv4 aggregation length 33", `spec: {aggregationLength: 33}`, "spec.aggregationLength: less than or equal to 32"},
+		{"IPv4 aggregation length below 0", `spec: {aggregationLength: -1}`, "spec.aggregationLength: greater than or equal to 0"},
+		{"IPv6 aggregation length 129", `spec: {aggregationLengthV6: 129}`, "spec.aggregationLengthV6: less than or equal to 128"},
+		{"local preference of 32 bits", `spec: {localPref: 4294967295}`, ""},
+		{"local preference of more", `spec: {localPref: 4294967296}`, "spec.localPref: less than or equal to 4294967295"},
+		{"discriminator below 0", `spec: {med: -1}`, "spec.med: greater than or equal to 0"},
+		{"discriminator beyond 32 bits", `spec: {med: 4294967296}`, "spec.med: less than or equal to 4294967295"},
+		{"11 prepended numbers", `spec: {asPathPrepend: 11}`, "spec.asPathPrepend: less than or equal to 10"},
+		{"community", `spec: {communities: ["0:0", "65535:65535"]}`, ""},
+		{"large community", `spec: {communities: ["large:4294967295:0:4294967295"]}`, ""},
+		{"communities by name", `spec: {communities: [no-export, primary-path, NO_EXPORT, vpn.1]}`, ""},
+		{"community of one number", `spec: {communities: ["64512"]}`, notCommunity},
+		{"community beyond 16 bits", `spec: {communities: ["65536:1"]}`, notCommunity},
+		{"community of three numbers without large:", `spec: {communities: ["64512:1:2"]}`, notCommunity},
+		{"large community of two numbers", `spec: {communities: ["large:64512:1"]}`, notCommunity},
+		{"large community beyond 32 bits", `spec: {communities: ["large:4294967296:1:2"]}`, notCommunity},
+		{"community with a space", `spec: {communities: ["64512: 1"]}`, notCommunity},
+		{"community without a name", `spec: {communities: [""]}`, notCommunity},
+		{"same community twice", `spec: {communities: ["1:2", "1:2"]}`, "spec.communities[1]: Duplicate value"},
+		{"pool without a name", `spec: {addressPools: [""]}`, "spec.addressPools[0]: at least 1 chars long"},
+		{"peer without a name", `spec: {peers: [""]}`, "spec.peers[0]: at least 1 chars long"},
+		{"same peer twice", `spec: {peers: [a, a]}`, "spec.peers[1]: Duplicate value"},
+	})
+}
+
+func TestCommunity(t *testing.T) {
+	const notValue = "spec.communities[0].value: must be two numbers up to 65535 (64512:100), or large: and three numbers"
+	testRules(t, "Community", []rule{
+		{"both kinds of value", `spec: {communities: [{name: a, value: "64512:1"}, {name: b, value: "large:64512:2:3"}]}`, ""},
+		{"value of one number", `spec: {communities: [{name: a, value: "64512"}]}`, notValue},
+		{"value beyond 16 bits", `spec: {communities: [{name: a, value: "64512:65536"}]}`, notValue},
+		{"value that is a name", `spec: {communities: [{name: a, value: no-export}]}`, notValue},
+		{"large value of two numbers", `spec: {communities: [{name: a, value: "large:1:2"}]}`, notValue},
+		{"name that is a value", `spec: {communities: [{name: "1:2", value: "1:2"}]}`, "spec.communities[0].name: must begin with a letter"},
+		{"empty name", `spec: {communities: [{name: "", value: "1:2"}]}`, "spec.communities[0].name: must begin with a letter"},
+		{
+			"name that is used twice",
+			`spec: {communities: [{name: a, value: "1:2"}, {name: a, value: "1:3"}]}`, `spec.communities[1]: Duplicate value: {"name":"a"}`,
+		},
+		{"no names", `spec: {communities: []}`, "spec.communities: should have at least 1 items"},
+		{"no value", `spec: {communities: [{name: a}]}`, "spec.communities[0].value: Required value"},
+		{"beginning of a well-known name", `spec: {communities: [{name: "no", value: "64512:1"}]}`, ""},
+	})
+}
+
+// TestWellKnownCommunities holds the API server's list of well-known names against the one that the code uses.
+func TestWellKnownCommunities(t *testing.T) {
+	for name, value := range speakerv1alpha1.WellKnownCommunities {
+		testRules(t, "Community", []rule{
+			{name + " with its value", fmt.Sprintf(`spec: {communities: [{name: %s, value: %q}]}`, name, value), ""},
+			{
+				name + " with another value",
+				fmt.Sprintf(`spec: {communities: [{name: %s, value: "64512:1"}]}`, name),
+				"spec.communities[0].name: is a well-known community with another value",
+			},
+		})
+	}
+}
+
+func TestBFDProfile(t *testing.T) {
+	const interval = "must be a duration from 10ms to 60s such as 300ms"
+	testRules(t, "BFDProfile", []rule{
+		{"no spec, which is the default", `{}`, ""},
+		{"shortest and longest interval", `spec: {receiveInterval: 10ms, transmitInterval: 60s, echoInterval: 1m}`, ""},
+		{"interval with a fraction", `spec: {transmitInterval: 1.5s}`, ""},
+		{"receive interval below 10ms", `spec: {receiveInterval: 9ms}`, "spec.receiveInterval: " + interval},
+		{"transmit interval beyond 60s", `spec: {transmitInterval: 61s}`, "spec.transmitInterval: " + interval},
+		{"echo interval without a unit", `spec: {echoInterval: "50"}`, "spec.echoInterval: " + interval},
+		{"interval as a number", `spec: {echoInterval: 50}`, `spec.echoInterval: must be of type string: "integer"`},
+		{"interval in microseconds", `spec: {echoInterval: 50000us}`, "spec.echoInterval: " + interval},
+		{"multiplier 255", `spec: {detectMultiplier: 255}`, ""},
+		{"multiplier 1", `spec: {detectMultiplier: 1}`, "spec.detectMultiplier: greater than or equal to 2"},
+		{"multiplier beyond 8 bits", `spec: {detectMultiplier: 256}`, "spec.detectMultiplier: less than or equal to 255"},
+		{"TTL 0", `spec: {minimumTTL: 0}`, "spec.minimumTTL: greater than or equal to 1"},
+		{"TTL 255", `spec: {minimumTTL: 255}`, "spec.minimumTTL: less than or equal to 254"},
+	})
+}
+
+func TestL2Advertisement(t *testing.T) {
+	const notInterface = "spec.interfaces[0]: must be the name of a network interface, in which * and ? may stand for other"
+	testRules(t, "L2Advertisement", []rule{
+		{"no spec, which announces all everywhere", `{}`, ""},
+		{"interfaces by name and pattern", `spec: {interfaces: [eth0, "bond*", "eth0.10?", "*"]}`, ""},
+		{"interface with a slash", `spec: {interfaces: [eth0/1]}`, notInterface},
+		{"interface with a set of characters", `spec: {interfaces: ["eth[01]"]}`, notInterface},
+		{"interface with a backslash", `spec: {interfaces: ['eth\']}`, notInterface},
+		{"interface with a space", `spec: {interfaces: ["eth0 eth1"]}`, notInterface},
+		{"interface without a name", `spec: {interfaces: [""]}`, notInterface},
+		{"weight 100", `spec: {preferredNodes: [{weight: 100, nodeSelector: {}}]}`, ""},
+		{"weight 0", `spec: {preferredNodes: [{weight: 0, nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: greater than or equal to 1"},
+		{"weight 101", `spec: {preferredNodes: [{weight: 101, nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: less than or equal to 100"},
+		{"no weight", `spec: {preferredNodes: [{nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: Required value"},
+		{"preference for no nodes", `spec: {preferredNodes: [{weight: 1}]}`, "spec.preferredNodes[0].nodeSelector: Required value"},
+		{"same pool twice", `spec: {addressPools: [lan, lan]}`, "spec.addressPools[1]: Duplicate value"},
+	})
+}
+
+func TestInterfaceAdvertisement(t *testing.T) {
+	testRules(t, "InterfaceAdvertisement", []rule{
+		{"interface", `spec: {interface: kube-lb0}`, ""},
+		{"no interface", `spec: {}`, "spec.interface: Required value"},
+		{"no spec", `{}`, "spec: Required value"},
+		{"interface with a colon", `spec: {interface: "eth0:1"}`, "spec.interface: must be the name of a network interface"},
+		{"interface ..", `spec: {interface: ".."}`, "spec.interface: must be the name of a network interface"},
+		{"IPv4 aggregation length 33", `spec: {interface: a, aggregationLength: 33}`, "spec.aggregationLength: less than or equal to 32"},
+		{"IPv6 aggregation length 129", `spec: {interface: a, aggregationLengthV6: 129}`, "spec.aggregationLengthV6: less than or equal to 128"},
+	})
+}
+
+func TestL2Announcement(t *testing.T) {
+	testRules(t, "L2Announcement", []rule{
+		{"holder of two addresses", `{service: {namespace: default, name: web}, status: {node: node1, addresses: [192.0.2.1, "2001:db8::1"]}}`, ""},
+		{"nobody's addresses", `{service: {namespace: default, name: web}}`, ""},
+		{"no Service", `{status: {node: node1}}`, "service: Required value"},
+		{"Service without a namespace", `{service: {name: web}}`, "service.namespace: Required value"},
+	})
+}

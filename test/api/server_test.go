@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package api
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	"github.com/tandem-lb/tandem/test/lab"
+)
+
+// The API server of all tests. TestMain sets both before any test runs.
+var (
+	config    *rest.Config
+	apiClient client.Client
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+// run runs the tests between the start and the end of an API server that knows our kinds.
+func run(m *testing.M) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	env := &envtest.Environment{
+		CRDInstallOptions: envtest.CRDInstallOptions{
+			Paths:              []string{filepath.Join("..", "..", "manifests", "crd")},
+			ErrorIfPathMissing: true,
+		},
+	}
+	if err := start(ctx, env); err != nil {
+		fmt.Fprintf(os.Stderr, "starting the API server: %v\n", errors.Join(err, env.Stop()))
+		return 1
+	}
+	defer func() {
+		if err := env.Stop(); err != nil {
+			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
+		}
+	}()
+
+	done := make(chan int, 1)
+	go func() { done <- m.Run() }()
+	select {
+	case code := <-done:
+		return code
+	case <-ctx.Done():
+		return 1
+	}
+}
+
+func start(ctx context.Context, env *envtest.Environment) error {
+	apiServer := env.ControlPlane.GetAPIServer()
+	apiServer.Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112")
+	env.BinaryAssetsDirectory = os.Getenv("TANDEM_LAB_BIN")
+	if env.BinaryAssetsDirectory == "" {
+		bin, err := lab.Build(ctx, os.Stderr)
+		if err != nil {
+			return err
+		}
+		apiServer.Path, env.ControlPlane.KubectlPath = bin["kube-apiserver"], bin["kubectl"]
+		env.ControlPlane.Etcd = &envtest.Etcd{Path: bin["etcd"]}
+	}
+
+	var err error
+	if config, err = env.Start(); err != nil {
+		return err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(
+		corev1.AddToScheme(scheme),
+		apiextensionsv1.AddToScheme(scheme),
+		ipamv1alpha1.AddToScheme(scheme),
+		speakerv1alpha1.AddToScheme(scheme),
+	); err != nil {
+		return err
+	}
+	apiClient, err = client.New(config, client.Options{Scheme: scheme})
+	return err
+}
+
+// object reads one object as a user types it; kind and name come before the rest.
+func object(t *testing.T, kind, rest string) *unstructured.Unstructured {
+	t.Helper()
+	obj := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(rest), &obj.Object); err != nil {
+		t.Fatalf("reading the test's own object: %v", err)
+	}
+	if obj.Object == nil {
+		obj.Object = map[string]any{}
+	}
+	obj.SetGroupVersionKind(ipamv1alpha1.GroupVersion.WithKind(kind))
+	obj.SetName(cmp.Or(obj.GetName(), "test"))
+	return obj
+}
+
+// objects reads a file of objects.
+func objects(t *testing.T, path string) []*unstructured.Unstructured {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objs []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for {
+		obj := &unstructured.Unstructured{}
+		err := decoder.Decode(&obj.Object)
+		if errors.Is(err, io.EOF) {
+			return objs
+		}
+		if err != nil {
+			t.Fatalf("reading %s: %v", path, err)
+		}
+		objs = append(objs, obj)
+	}
+}
+
+// create creates obj until the test ends.
+func create(t *testing.T, obj client.Object) {
+	t.Helper()
+	if err := apiClient.Create(t.Context(), obj, client.FieldValidation(metav1.FieldValidationStrict)); err != nil {
+		t.Fatalf("creating %s: %v", obj.GetName(), err)
+	}
+	t.Cleanup(func() {
+		if err := apiClient.Delete(context.WithoutCancel(t.Context()), obj); client.IgnoreNotFound(err) != nil {
+			t.Errorf("deleting %s: %v", obj.GetName(), err)
+		}
+	})
+}
+
+// tryCreate returns what the API server says to obj, without creating it.
+func tryCreate(ctx context.Context, obj client.Object) error {
+	return apiClient.Create(ctx, obj, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
+}
+
+// causes returns every complaint of err as "field: message", without the API server's remark that it has skipped the
+// CEL rules of an object whose schema does not fit.
+func causes(t *testing.T, err error) []string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || !apierrors.IsInvalid(err) {
+		t.Fatalf("got error %v, want one of validation", err)
+	}
+	var all []string
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Field != "<nil>" {
+			all = append(all, cause.Field+": "+cause.Message)
+		}
+	}
+	return all
+}
