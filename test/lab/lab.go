@@ -132,7 +132,7 @@ func Up(ctx context.Context, config Config, progress io.Writer) (*Lab, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	start := time.Now()
-	l, err := create(config, bin)
+	l, err := create(ctx, config, bin)
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: %w", config.Name, err)
 	}
@@ -145,9 +145,10 @@ func Up(ctx context.Context, config Config, progress io.Writer) (*Lab, error) {
 }
 
 // create makes the state directory of a new lab.
-func create(config Config, bin Binaries) (*Lab, error) {
+func create(ctx context.Context, config Config, bin Binaries) (*Lab, error) {
 	dir := stateDir(config.Name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// Again, because another lab that is taken down removes the common parent where it is empty.
+	if err := eventually(ctx, func() error { return os.MkdirAll(dir, 0o755) }); err != nil {
 		return nil, err
 	}
 	content, err := json.MarshalIndent(state{Config: config, Binaries: bin}, "", "  ")
@@ -287,7 +288,6 @@ func (l *Lab) Down(ctx context.Context) error {
 		case e.Cgroup != "":
 			for _, hierarchy := range l.hierarchies {
 				errs = append(errs, removeCgroup(ctx, filepath.Join(hierarchy, e.Cgroup)))
-				os.Remove(filepath.Join(hierarchy, filepath.Dir(e.Cgroup))) // Stays while another lab is in it.
 			}
 		case e.Namespace != "":
 			if _, err := os.Lstat("/run/netns/" + e.Namespace); err == nil {

@@ -131,15 +131,15 @@ func eventually(ctx context.Context, done func() error) error {
 
 // A lab's cgroups form one tree, with the same path in each hierarchy:
 //
-//	/tandem-lab/NAME/HOST/daemons   what the lab starts on a host
-//	/tandem-lab/NAME/HOST/pods      the kubelet's root: one cgroup for each pod of a node
+//	/tandem-lab-NAME/HOST/daemons   what the lab starts on a host
+//	/tandem-lab-NAME/HOST/pods      the kubelet's root: one cgroup for each pod of a node
 //
 // The unified hierarchy says what belongs to the lab. On a machine with version 1 controllers it stands beside those, and
 // runc puts containers in the same place in all of them. The daemons have a leaf of their own because version 2 allows no
 // processes in a cgroup whose children have controllers.
 
 // cgroup returns the path of the lab's cgroup.
-func (l *Lab) cgroup() string { return "/tandem-lab/" + l.config.Name }
+func (l *Lab) cgroup() string { return "/tandem-lab-" + l.config.Name }
 
 // podCgroup returns the path of the cgroup for a node's pods.
 func (l *Lab) podCgroup(node string) string { return l.cgroup() + "/" + node + "/pods" }

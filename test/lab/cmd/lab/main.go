@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -29,7 +30,11 @@ const usage = `Usage: lab [-name NAME] COMMAND
   status             list hosts and processes
   kubectl ARGS       run kubectl as the administrator
   exec HOST COMMAND  run a command in the network namespace of a host
+  frr HOST [CONFIG]  start FRR on a host with a configuration file, or stop it
   vtysh HOST COMMAND ask FRR on a host
+  link HOST up|down  cut or restore the link of a host
+  stop PROCESS|NODE  kill a process, or everything on a node and its link
+  start PROCESS|NODE start it again
   load IMAGE.tar...  load docker-archives on every node
 `
 
@@ -92,6 +97,30 @@ func command(ctx context.Context, name, command string, args []string) error {
 		return attach(l.Kubectl(ctx, args...))
 	case command == "exec" && len(args) > 1:
 		return attach(l.Command(ctx, args[0], args[1], args[2:]...))
+	case command == "frr" && len(args) == 1:
+		return l.StopFRR(ctx, args[0])
+	case command == "frr" && len(args) == 2:
+		config, err := os.ReadFile(args[1])
+		if err != nil {
+			return err
+		}
+		return l.StartFRR(ctx, args[0], string(config))
+	case command == "link" && len(args) == 2 && (args[1] == "up" || args[1] == "down"):
+		return l.SetLink(ctx, args[0], args[1] == "up")
+	case command == "stop" && len(args) == 1:
+		if slices.Contains(l.Nodes(), args[0]) {
+			return l.StopNode(ctx, args[0])
+		}
+		return l.StopComponent(ctx, args[0])
+	case command == "start" && len(args) == 1:
+		if slices.Contains(l.Nodes(), args[0]) {
+			return l.StartNode(ctx, args[0])
+		}
+		return l.StartComponent(args[0])
+	case command == "vtysh" && len(args) > 1:
+		out, err := l.Vtysh(ctx, args[0], strings.Join(args[1:], " "))
+		fmt.Print(out)
+		return err
 	case command == "load" && len(args) > 0:
 		return l.LoadImages(ctx, args...)
 	}
