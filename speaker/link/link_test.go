@@ -1,0 +1,205 @@
+package link
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	byValue = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+	someMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 1}
+)
+
+func address(prefix string, change ...func(*Address)) Address {
+	a := Address{Prefix: netip.MustParsePrefix(prefix), Permanent: true}
+	for _, c := range change {
+		c(&a)
+	}
+	return a
+}
+
+func tentative(a *Address)  { a.Tentative = true }
+func dadFailed(a *Address)  { a.DADFailed = true }
+func deprecated(a *Address) { a.Deprecated = true }
+func temporary(a *Address)  { a.Temporary = true }
+func dynamic(a *Address)    { a.Permanent = false }
+
+func TestUnusable(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		i    Interface
+		want Reason
+	}{
+		{"Ethernet that is up", Interface{Up: true, MAC: someMAC}, ""},
+		{"bridge that is up", Interface{Up: true, MAC: someMAC, Kind: "bridge"}, ""},
+		{"member of a VRF", Interface{Up: true, MAC: someMAC, Master: 7, InVRF: true}, ""},
+		{"loopback", Interface{Up: true, MAC: make([]byte, 6), Loopback: true}, IsLoopback},
+		{"down", Interface{MAC: someMAC}, Down},
+		{"without ARP", Interface{Up: true, MAC: someMAC, NoARP: true}, NoARP},
+		{"WireGuard has no MAC", Interface{Up: true}, NoMAC},
+		{"MAC of zeros", Interface{Up: true, MAC: make([]byte, 6)}, NoMAC},
+		{"InfiniBand", Interface{Up: true, MAC: make([]byte, 20)}, NoMAC},
+		{"port of a bridge", Interface{Up: true, MAC: someMAC, Master: 7}, Enslaved},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := tt.i.Unusable(); got != tt.want {
+				t.Errorf("Unusable() = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestHolding(t *testing.T) {
+	s := &Snapshot{Interfaces: []Interface{
+		{Name: "lo", Loopback: true, Addresses: []Address{address("10.0.0.1/8"), address("198.51.100.200/32")}},
+		{Name: "eth0", Addresses: []Address{address("198.51.100.11/24"), address("2001:db8:51::11/64")}},
+		{Name: "eth1", Addresses: []Address{address("198.51.100.12/25"), address("192.0.2.1/30")}},
+		{Name: "kube-lb0", Addresses: []Address{address("198.51.100.200/32"), address("2001:db8:51::200/128")}},
+	}}
+	for _, tt := range []struct {
+		name, addr string
+		want       []string
+	}{
+		{"in one subnet", "2001:db8:51::200", []string{"eth0"}},
+		{"in the wider of two subnets", "198.51.100.200", []string{"eth0"}},
+		{"in two subnets", "198.51.100.100", []string{"eth0", "eth1"}},
+		{"in none", "203.0.113.1", nil},
+		{"in the loopback interface's only", "10.1.2.3", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for _, i := range s.Holding(netip.MustParseAddr(tt.addr)) {
+				got = append(got, i.Name)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("Holding(%s) differs (-want +got):\n%s", tt.addr, diff)
+			}
+		})
+	}
+}
+
+func TestSourceOn(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		addresses []Address
+		dst       string
+		want      [2]string // per family, "" for none
+	}{
+		{
+			"one of each family, whatever dst's is",
+			[]Address{address("198.51.100.11/24"), address("2001:db8:51::11/64"), address("fe80::11/64")},
+			"198.51.100.1",
+			[2]string{"198.51.100.11", "2001:db8:51::11"},
+		},
+		{
+			"the one in dst's subnet",
+			[]Address{address("192.0.2.11/24"), address("198.51.100.11/24"), address("2001:db8:50::11/64"), address("2001:db8:51::11/64")},
+			"2001:db8:51::1",
+			[2]string{"192.0.2.11", "2001:db8:51::11"},
+		},
+		{
+			"a link-local dst finds global ones",
+			[]Address{address("fe80::11/64"), address("2001:db8:51::11/64")},
+			"fe80::1%eth0",
+			[2]string{"", "2001:db8:51::11"},
+		},
+		{
+			"only addresses that stay",
+			[]Address{
+				address("2001:db8:51::1/64", tentative), address("2001:db8:51::2/64", dadFailed), address("2001:db8:51::3/64", deprecated),
+				address("2001:db8:51::4/64", temporary, dynamic), address("2001:db8:51::5/64", dynamic),
+			},
+			"2001:db8:51::99",
+			[2]string{"", "2001:db8:51::5"},
+		},
+		{
+			"a permanent one rather than a dynamic one",
+			[]Address{address("2001:db8:51::5/64", dynamic), address("2001:db8:51::11/64")},
+			"2001:db8:51::99",
+			[2]string{"", "2001:db8:51::11"},
+		},
+		{
+			"never an excluded one", // The nearest, which is announced for a Service.
+			[]Address{address("198.51.100.11/24"), address("198.51.100.10/24")},
+			"198.51.100.1",
+			[2]string{"198.51.100.11", ""},
+		},
+		{
+			"a subnet's rather than a single one",
+			[]Address{address("198.51.100.2/32"), address("198.51.100.11/24")},
+			"203.0.113.1",
+			[2]string{"198.51.100.11", ""},
+		},
+		{
+			"a single one if there is no other",
+			[]Address{address("198.51.100.2/32")},
+			"203.0.113.1",
+			[2]string{"198.51.100.2", ""},
+		},
+		{"none", []Address{address("127.0.0.1/8"), address("fe80::1/64"), address("169.254.1.1/16")}, "203.0.113.1", [2]string{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			excluded := func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.10") }
+			i := Interface{Addresses: tt.addresses}
+			v4, v6 := i.SourceOn(netip.MustParseAddr(tt.dst), excluded)
+			got := [2]string{}
+			for n, a := range [2]netip.Addr{v4, v6} {
+				if a.IsValid() {
+					got[n] = a.String()
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("SourceOn(%s) differs (-want +got):\n%s", tt.dst, diff)
+			}
+		})
+	}
+}
+
+func TestDefaultRouteAddresses(t *testing.T) {
+	s := &Snapshot{
+		Interfaces: []Interface{
+			{Index: 2, Addresses: []Address{address("198.51.100.11/24"), address("2001:db8:51::11/64")}},
+			{Index: 3, Addresses: []Address{address("192.0.2.11/24"), address("2001:db8:52::11/64")}},
+			{Index: 4, Addresses: []Address{address("203.0.113.11/24"), address("2001:db8:53::11/64")}},
+		},
+		DefaultIPv4: []DefaultRoute{{Metric: 100, Index: 3}, {Metric: 600, Index: 2}, {Metric: 700, Index: 2}, {Metric: 800, Index: 9}},
+		DefaultIPv6: []DefaultRoute{{Metric: 1024, Index: 2}},
+	}
+	v4, v6 := s.DefaultRouteAddresses(nil)
+	want4 := []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("198.51.100.11")}
+	want6 := []netip.Addr{netip.MustParseAddr("2001:db8:51::11")}
+	if diff := cmp.Diff([][]netip.Addr{want4, want6}, [][]netip.Addr{v4, v6}, byValue); diff != "" {
+		t.Errorf("DefaultRouteAddresses() differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestIsRelevant(t *testing.T) {
+	route := func(dstLen byte) []byte {
+		return append([]byte{unix.AF_INET, dstLen}, make([]byte, unix.SizeofRtMsg)...)
+	}
+	for _, tt := range []struct {
+		name string
+		typ  uint16
+		data []byte
+		want bool
+	}{
+		{"link", unix.RTM_NEWLINK, nil, true},
+		{"address gone", unix.RTM_DELADDR, nil, true},
+		{"default route", unix.RTM_NEWROUTE, route(0), true},
+		{"default route gone", unix.RTM_DELROUTE, route(0), true},
+		{"route of a routing daemon", unix.RTM_NEWROUTE, route(24), false},
+		{"route cut short", unix.RTM_NEWROUTE, []byte{unix.AF_INET, 0}, false},
+		{"neighbour", unix.RTM_NEWNEIGH, nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := isRelevant(tt.typ, tt.data); got != tt.want {
+				t.Errorf("isRelevant() = %t, want %t", got, tt.want)
+			}
+		})
+	}
+}
