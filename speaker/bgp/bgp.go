@@ -170,9 +170,9 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 		}
 		old := running[name]
 		if old != nil && !old.peer.equal(w.Peer) {
-			s.logger.Info("Restarted BGP session because its declaration changed", "peer", name)
 			old.close(ctx, Withdraw)
 			s.remove(name)
+			s.logger.Info("Closed BGP session to start it anew as declared", "peer", name)
 			old = nil
 		}
 		if old == nil {

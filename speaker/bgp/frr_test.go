@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tandem-lb/tandem/speaker/community"
 )
 
 const bothFamilies = `
@@ -100,7 +102,8 @@ func TestIPv6Session(t *testing.T) {
 func TestExtendedNextHop(t *testing.T) {
 	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "$S6"))
 	peer := r.peer()
-	peer.Address = r.router6
+	// The capability makes FRR send router advertisements, from which this side would get one more address to dial from.
+	peer.Address, peer.SourceAddress = r.router6, r.speaker6
 	overIPv6 := Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
 	s := newSpeaker(t)
 	set(t, s, Session{Peer: peer, Routes: []Route{overIPv6, r.route("2001:db8:51::1000/128")}})
@@ -136,9 +139,9 @@ func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 }
 
 func TestAttributes(t *testing.T) {
-	var communities []Community
+	var communities []community.Community
 	for _, c := range []string{"no-export", "large:64512:1:2", "64512:100", "64512:100"} {
-		parsed, err := ParseCommunity(c)
+		parsed, err := community.Parse(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +197,7 @@ func TestPeersHearTheirOwn(t *testing.T) {
 	p1, p2 := r1.peer(), r2.peer()
 	p2.Name, p2.RouterID = "tor2", netip.MustParseAddr("192.0.2.253")
 	one, two, only := r1.route("198.51.100.200/32"), r2.route("198.51.100.200/32"), r2.route("2001:db8:51::1000/128")
-	one.MED, two.Communities = ptr[uint32](10), []Community{{a: 64512, b: 2}}
+	one.MED, two.Communities = ptr[uint32](10), []community.Community{{A: 64512, B: 2}}
 	s := newSpeaker(t)
 	set(t, s, Session{p1, []Route{one}}, Session{p2, []Route{two, only}})
 
@@ -235,7 +238,7 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 	before := r.neighbor(r.speaker4).MessageStats.UpdatesRecv
 
 	for i := range routes {
-		routes[i].LocalPref, routes[i].Communities = ptr[uint32](0), []Community{GracefulShutdown}
+		routes[i].LocalPref, routes[i].Communities = ptr[uint32](0), []community.Community{community.GracefulShutdown}
 	}
 	set(t, s, Session{peer, routes})
 	want4.LocalPref, want4.Community.String = ptr(0), "graceful-shutdown"
@@ -264,7 +267,7 @@ func TestPassword(t *testing.T) {
 	s := newSpeaker(t)
 	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
 	state := await(t, s, "tor1", "an error", func(state SessionState) bool { return state.LastError != "" })
-	if state.State != Active || !strings.Contains(state.LastError, "a password that differs looks the same") ||
+	if state.State != Active || !strings.Contains(state.LastError, "a different password or TTL security looks the same") ||
 		strings.Contains(state.LastError, "wrong") {
 		t.Errorf("A wrong password looks like this: %+v", state)
 	}
@@ -276,24 +279,24 @@ func TestPassword(t *testing.T) {
 
 func TestGTSM(t *testing.T) {
 	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 ttl-security hops 1", 1))
+	// The kernel of the router sets its bound after the accept; this one sees the SYN as well.
+	r.nft("table ip near { chain in { type filter hook input priority 0; tcp dport 179 ip ttl != 255 drop; }; }")
 	peer := r.peer()
-	s := newSpeaker(t)
-	set(t, s, Session{Peer: peer})
-	state := await(t, s, "tor1", "an error", func(state SessionState) bool { return state.LastError != "" })
-	if state.State == Established {
-		t.Errorf("A session without GTSM reached a router with it: %+v", state)
-	}
 	peer.TTLSecurityHops = 1
-	set(t, s, Session{Peer: peer})
-	awaitState(t, s, "tor1", Established)
+	s := newSpeaker(t)
+	set(t, s, Session{Peer: peer, Routes: []Route{r.route("198.51.100.200/32")}})
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 
-	// From here on the router sends as if from one hop further away, and we refuse it.
-	r.nft("table ip hop { chain out { type filter hook output priority 0; ip ttl set 254; }; }")
-	peer.HoldTime = 3 * time.Second
+	// From here on the router sends as if from one hop further away: two are needed, and one refuses it.
+	r.nft("table ip far { chain out { type filter hook output priority 0; ip ttl set 254; }; }")
+	peer.ConnectTime = time.Second
 	set(t, s, Session{Peer: peer})
-	await(t, s, "tor1", "a loss", func(state SessionState) bool {
+	await(t, s, "tor1", "a refusal", func(state SessionState) bool {
 		return state.State != Established && strings.Contains(state.LastError, "no answer from the peer")
 	})
+	peer.TTLSecurityHops = 2
+	set(t, s, Session{Peer: peer})
+	awaitState(t, s, "tor1", Established)
 }
 
 // TestMultihop puts a rule on the router that drops what could not have crossed a second hop.
@@ -459,7 +462,7 @@ func TestWrongASNumbersAreReported(t *testing.T) {
 		ours, peer uint32
 		want       string
 	}{
-		{"the peer's number is another", 64512, 64999, "sent NOTIFICATION code 2(open) subcode 2(bad peer AS)"},
+		{"the peer's number is another", 64512, 64999, "sent NOTIFICATION code 2(open) subcode 2(bad peer as)"},
 		{"the peer expects another number of ours", 64999, 64513, "AS number"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -65,7 +65,8 @@ func failure(r slog.Record) string {
 		collect()
 		text := attrs["Error"].String()
 		if strings.HasSuffix(text, "i/o timeout") {
-			text += ": no answer from the peer; a password that differs looks the same, since RFC 2385 drops in silence"
+			// RFC 2385 §4.1 and RFC 5082 §3 drop what does not fit without a word.
+			text += ": no answer from the peer; a different password or TTL security looks the same"
 		}
 		return text
 	case "outgoing connection IO error":

@@ -9,6 +9,8 @@ import (
 
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"github.com/tandem-lb/tandem/speaker/community"
 )
 
 // Route is a prefix as one peer shall hear it.
@@ -23,7 +25,7 @@ type Route struct {
 	// Prepend is how many times the local AS is added to the one time it always is. Internal peers see none of it: they
 	// would find their own AS in the path and take it for a loop (RFC 4271 §9.1.2).
 	Prepend     uint8
-	Communities []Community
+	Communities []community.Community
 }
 
 // Family returns the family of the prefix.
@@ -60,7 +62,7 @@ func (r Route) extendedNextHop() bool { return r.Family() == IPv4 && r.NextHop.I
 // compare equal.
 func (r Route) normal() Route {
 	communities := slices.Clone(r.Communities)
-	slices.SortFunc(communities, compareCommunities)
+	slices.SortFunc(communities, community.Compare)
 	if r.Communities = slices.Compact(communities); len(r.Communities) == 0 {
 		r.Communities = nil
 	}
@@ -107,10 +109,10 @@ func (r Route) path(peer Peer) (*apiutil.Path, error) {
 	var standard []uint32
 	var large []*gobgp.LargeCommunity
 	for _, c := range r.Communities {
-		if c.large {
-			large = append(large, gobgp.NewLargeCommunity(c.a, c.b, c.c))
+		if c.Large {
+			large = append(large, gobgp.NewLargeCommunity(c.A, c.B, c.C))
 		} else {
-			standard = append(standard, c.a<<16|c.b)
+			standard = append(standard, c.A<<16|c.B)
 		}
 	}
 	if len(standard) > 0 {

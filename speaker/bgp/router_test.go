@@ -206,7 +206,7 @@ func (r *frr) wantRIB(want map[string][]path) {
 	eventually(r.t, "the router's RIB (-want +got)", func() string { return cmp.Diff(want, r.rib()) })
 }
 
-// table is the view of the routers' BGP counters that tests use.
+// neighbor returns what the router says about the session to address.
 func (r *frr) neighbor(address netip.Addr) (n neighbor) {
 	r.t.Helper()
 	all := map[string]neighbor{}
@@ -215,16 +215,15 @@ func (r *frr) neighbor(address netip.Addr) (n neighbor) {
 }
 
 type neighbor struct {
-	BGPState            string
-	RemoteRouterID      string `json:"remoteRouterId"`
-	HostLocal           string
-	HostForeign         string
-	HoldTime            int `json:"bgpTimerHoldTimeMsecs"`
-	KeepAlive           int `json:"bgpTimerKeepAliveIntervalMsecs"`
-	LastResetDueTo      string
-	LastNotification    string `json:"lastNotificationReason"`
-	MessageStats        struct{ UpdatesRecv int }
-	GracefulRestartInfo map[string]any
+	BGPState         string
+	RemoteRouterID   string `json:"remoteRouterId"`
+	HostLocal        string
+	HostForeign      string
+	HoldTime         int `json:"bgpTimerHoldTimeMsecs"`
+	KeepAlive        int `json:"bgpTimerKeepAliveIntervalMsecs"`
+	LastResetDueTo   string
+	LastNotification string `json:"lastNotificationReason"`
+	MessageStats     struct{ UpdatesRecv int }
 }
 
 // eventually waits until check has nothing to complain about.
