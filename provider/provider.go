@@ -41,6 +41,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer"
+	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -53,6 +54,8 @@ type Config struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
 	Recorder  record.EventRecorder
+	// Namespace is Tandem's own, for the Secret of the speakers.
+	Namespace string
 	// ClassOnly leaves Services without a load balancer class to another provider.
 	ClassOnly bool
 }
@@ -64,6 +67,7 @@ type Cloud struct {
 	services  *serviceInformer
 	claims    informers.SharedInformerFactory
 	pools     ctrlcache.Cache
+	config    *config.Controller
 }
 
 var _ cloudprovider.Interface = &Cloud{}
@@ -121,10 +125,11 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		services:  services,
 		claims:    claims,
 		pools:     pools,
+		config:    &config.Controller{Client: poolClient, Cache: pools, Kubernetes: cfg.Client, Namespace: cfg.Namespace},
 	}, nil
 }
 
-// Initialize starts what belongs to the provider: its caches and the server of addresses. It is called once, on the leader.
+// Initialize starts what belongs to the provider: its caches, the server of addresses, and what the speakers need of a leader. It is called once, on the leader.
 func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -132,18 +137,18 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 		cancel()
 	}()
 	c.claims.Start(stop)
-	go func() {
-		if err := c.pools.Start(ctx); err != nil {
-			klog.ErrorS(err, "Failed to run the cache of AddressPools")
-			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
-		}
-	}()
-	go func() {
-		if err := c.server.Run(ctx); err != nil && ctx.Err() == nil {
-			klog.ErrorS(err, "Failed to serve addresses")
-			klog.FlushAndExit(klog.ExitFlushTimeout, 1)
-		}
-	}()
+	for part, run := range map[string]func(context.Context) error{
+		"the cache of Tandem's kinds":   c.pools.Start,
+		"addresses":                     c.server.Run,
+		"the configuration of speakers": c.config.Run,
+	} {
+		go func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				klog.ErrorS(err, "Failed to run a part of the provider", "part", part)
+				klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+			}
+		}()
+	}
 }
 
 // LoadBalancer returns the server of addresses.

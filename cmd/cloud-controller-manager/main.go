@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 
@@ -43,6 +44,8 @@ func run() int {
 	opts.Generic.LeaderElection.ResourceNamespace = "tandem-system"
 
 	var flags cliflag.NamedFlagSets
+	namespace := flags.FlagSet("tandem").String("namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "tandem-system"),
+		"Namespace of Tandem, in which the speakers look for their Secrets; default from the environment variable POD_NAMESPACE.")
 	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
 		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")
 
@@ -52,6 +55,7 @@ func run() int {
 			Client:    c.ClientBuilder.ClientOrDie("tandem-provider"),
 			Informers: c.SharedInformers,
 			Recorder:  c.EventRecorder,
+			Namespace: *namespace,
 			ClassOnly: *classOnly,
 		})
 		if err != nil {

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command tandem-speaker announces the addresses of Services from the node it runs on.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/component-base/cli"
+	"k8s.io/component-base/featuregate"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
+	"k8s.io/component-base/version/verflag"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/tandem-lb/tandem/speaker"
+)
+
+type options struct {
+	node, hostIP, namespace string
+	kubeconfig              string
+	metricsBindAddress      string
+	membershipPort          uint16
+}
+
+func main() { os.Exit(cli.Run(command())) }
+
+func command() *cobra.Command {
+	var o options
+	logOptions := logs.NewOptions()
+	features := featuregate.NewFeatureGate()
+	cmd := &cobra.Command{
+		Use:           "tandem-speaker",
+		Short:         "Announces the addresses of Services from the node it runs on",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(*cobra.Command, []string) error {
+			verflag.PrintAndExitIfRequested()
+			if err := logsapi.ValidateAndApply(logOptions, features); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return run(ctx, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "Name of this node; default from the environment variable NODE_NAME.")
+	flags.StringVar(&o.hostIP, "host-ip", os.Getenv("HOST_IP"), "Address of this node by which other speakers reach it; default from the environment variable HOST_IP.")
+	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
+	flags.StringVar(&o.metricsBindAddress, "metrics-bind-address", ":7574", "Address for /metrics, /healthz and /readyz.")
+	flags.Uint16Var(&o.membershipPort, "membership-port", 7573, "UDP and TCP port on which speakers watch each other, the same on every node.")
+	verflag.AddFlags(flags)
+	logsapi.AddFlags(logOptions, flags)
+	return cmd
+}
+
+func run(ctx context.Context, o options) error {
+	logger := klog.FromContext(ctx)
+	ctrl.SetLogger(logr.New(logger.GetSink()))
+	for flag, value := range map[string]string{"--node-name": o.node, "--host-ip": o.hostIP, "--namespace": o.namespace} {
+		if value == "" {
+			return fmt.Errorf("%s is empty; set it, or its environment variable as manifests/speaker does", flag)
+		}
+	}
+	hostIP, err := netip.ParseAddr(o.hostIP)
+	if err != nil {
+		return fmt.Errorf("--host-ip: %w", err)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("--kubeconfig: %w", err)
+	}
+	// A node that takes over thousands of Services records each. The API server's priority and fairness is the limit meant
+	// to hold.
+	config.QPS, config.Burst = 200, 400
+	config.UserAgent = rest.DefaultKubernetesUserAgent()
+	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
+	s, err := speaker.New(speaker.Config{
+		Node:           o.node,
+		HostIP:         hostIP,
+		Namespace:      o.namespace,
+		MembershipPort: o.membershipPort,
+		REST:           config,
+		Registerer:     metrics.Registry,
+		Recorder:       broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
+	})
+	if err != nil {
+		return err
+	}
+	serving := serve(o.metricsBindAddress, s)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = serving.Shutdown(ctx)
+	}()
+	return s.Run(ctx)
+}
+
+// serve answers for metrics and health. A port that is taken costs the metrics, not the announcements.
+func serve(address string, s *speaker.Speaker) *http.Server {
+	check := func(check func(*http.Request) error) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if err := check(r); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			_, _ = w.Write([]byte("ok\n"))
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /healthz", check(func(*http.Request) error { return nil }))
+	mux.Handle("GET /readyz", check(s.Ready))
+	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := server.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			klog.ErrorS(err, "Failed to serve metrics and health", "address", address)
+		}
+	}()
+	return server
+}

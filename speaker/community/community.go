@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package community reads BGP communities: labels on a route that tell routers what to do with it.
+package community
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Community is a standard community (RFC 1997) or a large one (RFC 8092). Communities are comparable.
+type Community struct {
+	Large bool
+	// A standard community has its two halves, 16 bits each, in A and B. A large one has its global administrator in A and
+	// its two local parts in B and C.
+	A, B, C uint32
+}
+
+// GracefulShutdown asks for the lowest preference, so that traffic leaves before the route does (RFC 8326).
+var GracefulShutdown = Community{A: 65535, B: 0}
+
+// wellKnown holds the names of IANA's registry of well-known communities that a route originator may use.
+var wellKnown = map[string]Community{
+	"graceful-shutdown":   GracefulShutdown,      // RFC 8326
+	"accept-own":          {A: 65535, B: 1},      // RFC 7611
+	"llgr-stale":          {A: 65535, B: 6},      // RFC 9494
+	"no-llgr":             {A: 65535, B: 7},      // RFC 9494
+	"blackhole":           {A: 65535, B: 666},    // RFC 7999
+	"no-export":           {A: 65535, B: 0xff01}, // RFC 1997
+	"no-advertise":        {A: 65535, B: 0xff02}, // RFC 1997
+	"no-export-subconfed": {A: 65535, B: 0xff03}, // RFC 1997
+	"local-as":            {A: 65535, B: 0xff03}, // the same, as routers call it
+	"no-peer":             {A: 65535, B: 0xff04}, // RFC 3765
+	"internet":            {A: 0, B: 0},          // by convention
+}
+
+// Parse reads "64512:100", "large:64512:1:2" or the name of a well-known community, such as "no-export".
+func Parse(s string) (Community, error) {
+	if c, ok := wellKnown[s]; ok {
+		return c, nil
+	}
+	fields, large := strings.CutPrefix(s, "large:")
+	bits, want := 16, 2
+	if large {
+		bits, want = 32, 3
+	}
+	parts := strings.Split(fields, ":")
+	if len(parts) != want {
+		return Community{}, fmt.Errorf(
+			"%q is not a community: write two numbers (64512:100), a large one (large:64512:1:2) or a well-known name", s)
+	}
+	var n [3]uint32
+	for i, part := range parts {
+		v, err := strconv.ParseUint(part, 10, bits)
+		if err != nil {
+			return Community{}, fmt.Errorf("%q is not a community: %q is not a number of %d bits", s, part, bits)
+		}
+		n[i] = uint32(v)
+	}
+	return Community{Large: large, A: n[0], B: n[1], C: n[2]}, nil
+}
+
+// String returns the form that Parse reads, in numbers.
+func (c Community) String() string {
+	if c.Large {
+		return fmt.Sprintf("large:%d:%d:%d", c.A, c.B, c.C)
+	}
+	return fmt.Sprintf("%d:%d", c.A, c.B)
+}
+
+// Compare orders communities: standard ones first, then by their numbers.
+func Compare(x, y Community) int {
+	if x.Large != y.Large {
+		if y.Large {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(x.A, y.A), cmp.Compare(x.B, y.B), cmp.Compare(x.C, y.C))
+}

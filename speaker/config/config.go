@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config turns the objects that users write for the speakers into what speakers follow, and says of each object whether it is in
+// use and, where it is not, what to change.
+//
+// [Compile] is pure and is called by both sides: every speaker takes the [Config] from it, and the controller manager's leader
+// ([Controller]) takes the conditions and writes them, so that what users read is what speakers do. An object with a mistake
+// is left out, or used without the part at fault; it never keeps another from being used.
+//
+// This is the one child of package speaker that knows API types. It does not know gobgp, since it is part of the controller
+// manager too.
+package config
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// Objects are the objects to compile. Of pools only names and labels matter.
+type Objects struct {
+	AddressPools            []ipamv1alpha1.AddressPool
+	L2Advertisements        []v1alpha1.L2Advertisement
+	BGPPeers                []v1alpha1.BGPPeer
+	BGPAdvertisements       []v1alpha1.BGPAdvertisement
+	BFDProfiles             []v1alpha1.BFDProfile
+	Communities             []v1alpha1.Community
+	InterfaceAdvertisements []v1alpha1.InterfaceAdvertisement
+}
+
+// Config is what speakers follow. Each list is ordered by name.
+type Config struct {
+	L2    []L2Advertisement
+	Peers []Peer
+	BGP   []BGPAdvertisement
+}
+
+// Selection says which addresses of which Services an advertisement concerns, and on which nodes.
+type Selection struct {
+	// Pools are the pools by name, nil for every pool.
+	Pools    map[string]bool
+	Services labels.Selector
+	Nodes    labels.Selector
+}
+
+// Selects reports whether an address from the pool, of a Service with these labels, is concerned.
+func (s Selection) Selects(pool string, service labels.Set) bool {
+	return (s.Pools == nil || s.Pools[pool]) && s.Services.Matches(service)
+}
+
+// L2Advertisement is a compiled v1alpha1.L2Advertisement.
+type L2Advertisement struct {
+	Name string
+	Selection
+	// Interfaces are patterns of names; none stands for every interface that holds the address's prefix.
+	Interfaces []string
+	Preferred  []Preference
+}
+
+// MatchesInterface reports whether one of the patterns matches the name. It is false where there are none.
+func (a L2Advertisement) MatchesInterface(name string) bool {
+	return slices.ContainsFunc(a.Interfaces, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return err == nil && ok
+	})
+}
+
+// Preference adds to the weight of the nodes it matches.
+type Preference struct {
+	Weight int32
+	Nodes  labels.Selector
+}
+
+// Peer is a compiled v1alpha1.BGPPeer.
+type Peer struct {
+	Name  string
+	Nodes labels.Selector
+	Spec  v1alpha1.BGPPeerSpec
+}
+
+// BGPAdvertisement is a compiled v1alpha1.BGPAdvertisement.
+type BGPAdvertisement struct {
+	Name string
+	Selection
+	// Peers are names, nil for every peer.
+	Peers                  map[string]bool
+	LengthIPv4, LengthIPv6 int
+	LocalPref, MED         *uint32
+	ASPathPrepend          uint8
+	Communities            []community.Community
+}
+
+// Key names one of the objects.
+type Key struct {
+	Kind, Name string
+}
+
+// Compile returns what speakers follow, and the condition Ready of every object.
+func Compile(o Objects) (Config, map[Key]metav1.Condition) {
+	c := compiler{Objects: o, conditions: map[Key]metav1.Condition{}}
+	return c.compile(), c.conditions
+}
+
+type compiler struct {
+	Objects
+	conditions map[Key]metav1.Condition
+}
+
+// findings collects what is wrong with one object.
+type findings struct {
+	invalid, unknown, notBuilt []string
+}
+
+func (f *findings) selector(field string, s *metav1.LabelSelector) labels.Selector {
+	if s == nil {
+		return labels.Everything()
+	}
+	compiled, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		f.invalid = append(f.invalid, fmt.Sprintf("%s: %v", field, err))
+		return labels.Nothing()
+	}
+	return compiled
+}
+
+// names checks references to objects by name and returns those that exist, nil for an empty list. hint is what to do about a missing one.
+func (f *findings) names(field, kind string, names []string, exists func(string) bool) map[string]bool {
+	if len(names) == 0 {
+		return nil
+	}
+	known := map[string]bool{}
+	for i, name := range names {
+		if !exists(name) {
+			f.unknown = append(f.unknown, fmt.Sprintf("%s[%d]: there is no %s %q; create it or remove the name", field, i, kind, name))
+			continue
+		}
+		known[name] = true
+	}
+	return known
+}
+
+// condition returns the condition that says it all, and whether the object is used.
+func (f *findings) condition(generation int64) (metav1.Condition, bool) {
+	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, ObservedGeneration: generation}
+	used := true
+	switch {
+	case len(f.invalid) > 0:
+		c.Reason, used = v1alpha1.ReasonInvalid, false
+	case len(f.unknown) > 0:
+		c.Reason = v1alpha1.ReasonUnknownReference
+	case len(f.notBuilt) > 0:
+		c.Reason = v1alpha1.ReasonNotImplemented
+	default:
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonAccepted
+	}
+	c.Message = strings.Join(slices.Concat(f.invalid, f.unknown, f.notBuilt), "; ")
+	return c, used
+}
+
+func (c *compiler) conclude(kind, name string, generation int64, f *findings) bool {
+	condition, used := f.condition(generation)
+	c.conditions[Key{kind, name}] = condition
+	return used
+}
+
+func (c *compiler) compile() Config {
+	var config Config
+	for _, ad := range c.L2Advertisements {
+		var f findings
+		compiled := L2Advertisement{Name: ad.Name, Selection: c.selection(&f, ad.Spec.Selection)}
+		for _, pattern := range ad.Spec.Interfaces {
+			compiled.Interfaces = append(compiled.Interfaces, string(pattern))
+		}
+		for i, p := range ad.Spec.PreferredNodes {
+			nodes := f.selector(fmt.Sprintf("spec.preferredNodes[%d].nodeSelector", i), &p.NodeSelector)
+			compiled.Preferred = append(compiled.Preferred, Preference{p.Weight, nodes})
+		}
+		if c.conclude("L2Advertisement", ad.Name, ad.Generation, &f) {
+			config.L2 = append(config.L2, compiled)
+		}
+	}
+	for _, peer := range c.BGPPeers {
+		var f findings
+		compiled := Peer{Name: peer.Name, Nodes: f.selector("spec.nodeSelector", peer.Spec.NodeSelector), Spec: peer.Spec}
+		if name := peer.Spec.BFDProfile; name != "" {
+			f.names("spec.bfdProfile", "BFDProfile", []string{name}, exists(c.BFDProfiles, func(p v1alpha1.BFDProfile) string { return p.Name }))
+			f.notBuilt = append(f.notBuilt, "spec.bfdProfile: this version has no BFD; the session ends by its hold time")
+		}
+		unnumbered := peer.Spec.PeerAddress == ""
+		if unnumbered {
+			f.notBuilt = append(f.notBuilt, "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
+		}
+		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) && !unnumbered {
+			config.Peers = append(config.Peers, compiled)
+		}
+	}
+	for _, ad := range c.BGPAdvertisements {
+		var f findings
+		compiled := BGPAdvertisement{
+			Name: ad.Name, Selection: c.selection(&f, ad.Spec.Selection),
+			Peers:      f.names("spec.peers", "BGPPeer", ad.Spec.Peers, exists(c.BGPPeers, func(p v1alpha1.BGPPeer) string { return p.Name })),
+			LengthIPv4: 32, LengthIPv6: 128,
+			LocalPref: number(ad.Spec.LocalPref), MED: number(ad.Spec.MED),
+			ASPathPrepend: uint8(min(ad.Spec.ASPathPrepend, math.MaxUint8)),
+		}
+		if n := ad.Spec.AggregationLength; n != nil {
+			compiled.LengthIPv4 = int(*n)
+		}
+		if n := ad.Spec.AggregationLengthV6; n != nil {
+			compiled.LengthIPv6 = int(*n)
+		}
+		for i, reference := range ad.Spec.Communities {
+			value, err := c.community(string(reference))
+			if err != nil {
+				f.unknown = append(f.unknown, fmt.Sprintf("spec.communities[%d]: %v", i, err))
+				continue
+			}
+			compiled.Communities = append(compiled.Communities, value)
+		}
+		if c.conclude("BGPAdvertisement", ad.Name, ad.Generation, &f) {
+			config.BGP = append(config.BGP, compiled)
+		}
+	}
+	for _, p := range c.BFDProfiles {
+		c.conclude("BFDProfile", p.Name, p.Generation, &findings{notBuilt: []string{"this version has no BFD; sessions end by their hold time"}})
+	}
+	for _, obj := range c.Communities {
+		var f findings
+		for i, named := range obj.Spec.Communities {
+			if _, err := community.Parse(string(named.Value)); err != nil {
+				f.invalid = append(f.invalid, fmt.Sprintf("spec.communities[%d].value: %v", i, err))
+			}
+		}
+		c.conclude("Community", obj.Name, obj.Generation, &f)
+	}
+	for _, ad := range c.InterfaceAdvertisements {
+		f := findings{notBuilt: []string{"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement"}}
+		c.selection(&f, ad.Spec.Selection)
+		c.conclude("InterfaceAdvertisement", ad.Name, ad.Generation, &f)
+	}
+	slices.SortFunc(config.L2, func(a, b L2Advertisement) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(config.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(config.BGP, func(a, b BGPAdvertisement) int { return strings.Compare(a.Name, b.Name) })
+	return config
+}
+
+func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
+	pools := f.names("spec.addressPools", "AddressPool", s.AddressPools, exists(c.AddressPools, func(p ipamv1alpha1.AddressPool) string { return p.Name }))
+	if s.AddressPoolSelector != nil {
+		selector := f.selector("spec.addressPoolSelector", s.AddressPoolSelector)
+		if pools == nil {
+			pools = map[string]bool{}
+		}
+		for _, p := range c.AddressPools {
+			if selector.Matches(labels.Set(p.Labels)) {
+				pools[p.Name] = true
+			}
+		}
+	}
+	return Selection{
+		Pools:    pools,
+		Services: f.selector("spec.serviceSelector", s.ServiceSelector),
+		Nodes:    f.selector("spec.nodeSelector", s.NodeSelector),
+	}
+}
+
+// community resolves a reference: a name that a Community object defines, or else a value or a well-known name.
+func (c *compiler) community(reference string) (community.Community, error) {
+	for _, obj := range c.Communities {
+		for _, named := range obj.Spec.Communities {
+			if string(named.Name) == reference {
+				return community.Parse(string(named.Value))
+			}
+		}
+	}
+	value, err := community.Parse(reference)
+	if err != nil && !strings.Contains(reference, ":") {
+		return value, fmt.Errorf("there is no community %q; define it in a Community object or write its value", reference)
+	}
+	return value, err
+}
+
+func exists[T any](objects []T, name func(T) string) func(string) bool {
+	return func(wanted string) bool {
+		return slices.ContainsFunc(objects, func(o T) bool { return name(o) == wanted })
+	}
+}
+
+func number(n *int64) *uint32 {
+	if n == nil {
+		return nil
+	}
+	v := uint32(*n)
+	return &v
+}
+
+// Read fills Objects from a cache. What it returns may not be changed.
+func Read(ctx context.Context, reader client.Reader) (Objects, error) {
+	var (
+		pools       ipamv1alpha1.AddressPoolList
+		l2          v1alpha1.L2AdvertisementList
+		peers       v1alpha1.BGPPeerList
+		bgp         v1alpha1.BGPAdvertisementList
+		profiles    v1alpha1.BFDProfileList
+		communities v1alpha1.CommunityList
+		interfaces  v1alpha1.InterfaceAdvertisementList
+	)
+	for _, list := range []client.ObjectList{&pools, &l2, &peers, &bgp, &profiles, &communities, &interfaces} {
+		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return Objects{}, fmt.Errorf("reading %T: %w", list, err)
+		}
+	}
+	return Objects{pools.Items, l2.Items, peers.Items, bgp.Items, profiles.Items, communities.Items, interfaces.Items}, nil
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups="",resources=services;nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools;l2advertisements;bgppeers;bgpadvertisements;bfdprofiles;communities;interfaceadvertisements,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=l2announcements;speakerstatuses,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses/status,verbs=update
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups="",namespace=tandem-system,resources=secrets,verbs=get;list;watch
+
+// objects is what the API holds, as the cache gave it. Nothing in it may be changed.
+type objects struct {
+	services      corev1.ServiceList
+	slices        discoveryv1.EndpointSliceList
+	nodes         corev1.NodeList
+	claims        networkingv1.IPAddressList
+	announcements v1alpha1.L2AnnouncementList
+	speakers      v1alpha1.SpeakerStatusList
+	secrets       corev1.SecretList
+	config        config.Objects
+}
+
+// read fills o from a cache.
+func (o *objects) read(ctx context.Context, reader client.Reader) error {
+	configuration, err := config.Read(ctx, reader)
+	if err != nil {
+		return err
+	}
+	o.config = configuration
+	for _, list := range []client.ObjectList{&o.services, &o.slices, &o.nodes, &o.claims, &o.announcements, &o.speakers, &o.secrets} {
+		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return fmt.Errorf("reading %T: %w", list, err)
+		}
+	}
+	return nil
+}
+
+// snapshot puts the objects together with what this node sees for itself.
+func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState, alive func(string) bool) *Snapshot {
+	compiled, _ := config.Compile(o.config)
+	return &Snapshot{
+		Node:     node,
+		Config:   compiled,
+		Services: o.observedServices(),
+		Nodes:    o.observedNodes(node, own),
+		Alive:    alive,
+	}
+}
+
+func (o *objects) observedServices() []Service {
+	pools := map[netip.Addr]string{}
+	for i := range o.claims.Items {
+		claim := &o.claims.Items[i]
+		if address, err := netip.ParseAddr(claim.Name); err == nil && claim.Labels[networkingv1.LabelManagedBy] == ipamv1alpha1.ManagedBy {
+			pools[address] = claim.Labels[ipamv1alpha1.LabelAddressPool]
+		}
+	}
+	holders := map[types.NamespacedName]string{}
+	for i := range o.announcements.Items {
+		a := &o.announcements.Items[i]
+		holders[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = a.Status.Node
+	}
+	endpoints := observedEndpoints(o.slices.Items)
+	var services []Service
+	for i := range o.services.Items {
+		svc := &o.services.Items[i]
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		name := client.ObjectKeyFromObject(svc)
+		observed := Service{
+			Name:      name,
+			Labels:    svc.Labels,
+			Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+			Endpoints: endpoints[name],
+			Holder:    holders[name],
+		}
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			address, err := netip.ParseAddr(ingress.IP)
+			if pool, claimed := pools[address]; err == nil && claimed {
+				observed.Addresses = append(observed.Addresses, Address{address, pool})
+			}
+		}
+		if len(observed.Addresses) > 0 {
+			services = append(services, observed)
+		}
+	}
+	slices.SortFunc(services, func(a, b Service) int {
+		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
+	})
+	return services
+}
+
+// observedEndpoints finds the usable endpoints: those that are ready or, of a Service and family with none, those that are
+// terminating and still serve, which is where kube-proxy sends the traffic then.
+func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[bgp.Family]Endpoints {
+	type found struct{ ready, serving Endpoints }
+	byService := map[types.NamespacedName]map[bgp.Family]*found{}
+	for i := range all {
+		slice := &all[i]
+		family := bgp.Family(slice.AddressType)
+		service, ok := slice.Labels[discoveryv1.LabelServiceName]
+		if !ok || family != bgp.IPv4 && family != bgp.IPv6 {
+			continue
+		}
+		name := types.NamespacedName{Namespace: slice.Namespace, Name: service}
+		if byService[name] == nil {
+			byService[name] = map[bgp.Family]*found{}
+		}
+		f := byService[name][family]
+		if f == nil {
+			f = &found{ready: Endpoints{Nodes: map[string]bool{}}, serving: Endpoints{Nodes: map[string]bool{}}}
+			byService[name][family] = f
+		}
+		for _, e := range slice.Endpoints {
+			c := e.Conditions
+			into := &f.ready
+			switch {
+			case c.Ready == nil || *c.Ready: // nil means that nobody says otherwise
+			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
+				into = &f.serving
+			default:
+				continue
+			}
+			into.Any = true
+			if e.NodeName != nil {
+				into.Nodes[*e.NodeName] = true
+			}
+		}
+	}
+	endpoints := map[types.NamespacedName]map[bgp.Family]Endpoints{}
+	for name, families := range byService {
+		endpoints[name] = map[bgp.Family]Endpoints{}
+		for family, f := range families {
+			if f.ready.Any {
+				endpoints[name][family] = f.ready
+			} else {
+				endpoints[name][family] = f.serving
+			}
+		}
+	}
+	return endpoints
+}
+
+func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]Node {
+	interfaces := map[string][]Interface{}
+	for i := range o.speakers.Items {
+		interfaces[o.speakers.Items[i].Name] = observedInterfaces(o.speakers.Items[i].Status.Interfaces)
+	}
+	interfaces[self] = observedInterfaces(own) // newer than what was published
+	nodes := map[string]Node{}
+	for i := range o.nodes.Items {
+		node := &o.nodes.Items[i]
+		nodes[node.Name] = Node{
+			Labels:     node.Labels,
+			Excluded:   isExcluded(node),
+			Ready:      hasCondition(node, corev1.NodeReady),
+			Interfaces: interfaces[node.Name],
+		}
+	}
+	return nodes
+}
+
+// observedInterfaces returns the usable ones.
+func observedInterfaces(states []v1alpha1.InterfaceState) []Interface {
+	var interfaces []Interface
+	for _, state := range states {
+		if !state.Usable {
+			continue
+		}
+		observed := Interface{Name: state.Name}
+		for _, text := range state.Addresses {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				observed.Prefixes = append(observed.Prefixes, prefix.Masked())
+			}
+		}
+		interfaces = append(interfaces, observed)
+	}
+	return interfaces
+}
+
+// isExcluded reports whether a node must not announce: it bears the well-known exclusion label with anything but a value that
+// means false, it is shut down for good, or its network is not set up.
+func isExcluded(node *corev1.Node) bool {
+	if value, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+		if excludes, err := strconv.ParseBool(value); err != nil || excludes {
+			return true
+		}
+	}
+	outOfService := func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }
+	return slices.ContainsFunc(node.Spec.Taints, outOfService) || hasCondition(node, corev1.NodeNetworkUnavailable)
+}
+
+func hasCondition(node *corev1.Node, condition corev1.NodeConditionType) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == condition && c.Status == corev1.ConditionTrue
+	})
+}
+
+// addressOf returns the node's address of a family by which other nodes reach it.
+func addressOf(node *corev1.Node, is4 bool) (netip.Addr, bool) {
+	for _, a := range node.Status.Addresses {
+		if address, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && address.Is4() == is4 {
+			return address, true
+		}
+	}
+	return netip.Addr{}, false
+}

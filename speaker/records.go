@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// wanted is what shall be on record, and what is.
+type wanted struct {
+	records       map[types.NamespacedName]Record
+	announcements []v1alpha1.L2Announcement
+	services      map[client.ObjectKey]*corev1.Service
+	alive         membership.Snapshot
+}
+
+// recorder writes the L2Announcements of this node. It follows the announcers and never holds them up: an API that is slow or away
+// delays the record, not the announcement.
+type recorder struct {
+	client client.Client
+	node   string
+	events record.EventRecorder
+	wanted chan wanted // holds the latest
+}
+
+// set replaces what is wanted. Only the goroutine in Speaker.Run calls it.
+func (r *recorder) set(w wanted) {
+	select {
+	case <-r.wanted:
+	default:
+	}
+	r.wanted <- w
+}
+
+func (r *recorder) run(ctx context.Context) error {
+	var latest wanted
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case latest = <-r.wanted:
+		case <-retry:
+		}
+		retry = nil
+		if err := r.write(ctx, latest); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to record who holds addresses on layer 2, trying again")
+			retry = time.After(time.Second)
+		}
+	}
+}
+
+// write makes the records agree with what is wanted. A conflict is no error: the record has changed, and so a new decision is
+// under way.
+func (r *recorder) write(ctx context.Context, w wanted) error {
+	existing := map[types.NamespacedName]*v1alpha1.L2Announcement{}
+	var errs []error
+	for i := range w.announcements {
+		a := &w.announcements[i]
+		name := types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}
+		existing[name] = a
+		if _, lives := w.services[name]; !lives && r.buries(a, w.alive) {
+			if err := r.client.Delete(ctx, a, client.Preconditions{UID: &a.UID}); !harmless(err) {
+				errs = append(errs, fmt.Errorf("deleting the record of Service %s: %w", name, err))
+			}
+		}
+	}
+	for name, record := range w.records {
+		svc, lives := w.services[name]
+		if !lives {
+			continue
+		}
+		if err := r.record(ctx, svc, record, existing[name]); !harmless(err) {
+			errs = append(errs, fmt.Errorf("recording Service %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func harmless(err error) bool {
+	return err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+}
+
+// buries reports whether this speaker deletes the record of a Service that is gone: its holder does or, where that is dead, the
+// first of the living.
+func (r *recorder) buries(a *v1alpha1.L2Announcement, alive membership.Snapshot) bool {
+	if alive.Has(a.Status.Node) {
+		return a.Status.Node == r.node
+	}
+	nodes := slices.Sorted(maps.Keys(alive.Nodes))
+	return len(nodes) > 0 && nodes[0] == r.node
+}
+
+func (r *recorder) record(ctx context.Context, svc *corev1.Service, record Record, existing *v1alpha1.L2Announcement) error {
+	if existing != nil && existing.Status.Node == r.node &&
+		slices.Equal(existing.Status.Addresses, record.Addresses) && slices.Equal(existing.Status.Interfaces, record.Interfaces) {
+		return nil
+	}
+	now := metav1.NowMicro()
+	a := &v1alpha1.L2Announcement{
+		ObjectMeta: metav1.ObjectMeta{Name: svc.Namespace + "." + svc.Name},
+		Service:    v1alpha1.ServiceReference{Namespace: svc.Namespace, Name: svc.Name},
+		Status:     v1alpha1.L2AnnouncementStatus{Node: r.node, Addresses: record.Addresses, Interfaces: record.Interfaces, Since: &now},
+	}
+	from := ""
+	if existing == nil {
+		if err := r.client.Create(ctx, a); err != nil {
+			return err
+		}
+	} else {
+		a.ObjectMeta = *existing.ObjectMeta.DeepCopy() // its resource version decides between two who take over at once
+		if from = existing.Status.Node; from == r.node {
+			a.Status.Since = existing.Status.Since
+		}
+		if err := r.client.Update(ctx, a); err != nil {
+			return err
+		}
+	}
+	if from != r.node && len(record.Addresses) > 0 {
+		took := ""
+		if from != "" {
+			took = ", after node " + from
+		}
+		r.events.Eventf(svc, corev1.EventTypeNormal, "AnnouncingLayer2", "Node %s answers for %s on %s%s",
+			r.node, strings.Join(record.Addresses, " and "), strings.Join(record.Interfaces, " and "), took)
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// sessions resolves the peers of this node: passwords, router IDs and next hops. A peer that cannot be resolved is left out and
+// its reason kept for the SpeakerStatus.
+func (s *Speaker) sessions(snapshot *Snapshot, o *objects, desired Desired, held func(netip.Addr) bool) []bgp.Session {
+	problems := map[string]string{}
+	var sessions []bgp.Session
+	for _, peer := range snapshot.Config.Peers {
+		routes, selected := desired.Routes[peer.Name]
+		if !selected {
+			continue
+		}
+		session, err := s.session(peer, routes, o, held)
+		if err != nil {
+			problems[peer.Name] = err.Error()
+		}
+		if session != nil {
+			sessions = append(sessions, *session)
+		}
+	}
+	s.problems.Store(&problems)
+	return sessions
+}
+
+// session resolves one peer. It may return both a session and an error, where some routes have no next hop.
+func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held func(netip.Addr) bool) (*bgp.Session, error) {
+	resolved, err := s.peer(peer, o)
+	if err != nil {
+		return nil, err
+	}
+	resolved.Defaults()
+	if err := resolved.Validate(); err != nil {
+		return nil, err
+	}
+	_, v4, v6, err := s.links.SourceFor(resolved.Address, held)
+	if err != nil {
+		return &bgp.Session{Peer: resolved}, fmt.Errorf("no route to the peer: %w", err)
+	}
+	// Where the user says which address the session comes from, that address is where traffic shall go.
+	if source := resolved.SourceAddress; source.Is4() {
+		v4 = source
+	} else if source.Is6() && !source.IsLinkLocalUnicast() {
+		v6 = source
+	}
+	session := &bgp.Session{Peer: resolved}
+	missing := map[bgp.Family]int{}
+	for _, route := range routes {
+		switch {
+		case route.Family() == bgp.IPv4 && v4.IsValid():
+			route.NextHop = v4
+		case v6.IsValid():
+			route.NextHop = v6 // of an IPv4 prefix too, by RFC 8950, on a link without IPv4
+		default:
+			missing[route.Family()]++
+			continue
+		}
+		session.Routes = append(session.Routes, route)
+	}
+	for family, n := range missing {
+		err = fmt.Errorf("%d %s prefixes are not announced: this node has no %s address on the peer's link", n, family, family)
+	}
+	return session, err
+}
+
+func (s *Speaker) peer(peer config.Peer, o *objects) (bgp.Peer, error) {
+	spec := peer.Spec
+	p := bgp.Peer{
+		Name:            peer.Name,
+		LocalASN:        uint32(spec.MyASN),
+		PeerASN:         uint32(spec.PeerASN),
+		Dynamic:         bgp.DynamicASN(spec.DynamicASN),
+		Port:            uint16(spec.PeerPort),
+		HoldTime:        duration(spec.HoldTime),
+		KeepaliveTime:   duration(spec.KeepaliveTime),
+		ConnectTime:     duration(spec.ConnectTime),
+		EBGPMultiHop:    spec.EBGPMultiHop,
+		TTLSecurityHops: uint8(spec.TTLSecurityHops),
+	}
+	for _, family := range spec.Families {
+		p.Families = append(p.Families, bgp.Family(family))
+	}
+	if gr := spec.GracefulRestart; gr != nil {
+		p.GracefulRestart = bgp.GracefulRestart{Enabled: gr.Enabled == nil || *gr.Enabled, RestartTime: duration(gr.RestartTime)}
+	}
+	var err error
+	if p.Address, err = netip.ParseAddr(spec.PeerAddress); err != nil {
+		return p, fmt.Errorf("spec.peerAddress: %w", err)
+	}
+	if p.Address.IsLinkLocalUnicast() && p.Address.Is6() {
+		p.Address = p.Address.WithZone(spec.Interface)
+	}
+	if spec.SourceAddress != "" {
+		if p.SourceAddress, err = netip.ParseAddr(spec.SourceAddress); err != nil {
+			return p, fmt.Errorf("spec.sourceAddress: %w", err)
+		}
+	}
+	p.RouterID = s.routerID(o)
+	if spec.RouterID != "" {
+		if p.RouterID, err = netip.ParseAddr(spec.RouterID); err != nil {
+			return p, fmt.Errorf("spec.routerID: %w", err)
+		}
+	}
+	if ref := spec.PasswordSecret; ref != nil {
+		if p.Password, err = o.password(s.cfg.Namespace, ref); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// routerID is the node's IPv4 address, or where it has none a number derived from its name.
+func (s *Speaker) routerID(o *objects) netip.Addr {
+	for i := range o.nodes.Items {
+		if node := &o.nodes.Items[i]; node.Name == s.cfg.Node {
+			if address, ok := addressOf(node, true); ok {
+				return address
+			}
+		}
+	}
+	return bgp.RouterID(s.cfg.Node)
+}
+
+func (o *objects) password(namespace string, ref *v1alpha1.SecretKeyReference) (bgp.Password, error) {
+	for i := range o.secrets.Items {
+		secret := &o.secrets.Items[i]
+		if client.ObjectKeyFromObject(secret) != (client.ObjectKey{Namespace: namespace, Name: ref.Name}) {
+			continue
+		}
+		key := ref.Key
+		if key == "" {
+			key = corev1.BasicAuthPasswordKey
+		}
+		if password, ok := secret.Data[key]; ok {
+			return bgp.Password(password), nil
+		}
+		return "", fmt.Errorf("spec.passwordSecret: Secret %s/%s has no key %q", namespace, ref.Name, key)
+	}
+	return "", fmt.Errorf("spec.passwordSecret: there is no Secret %s/%s", namespace, ref.Name)
+}
+
+func duration(d *metav1.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return d.Duration
+}
