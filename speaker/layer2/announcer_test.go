@@ -22,7 +22,8 @@ type bench struct {
 	*Announcer
 	start time.Time
 
-	mu        sync.Mutex           // guards what follows: synctest orders the goroutines, but the race detector cannot see it
+	// mu guards what follows. synctest orders the goroutines already, but the race detector cannot see it.
+	mu        sync.Mutex
 	wires     map[string]*fakeWire // the open ones, by interface
 	opened    map[string]int       // how often
 	openErr   map[string]error
@@ -406,6 +407,20 @@ func TestConflictIsDefendedAtALimitedRate(t *testing.T) {
 		b.Set(on("eth0", vip6))
 		w.receive(ARP, frame(arpAnnouncement))
 		expectSent(t, b.pass(time.Second))
+	})
+}
+
+func TestOwnOtherInterfaceIsNoConflict(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0, eth1})
+		b.Set([]Announcement{{Address: vip4, Interfaces: []string{"eth0", "eth1"}}})
+		b.pass(time.Minute)
+		request, _ := gratuitousARP(mac(eth1.MAC), vip4) // Both are on the same LAN.
+		b.wires["eth0"].receive(ARP, request)
+		expectSent(t, b.pass(time.Second))
+		if len(b.conflicts) > 0 {
+			t.Errorf("Reported as conflicts: %v", b.conflicts)
+		}
 	})
 }
 

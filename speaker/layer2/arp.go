@@ -10,12 +10,12 @@ import (
 // arpLen is the length of an ARP packet for IPv4 over Ethernet, per RFC 826.
 const arpLen = 28
 
-// decideARP answers a request for one of the owned addresses, broadcast or sent to our own MAC: neighbours check
-// by unicast whether an entry still holds. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks
+// decideARP answers a request for one of the owned addresses, broadcast or sent to our own MAC: neighbours check by
+// unicast whether an entry still holds. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks
 // whether the address is in use.
 //
-// A packet whose sender is one of the owned addresses, with another MAC, is a conflict and never answered, whatever it
-// asks for (RFC 5227 §2.4).
+// A packet whose sender is one of the owned addresses, with another MAC, is a conflict and never answered, whatever
+// it asks for (RFC 5227 §2.4).
 func decideARP(frame []byte, own mac, owned addressSet) verdict {
 	_, reason := checkEthernet(frame, own, etherTypeARP, func(dst mac) bool { return dst == broadcastMAC })
 	if reason != dropNone {
@@ -56,10 +56,10 @@ func decideARP(frame []byte, own mac, owned addressSet) verdict {
 
 var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// gratuitousARP returns the two forms that replace an entry at once: a request with both addresses equal (the ARP Announcement
-// of RFC 5227 §3) and a reply whose target hardware address equals the sender's. Hosts differ in which one
-// they take. A reply with a broadcast target hardware address is no third form: Linux ignores it while an entry is
-// younger than its lock time.
+// gratuitousARP returns the two forms that replace an entry at once: a request with both addresses equal (the ARP
+// Announcement of RFC 5227 §3) and a reply whose target hardware address equals the sender's. Hosts differ in which
+// one they take. A reply with a broadcast target hardware address is no third form: Linux ignores it while an entry
+// is younger than its lock time.
 func gratuitousARP(own mac, addr netip.Addr) (request, reply []byte) {
 	return arpFrame(arp.OperationRequest, broadcastMAC, own, addr, mac{}, addr),
 		arpFrame(arp.OperationReply, broadcastMAC, own, addr, own, addr)

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The frames are captured from Linux 6.18, arping (iputils) and ndisc6: a client at 198.51.100.1 and 2001:db8:51::1 with MAC
-// 02:…:01 asks for vip4 and vip6, which in the capture belong to a kernel with MAC 02:…:0b.
+// The frames are captured from Linux 6.18, arping (iputils) and ndisc6: a client at 198.51.100.1 and 2001:db8:51::1
+// with MAC 02:…:01 asks for vip4 and vip6, which in the capture belong to a kernel with MAC 02:…:0b.
 var (
 	clientMAC = mac{0x02, 0, 0, 0, 0, 0x01}
 	ownMAC    = mac{0x02, 0, 0, 0, 0, 0x0b}

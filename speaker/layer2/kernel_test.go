@@ -241,7 +241,8 @@ func TestForeignClaimIsReportedAndDefended(t *testing.T) {
 	}
 }
 
-// A frame of VLAN 7 on a link without a device for it must not be answered as if it were untagged; VLAN 0 is only a priority.
+// A frame of VLAN 7 on a link without a device for it must not be answered as if it were untagged; VLAN 0 is only a
+// priority.
 func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	l := newLAN(t)
 	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)

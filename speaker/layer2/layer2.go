@@ -56,8 +56,8 @@ type Conflict struct {
 	Protocol  Protocol
 }
 
-// Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and must
-// return soon.
+// Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and
+// must return soon.
 type Config struct {
 	Registerer prometheus.Registerer
 	// OnConflict is told of a conflict when our address is defended, so at most every ten seconds for each address and
@@ -67,7 +67,8 @@ type Config struct {
 	OnChange func()
 }
 
-// An Announcer answers ARP and NDP for a declared set of addresses. Its methods may be called at any time, by any goroutine.
+// An Announcer answers ARP and NDP for a declared set of addresses. Its methods may be called at any time, by any
+// goroutine.
 type Announcer struct {
 	config  Config
 	metrics *metrics
@@ -77,6 +78,8 @@ type Announcer struct {
 	mu   sync.Mutex    // guards all of desired
 	desired
 
+	// stations are the MACs of all usable interfaces.
+	stations atomic.Pointer[map[mac]struct{}]
 	status   atomic.Pointer[[]Status]
 	failures chan failure
 	claims   chan claim
@@ -164,8 +167,8 @@ func (a *Announcer) SetInterfaces(interfaces []Interface) {
 	}
 }
 
-// Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced them
-// while it could not be heard.
+// Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced
+// them while it could not be heard.
 func (a *Announcer) Refresh(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -189,9 +192,9 @@ func (a *Announcer) wakeUp() {
 	}
 }
 
-// Run announces until the context ends, then closes all sockets. Nothing is sent to withdraw an address: neighbours follow
-// whoever announces it next. Sockets are opened in the network namespace of the thread that calls Run.
-// An Announcer runs once.
+// Run announces until the context ends, then closes all sockets. Nothing is sent to withdraw an address: neighbours
+// follow whoever announces it next. Sockets are opened in the network namespace of the thread that calls Run. An
+// Announcer runs once.
 func (a *Announcer) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	defer func() {
@@ -252,10 +255,14 @@ func (a *Announcer) apply(logger klog.Logger) {
 	a.mu.Unlock()
 	now := time.Now()
 
-	usable := map[string]Interface{}
+	usable, stations := map[string]Interface{}, map[mac]struct{}{}
 	for _, iface := range want.interfaces {
 		usable[iface.Name] = iface
+		if len(iface.MAC) == len(mac{}) {
+			stations[mac(iface.MAC)] = struct{}{}
+		}
 	}
+	a.stations.Store(&stations)
 	a.missing = nil
 	wanted := map[string]addressSet{}
 	for _, an := range want.announcements {
@@ -285,7 +292,7 @@ func (a *Announcer) apply(logger klog.Logger) {
 	for name, set := range wanted {
 		p := a.ports[name]
 		if p == nil {
-			p = newPort(usable[name], a.metrics, a.claims)
+			p = newPort(usable[name], a)
 			a.ports[name] = p
 		}
 		p.hold(&a.schedule, set, now)
@@ -357,6 +364,10 @@ func (a *Announcer) publish() {
 	}
 	slices.SortFunc(status, func(x, y Status) int {
 		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Interface, y.Interface))
+	})
+	// The same address may have been declared twice.
+	status = slices.CompactFunc(status, func(x, y Status) bool {
+		return x.Address == y.Address && x.Interface == y.Interface
 	})
 	if slices.EqualFunc(a.Announced(), status, func(x, y Status) bool {
 		return x.Address == y.Address && x.Interface == y.Interface && x.Announced == y.Announced &&

@@ -20,7 +20,8 @@ const (
 	DropOwnFrame
 	// DropInvalidSender is a frame whose sender cannot be answered: a group, zero or loopback address.
 	DropInvalidSender
-	// DropMalformed is an ARP packet that is not for IPv4 over Ethernet, or an NDP message too short or with broken options.
+	// DropMalformed is an ARP packet that is not for IPv4 over Ethernet, or an NDP message too short or with broken
+	// options.
 	DropMalformed
 	// DropOperation is a valid message that asks for nothing, such as an ARP reply.
 	DropOperation

@@ -24,14 +24,16 @@ var (
 	solicitedNode = netip.MustParsePrefix("ff02::1:ff00:0/104")
 )
 
-// decideNDP answers a Neighbour Solicitation for one of the owned addresses, multicast or unicast, after
-// all checks of RFC 4861 §7.1.1. The answer goes to the solicitation's source, with the Solicited and
-// Override flags. One that comes from the unspecified address is another host's duplicate address detection: the answer goes to all nodes,
+// decideNDP answers a Neighbour Solicitation for one of the owned addresses, multicast or unicast, after all checks
+// of RFC 4861 §7.1.1. The answer goes to the solicitation's source, with the Solicited and Override flags. One that
+// comes from the unspecified address is another host's duplicate address detection: the answer goes to all nodes,
 // unsolicited, and ends its attempt (RFC 4862 §5.4.3).
 //
 // A Neighbour Advertisement for one of the owned addresses, with another MAC, is a conflict.
 func decideNDP(frame []byte, own mac, owned addressSet) verdict {
-	src, reason := checkEthernet(frame, own, etherTypeIPv6, func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 })
+	// Groups are mapped to 33:33:…, per RFC 2464 §7.
+	isForGroup := func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 }
+	src, reason := checkEthernet(frame, own, etherTypeIPv6, isForGroup)
 	if reason != dropNone {
 		return drop(reason)
 	}
@@ -111,7 +113,9 @@ func decideSolicitation(
 	return verdict{reply: advertisementFrame(own, ns.TargetAddress, linkLayer, source, true)}
 }
 
-func decideAdvertisement(na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, owned addressSet) verdict {
+func decideAdvertisement(
+	na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, owned addressSet,
+) verdict {
 	if na.TargetAddress.IsMulticast() {
 		return drop(DropTargetMulticast)
 	}
@@ -148,9 +152,9 @@ func unsolicitedAdvertisement(own mac, addr netip.Addr) []byte {
 	return advertisementFrame(own, addr, allNodesMAC, allNodes, false)
 }
 
-// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the package
-// comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast
-// solicitations, and in others it does no harm.
+// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the
+// package comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers
+// to multicast solicitations, and in others it does no harm.
 func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
 	na := &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
@@ -174,8 +178,8 @@ func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, so
 	return append(b, message...)
 }
 
-// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3); addresses are the IPv6 source and destination. Over a
-// message that carries its correct checksum it is 0.
+// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3); addresses are the IPv6 source and destination.
+// Over a message that carries its correct checksum it is 0.
 func checksum(addresses, message []byte) uint16 {
 	sum := uint32(len(message)) + nextHeaderICMP
 	for _, b := range [...][]byte{addresses, message} {

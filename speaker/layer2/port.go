@@ -10,8 +10,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// An interface that cannot be opened, or not join a group, is tried again after minBackoff, then after twice as long each
-// time, up to maxBackoff. The first delay covers an interface that is set down and up again.
+// An interface that cannot be opened, or not join a group, is tried again after minBackoff, then after twice as long
+// each time, up to maxBackoff. The first delay covers an interface that is set down and up again.
 const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 10 * time.Second
@@ -24,6 +24,7 @@ type port struct {
 	mac      mac
 	counters map[Protocol]*counters
 	claims   chan<- claim
+	stations *atomic.Pointer[map[mac]struct{}]
 	// owned is what the readers answer for.
 	owned atomic.Pointer[addressSet]
 
@@ -42,11 +43,15 @@ type port struct {
 	defended map[netip.Addr]time.Time
 }
 
-func newPort(iface Interface, m *metrics, claims chan<- claim) *port {
+func newPort(iface Interface, a *Announcer) *port {
 	p := &port{
-		iface:    iface,
-		counters: map[Protocol]*counters{ARP: m.counters(ARP, iface.Name), NDP: m.counters(NDP, iface.Name)},
-		claims:   claims,
+		iface: iface,
+		counters: map[Protocol]*counters{
+			ARP: a.metrics.counters(ARP, iface.Name),
+			NDP: a.metrics.counters(NDP, iface.Name),
+		},
+		claims:   a.claims,
+		stations: &a.stations,
 		tasks:    map[netip.Addr]*task{},
 		groups:   map[netip.Addr]int{},
 		unjoined: map[netip.Addr]error{},
@@ -64,6 +69,12 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 		decide = decideNDP
 	}
 	v, c := decide(frame, p.mac, *p.owned.Load()), p.counters[protocol]
+	if v.reason == DropConflict {
+		// Two interfaces on one LAN hear each other.
+		if _, ours := (*p.stations.Load())[v.claimant]; ours {
+			v.reason = DropOwnFrame
+		}
+	}
 	if v.reason == dropNone {
 		if err := send(v.reply); err != nil {
 			v.reason = DropSendFailed
@@ -83,8 +94,8 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 	c.dropped[v.reason].Inc()
 }
 
-// announce tells all neighbours where an address is: in a burst by both forms of gratuitous ARP, later by the request alone, since
-// it only has to keep switches from forgetting.
+// announce tells all neighbours where an address is: in a burst by both forms of gratuitous ARP, later by the request
+// alone, since it only has to keep switches from forgetting.
 func (p *port) announce(address netip.Addr, burst bool) {
 	if address.Is6() {
 		p.broadcast(NDP, unsolicitedAdvertisement(p.mac, address))

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// burst is when an address is announced after it was taken over. The first ones are close together because a frame may be
-// lost while a switch relearns; the later ones reach hosts that ignore updates for a second after the last.
+// burst is when an address is announced after it was taken over. The first ones are close together because a frame
+// may be lost while a switch relearns; the later ones reach hosts that ignore updates for a second after the last.
 var burst = [...]time.Duration{
 	0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second,
 }

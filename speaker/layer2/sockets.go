@@ -40,8 +40,8 @@ type sockets struct {
 	groups groups
 }
 
-// openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader for each.
-// A reader that ends with an error, for instance because the interface is gone, calls failed.
+// openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader
+// for each. A reader that ends with an error, for instance because the interface is gone, calls failed.
 func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
 	arpConn, err := listen(iface, etherTypeARP, arpFilter)
 	if err != nil {
@@ -58,7 +58,8 @@ func openSockets(iface Interface, handle handler, failed func(error)) (wire, err
 	return s, nil
 }
 
-// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read fails.
+// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read
+// fails.
 func listen(iface Interface, etherType int, filter []bpf.RawInstruction) (*packet.Conn, error) {
 	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
 	conn, err := packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: filter})
@@ -141,8 +142,8 @@ func (s *sockets) close() {
 }
 
 // groups are the multicast memberships of one interface. Each socket charges its memberships to net.core.optmem_max,
-// about 365 at today's default and a sixth of that on kernels before 6.6, so a new socket is opened whenever the last one
-// is full. The sockets are never bound: they take no port and receive nothing.
+// about 365 at today's default and a sixth of that on kernels before 6.6, so a new socket is opened whenever the last
+// one is full. The sockets are never bound: they take no port and receive nothing.
 type groups struct {
 	index  int
 	fds    []int
@@ -193,9 +194,10 @@ func (g *groups) close() {
 	g.fds = nil
 }
 
-// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN. The kernel
-// takes such a frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That
-// also covers frames for other stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none.
+// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN.
+// The kernel takes such a frame's tag away before we see it and leaves only a mark: the packet type becomes
+// PACKET_OTHERHOST. That also covers frames for other stations on a promiscuous interface. A priority tag (VLAN 0)
+// leaves no mark and is as good as none.
 var (
 	arpFilter = assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
