@@ -1,13 +1,14 @@
 // Package link tells what interfaces and addresses this node has, and tells it again whenever they change.
 //
-// A [Watcher] listens to the kernel's rtnetlink events and keeps the current state as an immutable [Snapshot]. An event is only a
-// hint that something changed: what changed is read by listing interfaces, addresses and default routes anew, so that lost,
-// reordered or merged events (a full socket buffer, ENOBUFS) never leave a state that the kernel does not have. Events that come
-// close together are answered by one listing, and a listing that finds nothing new notifies nobody. Nothing is polled.
+// A [Watcher] listens to the kernel's rtnetlink events and keeps the current state as an immutable [Snapshot]. An
+// event is only a hint that something changed: what changed is read by listing interfaces, addresses and default
+// routes anew, so that lost, reordered or merged events (a full socket buffer, ENOBUFS) never leave a state that the
+// kernel does not have. Events that come close together are answered by one listing, and a listing that finds nothing
+// new notifies nobody. Nothing is polled.
 //
-// What to conclude from a Snapshot is pure: [Snapshot.Holding] finds the interfaces in an address's subnet, [Interface.Unusable]
-// says why one cannot announce, [Interface.SourceOn] and [Snapshot.DefaultRouteAddresses] choose own addresses. Only
-// [Watcher.SourceFor] asks the kernel, for a route.
+// What to conclude from a Snapshot is pure: [Snapshot.Holding] finds the interfaces in an address's subnet,
+// [Interface.Unusable] says why one cannot announce, [Interface.SourceOn] and [Snapshot.DefaultRouteAddresses] choose
+// own addresses. Only [Watcher.SourceFor] asks the kernel, for a route.
 package link
 
 import (
@@ -85,8 +86,8 @@ const (
 	Enslaved   Reason = "belongs to a bridge or bond"
 )
 
-// Unusable returns why the interface cannot announce addresses on its link, or "" if it can. A port of a bridge, bond or team
-// cannot: its master has the addresses and answers. A member of a VRF can: it keeps its own ARP and NDP.
+// Unusable returns why the interface cannot announce addresses on its link, or "" if it can. A port of a bridge, bond
+// or team cannot: its master has the addresses and answers. A member of a VRF can: it keeps its own ARP and NDP.
 func (i *Interface) Unusable() Reason {
 	switch {
 	case i.Loopback:
@@ -120,8 +121,8 @@ func (s *Snapshot) find(match func(Interface) bool) (Interface, bool) {
 	return Interface{}, false
 }
 
-// Holding returns the interfaces in whose subnets addr lies, usable or not. A prefix of a single address names no subnet and does
-// not count, wherever it is; neither do the loopback interface's.
+// Holding returns the interfaces in whose subnets addr lies, usable or not. A prefix of a single address names no
+// subnet and does not count, wherever it is; neither do the loopback interface's.
 func (s *Snapshot) Holding(addr netip.Addr) []Interface {
 	var holding []Interface
 	for _, i := range s.Interfaces {
@@ -134,9 +135,9 @@ func (s *Snapshot) Holding(addr netip.Addr) []Interface {
 	return holding
 }
 
-// SourceOn returns the interface's best own address of each family for others to reach this node at, when they are near
-// dst; the zero Addr where there is none. Only addresses that are usable (Address.IsUsable) and not excluded count, excluded
-// being what the node holds for others. One whose subnet contains dst comes first, then a permanent
+// SourceOn returns the interface's best own address of each family for others to reach this node at, when they are
+// near dst; the zero Addr where there is none. Only addresses that are usable (Address.IsUsable) and not excluded
+// count, excluded being what the node holds for others. One whose subnet contains dst comes first, then a permanent
 // one, then one of a subnet rather than a single address, then the lowest.
 func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4, v6 netip.Addr) {
 	usable := slices.DeleteFunc(slices.Clone(i.Addresses), func(a Address) bool {

@@ -24,9 +24,9 @@ import (
 const (
 	// settle is how long events are gathered, counted from the first, before the state is listed: an interface that
 	// comes up causes a dozen. It is also the delay with which a change is seen.
-	settle = 20 * time.Millisecond
-	// When the socket fails or the listing does, it is tried again after minRetry, then after twice as long each time, up to
-	// maxRetry.
+	settle = 50 * time.Millisecond
+	// When the socket fails or the listing does, it is tried again after minRetry, then after twice as long each
+	// time, up to maxRetry.
 	minRetry = 100 * time.Millisecond
 	maxRetry = 10 * time.Second
 )
@@ -47,8 +47,8 @@ type Watcher struct {
 	failed chan error
 }
 
-// Open lists the interfaces for the first time and returns a Watcher, which is to be run. It watches the network namespace of
-// the calling thread.
+// Open lists the interfaces for the first time and returns a Watcher, which is to be run. It watches the network
+// namespace of the calling thread.
 func Open() (*Watcher, error) {
 	w := &Watcher{hints: make(chan struct{}, 1), failed: make(chan error)}
 	if err := w.open(); err != nil {
@@ -73,7 +73,8 @@ func Open() (*Watcher, error) {
 func (w *Watcher) Snapshot() *Snapshot { return w.current.Load() }
 
 // Subscribe returns a channel that receives after each change of the Snapshot. Changes that happen before
-// the receiver comes to it are received once. Subscriptions last as long as the Watcher.
+// the receiver comes to it are received once. Who subscribes first and reads the Snapshot then misses nothing.
+// Subscriptions last as long as the Watcher.
 func (w *Watcher) Subscribe() <-chan struct{} {
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
@@ -82,8 +83,8 @@ func (w *Watcher) Subscribe() <-chan struct{} {
 	return ch
 }
 
-// Run keeps the Snapshot current until the context ends, then closes the sockets. A Watcher runs once. Should the socket
-// fail, it is opened again in the network namespace of the thread that calls Run.
+// Run keeps the Snapshot current until the context ends, then closes the sockets. A Watcher runs once. Should the
+// socket fail, it is opened again in the network namespace of the thread that calls Run.
 func (w *Watcher) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	defer w.close()
@@ -204,8 +205,8 @@ func (w *Watcher) read(events *nl.NetlinkSocket, done <-chan struct{}) {
 	}
 }
 
-// isRelevant reports whether a message may change a Snapshot. Of routes only default ones do: a node that runs a routing daemon
-// changes others all the time.
+// isRelevant reports whether a message may change a Snapshot. Of routes only default ones do: a node that runs a
+// routing daemon changes others all the time.
 func isRelevant(messageType uint16, data []byte) bool {
 	switch messageType {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
@@ -322,10 +323,12 @@ func isZero(n *net.IPNet) bool {
 	return ones == 0 && n.IP.IsUnspecified()
 }
 
-// SourceFor asks the kernel by which interface dst is reached and returns it with its best own address of each family, chosen as
-// by Interface.SourceOn. A link-local dst needs its zone, an interface name. The route is looked up in the
-// network namespace of the calling thread.
-func (w *Watcher) SourceFor(dst netip.Addr, excluded func(netip.Addr) bool) (i Interface, v4, v6 netip.Addr, err error) {
+// SourceFor asks the kernel by which interface dst is reached and returns it with its best own address of each
+// family, chosen as by Interface.SourceOn. A link-local dst needs its zone, an interface name. The route is looked up
+// in the network namespace of the calling thread.
+func (w *Watcher) SourceFor(
+	dst netip.Addr, excluded func(netip.Addr) bool,
+) (i Interface, v4, v6 netip.Addr, err error) {
 	s, ok := w.Snapshot(), false
 	if zone := dst.Zone(); zone != "" {
 		i, ok = s.ByName(zone)
@@ -342,7 +345,8 @@ func (w *Watcher) SourceFor(dst netip.Addr, excluded func(netip.Addr) bool) (i I
 		}
 		i, ok = s.ByIndex(routes[0].LinkIndex)
 		if !ok {
-			return i, v4, v6, fmt.Errorf("looking up the route to %s: interface %d is not known yet", dst, routes[0].LinkIndex)
+			err := fmt.Errorf("interface %d is not known yet", routes[0].LinkIndex)
+			return i, v4, v6, fmt.Errorf("looking up the route to %s: %w", dst, err)
 		}
 	}
 	v4, v6 = i.SourceOn(dst, excluded)
