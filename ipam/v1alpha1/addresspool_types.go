@@ -137,11 +137,16 @@ type IPv6Partition struct {
 	Exclude []IPv6Range `json:"exclude,omitempty"`
 }
 
+// Each rule of IPv4Range and IPv6Range names one mistake: what is no range at all, the other family, two families, a
+// reversed range. self.find gets the first and the last address; they are the same where self is a single address.
+//
+// CEL cannot compare addresses. For IPv4 the last comes after the first where one of its octets is the larger and those
+// before are equal. IPv6 has hexadecimal groups, which CEL cannot read, so the rule asks for the bit n where the two
+// part: the last's network of length n does not hold the first, and the first masked to n bits, which ends in 0, equals
+// the last masked to n-1. Lengths are cut out of literals because the API server sees no bound in the cost of string(n).
+
 // IPv4Range is a CIDR ("192.0.2.0/24"), a range with its first and last address ("192.0.2.10-192.0.2.20") or a single
 // address ("192.0.2.1"). A CIDR means the whole network, whatever its host bits are.
-//
-// Each of the rules below names one mistake: what is no range at all, the other family, two families, a reversed range.
-// The parts of a range are found with self.find, and are one and the same where self is a single address.
 //
 // +kubebuilder:validation:XValidation:rule="isCIDR(self) || (self.matches('^[^-]+(-[^-]+)?$') && isIP(self.find('^[^-]+')) && isIP(self.find('[^-]+$')))",message="must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an address (192.0.2.1)"
 // +kubebuilder:validation:XValidation:rule="isCIDR(self) ? cidr(self).ip().family() == 4 : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == 4 || ip(self.find('[^-]+$')).family() == 4",message="is IPv6; put it under spec.ipv6"
@@ -152,11 +157,6 @@ type IPv4Range string
 
 // IPv6Range is a CIDR ("2001:db8::/112"), a range with its first and last address ("2001:db8::1-2001:db8::ff") or a
 // single address ("2001:db8::1"). A CIDR means the whole network, whatever its host bits are.
-//
-// The rules are those of [IPv4Range], but for the order of first and last, since CEL has no order of addresses and no
-// hexadecimal numbers. The first comes before the last where there is a bit in which they part: the last's network of
-// that length does not hold the first, while masking the first, which has 0 there, to that length gives what masking the
-// last to one bit less does. Lengths are cut out of literals because the API server cannot bound the cost of string(int).
 //
 // +kubebuilder:validation:XValidation:rule="isCIDR(self) || (self.matches('^[^-]+(-[^-]+)?$') && isIP(self.find('^[^-]+')) && isIP(self.find('[^-]+$')))",message="must be a CIDR (2001:db8::/112), a range (2001:db8::1-2001:db8::ff) or an address (2001:db8::1)"
 // +kubebuilder:validation:XValidation:rule="isCIDR(self) ? cidr(self).ip().family() == 6 : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || ip(self.find('^[^-]+')).family() == 6 || ip(self.find('[^-]+$')).family() == 6",message="is IPv4; put it under spec.ipv4"
