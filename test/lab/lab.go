@@ -278,17 +278,13 @@ func (l *Lab) Down(ctx context.Context) error {
 	for _, e := range entries {
 		switch {
 		case e.Cgroup != "":
-			errs = append(errs, killCgroup(ctx, filepath.Join(l.hierarchies[0], e.Cgroup)))
+			errs = append(errs, l.endCgroup(ctx, e.Cgroup))
 		case e.Process != nil:
 			errs = append(errs, e.Process.kill(ctx))
 		}
 	}
 	for _, e := range entries {
 		switch {
-		case e.Cgroup != "":
-			for _, hierarchy := range l.hierarchies {
-				errs = append(errs, removeCgroup(ctx, filepath.Join(hierarchy, e.Cgroup)))
-			}
 		case e.Namespace != "":
 			if _, err := os.Lstat("/run/netns/" + e.Namespace); err == nil {
 				errs = append(errs, run(exec.CommandContext(ctx, "ip", "netns", "delete", e.Namespace)))

@@ -252,7 +252,7 @@ func (l *Lab) StopNode(ctx context.Context, node string) error {
 	if err := l.SetLink(ctx, node, false); err != nil {
 		return err
 	}
-	return killCgroup(ctx, filepath.Join(l.hierarchies[0], l.cgroup(), node))
+	return l.endCgroup(ctx, l.cgroup()+"/"+node)
 }
 
 // StartNode starts a node that StopNode has stopped, with the disk that it had. It doesn't wait until the node is ready.

@@ -197,20 +197,29 @@ func hierarchies() ([]string, error) {
 	return append(unified, others...), nil
 }
 
-// killCgroup ends every process in a cgroup of the unified hierarchy and below it.
-func killCgroup(ctx context.Context, dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+// endCgroup ends every process in a cgroup and below it, and removes it from every hierarchy. It has to go: a kernel (6.18
+// for one) also kills what is cloned into a cgroup that was killed before.
+func (l *Lab) endCgroup(ctx context.Context, cgroup string) error {
+	unified := filepath.Join(l.hierarchies[0], cgroup)
+	if err := os.WriteFile(filepath.Join(unified, "cgroup.kill"), []byte("1"), 0); err == nil {
+		err = eventually(ctx, func() error {
+			events, err := os.ReadFile(filepath.Join(unified, "cgroup.events"))
+			if err == nil && !bytes.Contains(events, []byte("populated 0")) {
+				err = fmt.Errorf("processes in %s don't end", unified)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return eventually(ctx, func() error {
-		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-		if err == nil && !bytes.Contains(events, []byte("populated 0")) {
-			err = fmt.Errorf("processes in %s don't end", dir)
-		}
-		return err
-	})
+	var errs []error
+	for _, hierarchy := range l.hierarchies {
+		errs = append(errs, removeCgroup(ctx, filepath.Join(hierarchy, cgroup)))
+	}
+	return errors.Join(errs...)
 }
 
 // removeCgroup removes a cgroup and those below it from a hierarchy.

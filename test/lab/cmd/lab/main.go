@@ -53,8 +53,8 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	err := command(ctx, *name, flag.Arg(0), flag.Args()[1:])
-	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() > 0 {
-		return exit.ExitCode() // The command has said what is wrong.
+	if status := exitStatus(0); errors.As(err, &status) {
+		return int(status)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
@@ -128,10 +128,19 @@ func command(ctx context.Context, name, command string, args []string) error {
 	return fmt.Errorf("no such command: %s %s", command, strings.Join(args, " "))
 }
 
+// exitStatus is that of a command that has said itself what is wrong.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // attach runs a command with the terminal of this process.
 func attach(cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run()
+	err := cmd.Run()
+	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return exitStatus(exit.ExitCode())
+	}
+	return err
 }
 
 func status(l *lab.Lab) error {
