@@ -39,5 +39,5 @@
 // The goroutine in [Announcer.Run] owns interfaces, sockets, groups and schedule. One reader per socket decides and
 // answers on its own from an immutable set of addresses, so that neither a change of thousands of addresses nor
 // another interface's trouble delays an answer. An interface that fails is closed, reported by [Announcer.Announced],
-// and opened again with a growing delay.
+// and opened again with a growing delay. Opening needs CAP_NET_RAW and nothing else.
 package layer2

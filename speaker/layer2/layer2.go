@@ -221,8 +221,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 				a.publish()
 			}
 		case c := <-a.claims:
+			a.catchUp(logger)
 			a.defend(logger, c)
 		case <-timer.C:
+			a.catchUp(logger)
 			a.retry(logger)
 			a.announceDue(time.Now())
 		}
@@ -231,6 +233,16 @@ func (a *Announcer) Run(ctx context.Context) error {
 		} else {
 			timer.Stop()
 		}
+	}
+}
+
+// catchUp applies what was declared while something else came first, so that nothing is announced which Set had
+// already withdrawn.
+func (a *Announcer) catchUp(logger klog.Logger) {
+	select {
+	case <-a.wake:
+		a.apply(logger)
+	default:
 	}
 }
 
