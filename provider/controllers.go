@@ -17,6 +17,11 @@ import (
 	"k8s.io/controller-manager/controller"
 )
 
+// What every controller manager needs: its lease, and to have the requests to its own port checked.
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=tandem-system,resources=leases,verbs=get;create;update
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+
 // Controllers returns the upstream controllers that run on a Cloud: those of nodes as they are, that of Services on our informer, and
 // none for routes. The flag --controllers chooses among them; a cluster whose nodes another provider initialises runs
 // --controllers=service-lb-controller.

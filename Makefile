@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` shows Tandem at work, `make test` passes every test. Both need Debian 12, Go and root, and nothing else.
+
+VERSION       := $(shell cat VERSION)
+CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0
+GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+LDFLAGS        := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+
+export CGO_ENABLED = 0
+
+.PHONY: all
+all: build
+
+.PHONY: build
+build: ## the programs, into dist/
+	go build -trimpath -ldflags "$(LDFLAGS)" -o dist/tandem-cloud-controller-manager ./cmd/cloud-controller-manager
+	go build -trimpath -ldflags "$(LDFLAGS)" -o dist/tandem-speaker ./cmd/speaker
+
+.PHONY: images
+images: ## dist/images/*.tar, for `ctr images import` or `docker load`
+	go run ./cmd/images --version $(VERSION)
+
+.PHONY: deps
+deps: ## the Debian packages that the lab and the tests run
+	go run ./test/lab/cmd/lab deps
+
+.PHONY: demo
+demo: deps images ## a cluster on this machine, with Tandem at work on it
+	go run ./test/demo
+
+.PHONY: demo-down
+demo-down: ## removes what `make demo` left
+	go run ./test/lab/cmd/lab -name demo down
+
+.PHONY: test
+test: deps images unit e2e ## every test
+
+.PHONY: unit
+unit: ## the tests that need no cluster; those of sockets make network namespaces
+	go test -count=1 -timeout 15m $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: race
+race: ## the unit tests once more under the race detector, which needs a C compiler
+	CGO_ENABLED=1 go test -count=1 -race -timeout 20m ./ipam/... ./loadbalancer/... ./provider/... ./speaker/...
+
+.PHONY: e2e
+e2e: ## the tests against a real API server, and on a cluster in network namespaces
+	go test -count=1 -tags e2e -timeout 10m ./test/api
+	go test -count=1 -tags e2e -timeout 10m ./test/lab
+	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
+
+.PHONY: bench
+bench: ## the speed of what has to be fast, with ratios
+	go test -run '^$$' -bench . -benchmem ./ipam ./speaker/election ./speaker/layer2
+
+.PHONY: generate
+generate: ## deep copies, CRDs, RBAC and image tags from the code
+	$(CONTROLLER_GEN) object crd paths="./ipam/v1alpha1;./speaker/v1alpha1" output:crd:dir=manifests/crd
+	$(CONTROLLER_GEN) rbac:roleName=tandem-cloud-controller-manager paths="./provider;./loadbalancer;./speaker/config" output:rbac:dir=manifests/rbac/controller-manager
+	$(CONTROLLER_GEN) rbac:roleName=tandem-speaker paths="./speaker" output:rbac:dir=manifests/rbac/speaker
+	sed -i 's/newTag: .*/newTag: $(VERSION)/' manifests/default/kustomization.yaml
+
+.PHONY: verify
+verify: generate ## that what is generated is up to date and that the code is formatted
+	git diff --exit-code -- manifests ipam/v1alpha1 speaker/v1alpha1
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	go vet ./...
+	go vet -tags e2e ./...
+
+.PHONY: lint
+lint: ## the linters, the direction of imports among them
+	$(GOLANGCI_LINT) run --build-tags e2e ./...
