@@ -1,48 +1,54 @@
 // Package bgp announces prefixes to BGP routers from declared sessions and routes.
 //
 // A caller hands over the whole desired set, every peer with every route it shall hear, and Speaker works out the
-// differences: a session is opened, closed, or restarted because something that its OPEN message or its TCP connection
-// depends on has changed, and everything else is an UPDATE. A peer that comes up late, or comes back, hears everything.
-// Nothing is learned: what a router sends is refused by policy, and no connection is accepted, so that port 179 stays
-// free for a routing daemon on the same node.
+// differences: a session is opened, closed, or restarted because something that its OPEN message or its TCP
+// connection depends on has changed, and everything else is an UPDATE. A peer that comes up late, or comes back,
+// hears everything. Nothing is learned: what a router sends is refused by policy, and no connection is accepted, so
+// that port 179 stays free for a routing daemon on the same node.
 //
 // # Invariants
 //
 //   - A peer hears exactly the routes declared for it. No route and no attribute leaks between two peers.
 //   - A changed attribute is one UPDATE that replaces the path (RFC 4271 §3.1). The prefix is never withdrawn for it.
-//   - The next hop is always the caller's. Left alone, GoBGP would send ::ffff:a.b.c.d as the next hop of an IPv6 prefix on
-//     an IPv4 session; routers install that, and it forwards nothing. Route.Validate refuses it.
-//   - LOCAL_PREF is not sent on an external session (RFC 4271 §5.1.5), and the local AS is not prepended on an internal one.
+//   - The next hop is always the caller's. Left alone, GoBGP would send ::ffff:a.b.c.d as the next hop of an IPv6
+//     prefix on an IPv4 session; routers install that, and it forwards nothing. Route.Validate refuses it.
+//   - LOCAL_PREF is not sent on an external session (RFC 4271 §5.1.5), and the local AS is not prepended on an
+//     internal one.
 //   - An IPv4 prefix with an IPv6 next hop waits until the peer has said that it understands it (RFC 8950 §4).
 //   - A password is in no log, error or state.
 //   - One peer's bad declaration, or its failure, changes nothing for another.
 //
 // # Stopping
 //
-// A process that will be back at once closes with Restart: peers with graceful restart (RFC 4724) keep forwarding while
-// it is away. A process that goes for good closes with Withdraw: every prefix is withdrawn, then the session ends with
-// CEASE. To move traffic away before that, declare the same routes with the GracefulShutdown community (RFC 8326) and the
-// lowest local preference, wait, and close then.
+// A process that will be back at once closes with Restart: peers with graceful restart (RFC 4724) keep forwarding
+// while it is away. A process that goes for good closes with Withdraw: every prefix is withdrawn, then the session
+// ends with CEASE. To move traffic away before that, declare the same routes with the GracefulShutdown community (RFC
+// 8326) and the lowest local preference, wait, and close then.
 //
 // # GoBGP, one server for each peer
 //
 // The protocol is spoken by GoBGP, embedded, and no other package imports it.
 //
-// It is GoBGP v4 because v3 ended with v3.37.0 and keeps CVE-2026-41643: an UPDATE with an empty AS4_PATH before AS_PATH
-// panics in a goroutine of the library, and that ends this whole process. v4 survives the packet. It also mends MD5
-// over link-local addresses, a hold time of zero, a goroutine leaked at every stop and wrong graceful restart bits.
+// It is GoBGP v4 because v3 ended with v3.37.0 and keeps CVE-2026-41643: an UPDATE with an empty AS4_PATH before
+// AS_PATH panics in a goroutine of the library, and that ends this whole process. v4 survives the packet. It also
+// mends MD5 over link-local addresses, a hold time of zero, a goroutine leaked at every stop and wrong graceful
+// restart bits.
 //
-// Every peer has an embedded server of its own. Advertisements differ from peer to peer in local preference, communities,
-// MED, prepending and in the prefixes themselves. In one shared RIB that would be export policies, whose mistakes leak
-// routes; with a RIB each, the separation, the router ID and the local AS of every peer are true by construction. A
-// server restricted to the two unicast families costs about 0.8 MiB and a peer about 0.4 MiB.
+// Every peer has an embedded server of its own. Advertisements differ from peer to peer in local preference,
+// communities, MED, prepending and in the prefixes themselves. In one shared RIB that would be export policies, whose
+// mistakes leak routes; with a RIB each, the separation, the router ID and the local AS of every peer are true by
+// construction. A server restricted to the two unicast families costs about 0.8 MiB and a peer about 0.4 MiB.
 //
-// Three things about GoBGP shape this package:
+// What to know about GoBGP when working here:
 //
-//   - What goes wrong before a session is established (a refused connection, a rejected OPEN) appears only in its log, so
-//     the log is where SessionState.LastError comes from.
-//   - It tries a new peer after 2 s at most and an old one 5 s plus 2 s after a loss. Connect times below 2 s have no effect.
+//   - What goes wrong before a session is established (a refused connection, a rejected OPEN) appears only in its
+//     log, so the log is where SessionState.LastError comes from.
+//   - It tries a new peer after 2 s at most and an old one 5 s plus 2 s after a loss. Connect times below 2 s have no
+//     effect.
 //   - It cannot propose a hold time of zero. It does follow a peer that proposes it.
+//   - It keeps what a peer sends, though the policy lets none of it in. A router had better send nothing.
+//   - Every server that starts stores the same zero values in two package variables, which another server may be
+//     reading because its peer sends an UPDATE. Nothing wrong can be read, but the race detector reports it.
 package bgp
 
 import (
@@ -66,14 +72,14 @@ type Session struct {
 }
 
 // CloseMode says how sessions end.
-type CloseMode int
+type CloseMode string
 
 const (
 	// Withdraw takes every prefix back, then sends CEASE.
-	Withdraw CloseMode = iota
-	// Restart closes the connection without a NOTIFICATION where graceful restart is enabled, so that the peer keeps the
-	// routes for the restart time (RFC 4724 §4.2). Other peers get CEASE.
-	Restart
+	Withdraw CloseMode = "Withdraw"
+	// Restart closes the connection without a NOTIFICATION where graceful restart is enabled, so that the peer keeps
+	// the routes for the restart time (RFC 4724 §4.2). Other peers get CEASE.
+	Restart CloseMode = "Restart"
 )
 
 // State is a state of the BGP finite state machine (RFC 4271 §8.2.2).
@@ -101,8 +107,8 @@ type SessionState struct {
 	Families []Family
 	// Advertised counts the prefixes the peer has been sent, for each negotiated family.
 	Advertised map[Family]int
-	// Held counts declared prefixes that the peer could not be sent: their family was not negotiated, or they are IPv4
-	// prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Zero while not Established.
+	// Held counts declared prefixes that the peer could not be sent: their family was not negotiated, or they are
+	// IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Zero while not Established.
 	Held int
 	// LastError is the latest thing that went wrong, at LastErrorTime. A session that is Established again keeps it.
 	LastError     string
@@ -132,6 +138,12 @@ type Speaker struct {
 	sessions map[string]*session // peer name => session
 }
 
+// connection is what a router tells sessions apart by.
+type connection struct {
+	remote, local netip.Addr
+	port          uint16
+}
+
 // New returns a Speaker without sessions.
 func New(logger klog.Logger) *Speaker {
 	return &Speaker{
@@ -143,9 +155,9 @@ func New(logger klog.Logger) *Speaker {
 
 // Set makes the declared sessions the running ones.
 //
-// A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others are
-// served all the same. A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP has
-// taken the changes, not once the peers have: States tells that.
+// A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others
+// are served all the same. A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP
+// has taken the changes, not once the peers have: States tells that.
 func (s *Speaker) Set(ctx context.Context, want []Session) error {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -156,6 +168,7 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 
 	var errs []error
 	declared := map[string]bool{}
+	connections := map[connection]string{}
 	for _, w := range want {
 		w.Peer.Defaults()
 		name := w.Peer.Name
@@ -168,11 +181,17 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 			errs = append(errs, fmt.Errorf("peer %q: %w", name, err))
 			continue
 		}
+		c := connection{w.Peer.Address, w.Peer.SourceAddress, w.Peer.Port}
+		if other, ok := connections[c]; ok {
+			errs = append(errs, fmt.Errorf("peer %q: peerAddress: %v is that of peer %q, and a router keeps one session "+
+				"with each address of ours: merge the two or give one a sourceAddress", name, c.remote, other))
+			continue
+		}
+		connections[c] = name
 		old := running[name]
 		if old != nil && !old.peer.equal(w.Peer) {
 			old.close(ctx, Withdraw)
 			s.remove(name)
-			s.logger.Info("Closed BGP session to start it anew as declared", "peer", name)
 			old = nil
 		}
 		if old == nil {

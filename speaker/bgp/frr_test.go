@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"runtime"
@@ -102,7 +103,8 @@ func TestIPv6Session(t *testing.T) {
 func TestExtendedNextHop(t *testing.T) {
 	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "$S6"))
 	peer := r.peer()
-	// The capability makes FRR send router advertisements, from which this side would get one more address to dial from.
+	// The capability makes FRR send router advertisements, from which this side would get one more address to dial
+	// from.
 	peer.Address, peer.SourceAddress = r.router6, r.speaker6
 	overIPv6 := Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
 	s := newSpeaker(t)
@@ -217,8 +219,8 @@ func TestPeersHearTheirOwn(t *testing.T) {
 	}
 }
 
-// TestChangedAttributesReplaceThePath drains as RFC 8326 has it, and reads in the router's log that the prefix was never
-// withdrawn on the way.
+// TestChangedAttributesReplaceThePath drains as RFC 8326 has it, and reads in the router's log that the prefix was
+// never withdrawn on the way.
 func TestChangedAttributesReplaceThePath(t *testing.T) {
 	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64513", 1))
 	log := "/run/frr/" + r.ns + "/bgpd.log"
@@ -428,7 +430,10 @@ func TestClose(t *testing.T) {
 	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "withdrawn") {
 		t.Errorf("The stop did not withdraw the routes in so many words: %v\n%s", err, text)
 	}
-	if err := s.Set(context.Background(), nil); err != ErrClosed {
+	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "Tx route delete") {
+		t.Errorf("The stop left routes in the router's kernel table: %v\n%s", err, text)
+	}
+	if err := s.Set(context.Background(), nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("Set after Close = %v, want %v", err, ErrClosed)
 	}
 }
@@ -476,18 +481,26 @@ func TestWrongASNumbersAreReported(t *testing.T) {
 	}
 }
 
-// TestSetServesTheOthers shows that one bad declaration is nobody else's trouble, and leaves what it was meant to change.
+// TestSetServesTheOthers shows that one bad declaration is nobody else's trouble, and leaves what it was meant to
+// change.
 func TestSetServesTheOthers(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	good, bad := r.peer(), r.peer()
-	bad.Name, bad.RouterID = "broken", netip.Addr{}
+	bad.Name, bad.RouterID, bad.Port = "broken", netip.Addr{}, 1790
+	again := good
+	again.Name = "again"
 	s := newSpeaker(t)
 	err := s.Set(context.Background(), []Session{
 		{Peer: bad},
 		{good, []Route{{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4}, r.route("198.51.100.200/32")}},
+		{Peer: again},
+		{Peer: good},
 	})
 	want := `peer "broken": routerID: invalid IP is not a unicast IPv4 address
-peer "tor1": prefix 2001:db8:51::1000/128: an IPv6 prefix needs an IPv6 next hop, not ` + r.speaker4.String()
+peer "tor1": prefix 2001:db8:51::1000/128: an IPv6 prefix needs an IPv6 next hop, not ` + r.speaker4.String() + `
+peer "again": peerAddress: ` + r.router4.String() + ` is that of peer "tor1", and a router keeps one session ` +
+		`with each address of ours: merge the two or give one a sourceAddress
+peer "tor1": declared twice`
 	if err == nil || err.Error() != want {
 		t.Errorf("Set() = %v, want %s", err, want)
 	}

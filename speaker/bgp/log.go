@@ -12,8 +12,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// logHandler receives GoBGP's log: what tells why a session is not established goes to failed, and everything to klog, four
-// levels down.
+// logHandler receives GoBGP's log: what tells why a session is not established goes to failed, and everything to
+// klog, four levels down.
 type logHandler struct {
 	slog.Handler
 	failed func(string)
@@ -50,8 +50,8 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &logHandler{Handler: h.Handler.WithGroup(name), failed: h.failed, muted: h.muted}
 }
 
-// failure returns what a record of GoBGP's log says has gone wrong with the session, or nothing. The texts are those of
-// the pinned version; the tests against routers hold them.
+// failure returns what a record of GoBGP's log says has gone wrong with the session, or nothing. The texts are those
+// of the pinned version; the tests against routers hold them.
 func failure(r slog.Record) string {
 	attrs := map[string]slog.Value{}
 	collect := func() {

@@ -63,5 +63,7 @@ func removeNamespaces(prefix string) {
 			}
 		}
 		_ = exec.Command("ip", "netns", "delete", ns).Run()
+		os.RemoveAll("/run/frr/" + ns)
+		os.RemoveAll("/etc/frr/" + ns)
 	}
 }

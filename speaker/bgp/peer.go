@@ -69,18 +69,21 @@ type Peer struct {
 	// Address may be link-local, then with the zone of the interface.
 	Address netip.Addr
 	Port    uint16
-	// SourceAddress is the local address of the connection. Invalid leaves the choice to the kernel.
+	// SourceAddress is the local address of the connection. Invalid leaves the choice to the kernel, which is a
+	// gamble where the node has several addresses on the link: a router that sends router advertisements gives it one
+	// more.
 	SourceAddress netip.Addr
 	// RouterID is the BGP identifier, an IPv4 address unique in the AS. See the function RouterID.
 	RouterID netip.Addr
-	// HoldTime, KeepaliveTime and ConnectTime are whole seconds.
+	// HoldTime, KeepaliveTime and ConnectTime are whole seconds. Zero is the default, also for HoldTime: a session
+	// without KEEPALIVEs cannot be proposed.
 	HoldTime      time.Duration
 	KeepaliveTime time.Duration
 	ConnectTime   time.Duration
 	// EBGPMultiHop lets an external peer be more than one hop away.
 	EBGPMultiHop bool
-	// TTLSecurityHops is how many hops away the peer may be at most; packets from further off are dropped by the kernel
-	// (GTSM, RFC 5082). 1 is a peer on the link, 0 turns it off.
+	// TTLSecurityHops is how many hops away the peer may be at most; packets from further off are dropped by the
+	// kernel (GTSM, RFC 5082). 1 is a peer on the link, 0 turns it off.
 	TTLSecurityHops uint8
 	Password        Password
 	GracefulRestart GracefulRestart
@@ -90,8 +93,8 @@ type Peer struct {
 const (
 	defaultPort     = 179
 	defaultHoldTime = 90 * time.Second // RFC 4271 §10
-	// RFC 4271 §10 suggests 120 s between attempts, for which a router that came back would wait in vain. A SYN every 2 s,
-	// the least GoBGP does, is nothing to either side.
+	// RFC 4271 §10 suggests 120 s between attempts, for which a router that came back would wait in vain. A SYN every
+	// 2 s, the least GoBGP does, is nothing to either side.
 	defaultConnectTime = 2 * time.Second
 	defaultRestartTime = 120 * time.Second
 
@@ -223,10 +226,10 @@ func (p Peer) equal(q Peer) bool { return reflect.DeepEqual(p, q) }
 
 // RouterID derives a BGP identifier for a node that has no IPv4 address.
 //
-// It is the first four bytes of the SHA-256 hash of the node's name, moved into 1.0.0.0–223.255.255.255 so that it is a
-// valid unicast address, neither zero (RFC 6286 §2.1) nor multicast. The same name gives the same identifier for ever,
-// since a changed one resets every session. Among 1000 nodes two share one with a probability of about 1 in 7500; such
-// nodes set routerID.
+// It is the first four bytes of the SHA-256 hash of the node's name, moved into 1.0.0.0–223.255.255.255 so that it is
+// a valid unicast address, neither zero (RFC 6286 §2.1) nor multicast. The same name gives the same identifier for
+// ever, since a changed one resets every session. Among 1000 nodes two share one with a probability of about 1 in
+// 7500; such nodes set routerID.
 func RouterID(nodeName string) netip.Addr {
 	sum := sha256.Sum256([]byte(nodeName))
 	const first, count = 1 << 24, 223 << 24

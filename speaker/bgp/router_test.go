@@ -46,7 +46,6 @@ func newRouter(t *testing.T, config string) *frr {
 	}
 	for _, dir := range []string{"/run/frr/" + r.ns, "/etc/frr/" + r.ns} {
 		command(t, "install", "-d", "-o", "frr", "-g", "frr", dir)
-		t.Cleanup(func() { os.RemoveAll(dir) })
 	}
 	r.write("vtysh.conf", "")
 	r.config = r.expand(config)

@@ -59,6 +59,7 @@ func startSession(ctx context.Context, logger klog.Logger, peer Peer, notify fun
 		s.stopServer(ctx, Withdraw)
 		return nil, fmt.Errorf("starting GoBGP: %w", err)
 	}
+	s.logger.Info("Started BGP session", "address", peer.Address, "localASN", peer.LocalASN, "peerASN", peer.PeerASN)
 	return s, nil
 }
 
@@ -379,6 +380,7 @@ func (s *session) close(ctx context.Context, mode CloseMode) {
 		s.withdraw(ctx)
 	}
 	s.stopServer(ctx, mode)
+	s.logger.Info("Closed BGP session", "mode", mode)
 }
 
 const (
@@ -426,12 +428,11 @@ func (s *session) updatesSent(ctx context.Context) (updates uint64) {
 
 func (s *session) stopServer(ctx context.Context, mode CloseMode) {
 	s.stopWatching()
+	s.log.mute() // what GoBGP reports from here on is our own doing
 	if err := s.server.StopBgp(context.WithoutCancel(ctx), &api.StopBgpRequest{
 		AllowGracefulRestart: mode == Restart,
 	}); err != nil {
 		s.logger.Error(err, "Failed to stop GoBGP")
 	}
-	// StopBgp leaves the BFD part running, which only Stop ends; Stop then complains that BGP has stopped.
-	s.log.mute()
-	s.server.Stop()
+	s.server.Stop() // StopBgp leaves the BFD part running
 }
