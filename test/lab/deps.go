@@ -10,13 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 )
 
-// packages are the Debian packages that the lab needs, each with a file of its own that shows that it is there. A file
-// that isn't absolute is a program.
-var packages = []struct{ name, file string }{
+// packages are the Debian packages that the lab needs, each with a program of its own that shows that it is there.
+var packages = []struct{ name, program string }{
 	{"iproute2", "ip"},
 	{"procps", "sysctl"},
 	{"runc", "runc"},
@@ -37,25 +35,11 @@ var packages = []struct{ name, file string }{
 func MissingPackages() []string {
 	var missing []string
 	for _, p := range packages {
-		if !installed(p.file) {
+		if _, err := exec.LookPath(p.program); err != nil {
 			missing = append(missing, p.name)
 		}
 	}
 	return missing
-}
-
-func installed(file string) bool {
-	if filepath.IsAbs(file) {
-		_, err := os.Stat(file)
-		return err == nil
-	}
-	// A user's PATH may lack the directories of the administrator.
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin") {
-		if _, err := os.Stat(filepath.Join(dir, file)); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // InstallPackages installs what MissingPackages returns with apt-get. None of them starts a service.
@@ -83,6 +67,9 @@ func InstallPackages(ctx context.Context, progress io.Writer) (err error) {
 		if err := run(cmd); err != nil {
 			return err
 		}
+	}
+	if missing := MissingPackages(); len(missing) > 0 {
+		return fmt.Errorf("still missing after installation: %s; is /usr/sbin in PATH?", strings.Join(missing, " "))
 	}
 	return nil
 }

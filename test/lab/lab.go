@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,6 +78,11 @@ func (c *Config) Validate() error {
 	case Dual, IPv4, IPv6:
 	default:
 		errs = append(errs, fmt.Errorf("families %q are none of %s, %s and %s", c.Families, Dual, IPv4, IPv6))
+	}
+	for name := range c.NodeIPs {
+		if !slices.Contains((plan{nodes: c.Nodes}).nodeNames(), name) {
+			errs = append(errs, fmt.Errorf("node IPs are given for %s, which the lab doesn't have", name))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -299,7 +305,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err := os.RemoveAll(l.dir); err != nil {
 		return fmt.Errorf("taking down lab %s: %w", l.config.Name, err)
 	}
-	os.Remove(filepath.Dir(l.dir)) // Stays while another lab is in it.
+	_ = os.Remove(filepath.Dir(l.dir)) // Stays while another lab is in it.
 	return nil
 }
 

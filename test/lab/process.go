@@ -43,7 +43,7 @@ func (l *Lab) start(name string, command ...string) error {
 	}
 	_, start, err := stat(cmd.Process.Pid)
 	// While this process lives it is the parent, and has to collect what its children leave.
-	go cmd.Wait()
+	go func() { _ = cmd.Wait() }()
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", name, err)
 	}

@@ -76,7 +76,9 @@ func command(ctx context.Context, name, command string, args []string) error {
 		flags.IntVar(&config.Nodes, "nodes", 3, "number of nodes")
 		families := flags.String("families", string(lab.Dual), "address families: dual, ipv4 or ipv6")
 		flags.BoolVar(&config.ExternalCloudProvider, "external", false, "start kubelets with --cloud-provider=external")
-		flags.Parse(args)
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
 		config.Families = lab.Families(*families)
 		_, err := lab.Up(ctx, config, os.Stderr)
 		return err
