@@ -21,8 +21,8 @@
 //
 // What speakers see differs for moments, and then their answers do:
 //
-//   - A node dies. The others notice within about a second of each other's noticing, agree on the successor without a
-//     word to anybody, and the successor announces first and is recorded after. An API that is down delays nothing.
+//   - A node dies. As the others notice, each by itself comes to the same successor, which announces first and is
+//     recorded after. An API that is down delays nothing.
 //   - The API is down. Records and candidates stay as last read, so that holders stay too; deaths are still handled. A
 //     successor cannot be recorded: if the dead holder then returns while the API is still down, every speaker goes back to
 //     it by the old record, and they still agree.
@@ -46,17 +46,16 @@ type Candidate struct {
 // Holder returns the node that holds the group called key, and false where no candidate is alive. An empty recorded means
 // that no holder is on record. The order of the candidates does not matter.
 func Holder(key, recorded string, candidates []Candidate, alive func(node string) bool) (node string, ok bool) {
+	for _, c := range candidates {
+		if c.Node == recorded && alive(recorded) {
+			return recorded, true
+		}
+	}
 	var best Candidate
 	var bestScore uint64
 	rank := ranking(key)
 	for _, c := range candidates {
-		if !alive(c.Node) {
-			continue
-		}
-		if c.Node == recorded {
-			return recorded, true
-		}
-		if ok && c.Weight < best.Weight {
+		if !alive(c.Node) || ok && c.Weight < best.Weight {
 			continue
 		}
 		score := rank(c.Node)

@@ -1,0 +1,242 @@
+package membership
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// A lab is a LAN of nodes, each a network namespace on a bridge that is in a namespace of its own. On each runs a
+// speaker's membership as a process: this test binary, started anew, which memberMain takes over.
+//
+//	m<pid>-0      m<pid>-1   ...
+//	   eth0          eth0        fd00::1, fd00::2 ... or 10.9.0.1 ...
+//	    |             |
+//	----0-------------1-------- br0 in m<pid>-lan
+type lab struct {
+	t     testing.TB
+	names []string
+	peers map[string]netip.Addr
+	nodes map[string]*labNode
+	views chan view
+}
+
+type labNode struct {
+	process *exec.Cmd
+	started time.Time
+	last    view // reported since then
+}
+
+// A view is what one member reports with each change.
+type view struct {
+	Node  string
+	Time  time.Time
+	Nodes []string
+	Alone bool
+}
+
+const memberEnv = "TANDEM_TEST_MEMBER"
+
+type memberConfig struct {
+	Node  string
+	Port  uint16
+	Peers map[string]netip.Addr
+}
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(memberEnv); config != "" {
+		if config == "burn" {
+			for {
+			}
+		}
+		if err := memberMain(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// memberMain is a member until SIGTERM, upon which it leaves. It writes its views to standard output.
+func memberMain(encoded string) error {
+	var config memberConfig
+	if err := json.Unmarshal([]byte(encoded), &config); err != nil {
+		return err
+	}
+	terminated, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	members, err := Join(context.Background(), Config{
+		Node:       config.Node,
+		Bind:       config.Peers[config.Node],
+		Port:       config.Port,
+		Key:        []byte("secret"),
+		Registerer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		return err
+	}
+	members.SetPeers(config.Peers)
+	out := json.NewEncoder(os.Stdout)
+	for {
+		alive := members.Alive()
+		v := view{Node: config.Node, Time: time.Now(), Nodes: slices.Sorted(maps.Keys(alive.Nodes)), Alone: alive.Alone}
+		if err := out.Encode(v); err != nil {
+			return err
+		}
+		select {
+		case <-members.Changes():
+		case <-terminated.Done():
+			return members.Leave(context.Background())
+		}
+	}
+}
+
+// newLab builds the LAN and takes it down when the test ends. Addresses come from the prefix.
+func newLab(t testing.TB, nodes int, prefix netip.Prefix) *lab {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := &lab{t: t, peers: map[string]netip.Addr{}, nodes: map[string]*labNode{}, views: make(chan view, 1024)}
+	lan := fmt.Sprintf("m%d-lan", os.Getpid())
+	l.namespace(lan)
+	l.ip("-n", lan, "link", "add", "br0", "type", "bridge")
+	l.ip("-n", lan, "link", "set", "br0", "up")
+	address := prefix.Addr()
+	for i := range nodes {
+		address = address.Next()
+		name := fmt.Sprintf("m%d-%d", os.Getpid(), i)
+		l.namespace(name)
+		port := fmt.Sprint("p", i)
+		l.ip("-n", lan, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+		l.ip("-n", lan, "link", "set", port, "master", "br0", "up")
+		l.ip("-n", name, "link", "set", "lo", "up")
+		l.ip("-n", name, "link", "set", "eth0", "up")
+		add := []string{"-n", name, "address", "add", netip.PrefixFrom(address, prefix.Bits()).String(), "dev", "eth0"}
+		if address.Is6() {
+			add = append(add, "nodad")
+		}
+		l.ip(add...)
+		l.names = append(l.names, name)
+		l.peers[name] = address
+		l.nodes[name] = &labNode{}
+	}
+	return l
+}
+
+func (l *lab) namespace(name string) {
+	l.ip("netns", "add", name)
+	l.t.Cleanup(func() { l.ip("netns", "delete", name) })
+}
+
+func (l *lab) ip(args ...string) {
+	l.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		l.t.Fatalf("Running ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// start runs the node's member. The test's end kills it.
+func (l *lab) start(name string) {
+	l.t.Helper()
+	config, err := json.Marshal(memberConfig{Node: name, Port: 7946, Peers: l.peers})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	n := l.nodes[name]
+	n.process = exec.Command("ip", "netns", "exec", name, os.Args[0])
+	n.process.Env = append(os.Environ(), memberEnv+"="+string(config))
+	n.process.Stderr = os.Stderr
+	out, err := n.process.StdoutPipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := n.process.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	n.started, n.last = time.Now(), view{}
+	process := n.process
+	var read sync.WaitGroup
+	read.Go(func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var v view
+			if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
+				l.t.Errorf("Member %s wrote %q: %v", name, lines.Text(), err)
+				return
+			}
+			l.views <- v
+		}
+	})
+	l.t.Cleanup(func() {
+		_ = process.Process.Kill()
+		read.Wait()
+		_ = process.Wait()
+	})
+}
+
+func (l *lab) kill(name string, sig syscall.Signal) {
+	l.t.Helper()
+	if err := l.nodes[name].process.Process.Signal(sig); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// link sets the switch's port of a node up or down.
+func (l *lab) link(name, state string) {
+	l.t.Helper()
+	port := "p" + name[strings.LastIndex(name, "-")+1:]
+	l.ip("-n", fmt.Sprintf("m%d-lan", os.Getpid()), "link", "set", port, state)
+}
+
+// await reads views until each of the viewers sees what is wanted, and returns when each came to see it.
+func (l *lab) await(what string, viewers []string, want func(view) bool) map[string]time.Time {
+	l.t.Helper()
+	limit := time.After(30 * time.Second)
+	for {
+		seen := map[string]time.Time{}
+		for _, name := range viewers {
+			if v := l.nodes[name].last; v.Node != "" && want(v) {
+				seen[name] = v.Time
+			}
+		}
+		if len(seen) == len(viewers) {
+			return seen
+		}
+		select {
+		case v := <-l.views:
+			if n := l.nodes[v.Node]; v.Time.After(n.started) {
+				n.last = v
+			}
+		case <-limit:
+			for _, name := range viewers {
+				l.t.Logf("%+v", l.nodes[name].last)
+			}
+			l.t.Fatalf("Waited in vain until %v saw %s", viewers, what)
+		}
+	}
+}
+
+func (l *lab) without(name string) []string {
+	return slices.DeleteFunc(slices.Clone(l.names), func(n string) bool { return n == name })
+}
+
+// awaitAll waits until everybody sees everybody.
+func (l *lab) awaitAll() map[string]time.Time {
+	l.t.Helper()
+	return l.await("everybody", l.names, func(v view) bool { return slices.Equal(v.Nodes, slices.Sorted(slices.Values(l.names))) })
+}

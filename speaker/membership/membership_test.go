@@ -1,0 +1,258 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// loopback returns the nth node's address. The whole of 127.0.0.0/8 is this host's.
+func loopback(n byte) netip.Addr { return netip.AddrFrom4([4]byte{127, 9, 46, n}) }
+
+func join(t *testing.T, node string, bind netip.Addr, key string) (*Members, *prometheus.Registry) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	registry := prometheus.NewRegistry()
+	m, err := Join(ctx, Config{Node: node, Bind: bind, Port: 7946, Key: []byte(key), Registerer: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		<-m.ended
+	})
+	return m, registry
+}
+
+// await reads changes until the snapshot is as wanted.
+func await(t *testing.T, m *Members, what string, want func(Snapshot) bool) Snapshot {
+	t.Helper()
+	limit := time.After(30 * time.Second)
+	for {
+		s := m.Alive()
+		if want(s) {
+			return s
+		}
+		select {
+		case <-m.Changes():
+		case <-limit:
+			t.Fatalf("%s waited in vain for %s: %+v", m.node, what, s)
+		}
+	}
+}
+
+func awaitNodes(t *testing.T, m *Members, nodes ...string) Snapshot {
+	t.Helper()
+	return await(t, m, fmt.Sprint(nodes), func(s Snapshot) bool {
+		return slices.Equal(slices.Sorted(maps.Keys(s.Nodes)), nodes)
+	})
+}
+
+func TestConfig(t *testing.T) {
+	good := Config{Node: "a", Bind: loopback(1), Port: 7946, Key: []byte("k")}
+	tests := []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"complete", func(*Config) {}, ""},
+		{"without a name", func(c *Config) { c.Node = "" }, "the node has no name"},
+		{"without an address", func(c *Config) { c.Bind = netip.Addr{} }, "the bind address invalid IP is not a node's address"},
+		{"on all addresses", func(c *Config) { c.Bind = netip.IPv6Unspecified() }, "the bind address :: is not a node's address"},
+		{"on a group", func(c *Config) { c.Bind = netip.MustParseAddr("ff02::1") }, "the bind address ff02::1 is not a node's address"},
+		{"without a port", func(c *Config) { c.Port = 0 }, "the port is 0"},
+		{"without a key", func(c *Config) { c.Key = nil }, "the key is empty"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			config := good
+			test.change(&config)
+			got := ""
+			if err := config.validate(); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("validate (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSpeakersFindEachOther(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	if diff := cmp.Diff(Snapshot{Nodes: map[string]struct{}{"a": {}}}, a.Alive()); diff != "" {
+		t.Errorf("Alive of the first speaker (-want +got):\n%s", diff)
+	}
+	b, _ := join(t, "b", loopback(2), "secret")
+	c, registry := join(t, "c", loopback(3), "secret")
+	// Only b is told of the others.
+	b.SetPeers(map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)})
+	for _, m := range []*Members{a, b, c} {
+		s := awaitNodes(t, m, "a", "b", "c")
+		if s.Alone || !s.Has("a") || s.Has("z") {
+			t.Errorf("Alive of %s = %+v", m.node, s)
+		}
+	}
+	if got, err := testutil.GatherAndCount(registry); err != nil || got != 2 {
+		t.Errorf("GatherAndCount = %d, %v, want the two metrics", got, err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("GatherAndLint = %v, %v", problems, err)
+	}
+}
+
+func TestASpeakerThatLeaves(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	b, _ := join(t, "b", loopback(2), "secret")
+	a.SetPeers(map[string]netip.Addr{"b": loopback(2)})
+	awaitNodes(t, a, "a", "b")
+	awaitNodes(t, b, "a", "b")
+
+	if err := b.Leave(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := awaitNodes(t, a, "a"); s.Alone {
+		t.Error("A farewell counts as a loss")
+	}
+	if err := b.Leave(t.Context()); err == nil {
+		t.Error("Leaving twice succeeds")
+	}
+
+	// It comes back with another address, and is told of nobody.
+	b, _ = join(t, "b", loopback(3), "secret")
+	a.SetPeers(map[string]netip.Addr{"b": loopback(3)})
+	awaitNodes(t, a, "a", "b")
+	awaitNodes(t, b, "a", "b")
+}
+
+func TestASpeakerThatDies(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
+	a.SetPeers(peers)
+	for _, bind := range []netip.Addr{loopback(2), loopback(2), loopback(3)} {
+		peers["b"] = bind
+		a.SetPeers(peers)
+		ctx, die := context.WithCancel(t.Context())
+		b, err := Join(ctx, Config{Node: "b", Bind: bind, Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.SetPeers(peers)
+		awaitNodes(t, b, "a", "b")
+		if s := awaitNodes(t, a, "a", "b"); s.Alone {
+			t.Error("A speaker that sees another is alone")
+		}
+		die()
+		<-b.ended
+		if s := awaitNodes(t, a, "a"); !s.Alone {
+			t.Error("A speaker that lost its only other is not alone")
+		}
+	}
+	// A node that is deleted from the cluster was no loss.
+	delete(peers, "b")
+	a.SetPeers(peers)
+	await(t, a, "not to be alone", func(s Snapshot) bool { return !s.Alone })
+}
+
+func TestASpeakerThatIsReplacedBeforeItIsMissed(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
+	a.SetPeers(peers)
+	for range 5 {
+		ctx, die := context.WithCancel(t.Context())
+		b, err := Join(ctx, Config{Node: "b", Bind: loopback(2), Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.SetPeers(peers)
+		awaitNodes(t, b, "a", "b")
+		awaitNodes(t, a, "a", "b")
+		die()
+		<-b.ended
+	}
+}
+
+func TestAnotherKeyIsRejected(t *testing.T) {
+	a, registry := join(t, "a", loopback(1), "secret")
+	b, _ := join(t, "b", loopback(2), "secret")
+	stranger, _ := join(t, "c", loopback(3), "another secret")
+	everybody := map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)}
+	stranger.SetPeers(everybody)
+	a.SetPeers(everybody)
+	awaitNodes(t, b, "a", "b")
+
+	// A stream and a packet: a Join sends the one, a probe the other.
+	address := netip.AddrPortFrom(loopback(1), 7946).String()
+	if _, err := stranger.list.Join([]string{address}); err == nil {
+		t.Error("A stranger's stream is answered")
+	}
+	if _, err := stranger.list.Ping("a", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address))); err == nil {
+		t.Error("A stranger's probe is answered")
+	}
+	if got := rejectedBy(t, registry); got < 2 {
+		t.Errorf("%v messages were counted as rejected, want both", got)
+	}
+	awaitNodes(t, a, "a", "b")
+	awaitNodes(t, stranger, "c")
+}
+
+func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "tandem_membership_rejected_total" {
+			return f.Metric[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatal("No counter of rejected messages")
+	return 0
+}
+
+// TestOnALAN plays deaths, a partition and farewells between processes, in each family alone.
+func TestOnALAN(t *testing.T) {
+	for _, prefix := range []netip.Prefix{v4, v6} {
+		t.Run(prefix.String(), func(t *testing.T) {
+			l := newLab(t, 4, prefix)
+			for _, name := range l.names {
+				l.start(name)
+			}
+			l.awaitAll()
+
+			dead := l.names[0]
+			isGone := func(v view) bool { return !slices.Contains(v.Nodes, dead) }
+			l.kill(dead, syscall.SIGKILL)
+			l.await("its death", l.without(dead), isGone)
+			l.start(dead)
+			l.awaitAll()
+
+			cut := l.names[1:3]
+			for _, name := range cut {
+				l.link(name, "down")
+			}
+			l.await("the rest", []string{l.names[0], l.names[3]}, func(v view) bool {
+				return slices.Equal(v.Nodes, []string{l.names[0], l.names[3]}) && !v.Alone
+			})
+			l.await("that they are alone", cut, func(v view) bool { return v.Alone })
+			for _, name := range cut {
+				l.link(name, "up")
+			}
+			l.awaitAll()
+
+			l.kill(dead, syscall.SIGTERM)
+			l.await("its farewell", l.without(dead), isGone)
+		})
+	}
+}
