@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +29,11 @@ router bgp 64513
  address-family ipv6 unicast
   neighbor $S4 activate
 `
+
+// withNeighbor is bothFamilies with one more setting of the neighbour.
+func withNeighbor(setting string) string {
+	return strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 "+setting, 1)
+}
 
 // peer returns the declaration that fits bothFamilies.
 func (r *frr) peer() Peer {
@@ -81,7 +87,8 @@ func TestIPv6Session(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			config := strings.ReplaceAll(strings.Replace(bothFamilies, "neighbor $S4 remote-as 64512", tt.neighbor, 1), "$S4", "$S6")
+			config := strings.Replace(bothFamilies, "neighbor $S4 remote-as 64512", tt.neighbor, 1)
+			config = strings.ReplaceAll(config, "$S4", "$S6")
 			if strings.Contains(tt.neighbor, "interface") {
 				config = strings.ReplaceAll(config, "$S6", "fe80::1")
 			}
@@ -263,7 +270,7 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 }
 
 func TestPassword(t *testing.T) {
-	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 password correct", 1))
+	r := newRouter(t, withNeighbor("password correct"))
 	peer := r.peer()
 	peer.Password = "wrong"
 	s := newSpeaker(t)
@@ -280,7 +287,7 @@ func TestPassword(t *testing.T) {
 }
 
 func TestGTSM(t *testing.T) {
-	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 ttl-security hops 1", 1))
+	r := newRouter(t, withNeighbor("ttl-security hops 1"))
 	// The kernel of the router sets its bound after the accept; this one sees the SYN as well.
 	r.nft("table ip near { chain in { type filter hook input priority 0; tcp dport 179 ip ttl != 255 drop; }; }")
 	peer := r.peer()
@@ -303,7 +310,7 @@ func TestGTSM(t *testing.T) {
 
 // TestMultihop puts a rule on the router that drops what could not have crossed a second hop.
 func TestMultihop(t *testing.T) {
-	r := newRouter(t, strings.Replace(bothFamilies, "remote-as 64512", "remote-as 64512\n neighbor $S4 ebgp-multihop", 1))
+	r := newRouter(t, withNeighbor("ebgp-multihop"))
 	r.nft("table ip hop { chain in { type filter hook input priority 0; tcp dport 179 ip ttl < 2 drop; }; }")
 	peer := r.peer()
 	s := newSpeaker(t)
@@ -360,6 +367,57 @@ func TestHoldTime(t *testing.T) {
 	r.signalBGP(syscall.SIGCONT)
 	awaitState(t, s, "tor1", Established)
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+}
+
+// TestZeroHoldTime follows a router that wants no KEEPALIVEs (RFC 4271 §4.2).
+func TestZeroHoldTime(t *testing.T) {
+	r := newRouter(t, withNeighbor("timers 0 0"))
+	peer := r.peer()
+	peer.HoldTime = 3 * time.Second
+	s := newSpeaker(t)
+	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	since := awaitState(t, s, "tor1", Established).Since
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+	if n := r.neighbor(r.speaker4); n.HoldTime != 0 || n.KeepAlive != 0 {
+		t.Errorf("The router counts on KEEPALIVEs: %+v", n)
+	}
+	eventually(t, "twice our own hold time to pass", func() string {
+		if time.Since(since) < 2*peer.HoldTime {
+			return "not yet"
+		}
+		return ""
+	})
+	if state := awaitState(t, s, "tor1", Established); state.Since != since {
+		t.Errorf("The session was lost in silence: %+v", state)
+	}
+}
+
+// TestNothingIsLearned has a router announce a prefix of ours back to us.
+func TestNothingIsLearned(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32")}})
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+	r.configure("router bgp 64513", "no bgp network import-check", "address-family ipv4 unicast",
+		"network 198.51.100.200/32", "network 203.0.113.0/24")
+	eventually(t, "the router to announce its own", func() string {
+		var routes struct{ TotalPrefixCounter int }
+		r.show(&routes, "bgp ipv4 unicast neighbors "+r.speaker4.String()+" advertised-routes")
+		return cmp.Diff(2, routes.TotalPrefixCounter)
+	})
+	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+	eventually(t, "our own to be all we announce", func() string {
+		var ours []string
+		for prefix, paths := range r.rib() {
+			for _, p := range paths {
+				if p.Peer.RouterID == "192.0.2.254" {
+					ours = append(ours, prefix)
+				}
+			}
+		}
+		slices.Sort(ours)
+		return cmp.Diff([]string{"198.51.100.200/32", "2001:db8:51::1000/128"}, ours)
+	})
 }
 
 func TestRouterRestart(t *testing.T) {
@@ -421,6 +479,10 @@ func TestClose(t *testing.T) {
 	s = newSpeaker(t)
 	set(t, s, session)
 	r.wantRIB(want)
+	// Without both bits a router deletes the routes when the session is back, and adds them again a moment later.
+	if gr := r.neighbor(r.speaker4).GracefulRestart; !gr.RBit || !gr.IPv4Unicast.FBit || !gr.IPv6Unicast.FBit {
+		t.Errorf("The OPEN after the restart does not tell of it: %+v", gr)
+	}
 	if text, err := os.ReadFile(log); err != nil || strings.Contains(string(text), "Tx route delete") {
 		t.Errorf("The restart took routes out of the router's kernel table: %v\n%s", err, text)
 	}
@@ -492,7 +554,10 @@ func TestSetServesTheOthers(t *testing.T) {
 	s := newSpeaker(t)
 	err := s.Set(context.Background(), []Session{
 		{Peer: bad},
-		{good, []Route{{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4}, r.route("198.51.100.200/32")}},
+		{good, []Route{
+			{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4},
+			r.route("198.51.100.200/32"),
+		}},
 		{Peer: again},
 		{Peer: good},
 	})
@@ -519,7 +584,9 @@ func TestMetrics(t *testing.T) {
 	s := newSpeaker(t)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(s)
-	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("198.51.100.201/32"), r.route("2001:db8:51::1000/128")}})
+	set(t, s, Session{r.peer(), []Route{
+		r.route("198.51.100.200/32"), r.route("198.51.100.201/32"), r.route("2001:db8:51::1000/128"),
+	}})
 	awaitState(t, s, "tor1", Established)
 	r.wantRIB(map[string][]path{
 		"198.51.100.200/32":     {external(r.speaker4)},

@@ -223,6 +223,11 @@ type neighbor struct {
 	LastResetDueTo   string
 	LastNotification string `json:"lastNotificationReason"`
 	MessageStats     struct{ UpdatesRecv int }
+	// GracefulRestart holds the bits of RFC 4724 §3 in our latest OPEN.
+	GracefulRestart struct {
+		RBit                     bool
+		IPv4Unicast, IPv6Unicast struct{ FBit bool }
+	} `json:"gracefulRestartInfo"`
 }
 
 // eventually waits until check has nothing to complain about.
