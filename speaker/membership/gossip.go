@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package membership
 
 import (
@@ -13,40 +15,42 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The tuning. A node that falls silent is dead after the wait until somebody probes it (one to two intervals), one interval
-// for the probe to fail, and the suspicion. A speaker that merely stalls, for want of a processor, has the last two of
-// these, 0.6 s, to come round and object. For the same tolerance a shorter interval leaves less to the wait, and gives
-// more probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured with 3 and with 10
-// members on two busy cores, 20 deaths each: 0.7-0.8 s in the median until a survivor knows, 0.98 s at most. (With an interval of
-// 200 ms, a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight processes burning the two
-// cores, at equal priority, brought about no false death. BenchmarkDetection and BenchmarkLoad repeat this.
+// The tuning. A node that falls silent is dead after the wait until somebody probes it (one to two intervals), one
+// interval for the probe to fail, and the suspicion. A speaker that merely stalls, for want of a processor, has the
+// last two of these, 0.6 s, to come round and object. For the same tolerance a shorter interval leaves less to the
+// wait, and gives more probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured
+// with 3 and with 10 members on two busy cores, 20 deaths each: 0.7-0.8 s in the median until a survivor knows, at most
+// 0.98 s. (With an interval of 200 ms, a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight
+// processes burning the two cores, at equal priority, brought about no false death. BenchmarkDetection and
+// BenchmarkLoad repeat this.
 const (
 	// Ten probes a second and answers to as many, some 200 bytes each, are what a speaker pays, however large the cluster.
 	probeInterval = 100 * time.Millisecond
 
-	// A probe that is not answered by then is tried by way of three others and by TCP as well (which the default leaves on: a
-	// lost or filtered UDP packet is no death), until the interval ends. It is well under half the interval so that the
-	// others, who wait as long, can say in time that they got no answer either. A prober that does not hear even this from them
-	// takes itself for the sick one, as it should, but with half the interval it would at every death.
+	// A probe that is not answered by then is tried by way of three others and by TCP as well (which the default
+	// leaves on: a lost or filtered UDP packet is no death), until the interval ends. It is well under half the
+	// interval so that the others, who wait as long, can say in time that they got no answer either. A prober that
+	// does not hear even this from them takes itself for the sick one, as it should, but with half the interval it
+	// would at every death.
 	probeTimeout = 30 * time.Millisecond
 
 	// The suspicion lasts 5 intervals, times log10 of the number of nodes beyond ten: 0.5 s, and 1 s at a hundred.
 	suspicionMult = 5
 
-	// That is, if three others confirm it, and up to twice as long the fewer do: a node that is cut off, or sick, is slower to
-	// condemn the rest than the rest is to condemn it. Where there are no three others, the short time holds at once. The
-	// default of 6 would make a second death, soon after a first one, last for seconds.
+	// That is, if three others confirm it, and up to twice as long the fewer do: a node that is cut off, or sick, is
+	// slower to condemn the rest than the rest is to condemn it. Where there are no three others, the short time
+	// holds at once. The default of 6 would make a second death, soon after a first one, last for seconds.
 	suspicionMaxMult = 2
 
-	// A prober that finds itself sick (Lifeguard's awareness) stretches its interval up to so many times, not to the default of
-	// 8: in a small cluster there may be nobody else to notice a death.
+	// A prober that finds itself sick (Lifeguard's awareness) stretches its interval up to so many times, not to the
+	// default of 8: in a small cluster there may be nobody else to notice a death.
 	awarenessMax = 4
 
 	// Verdicts travel by gossip beside the probes. Where there is no news, nothing is sent.
 	gossipInterval = 50 * time.Millisecond
 
-	// The dead are gossiped to for so long, so that they may object, and remembered, so that a straggler's stale state does not
-	// bring them back to life.
+	// The dead are gossiped to for so long, so that they may object, and remembered, so that a straggler's stale
+	// state does not bring them back to life.
 	tombstoneTime = 10 * time.Second
 
 	// A dead node's name may come back with another address at once: the names are Kubernetes' and unique. Zero would
@@ -132,10 +136,10 @@ func newRejected() prometheus.Counter {
 	})
 }
 
-// gossipLog passes memberlist's log on to klog. What memberlist calls an error is often a refused connection to a dead node;
-// nothing of it is news to an operator, whom Members tells who comes and goes. So its errors, warnings and information are
-// V(4), and its debugging is V(6). The exception is what the key does not decrypt: memberlist logs it, but neither counts
-// it nor has a hook for it, so that it is recognised here.
+// gossipLog passes memberlist's log on to klog. What memberlist calls an error is often a refused connection to a
+// dead node; nothing of it is news to an operator, whom Members tells who comes and goes. So its errors, warnings and
+// information are V(4), and its debugging is V(6). The exception is what the key does not decrypt: memberlist logs
+// it, but neither counts it nor has a hook for it, so that it is recognised here.
 type gossipLog struct {
 	logger   klog.Logger
 	rejected prometheus.Counter

@@ -1,24 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package membership tells which speakers are alive, without the API server.
 //
-// Every speaker gossips with the others (SWIM with the Lifeguard extensions, by hashicorp/memberlist) over UDP and TCP on one
-// port. It probes one other speaker every 100 ms; one that answers neither directly, nor to others on its behalf, nor over
-// TCP, is suspected, and everybody is told; unless it objects in time, it is dead, and everybody is told. The constants in
-// this package say how fast, and what that costs.
+// Every speaker gossips with the others (SWIM with the Lifeguard extensions, by hashicorp/memberlist) over UDP and
+// TCP on one port. It probes one other speaker every 100 ms; one that answers neither directly, nor to others on its
+// behalf, nor over TCP, is suspected, and everybody is told; unless it objects in time, it is dead, and everybody is
+// told. The constants in this package say how fast, and what that costs.
 //
 //   - The name of the node is the identity. A node that comes back is the same node, with whatever address.
-//   - [Members.Alive] is this speaker's view. It holds this speaker itself, and suspects, since most of them are innocent. Views
-//     converge within fractions of a second but are never known to be equal: who acts on them (package election) must
-//     bear with two answers for a moment.
-//   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side sees the other as
-//     dead, and both are right about what they can reach.
+//   - [Members.Alive] is this speaker's view. It holds this speaker itself, and suspects, since most of them are
+//     innocent. Views converge within fractions of a second but are never known to be equal: who acts on them
+//     (package election) must bear with two answers for a moment.
+//   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side
+//     sees the other as dead, and both are right about what they can reach.
 //   - [Members.Leave] is a farewell: the others know at once, and do not count it as a loss.
 //   - A speaker that had others and lost the last of them is Alone: more likely it is cut off than they are dead.
-//   - memberlist forgets the dead, and a cold start knows nobody. So [Members.SetPeers] takes the addresses of all speakers'
-//     nodes, as the API lists them, and those that are not alive are dialled again and again, so that a healed
-//     partition merges within about a second. While the API is down, the last list serves.
-//   - Packets and streams are encrypted and authenticated with AES-256-GCM by a key derived from a secret. What does not
-//     decrypt is dropped, and counted. A recorded packet can be replayed: at worst it has a speaker suspected, who
-//     then objects.
+//   - memberlist forgets the dead, and a cold start knows nobody. So [Members.SetPeers] takes the addresses of all
+//     speakers' nodes, as the API lists them, and those that are not alive are dialled again and again, so that a
+//     healed partition merges within about a second. While the API is down, the last list serves.
+//   - Packets and streams are encrypted and authenticated with AES-256-GCM by a key derived from a secret. What does
+//     not decrypt is dropped, and counted.
+//     A recorded packet can be replayed: at worst it has a speaker taken for dead or leaving until that speaker, who
+//     hears of it by gossip, objects.
 package membership
 
 import (
@@ -109,8 +112,8 @@ type Members struct {
 	snapshot Snapshot
 }
 
-// Join binds the port and begins to gossip. The membership lasts until ctx ends or Leave returns. When ctx ends, this speaker
-// falls silent, and the others find it dead.
+// Join binds the port and begins to gossip. The membership lasts until ctx ends or Leave returns. When ctx ends, this
+// speaker falls silent, and the others find it dead.
 func Join(ctx context.Context, config Config) (*Members, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("joining the speakers: %w", err)
@@ -157,8 +160,8 @@ func (m *Members) Alive() Snapshot {
 	return m.snapshot
 }
 
-// Changes returns a channel that delivers after Alive has changed; several changes may be one delivery. It is made for one
-// reader.
+// Changes returns a channel that delivers after Alive has changed; several changes may be one delivery. It is made
+// for one reader.
 func (m *Members) Changes() <-chan struct{} { return m.changes }
 
 // SetPeers says which nodes have speakers, and their addresses; this node's own entry is ignored. Those that are not
@@ -176,8 +179,8 @@ func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 	notify(m.redial)
 }
 
-// Leave takes leave of the others, who see this speaker gone at once, and closes the sockets. Where the others do not get to
-// hear it, Leave returns after a second, or at ctx's deadline if that is earlier.
+// Leave takes leave of the others, who see this speaker gone at once, and closes the sockets. Where the others do not
+// get to hear it, Leave returns after a second, or at ctx's deadline if that is earlier.
 func (m *Members) Leave(ctx context.Context) error {
 	deadline := time.Now().Add(farewellTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
@@ -229,8 +232,8 @@ func (m *Members) run(ctx context.Context) {
 	}
 }
 
-// takeLeave tells the others first that this speaker is leaving, which is what they act on, and then that it has left, so that
-// their memberlist does not look for it any more.
+// takeLeave tells the others first that this speaker is leaving, which is what they act on, and then that it has
+// left, so that their memberlist does not look for it any more.
 func (m *Members) takeLeave(deadline time.Time) error {
 	m.leaving.Store(true)
 	// A timeout of zero would be none.
@@ -239,10 +242,10 @@ func (m *Members) takeLeave(deadline time.Time) error {
 	return errors.Join(errLeaving, errLeft)
 }
 
-// absent returns the addresses to dial in this round: each peer that is not alive with a chance of one in as many as are alive,
-// and redialFanout at most. Thus the cluster as a whole dials each of its dead at the same rate however large it
-// is, while a speaker on its own dials without restraint. One dial that gets through merges all that both sides know, so
-// that two halves of a partition find together by any of their pairs.
+// absent returns the addresses to dial in this round: each peer that is not alive with a chance of one in as many as
+// are alive, and redialFanout at most. Thus the cluster as a whole dials each of its dead at the same rate however
+// large it is, while a speaker on its own dials without restraint. One dial that gets through merges all that both
+// sides know, so that two halves of a partition find together by any of their pairs.
 func (m *Members) absent() []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
