@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package bgp announces prefixes to BGP routers from declared sessions and routes.
 //
 // A caller hands over the whole desired set, every peer with every route it shall hear, and Speaker works out the
@@ -22,7 +24,7 @@
 //
 // A process that will be back at once closes with Restart: peers with graceful restart (RFC 4724) keep forwarding
 // while it is away. A process that goes for good closes with Withdraw: every prefix is withdrawn, then the session
-// ends with CEASE. To move traffic away before that, declare the same routes with the GracefulShutdown community (RFC
+// ends with CEASE. To move traffic away before that, declare the same routes with community.GracefulShutdown (RFC
 // 8326) and the lowest local preference, wait, and close then.
 //
 // # GoBGP, one server for each peer
