@@ -26,6 +26,9 @@ type Snapshot struct {
 	Nodes    map[string]Node
 	// Alive reports whether the node's speaker is alive.
 	Alive func(node string) bool
+	// Newcomer is a speaker that has just started. It goes on with what it is on record for, and takes nothing else before it
+	// has had time to meet the others.
+	Newcomer bool
 }
 
 // Service is a Service with at least one address of ours.
@@ -90,7 +93,7 @@ func Decide(s *Snapshot) Desired {
 	d := Desired{Records: map[types.NamespacedName]Record{}, Routes: s.routes()}
 	for _, g := range s.groups() {
 		holder, ok := s.holder(g)
-		if !ok || holder != s.Node {
+		if !ok || holder != s.Node || s.Newcomer && g.recorded() != s.Node {
 			continue
 		}
 		announced := map[netip.Addr][]string{}

@@ -40,8 +40,10 @@ const (
 	// concerns a failure (gossip, interfaces) is never delayed.
 	settle = 20 * time.Millisecond
 
-	// introduction is how long a speaker that has just started waits for gossip to show it the speakers that it knows from
-	// the API. Until then it takes nothing from a recorded holder that it has not met yet.
+	// A speaker that has just started knows nobody. For newcomer it takes only what it is on record for; within that time
+	// gossip, which it joins by the addresses in the API, has shown it whoever is alive. For introduction at most it presumes those
+	// alive whom it knows from the API and has not met.
+	newcomer     = time.Second
 	introduction = 3 * time.Second
 
 	// isolationCheck is how often a speaker without any other asks whether it has lost the API too.
@@ -170,9 +172,12 @@ func (s *Speaker) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	s.bgp = bgp.New(logger)
 	s.cfg.Registerer.MustRegister(s.bgp)
+	// The parts outlive ctx by the farewell in stop.
+	parts, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	part := func(name string, run func(context.Context) error) {
 		go func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
+			if err := run(parts); err != nil && parts.Err() == nil {
 				cancel(fmt.Errorf("%s: %w", name, err))
 			}
 		}()
@@ -190,7 +195,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.members, err = membership.Join(ctx, membership.Config{
+	if s.members, err = membership.Join(parts, membership.Config{
 		Node: s.cfg.Node, Bind: s.cfg.HostIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer,
 	}); err != nil {
 		return fmt.Errorf("joining the other speakers: %w", err)
@@ -211,7 +216,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 func (s *Speaker) loop(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	linkChanges := s.links.Subscribe()
-	introduced := time.NewTimer(introduction)
+	introduced := time.NewTimer(newcomer)
 	defer introduced.Stop()
 	isolation := time.NewTicker(isolationCheck)
 	defer isolation.Stop()
@@ -229,6 +234,7 @@ func (s *Speaker) loop(ctx context.Context) {
 			signal(s.status)
 		case <-s.members.Changes():
 		case <-introduced.C:
+			introduced.Reset(introduction) // once more for those presumed alive; after that it does no harm
 		case <-isolation.C:
 			if !s.checkIsolation(ctx) {
 				continue
@@ -268,6 +274,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	s.members.SetPeers(o.speakerAddresses(s.cfg.HostIP))
 	returned := s.meet(alive)
 	snapshot := o.snapshot(s.cfg.Node, announcing(links, held), s.presumedAlive(&o, alive))
+	snapshot.Newcomer = time.Since(s.started) < newcomer
 	desired := Decide(snapshot)
 	if s.isolated {
 		desired.Layer2, desired.Records = nil, nil

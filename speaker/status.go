@@ -99,7 +99,16 @@ func (s *Speaker) state(old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
 			trouble = append(trouble, fmt.Sprintf("%s on %s: %v", announced.Address, announced.Interface, announced.Err))
 		}
 	}
-	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Announcing"}
+	established := 0
+	for _, session := range state.BGPSessions {
+		if session.State == v1alpha1.BGPEstablished {
+			established++
+		}
+	}
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Announcing",
+		Message: fmt.Sprintf("%d of %d BGP sessions established", established, len(state.BGPSessions)),
+	}
 	if len(trouble) > 0 {
 		condition.Status, condition.Reason = metav1.ConditionFalse, "Layer2Failed"
 		condition.Message = strings.Join(trouble[:min(len(trouble), 5)], "; ")

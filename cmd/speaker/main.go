@@ -25,7 +25,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-base/cli"
-	"k8s.io/component-base/featuregate"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
@@ -49,7 +48,6 @@ func main() { os.Exit(cli.Run(command())) }
 func command() *cobra.Command {
 	var o options
 	logOptions := logs.NewOptions()
-	features := featuregate.NewFeatureGate()
 	cmd := &cobra.Command{
 		Use:           "tandem-speaker",
 		Short:         "Announces the addresses of Services from the node it runs on",
@@ -58,7 +56,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
 			verflag.PrintAndExitIfRequested()
-			if err := logsapi.ValidateAndApply(logOptions, features); err != nil {
+			if err := logsapi.ValidateAndApply(logOptions, nil); err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
