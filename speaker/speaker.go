@@ -216,8 +216,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 func (s *Speaker) loop(ctx context.Context) {
 	logger := klog.FromContext(ctx)
 	linkChanges := s.links.Subscribe()
-	introduced := time.NewTimer(newcomer)
-	defer introduced.Stop()
+	newcomerOver, introductionOver := time.After(newcomer), time.After(introduction)
 	isolation := time.NewTicker(isolationCheck)
 	defer isolation.Stop()
 	gather := time.NewTimer(0)
@@ -233,8 +232,8 @@ func (s *Speaker) loop(ctx context.Context) {
 		case <-linkChanges:
 			signal(s.status)
 		case <-s.members.Changes():
-		case <-introduced.C:
-			introduced.Reset(introduction) // once more for those presumed alive; after that it does no harm
+		case <-newcomerOver:
+		case <-introductionOver:
 		case <-isolation.C:
 			if !s.checkIsolation(ctx) {
 				continue
