@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cluster is a lab with Tandem installed on it as a user would: images loaded on the nodes, manifests applied with kubectl, a
+// router that speaks BGP. The demo and the end-to-end tests stand on it.
+package cluster
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	"github.com/tandem-lb/tandem/test/lab"
+)
+
+// RouterConfig is FRR's configuration on the lab's router.
+//
+//go:embed frr.conf
+var RouterConfig string
+
+// Cluster is a lab with Tandem on it.
+type Cluster struct {
+	*lab.Lab
+	client.Client
+	root string
+}
+
+// Up brings up a lab of that configuration with Tandem installed, and returns when every part of it is ready. The images are those
+// of `make images`.
+func Up(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster, error) {
+	root, err := findRoot()
+	if err != nil {
+		return nil, err
+	}
+	images, err := filepath.Glob(filepath.Join(root, "dist", "images", "*.tar"))
+	if err != nil || len(images) < 2 {
+		return nil, errors.New("there are no images in dist/images; run make images")
+	}
+	l, err := lab.Up(ctx, config, progress)
+	if err != nil {
+		return nil, err
+	}
+	c, err := connect(l, root)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	if err := l.LoadImages(ctx, images...); err != nil {
+		return nil, err
+	}
+	if err := l.StartFRR(ctx, lab.Router, RouterConfig); err != nil {
+		return nil, err
+	}
+	if err := c.Install(ctx); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(progress, "Installed Tandem after %.1fs\n", time.Since(start).Seconds())
+	return c, nil
+}
+
+// Open returns the cluster of a lab that is up.
+func Open(name string) (*Cluster, error) {
+	root, err := findRoot()
+	if err != nil {
+		return nil, err
+	}
+	l, err := lab.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return connect(l, root)
+}
+
+func connect(l *lab.Lab, root string) (*Cluster, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1alpha1.AddToScheme(scheme), speakerv1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	api, err := client.New(l.RESTConfig(), client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the API server: %w", err)
+	}
+	return &Cluster{Lab: l, Client: api, root: root}, nil
+}
+
+// findRoot returns the top folder of the repository.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("run this inside the repository")
+}
+
+// Install applies manifests/default and waits for it.
+func (c *Cluster) Install(ctx context.Context) error {
+	for _, args := range [][]string{
+		{"apply", "-k", filepath.Join(c.root, "manifests", "default")},
+		{"rollout", "status", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--timeout=90s"},
+		{"rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=90s"},
+	} {
+		if out, err := c.Kubectl(ctx, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// Example returns the path of a file in manifests/examples.
+func (c *Cluster) Example(name string) string {
+	return filepath.Join(c.root, "manifests", "examples", name)
+}
+
+// Apply applies YAML as kubectl does.
+func (c *Cluster) Apply(ctx context.Context, yaml string) error {
+	cmd := c.Kubectl(ctx, "apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(yaml)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl apply: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Until polls until the condition holds. It ends with the context, or with limit; its error then bears the condition's last detail.
+func Until(ctx context.Context, limit time.Duration, what string, condition func(context.Context) (bool, string)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		done, detail := condition(ctx)
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited %v for %s: %s", limit, what, detail)
+		case <-ticker.C:
+		}
+	}
+}
+
+// ServiceIPs waits until a Service publishes n addresses, and returns them in order.
+func (c *Cluster) ServiceIPs(ctx context.Context, namespace, name string, n int) ([]string, error) {
+	var ips []string
+	err := Until(ctx, 30*time.Second, fmt.Sprintf("%d addresses of Service %s/%s", n, namespace, name), func(ctx context.Context) (bool, string) {
+		var svc corev1.Service
+		if err := c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &svc); err != nil {
+			return false, err.Error()
+		}
+		ips = nil
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			ips = append(ips, ingress.IP)
+		}
+		return len(ips) == n, fmt.Sprintf("it has %v", ips)
+	})
+	return ips, err
+}
+
+// Holder waits until a node is on record for the Service on layer 2 with n addresses, and returns it.
+func (c *Cluster) Holder(ctx context.Context, namespace, name string, n int) (string, error) {
+	var holder string
+	err := Until(ctx, 30*time.Second, fmt.Sprintf("a holder of Service %s/%s", namespace, name), func(ctx context.Context) (bool, string) {
+		var a speakerv1alpha1.L2Announcement
+		if err := c.Client.Get(ctx, client.ObjectKey{Name: namespace + "." + name}, &a); err != nil {
+			return false, err.Error()
+		}
+		holder = a.Status.Node
+		return len(a.Status.Addresses) == n, fmt.Sprintf("node %s has %v", holder, a.Status.Addresses)
+	})
+	return holder, err
+}
+
+// HTTP returns a client whose every request is a connection of its own from the host.
+func (c *Cluster) HTTP(host string, timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:   timeout,
+		Transport: &http.Transport{DialContext: c.Dial(host), DisableKeepAlives: true},
+	}
+}
+
+// Get asks a URL once from a host.
+func (c *Cluster) Get(ctx context.Context, host, url string) (string, error) {
+	return get(ctx, c.HTTP(host, 2*time.Second), url)
+}
+
+func get(ctx context.Context, from *http.Client, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := from.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, response.Status)
+	}
+	return string(body), err
+}
+
+// URL returns the URL of a path at an address.
+func URL(ip, path string) string {
+	if strings.Contains(ip, ":") {
+		ip = "[" + ip + "]"
+	}
+	return "http://" + ip + path
+}
+
+// Answer is one request of a probe.
+type Answer struct {
+	At   time.Time
+	Took time.Duration
+	Body string
+	Err  error
+}
+
+// Probe asks a URL from a host every interval, each time over a new connection and without waiting for the one before, until the context
+// ends. It returns all answers in the order of their requests.
+func (c *Cluster) Probe(ctx context.Context, host, url string, interval, timeout time.Duration) []Answer {
+	from := c.HTTP(host, timeout)
+	results := make(chan Answer)
+	pending := 0
+	var answers []Answer
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for done := ctx.Done(); done != nil || pending > 0; {
+		select {
+		case <-done:
+			done = nil
+		case <-ticker.C:
+			if done == nil {
+				continue
+			}
+			pending++
+			go func() {
+				start := time.Now()
+				body, err := get(context.WithoutCancel(ctx), from, url)
+				results <- Answer{start, time.Since(start), body, err}
+			}()
+		case a := <-results:
+			pending--
+			answers = append(answers, a)
+		}
+	}
+	slices.SortFunc(answers, func(a, b Answer) int { return a.At.Compare(b.At) })
+	return answers
+}
+
+// Outage returns how long nothing was answered from a moment on: until the first request was sent that got an answer. ok is false
+// where none was.
+func Outage(answers []Answer, since time.Time) (outage time.Duration, ok bool) {
+	for _, a := range answers {
+		if !a.At.Before(since) && a.Err == nil {
+			return a.At.Sub(since), true
+		}
+	}
+	return 0, false
+}
