@@ -197,6 +197,9 @@ func (c *compiler) compile() Config {
 			f.names("spec.bfdProfile", "BFDProfile", []string{name}, exists(c.BFDProfiles, func(p v1alpha1.BFDProfile) string { return p.Name }))
 			f.notBuilt = append(f.notBuilt, "spec.bfdProfile: this version has no BFD; the session ends by its hold time")
 		}
+		if hold := peer.Spec.HoldTime; hold != nil && hold.Duration == 0 {
+			f.notBuilt = append(f.notBuilt, "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s")
+		}
 		unnumbered := peer.Spec.PeerAddress == ""
 		if unnumbered {
 			f.notBuilt = append(f.notBuilt, "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
