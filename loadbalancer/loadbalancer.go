@@ -277,7 +277,15 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	if err := s.waitReady(ctx); err != nil {
 		return err
 	}
-	return s.releaseAll(ctx, serviceOf(svc))
+	held := s.allocator.Held(serviceOf(svc))
+	if err := s.releaseAll(ctx, serviceOf(svc)); err != nil {
+		return err
+	}
+	// Nobody reads the events of a Service that is going away.
+	if len(held) > 0 && svc.DeletionTimestamp == nil {
+		s.recorder.Eventf(svc, corev1.EventTypeNormal, "ReleasedAddresses", "Released %s", describe(held))
+	}
+	return nil
 }
 
 func (s *Server) releaseAll(ctx context.Context, service ipam.Service) error {
