@@ -114,6 +114,9 @@ func Decide(s *Snapshot) Desired {
 					}
 				}
 			}
+			if len(record.Addresses) == 0 {
+				continue // only its group has something to announce
+			}
 			record.Interfaces = slices.Sorted(maps.Keys(used))
 			d.Records[svc.Name] = record
 		}
@@ -302,7 +305,8 @@ func (svc *Service) servedFrom(node string, ip netip.Addr) bool {
 
 // routes returns what each peer of this node shall hear. Every peer that selects the node has an entry.
 func (s *Snapshot) routes() map[string][]bgp.Route {
-	node := s.Nodes[s.Node]
+	node, ok := s.Nodes[s.Node]
+	announces := ok && !node.Excluded
 	routes := map[string][]bgp.Route{}
 	for _, peer := range s.Config.Peers {
 		if !peer.Nodes.Matches(node.Labels) {
@@ -311,7 +315,7 @@ func (s *Snapshot) routes() map[string][]bgp.Route {
 		byPrefix := map[netip.Prefix]bgp.Route{}
 		for i := range s.Config.BGP {
 			ad := &s.Config.BGP[i]
-			if node.Excluded || !ad.Nodes.Matches(node.Labels) || ad.Peers != nil && !ad.Peers[peer.Name] {
+			if !announces || !ad.Nodes.Matches(node.Labels) || ad.Peers != nil && !ad.Peers[peer.Name] {
 				continue
 			}
 			for j := range s.Services {

@@ -1,0 +1,876 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/layer2"
+)
+
+// The addresses of the tests: v4 and v6 are a pair, shared4 and shared6 are those that Services share.
+const (
+	v4, v6           = "198.51.100.200", "2001:db8:51::1200"
+	other4, other6   = "198.51.100.201", "2001:db8:51::1201"
+	shared4, shared6 = "198.51.100.202", "2001:db8:51::1202"
+	routed4          = "192.0.2.5" // in no subnet of any node
+)
+
+// service returns a Service with addresses of pool lan and an endpoint of each family on node1.
+func service(name string, addresses ...string) Service {
+	svc := Service{
+		Name:      types.NamespacedName{Namespace: "default", Name: name},
+		Endpoints: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node1")},
+	}
+	for _, a := range addresses {
+		svc.Addresses = append(svc.Addresses, Address{netip.MustParseAddr(a), "lan"})
+	}
+	return svc
+}
+
+func endpointsOn(nodes ...string) Endpoints {
+	e := Endpoints{Any: true, Nodes: map[string]bool{}}
+	for _, node := range nodes {
+		e.Nodes[node] = true
+	}
+	return e
+}
+
+// with returns the Service as change leaves it.
+func with(svc Service, change func(*Service)) Service {
+	change(&svc)
+	return svc
+}
+
+func heldBy(node string, svc Service) Service { svc.Holder = node; return svc }
+
+func localOn(svc Service, nodes ...string) Service {
+	svc.Local = true
+	svc.Endpoints = map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn(nodes...), bgp.IPv6: endpointsOn(nodes...)}
+	return svc
+}
+
+func everywhere() config.Selection {
+	return config.Selection{Services: labels.Everything(), Nodes: labels.Everything()}
+}
+
+func selector(text string) labels.Selector {
+	s, err := labels.Parse(text)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// lan returns three nodes on one LAN, with two interfaces each, all alive, and one advertisement of everything.
+func lan(services ...Service) *Snapshot {
+	s := &Snapshot{
+		Config:   config.Config{L2: []config.L2Advertisement{{Name: "everything", Selection: everywhere()}}},
+		Services: services,
+		Nodes:    map[string]Node{},
+		Alive:    func(string) bool { return true },
+	}
+	for i := 1; i <= 3; i++ {
+		name := fmt.Sprintf("node%d", i)
+		s.Nodes[name] = Node{
+			Labels: labels.Set{"name": name},
+			Ready:  true,
+			Interfaces: []Interface{
+				{Name: "eth0", Prefixes: prefixes("198.51.100.0/24", "2001:db8:51::/64")},
+				{Name: "eth1", Prefixes: prefixes("10.0.0.0/24")},
+			},
+		}
+	}
+	return s
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+func changeNode(s *Snapshot, name string, change func(*Node)) {
+	node := s.Nodes[name]
+	change(&node)
+	s.Nodes[name] = node
+}
+
+func dead(nodes ...string) func(string) bool {
+	return func(node string) bool { return !slices.Contains(nodes, node) }
+}
+
+// from returns the snapshot as the speaker of a node has it.
+func (s *Snapshot) from(node string) *Snapshot {
+	view := *s
+	view.Node = node
+	return &view
+}
+
+// sayAll tells in sentences what all speakers come to, sorted by node: who answers for what, and what is recorded.
+func sayAll(s *Snapshot) (answers, records []string) {
+	for _, node := range slices.Sorted(maps.Keys(s.Nodes)) {
+		if !s.Alive(node) {
+			continue
+		}
+		d := Decide(s.from(node))
+		slices.SortFunc(d.Layer2, func(a, b layer2.Announcement) int { return a.Address.Compare(b.Address) })
+		for _, a := range d.Layer2 {
+			answers = append(answers, fmt.Sprintf("%s: %s on %s", node, a.Address, strings.Join(a.Interfaces, ", ")))
+		}
+		for _, name := range slices.SortedFunc(maps.Keys(d.Records), func(a, b types.NamespacedName) int {
+			return strings.Compare(a.String(), b.String())
+		}) {
+			r := d.Records[name]
+			records = append(records, fmt.Sprintf("%s: %s has %s on %s", node, name.Name,
+				strings.Join(r.Addresses, ", "), strings.Join(r.Interfaces, ", ")))
+		}
+	}
+	return answers, records
+}
+
+func TestLayer2(t *testing.T) {
+	const elected = "node3" // whom XXH64 ranks first for default/web
+	pair := func(node string) []string {
+		return []string{node + ": " + v4 + " on eth0", node + ": " + v6 + " on eth0"}
+	}
+	for _, tt := range []struct {
+		name     string
+		snapshot *Snapshot
+		change   func(*Snapshot)
+		want     []string
+	}{
+		{name: "both families of a Service are on one node, on the interface that holds their prefixes",
+			snapshot: lan(service("web", v4, v6)), want: pair(elected)},
+		{name: "nothing is announced without an advertisement",
+			snapshot: lan(service("web", v4, v6)),
+			change:   func(s *Snapshot) { s.Config.L2 = nil }},
+		{name: "nothing is announced where no advertisement names the pool",
+			snapshot: lan(service("web", v4, v6)),
+			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"other": true} }},
+		{name: "only the address whose pool is named is announced",
+			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "production-ipv6" })),
+			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"production-ipv6": true} },
+			want:     []string{elected + ": " + v6 + " on eth0"}},
+		{name: "only Services that the advertisement selects are announced",
+			snapshot: lan(with(service("hidden", other4), func(svc *Service) { svc.Labels = labels.Set{"expose": "no"} }),
+				with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"expose": "yes"} })),
+			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
+			want:   []string{elected + ": " + v4 + " on eth0"}},
+		{name: "only nodes that the advertisement selects announce",
+			snapshot: lan(service("web", v4, v6)),
+			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name=node2") },
+			want:     pair("node2")},
+		{name: "an address in no node's subnet is announced nowhere",
+			snapshot: lan(service("web", routed4))},
+		{name: "a pattern of names announces on an interface that does not hold the prefix",
+			snapshot: lan(heldBy("node1", service("web", routed4))),
+			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"eth*"} },
+			want:     []string{"node1: " + routed4 + " on eth0, eth1"}},
+		{name: "a name announces there only, though another interface holds the prefix",
+			snapshot: lan(heldBy("node1", service("web", v4))),
+			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"eth1"} },
+			want:     []string{"node1: " + v4 + " on eth1"}},
+		{name: "a pattern that matches no interface announces nowhere",
+			snapshot: lan(service("web", v4)),
+			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"bond?"} }},
+		{name: "two advertisements of one address are announced on the interfaces of both",
+			snapshot: lan(heldBy("node1", service("web", v4))),
+			change: func(s *Snapshot) {
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{Selection: everywhere(), Interfaces: []string{"eth*"}})
+			},
+			want: []string{"node1: " + v4 + " on eth0, eth1"}},
+		{name: "two advertisements on different nodes make candidates of both, each with its own interfaces",
+			snapshot: lan(heldBy("node2", service("web", v4))),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Nodes = selector("name=node1")
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
+					Selection:  config.Selection{Services: labels.Everything(), Nodes: selector("name=node2")},
+					Interfaces: []string{"eth1"},
+				})
+			},
+			want: []string{"node2: " + v4 + " on eth1"}},
+
+		{name: "a preferred node takes what nobody holds",
+			snapshot: lan(service("web", v4, v6)),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
+			},
+			want: pair("node1")},
+		{name: "weights of several preferences and advertisements add up",
+			snapshot: lan(service("web", v4, v6)),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{
+					{Weight: 50, Nodes: selector("name=node1")}, {Weight: 30, Nodes: selector("name=node2")},
+				}
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
+					Selection: everywhere(), Preferred: []config.Preference{{Weight: 30, Nodes: selector("name=node2")}},
+				})
+			},
+			want: pair("node2")},
+		{name: "an advertisement of both families counts its preferences once",
+			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" })),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 30, Nodes: selector("name=node1")}}
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
+					Selection: config.Selection{Pools: map[string]bool{"v6": true}, Services: labels.Everything(), Nodes: labels.Everything()},
+					Preferred: []config.Preference{{Weight: 40, Nodes: selector("name=node2")}},
+				})
+			},
+			want: pair("node2")},
+		{name: "a preferred node takes nothing from the recorded holder",
+			snapshot: lan(heldBy("node2", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
+			},
+			want: pair("node2")},
+
+		{name: "the recorded holder keeps its addresses",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))), want: pair("node1")},
+		{name: "a dead holder loses them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { s.Alive = dead("node1") },
+			want:     pair(elected)},
+		{name: "an excluded holder loses them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
+			want:     pair(elected)},
+		{name: "a holder whose Node is deleted loses them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { delete(s.Nodes, "node1") },
+			want:     pair(elected)},
+		{name: "a holder whose interface is gone loses them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Interfaces = n.Interfaces[1:] }) },
+			want:     pair(elected)},
+		{name: "a holder that an edited advertisement no longer selects loses them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name!=node1") },
+			want:     pair(elected)},
+		{name: "a holder that lost one family's subnet loses both to a node that has them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				changeNode(s, "node1", func(n *Node) {
+					n.Interfaces = []Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}
+				})
+			},
+			want: pair(elected)},
+		{name: "where no node has both families' subnets the holder keeps the one it has",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				for name := range s.Nodes {
+					changeNode(s, name, func(n *Node) {
+						n.Interfaces = []Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}
+					})
+				}
+			},
+			want: []string{"node1: " + v4 + " on eth0"}},
+
+		{name: "a holder that is not Ready loses them to one that is",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
+			want:     pair(elected)},
+		{name: "where no candidate is Ready the holder keeps them",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				for name := range s.Nodes {
+					changeNode(s, name, func(n *Node) { n.Ready = false })
+				}
+			},
+			want: pair("node1")},
+		{name: "a node that is not Ready and serves both families goes before a Ready one that serves one",
+			snapshot: lan(service("web", v4, v6)),
+			change: func(s *Snapshot) {
+				for _, name := range []string{"node2", "node3"} {
+					changeNode(s, name, func(n *Node) { n.Interfaces[0].Prefixes = prefixes("198.51.100.0/24") })
+				}
+				changeNode(s, "node1", func(n *Node) { n.Ready = false })
+			},
+			want: pair("node1")},
+		{name: "a preference does not make up for not being Ready",
+			snapshot: lan(service("web", v4, v6)),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 100, Nodes: selector("name=node1")}}
+				changeNode(s, "node1", func(n *Node) { n.Ready = false })
+			},
+			want: pair(elected)},
+
+		{name: "nothing is announced without a usable endpoint",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Endpoints = nil })))},
+		{name: "only the family that has endpoints is announced",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) }))),
+			want:     []string{"node1: " + v6 + " on eth0"}},
+		{name: "an endpoint on a node nobody knows suffices for externalTrafficPolicy Cluster",
+			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints[bgp.IPv4] = Endpoints{Any: true} }))),
+			want:     []string{"node1: " + v4 + " on eth0"}},
+		{name: "with externalTrafficPolicy Local the node with the endpoint announces",
+			snapshot: lan(localOn(service("web", v4, v6), "node2")), want: pair("node2")},
+		{name: "with externalTrafficPolicy Local a holder without an endpoint loses its addresses",
+			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6), "node2"))), want: pair("node2")},
+		{name: "with externalTrafficPolicy Local an endpoint on a node nobody knows serves nobody",
+			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6))))},
+		{name: "with externalTrafficPolicy Local a node with endpoints of both families goes before one with one",
+			snapshot: lan(heldBy("node1", with(localOn(service("web", v4, v6), "node1", "node2"), func(svc *Service) {
+				svc.Endpoints[bgp.IPv6] = endpointsOn("node2")
+			}))),
+			want: pair("node2")},
+
+		{name: "Services that share an address are elected together, whatever their records say",
+			snapshot: lan(heldBy("node1", service("a", shared4, v6)), heldBy("node2", service("b", shared4, other6))),
+			want: []string{
+				"node1: " + shared4 + " on eth0", "node1: " + v6 + " on eth0", "node1: " + other6 + " on eth0",
+			}},
+		{name: "the record of any Service in the group counts",
+			snapshot: lan(service("a", shared4), heldBy("node2", service("b", shared4))),
+			want:     []string{"node2: " + shared4 + " on eth0"}},
+		{name: "a chain of three, joined by its middle one read last, is one group",
+			snapshot: lan(heldBy("node1", service("a", shared4, v6)), heldBy("node2", service("b", other4, shared6)),
+				heldBy("node3", service("c", shared4, shared6))),
+			want: []string{
+				"node1: " + other4 + " on eth0", "node1: " + shared4 + " on eth0",
+				"node1: " + v6 + " on eth0", "node1: " + shared6 + " on eth0",
+			}},
+		{name: "a shared address needs a node that serves every Local Service on it",
+			snapshot: lan(heldBy("node1", localOn(service("a", shared4), "node1", "node2")), localOn(service("b", shared4), "node2", "node3")),
+			want:     []string{"node2: " + shared4 + " on eth0"}},
+		{name: "a Service without endpoints does not hold up another on the same address",
+			snapshot: lan(heldBy("node1", service("a", shared4)),
+				with(localOn(service("b", shared4)), func(svc *Service) { svc.Endpoints = nil })),
+			want: []string{"node1: " + shared4 + " on eth0"}},
+		{name: "a shared address is announced if an advertisement selects one of its Services",
+			snapshot: lan(heldBy("node1", service("a", shared4)), with(service("b", shared4), func(svc *Service) {
+				svc.Labels = labels.Set{"expose": "yes"}
+			})),
+			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
+			want:   []string{"node1: " + shared4 + " on eth0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.change != nil {
+				tt.change(tt.snapshot)
+			}
+			got, _ := sayAll(tt.snapshot)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("announced on layer 2 (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRecords(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		snapshot *Snapshot
+		change   func(*Snapshot)
+		want     []string
+	}{
+		{name: "addresses are recorded in the order of the Service",
+			snapshot: lan(heldBy("node1", service("web", v6, v4))),
+			want:     []string{"node1: web has " + v6 + ", " + v4 + " on eth0"}},
+		{name: "an address without endpoints is not recorded",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv6) }))),
+			want:     []string{"node1: web has " + v4 + " on eth0"}},
+		{name: "interfaces are those of all addresses together",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" }))),
+			change: func(s *Snapshot) {
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
+					Selection:  config.Selection{Pools: map[string]bool{"v6": true}, Services: labels.Everything(), Nodes: labels.Everything()},
+					Interfaces: []string{"eth1"},
+				})
+			},
+			want: []string{"node1: web has " + v4 + ", " + v6 + " on eth0, eth1"}},
+		{name: "each Service of a group is recorded with its own addresses",
+			snapshot: lan(heldBy("node1", service("a", shared4, v6)), service("b", shared4, other6)),
+			want: []string{
+				"node1: a has " + shared4 + ", " + v6 + " on eth0",
+				"node1: b has " + shared4 + ", " + other6 + " on eth0",
+			}},
+		{name: "a Service without endpoints is recorded with the address that it shares",
+			snapshot: lan(heldBy("node1", service("a", shared4, v6)), with(service("b", shared4, other6), func(svc *Service) {
+				svc.Endpoints = nil
+			})),
+			want: []string{
+				"node1: a has " + shared4 + ", " + v6 + " on eth0",
+				"node1: b has " + shared4 + " on eth0",
+			}},
+		{name: "a Service none of whose addresses is announced is not recorded, though its group is",
+			snapshot: lan(heldBy("node1", with(service("a", routed4, v4), func(svc *Service) { svc.Addresses[0].Pool = "routed" })),
+				with(service("b", routed4), func(svc *Service) { svc.Addresses[0].Pool = "routed" })),
+			change: func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"lan": true} },
+			want:   []string{"node1: a has " + v4 + " on eth0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.change != nil {
+				tt.change(tt.snapshot)
+			}
+			_, got := sayAll(tt.snapshot)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("recorded (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A newcomer goes on with what it is on record for and takes nothing else, though it is the only one alive in its eyes.
+func TestNewcomer(t *testing.T) {
+	s := lan(heldBy("node1", service("mine", v4)), heldBy("node2", service("theirs", other4)), service("nobodys", shared4)).from("node1")
+	s.Alive = dead("node2", "node3")
+	s.Newcomer = true
+	want := []layer2.Announcement{{Address: netip.MustParseAddr(v4), Interfaces: []string{"eth0"}}}
+	if diff := cmp.Diff(want, Decide(s).Layer2, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("announced by a newcomer (-want +got):\n%s", diff)
+	}
+	s.Newcomer = false
+	if got := Decide(s).Layer2; len(got) != 3 {
+		t.Errorf("announced %v when the newcomer has met the others, want all three addresses", got)
+	}
+}
+
+func sameAddr(a, b netip.Addr) bool     { return a == b }
+func samePrefix(a, b netip.Prefix) bool { return a == b }
+func sayRoute(r bgp.Route) string {
+	return strings.TrimSpace(fmt.Sprint(r.Prefix, " ", sayAttributes(r)))
+}
+func number(n uint32) *uint32 { return &n }
+func inPools(names ...string) config.Selection {
+	s := everywhere()
+	s.Pools = map[string]bool{}
+	for _, name := range names {
+		s.Pools[name] = true
+	}
+	return s
+}
+
+// sayAttributes tells the attributes that are set.
+func sayAttributes(r bgp.Route) string {
+	var words []string
+	if r.LocalPref != nil {
+		words = append(words, fmt.Sprintf("localPref=%d", *r.LocalPref))
+	}
+	if r.MED != nil {
+		words = append(words, fmt.Sprintf("med=%d", *r.MED))
+	}
+	if r.Prepend > 0 {
+		words = append(words, fmt.Sprintf("prepend=%d", r.Prepend))
+	}
+	for _, c := range r.Communities {
+		words = append(words, c.String())
+	}
+	if r.NextHop.IsValid() {
+		words = append(words, "nextHop="+r.NextHop.String())
+	}
+	return strings.Join(words, " ")
+}
+
+func TestRoutes(t *testing.T) {
+	peer := func(name, nodes string) config.Peer { return config.Peer{Name: name, Nodes: selector(nodes)} }
+	ad := func(name string) config.BGPAdvertisement {
+		return config.BGPAdvertisement{Name: name, Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}
+	}
+	for _, tt := range []struct {
+		name     string
+		peers    []config.Peer
+		ads      []config.BGPAdvertisement
+		services []Service
+		change   func(*Snapshot)
+		want     map[string][]string // what each peer of node1 hears
+	}{
+		{name: "a peer hears both families of every Service, whatever family its session has",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v6, v4), service("routed", routed4)},
+			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}}},
+		{name: "a peer without an advertisement has a session and hears nothing",
+			peers: []config.Peer{peer("tor1", "")}, services: []Service{service("web", v4)},
+			want: map[string][]string{"tor1": nil}},
+		{name: "a peer that does not select the node has no session",
+			peers: []config.Peer{peer("tor1", "name=node1"), peer("tor2", "name=node2")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": {v4 + "/32"}}},
+		{name: "an advertisement that does not select the node is not heard from it",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Nodes = selector("name=node2") })},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": nil}},
+		{name: "an advertisement is heard by the peers it names",
+			peers:    []config.Peer{peer("tor1", ""), peer("tor2", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{"tor2": true} })},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": nil, "tor2": {v4 + "/32"}}},
+		{name: "an advertisement whose peers do not exist is heard by none",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{} })},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": nil}},
+		{name: "one pool goes to different peers with different attributes",
+			peers: []config.Peer{peer("tor1", ""), peer("tor2", "")},
+			ads: []config.BGPAdvertisement{
+				advertise(ad("primary"), func(a *config.BGPAdvertisement) {
+					a.Peers, a.LocalPref, a.MED = map[string]bool{"tor1": true}, number(200), number(10)
+				}),
+				advertise(ad("secondary"), func(a *config.BGPAdvertisement) { a.Peers, a.ASPathPrepend = map[string]bool{"tor2": true}, 3 }),
+			},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 med=10"}, "tor2": {v4 + "/32 prepend=3"}}},
+		{name: "only addresses of the pools are announced",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Selection = inPools("v6") })},
+			services: []Service{with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" })},
+			want:     map[string][]string{"tor1": {v6 + "/128"}}},
+		{name: "only Services that the advertisement selects are announced",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Services = selector("tier=front") })},
+			services: []Service{service("back", other4), with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"tier": "front"} })},
+			want:     map[string][]string{"tor1": {v4 + "/32"}}},
+		{name: "a family without a usable endpoint is not announced",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) })},
+			want:     map[string][]string{"tor1": {v6 + "/128"}}},
+		{name: "with externalTrafficPolicy Local a node without an endpoint announces nothing",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{localOn(service("here", v4), "node1", "node2"), localOn(service("there", other4), "node2")},
+			want:     map[string][]string{"tor1": {v4 + "/32"}}},
+		{name: "an excluded node withdraws everything and keeps its sessions",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v4)},
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
+			want:     map[string][]string{"tor1": nil}},
+		{name: "a node that is deleted withdraws everything",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v4)},
+			change:   func(s *Snapshot) { delete(s.Nodes, "node1") },
+			want:     map[string][]string{"tor1": nil}},
+		{name: "a node that is not Ready goes on: its endpoints say what it serves",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v4)},
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
+			want:     map[string][]string{"tor1": {v4 + "/32"}}},
+		{name: "two Services in one aggregate are one prefix, of the length of their family",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4, a.LengthIPv6 = 24, 64 })},
+			services: []Service{service("a", v4, v6), service("b", other4, other6)},
+			want:     map[string][]string{"tor1": {"198.51.100.0/24", "2001:db8:51::/64"}}},
+		{name: "an aggregate stays while one of its Services has an endpoint",
+			peers:    []config.Peer{peer("tor1", "")},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 })},
+			services: []Service{with(service("a", v4), func(svc *Service) { svc.Endpoints = nil }), service("b", other4)},
+			want:     map[string][]string{"tor1": {"198.51.100.0/24"}}},
+		{name: "two lengths for one address are both announced",
+			peers: []config.Peer{peer("tor1", "")},
+			ads: []config.BGPAdvertisement{
+				advertise(ad("aggregate"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 }),
+				advertise(ad("exact"), func(a *config.BGPAdvertisement) { a.LocalPref = number(50) }),
+			},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": {"198.51.100.0/24", v4 + "/32 localPref=50"}}},
+		{name: "two advertisements to one prefix give it the communities of both and the attributes of the first by name",
+			peers: []config.Peer{peer("tor1", "")},
+			ads: []config.BGPAdvertisement{
+				advertise(ad("a"), func(a *config.BGPAdvertisement) {
+					a.LocalPref, a.Communities = number(200), []community.Community{{A: 64512, B: 1}, {A: 64512, B: 2}}
+				}),
+				advertise(ad("b"), func(a *config.BGPAdvertisement) {
+					a.LocalPref, a.MED = number(100), number(7)
+					a.Communities = []community.Community{{A: 64512, B: 2}, {Large: true, A: 64512, B: 1, C: 2}}
+				}),
+			},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 64512:1 64512:2 large:64512:1:2"}}},
+		{name: "Services that share an address are one prefix",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("a", shared4), service("b", shared4)},
+			want:     map[string][]string{"tor1": {shared4 + "/32"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := lan(tt.services...).from("node1")
+			s.Config = config.Config{Peers: tt.peers, BGP: tt.ads}
+			if tt.change != nil {
+				tt.change(s)
+			}
+			got := map[string][]string{}
+			for peer, routes := range Decide(s).Routes {
+				got[peer] = nil
+				for _, route := range routes {
+					got[peer] = append(got[peer], sayRoute(route))
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("routes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func advertise(ad config.BGPAdvertisement, change func(*config.BGPAdvertisement)) config.BGPAdvertisement {
+	change(&ad)
+	return ad
+}
+
+// randomSnapshot returns a small cluster in which anything may be wrong with anything.
+func randomSnapshot(r *rand.Rand) *Snapshot {
+	chance := func(percent int) bool { return r.IntN(100) < percent }
+	s := &Snapshot{Nodes: map[string]Node{}}
+	var names []string
+	alive := map[string]bool{}
+	for i := range 1 + r.IntN(5) {
+		name := fmt.Sprintf("node%d", i)
+		names = append(names, name)
+		alive[name] = chance(80)
+		node := Node{Labels: labels.Set{"rack": fmt.Sprint(r.IntN(2))}, Excluded: chance(10), Ready: chance(85)}
+		for n := range r.IntN(3) {
+			subnets := prefixes("198.51.100.0/24", "2001:db8:51::/64", "192.0.2.0/24")
+			r.Shuffle(len(subnets), func(i, j int) { subnets[i], subnets[j] = subnets[j], subnets[i] })
+			node.Interfaces = append(node.Interfaces, Interface{Name: fmt.Sprintf("eth%d", n), Prefixes: subnets[:r.IntN(4)]})
+		}
+		s.Nodes[name] = node
+	}
+	s.Alive = func(node string) bool { return alive[node] }
+	selection := func() config.Selection {
+		sel := everywhere()
+		if chance(40) {
+			sel.Pools = map[string]bool{fmt.Sprint("pool", r.IntN(3)): true}
+		}
+		if chance(30) {
+			sel.Services = selector("expose=yes")
+		}
+		if chance(30) {
+			sel.Nodes = selector("rack=1")
+		}
+		return sel
+	}
+	for i := range r.IntN(4) {
+		ad := config.L2Advertisement{Name: fmt.Sprint("ad", i), Selection: selection()}
+		if chance(30) {
+			ad.Interfaces = []string{[]string{"eth0", "eth*", "eth1"}[r.IntN(3)]}
+		}
+		if chance(30) {
+			ad.Preferred = []config.Preference{{Weight: int32(r.IntN(100)), Nodes: selector("rack=0")}}
+		}
+		s.Config.L2 = append(s.Config.L2, ad)
+	}
+	for i := range r.IntN(3) {
+		s.Config.Peers = append(s.Config.Peers, config.Peer{Name: fmt.Sprint("peer", i), Nodes: selection().Nodes})
+		s.Config.BGP = append(s.Config.BGP, config.BGPAdvertisement{
+			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 24 + 8*r.IntN(2), LengthIPv6: 128,
+			Communities: []community.Community{{A: 64512, B: uint32(i)}},
+		})
+	}
+	pool := func(a string) Address { // the pool follows from the address
+		ip := netip.MustParseAddr(a)
+		return Address{ip, fmt.Sprint("pool", ip.As16()[15]%3)}
+	}
+	for i := range r.IntN(10) {
+		svc := Service{
+			Name:      types.NamespacedName{Namespace: fmt.Sprint("ns", r.IntN(2)), Name: fmt.Sprint("svc", i)},
+			Local:     chance(30),
+			Endpoints: map[bgp.Family]Endpoints{},
+		}
+		if chance(50) {
+			svc.Labels = labels.Set{"expose": "yes"}
+		}
+		if chance(80) {
+			svc.Addresses = append(svc.Addresses, pool([]string{
+				fmt.Sprintf("198.51.100.%d", r.IntN(8)), fmt.Sprintf("192.0.2.%d", r.IntN(4)),
+			}[r.IntN(2)]))
+		}
+		if chance(80) || svc.Addresses == nil {
+			svc.Addresses = append(svc.Addresses, pool(fmt.Sprintf("2001:db8:51::%d", r.IntN(8))))
+		}
+		for _, family := range []bgp.Family{bgp.IPv4, bgp.IPv6} {
+			if chance(85) {
+				svc.Endpoints[family] = endpointsOn(names[r.IntN(len(names))], names[r.IntN(len(names))])
+			}
+		}
+		if chance(60) {
+			svc.Holder = names[r.IntN(len(names))]
+		}
+		s.Services = append(s.Services, svc)
+	}
+	return s
+}
+
+func TestDecideProperties(t *testing.T) {
+	const seed, clusters = 2, 5000
+	for n := range uint64(clusters) {
+		r := rand.New(rand.NewPCG(seed, n))
+		s := randomSnapshot(r)
+		holders := map[netip.Addr]string{}
+		recorded := map[types.NamespacedName]string{}
+		for node := range s.Nodes {
+			d := Decide(s.from(node))
+			for _, a := range d.Layer2 {
+				if !s.Alive(node) {
+					continue // it does what it likes; the others see it as dead
+				}
+				if other, taken := holders[a.Address]; taken {
+					t.Fatalf("cluster %d: %s is announced by %s and %s", n, a.Address, other, node)
+				}
+				holders[a.Address] = node
+				checkAnnouncement(t, n, s, node, a)
+			}
+			for name, record := range d.Records {
+				if other, taken := recorded[name]; taken && s.Alive(node) {
+					t.Fatalf("cluster %d: %s is recorded by %s and %s", n, name, other, node)
+				}
+				recorded[name] = node
+				if len(record.Addresses) == 0 || len(record.Interfaces) == 0 {
+					t.Fatalf("cluster %d: the record of %s is empty: %+v", n, name, record)
+				}
+			}
+		}
+		checkTogether(t, n, s, holders)
+		checkOrder(t, n, s, r)
+		checkStays(t, n, s, holders)
+	}
+}
+
+// checkAnnouncement checks what holds for an address that a node announces, without the code under test.
+func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a layer2.Announcement) {
+	t.Helper()
+	if len(a.Interfaces) == 0 || s.Nodes[node].Excluded {
+		t.Fatalf("cluster %d: %s announces %s on %v; excluded: %v", n, node, a.Address, a.Interfaces, s.Nodes[node].Excluded)
+	}
+	for _, name := range a.Interfaces {
+		if !slices.ContainsFunc(s.Nodes[node].Interfaces, func(i Interface) bool { return i.Name == name }) {
+			t.Fatalf("cluster %d: %s announces %s on %s, which it does not have", n, node, a.Address, name)
+		}
+	}
+	served := false
+	for _, svc := range s.Services {
+		if !slices.ContainsFunc(svc.Addresses, func(own Address) bool { return own.IP == a.Address }) {
+			continue
+		}
+		endpoints := svc.Endpoints[bgp.FamilyOf(a.Address)]
+		if endpoints.Any && svc.Local && !endpoints.Nodes[node] {
+			t.Fatalf("cluster %d: %s announces %s and has no endpoint of Service %s", n, node, a.Address, svc.Name)
+		}
+		served = served || endpoints.Any
+	}
+	if !served {
+		t.Fatalf("cluster %d: %s announces %s, which has no endpoint", n, node, a.Address)
+	}
+}
+
+// checkTogether checks that all announced addresses of a Service are on one node.
+func checkTogether(t *testing.T, n uint64, s *Snapshot, holders map[netip.Addr]string) {
+	t.Helper()
+	for _, svc := range s.Services {
+		nodes := map[string]bool{}
+		for _, a := range svc.Addresses {
+			if node, ok := holders[a.IP]; ok {
+				nodes[node] = true
+			}
+		}
+		if len(nodes) > 1 {
+			t.Fatalf("cluster %d: the addresses of Service %s are on %v", n, svc.Name, nodes)
+		}
+	}
+}
+
+// checkOrder checks that the order of Services and of layer 2 advertisements, which is that of a cache, changes nothing.
+func checkOrder(t *testing.T, n uint64, s *Snapshot, r *rand.Rand) {
+	t.Helper()
+	shuffled := *s
+	shuffled.Services, shuffled.Config.L2 = slices.Clone(s.Services), slices.Clone(s.Config.L2)
+	r.Shuffle(len(s.Services), func(i, j int) {
+		shuffled.Services[i], shuffled.Services[j] = shuffled.Services[j], shuffled.Services[i]
+	})
+	r.Shuffle(len(s.Config.L2), func(i, j int) {
+		shuffled.Config.L2[i], shuffled.Config.L2[j] = shuffled.Config.L2[j], shuffled.Config.L2[i]
+	})
+	for node := range s.Nodes {
+		want, got := Decide(s.from(node)), Decide(shuffled.from(node))
+		for _, d := range []Desired{want, got} {
+			slices.SortFunc(d.Layer2, func(a, b layer2.Announcement) int { return a.Address.Compare(b.Address) })
+		}
+		if diff := cmp.Diff(want, got, cmp.Comparer(sameAddr), cmp.Comparer(samePrefix)); diff != "" {
+			t.Fatalf("cluster %d: the order matters to %s (-want +got):\n%s", n, node, diff)
+		}
+	}
+}
+
+// checkStays checks that nothing moves once it is recorded.
+func checkStays(t *testing.T, n uint64, s *Snapshot, holders map[netip.Addr]string) {
+	t.Helper()
+	next := *s
+	next.Services = slices.Clone(s.Services)
+	for node := range s.Nodes {
+		if !s.Alive(node) {
+			continue
+		}
+		for name := range Decide(s.from(node)).Records {
+			i := slices.IndexFunc(next.Services, func(svc Service) bool { return svc.Name == name })
+			next.Services[i].Holder = node
+		}
+	}
+	again := map[netip.Addr]string{}
+	for node := range s.Nodes {
+		if !s.Alive(node) {
+			continue
+		}
+		for _, a := range Decide(next.from(node)).Layer2 {
+			again[a.Address] = node
+		}
+	}
+	if diff := cmp.Diff(holders, again, cmp.Comparer(sameAddr)); diff != "" {
+		t.Fatalf("cluster %d: addresses moved after they were recorded (-want +got):\n%s", n, diff)
+	}
+}
+
+// BenchmarkDecide is one decision in a cluster of ten thousand dual-stack Services and a hundred nodes, by a node that holds a
+// hundredth of them and has one peer.
+func BenchmarkDecide(b *testing.B) {
+	const services, nodes = 10_000, 100
+	s := &Snapshot{
+		Node: "node000",
+		Config: config.Config{
+			L2:    []config.L2Advertisement{{Name: "all", Selection: everywhere()}},
+			Peers: []config.Peer{{Name: "tor", Nodes: labels.Everything()}},
+			BGP:   []config.BGPAdvertisement{{Name: "all", Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}},
+		},
+		Nodes: map[string]Node{},
+		Alive: func(string) bool { return true },
+	}
+	name := func(i int) string { return fmt.Sprintf("node%03d", i%nodes) }
+	for i := range nodes {
+		s.Nodes[name(i)] = Node{Ready: true, Interfaces: []Interface{{Name: "eth0", Prefixes: prefixes("10.0.0.0/8", "2001:db8::/64")}}}
+	}
+	for i := range services {
+		svc := service(fmt.Sprintf("service%05d", i), fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::%x", i+1))
+		s.Services = append(s.Services, heldBy(name(i), svc))
+	}
+	run := func(name string, s *Snapshot) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				Decide(s)
+			}
+		})
+	}
+	run("steady", s)
+	afterDeath := *s
+	afterDeath.Alive = dead(name(1))
+	run("a node died", &afterDeath)
+	layer2Only := *s
+	layer2Only.Config.Peers = nil
+	run("steady, layer 2 alone", &layer2Only)
+	unrecorded := *s
+	unrecorded.Services = slices.Clone(s.Services)
+	for i := range unrecorded.Services {
+		unrecorded.Services[i].Holder = ""
+	}
+	run("nothing recorded", &unrecorded)
+}
