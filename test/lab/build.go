@@ -161,7 +161,10 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 
 // path returns a PATH with the directories of all binaries before the one of this process.
 func (b Binaries) path() string {
-	dirs := []string{filepath.Dir(b["etcd"]), filepath.Dir(b["kubelet"]), filepath.Dir(b["containerd"]), filepath.Dir(b["pause"])}
+	var dirs []string
+	for _, program := range []string{"etcd", "kubelet", "containerd", "pause"} {
+		dirs = append(dirs, filepath.Dir(b[program]))
+	}
 	return strings.Join(append(dirs, os.Getenv("PATH")), ":")
 }
 
@@ -180,8 +183,8 @@ func once(file string, make func(unfinished string) error) error {
 	return os.Rename(unfinished, file)
 }
 
-// writeModule makes dir a module that requires the component, unless it is one. A main module's replacements are the only
-// ones that count, so those of the component are repeated in it.
+// writeModule makes dir a module that requires the component, unless it is one. A main module's replacements are the
+// only ones that count, so those of the component are repeated in it.
 func (c component) writeModule(ctx context.Context, dir string) error {
 	file := filepath.Join(dir, "go.mod")
 	if _, err := os.Stat(file); err == nil {

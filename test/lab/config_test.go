@@ -24,7 +24,11 @@ func TestValidate(t *testing.T) {
 		{name: "a name too long for a socket's path", config: Config{Name: strings.Repeat("x", 21)}, wantError: "name"},
 		{name: "more nodes than addresses", config: Config{Nodes: 81}, wantError: "81 nodes"},
 		{name: "a family that doesn't exist", config: Config{Families: "ipv5"}, wantError: `"ipv5"`},
-		{name: "the address of a node that isn't there", config: Config{NodeIPs: map[string]string{"node4": "::1"}}, wantError: "node4"},
+		{
+			name:      "the address of a node that isn't there",
+			config:    Config{NodeIPs: map[string]string{"node4": "::1"}},
+			wantError: "node4",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.config.Defaults()
@@ -58,7 +62,9 @@ func TestControlPlaneFlags(t *testing.T) {
 		{
 			name:    "the API server of a dual-stack lab has both Service ranges, IPv4 first",
 			program: "kube-apiserver",
-			want:    []string{"--advertise-address=198.51.100.10", "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112"},
+			want: []string{
+				"--advertise-address=198.51.100.10", "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112",
+			},
 		},
 		{
 			name:    "the API server of an IPv6 lab",
@@ -167,7 +173,8 @@ mount --rbind '/var/lib/lab/x/node1/root/var/log' /var/log
 mount --make-rshared /
 exec '/root/.cache/pause'
 `
-	got := nodeScript("node1", "/var/lib/lab/x/node1/root", "/root/.cache/pause", []string{"/root/.cache", "/var/lib/lab/x"})
+	keep := []string{"/root/.cache", "/var/lib/lab/x"}
+	got := nodeScript("node1", "/var/lib/lab/x/node1/root", "/root/.cache/pause", keep)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("script (-want +got):\n%s", diff)
 	}

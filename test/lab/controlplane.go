@@ -38,13 +38,16 @@ func (l *Lab) issueCertificates() error {
 		return err
 	}
 
-	names := []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
+	names := []string{
+		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
+	}
 	loopback := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
 	ips := append(append(loopback, l.plan.addresses(ControlPlane)...), l.plan.serviceIPs()...)
 	if err := a.issue("kube-apiserver", "kube-apiserver", nil, names, ips); err != nil {
 		return err
 	}
-	if err := a.issue("kubelet-client", "kube-apiserver-kubelet-client", []string{"system:masters"}, nil, nil); err != nil {
+	masters := []string{"system:masters"}
+	if err := a.issue("kubelet-client", "kube-apiserver-kubelet-client", masters, nil, nil); err != nil {
 		return err
 	}
 	server := "https://" + l.plan.apiServer().String()
@@ -59,10 +62,11 @@ func (l *Lab) issueCertificates() error {
 	for _, node := range l.plan.nodeNames() {
 		// The API server checks a kubelet's certificate against the address that it dials.
 		ips := l.plan.addresses(node)
-		if err := a.issue(node+"-server", "system:node:"+node, []string{"system:nodes"}, []string{node}, ips); err != nil {
+		user := "system:node:" + node
+		if err := a.issue(node+"-server", user, nil, []string{node}, ips); err != nil {
 			return err
 		}
-		if err := a.kubeconfig(node, server, "system:node:"+node, "system:nodes"); err != nil {
+		if err := a.kubeconfig(node, server, user, "system:nodes"); err != nil {
 			return err
 		}
 	}
@@ -111,8 +115,8 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 
 // startComponent starts a component of the control plane.
 func (l *Lab) startComponent(name string) error {
-	command := append([]string{"nsenter", "--net=" + l.Namespace(ControlPlane), "--", l.bin[name]}, l.controlPlaneFlags(name)...)
-	return l.start("cp/"+name, command...)
+	command := []string{"nsenter", "--net=" + l.Namespace(ControlPlane), "--", l.bin[name]}
+	return l.start("cp/"+name, append(command, l.controlPlaneFlags(name)...)...)
 }
 
 func (l *Lab) controlPlaneFlags(name string) []string {
@@ -143,7 +147,8 @@ func (l *Lab) controlPlaneFlags(name string) []string {
 			"--authorization-mode=Node,RBAC", "--allow-privileged=true",
 			// Webhooks and aggregated APIs are reached at their endpoints: here is no kube-proxy.
 			"--enable-aggregator-routing=true",
-			"--kubelet-client-certificate=" + l.pki("kubelet-client.crt"), "--kubelet-client-key=" + l.pki("kubelet-client.key"),
+			"--kubelet-client-certificate=" + l.pki("kubelet-client.crt"),
+			"--kubelet-client-key=" + l.pki("kubelet-client.key"),
 			"--kubelet-certificate-authority=" + l.pki("ca.crt"),
 			"--kubelet-preferred-address-types=InternalIP",
 		}

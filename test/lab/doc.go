@@ -12,23 +12,25 @@
 //	                                  ├── node2 .12
 //	                                  └── node3 .13
 //
-// Everything is the genuine article, built by [Build] from the module proxy into a cache that is keyed by version: etcd, the
-// API server, the controller manager and the scheduler on cp, containerd, the kubelet and kube-proxy (nftables) on every
-// node, and FRR wherever [Lab.StartFRR] puts it. Pods run. Their networks are routed, as by a CNI plugin without an overlay.
+// Everything is the genuine article, built by [Build] from the module proxy into a cache that is keyed by version:
+// etcd, the API server, the controller manager and the scheduler on cp, containerd, the kubelet and kube-proxy
+// (nftables) on every node, and FRR wherever [Lab.StartFRR] puts it. Pods run. Their networks are routed, as by a CNI
+// plugin without an overlay.
 //
 // # What a host is
 //
-// A host is a network namespace named LAB-HOST, with eth0 on the LAN; its other end is port p-HOST of the bridge br0 in the
-// namespace LAB-sw. [Lab.Command] and [Lab.Dial] work in it. A node also has a mount and a UTS namespace, held by a process
-// that does nothing else, in which /run, /var/lib and /var/log are the node's own. [Lab.StopNode] is a power cut,
-// [Lab.StartNode] the boot after it, [Lab.SetLink] a pulled cable, [Lab.SetForwarding] a switch that fails in silence.
+// A host is a network namespace named LAB-HOST, with eth0 on the LAN; its other end is port p-HOST of the bridge br0
+// in the namespace LAB-sw. [Lab.Command] and [Lab.Dial] work in it. A node also has a mount and a UTS namespace, held
+// by a process that does nothing else, in which /run, /var/lib and /var/log are the node's own. [Lab.StopNode] is a
+// power cut, [Lab.StartNode] the boot after it, [Lab.SetLink] a pulled cable, [Lab.SetForwarding] a switch that fails
+// in silence.
 //
 // # What keeps labs apart, and what takes them down
 //
-// Labs of different names live side by side with the same addresses. What a lab makes bears its name: namespaces, a cgroup
-// (/tandem-lab-LAB), FRR's path spaces, the state directory. Each is recorded before it is made, and each process runs
-// in the cgroup from its first instruction, so that [Lab.Down] leaves nothing behind, however far [Up] came and however the
-// process that called it has ended. A lab outlives that process; [Open] finds it again.
+// Labs of different names live side by side with the same addresses. What a lab makes bears its name: namespaces, a
+// cgroup (/tandem-lab-LAB), FRR's path spaces, the state directory. Each is recorded before it is made, and each
+// process runs in the cgroup from its first instruction, so that [Lab.Down] leaves nothing behind, however far [Up]
+// came and however the process that called it has ended. A lab outlives that process; [Open] finds it again.
 //
 // # What tests should know
 //

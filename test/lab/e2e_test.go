@@ -88,15 +88,20 @@ func TestLabsSideBySide(t *testing.T) {
 	})
 	t.Run("FRR answers", func(t *testing.T) {
 		l := labs[dual.Name]
-		if err := l.StartFRR(ctx, Router, "ip route 192.0.2.0/24 198.51.100.11\nipv6 route 2001:db8:1::/64 2001:db8:51::11"); err != nil {
+		config := "ip route 192.0.2.0/24 198.51.100.11\nipv6 route 2001:db8:1::/64 2001:db8:51::11"
+		if err := l.StartFRR(ctx, Router, config); err != nil {
 			t.Fatal(err)
 		}
-		for show, want := range map[string]string{"show ip route static": "192.0.2.0/24", "show ipv6 route static": "2001:db8:1::/64"} {
+		for show, want := range map[string]string{
+			"show ip route static":   "192.0.2.0/24",
+			"show ipv6 route static": "2001:db8:1::/64",
+		} {
 			if got, err := l.Vtysh(ctx, Router, show); err != nil || !strings.Contains(got, want) {
 				t.Errorf("%s = %s, %v, want %s", show, got, err, want)
 			}
 		}
-		if err := l.StartFRR(ctx, Router, "router bgp 1\n nonsense"); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		err := l.StartFRR(ctx, Router, "router bgp 1\n nonsense")
+		if err == nil || !strings.Contains(err.Error(), "nonsense") {
 			t.Errorf("a configuration that is wrong: error = %v, want the line", err)
 		}
 	})

@@ -17,8 +17,8 @@ import (
 // frrDaemons are the daemons that StartFRR starts. Zebra comes first: the others connect to it.
 var frrDaemons = []string{"zebra", "staticd", "bgpd", "bfdd"}
 
-// StartFRR starts FRR on a host with a configuration as `show running-config` writes it. It replaces an FRR that runs there
-// already. The host's FRR has a path space of its own, named like the host's network namespace.
+// StartFRR starts FRR on a host with a configuration as `show running-config` writes it. It replaces an FRR that runs
+// there already. The host's FRR has a path space of its own, named like the host's network namespace.
 func (l *Lab) StartFRR(ctx context.Context, host, config string) error {
 	if l.plan.addresses(host) == nil {
 		return fmt.Errorf("lab %s has no host %s", l.config.Name, host)
@@ -52,7 +52,10 @@ func (l *Lab) StartFRR(ctx context.Context, host, config string) error {
 			return err
 		}
 	}
-	for file, content := range map[string]string{"frr.conf": config + "\n", "vtysh.conf": "service integrated-vtysh-config\n"} {
+	for file, content := range map[string]string{
+		"frr.conf":   config + "\n",
+		"vtysh.conf": "service integrated-vtysh-config\n",
+	} {
 		if err := os.WriteFile(filepath.Join("/etc/frr", space, file), []byte(content), 0o644); err != nil {
 			return err
 		}

@@ -41,8 +41,8 @@ type Config struct {
 	Nodes int `json:"nodes"`
 	// Families says which addresses there are: of links, nodes, pods and Services. Default Dual.
 	Families Families `json:"families"`
-	// ExternalCloudProvider starts the kubelets with --cloud-provider=external, so that a cloud provider has to initialise
-	// the nodes before anything without a toleration is scheduled on them.
+	// ExternalCloudProvider starts the kubelets with --cloud-provider=external, so that a cloud provider has to
+	// initialise the nodes before anything without a toleration is scheduled on them.
 	ExternalCloudProvider bool `json:"externalCloudProvider,omitempty"`
 	// NodeIPs overrides the kubelet's --node-ip on the nodes that it names.
 	NodeIPs map[string]string `json:"nodeIPs,omitempty"`
@@ -112,8 +112,8 @@ func stateDir(name string) string {
 	return filepath.Join(root, name)
 }
 
-// Up builds what is missing from the cache, brings a lab up, and returns when its nodes are ready. With an external cloud
-// provider they then still bear the taint that it has to remove. A lab of the same name is taken down first.
+// Up builds what is missing from the cache, brings a lab up, and returns when its nodes are ready. With an external
+// cloud provider they then still bear the taint that it has to remove. A lab of the same name is taken down first.
 //
 // The lab lives on when this process ends, until [Lab.Down]. If Up fails, what it has made stays to be looked at: Open
 // and Down it, or call Up again.
@@ -309,8 +309,8 @@ func (l *Lab) Down(ctx context.Context) error {
 	return nil
 }
 
-// StopComponent kills a process of the lab by its name in [Lab.Status], "cp/kube-apiserver" for example, and waits until it
-// is gone.
+// StopComponent kills a process of the lab by its name in [Lab.Status], "cp/kube-apiserver" for example, and waits
+// until it is gone.
 func (l *Lab) StopComponent(ctx context.Context, name string) error {
 	p, ok := l.record.process(name)
 	if !ok {
@@ -374,7 +374,8 @@ func (l *Lab) RESTConfig() *rest.Config {
 
 // Kubectl returns a command that runs kubectl as the administrator.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
-	return l.Command(ctx, ControlPlane, l.bin["kubectl"], append([]string{"--kubeconfig=" + l.pki("admin.kubeconfig")}, args...)...)
+	args = append([]string{"--kubeconfig=" + l.pki("admin.kubeconfig")}, args...)
+	return l.Command(ctx, ControlPlane, l.bin["kubectl"], args...)
 }
 
 // writeKubectl writes the same as a script for people: STATE/kubectl.

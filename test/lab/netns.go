@@ -42,8 +42,8 @@ func (l *Lab) buildNetwork(ctx context.Context) error {
 			if namespace == l.plan.namespace(bridge) {
 				settings = []string{"net.ipv6.conf.default.disable_ipv6=1"}
 			}
-			sysctl := append([]string{"sysctl", "-qw"}, settings...)
-			return run(exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + namespace, "--"}, sysctl...)...))
+			sysctl := []string{"--net=/run/netns/" + namespace, "--", "sysctl", "-qw"}
+			return run(exec.CommandContext(ctx, "nsenter", append(sysctl, settings...)...))
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -95,8 +95,8 @@ func (l *Lab) Dial(host string) func(ctx context.Context, network, address strin
 	}
 }
 
-// inNamespace calls f on a thread that is in a network namespace. A socket belongs to the namespace in which it was made,
-// so that it may be used outside afterwards.
+// inNamespace calls f on a thread that is in a network namespace. A socket belongs to the namespace in which it was
+// made, so that it may be used outside afterwards.
 func inNamespace(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -127,8 +127,8 @@ func (l *Lab) SetLink(ctx context.Context, host string, up bool) error {
 	return l.setPort(ctx, host, state)
 }
 
-// SetForwarding makes the switch stop forwarding for a host, or start again, as if something between them had failed: the
-// host keeps its carrier and sees nothing but silence.
+// SetForwarding makes the switch stop forwarding for a host, or start again, as if something between them had failed:
+// the host keeps its carrier and sees nothing but silence.
 func (l *Lab) SetForwarding(ctx context.Context, host string, forwards bool) error {
 	if forwards {
 		return l.setPort(ctx, host, "master", "br0")
@@ -140,5 +140,6 @@ func (l *Lab) setPort(ctx context.Context, host string, args ...string) error {
 	if _, ok := l.plan.number(host); !ok {
 		return fmt.Errorf("%s has no port on the LAN's switch", host)
 	}
-	return run(exec.CommandContext(ctx, "ip", append([]string{"-n", l.plan.namespace(bridge), "link", "set", port(host)}, args...)...))
+	set := []string{"-n", l.plan.namespace(bridge), "link", "set", port(host)}
+	return run(exec.CommandContext(ctx, "ip", append(set, args...)...))
 }

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A node is a process that holds a mount namespace and a UTS namespace, in the network namespace of its host. In them a
-// node has a /run, a /var/lib and a /var/log of its own, so that programs find their customary paths and a hostPath volume
-// there is not shared between nodes. All other paths are those of this machine.
+// A node is a process that holds a mount namespace and a UTS namespace, in the network namespace of its host. In them
+// a node has a /run, a /var/lib and a /var/log of its own, so that programs find their customary paths and a hostPath
+// volume there is not shared between nodes. All other paths are those of this machine.
 
 // holder is the name of the process that holds the namespaces of a node.
 func holder(node string) string { return node + "/pause" }
@@ -93,8 +93,8 @@ func (l *Lab) startRuntime(ctx context.Context, node string) error {
 	return nil
 }
 
-// nodeScript returns the shell script that sets up a node's namespaces and becomes their holder. Directories to keep stay
-// visible where they are, even below those that the node has of its own.
+// nodeScript returns the shell script that sets up a node's namespaces and becomes their holder. Directories to keep
+// stay visible where they are, even below those that the node has of its own.
 func nodeScript(node, root, pause string, keep []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "hostname %s\nmount -t tmpfs -o mode=755 tmpfs /run\nmkdir -p /run/lock\n", node)
@@ -255,7 +255,8 @@ func (l *Lab) StopNode(ctx context.Context, node string) error {
 	return l.endCgroup(ctx, l.cgroup()+"/"+node)
 }
 
-// StartNode starts a node that StopNode has stopped, with the disk that it had. It doesn't wait until the node is ready.
+// StartNode starts a node that StopNode has stopped, with the disk that it had. It doesn't wait until the node is
+// ready.
 func (l *Lab) StartNode(ctx context.Context, node string) error {
 	if err := l.isNode(node); err != nil {
 		return err

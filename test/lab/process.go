@@ -18,8 +18,8 @@ import (
 )
 
 // start starts a process and records it. It outlives the process that calls start: it leads a session of its own and
-// holds no descriptor but its log. It belongs to the cgroup of its host, so that ending that cgroup ends it and all that
-// it starts.
+// holds no descriptor but its log. It belongs to the cgroup of its host, so that ending that cgroup ends it and all
+// that it starts.
 func (l *Lab) start(name string, command ...string) error {
 	host, _, _ := strings.Cut(name, "/")
 	group, err := os.Open(l.cgroupFor(host))
@@ -134,9 +134,9 @@ func eventually(ctx context.Context, done func() error) error {
 //	/tandem-lab-NAME/HOST/daemons   what the lab starts on a host
 //	/tandem-lab-NAME/HOST/pods      the kubelet's root: one cgroup for each pod of a node
 //
-// The unified hierarchy says what belongs to the lab. On a machine with version 1 controllers it stands beside those, and
-// runc puts containers in the same place in all of them. The daemons have a leaf of their own because version 2 allows no
-// processes in a cgroup whose children have controllers.
+// The unified hierarchy says what belongs to the lab. On a machine with version 1 controllers it stands beside those,
+// and runc puts containers in the same place in all of them. The daemons have a leaf of their own because version 2
+// allows no processes in a cgroup whose children have controllers.
 
 // cgroup returns the path of the lab's cgroup.
 func (l *Lab) cgroup() string { return "/tandem-lab-" + l.config.Name }
@@ -191,14 +191,14 @@ func hierarchies() ([]string, error) {
 		}
 	}
 	if len(unified) == 0 {
-		return nil, errors.New("no cgroup version 2 hierarchy is mounted; `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` " +
-			"adds one beside version 1")
+		return nil, errors.New("no cgroup version 2 hierarchy is mounted; beside version 1, " +
+			"`mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified` adds one")
 	}
 	return append(unified, others...), nil
 }
 
-// endCgroup ends every process in a cgroup and below it, and removes it from every hierarchy. It has to go: a kernel (6.18
-// for one) also kills what is cloned into a cgroup that was killed before.
+// endCgroup ends every process in a cgroup and below it, and removes it from every hierarchy. It has to go: a kernel
+// (6.18 for one) also kills what is cloned into a cgroup that was killed before.
 func (l *Lab) endCgroup(ctx context.Context, cgroup string) error {
 	unified := filepath.Join(l.hierarchies[0], cgroup)
 	if err := os.WriteFile(filepath.Join(unified, "cgroup.kill"), []byte("1"), 0); err == nil {

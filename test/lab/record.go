@@ -14,9 +14,10 @@ import (
 	"sync"
 )
 
-// record lists what a lab has made outside its state directory, in a file that grows by a line before a thing is made, or,
-// for a process, as soon as it has a number. Taking a lab down needs nothing else, however the process that brought it
-// up has ended. (A process that ends between the start of another and its line leaves that one to its cgroup.)
+// record lists what a lab has made outside its state directory, in a file that grows by a line before a thing is
+// made, or, for a process, as soon as it has a number. Taking a lab down needs nothing else, however the process that
+// brought it up has ended. (A process that ends between the start of another and its line leaves that one to its
+// cgroup.)
 type record struct {
 	mu      sync.Mutex // guards all following fields
 	file    string
@@ -133,8 +134,8 @@ func stat(pid int) (state byte, start uint64, err error) {
 	return parseStat(content)
 }
 
-// parseStat reads proc_pid_stat(5). The second field is the program's name in parentheses and may itself hold spaces and
-// parentheses; the third is the state and the twenty-second the start time.
+// parseStat reads proc_pid_stat(5). The second field is the program's name in parentheses and may itself hold spaces
+// and parentheses; the third is the state and the twenty-second the start time.
 func parseStat(content []byte) (state byte, start uint64, err error) {
 	fields := bytes.Fields(content[bytes.LastIndexByte(content, ')')+1:])
 	if len(fields) < 20 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pause holds namespaces: those of a pod as its sandbox container, and those of a node of the lab. As process 1 of
-// a pod whose containers share their process namespace it also reaps orphans.
+// Command pause holds namespaces: those of a pod as its sandbox container, and those of a node of the lab. As process
+// 1 of a pod whose containers share their process namespace it also reaps orphans.
 package main
 
 import (
