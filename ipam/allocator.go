@@ -93,7 +93,9 @@ type Assignment struct {
 // FamilyError says why a family has no address, or not the one asked for.
 type FamilyError struct {
 	Family Family
-	Err    error
+	// Pools are those that were asked for an address of the family.
+	Pools []string
+	Err   error
 }
 
 // Error names the family.
@@ -369,7 +371,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	for _, family := range req.Families {
 		as := chosen[family]
 		if err := failed[family]; err != nil {
-			out.Missing = append(out.Missing, &FamilyError{family, err})
+			out.Missing = append(out.Missing, &FamilyError{family, a.asked(req, family), err})
 			// What the Service has is better than nothing, and taking it away would change something.
 			if as = held[family]; !as.Address.IsValid() {
 				continue
@@ -493,28 +495,39 @@ func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assi
 }
 
 func (a *Allocator) planAny(req Request, family Family, preferred string) (Assignment, error) {
-	var tried []Candidate
 	best := Assignment{}
 	for _, c := range req.Pools {
-		if !c.Auto || a.pools[c.Pool] == nil || a.pools[c.Pool].partitions[family] == nil {
+		if !c.Auto {
 			continue
 		}
-		tried = append(tried, c)
 		address, ok := a.firstIn(req, family, c.Pool)
 		if ok && (c.Pool == preferred || !best.Address.IsValid()) {
 			best = Assignment{address, c.Pool}
 		}
 	}
-	switch {
-	case best.Address.IsValid():
+	if best.Address.IsValid() {
 		return best, nil
-	case len(tried) > 0:
-		return best, fmt.Errorf("%w in %s; widen a pool or delete a Service", ErrExhausted, candidates(tried))
+	}
+	asked := a.asked(req, family)
+	switch {
+	case len(asked) > 0:
+		return best, fmt.Errorf("%w in pool %s; widen a pool or delete a Service", ErrExhausted, strings.Join(asked, ", "))
 	case len(req.Pools) > 0:
 		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, family, candidates(req.Pools),
 			strings.ToLower(string(family)))
 	}
 	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelector and serviceSelector", ErrNoPool)
+}
+
+// asked returns the pools that may give the Service any address of the family.
+func (a *Allocator) asked(req Request, family Family) []string {
+	var names []string
+	for _, c := range req.Pools {
+		if p := a.pools[c.Pool]; c.Auto && p != nil && p.partitions[family] != nil {
+			names = append(names, c.Pool)
+		}
+	}
+	return names
 }
 
 // firstIn returns the address that the Service would get from a pool: one that it may share before a free one.

@@ -160,7 +160,9 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	}
 	s.report(svc, out)
 	if len(out.Added) > 0 {
-		allocationSeconds.Observe(time.Since(start).Seconds())
+		for _, as := range out.Added {
+			allocationSeconds.WithLabelValues(as.Pool, string(ipam.FamilyOf(as.Address))).Observe(time.Since(start).Seconds())
+		}
 		klog.FromContext(ctx).Info("Allocated addresses", "service", klog.KObj(svc), "addresses", describe(out.Added))
 		s.usageChanged()
 	}
@@ -322,7 +324,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 	var why []string
 	for _, m := range out.Missing {
 		why = append(why, m.Error())
-		failures.WithLabelValues(string(m.Family), reason(m)).Inc()
+		recordMissing(m)
 	}
 	message := strings.Join(why, "; ")
 	if s.setWaiting(service, message) {

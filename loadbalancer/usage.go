@@ -32,30 +32,36 @@ var (
 		Name: "tandem_pool_addresses", Help: "Addresses of an AddressPool by family and state (capacity, allocated, available); huge counts saturate at 2^63-1.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family", "state"})
-	allocationSeconds = metrics.NewHistogram(&metrics.HistogramOpts{
-		Name: "tandem_allocation_duration_seconds", Help: "Time from a request for addresses to their claims, where any was added.",
+	allocationSeconds = metrics.NewHistogramVec(&metrics.HistogramOpts{
+		Name: "tandem_allocation_duration_seconds", Help: "Time from a Service's request to the claims of its new addresses, for each of these by pool and family.",
 		Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
-	})
+	}, []string{"pool", "family"})
 	failures = metrics.NewCounterVec(&metrics.CounterOpts{
-		Name: "tandem_allocation_failures_total", Help: "Requests, or families of a request, that could not be met, by family and reason.",
+		Name: "tandem_allocation_failures_total", Help: "Families of a request that could not be met, by every pool that was asked, and requests that could not be read.",
 		StabilityLevel: metrics.ALPHA,
-	}, []string{"family", "reason"})
+	}, []string{"pool", "family", "reason"})
 )
 
 func init() { legacyregistry.MustRegister(poolAddresses, allocationSeconds, failures) }
 
 // recordFailure counts each family that err names, or the request as a whole.
 func recordFailure(err error) {
-	counted := false
 	for _, e := range unjoin(err) {
 		var family *ipam.FamilyError
 		if errors.As(e, &family) {
-			failures.WithLabelValues(string(family.Family), reason(family)).Inc()
-			counted = true
+			recordMissing(family)
+		} else {
+			failures.WithLabelValues("", "", reason(e)).Inc()
 		}
 	}
-	if !counted {
-		failures.WithLabelValues("", reason(err)).Inc()
+}
+
+func recordMissing(e *ipam.FamilyError) {
+	if len(e.Pools) == 0 {
+		failures.WithLabelValues("", string(e.Family), reason(e)).Inc()
+	}
+	for _, pool := range e.Pools {
+		failures.WithLabelValues(pool, string(e.Family), reason(e)).Inc()
 	}
 }
 
