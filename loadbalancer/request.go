@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -22,6 +23,12 @@ import (
 // provider shows us only Services that are ours, with the class cleared.
 func wants(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
+}
+
+// abandoned reports whether a Service is no load balancer and the service controller will not clean up after it any more, because its
+// finalizer is gone.
+func abandoned(svc *corev1.Service) bool {
+	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
 }
 
 func serviceOf(svc *corev1.Service) ipam.Service {

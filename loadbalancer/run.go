@@ -239,10 +239,10 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 	if !ok || err != nil {
 		return nil
 	}
-	if _, err := s.services.Services(service.Namespace).Get(service.Name); apierrors.IsNotFound(err) {
+	if svc, err := s.services.Services(service.Namespace).Get(service.Name); err != nil || abandoned(svc) {
 		// The lister may lag behind a Service that another leader serves already.
-		_, err = s.client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
+		svc, err = s.client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
 			klog.FromContext(ctx).Info("Released a claim whose Service is gone", "address", address, "service", service)
 			return s.claims.delete(ctx, claim)
 		}
@@ -289,7 +289,7 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 // followService releases what a Service has given up and its status no longer shows, and everything of a Service that is gone.
 func (s *Server) followService(ctx context.Context, service ipam.Service) error {
 	svc, err := s.services.Services(service.Namespace).Get(service.Name)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
 		return s.releaseAll(ctx, service)
 	}
 	if err != nil {
