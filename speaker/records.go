@@ -37,16 +37,7 @@ type recorder struct {
 	client client.Client
 	node   string
 	events record.EventRecorder
-	wanted chan wanted // holds the latest
-}
-
-// set replaces what is wanted. Only the goroutine in Speaker.Run calls it.
-func (r *recorder) set(w wanted) {
-	select {
-	case <-r.wanted:
-	default:
-	}
-	r.wanted <- w
+	wanted latest[wanted]
 }
 
 func (r *recorder) run(ctx context.Context) error {
@@ -76,9 +67,16 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 		a := &w.announcements[i]
 		name := types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}
 		existing[name] = a
-		if _, lives := w.services[name]; !lives && r.buries(a, w.alive) {
+		_, lives := w.services[name]
+		_, held := w.records[name]
+		switch {
+		case !lives && r.buries(a, w.alive):
 			if err := r.client.Delete(ctx, a, client.Preconditions{UID: &a.UID}); !harmless(err) {
 				errs = append(errs, fmt.Errorf("deleting the record of Service %s: %w", name, err))
+			}
+		case lives && !held && a.Status.Node == r.node:
+			if err := r.giveUp(ctx, a); !harmless(err) {
+				errs = append(errs, fmt.Errorf("giving up Service %s: %w", name, err))
 			}
 		}
 	}
@@ -106,6 +104,14 @@ func (r *recorder) buries(a *v1alpha1.L2Announcement, alive membership.Snapshot)
 	}
 	nodes := slices.Sorted(maps.Keys(alive.Nodes))
 	return len(nodes) > 0 && nodes[0] == r.node
+}
+
+// giveUp empties the record of a Service that this node no longer answers for. Whoever has taken it over by then has changed the
+// resource version.
+func (r *recorder) giveUp(ctx context.Context, a *v1alpha1.L2Announcement) error {
+	given := a.DeepCopy()
+	given.Status = v1alpha1.L2AnnouncementStatus{}
+	return r.client.Update(ctx, given)
 }
 
 func (r *recorder) record(ctx context.Context, svc *corev1.Service, record Record, existing *v1alpha1.L2Announcement) error {

@@ -3,8 +3,11 @@
 package speaker
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,9 +19,9 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// sessions resolves the peers of this node: passwords, router IDs and next hops. A peer that cannot be resolved is left out and
+// resolve resolves the peers of this node: passwords, router IDs and next hops. A peer that cannot be resolved is left out and
 // its reason kept for the SpeakerStatus.
-func (s *Speaker) sessions(snapshot *Snapshot, o *objects, desired Desired, held func(netip.Addr) bool) []bgp.Session {
+func (s *Speaker) resolve(snapshot *Snapshot, o *objects, desired Desired, held func(netip.Addr) bool) []bgp.Session {
 	problems := map[string]string{}
 	var sessions []bgp.Session
 	for _, peer := range snapshot.Config.Peers {
@@ -34,7 +37,9 @@ func (s *Speaker) sessions(snapshot *Snapshot, o *objects, desired Desired, held
 			sessions = append(sessions, *session)
 		}
 	}
-	s.problems.Store(&problems)
+	if old := s.problems.Swap(&problems); old == nil || !maps.Equal(*old, problems) {
+		signal(s.status)
+	}
 	return sessions
 }
 
@@ -59,9 +64,19 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 		v6 = source
 	}
 	session := &bgp.Session{Peer: resolved}
+	session.Routes, err = withNextHops(routes, resolved.Families, v4, v6)
+	return session, err
+}
+
+// withNextHops fills in the next hops of the routes whose families the session carries, and says which routes it leaves out because
+// the node has no address of their family on the peer's link.
+func withNextHops(routes []bgp.Route, families []bgp.Family, v4, v6 netip.Addr) ([]bgp.Route, error) {
+	var filled []bgp.Route
 	missing := map[bgp.Family]int{}
 	for _, route := range routes {
 		switch {
+		case !slices.Contains(families, route.Family()):
+			continue
 		case route.Family() == bgp.IPv4 && v4.IsValid():
 			route.NextHop = v4
 		case v6.IsValid():
@@ -70,12 +85,14 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 			missing[route.Family()]++
 			continue
 		}
-		session.Routes = append(session.Routes, route)
+		filled = append(filled, route)
 	}
-	for family, n := range missing {
-		err = fmt.Errorf("%d %s prefixes are not announced: this node has no %s address on the peer's link", n, family, family)
+	var errs []error
+	for _, family := range slices.Sorted(maps.Keys(missing)) {
+		errs = append(errs, fmt.Errorf("%d %s prefixes are not announced: this node has no %s address on the peer's link",
+			missing[family], family, family))
 	}
-	return session, err
+	return filled, errors.Join(errs...)
 }
 
 func (s *Speaker) peer(peer config.Peer, o *objects) (bgp.Peer, error) {

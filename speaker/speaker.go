@@ -80,6 +80,8 @@ type Speaker struct {
 	changed   chan struct{} // the API's objects have changed
 	status    chan struct{} // what this node publishes may have changed
 	conflicts chan layer2.Conflict
+	sessions  latest[[]bgp.Session]
+	bgpError  atomic.Pointer[error] // of the last hand-over
 	ready     atomic.Bool
 	problems  atomic.Pointer[map[string]string] // why a peer of this node has no session, or less than it should
 
@@ -133,6 +135,7 @@ func New(cfg Config) (*Speaker, error) {
 		changed:   make(chan struct{}, 1),
 		status:    make(chan struct{}, 1),
 		conflicts: make(chan layer2.Conflict, 16),
+		sessions:  make(latest[[]bgp.Session], 1),
 		met:       map[string]bool{},
 	}
 	s.layer2 = layer2.New(layer2.Config{
@@ -145,8 +148,19 @@ func New(cfg Config) (*Speaker, error) {
 		},
 		OnChange: func() { signal(s.status) },
 	})
-	s.records = &recorder{client: writer, node: cfg.Node, events: cfg.Recorder, wanted: make(chan wanted, 1)}
+	s.records = &recorder{client: writer, node: cfg.Node, events: cfg.Recorder, wanted: make(latest[wanted], 1)}
 	return s, nil
+}
+
+// latest is a channel of capacity one in which a newer value replaces an older one. It has one sender.
+type latest[T any] chan T
+
+func (l latest[T]) put(value T) {
+	select {
+	case <-l:
+	default:
+	}
+	l <- value
 }
 
 // signal sends on a channel of capacity one unless a signal is waiting there.
@@ -202,6 +216,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	s.started = time.Now()
 	part("records", s.records.run)
+	part("BGP", s.followSessions)
 	part("status", s.publishStatus)
 	logger.Info("Started", "node", s.cfg.Node, "address", s.cfg.HostIP)
 	s.loop(ctx)
@@ -276,15 +291,36 @@ func (s *Speaker) decide(ctx context.Context) error {
 	snapshot.Newcomer = time.Since(s.started) < newcomer
 	desired := Decide(snapshot)
 	if s.isolated {
-		desired.Layer2, desired.Records = nil, nil
+		desired.Layer2 = nil
 	}
 	s.layer2.Set(desired.Layer2)
 	if returned {
 		// Whoever comes back may have announced our addresses on its side of a partition.
 		s.layer2.Refresh("another speaker came back")
 	}
-	s.records.set(wanted{records: desired.Records, announcements: o.announcements.Items, services: o.serviceNames(), alive: alive})
-	return s.bgp.Set(ctx, s.sessions(snapshot, &o, desired, held))
+	if !s.isolated { // what is on record stays so, for nobody can read or change it from here
+		s.records.wanted.put(wanted{records: desired.Records, announcements: o.announcements.Items, services: o.serviceNames(), alive: alive})
+	}
+	s.sessions.put(s.resolve(snapshot, &o, desired, held))
+	return nil
+}
+
+// followSessions hands the latest sessions to BGP. It has a goroutine of its own, because a session that ends takes time, and layer 2
+// must not wait for it.
+func (s *Speaker) followSessions(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case sessions := <-s.sessions:
+			err := s.bgp.Set(ctx, sessions)
+			if err != nil && ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "Failed to follow a BGP peer, the others are followed")
+			}
+			s.bgpError.Store(&err)
+			signal(s.status)
+		}
+	}
 }
 
 // meet notes whom gossip shows, and reports whether somebody came back whom it had lost.

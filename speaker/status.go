@@ -109,6 +109,9 @@ func (s *Speaker) state(old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Announcing",
 		Message: fmt.Sprintf("%d of %d BGP sessions established", established, len(state.BGPSessions)),
 	}
+	if err := s.bgpError.Load(); err != nil && *err != nil {
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, "BGPFailed", (*err).Error()
+	}
 	if len(trouble) > 0 {
 		condition.Status, condition.Reason = metav1.ConditionFalse, "Layer2Failed"
 		condition.Message = strings.Join(trouble[:min(len(trouble), 5)], "; ")
