@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// compareAddr lets cmp look into addresses, which have no exported fields.
+var compareAddr = cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// addrs reads addresses separated by spaces.
+func addrs(s string) []netip.Addr {
+	var parsed []netip.Addr
+	for word := range strings.FieldsSeq(s) {
+		parsed = append(parsed, addr(word))
+	}
+	return parsed
+}
+
+// Shorthands for the policies.
+const (
+	single  = corev1.IPFamilyPolicySingleStack
+	prefer  = corev1.IPFamilyPolicyPreferDualStack
+	require = corev1.IPFamilyPolicyRequireDualStack
+)
+
+// newService returns a Service of type LoadBalancer in namespace default with port 80. families are separated by spaces.
+func newService(name string, policy corev1.IPFamilyPolicy, families string, edits ...func(*corev1.Service)) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.ServiceSpec{
+			Type:                  corev1.ServiceTypeLoadBalancer,
+			IPFamilyPolicy:        &policy,
+			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster,
+			Ports:                 []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+		},
+	}
+	setFamilies(policy, families)(svc)
+	for _, edit := range edits {
+		edit(svc)
+	}
+	return svc
+}
+
+func setFamilies(policy corev1.IPFamilyPolicy, families string) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		svc.Spec.IPFamilyPolicy, svc.Spec.IPFamilies = &policy, nil
+		for family := range strings.FieldsSeq(families) {
+			svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(family))
+		}
+	}
+}
+
+// annotate sets an annotation; an empty value removes it.
+func annotate(key, value string) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		if svc.Annotations == nil {
+			svc.Annotations = map[string]string{}
+		}
+		if svc.Annotations[key] = value; value == "" {
+			delete(svc.Annotations, key)
+		}
+	}
+}
+
+func label(key, value string) func(*corev1.Service) {
+	return func(svc *corev1.Service) { svc.Labels = map[string]string{key: value} }
+}
+
+// listen replaces the ports.
+func listen(protocol corev1.Protocol, ports ...int32) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		svc.Spec.Ports = nil
+		for _, port := range ports {
+			svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Protocol: protocol, Port: port})
+		}
+	}
+}
+
+// local sends external traffic to endpoints on the same node only.
+func local(selector string) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		if selector != "" {
+			svc.Spec.Selector = map[string]string{"app": selector}
+		}
+	}
+}
+
+// newPool returns a pool with ranges of both families, separated by spaces.
+func newPool(name, ranges string, edits ...func(*v1alpha1.AddressPool)) *v1alpha1.AddressPool {
+	ap := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for r := range strings.FieldsSeq(ranges) {
+		if strings.Contains(r, ":") {
+			if ap.Spec.IPv6 == nil {
+				ap.Spec.IPv6 = &v1alpha1.IPv6Partition{}
+			}
+			ap.Spec.IPv6.Ranges = append(ap.Spec.IPv6.Ranges, v1alpha1.IPv6Range(r))
+		} else {
+			if ap.Spec.IPv4 == nil {
+				ap.Spec.IPv4 = &v1alpha1.IPv4Partition{}
+			}
+			ap.Spec.IPv4.Ranges = append(ap.Spec.IPv4.Ranges, v1alpha1.IPv4Range(r))
+		}
+	}
+	for _, edit := range edits {
+		edit(ap)
+	}
+	return ap
+}
+
+func noAutoAssign(ap *v1alpha1.AddressPool) { ap.Spec.AutoAssign = ptr.To(false) }
+
+func stable(ap *v1alpha1.AddressPool) { ap.Spec.Allocation = v1alpha1.AllocationStable }
+
+func priority(n int32) func(*v1alpha1.AddressPool) {
+	return func(ap *v1alpha1.AddressPool) { ap.Spec.Priority = &n }
+}
+
+func forServices(key, value string) func(*v1alpha1.AddressPool) {
+	return func(ap *v1alpha1.AddressPool) {
+		ap.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+	}
+}
+
+func forNamespaces(key, value string) func(*v1alpha1.AddressPool) {
+	return func(ap *v1alpha1.AddressPool) {
+		ap.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+	}
+}
+
+func TestNewRequest(t *testing.T) {
+	const both = "192.0.2.0/24 2001:db8::/64"
+	auto := func(names ...string) (pools []ipam.Candidate) {
+		for _, name := range names {
+			pools = append(pools, ipam.Candidate{Pool: name, Auto: true})
+		}
+		return pools
+	}
+	tests := []struct {
+		name      string
+		svc       *corev1.Service
+		namespace labels.Set
+		pools     []*v1alpha1.AddressPool
+		want      ipam.Request // Service, Families and Sharing are those of svc unless given
+		wantError string
+	}{
+		{
+			name: "SingleStack requires its one family",
+			svc:  newService("web", single, "IPv6"),
+			want: ipam.Request{Families: []ipam.Family{ipam.IPv6}, RequireAll: true},
+		},
+		{
+			name: "a Service without a policy is one of SingleStack",
+			svc: newService("web", single, "IPv4", func(svc *corev1.Service) {
+				svc.Spec.IPFamilyPolicy = nil
+			}),
+			want: ipam.Request{Families: []ipam.Family{ipam.IPv4}, RequireAll: true},
+		},
+		{
+			name: "RequireDualStack requires both in the order of ipFamilies",
+			svc:  newService("web", require, "IPv6 IPv4"),
+			want: ipam.Request{Families: []ipam.Family{ipam.IPv6, ipam.IPv4}, RequireAll: true},
+		},
+		{
+			name: "PreferDualStack does not require both",
+			svc:  newService("web", prefer, "IPv4 IPv6"),
+			want: ipam.Request{Families: []ipam.Family{ipam.IPv4, ipam.IPv6}},
+		},
+		{
+			name:  "every pool is a candidate, those without autoAssign for fixed addresses only",
+			svc:   newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("b", both, noAutoAssign)},
+			want:  ipam.Request{RequireAll: true, Pools: []ipam.Candidate{{Pool: "a", Auto: true}, {Pool: "b"}}},
+		},
+		{
+			name: "pools are tried by priority, then by name, those without priority last",
+			svc:  newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{
+				newPool("a", both), newPool("b", both), newPool("c", both, priority(20)), newPool("d", both, priority(10)), newPool("e", both, priority(10)),
+			},
+			want: ipam.Request{RequireAll: true, Pools: auto("d", "e", "c", "a", "b")},
+		},
+		{
+			name: "pools kept for certain Services come before those for everyone, whatever their priority",
+			svc:  newService("web", single, "IPv4", label("tier", "edge")),
+			pools: []*v1alpha1.AddressPool{
+				newPool("first", both, priority(1)), newPool("edge", both, priority(9), forServices("tier", "edge")),
+			},
+			want: ipam.Request{RequireAll: true, Pools: auto("edge", "first")},
+		},
+		{
+			name:  "a pool whose serviceSelector does not match is no candidate",
+			svc:   newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{newPool("edge", both, forServices("tier", "edge")), newPool("lan", both)},
+			want:  ipam.Request{RequireAll: true, Pools: auto("lan")},
+		},
+		{
+			name:      "a pool whose namespaceSelector matches is a candidate",
+			svc:       newService("web", single, "IPv4"),
+			namespace: labels.Set{"team": "shop"},
+			pools:     []*v1alpha1.AddressPool{newPool("shop", both, forNamespaces("team", "shop")), newPool("bank", both, forNamespaces("team", "bank"))},
+			want:      ipam.Request{RequireAll: true, Pools: auto("shop")},
+		},
+		{
+			name:      "with both selectors a Service has to match both",
+			svc:       newService("web", single, "IPv4", label("tier", "edge")),
+			namespace: labels.Set{"team": "bank"},
+			pools:     []*v1alpha1.AddressPool{newPool("shop", both, forNamespaces("team", "shop"), forServices("tier", "edge"))},
+			want:      ipam.Request{RequireAll: true},
+		},
+		{
+			name: "an empty selector matches everything and still comes first",
+			svc:  newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("z", both, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.NamespaceSelector = &metav1.LabelSelector{}
+			})},
+			want: ipam.Request{RequireAll: true, Pools: auto("z", "a")},
+		},
+		{
+			name:  "a named pool is the only candidate, autoAssign or not",
+			svc:   newService("web", single, "IPv4", annotate("tandem-lb.io/address-pool", "b")),
+			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("b", both, noAutoAssign)},
+			want:  ipam.Request{RequireAll: true, Named: true, Pools: auto("b")},
+		},
+		{
+			name:  "one pool per family, in the order of the annotation",
+			svc:   newService("web", require, "IPv4 IPv6", annotate("metallb.universe.tf/address-pool", "production-ipv6, production-ipv4,")),
+			pools: []*v1alpha1.AddressPool{newPool("production-ipv4", "192.0.2.0/24"), newPool("production-ipv6", "2001:db8::/64")},
+			want:  ipam.Request{RequireAll: true, Named: true, Pools: auto("production-ipv6", "production-ipv4")},
+		},
+		{
+			name: "our annotation wins over metallb.io, and that over metallb.universe.tf",
+			svc: newService("web", single, "IPv4", annotate("metallb.universe.tf/address-pool", "c"), annotate("metallb.io/address-pool", "b"),
+				annotate("tandem-lb.io/address-pool", "a")),
+			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("b", both), newPool("c", both)},
+			want:  ipam.Request{RequireAll: true, Named: true, Pools: auto("a")},
+		},
+		{
+			name:  "metallb.io wins over metallb.universe.tf",
+			svc:   newService("web", single, "IPv4", annotate("metallb.universe.tf/address-pool", "c"), annotate("metallb.io/address-pool", "b")),
+			pools: []*v1alpha1.AddressPool{newPool("b", both), newPool("c", both)},
+			want:  ipam.Request{RequireAll: true, Named: true, Pools: auto("b")},
+		},
+		{
+			name:  "an annotation that names nothing is as good as none",
+			svc:   newService("web", single, "IPv4", annotate("tandem-lb.io/address-pool", " , ")),
+			pools: []*v1alpha1.AddressPool{newPool("a", both)},
+			want:  ipam.Request{RequireAll: true, Pools: auto("a")},
+		},
+		{
+			name:      "a named pool that does not exist",
+			svc:       newService("web", single, "IPv4", annotate("metallb.io/address-pool", "lan,wan")),
+			pools:     []*v1alpha1.AddressPool{newPool("lan", both)},
+			wantError: `annotation metallb.io/address-pool names AddressPool "wan", which does not exist`,
+		},
+		{
+			name:      "a named pool that is not for this Service",
+			svc:       newService("web", single, "IPv4", annotate("tandem-lb.io/address-pool", "edge")),
+			pools:     []*v1alpha1.AddressPool{newPool("edge", both, forServices("tier", "edge"))},
+			wantError: `annotation tandem-lb.io/address-pool names AddressPool "edge", whose namespaceSelector or serviceSelector does not match`,
+		},
+		{
+			name: "fixed addresses of both families",
+			svc:  newService("web", require, "IPv4 IPv6", annotate("tandem-lb.io/load-balancer-ips", "2001:db8::7, 192.0.2.7")),
+			want: ipam.Request{RequireAll: true, Addresses: addrs("2001:db8::7 192.0.2.7")},
+		},
+		{
+			name: "a fixed address that is no address",
+			svc:  newService("web", single, "IPv4", annotate("metallb.io/loadBalancerIPs", "192.0.2.300")),
+
+			wantError: `annotation metallb.io/loadBalancerIPs: "192.0.2.300" is not an IP address`,
+		},
+		{
+			name: "reallocation is asked for",
+			svc:  newService("web", single, "IPv4", annotate("tandem-lb.io/reallocate", "true")),
+			want: ipam.Request{RequireAll: true, Reallocate: true},
+		},
+		{
+			name: "reallocation is not asked for by any other value",
+			svc:  newService("web", single, "IPv4", annotate("tandem-lb.io/reallocate", "yes")),
+			want: ipam.Request{RequireAll: true},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var pools []pool
+			for _, ap := range tt.pools {
+				pools = append(pools, parsePool(ap))
+			}
+			sortPools(pools)
+			before := tt.svc.DeepCopy()
+			got, err := newRequest(tt.svc, pools, tt.namespace)
+			if diff := cmp.Diff(before, tt.svc); diff != "" {
+				t.Errorf("the Service was changed (-before +after):\n%s", diff)
+			}
+			if tt.wantError != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantError) {
+					t.Fatalf("got error %v, want one that says %q", err, tt.wantError)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := tt.want
+			want.Service = ipam.Service{Namespace: "default", Name: "web"}
+			want.Sharing = sharingOf(tt.svc)
+			if want.Families == nil {
+				for _, family := range tt.svc.Spec.IPFamilies {
+					want.Families = append(want.Families, ipam.Family(family))
+				}
+			}
+			if diff := cmp.Diff(want, got, compareAddr); diff != "" {
+				t.Errorf("request (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFixedAddresses(t *testing.T) {
+	const ours, metallb, legacy = "tandem-lb.io/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"
+	loadBalancerIP := func(ip string) func(*corev1.Service) {
+		return func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = ip }
+	}
+	tests := []struct {
+		name      string
+		edits     []func(*corev1.Service)
+		want      string
+		wantError string
+	}{
+		{name: "none asked for"},
+		{name: "spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1")}, want: "192.0.2.1"},
+		{name: "an annotation wins over spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1"), annotate(ours, "192.0.2.2")}, want: "192.0.2.2"},
+		{name: "an empty annotation does not", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1"), annotate(ours, " ")}, want: "192.0.2.1"},
+		{name: "ours wins over MetalLB's", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1"), annotate(metallb, "192.0.2.2"), annotate(ours, "192.0.2.3")}, want: "192.0.2.3"},
+		{name: "MetalLB's newer one wins over its older one", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1"), annotate(metallb, "192.0.2.2")}, want: "192.0.2.2"},
+		{name: "MetalLB's older one", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1,2001:db8::1")}, want: "192.0.2.1 2001:db8::1"},
+		{name: "IPv6 in a long form", edits: []func(*corev1.Service){annotate(ours, "2001:0DB8:0:0::1")}, want: "2001:db8::1"},
+		{name: "spec.loadBalancerIP is a name", edits: []func(*corev1.Service){loadBalancerIP("lb.example")}, wantError: `spec.loadBalancerIP: "lb.example" is not an IP address`},
+		{name: "a list in spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1,2001:db8::1")}, wantError: "spec.loadBalancerIP"},
+		{name: "a range", edits: []func(*corev1.Service){annotate(ours, "192.0.2.1-192.0.2.9")}, wantError: "annotation " + ours},
+		{name: "an address with a zone", edits: []func(*corev1.Service){annotate(ours, "fe80::1%eth0")}, wantError: "is not an IP address"},
+		{name: "an IPv4-mapped address", edits: []func(*corev1.Service){annotate(ours, "::ffff:192.0.2.1")}, wantError: "is not an IP address"},
+		{name: "one wrong address among right ones", edits: []func(*corev1.Service){annotate(ours, "192.0.2.1,oops")}, wantError: `"oops"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := fixedAddresses(newService("web", require, "IPv4 IPv6", tt.edits...))
+			if tt.wantError != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantError) {
+					t.Fatalf("got %v and error %v, want an error that says %q", got, err, tt.wantError)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(addrs(tt.want), got, compareAddr); diff != "" {
+				t.Errorf("addresses (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSharingOf(t *testing.T) {
+	tcp80 := []ipam.Port{{Protocol: "TCP", Number: 80}}
+	tests := []struct {
+		name string
+		svc  *corev1.Service
+		want ipam.Sharing
+	}{
+		{name: "no key", svc: newService("web", single, "IPv4"), want: ipam.Sharing{Ports: tcp80}},
+		{name: "our key", svc: newService("web", single, "IPv4", annotate("tandem-lb.io/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
+		{name: "MetalLB's key", svc: newService("web", single, "IPv4", annotate("metallb.io/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
+		{name: "MetalLB's older key", svc: newService("web", single, "IPv4", annotate("metallb.universe.tf/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
+		{
+			name: "our key wins",
+			svc:  newService("web", single, "IPv4", annotate("metallb.io/allow-shared-ip", "theirs"), annotate("tandem-lb.io/allow-shared-ip", "ours")),
+			want: ipam.Sharing{Key: "ours", Ports: tcp80},
+		},
+		{name: "a key with commas is one key", svc: newService("web", single, "IPv4", annotate("tandem-lb.io/allow-shared-ip", "a, b")), want: ipam.Sharing{Key: "a,b", Ports: tcp80}},
+		{
+			name: "the same number in two protocols is two ports",
+			svc: newService("dns", single, "IPv4", func(svc *corev1.Service) {
+				svc.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolUDP, Port: 53}, {Protocol: corev1.ProtocolTCP, Port: 53}}
+			}),
+			want: ipam.Sharing{Ports: []ipam.Port{{Protocol: "UDP", Number: 53}, {Protocol: "TCP", Number: 53}}},
+		},
+		{
+			name: "with policy Local the backends are those of the selector",
+			svc:  newService("web", single, "IPv4", local("shop")),
+			want: ipam.Sharing{Ports: tcp80, Backends: "default/app=shop"},
+		},
+		{
+			name: "with policy Local and no selector the backends are the Service's own",
+			svc:  newService("web", single, "IPv4", local("")),
+			want: ipam.Sharing{Ports: tcp80, Backends: "default/web"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, sharingOf(tt.svc)); diff != "" {
+				t.Errorf("sharing (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestList(t *testing.T) {
+	tests := []struct {
+		name           string
+		annotations    map[string]string
+		want           []string
+		wantAnnotation string
+	}{
+		{name: "no annotations"},
+		{name: "another annotation", annotations: map[string]string{"c": "x"}},
+		{name: "the first one", annotations: map[string]string{"a": "x", "b": "y"}, want: []string{"x"}, wantAnnotation: "a"},
+		{name: "the second one alone", annotations: map[string]string{"b": "y"}, want: []string{"y"}, wantAnnotation: "b"},
+		{name: "an empty first one hides the second", annotations: map[string]string{"a": "", "b": "y"}, wantAnnotation: "a"},
+		{name: "spaces and empty values are dropped", annotations: map[string]string{"a": " x ,, y,"}, want: []string{"x", "y"}, wantAnnotation: "a"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, annotation := list(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: tt.annotations}}, "a", "b")
+			if diff := cmp.Diff(tt.want, got); diff != "" || annotation != tt.wantAnnotation {
+				t.Errorf("got annotation %q, want %q; values (-want +got):\n%s", annotation, tt.wantAnnotation, diff)
+			}
+		})
+	}
+}
+
+func TestParsePool(t *testing.T) {
+	tests := []struct {
+		name        string
+		ap          *v1alpha1.AddressPool
+		wantRanges  string
+		wantExclude string
+		wantInvalid []string
+		matches     bool // a Service without labels
+	}{
+		{
+			name: "both families with CIDRs, first-last ranges and addresses", ap: newPool("lan", "192.0.2.0/30 192.0.2.8-192.0.2.9 2001:db8::/127 2001:db8::7"),
+			wantRanges: "192.0.2.0-192.0.2.3 192.0.2.8-192.0.2.9 2001:db8::-2001:db8::1 2001:db8::7", matches: true,
+		},
+		{
+			name: "exclude in both families",
+			ap: newPool("lan", "192.0.2.0/30 2001:db8::/127", func(ap *v1alpha1.AddressPool) {
+				ap.Spec.IPv4.Exclude = []v1alpha1.IPv4Range{"192.0.2.1"}
+				ap.Spec.IPv6.Exclude = []v1alpha1.IPv6Range{"2001:db8::"}
+			}),
+			wantRanges: "192.0.2.0-192.0.2.3 2001:db8::-2001:db8::1", wantExclude: "192.0.2.1 2001:db8::", matches: true,
+		},
+		{
+			name: "a range that does not parse takes no other away",
+			ap: newPool("lan", "192.0.2.0/30 192.0.2.9-192.0.2.8 2001:db8::/127", func(ap *v1alpha1.AddressPool) {
+				ap.Spec.IPv6.Exclude = []v1alpha1.IPv6Range{"oops"}
+			}),
+			wantRanges: "192.0.2.0-192.0.2.3 2001:db8::-2001:db8::1", wantInvalid: []string{"spec.ipv4.ranges[1]: ", "spec.ipv6.exclude[0]: "}, matches: true,
+		},
+		{
+			name: "a range under the other family",
+			ap: newPool("lan", "192.0.2.0/30", func(ap *v1alpha1.AddressPool) {
+				ap.Spec.IPv4.Ranges = append(ap.Spec.IPv4.Ranges, "2001:db8::/64")
+				ap.Spec.IPv6 = &v1alpha1.IPv6Partition{Ranges: []v1alpha1.IPv6Range{"192.0.2.77"}}
+			}),
+			wantRanges:  "192.0.2.0-192.0.2.3",
+			wantInvalid: []string{`spec.ipv4.ranges[1]: "2001:db8::/64" is not IPv4`, `spec.ipv6.ranges[0]: "192.0.2.77" is not IPv6`}, matches: true,
+		},
+		{
+			name: "a selector with an unknown operator admits nobody",
+			ap: newPool("lan", "192.0.2.0/30", func(ap *v1alpha1.AddressPool) {
+				ap.Spec.ServiceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "Like"}}}
+			}),
+			wantRanges: "192.0.2.0-192.0.2.3", wantInvalid: []string{"spec.serviceSelector: "},
+		},
+		{name: "no range at all", ap: newPool("lan", ""), matches: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := parsePool(tt.ap)
+			if got := texts(p.Ranges); got != tt.wantRanges {
+				t.Errorf("ranges %q, want %q", got, tt.wantRanges)
+			}
+			if got := texts(p.Exclude); got != tt.wantExclude {
+				t.Errorf("exclude %q, want %q", got, tt.wantExclude)
+			}
+			if (p.invalid != nil) != (tt.wantInvalid != nil) {
+				t.Errorf("invalid: %v, want %q", p.invalid, tt.wantInvalid)
+			}
+			for _, want := range tt.wantInvalid {
+				if p.invalid != nil && !strings.Contains(p.invalid.Error(), want) {
+					t.Errorf("invalid: %v, want it to say %q", p.invalid, want)
+				}
+			}
+			if got := p.matches(newService("web", single, "IPv4"), nil); got != tt.matches {
+				t.Errorf("matches a Service without labels: %v, want %v", got, tt.matches)
+			}
+		})
+	}
+}
+
+func texts(ranges []ipam.Range) string {
+	var words []string
+	for _, r := range ranges {
+		words = append(words, r.String())
+	}
+	return strings.Join(words, " ")
+}
+
+func TestStatus(t *testing.T) {
+	vip := corev1.LoadBalancerIPModeVIP
+	got := status([]ipam.Assignment{{Address: addr("2001:db8::1")}, {Address: addr("192.0.2.1")}})
+	want := &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "2001:db8::1", IPMode: &vip}, {IP: "192.0.2.1", IPMode: &vip}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	svc := &corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *got}}
+	svc.Status.LoadBalancer.Ingress = slices.Insert(svc.Status.LoadBalancer.Ingress, 1, corev1.LoadBalancerIngress{Hostname: "lb.example"})
+	if diff := cmp.Diff(addrs("2001:db8::1 192.0.2.1"), published(svc), compareAddr); diff != "" {
+		t.Errorf("published (-want +got):\n%s", diff)
+	}
+}
