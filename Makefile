@@ -6,15 +6,17 @@ CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 LDFLAGS        := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
+# One set of flags for programs and tests, so that nothing is compiled twice.
 export CGO_ENABLED = 0
+export GOFLAGS = -trimpath
 
 .PHONY: all
 all: build
 
 .PHONY: build
 build: ## the programs, into dist/
-	go build -trimpath -ldflags "$(LDFLAGS)" -o dist/tandem-cloud-controller-manager ./cmd/cloud-controller-manager
-	go build -trimpath -ldflags "$(LDFLAGS)" -o dist/tandem-speaker ./cmd/speaker
+	go build -ldflags "$(LDFLAGS)" -o dist/tandem-cloud-controller-manager ./cmd/cloud-controller-manager
+	go build -ldflags "$(LDFLAGS)" -o dist/tandem-speaker ./cmd/speaker
 
 .PHONY: images
 images: ## dist/images/*.tar, for `ctr images import` or `docker load`
