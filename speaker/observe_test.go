@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// endpoint returns one endpoint. Each condition is "+", "-" or, for nil, "?"; no node is "".
+func endpoint(node, ready, serving, terminating string) discoveryv1.Endpoint {
+	condition := func(text string) *bool {
+		switch text {
+		case "+":
+			return new(true)
+		case "-":
+			return new(false)
+		}
+		return nil
+	}
+	e := discoveryv1.Endpoint{Conditions: discoveryv1.EndpointConditions{
+		Ready: condition(ready), Serving: condition(serving), Terminating: condition(terminating),
+	}}
+	if node != "" {
+		e.NodeName = &node
+	}
+	return e
+}
+
+func endpointSlice(family discoveryv1.AddressType, service string, endpoints ...discoveryv1.Endpoint) discoveryv1.EndpointSlice {
+	return discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: family,
+		Endpoints:   endpoints,
+	}
+}
+
+func TestObservedEndpoints(t *testing.T) {
+	const v4, v6, fqdn = discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6, discoveryv1.AddressTypeFQDN
+	for _, tt := range []struct {
+		name   string
+		slices []discoveryv1.EndpointSlice
+		want   map[bgp.Family]Endpoints
+	}{
+		{name: "a ready endpoint counts on its node",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "+", "+", "-"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
+		{name: "an endpoint of which nobody says whether it is ready is ready",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "?", "?", "?"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
+		{name: "an endpoint that is not ready does not count",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "+", "+", "-"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")}},
+		{name: "where none is ready there is none",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "-", "+", "-"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: {Nodes: map[string]bool{}}}},
+		{name: "a terminating endpoint that still serves counts where none is ready",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "+", "+"), endpoint("node2", "-", "-", "+"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
+		{name: "a terminating endpoint does not count beside a ready one in another slice",
+			slices: []discoveryv1.EndpointSlice{
+				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
+				endpointSlice(v4, "web", endpoint("node2", "+", "+", "-")),
+			},
+			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")}},
+		{name: "a ready endpoint of one family does not keep a terminating one of the other out",
+			slices: []discoveryv1.EndpointSlice{
+				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
+				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-")),
+			},
+			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node2")}},
+		{name: "an endpoint without a node counts on none",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("", "+", "+", "-"))},
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn()}},
+		{name: "several slices of a family are one set",
+			slices: []discoveryv1.EndpointSlice{
+				endpointSlice(v6, "web", endpoint("node1", "+", "+", "-")),
+				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-"), endpoint("node1", "+", "+", "-")),
+			},
+			want: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node1", "node2")}},
+		{name: "names are no addresses",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(fqdn, "web", endpoint("node1", "+", "+", "-"))}},
+		{name: "another Service's endpoints are its own",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "other", endpoint("node1", "+", "+", "-"))}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := observedEndpoints(tt.slices)[types.NamespacedName{Namespace: "default", Name: "web"}]
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("endpoints (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestIsExcluded(t *testing.T) {
+	condition := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) corev1.NodeStatus {
+		return corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: kind, Status: status}}}
+	}
+	label := func(value string) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelNodeExcludeBalancers: value}}}
+	}
+	for _, tt := range []struct {
+		name string
+		node corev1.Node
+		want bool
+	}{
+		{name: "an ordinary node", node: corev1.Node{Status: condition(corev1.NodeReady, corev1.ConditionTrue)}},
+		{name: "the label alone", node: label(""), want: true},
+		{name: "the label true", node: label("true"), want: true},
+		{name: "the label false", node: label("false")},
+		{name: "the label 0", node: label("0")},
+		{name: "the label with what is no truth value", node: label("garbage"), want: true},
+		{name: "shut down for good", want: true,
+			node: corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown"}}}}},
+		{name: "the network is not set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)}, want: true},
+		{name: "the network is set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)}},
+		{name: "cordoned: a node that takes no new pods serves those it has", node: corev1.Node{Spec: corev1.NodeSpec{
+			Unschedulable: true, Taints: []corev1.Taint{{Key: corev1.TaintNodeUnschedulable}},
+		}}},
+		{name: "not ready", node: corev1.Node{Status: condition(corev1.NodeReady, corev1.ConditionFalse)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := isExcluded(&tt.node); got != tt.want {
+				t.Errorf("isExcluded = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func claim(address, manager, pool string) networkingv1.IPAddress {
+	return networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: address, Labels: map[string]string{
+		networkingv1.LabelManagedBy: manager, ipamv1alpha1.LabelAddressPool: pool,
+	}}}
+}
+
+// published returns a Service of type LoadBalancer with addresses in its status.
+func published(name string, addresses ...string) corev1.Service {
+	svc := corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+	}
+	for _, a := range addresses {
+		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
+	}
+	return svc
+}
+
+func TestObservedServices(t *testing.T) {
+	ours := []networkingv1.IPAddress{claim(v4, ipamv1alpha1.ManagedBy, "lan"), claim(v6, ipamv1alpha1.ManagedBy, "six")}
+	for _, tt := range []struct {
+		name    string
+		objects objects
+		want    []Service
+	}{
+		{name: "addresses come in the order of the status, each with the pool of its claim",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours}},
+			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
+				{netip.MustParseAddr(v6), "six"}, {netip.MustParseAddr(v4), "lan"},
+			}}}},
+		{name: "an address that is published and not claimed is not ours",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours}},
+			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
+				{netip.MustParseAddr(v4), "lan"},
+			}}}},
+		{name: "an address that is claimed and not published is not announced yet",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours}}},
+		{name: "a claim of somebody else is not ours, whatever its other labels",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
+				claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}}}},
+		{name: "a hostname is no address",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{{
+				ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+				Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example"}}}},
+			}}}, claims: networkingv1.IPAddressList{Items: ours}}},
+		{name: "a Service of another type with addresses left in its status has none",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
+				svc := published("web", v4)
+				svc.Spec.Type = corev1.ServiceTypeNodePort
+				return svc
+			}()}}, claims: networkingv1.IPAddressList{Items: ours}}},
+		{name: "policy, labels, endpoints and holder are those of the Service, and Services are in order",
+			objects: objects{
+				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4), func() corev1.Service {
+					svc := published("db", v6)
+					svc.Labels = map[string]string{"tier": "back"}
+					svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+					return svc
+				}()}},
+				claims: networkingv1.IPAddressList{Items: ours},
+				slices: discoveryv1.EndpointSliceList{Items: []discoveryv1.EndpointSlice{
+					endpointSlice(discoveryv1.AddressTypeIPv6, "db", endpoint("node2", "+", "+", "-")),
+				}},
+				announcements: v1alpha1.L2AnnouncementList{Items: []v1alpha1.L2Announcement{{
+					Service: v1alpha1.ServiceReference{Namespace: "default", Name: "db"}, Status: v1alpha1.L2AnnouncementStatus{Node: "node2"},
+				}}},
+			},
+			want: []Service{
+				{
+					Name: types.NamespacedName{Namespace: "default", Name: "db"}, Labels: map[string]string{"tier": "back"}, Local: true, Holder: "node2",
+					Addresses: []Address{{netip.MustParseAddr(v6), "six"}}, Endpoints: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node2")},
+				},
+				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{{netip.MustParseAddr(v4), "lan"}}},
+			}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, tt.objects.observedServices(), cmp.Comparer(sameAddr)); diff != "" {
+				t.Errorf("Services (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestObservedNodes(t *testing.T) {
+	node := func(name string, ready corev1.ConditionStatus) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"name": name}}, Status: corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}},
+		}}
+	}
+	status := func(name string, interfaces ...v1alpha1.InterfaceState) v1alpha1.SpeakerStatus {
+		return v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces}}
+	}
+	o := objects{
+		nodes: corev1.NodeList{Items: []corev1.Node{
+			node("node1", corev1.ConditionTrue), node("node2", corev1.ConditionUnknown), node("node3", corev1.ConditionTrue),
+		}},
+		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+			status("node1", v1alpha1.InterfaceState{Name: "stale", Usable: true}),
+			status("node2",
+				v1alpha1.InterfaceState{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.12/24", "garbage", "2001:db8:51::12/64"}},
+				v1alpha1.InterfaceState{Name: "eth1", Usable: false, Reason: "down or without carrier", Addresses: []string{"10.0.0.12/24"}}),
+			status("gone", v1alpha1.InterfaceState{Name: "eth0", Usable: true}),
+		}},
+	}
+	own := []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.11/24"}}}
+	want := map[string]Node{
+		// What this node sees of itself goes before what it published.
+		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []Interface{{"eth0", prefixes("198.51.100.0/24")}}},
+		// A prefix is that of the subnet; what is not usable or cannot be read does not count.
+		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []Interface{{"eth0", prefixes("198.51.100.0/24", "2001:db8:51::/64")}}},
+		// A node without a speaker is known, and has nothing to announce on.
+		"node3": {Labels: map[string]string{"name": "node3"}, Ready: true},
+	}
+	if diff := cmp.Diff(want, o.observedNodes("node1", own), cmp.Comparer(samePrefix)); diff != "" {
+		t.Errorf("nodes (-want +got):\n%s", diff)
+	}
+}
+
+func TestSpeakerAddresses(t *testing.T) {
+	node := func(name string, addresses ...corev1.NodeAddress) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Addresses: addresses}}
+	}
+	internal := func(a string) corev1.NodeAddress { return corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a} }
+	o := objects{
+		nodes: corev1.NodeList{Items: []corev1.Node{
+			node("both", corev1.NodeAddress{Type: corev1.NodeHostName, Address: "both"},
+				corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}, internal("198.51.100.11"), internal("2001:db8:51::11")),
+			node("six", internal("2001:db8:51::12")),
+			node("no-speaker", internal("198.51.100.13")),
+		}},
+		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+			{ObjectMeta: metav1.ObjectMeta{Name: "both"}}, {ObjectMeta: metav1.ObjectMeta{Name: "six"}}, {ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
+		}},
+	}
+	for _, tt := range []struct {
+		name, like string
+		want       map[string]string
+	}{
+		{name: "speakers that gossip over IPv4", like: "198.51.100.99", want: map[string]string{"both": "198.51.100.11"}},
+		{name: "speakers that gossip over IPv6", like: "2001:db8::1", want: map[string]string{"both": "2001:db8:51::11", "six": "2001:db8:51::12"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := map[string]string{}
+			for node, address := range o.speakerAddresses(netip.MustParseAddr(tt.like)) {
+				got[node] = address.String()
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("addresses (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// BenchmarkSnapshot is the reading of ten thousand dual-stack Services that comes before a decision.
+func BenchmarkSnapshot(b *testing.B) {
+	const services, nodes = 10_000, 100
+	var o objects
+	for i := range nodes {
+		name := fmt.Sprintf("node%03d", i)
+		o.nodes.Items = append(o.nodes.Items, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		o.speakers.Items = append(o.speakers.Items, v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
+			Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8", "2001:db8::1/64"}}},
+		}})
+	}
+	for i := range services {
+		name, node := fmt.Sprintf("service%05d", i), fmt.Sprintf("node%03d", i%nodes)
+		addresses := []string{fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::%x", i+1)}
+		o.services.Items = append(o.services.Items, published(name, addresses...))
+		for _, a := range addresses {
+			o.claims.Items = append(o.claims.Items, claim(a, ipamv1alpha1.ManagedBy, "lan"))
+		}
+		o.slices.Items = append(o.slices.Items,
+			endpointSlice(discoveryv1.AddressTypeIPv4, name, endpoint(node, "+", "+", "-")),
+			endpointSlice(discoveryv1.AddressTypeIPv6, name, endpoint(node, "+", "+", "-")))
+		o.announcements.Items = append(o.announcements.Items, v1alpha1.L2Announcement{
+			Service: v1alpha1.ServiceReference{Namespace: "default", Name: name}, Status: v1alpha1.L2AnnouncementStatus{Node: node},
+		})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if s := o.snapshot("node000", nil, func(string) bool { return true }); len(s.Services) != services {
+			b.Fatalf("the snapshot has %d Services, want %d", len(s.Services), services)
+		}
+	}
+}
