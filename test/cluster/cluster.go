@@ -146,14 +146,18 @@ func Until(ctx context.Context, limit time.Duration, what string, condition func
 	defer cancel()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
+	last := "never looked"
 	for {
 		done, detail := condition(ctx)
 		if done {
 			return nil
 		}
+		if ctx.Err() == nil {
+			last = detail // and not what a look that was cut short says
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited %v for %s: %s", limit, what, detail)
+			return fmt.Errorf("waited %v for %s: %s", limit, what, last)
 		case <-ticker.C:
 		}
 	}

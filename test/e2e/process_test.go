@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/test/cluster"
+)
+
+// programs are Tandem's programs by the component that runs them.
+var programs = map[string]string{"speaker": "tandem-speaker", "cloud-controller-manager": "tandem-cloud-controller-manager"}
+
+// process is a process of a container.
+type process struct {
+	pid    int
+	fields map[string]string // of /proc/PID/status
+}
+
+// process finds the process that runs a program in the network namespace of a node, as those of Tandem do.
+func (s *stage) process(node, program string) (process, error) {
+	return findProcess(s.Cluster, node, program)
+}
+
+func findProcess(c *cluster.Cluster, node, program string) (process, error) {
+	var namespace unix.Stat_t
+	if err := unix.Stat(c.Namespace(node), &namespace); err != nil {
+		return process{}, err
+	}
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return process{}, err
+	}
+	for _, dir := range all {
+		arguments, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		name, _, _ := strings.Cut(string(arguments), "\x00")
+		var stat unix.Stat_t
+		if err != nil || filepath.Base(name) != program || unix.Stat(filepath.Join(dir, "ns/net"), &stat) != nil || stat.Ino != namespace.Ino {
+			continue
+		}
+		status, err := os.ReadFile(filepath.Join(dir, "status"))
+		if err != nil {
+			continue
+		}
+		p := process{fields: map[string]string{}}
+		if p.pid, err = strconv.Atoi(filepath.Base(dir)); err != nil {
+			return process{}, err
+		}
+		for line := range strings.Lines(string(status)) {
+			field, value, _ := strings.Cut(line, ":")
+			p.fields[field] = strings.TrimSpace(value)
+		}
+		return p, nil
+	}
+	return process{}, fmt.Errorf("%s does not run on %s", program, node)
+}
+
+// kill ends a program on a node at once, as a crash does.
+func (s *stage) kill(t *testing.T, node, program string) {
+	t.Helper()
+	p, err := s.process(node, program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
+		t.Fatalf("killing %s on %s: %v", program, node, err)
+	}
+}
+
+// logMemory logs how much memory Tandem's programs have resident.
+func (s *stage) logMemory(t *testing.T) {
+	t.Helper()
+	for _, node := range s.Nodes() {
+		for _, program := range programs {
+			if p, err := s.process(node, program); err == nil {
+				t.Logf("memory of %s on %s: %s resident, %s at most", program, node, p.fields["VmRSS"], p.fields["VmHWM"])
+			}
+		}
+	}
+}
