@@ -21,8 +21,9 @@ type Community struct {
 // GracefulShutdown asks for the lowest preference, so that traffic leaves before the route does (RFC 8326).
 var GracefulShutdown = Community{A: 65535, B: 0}
 
-// wellKnown holds the names of IANA's registry of well-known communities that a route originator may use.
-var wellKnown = map[string]Community{
+// WellKnown holds the names of IANA's registry of well-known communities that a route originator may use. The CEL rule of the
+// Community kind repeats them, which test/api holds it to. Nobody changes it.
+var WellKnown = map[string]Community{
 	"graceful-shutdown":   GracefulShutdown,      // RFC 8326
 	"accept-own":          {A: 65535, B: 1},      // RFC 7611
 	"llgr-stale":          {A: 65535, B: 6},      // RFC 9494
@@ -38,7 +39,7 @@ var wellKnown = map[string]Community{
 
 // Parse reads "64512:100", "large:64512:1:2" or the name of a well-known community, such as "no-export".
 func Parse(s string) (Community, error) {
-	if c, ok := wellKnown[s]; ok {
+	if c, ok := WellKnown[s]; ok {
 		return c, nil
 	}
 	fields, large := strings.CutPrefix(s, "large:")

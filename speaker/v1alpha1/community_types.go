@@ -53,7 +53,7 @@ type CommunitySpec struct {
 
 // NamedCommunity is the name of a community value. A well-known name may be repeated here, with its own value only.
 //
-// +kubebuilder:validation:XValidation:rule="['graceful-shutdown=65535:0', 'accept-own=65535:1', 'llgr-stale=65535:6', 'no-llgr=65535:7', 'blackhole=65535:666', 'no-export=65535:65281', 'no-advertise=65535:65282', 'no-export-subconfed=65535:65283', 'no-peer=65535:65284'].all(known, !known.startsWith(self.name + '=') || known == self.name + '=' + self.value)",fieldPath=".name",message="is a well-known community with another value; choose another name"
+// +kubebuilder:validation:XValidation:rule="['graceful-shutdown=65535:0', 'accept-own=65535:1', 'llgr-stale=65535:6', 'no-llgr=65535:7', 'blackhole=65535:666', 'no-export=65535:65281', 'no-advertise=65535:65282', 'no-export-subconfed=65535:65283', 'local-as=65535:65283', 'no-peer=65535:65284', 'internet=0:0'].all(known, !known.startsWith(self.name + '=') || known == self.name + '=' + self.value)",fieldPath=".name",message="is a well-known community with another value; choose another name"
 type NamedCommunity struct {
 	// name is what advertisements call the value.
 	// +required
@@ -67,18 +67,4 @@ type NamedCommunity struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="(self.matches('^[0-9]{1,5}:[0-9]{1,5}$') && self.split(':').all(n, int(n) <= 65535)) || (self.matches('^large(:[0-9]{1,10}){3}$') && self.substring(6).split(':').all(n, int(n) <= 4294967295))",message="must be two numbers up to 65535 (64512:100), or large: and three numbers up to 4294967295 (large:64512:1:2)"
 	Value string `json:"value"`
-}
-
-// WellKnownCommunities are the names that need no Community object, with their values (IANA's registry of BGP
-// well-known communities).
-var WellKnownCommunities = map[string]string{
-	"graceful-shutdown":   "65535:0",     // RFC 8326
-	"accept-own":          "65535:1",     // RFC 7611
-	"llgr-stale":          "65535:6",     // RFC 9494
-	"no-llgr":             "65535:7",     // RFC 9494
-	"blackhole":           "65535:666",   // RFC 7999
-	"no-export":           "65535:65281", // RFC 1997
-	"no-advertise":        "65535:65282", // RFC 1997
-	"no-export-subconfed": "65535:65283", // RFC 1997
-	"no-peer":             "65535:65284", // RFC 3765
 }

@@ -17,7 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/community"
 )
 
 // A rule is one object and what the API server shall say to it.
@@ -416,9 +416,9 @@ func TestCommunity(t *testing.T) {
 
 // TestWellKnownCommunities holds the API server's list of well-known names against the one that the code uses.
 func TestWellKnownCommunities(t *testing.T) {
-	for name, value := range speakerv1alpha1.WellKnownCommunities {
+	for name, value := range community.WellKnown {
 		testRules(t, "Community", []rule{
-			{name + " with its value", fmt.Sprintf(`spec: {communities: [{name: %s, value: %q}]}`, name, value), ""},
+			{name + " with its value", fmt.Sprintf(`spec: {communities: [{name: %s, value: %q}]}`, name, value.String()), ""},
 			{
 				name + " with another value",
 				fmt.Sprintf(`spec: {communities: [{name: %s, value: "64512:1"}]}`, name),
