@@ -257,7 +257,7 @@ func (s *Speaker) loop(ctx context.Context) {
 			signal(s.status)
 			continue
 		case conflict := <-s.conflicts:
-			s.reportConflict(conflict)
+			s.reportConflict(ctx, conflict)
 			continue
 		}
 		if err := s.decide(ctx); err != nil && ctx.Err() == nil {
@@ -442,10 +442,19 @@ func (s *Speaker) reachAPI(ctx context.Context) error {
 	return response.Body.Close()
 }
 
-func (s *Speaker) reportConflict(c layer2.Conflict) {
+// reportConflict tells the users of an address that another machine claims it. Another speaker is no other machine: two may overlap
+// for a moment when an address moves.
+func (s *Speaker) reportConflict(ctx context.Context, c layer2.Conflict) {
 	var o objects
-	if err := s.cache.List(context.Background(), &o.services, client.UnsafeDisableDeepCopy); err != nil {
-		return
+	for _, list := range []client.ObjectList{&o.services, &o.speakers} {
+		if err := s.cache.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+			return
+		}
+	}
+	for i := range o.speakers.Items {
+		if slices.ContainsFunc(o.speakers.Items[i].Status.Interfaces, func(i v1alpha1.InterfaceState) bool { return i.MAC == c.MAC.String() }) {
+			return
+		}
 	}
 	for i := range o.services.Items {
 		svc := &o.services.Items[i]
