@@ -5,11 +5,8 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,11 +15,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -93,15 +91,10 @@ func (s *stage) create(t *testing.T, text string) {
 func (s *stage) objects(t *testing.T, text string) []*unstructured.Unstructured {
 	t.Helper()
 	var objs []*unstructured.Unstructured
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader([]byte(strings.ReplaceAll(text, "$NS", s.ns))), 4096)
-	for {
+	for document := range strings.SplitSeq(strings.ReplaceAll(text, "$NS", s.ns), "\n---\n") {
 		obj := &unstructured.Unstructured{}
-		err := decoder.Decode(&obj.Object)
-		if errors.Is(err, io.EOF) {
-			return objs
-		}
-		if err != nil {
-			t.Fatalf("reading the test's own objects: %v\n%s", err, text)
+		if err := yaml.Unmarshal([]byte(document), &obj.Object); err != nil {
+			t.Fatalf("reading the test's own objects: %v\n%s", err, document)
 		}
 		if namespaced, err := s.IsObjectNamespaced(obj); err != nil {
 			t.Fatal(err)
@@ -110,6 +103,7 @@ func (s *stage) objects(t *testing.T, text string) []*unstructured.Unstructured 
 		}
 		objs = append(objs, obj)
 	}
+	return objs
 }
 
 // add creates an object until the test ends.
@@ -121,18 +115,22 @@ func (s *stage) add(t *testing.T, obj client.Object) {
 	s.created = append(s.created, obj)
 }
 
-// remove deletes an object now.
+// remove deletes an object and waits until it is gone.
 func (s *stage) remove(t *testing.T, obj client.Object) {
 	t.Helper()
 	if err := s.Delete(t.Context(), obj); err != nil {
 		t.Fatalf("deleting %T %s: %v", obj, obj.GetName(), err)
 	}
+	s.until(t, patience, fmt.Sprintf("the end of %T %s", obj, obj.GetName()), func(ctx context.Context) (bool, string) {
+		err := s.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
+		return apierrors.IsNotFound(err), fmt.Sprintf("it is there: %v", err)
+	})
 }
 
 // patch merges a YAML text into an object.
 func (s *stage) patch(t *testing.T, obj client.Object, text string) {
 	t.Helper()
-	json, err := yaml.ToJSON([]byte(strings.ReplaceAll(text, "$NS", s.ns)))
+	json, err := yaml.YAMLToJSON([]byte(strings.ReplaceAll(text, "$NS", s.ns)))
 	if err != nil {
 		t.Fatal(err)
 	}
