@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+var since = metav1.NewMicroTime(time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC))
+
+// announcement is a record of Service default/name.
+func announcement(name, node string, addresses ...string) v1alpha1.L2Announcement {
+	a := v1alpha1.L2Announcement{
+		ObjectMeta: metav1.ObjectMeta{Name: "default." + name, UID: types.UID("uid-" + name)},
+		Service:    v1alpha1.ServiceReference{Namespace: "default", Name: name},
+	}
+	if node != "" {
+		a.Status = v1alpha1.L2AnnouncementStatus{Node: node, Addresses: addresses, Interfaces: []string{"eth0"}, Since: &since}
+	}
+	return a
+}
+
+func aliveNodes(nodes ...string) membership.Snapshot {
+	s := membership.Snapshot{Nodes: map[string]struct{}{}}
+	for _, node := range nodes {
+		s.Nodes[node] = struct{}{}
+	}
+	return s
+}
+
+func holding(addresses ...string) Record {
+	return Record{Addresses: addresses, Interfaces: []string{"eth0"}}
+}
+
+func TestRecorder(t *testing.T) {
+	web := types.NamespacedName{Namespace: "default", Name: "web"}
+	svc := published("web", v4, v6)
+	living := map[client.ObjectKey]*corev1.Service{web: &svc}
+	const took = "Normal AnnouncingLayer2 Node node1 answers for " + v4 + " and " + v6 + " on eth0"
+	for _, tt := range []struct {
+		name   string
+		stored []v1alpha1.L2Announcement
+		// cached is what the recorder has read, where that is not what is stored now.
+		cached  []v1alpha1.L2Announcement
+		records map[types.NamespacedName]Record
+		gone    bool // the Service is
+		alive   membership.Snapshot
+		want    []v1alpha1.L2Announcement
+		writes  int
+		events  []string
+	}{
+		{name: "the first holder creates the record and says so",
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took}},
+		{name: "a successor takes the record over and says from whom",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took + ", after node node2"}},
+		{name: "a record that was given up is taken without a word of its last holder",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "")},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took}},
+		{name: "what is on record already is not written again",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}},
+		{name: "a holder of more addresses than before writes them, and no event",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node1", v4)},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1},
+		{name: "of two that take over at once the second stands back",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
+			cached:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1},
+		{name: "of two that create a record the second stands back",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
+			cached:  []v1alpha1.L2Announcement{},
+			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1},
+		{name: "a holder that answers for nothing any more empties the record",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
+			want:   []v1alpha1.L2Announcement{announcement("web", "")}, writes: 1},
+		{name: "a holder that gives up does not undo a successor",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
+			cached: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
+			want:   []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1},
+		{name: "a record of another node is left alone",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
+			want:   []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)}},
+		{name: "the holder deletes the record of a Service that is gone",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4)}, gone: true, writes: 1},
+		{name: "a living holder buries its own",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true,
+			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}},
+		{name: "the first of the living buries for a dead holder",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node1", "node3"), writes: 1},
+		{name: "the others of the living do not",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node0", "node1"),
+			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}},
+		{name: "a record that nobody holds is buried by the first of the living",
+			stored: []v1alpha1.L2Announcement{announcement("web", "")}, gone: true, writes: 1},
+		{name: "a Service that was deleted a moment ago is not recorded",
+			records: map[types.NamespacedName]Record{web: holding(v4)}, gone: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			writes := 0
+			store := storeOf(t, &writes, tt.stored...)
+			var cached v1alpha1.L2AnnouncementList
+			if err := store.List(t.Context(), &cached); err != nil {
+				t.Fatal(err)
+			}
+			if tt.cached != nil {
+				cached.Items = tt.cached
+				for i := range cached.Items {
+					cached.Items[i].ResourceVersion = "1" // older than anything in the store
+				}
+			}
+			if tt.alive.Nodes == nil {
+				tt.alive = aliveNodes("node1", "node2", "node3")
+			}
+			services := living
+			if tt.gone {
+				services = nil
+			}
+			events := record.NewFakeRecorder(10)
+			r := &recorder{client: store, node: "node1", events: events}
+			if err := r.write(t.Context(), wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}); err != nil {
+				t.Fatal(err)
+			}
+			var got v1alpha1.L2AnnouncementList
+			if err := store.List(t.Context(), &got); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got.Items, cmpopts.EquateEmpty(),
+				cmpopts.IgnoreTypes(metav1.TypeMeta{}, metav1.ObjectMeta{}, &metav1.MicroTime{})); diff != "" {
+				t.Errorf("records (-want +got):\n%s", diff)
+			}
+			if writes != tt.writes {
+				t.Errorf("%d writes, want %d", writes, tt.writes)
+			}
+			if diff := cmp.Diff(tt.events, drain(events)); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// storeOf returns a store of records that counts the attempts to write to it.
+func storeOf(t *testing.T, writes *int, stored ...v1alpha1.L2Announcement) client.WithWatch {
+	t.Helper()
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder := fake.NewClientBuilder().WithScheme(scheme)
+	for i := range stored {
+		builder = builder.WithObjects(&stored[i])
+	}
+	return builder.WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			*writes++
+			return c.Create(ctx, obj, opts...)
+		},
+		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+			*writes++
+			return c.Update(ctx, obj, opts...)
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			*writes++
+			return c.Delete(ctx, obj, opts...)
+		},
+	}).Build()
+}
+
+func drain(events *record.FakeRecorder) []string {
+	var got []string
+	for {
+		select {
+		case event := <-events.Events:
+			got = append(got, event)
+		default:
+			return got
+		}
+	}
+}
+
+func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
+	writes := 0
+	store := storeOf(t, &writes, announcement("mine", "node1", v4), announcement("taken", "node2", v6))
+	var cached v1alpha1.L2AnnouncementList
+	if err := store.List(t.Context(), &cached); err != nil {
+		t.Fatal(err)
+	}
+	mine, taken := published("mine", v4, other4), published("taken", v6)
+	services := map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&mine): &mine, client.ObjectKeyFromObject(&taken): &taken}
+	r := &recorder{client: store, node: "node1", events: record.NewFakeRecorder(10)}
+	if err := r.write(t.Context(), wanted{
+		records: map[types.NamespacedName]Record{
+			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
+		},
+		announcements: cached.Items, services: services, alive: aliveNodes("node1"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var got v1alpha1.L2Announcement
+	if err := store.Get(t.Context(), client.ObjectKey{Name: "default.mine"}, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !got.Status.Since.Equal(&since) {
+		t.Errorf("the holder got another address and has its addresses since %v, want %v", got.Status.Since, since)
+	}
+	if err := store.Get(t.Context(), client.ObjectKey{Name: "default.taken"}, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !got.Status.Since.After(since.Time) {
+		t.Errorf("a successor has its addresses since %v, which is when its predecessor took them", got.Status.Since)
+	}
+}
+
+func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
+	resource := schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "l2announcements"}
+	for _, tt := range []struct {
+		name    string
+		refusal error
+		wantErr bool
+	}{
+		{name: "no permission is an error", refusal: apierrors.NewForbidden(resource, "default.web", nil), wantErr: true},
+		{name: "an API that is away is an error", refusal: errors.New("connection refused"), wantErr: true},
+		{name: "a conflict brings a new decision by itself", refusal: apierrors.NewConflict(resource, "default.web", nil)},
+		{name: "so does a record that vanished", refusal: apierrors.NewNotFound(resource, "default.web")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			svc := published("web", v4)
+			store := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+				Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+					return tt.refusal
+				},
+			}).Build()
+			events := record.NewFakeRecorder(1)
+			r := &recorder{client: store, node: "node1", events: events}
+			err := r.write(t.Context(), wanted{
+				records:  map[types.NamespacedName]Record{client.ObjectKeyFromObject(&svc): holding(v4)},
+				services: map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&svc): &svc},
+			})
+			if (err != nil) != tt.wantErr {
+				t.Errorf("write = %v, want an error: %v", err, tt.wantErr)
+			}
+			if got := drain(events); got != nil {
+				t.Errorf("an event says what did not happen: %q", got)
+			}
+		})
+	}
+}
+
+// A failure is tried again, with what is wanted by then, and without a new decision.
+func TestRecorderTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		svc := published("web", v4)
+		name := client.ObjectKeyFromObject(&svc)
+		attempts := 0
+		store := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+				if attempts++; attempts < 3 {
+					return errors.New("connection refused")
+				}
+				return nil
+			},
+		}).Build()
+		events := record.NewFakeRecorder(1)
+		r := &recorder{client: store, node: "node1", events: events, wanted: make(latest[wanted], 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.run(ctx) }()
+		r.wanted.put(wanted{
+			records:  map[types.NamespacedName]Record{name: holding(v4)},
+			services: map[client.ObjectKey]*corev1.Service{name: &svc},
+		})
+		if event, want := <-events.Events, "Normal AnnouncingLayer2 Node node1 answers for "+v4+" on eth0"; event != want {
+			t.Errorf("event %q, want %q", event, want)
+		}
+		if attempts != 3 {
+			t.Errorf("%d attempts, want 3", attempts)
+		}
+	})
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+func TestWithNextHops(t *testing.T) {
+	const own4, own6 = "198.51.100.11", "2001:db8:51::11"
+	both := []bgp.Family{bgp.IPv4, bgp.IPv6}
+	for _, tt := range []struct {
+		name      string
+		prefixes  []netip.Prefix
+		families  []bgp.Family
+		v4, v6    string // this node's addresses on the peer's link
+		want      []string
+		wantError string
+	}{
+		{name: "each family goes to the node's address of that family",
+			prefixes: prefixes(v4+"/32", v6+"/128"), families: both, v4: own4, v6: own6,
+			want: []string{v4 + "/32 nextHop=" + own4, v6 + "/128 nextHop=" + own6}},
+		{name: "an IPv4 prefix goes to an IPv6 address on a link without IPv4 (RFC 8950)",
+			prefixes: prefixes(v4+"/32", v6+"/128"), families: both, v6: own6,
+			want: []string{v4 + "/32 nextHop=" + own6, v6 + "/128 nextHop=" + own6}},
+		{name: "an IPv6 prefix is left out on a link without IPv6",
+			prefixes: prefixes(v4+"/32", v6+"/128", other6+"/128"), families: both, v4: own4,
+			want:      []string{v4 + "/32 nextHop=" + own4},
+			wantError: "2 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link"},
+		{name: "both families are left out, in order, on a link without any address",
+			prefixes: prefixes(v6+"/128", v4+"/32"), families: both,
+			wantError: "1 IPv4 prefixes are not announced: this node has no IPv4 address on the peer's link\n" +
+				"1 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link"},
+		{name: "a family that the session does not carry is not missed",
+			prefixes: prefixes(v4+"/32", v6+"/128"), families: []bgp.Family{bgp.IPv4}, v4: own4,
+			want: []string{v4 + "/32 nextHop=" + own4}},
+		{name: "nothing to announce needs no address", families: both},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var routes []bgp.Route
+			for _, p := range tt.prefixes {
+				routes = append(routes, bgp.Route{Prefix: p})
+			}
+			address := func(text string) netip.Addr {
+				a, _ := netip.ParseAddr(text)
+				return a
+			}
+			filled, err := withNextHops(routes, tt.families, address(tt.v4), address(tt.v6))
+			var got []string
+			for _, route := range filled {
+				got = append(got, sayRoute(route))
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("routes (-want +got):\n%s", diff)
+			}
+			if (err == nil) != (tt.wantError == "") || err != nil && err.Error() != tt.wantError {
+				t.Errorf("error %v, want %q", err, tt.wantError)
+			}
+		})
+	}
+}
+
+func TestPeer(t *testing.T) {
+	s := &Speaker{cfg: Config{Node: "node1", Namespace: "tandem-system"}}
+	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: "2001:db8:51::11"}, {Type: corev1.NodeInternalIP, Address: "198.51.100.11"},
+	}}}
+	secret := func(namespace, name, key, value string) corev1.Secret {
+		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: map[string][]byte{key: []byte(value)}}
+	}
+	o := &objects{
+		nodes: corev1.NodeList{Items: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "node0"}, Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "198.51.100.10"}},
+		}}, node}},
+		secrets: corev1.SecretList{Items: []corev1.Secret{
+			secret("elsewhere", "tor-auth", "password", "not ours"),
+			secret("tandem-system", "tor-auth", "password", "s3cret"),
+			secret("tandem-system", "empty", "other", "x"),
+		}},
+	}
+	duration := func(d time.Duration) *metav1.Duration { return &metav1.Duration{Duration: d} }
+	for _, tt := range []struct {
+		name      string
+		spec      v1alpha1.BGPPeerSpec
+		objects   *objects
+		want      bgp.Peer
+		wantError string
+	}{
+		{name: "the least that is needed, with the node's IPv4 address as router ID",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1"},
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("198.51.100.1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
+		{name: "a node without IPv4 derives its router ID from its name",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1"}, objects: &objects{},
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: bgp.RouterID("node1")}},
+		{name: "everything that can be said",
+			spec: v1alpha1.BGPPeerSpec{
+				MyASN: 4200000000, DynamicASN: v1alpha1.DynamicASNExternal, PeerAddress: "2001:db8:51::1", PeerPort: 1790,
+				SourceAddress: "2001:db8:51::11", RouterID: "10.0.0.1",
+				HoldTime: duration(9 * time.Second), KeepaliveTime: duration(3 * time.Second), ConnectTime: duration(5 * time.Second),
+				TTLSecurityHops: 1, PasswordSecret: &v1alpha1.SecretKeyReference{Name: "tor-auth", Key: "password"},
+				GracefulRestart: &v1alpha1.GracefulRestart{Enabled: new(true), RestartTime: duration(2 * time.Minute)},
+				Families:        []corev1.IPFamily{corev1.IPv6Protocol},
+			},
+			want: bgp.Peer{
+				LocalASN: 4200000000, Dynamic: bgp.External, Address: netip.MustParseAddr("2001:db8:51::1"), Port: 1790,
+				SourceAddress: netip.MustParseAddr("2001:db8:51::11"), RouterID: netip.MustParseAddr("10.0.0.1"),
+				HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 5 * time.Second,
+				TTLSecurityHops: 1, Password: "s3cret",
+				GracefulRestart: bgp.GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute}, Families: []bgp.Family{bgp.IPv6},
+			}},
+		{name: "multihop, and graceful restart turned off",
+			spec: v1alpha1.BGPPeerSpec{
+				MyASN: 64512, PeerASN: 64513, PeerAddress: "203.0.113.1", EBGPMultiHop: true,
+				GracefulRestart: &v1alpha1.GracefulRestart{Enabled: new(false)},
+			},
+			want: bgp.Peer{
+				LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("203.0.113.1"), EBGPMultiHop: true,
+				RouterID: netip.MustParseAddr("198.51.100.11"),
+			}},
+		{name: "a link-local peer is on its interface",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "fe80::1", Interface: "eth1"},
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("fe80::1%eth1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
+		{name: "an interface says nothing about a peer that is not link-local",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1", Interface: "eth1"},
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
+		{name: "the key of a password is password where none is named",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 1, PeerASN: 2, PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "tor-auth"}},
+			want: bgp.Peer{
+				LocalASN: 1, PeerASN: 2, Address: netip.MustParseAddr("198.51.100.1"), RouterID: netip.MustParseAddr("198.51.100.11"), Password: "s3cret",
+			}},
+		{name: "a password whose Secret is missing",
+			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "tor2-auth"}},
+			wantError: "spec.passwordSecret: there is no Secret tandem-system/tor2-auth"},
+		{name: "a password whose key is missing",
+			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "empty", Key: "password"}},
+			wantError: `spec.passwordSecret: Secret tandem-system/empty has no key "password"`},
+		{name: "an address that is none", spec: v1alpha1.BGPPeerSpec{PeerAddress: "tor1"}, wantError: "spec.peerAddress: "},
+		{name: "a source address that is none",
+			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", SourceAddress: "eth0"}, wantError: "spec.sourceAddress: "},
+		{name: "a router ID that is none",
+			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", RouterID: "one"}, wantError: "spec.routerID: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.objects == nil {
+				tt.objects = o
+			}
+			got, err := s.peer(config.Peer{Name: "tor", Spec: tt.spec}, tt.objects)
+			if tt.wantError != "" {
+				if err == nil || !strings.HasPrefix(err.Error(), tt.wantError) {
+					t.Errorf("error %v, want one that begins with %q", err, tt.wantError)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.want.Name = "tor"
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(sameAddr)); diff != "" {
+				t.Errorf("peer (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A peer that cannot be resolved is left out, costs the others nothing, and has SpeakerStatus published once.
+func TestResolveReportsProblemsOnce(t *testing.T) {
+	s := &Speaker{cfg: Config{Node: "node1", Namespace: "tandem-system"}, status: make(chan struct{}, 1)}
+	snapshot := lan().from("node1")
+	snapshot.Config.Peers = []config.Peer{
+		{Name: "no-password", Nodes: selector(""), Spec: v1alpha1.BGPPeerSpec{
+			MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "missing"},
+		}},
+		{Name: "invalid", Nodes: selector(""), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerAddress: "198.51.100.1"}},
+		{Name: "elsewhere", Nodes: selector("name=node2"), Spec: v1alpha1.BGPPeerSpec{PeerAddress: "garbage"}},
+	}
+	for range 2 {
+		if got := s.resolve(snapshot, &objects{}, Decide(snapshot), func(netip.Addr) bool { return false }); got != nil {
+			t.Errorf("sessions %+v, want none", got)
+		}
+	}
+	want := map[string]string{
+		"no-password": "spec.passwordSecret: there is no Secret tandem-system/missing",
+		"invalid":     "peerASN: required, or dynamicASN",
+	}
+	if diff := cmp.Diff(want, *s.problems.Load()); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	if len(s.status) != 1 {
+		t.Fatal("the problems are not published")
+	}
+	<-s.status
+	s.resolve(snapshot, &objects{}, Decide(snapshot), func(netip.Addr) bool { return false })
+	if len(s.status) != 0 {
+		t.Error("problems that have not changed are published again")
+	}
+}
