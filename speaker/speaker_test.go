@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+func TestMeet(t *testing.T) {
+	s := &Speaker{met: map[string]bool{}}
+	for _, step := range []struct {
+		name  string
+		alive []string
+		want  bool
+	}{
+		{name: "a speaker that starts alone", alive: []string{"node1"}},
+		{name: "one that is met for the first time does not come back", alive: []string{"node1", "node2"}},
+		{name: "one that stays does not come back", alive: []string{"node1", "node2"}},
+		{name: "one that is lost", alive: []string{"node1"}},
+		{name: "one that was lost comes back, once", alive: []string{"node1", "node2", "node3"}, want: true},
+		{name: "after which it is here", alive: []string{"node1", "node2", "node3"}},
+	} {
+		if got := s.meet(aliveNodes(step.alive...)); got != step.want {
+			t.Errorf("%s: returned %v, want %v", step.name, got, step.want)
+		}
+	}
+}
+
+func TestPresumedAlive(t *testing.T) {
+	node := func(name, address string) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}},
+		}}
+	}
+	o := &objects{
+		nodes: corev1.NodeList{Items: []corev1.Node{node("node1", "198.51.100.11"), node("node2", "198.51.100.12"), node("node3", "198.51.100.13")}},
+		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+			{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, {ObjectMeta: metav1.ObjectMeta{Name: "node2"}},
+		}},
+	}
+	for _, tt := range []struct {
+		name  string
+		after time.Duration
+		alive []string
+		// before is whom gossip showed earlier.
+		before []string
+		want   []string
+		ready  bool
+	}{
+		{name: "a speaker that starts presumes those alive that have a speaker", alive: []string{"node1"}, want: []string{"node1", "node2"}},
+		{name: "it is ready when it has met them", alive: []string{"node1", "node2"}, want: []string{"node1", "node2"}, ready: true},
+		{name: "one that it has met and lost is dead", alive: []string{"node1"}, before: []string{"node2"}, want: []string{"node1"}, ready: true},
+		{name: "after the introduction whoever does not gossip is dead", after: introduction, alive: []string{"node1"}, want: []string{"node1"}, ready: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Speaker{cfg: Config{HostIP: netip.MustParseAddr("198.51.100.11")}, met: map[string]bool{}, started: time.Now()}
+				time.Sleep(tt.after)
+				s.meet(aliveNodes(tt.before...))
+				alive := aliveNodes(tt.alive...)
+				s.meet(alive)
+				presumed := s.presumedAlive(o, alive)
+				var got []string
+				for _, name := range []string{"node1", "node2", "node3", "node4"} {
+					if presumed(name) {
+						got = append(got, name)
+					}
+				}
+				if diff := cmp.Diff(tt.want, got); diff != "" {
+					t.Errorf("presumed alive (-want +got):\n%s", diff)
+				}
+				if got := s.Ready(nil) == nil; got != tt.ready {
+					t.Errorf("ready: %v, want %v", got, tt.ready)
+				}
+			})
+		})
+	}
+}
+
+func TestLatestReplaces(t *testing.T) {
+	l := make(latest[int], 1)
+	for i := range 3 {
+		l.put(i)
+	}
+	if got := <-l; got != 2 {
+		t.Errorf("received %d, want the latest, 2", got)
+	}
+}
+
+func TestAnnouncing(t *testing.T) {
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	iface := func(name, kind string, change func(*link.Interface), addresses ...string) link.Interface {
+		i := link.Interface{Name: name, Kind: kind, MAC: mac, Up: true}
+		for _, a := range addresses {
+			i.Addresses = append(i.Addresses, link.Address{Prefix: netip.MustParsePrefix(a)})
+		}
+		if change != nil {
+			change(&i)
+		}
+		return i
+	}
+	down := func(i *link.Interface) { i.Up = false }
+	held := func(a netip.Addr) bool { return a == netip.MustParseAddr(v4) }
+	usable := func(name string, addresses ...string) []v1alpha1.InterfaceState {
+		return []v1alpha1.InterfaceState{{Name: name, MAC: mac.String(), Usable: true, Addresses: addresses}}
+	}
+	for _, tt := range []struct {
+		name string
+		in   link.Interface
+		want []v1alpha1.InterfaceState
+	}{
+		{name: "an interface with its own addresses of both families",
+			in:   iface("eth0", "device", nil, "198.51.100.11/24", "2001:db8:51::11/64"),
+			want: usable("eth0", "198.51.100.11/24", "2001:db8:51::11/64")},
+		{name: "an address that a Service holds is not the node's, link-local ones say nothing",
+			in:   iface("eth0", "device", nil, "198.51.100.11/24", v4+"/32", "fe80::1/64", "169.254.1.1/16"),
+			want: usable("eth0", "198.51.100.11/24")},
+		{name: "an interface without an address can announce by its name",
+			in: iface("eth1", "device", nil), want: usable("eth1")},
+		{name: "the loopback interface is not listed",
+			in: iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32")},
+		{name: "the host's end of a pod's link is not listed", in: iface("veth1234", "veth", nil, "fe80::1/64")},
+		{name: "a veth with an address is an interface like others",
+			in: iface("eth0", "veth", nil, "198.51.100.11/24"), want: usable("eth0", "198.51.100.11/24")},
+		{name: "an interface that is down and has addresses is listed with the reason",
+			in: iface("eth0", "device", down, "198.51.100.11/24"),
+			want: []v1alpha1.InterfaceState{{
+				Name: "eth0", MAC: mac.String(), Addresses: []string{"198.51.100.11/24"}, Reason: "down or without carrier",
+			}}},
+		{name: "an interface that is down and has none is not", in: iface("eth2", "device", down)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := announcing(&link.Snapshot{Interfaces: []link.Interface{tt.in}}, held)
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("interfaces (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What is dropped before it is cached must not be what the snapshot is made from.
+func TestStripKeepsWhatIsRead(t *testing.T) {
+	bulk := func(name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Namespace: "default", Name: name, Labels: map[string]string{"tier": "front"},
+			Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		}
+	}
+	svc := published("web", v4)
+	svc.ObjectMeta = bulk("web")
+	svc.Spec.Ports, svc.Spec.Selector = []corev1.ServicePort{{Port: 443}}, map[string]string{"app": "web"}
+	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	clusterIP := corev1.Service{
+		ObjectMeta: bulk("db"), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: 1}}},
+	}
+	node := corev1.Node{ObjectMeta: bulk("node1"), Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}}, Status: corev1.NodeStatus{
+		Images: []corev1.ContainerImage{{Names: []string{"big"}}}, Capacity: corev1.ResourceList{}, Allocatable: corev1.ResourceList{},
+		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "198.51.100.11"}},
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+	}}
+	slice := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node1", "-", "+", "+"))
+	slice.Labels["other"], slice.Annotations = "label", map[string]string{"some": "annotation"}
+	slice.Ports = []discoveryv1.EndpointPort{{Port: new(int32(443))}}
+	slice.Endpoints[0].Addresses, slice.Endpoints[0].TargetRef = []string{"10.244.1.2"}, &corev1.ObjectReference{Name: "web-0"}
+
+	stripped := func(strip func(any) (any, error), obj any) any {
+		t.Helper()
+		got, err := strip(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	for _, tt := range []struct {
+		name      string
+		want, got any
+	}{
+		{name: "a Service of type LoadBalancer keeps labels, policy and addresses",
+			want: func() *corev1.Service {
+				s := published("web", v4)
+				s.Labels = map[string]string{"tier": "front"}
+				s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+				return &s
+			}(), got: stripped(stripService, svc.DeepCopy())},
+		{name: "of another Service its type is left, by which it is passed over",
+			want: &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP},
+			}, got: stripped(stripService, clusterIP.DeepCopy())},
+		{name: "a Node keeps labels, taints, addresses and conditions",
+			want: func() *corev1.Node {
+				n := node.DeepCopy()
+				n.Annotations, n.ManagedFields = nil, nil
+				n.Status.Images, n.Status.Capacity, n.Status.Allocatable = nil, nil, nil
+				return n
+			}(), got: stripped(stripNode, node.DeepCopy())},
+		{name: "an EndpointSlice keeps its Service, its family, and conditions and nodes",
+			want: func() *discoveryv1.EndpointSlice {
+				s := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node1", "-", "+", "+"))
+				return &s
+			}(), got: stripped(stripEndpointSlice, slice.DeepCopy())},
+		{name: "what is none of these passes",
+			want: "tombstone", got: stripped(stripService, stripped(stripNode, stripped(stripEndpointSlice, "tombstone")))},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, tt.got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("stripped (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
