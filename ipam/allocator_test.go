@@ -1,0 +1,978 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var (
+	web   = Service{"default", "web"}
+	other = Service{"default", "other"}
+	third = Service{"default", "third"}
+)
+
+// makePool makes a pool of the ranges, of either family, separated by spaces.
+func makePool(name, in string) Pool { return Pool{Name: name, Ranges: ranges(in)} }
+
+// withPools returns an allocator with the pools.
+func withPools(pools ...Pool) *Allocator {
+	a := New()
+	a.SetPools(pools)
+	return a
+}
+
+// auto lists pools that may be chosen from.
+func auto(names ...string) []Candidate {
+	var pools []Candidate
+	for _, name := range names {
+		pools = append(pools, Candidate{Pool: name, Auto: true})
+	}
+	return pools
+}
+
+// state writes down all that an allocator knows, and is what "nothing has changed" means.
+func state(a *Allocator) string {
+	var lines []string
+	for name, p := range a.pools {
+		for family, part := range p.partitions {
+			lines = append(lines, fmt.Sprintf("pool %s %s: taken %d, free %s", name, family, part.taken, text(part.runs())))
+		}
+	}
+	for address, h := range a.held {
+		lines = append(lines, fmt.Sprintf("held %s: pool %q, blocked %q, users %v", address, h.pool, h.blocked, h.users))
+	}
+	for service, addresses := range a.byService {
+		lines = append(lines, fmt.Sprintf("service %s: %s", service, addresses))
+	}
+	for key, addresses := range a.byKey {
+		lines = append(lines, fmt.Sprintf("key %s: %s", key, addresses))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// checkConsistent holds an allocator against what its fields promise each other.
+func checkConsistent(a *Allocator) error {
+	byService, byKey := map[Service][]netip.Addr{}, map[string][]netip.Addr{}
+	for address, h := range a.held {
+		if (h.blocked != "") == (len(h.users) > 0) {
+			return fmt.Errorf("%s is blocked by %q and has users %v", address, h.blocked, h.users)
+		}
+		keys := map[string]bool{}
+		for user, sharing := range h.users {
+			byService[user] = append(byService[user], address)
+			keys[sharing.Key] = sharing.Key != ""
+			for neighbour, theirs := range h.users {
+				if user != neighbour && sharing.admits(theirs) != nil {
+					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.admits(theirs))
+				}
+			}
+		}
+		for key, present := range keys {
+			if present {
+				byKey[key] = append(byKey[key], address)
+			}
+		}
+	}
+	sorted := cmp.Transformer("sorted", func(in []netip.Addr) []string {
+		out := make([]string, len(in))
+		for i, address := range in {
+			out[i] = address.String()
+		}
+		slices.Sort(out)
+		return out
+	})
+	if diff := cmp.Diff(byService, a.byService, sorted); diff != "" {
+		return fmt.Errorf("addresses by Service (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(byKey, a.byKey, sorted); diff != "" {
+		return fmt.Errorf("addresses by sharing key (-want +got):\n%s", diff)
+	}
+	for name, p := range a.pools {
+		for family, part := range p.partitions {
+			var taken, free uint64
+			for address := range a.held {
+				if part.contains(address) {
+					taken++
+					if run, ok := part.runAtOrBefore(address); ok && run.Contains(address) {
+						return fmt.Errorf("%s is held, and free in %s", address, name)
+					}
+				}
+			}
+			for _, run := range part.runs() {
+				free = saturatingAdd(free, part.usableIn(run))
+			}
+			if part.taken != taken || part.capacity < math.MaxInt64 && taken+free != part.capacity {
+				return fmt.Errorf("pool %s %s: taken %d of %d, free %d; held %d", name, family, part.taken, part.capacity, free, taken)
+			}
+		}
+	}
+	return nil
+}
+
+// describe writes an outcome as the tables do: assigned, then what is special.
+func describe(out Outcome, err error) string {
+	if err != nil {
+		for _, known := range []error{ErrBadRequest, ErrNotInPool, ErrInUse, ErrExhausted, ErrNoPool} {
+			if errors.Is(err, known) {
+				return "error: " + known.Error()
+			}
+		}
+		return "error: " + err.Error()
+	}
+	var words []string
+	list := func(what string, assignments []Assignment) {
+		for _, as := range assignments {
+			words = append(words, strings.TrimSpace(what+" "+as.Address.String()+"@"+as.Pool))
+		}
+	}
+	list("", out.Assigned)
+	list("added", out.Added)
+	list("surplus", out.Surplus)
+	for _, missing := range out.Missing {
+		words = append(words, fmt.Sprintf("missing %s (%s)", missing.Family, strings.TrimPrefix(describe(Outcome{}, missing), "error: ")))
+	}
+	return strings.Join(words, ", ")
+}
+
+// allocate makes the request and checks what holds for every request: on error nothing has changed, what Plan says Allocate does,
+// asking again changes nothing, and the allocator agrees with itself.
+func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
+	t.Helper()
+	before := state(a)
+	planned, planErr := a.Plan(req)
+	if diff := cmp.Diff(before, state(a)); diff != "" {
+		t.Errorf("Plan(%+v) changed the allocator (-before +after):\n%s", req, diff)
+	}
+	out, err := a.Allocate(req)
+	if describe(planned, planErr) != describe(out, err) {
+		t.Errorf("Plan said %s; Allocate did %s", describe(planned, planErr), describe(out, err))
+	}
+	if diff := cmp.Diff(before, state(a)); err != nil && diff != "" {
+		t.Errorf("Allocate(%+v) changed something and ended with %v (-before +after):\n%s", req, err, diff)
+	}
+	if err == nil {
+		after := state(a)
+		again, err := a.Allocate(req)
+		out := out
+		out.Added = nil
+		if describe(again, err) != describe(out, nil) {
+			t.Errorf("Allocate(%+v) did %s, and asked again %s", req, describe(out, nil), describe(again, err))
+		}
+		if diff := cmp.Diff(after, state(a)); diff != "" {
+			t.Errorf("asking again changed something (-before +after):\n%s", diff)
+		}
+	}
+	if err := checkConsistent(a); err != nil {
+		t.Error(err)
+	}
+	return out, err
+}
+
+// Every policy with every order of families, every kind of pools and everything that the Service may have had before, against
+// rules that know nothing of how the allocator works.
+func TestAllocateFamilies(t *testing.T) {
+	const (
+		v4Range, v6Range = "192.0.2.1-192.0.2.4", "2001:db8::1-2001:db8::4"
+		held4, held6     = "192.0.2.3", "2001:db8::3"
+	)
+	orders := [][]Family{{IPv4}, {IPv6}, {IPv4, IPv6}, {IPv6, IPv4}}
+	pools := []struct {
+		name      string
+		pools     []Pool
+		has       map[Family]string // the pool that has free addresses of the family
+		exhausted Family
+	}{
+		{name: "no pool"},
+		{name: "only IPv4", pools: []Pool{makePool("v4", v4Range)}, has: map[Family]string{IPv4: "v4"}},
+		{name: "only IPv6", pools: []Pool{makePool("v6", v6Range)}, has: map[Family]string{IPv6: "v6"}},
+		{name: "both in one pool", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv4: "both", IPv6: "both"}},
+		{
+			name: "one pool for each family", pools: []Pool{makePool("v4", v4Range), makePool("v6", v6Range)},
+			has: map[Family]string{IPv4: "v4", IPv6: "v6"},
+		},
+		{name: "IPv4 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv6: "both"}, exhausted: IPv4},
+		{name: "IPv6 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv4: "both"}, exhausted: IPv6},
+	}
+	before := []struct {
+		name string
+		held map[Family]string
+	}{
+		{name: "nothing"},
+		{name: "IPv4", held: map[Family]string{IPv4: held4}},
+		{name: "IPv6", held: map[Family]string{IPv6: held6}},
+		{name: "both", held: map[Family]string{IPv4: held4, IPv6: held6}},
+	}
+	first := map[Family]string{IPv4: "192.0.2.1", IPv6: "2001:db8::1"}
+	for _, requireAll := range []bool{false, true} {
+		for _, families := range orders {
+			for _, pp := range pools {
+				for _, had := range before {
+					t.Run(fmt.Sprintf("all required %v, %v of %s, having %s", requireAll, families, pp.name, had.name), func(t *testing.T) {
+						a := withPools(pp.pools...)
+						for _, family := range Families {
+							if address, ok := had.held[family]; ok {
+								a.Hold(web, addr(address), "", Sharing{})
+							}
+						}
+						if pp.exhausted != "" {
+							for i, r := range ofFamily(ranges(v4Range+" "+v6Range), pp.exhausted) {
+								for j, address := range addresses(r) {
+									if !slices.Contains(a.byService[web], address) {
+										a.Hold(Service{"fill", fmt.Sprint(i, j)}, address, "", Sharing{})
+									}
+								}
+							}
+						}
+						var candidates []Candidate
+						for _, p := range pp.pools {
+							candidates = append(candidates, Candidate{p.Name, true})
+						}
+
+						var want struct{ assigned, added, surplus, missing []string }
+						for _, family := range families {
+							switch pool, ok := pp.has[family]; {
+							case had.held[family] != "":
+								want.assigned = append(want.assigned, had.held[family]+"@"+a.PoolOf(addr(had.held[family])))
+							case ok:
+								want.assigned = append(want.assigned, first[family]+"@"+pool)
+								want.added = append(want.added, "added "+first[family]+"@"+pool)
+							case pp.exhausted == family:
+								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", family, ErrExhausted))
+							default:
+								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", family, ErrNoPool))
+							}
+						}
+						for _, family := range Families {
+							if address := had.held[family]; address != "" && !slices.Contains(families, family) {
+								want.surplus = append(want.surplus, "surplus "+address+"@"+a.PoolOf(addr(address)))
+							}
+						}
+						fails := len(want.missing) > 0 && (requireAll || len(want.assigned) == 0)
+
+						out, err := allocate(t, a, Request{Service: web, Families: families, RequireAll: requireAll, Pools: candidates})
+						if !fails {
+							wantText := strings.Join(slices.Concat(want.assigned, want.added, want.surplus, want.missing), ", ")
+							if got := describe(out, err); got != wantText {
+								t.Errorf("got %s\nwant %s", got, wantText)
+							}
+							return
+						}
+						if err == nil {
+							t.Fatalf("got %s, want an error", describe(out, err))
+						}
+						var missing []string
+						for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+							var familyError *FamilyError
+							if !errors.As(e, &familyError) {
+								t.Fatalf("%v names no family", e)
+							}
+							missing = append(missing, describe(Outcome{Missing: []*FamilyError{familyError}}, nil))
+						}
+						if diff := cmp.Diff(want.missing, missing); diff != "" {
+							t.Errorf("missing families in the error (-want +got):\n%s", diff)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestAllocate(t *testing.T) {
+	dual, lan := []Family{IPv4, IPv6}, makePool("lan", "192.0.2.0/29 2001:db8::/125")
+	shared := func(number int32) Sharing {
+		return Sharing{Key: "web", Ports: []Port{{"TCP", number}}}
+	}
+	fixed := func(list string) []netip.Addr {
+		var all []netip.Addr
+		for word := range strings.FieldsSeq(list) {
+			all = append(all, addr(word))
+		}
+		return all
+	}
+	tests := []struct {
+		name  string
+		pools []Pool
+		// prepare brings the allocator where the request finds it.
+		prepare func(a *Allocator)
+		req     Request // of web
+		want    string
+		// says must be part of the error, or of the reason why a family is missing.
+		says string
+	}{
+		// Which pool.
+		{
+			name:  "the first pool in order of preference serves, not the first by name",
+			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
+			req:   Request{Families: []Family{IPv4}, Pools: auto("b", "a")},
+			want:  "10.0.1.1@b, added 10.0.1.1@b",
+		},
+		{
+			name:    "the next pool serves when the first is exhausted",
+			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Pools: auto("a", "b")},
+			want:    "10.0.1.1@b, added 10.0.1.1@b",
+		},
+		{
+			name:  "a pool of both families is preferred to earlier ones of one family each",
+			pools: []Pool{makePool("v4", "10.0.0.1"), makePool("v6", "2001:db8::1"), makePool("both", "10.0.1.1 2001:db8:1::1")},
+			req:   Request{Families: dual, RequireAll: true, Pools: auto("v4", "v6", "both")},
+			want:  "10.0.1.1@both, 2001:db8:1::1@both, added 10.0.1.1@both, added 2001:db8:1::1@both",
+		},
+		{
+			name:    "a pool of both families that has only one left is not preferred",
+			pools:   []Pool{makePool("v4", "10.0.0.1"), makePool("v6", "2001:db8::1"), makePool("both", "10.0.1.1 2001:db8:1::1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.1.1"), "both", Sharing{}) },
+			req:     Request{Families: dual, RequireAll: true, Pools: auto("v4", "v6", "both")},
+			want:    "10.0.0.1@v4, 2001:db8::1@v6, added 10.0.0.1@v4, added 2001:db8::1@v6",
+		},
+		{
+			name:    "the second family comes from the pool of the family that is held",
+			pools:   []Pool{makePool("a", "10.0.0.1 2001:db8:a::1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
+			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.1.1"), "b", Sharing{}) },
+			req:     Request{Families: []Family{IPv6, IPv4}, RequireAll: true, Pools: auto("a", "b")},
+			want:    "2001:db8:b::1@b, 10.0.1.1@b, added 2001:db8:b::1@b",
+		},
+		{
+			name:    "the second family comes from elsewhere when the pool of the held one has none",
+			pools:   []Pool{makePool("a", "2001:db8:a::1"), makePool("b", "10.0.1.1")},
+			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.1.1"), "b", Sharing{}) },
+			req:     Request{Families: dual, RequireAll: true, Pools: auto("a", "b")},
+			want:    "10.0.1.1@b, 2001:db8:a::1@a, added 2001:db8:a::1@a",
+		},
+		{
+			name:  "a pool without autoAssign is passed over",
+			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
+			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}, {Pool: "b", Auto: true}}},
+			want:  "10.0.1.1@b, added 10.0.1.1@b",
+		},
+		{
+			name:  "only a pool without autoAssign",
+			pools: []Pool{makePool("a", "10.0.0.1")},
+			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}}},
+			want:  "error: no pool",
+		},
+		{
+			name: "a pool that does not exist",
+			req:  Request{Families: []Family{IPv4}, Pools: auto("gone")},
+			want: "error: no pool", says: "gone",
+		},
+		{
+			name:  "an excluded partition is exhausted, not absent",
+			pools: []Pool{{Name: "a", Ranges: ranges("10.0.0.0/24"), Exclude: ranges("10.0.0.0/24")}},
+			req:   Request{Families: []Family{IPv4}, Pools: auto("a")},
+			want:  "error: no free address", says: "pool a",
+		},
+		{
+			name: "no family at all", pools: []Pool{lan},
+			req:  Request{Pools: auto("lan")},
+			want: "error: bad request",
+		},
+		// Named pools.
+		{
+			name:  "one named pool for each family",
+			pools: []Pool{makePool("production-ipv4", "10.0.0.1"), makePool("production-ipv6", "2001:db8::1")},
+			req:   Request{Families: []Family{IPv6, IPv4}, RequireAll: true, Named: true, Pools: auto("production-ipv4", "production-ipv6")},
+			want:  "2001:db8::1@production-ipv6, 10.0.0.1@production-ipv4, added 2001:db8::1@production-ipv6, added 10.0.0.1@production-ipv4",
+		},
+		{
+			name:  "naming a pool moves what came from another, and keeps what did not",
+			pools: []Pool{makePool("a", "10.0.0.1 2001:db8:a::1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("10.0.0.1"), "a", Sharing{})
+				a.Hold(web, addr("2001:db8:b::1"), "b", Sharing{})
+			},
+			req:  Request{Families: dual, RequireAll: true, Named: true, Pools: auto("b")},
+			want: "10.0.1.1@b, 2001:db8:b::1@b, added 10.0.1.1@b, surplus 10.0.0.1@a",
+		},
+		{
+			name:  "naming a pool that is full keeps what there is",
+			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("10.0.0.1"), "a", Sharing{})
+				a.Hold(other, addr("10.0.1.1"), "b", Sharing{})
+			},
+			req:  Request{Families: dual, Named: true, Pools: auto("b")},
+			want: "10.0.0.1@a, 2001:db8:b::1@b, added 2001:db8:b::1@b, missing IPv4 (no free address)",
+		},
+		{
+			name:    "a Service that no longer matches its pool keeps its address",
+			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
+			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.0.1"), "a", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Pools: auto("b")},
+			want:    "10.0.0.1@a",
+		},
+		{
+			name:  "a move that was not finished does not take a third address",
+			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.0/29")},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("10.0.0.1"), "a", Sharing{})
+				a.Hold(web, addr("10.0.1.5"), "b", Sharing{})
+			},
+			req:  Request{Families: []Family{IPv4}, Named: true, Pools: auto("b")},
+			want: "10.0.1.5@b, surplus 10.0.0.1@a",
+		},
+		// Fixed addresses.
+		{
+			name: "a fixed address that is free", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.5@lan, added 192.0.2.5@lan",
+		},
+		{
+			name: "fixed addresses of both families, in any order", pools: []Pool{lan},
+			req:  Request{Families: dual, RequireAll: true, Addresses: fixed("2001:db8::5 192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.5@lan, 2001:db8::5@lan, added 192.0.2.5@lan, added 2001:db8::5@lan",
+		},
+		{
+			name: "one family fixed, the other chosen", pools: []Pool{lan},
+			req:  Request{Families: dual, RequireAll: true, Addresses: fixed("2001:db8::5"), Pools: auto("lan")},
+			want: "192.0.2.0@lan, 2001:db8::5@lan, added 192.0.2.0@lan, added 2001:db8::5@lan",
+		},
+		{
+			name:  "a fixed address draws the other family into its pool",
+			pools: []Pool{makePool("a", "10.0.0.1 2001:db8:a::1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
+			req:   Request{Families: dual, RequireAll: true, Addresses: fixed("10.0.1.1"), Pools: auto("a", "b")},
+			want:  "10.0.1.1@b, 2001:db8:b::1@b, added 10.0.1.1@b, added 2001:db8:b::1@b",
+		},
+		{
+			name: "a fixed address that the Service has", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want:    "192.0.2.5@lan",
+		},
+		{
+			name: "a fixed address in place of another", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.4"), Pools: auto("lan")},
+			want:    "192.0.2.4@lan, added 192.0.2.4@lan, surplus 192.0.2.5@lan",
+		},
+		{
+			name: "a fixed address that another Service has", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want:    "error: address is in use", says: "Service default/other has 192.0.2.5 without the same sharing key",
+		},
+		{
+			name: "a fixed address that another Service has leaves the Service with its own", pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(other, addr("192.0.2.5"), "lan", Sharing{})
+				a.Hold(web, addr("192.0.2.4"), "lan", Sharing{})
+			},
+			req:  Request{Families: dual, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.4@lan, 2001:db8::@lan, added 2001:db8::@lan, missing IPv4 (address is in use)",
+		},
+		{
+			name: "one of two fixed addresses is in use and both are required", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: dual, RequireAll: true, Addresses: fixed("192.0.2.5 2001:db8::5"), Pools: auto("lan")},
+			want:    "error: address is in use", says: "IPv4: ",
+		},
+		{
+			name: "a fixed address that is blocked", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Block(addr("192.0.2.5"), "Service default/cluster-ip") },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want:    "error: address is in use", says: "192.0.2.5 belongs to Service default/cluster-ip",
+		},
+		{
+			name: "a fixed address in no pool", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
+			want: "error: address is in no pool the Service may use", says: "198.51.100.1; ask for one from pool lan",
+		},
+		{
+			name:  "a fixed address in a pool that the Service may not use",
+			pools: []Pool{lan, makePool("private", "198.51.100.0/24")},
+			req:   Request{Families: []Family{IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
+			want:  "error: address is in no pool the Service may use",
+		},
+		{
+			name:  "a fixed address that its pool excludes",
+			pools: []Pool{{Name: "lan", Ranges: ranges("192.0.2.0/24"), Exclude: ranges("192.0.2.1")}},
+			req:   Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.1"), Pools: auto("lan")},
+			want:  "error: address is in no pool the Service may use",
+		},
+		{
+			name:  "a fixed address that its pool avoids as buggy",
+			pools: []Pool{{Name: "lan", Ranges: ranges("192.0.2.0/24"), AvoidBuggyIPs: true}},
+			req:   Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.255"), Pools: auto("lan")},
+			want:  "error: address is in no pool the Service may use",
+		},
+		{
+			name: "a fixed address without any pool",
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.1")},
+			want: "error: address is in no pool the Service may use", says: "no pool",
+		},
+		{
+			name: "a fixed address in a pool without autoAssign", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: []Candidate{{Pool: "lan"}}},
+			want: "192.0.2.5@lan, added 192.0.2.5@lan",
+		},
+		{
+			name: "a fixed address of a family that the Service does not have", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("2001:db8::5"), Pools: auto("lan")},
+			want: "error: bad request", says: "2001:db8::5 is IPv6, which is not among the Service's ipFamilies",
+		},
+		{
+			name: "two fixed addresses of one family", pools: []Pool{lan},
+			req:  Request{Families: dual, Addresses: fixed("192.0.2.4 192.0.2.5"), Pools: auto("lan")},
+			want: "error: bad request", says: "192.0.2.4 and 192.0.2.5 are both IPv4",
+		},
+		{
+			name: "one fixed address twice", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5 192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.5@lan, added 192.0.2.5@lan",
+		},
+		{
+			name: "a fixed address with a zone", pools: []Pool{lan},
+			req:  Request{Families: []Family{IPv6}, Addresses: fixed("2001:db8::5%eth0"), Pools: auto("lan")},
+			want: "error: bad request",
+		},
+		{
+			name: "a fixed address that is IPv4-mapped", pools: []Pool{lan},
+			req:  Request{Families: dual, Addresses: fixed("::ffff:192.0.2.5"), Pools: auto("lan")},
+			want: "error: bad request",
+		},
+		{
+			name: "a fixed address that is none", pools: []Pool{lan},
+			req:  Request{Families: dual, Addresses: []netip.Addr{{}}, Pools: auto("lan")},
+			want: "error: bad request",
+		},
+		// Pools that change.
+		{
+			name:  "an address that its pool no longer contains stays",
+			pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
+				a.SetPools([]Pool{makePool("lan", "198.51.100.0/24")})
+			},
+			req:  Request{Families: []Family{IPv4}, Pools: auto("lan")},
+			want: "192.0.2.5@lan",
+		},
+		{
+			name:  "an address stays when its pool is gone",
+			pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
+				a.SetPools(nil)
+			},
+			req:  Request{Families: []Family{IPv4}},
+			want: "192.0.2.5@lan",
+		},
+		{
+			name:  "a fixed address that its pool no longer contains stays",
+			pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
+				a.SetPools([]Pool{makePool("lan", "198.51.100.0/24")})
+			},
+			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.5@lan",
+		},
+		{
+			name:  "Reallocate gives up what is stranded, and only that",
+			pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
+				a.Hold(web, addr("2001:db8::5"), "lan", Sharing{})
+				a.SetPools([]Pool{makePool("lan", "198.51.100.1 2001:db8::/125")})
+			},
+			req:  Request{Families: dual, RequireAll: true, Reallocate: true, Pools: auto("lan")},
+			want: "198.51.100.1@lan, 2001:db8::5@lan, added 198.51.100.1@lan, surplus 192.0.2.5@lan",
+		},
+		{
+			name:    "Reallocate gives up what only another pool contains",
+			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.0/29")},
+			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.1.5"), "a", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Reallocate: true, Pools: auto("a")},
+			want:    "10.0.0.1@a, added 10.0.0.1@a, surplus 10.0.1.5@a",
+		},
+		{
+			name:  "Reallocate without a free address changes nothing",
+			pools: []Pool{makePool("a", "10.0.0.1")},
+			prepare: func(a *Allocator) {
+				a.Hold(web, addr("10.0.9.9"), "a", Sharing{})
+				a.Hold(other, addr("10.0.0.1"), "a", Sharing{})
+			},
+			req:  Request{Families: []Family{IPv4}, Reallocate: true, Pools: auto("a")},
+			want: "error: no free address",
+		},
+		{
+			name: "a held address in no pool is not given to others, and does not count", pools: []Pool{makePool("a", "10.0.0.1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.9.9"), "", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Pools: auto("a")},
+			want:    "10.0.0.1@a, added 10.0.0.1@a",
+		},
+		{
+			name: "a blocked address is passed over", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Block(addr("192.0.2.0"), "kubernetes") },
+			req:     Request{Families: []Family{IPv4}, Pools: auto("lan")},
+			want:    "192.0.2.1@lan, added 192.0.2.1@lan",
+		},
+		{
+			name:  "an address in two pools is taken in both",
+			pools: []Pool{makePool("a", "10.0.0.1-10.0.0.2"), makePool("b", "10.0.0.1-10.0.0.3")},
+			prepare: func(a *Allocator) {
+				a.Hold(other, addr("10.0.0.1"), "a", Sharing{})
+			},
+			req:  Request{Families: []Family{IPv4}, Pools: auto("b")},
+			want: "10.0.0.2@b, added 10.0.0.2@b",
+		},
+		// Sharing.
+		{
+			name: "the same key and another port share", pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
+				a.Hold(other, addr("2001:db8::5"), "lan", shared(80))
+			},
+			req:  Request{Families: dual, RequireAll: true, Sharing: shared(443), Pools: auto("lan")},
+			want: "192.0.2.5@lan, 2001:db8::5@lan, added 192.0.2.5@lan, added 2001:db8::5@lan",
+		},
+		{
+			name: "the same key and the same port do not share", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Sharing: shared(80), Pools: auto("lan")},
+			want:    "192.0.2.0@lan, added 192.0.2.0@lan",
+		},
+		{
+			name: "the same port number of another protocol shares", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(53)) },
+			req:     Request{Families: []Family{IPv4}, Sharing: Sharing{Key: "web", Ports: []Port{{"UDP", 53}}}, Pools: auto("lan")},
+			want:    "192.0.2.5@lan, added 192.0.2.5@lan",
+		},
+		{
+			name: "no key does not share", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{Ports: []Port{{"TCP", 80}}}) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: Sharing{Ports: []Port{{"TCP", 443}}}, Pools: auto("lan")},
+			want:    "error: address is in use",
+		},
+		{
+			name: "a fixed address is shared by the same key", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(443), Pools: auto("lan")},
+			want:    "192.0.2.5@lan, added 192.0.2.5@lan",
+		},
+		{
+			name: "a fixed address on the same port is refused with the port", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(80), Pools: auto("lan")},
+			want:    "error: address is in use", says: "on the same port TCP/80",
+		},
+		{
+			name: "other endpoints and local traffic are refused with the reason", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
+			req: Request{
+				Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan"),
+				Sharing: Sharing{Key: "web", Ports: []Port{{"TCP", 443}}, Backends: "app=web"},
+			},
+			want: "error: address is in use", says: "externalTrafficPolicy Local",
+		},
+		{
+			name: "the address given first under the key is shared first", pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(third, addr("192.0.2.6"), "lan", shared(80))
+				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
+				a.Hold(third, addr("192.0.2.6"), "lan", shared(81)) // asking again does not send third to the end of the queue
+			},
+			req:  Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("lan")},
+			want: "192.0.2.6@lan, added 192.0.2.6@lan",
+		},
+		{
+			name: "a shared address has room when the pool has none", pools: []Pool{makePool("a", "10.0.0.1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("a")},
+			want:    "10.0.0.1@a, added 10.0.0.1@a",
+		},
+		{
+			name: "an address of the key in another pool is not shared", pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Named: true, Sharing: shared(443), Pools: auto("b")},
+			want:    "10.0.1.1@b, added 10.0.1.1@b",
+		},
+		{
+			name: "a stranded address is not offered for sharing", pools: []Pool{makePool("a", "10.0.0.1")},
+			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.9.9"), "a", shared(80)) },
+			req:     Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("a")},
+			want:    "10.0.0.1@a, added 10.0.0.1@a",
+		},
+		{
+			name: "a Service whose ports come to clash moves away", pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
+				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
+			},
+			req:  Request{Families: []Family{IPv4}, Sharing: shared(80), Pools: auto("lan")},
+			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
+		},
+		{
+			name: "a Service that loses its key moves away", pools: []Pool{lan},
+			prepare: func(a *Allocator) {
+				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
+				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
+			},
+			req:  Request{Families: []Family{IPv4}, Sharing: Sharing{Ports: shared(443).Ports}, Pools: auto("lan")},
+			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
+		},
+		{
+			name: "a Service alone on its address may change key and ports", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", shared(443)) },
+			req:     Request{Families: []Family{IPv4}, Sharing: Sharing{Key: "mail", Ports: []Port{{"TCP", 25}}}, Pools: auto("lan")},
+			want:    "192.0.2.5@lan",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := withPools(tt.pools...)
+			if tt.prepare != nil {
+				tt.prepare(a)
+			}
+			tt.req.Service = web
+			out, err := allocate(t, a, tt.req)
+			if got := describe(out, err); got != tt.want {
+				t.Errorf("got  %s (%v)\nwant %s", got, err, tt.want)
+			}
+			why := fmt.Sprint(err)
+			for _, missing := range out.Missing {
+				why += missing.Error()
+			}
+			if !strings.Contains(why, tt.says) {
+				t.Errorf("the reason is %q, which does not say %q", why, tt.says)
+			}
+		})
+	}
+}
+
+// A Service that must keep a shared address for want of another does not make those move who were there.
+func TestSharingConflictLeavesOthersAlone(t *testing.T) {
+	a := withPools(makePool("a", "10.0.0.1 2001:db8::/125"))
+	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}
+	a.Hold(other, addr("10.0.0.1"), "a", http)
+	a.Hold(web, addr("10.0.0.1"), "a", https)
+
+	req := Request{Service: web, Families: []Family{IPv4, IPv6}, Sharing: http, Pools: auto("a")}
+	out, err := allocate(t, a, req)
+	if got, want := describe(out, err), "10.0.0.1@a, 2001:db8::@a, added 2001:db8::@a, missing IPv4 (no free address)"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	out, err = allocate(t, a, Request{Service: other, Families: []Family{IPv4}, Sharing: http, Pools: auto("a")})
+	if got, want := describe(out, err), "10.0.0.1@a"; got != want {
+		t.Errorf("the other Service got %s, want %s", got, want)
+	}
+}
+
+// An address has one pool, whoever joins it from an overlapping one.
+func TestSharedAddressKeepsItsPool(t *testing.T) {
+	a := withPools(makePool("a", "10.0.0.0/24"), makePool("b", "10.0.0.0/25"))
+	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}
+	a.Hold(other, addr("10.0.0.7"), "a", http)
+
+	out, err := allocate(t, a, Request{
+		Service: web, Families: []Family{IPv4}, Addresses: []netip.Addr{addr("10.0.0.7")}, Named: true, Sharing: https, Pools: auto("b"),
+	})
+	if got, want := describe(out, err), "10.0.0.7@a, added 10.0.0.7@a"; got != want {
+		t.Errorf("joining gave %s, want %s", got, want)
+	}
+	out, err = allocate(t, a, Request{Service: other, Families: []Family{IPv4}, Named: true, Sharing: http, Pools: auto("a")})
+	if got, want := describe(out, err), "10.0.0.7@a"; got != want {
+		t.Errorf("the first user got %s, want %s", got, want)
+	}
+	a.Release(other, addr("10.0.0.7"))
+	if diff := cmp.Diff([]Assignment{{addr("10.0.0.7"), "a"}}, a.Held(web), compareAddr); diff != "" {
+		t.Errorf("held after the first user left (-want +got):\n%s", diff)
+	}
+}
+
+func TestStableSurvivesReleaseAndRestart(t *testing.T) {
+	pool := Pool{Name: "a", Ranges: ranges("10.0.0.0/16 2001:db8::/64"), Stable: true}
+	req := Request{Service: web, Families: []Family{IPv4, IPv6}, RequireAll: true, Pools: auto("a")}
+	a := withPools(pool)
+	first, err := allocate(t, a, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 { // others come meanwhile, in pairs
+		if _, err := allocate(t, a, Request{Service: Service{"default", fmt.Sprint(i)}, Families: req.Families, Pools: req.Pools}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, as := range first.Assigned {
+		a.Release(web, as.Address)
+	}
+	again, err := allocate(t, a, req)
+	if diff := cmp.Diff(describe(first, nil), describe(again, err)); diff != "" {
+		t.Errorf("created again (-want +got):\n%s", diff)
+	}
+	rebuilt, err := allocate(t, withPools(pool), req)
+	if diff := cmp.Diff(describe(first, nil), describe(rebuilt, err)); diff != "" {
+		t.Errorf("in a rebuilt cluster (-want +got):\n%s", diff)
+	}
+}
+
+func TestHoldAndRelease(t *testing.T) {
+	a := withPools(makePool("a", "10.0.0.0/30"), makePool("b", "10.0.0.0/30"))
+	key := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}
+	a.Hold(web, addr("10.0.0.1"), "", key)
+	a.Hold(web, addr("10.0.0.1"), "", key) // a claim that is seen twice
+	a.Hold(web, addr("2001:db8::1"), "", Sharing{})
+	a.Hold(other, addr("10.0.0.1"), "b", Sharing{Key: "web", Ports: []Port{{"TCP", 443}}})
+	if diff := cmp.Diff([]Assignment{{addr("10.0.0.1"), "a"}, {addr("2001:db8::1"), ""}}, a.Held(web), compareAddr); diff != "" {
+		t.Errorf("held (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]Service{other, web}, a.Users(addr("10.0.0.1"))); diff != "" {
+		t.Errorf("users (-want +got):\n%s", diff)
+	}
+	if got := a.PoolOf(addr("10.0.0.3")) + a.PoolOf(addr("10.0.0.4")) + a.PoolOf(addr("2001:db8::1")); got != "a" {
+		t.Errorf("PoolOf gave %q", got)
+	}
+	for i, step := range []struct {
+		service Service
+		address string
+		frees   bool
+	}{
+		{third, "10.0.0.1", false}, // not its own
+		{web, "10.0.0.2", false},   // nobody's
+		{web, "10.0.0.1", false},   // other still has it
+		{web, "10.0.0.1", false},   // a second time
+		{other, "10.0.0.1", true},
+		{web, "2001:db8::1", true},
+	} {
+		if got := a.Release(step.service, addr(step.address)); got != step.frees {
+			t.Errorf("step %d: Release(%s, %s) = %v, want %v", i, step.service, step.address, got, step.frees)
+		}
+		if err := checkConsistent(a); err != nil {
+			t.Errorf("step %d: %v", i, err)
+		}
+	}
+	if fresh := withPools(makePool("a", "10.0.0.0/30"), makePool("b", "10.0.0.0/30")); state(a) != state(fresh) {
+		t.Errorf("after releasing all (-want +got):\n%s", cmp.Diff(state(fresh), state(a)))
+	}
+}
+
+func TestBlock(t *testing.T) {
+	lan := makePool("lan", "10.0.0.0/30")
+	req := Request{Service: web, Families: []Family{IPv4}, Pools: auto("lan")}
+	tests := []struct {
+		name        string
+		then        func(a *Allocator)
+		wantBlocked bool
+		want        string
+	}{
+		{"it stays out", func(*Allocator) {}, true, "10.0.0.1"},
+		{"Unblock frees it", func(a *Allocator) { a.Unblock(addr("10.0.0.0")) }, false, "10.0.0.0"},
+		{"Unblock of another does nothing", func(a *Allocator) { a.Unblock(addr("10.0.0.1")) }, true, "10.0.0.1"},
+		{"SetPools forgets it", func(a *Allocator) { a.SetPools([]Pool{lan}) }, false, "10.0.0.0"},
+		{"SetPools of changed pools forgets it", func(a *Allocator) { a.SetPools([]Pool{makePool("lan", "10.0.0.0/29")}) }, false, "10.0.0.0"},
+		{"Hold makes it somebody's", func(a *Allocator) { a.Hold(other, addr("10.0.0.0"), "lan", Sharing{}) }, false, "10.0.0.1"},
+		{"Hold and Release free it", func(a *Allocator) {
+			a.Hold(other, addr("10.0.0.0"), "lan", Sharing{})
+			a.Release(other, addr("10.0.0.0"))
+		}, false, "10.0.0.0"},
+		{"Release of one who does not have it does nothing", func(a *Allocator) { a.Release(web, addr("10.0.0.0")) }, true, "10.0.0.1"},
+		{"what is held cannot be blocked", func(a *Allocator) {
+			a.Hold(other, addr("10.0.0.1"), "lan", Sharing{})
+			a.Block(addr("10.0.0.1"), "kubernetes")
+			a.Unblock(addr("10.0.0.1"))
+		}, true, "10.0.0.2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := withPools(lan)
+			a.Block(addr("10.0.0.0"), "kubernetes")
+			a.Block(addr("10.0.0.0"), "somebody else")
+			tt.then(a)
+			if got := a.Blocked(addr("10.0.0.0")); got != tt.wantBlocked {
+				t.Errorf("Blocked = %v, want %v", got, tt.wantBlocked)
+			}
+			if out, err := allocate(t, a, req); err != nil || out.Assigned[0].Address != addr(tt.want) {
+				t.Errorf("got %s, want %s", describe(out, err), tt.want)
+			}
+		})
+	}
+}
+
+func TestUsage(t *testing.T) {
+	a := withPools(
+		makePool("a", "10.0.0.0/24 2001:db8::/64"),
+		makePool("b", "10.0.0.128/25"),
+		makePool("c", "2001:db8::1:0/112"),
+		Pool{Name: "d", Ranges: ranges("10.0.0.0/16"), Exclude: ranges("10.0.0.0/24"), AvoidBuggyIPs: true},
+	)
+	a.Hold(web, addr("10.0.0.200"), "a", Sharing{}) // in b as well
+	a.Hold(web, addr("2001:db8::5"), "a", Sharing{})
+	a.Hold(other, addr("10.0.0.5"), "b", Sharing{})     // b never contained it, a does
+	a.Hold(other, addr("192.0.2.9"), "gone", Sharing{}) // its pool was deleted
+	a.Hold(third, addr("192.0.2.10"), "", Sharing{})    // came from nowhere
+	a.Hold(third, addr("192.0.2.8"), "gone", Sharing{}) // sorted before .9
+	a.Block(addr("10.0.1.1"), "kubernetes")             // counts as allocated
+	a.Hold(third, addr("10.0.1.0"), "d", Sharing{})     // given before avoidBuggyIPs was set
+	want := map[string]PoolUsage{
+		"a": {
+			Families: map[Family]Usage{
+				IPv4: {Capacity: 256, Allocated: 2, Available: 254},
+				IPv6: {Capacity: math.MaxInt64, Allocated: 1, Available: math.MaxInt64},
+			},
+			Overlaps: []string{"b", "c"},
+		},
+		"b": {
+			Families: map[Family]Usage{IPv4: {Capacity: 128, Allocated: 1, Available: 127}},
+			Overlaps: []string{"a"}, Stranded: []netip.Addr{addr("10.0.0.5")},
+		},
+		"c":    {Families: map[Family]Usage{IPv6: {Capacity: 65536, Allocated: 0, Available: 65536}}, Overlaps: []string{"a"}},
+		"d":    {Families: map[Family]Usage{IPv4: {Capacity: 255 * 254, Allocated: 1, Available: 255*254 - 1}}, Stranded: []netip.Addr{addr("10.0.1.0")}},
+		"gone": {Stranded: []netip.Addr{addr("192.0.2.8"), addr("192.0.2.9")}},
+	}
+	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
+		t.Errorf("usage (-want +got):\n%s", diff)
+	}
+
+	for _, service := range []Service{web, other, third} {
+		for _, as := range a.Held(service) {
+			a.Release(service, as.Address)
+		}
+	}
+	a.SetPools([]Pool{makePool("b", "10.0.0.128/25")})
+	want = map[string]PoolUsage{"b": {Families: map[Family]Usage{IPv4: {Capacity: 128, Available: 128}}}}
+	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
+		t.Errorf("usage of the pool that is left (-want +got):\n%s", diff)
+	}
+}
+
+// A pool edit moves the counts and nothing else, and undoing it brings them back.
+func TestSetPools(t *testing.T) {
+	before := []Pool{makePool("a", "10.0.0.0/24 2001:db8::/64"), makePool("b", "192.0.2.0/24")}
+	a := withPools(before...)
+	a.Hold(web, addr("10.0.0.7"), "a", Sharing{})
+	a.Hold(web, addr("2001:db8::7"), "a", Sharing{})
+	a.Hold(other, addr("192.0.2.7"), "b", Sharing{})
+	want := state(a)
+	for _, edit := range [][]Pool{
+		nil,
+		{makePool("a", "10.0.0.0/29")},
+		{makePool("a", "2001:db8::/120"), makePool("b", "10.0.0.0/24")},
+		{{Name: "a", Ranges: before[0].Ranges, Exclude: ranges("10.0.0.7 2001:db8::7"), AvoidBuggyIPs: true, Stable: true}, before[1]},
+		{before[1], before[0], makePool("c", "::/0 0.0.0.0/0")},
+	} {
+		held := maps.Clone(a.held)
+		a.SetPools(edit)
+		if diff := cmp.Diff(len(held), len(a.held)); diff != "" {
+			t.Errorf("SetPools(%v) changed what is held (-want +got):\n%s", edit, diff)
+		}
+		if err := checkConsistent(a); err != nil {
+			t.Errorf("SetPools(%v): %v", edit, err)
+		}
+		a.SetPools(before)
+		if diff := cmp.Diff(want, state(a)); diff != "" {
+			t.Errorf("after %v and back (-want +got):\n%s", edit, diff)
+		}
+	}
+}
