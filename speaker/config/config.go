@@ -134,20 +134,27 @@ func (f *findings) selector(field string, s *metav1.LabelSelector) labels.Select
 	return compiled
 }
 
-// names checks references to objects by name and returns those that exist, nil for an empty list. hint is what to do about a missing one.
+// names checks references to objects by name and returns those that exist, nil for an empty list.
 func (f *findings) names(field, kind string, names []string, exists func(string) bool) map[string]bool {
 	if len(names) == 0 {
 		return nil
 	}
 	known := map[string]bool{}
 	for i, name := range names {
-		if !exists(name) {
-			f.unknown = append(f.unknown, fmt.Sprintf("%s[%d]: there is no %s %q; create it or remove the name", field, i, kind, name))
-			continue
+		if f.reference(fmt.Sprintf("%s[%d]", field, i), kind, name, exists) {
+			known[name] = true
 		}
-		known[name] = true
 	}
 	return known
+}
+
+// reference checks a reference to an object by name.
+func (f *findings) reference(field, kind, name string, exists func(string) bool) bool {
+	ok := exists(name)
+	if !ok {
+		f.unknown = append(f.unknown, fmt.Sprintf("%s: there is no %s %q; create it or remove the name", field, kind, name))
+	}
+	return ok
 }
 
 // condition returns the condition that says it all, and whether the object is used.
@@ -176,6 +183,8 @@ func (c *compiler) conclude(kind, name string, generation int64, f *findings) bo
 
 func (c *compiler) compile() Config {
 	var config Config
+	// The order of a cache is none, and every speaker must take the same one of two definitions.
+	c.Communities = slices.SortedFunc(slices.Values(c.Communities), func(a, b v1alpha1.Community) int { return strings.Compare(a.Name, b.Name) })
 	for _, ad := range c.L2Advertisements {
 		var f findings
 		compiled := L2Advertisement{Name: ad.Name, Selection: c.selection(&f, ad.Spec.Selection)}
@@ -194,7 +203,7 @@ func (c *compiler) compile() Config {
 		var f findings
 		compiled := Peer{Name: peer.Name, Nodes: f.selector("spec.nodeSelector", peer.Spec.NodeSelector), Spec: peer.Spec}
 		if name := peer.Spec.BFDProfile; name != "" {
-			f.names("spec.bfdProfile", "BFDProfile", []string{name}, exists(c.BFDProfiles, func(p v1alpha1.BFDProfile) string { return p.Name }))
+			f.reference("spec.bfdProfile", "BFDProfile", name, exists(c.BFDProfiles, func(p v1alpha1.BFDProfile) string { return p.Name }))
 			f.notBuilt = append(f.notBuilt, "spec.bfdProfile: this version has no BFD; the session ends by its hold time")
 		}
 		if hold := peer.Spec.HoldTime; hold != nil && hold.Duration == 0 {
@@ -241,8 +250,12 @@ func (c *compiler) compile() Config {
 	for _, obj := range c.Communities {
 		var f findings
 		for i, named := range obj.Spec.Communities {
-			if _, err := community.Parse(string(named.Value)); err != nil {
+			if _, err := community.Parse(named.Value); err != nil {
 				f.invalid = append(f.invalid, fmt.Sprintf("spec.communities[%d].value: %v", i, err))
+			}
+			if by, first, _ := c.definition(named.Name); first.Value != named.Value {
+				f.invalid = append(f.invalid, fmt.Sprintf("spec.communities[%d].name: %q is %s by Community %q; choose another name",
+					i, named.Name, first.Value, by))
 			}
 		}
 		c.conclude("Community", obj.Name, obj.Generation, &f)
@@ -280,18 +293,26 @@ func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
 
 // community resolves a reference: a name that a Community object defines, or else a value or a well-known name.
 func (c *compiler) community(reference string) (community.Community, error) {
-	for _, obj := range c.Communities {
-		for _, named := range obj.Spec.Communities {
-			if string(named.Name) == reference {
-				return community.Parse(string(named.Value))
-			}
-		}
+	if _, named, ok := c.definition(reference); ok {
+		return community.Parse(named.Value)
 	}
 	value, err := community.Parse(reference)
 	if err != nil && !strings.Contains(reference, ":") {
 		return value, fmt.Errorf("there is no community %q; define it in a Community object or write its value", reference)
 	}
 	return value, err
+}
+
+// definition returns what a name stands for and the Community object that says so: of several the first by name.
+func (c *compiler) definition(name string) (object string, definition v1alpha1.NamedCommunity, ok bool) {
+	for _, obj := range c.Communities {
+		for _, named := range obj.Spec.Communities {
+			if named.Name == name {
+				return obj.Name, named, true
+			}
+		}
+	}
+	return "", definition, false
 }
 
 func exists[T any](objects []T, name func(T) string) func(string) bool {
