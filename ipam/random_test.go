@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// model is what an allocator should know, kept in the plainest way: who has which address, and which are blocked.
+type model struct {
+	pools   []Pool
+	users   map[netip.Addr]map[Service]Sharing
+	from    map[netip.Addr]string // pool of each used address
+	blocked map[netip.Addr]bool
+}
+
+// gives reports whether the pool may give the address.
+func (m *model) gives(pool string, a netip.Addr) bool {
+	i := slices.IndexFunc(m.pools, func(p Pool) bool { return p.Name == pool })
+	if i < 0 {
+		return false
+	}
+	in := func(r Range) bool { return r.Contains(a) }
+	buggy := m.pools[i].AvoidBuggyIPs && a.Is4() && (a.As4()[3] == 0 || a.As4()[3] == 255)
+	return slices.ContainsFunc(m.pools[i].Ranges, in) && !slices.ContainsFunc(m.pools[i].Exclude, in) && !buggy
+}
+
+// allows reports whether the Service may be on the address.
+func (m *model) allows(service Service, a netip.Addr, sharing Sharing) bool {
+	for user, theirs := range m.users[a] {
+		if user != service && sharing.admits(theirs) != nil {
+			return false
+		}
+	}
+	return !m.blocked[a]
+}
+
+func (m *model) held(service Service, family Family) (addresses []netip.Addr) {
+	for a, users := range m.users {
+		if _, uses := users[service]; uses && FamilyOf(a) == family {
+			addresses = append(addresses, a)
+		}
+	}
+	return addresses
+}
+
+// obtainable lists the addresses of the family that a request may get by right, whichever the allocator prefers: the fixed one, else
+// those that the Service keeps, else those that are free or may be shared.
+func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (may []netip.Addr) {
+	in := func(a netip.Addr, fixed bool) bool {
+		return slices.ContainsFunc(req.Pools, func(c Candidate) bool { return (fixed || c.Auto) && m.gives(c.Pool, a) })
+	}
+	for _, a := range req.Addresses {
+		if FamilyOf(a) != family {
+			continue
+		}
+		_, own := m.users[a][req.Service]
+		if m.allows(req.Service, a, req.Sharing) && (own || in(a, true)) {
+			return []netip.Addr{a}
+		}
+		return nil
+	}
+	for _, a := range m.held(req.Service, family) {
+		named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] })
+		gone := req.Reallocate && !m.gives(m.from[a], a)
+		if m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone {
+			may = append(may, a)
+		}
+	}
+	if may != nil {
+		return may
+	}
+	for _, a := range universe {
+		sharesPool := len(m.users[a]) == 0 || slices.Contains(req.Pools, Candidate{m.from[a], true}) && m.gives(m.from[a], a)
+		if FamilyOf(a) == family && in(a, false) && sharesPool && m.allows(req.Service, a, req.Sharing) {
+			may = append(may, a)
+		}
+	}
+	return may
+}
+
+// check holds the outcome of a request against the model as it was before.
+func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr) error {
+	var missing, assigned []Family
+	for _, family := range req.Families {
+		may, held := m.obtainable(req, family, universe), m.held(req.Service, family)
+		if len(may) == 0 {
+			missing = append(missing, family)
+			may = held
+		}
+		if len(may) == 0 {
+			continue
+		}
+		assigned = append(assigned, family)
+		if i := len(assigned) - 1; err == nil && (i >= len(out.Assigned) || !slices.Contains(may, out.Assigned[i].Address)) {
+			return fmt.Errorf("%s may be one of %s", family, may)
+		}
+	}
+	if fails := len(missing) > 0 && (req.RequireAll || len(missing) == len(req.Families)); fails || err != nil {
+		if fails != (err != nil) {
+			return fmt.Errorf("%s cannot be had: fails %v, want %v", missing, err != nil, fails)
+		}
+		return nil
+	}
+	var gotMissing []Family
+	for _, e := range out.Missing {
+		gotMissing = append(gotMissing, e.Family)
+	}
+	if !slices.Equal(missing, gotMissing) || len(out.Assigned) != len(assigned) {
+		return fmt.Errorf("%s are missing and %s assigned; want %s and %s", gotMissing, out.Assigned, missing, assigned)
+	}
+	var added, surplus []netip.Addr
+	for _, as := range out.Assigned {
+		if _, uses := m.users[as.Address][req.Service]; !uses {
+			added = append(added, as.Address)
+		}
+	}
+	for _, family := range Families {
+		for _, a := range m.held(req.Service, family) {
+			if !slices.ContainsFunc(out.Assigned, func(as Assignment) bool { return as.Address == a }) {
+				surplus = append(surplus, a)
+			}
+		}
+	}
+	addressesOf := func(list []Assignment) (addresses []netip.Addr) {
+		for _, as := range list {
+			addresses = append(addresses, as.Address)
+		}
+		return addresses
+	}
+	if got := addressesOf(out.Added); !slices.Equal(added, got) {
+		return fmt.Errorf("added is %s, want %s", got, added)
+	}
+	got := addressesOf(out.Surplus)
+	slices.SortFunc(got, netip.Addr.Compare)
+	slices.SortFunc(surplus, netip.Addr.Compare)
+	if !slices.Equal(surplus, got) {
+		return fmt.Errorf("surplus is %s, want %s", got, surplus)
+	}
+	return nil
+}
+
+func (m *model) hold(service Service, as Assignment, sharing Sharing) {
+	delete(m.blocked, as.Address)
+	_, uses := m.users[as.Address][service]
+	if n := len(m.users[as.Address]); n == 0 || uses && n == 1 {
+		m.from[as.Address] = as.Pool
+	}
+	if m.users[as.Address] == nil {
+		m.users[as.Address] = map[Service]Sharing{}
+	}
+	m.users[as.Address][service] = sharing
+}
+
+func (m *model) release(service Service, a netip.Addr) {
+	if delete(m.users[a], service); len(m.users[a]) == 0 {
+		delete(m.users, a)
+		delete(m.from, a)
+	}
+}
+
+// compare holds what the allocator knows against the model.
+func (m *model) compare(a *Allocator) error {
+	users, from, blocked := map[netip.Addr]map[Service]Sharing{}, map[netip.Addr]string{}, map[netip.Addr]bool{}
+	for address, h := range a.held {
+		if h.blocked != "" {
+			blocked[address] = true
+			continue
+		}
+		users[address], from[address] = h.users, h.pool
+	}
+	if diff := cmp.Diff(m.users, users) + cmp.Diff(m.from, from) + cmp.Diff(m.blocked, blocked); diff != "" {
+		return fmt.Errorf("holdings (-want +got):\n%s", diff)
+	}
+	return checkConsistent(a)
+}
+
+// restart returns a new allocator that learns everything from the model, in any order, as from claims.
+func (m *model) restart(rng *rand.Rand) *Allocator {
+	a := New()
+	poolsFirst := rng.IntN(2) == 0
+	if poolsFirst {
+		a.SetPools(m.pools)
+	}
+	for address, users := range m.users {
+		for service, sharing := range users {
+			a.Hold(service, address, m.from[address], sharing)
+		}
+	}
+	if !poolsFirst {
+		a.SetPools(m.pools)
+	}
+	m.blocked = map[netip.Addr]bool{}
+	return a
+}
+
+// randomPools makes up to four pools that may overlap and run out soon.
+func randomPools(rng *rand.Rand, universe4, universe6 Range) []Pool {
+	var pools []Pool
+	for _, name := range []string{"a", "b", "c", "d"} {
+		p := Pool{Name: name, AvoidBuggyIPs: rng.IntN(2) == 0, Stable: rng.IntN(2) == 0}
+		p.Ranges = slices.Concat(randomRanges(rng, universe4, 1), randomRanges(rng, universe6, 1))
+		p.Exclude = slices.Concat(randomRanges(rng, universe4, 1), randomRanges(rng, universe6, 1))
+		if rng.IntN(3) > 0 {
+			p.Exclude = nil
+		}
+		if rng.IntN(6) > 0 {
+			pools = append(pools, p)
+		}
+	}
+	return pools
+}
+
+func randomSharing(rng *rand.Rand) Sharing {
+	s := Sharing{Key: []string{"", "", "k1", "k2"}[rng.IntN(4)]}
+	for range 1 + rng.IntN(2) {
+		s.Ports = append(s.Ports, Port{"TCP", int32(80 + rng.IntN(5))})
+	}
+	if rng.IntN(4) == 0 {
+		s.Backends = "app=web"
+	}
+	return s
+}
+
+func randomRequest(rng *rand.Rand, service Service, universe []netip.Addr) Request {
+	req := Request{
+		Service:    service,
+		Families:   [][]Family{{IPv4}, {IPv6}, {IPv4, IPv6}, {IPv6, IPv4}}[rng.IntN(4)],
+		RequireAll: rng.IntN(2) == 0,
+		Named:      rng.IntN(4) == 0,
+		Reallocate: rng.IntN(4) == 0,
+		Sharing:    randomSharing(rng),
+	}
+	for _, i := range rng.Perm(5)[:rng.IntN(6)] {
+		req.Pools = append(req.Pools, Candidate{string(rune('a' + i)), rng.IntN(5) > 0})
+	}
+	for _, family := range req.Families {
+		if a := universe[rng.IntN(len(universe))]; rng.IntN(3) == 0 && FamilyOf(a) == family {
+			req.Addresses = append(req.Addresses, a)
+		}
+	}
+	return req
+}
+
+// Random pools, requests, releases, edits and restarts agree with the model, step by step.
+func TestAllocatorAgainstModel(t *testing.T) {
+	universe4, universe6 := ranges("10.0.0.248-10.0.1.7")[0], ranges("2001:db8::fff8-2001:db8::1:7")[0]
+	universe := slices.Concat(addresses(universe4), addresses(universe6))
+	for round := range 6 {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			rng := seeded(t)
+			m := &model{users: map[netip.Addr]map[Service]Sharing{}, from: map[netip.Addr]string{}, blocked: map[netip.Addr]bool{}}
+			a := New()
+			counts := map[string]int{}
+			for step := range 1000 {
+				service := Service{"default", fmt.Sprint("s", rng.IntN(12))}
+				address := universe[rng.IntN(len(universe))]
+				what := ""
+				switch dice := rng.IntN(100); {
+				case dice < 3:
+					what, m.pools = "SetPools", randomPools(rng, universe4, universe6)
+					m.blocked = map[netip.Addr]bool{}
+					a.SetPools(m.pools)
+				case dice < 5:
+					what, a = "Restart", m.restart(rng)
+				case dice < 9:
+					sharing := randomSharing(rng)
+					if !m.allows(service, address, sharing) && !m.blocked[address] {
+						continue // the claims of the API hold no such thing
+					}
+					what = fmt.Sprintf("Hold(%s, %s)", service, address)
+					a.Hold(service, address, "b", sharing)
+					m.hold(service, Assignment{address, "b"}, sharing)
+				case dice < 12:
+					what = fmt.Sprintf("Block(%s)", address)
+					a.Block(address, "kubernetes")
+					if len(m.users[address]) == 0 {
+						m.blocked[address] = true
+					}
+				case dice < 14:
+					what = fmt.Sprintf("Unblock(%s)", address)
+					a.Unblock(address)
+					delete(m.blocked, address)
+				case dice < 34:
+					all := append(m.held(service, IPv4), m.held(service, IPv6)...)
+					what = fmt.Sprintf("Release(%s, %s)", service, all)
+					freed := false
+					for _, x := range all {
+						freed = freed || len(m.users[x]) == 1
+						m.release(service, x)
+					}
+					if got := a.Release(service, all...); got != freed {
+						t.Fatalf("Step %d, %s = %v, want %v", step, what, got, freed)
+					}
+				default:
+					req := randomRequest(rng, service, universe)
+					what = fmt.Sprintf("Allocate(%+v)", req)
+					out, err := allocate(t, a, req)
+					if wrong := m.check(req, out, err, universe); wrong != nil {
+						t.Fatalf("Step %d, %s did %s: %v\npools %v\nmodel %v", step, what, describe(out, err), wrong, m.pools, m.users)
+					}
+					counts[fmt.Sprintf("error %v, missing %d, added %d, surplus %d", err != nil, len(out.Missing), len(out.Added), len(out.Surplus))]++
+					for _, as := range out.Assigned {
+						if m.allows(service, as.Address, req.Sharing) {
+							m.hold(service, as, req.Sharing)
+						}
+					}
+					if rng.IntN(5) > 0 {
+						for _, as := range out.Surplus {
+							a.Release(service, as.Address)
+							m.release(service, as.Address)
+						}
+					}
+				}
+				if err := m.compare(a); err != nil || t.Failed() {
+					t.Fatalf("Step %d, %s: %v", step, what, err)
+				}
+			}
+			if len(counts) < 10 {
+				t.Errorf("the requests ended in few ways: %v", counts)
+			}
+
+			for address, users := range m.users {
+				for service := range maps.Clone(users) {
+					a.Release(service, address)
+				}
+			}
+			for address := range m.blocked {
+				a.Unblock(address)
+			}
+			if diff := cmp.Diff(state(withPools(m.pools...)), state(a)); diff != "" {
+				t.Errorf("after everything was released the pools are not wholly free (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Many Services come and go at the same time in a pool that is too small for all, while its pools are edited and looked at.
+func TestConcurrentServices(t *testing.T) {
+	small, large := makePool("a", "10.0.0.0/29 2001:db8::/125"), makePool("a", "10.0.0.0/28 2001:db8::/124")
+	a := withPools(small)
+	var (
+		mu    sync.Mutex
+		owner = map[netip.Addr]Service{} // who believes to have an address
+		wg    sync.WaitGroup
+	)
+	for i := range 16 {
+		wg.Go(func() {
+			service := Service{"default", fmt.Sprint(i)}
+			for range 300 {
+				out, err := a.Allocate(Request{Service: service, Families: []Family{IPv4, IPv6}, RequireAll: i%2 == 0, Pools: auto("a")})
+				if err != nil {
+					continue
+				}
+				mu.Lock()
+				for _, as := range out.Assigned {
+					if was, taken := owner[as.Address]; taken {
+						t.Errorf("%s got %s, which %s has", service, as.Address, was)
+					}
+					owner[as.Address] = service
+				}
+				mu.Unlock()
+				if held := a.Held(service); len(held) != len(out.Assigned) {
+					t.Errorf("%s holds %v after it got %v", service, held, out.Assigned)
+				}
+				mu.Lock()
+				for _, as := range out.Assigned {
+					delete(owner, as.Address)
+				}
+				mu.Unlock()
+				for _, as := range out.Assigned {
+					a.Release(service, as.Address)
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for range 100 {
+			a.SetPools([]Pool{large})
+			a.Block(addr("10.0.0.3"), "kubernetes")
+			a.Usage()
+			a.SetPools([]Pool{small})
+			a.Unblock(addr("10.0.0.3"))
+		}
+	})
+	wg.Wait()
+	if err := checkConsistent(a); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(state(withPools(small)), state(a)); diff != "" {
+		t.Errorf("after everything was released (-want +got):\n%s", diff)
+	}
+}
