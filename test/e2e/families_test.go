@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,7 +88,7 @@ func TestRequireDualStackTakesBothOrNothing(t *testing.T) {
 			s := newStage(t, dual)
 			s.pool(t, "", row.there)
 			s.add(t, s.service("pair", v4, v6))
-			s.event(t, "pair", "SyncLoadBalancerFailed", string(row.missing), "pool")
+			s.event(t, "pair", "SyncLoadBalancerFailed", string(row.missing), "add spec."+strings.ToLower(string(row.missing)))
 			s.claimsBecome(t, nil)
 			if ips := s.addresses(t, "pair", 0); len(ips) > 0 {
 				t.Errorf("addresses = %v, want none", ips)
@@ -127,7 +128,7 @@ func TestPreferDualStackTakesWhatThereIsAndTheRestWhenItComes(t *testing.T) {
 			if families(t, first)[0] == v4 {
 				missing = v6
 			}
-			s.event(t, "pair", "MissingAddress", string(missing), "pool")
+			s.event(t, "pair", "MissingAddress", string(missing), "add spec."+strings.ToLower(string(missing)))
 			s.claimsBecome(t, pairs("pair", first...))
 			start := time.Now()
 			row.add(t, s)

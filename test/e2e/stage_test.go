@@ -413,3 +413,22 @@ func (s *stage) usage(t *testing.T, suffix string, ipv4, ipv6 int64) {
 		return used(pool.Status.IPv4) == ipv4 && used(pool.Status.IPv6) == ipv6, fmt.Sprintf("%+v", pool.Status)
 	})
 }
+
+// object returns a reference to the object of one of our kinds that is named like the stage.
+func (s *stage) object(t *testing.T, kind string) *unstructured.Unstructured {
+	t.Helper()
+	return s.objects(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: `+kind+`, metadata: {name: $NS}}`)[0]
+}
+
+// pod names the pod of web on a node.
+func (s *stage) pod(node string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: s.ns, Name: "web-" + node}
+}
+
+// kubectlAfter runs kubectl after a test, when its context has ended.
+func (s *stage) kubectlAfter(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := s.Kubectl(context.Background(), args...).CombinedOutput(); err != nil {
+		t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
