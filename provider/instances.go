@@ -5,11 +5,13 @@ package provider
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
+	netutils "k8s.io/utils/net"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -41,9 +43,10 @@ func (*instances) InstanceExists(context.Context, *corev1.Node) (bool, error) { 
 // InstanceShutdown is always false: nothing here knows a machine that is off from one that is cut off.
 func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) { return false, nil }
 
-// InstanceMetadata returns the provider ID tandem://<node> and the addresses of both families in the node's own order: from the
-// kubelet's --node-ip, else from what the speaker found on the interfaces with the default routes, else from the Node's status. An
-// error where none of them knows an address leaves the node's taint until the next try.
+// InstanceMetadata returns the provider ID tandem://<node> and the addresses of both families: those of the kubelet's
+// --node-ip, else what the speaker found on the interfaces with the default routes, and of a family that the speaker has not
+// found what the Node says itself. The family that is first in the Node's status stays first. An error where nobody knows an
+// address leaves the node's taint until the next try.
 func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
 	ips, err := i.addresses(ctx, node)
 	if err != nil {
@@ -54,7 +57,7 @@ func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*c
 		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	return &cloudprovider.InstanceMetadata{
-		ProviderID:    Name + "://" + node.Name,
+		ProviderID:    providerID(node),
 		NodeAddresses: append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname(node)}),
 		Zone:          node.Annotations[AnnotationZone],
 		Region:        node.Annotations[AnnotationRegion],
@@ -62,25 +65,55 @@ func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*c
 }
 
 func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string, error) {
-	if provided, ok := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; ok && provided != "" {
+	if provided := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; provided != "" {
 		return strings.Split(provided, ","), nil
+	}
+	var own []string
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			own = append(own, a.Address)
+		}
+	}
+	// The node controller asks for every node. Of one that we don't initialise the kubelet, or another provider, writes the
+	// addresses, and would take back what we add.
+	if !initialises(node) && len(own) > 0 {
+		return own, nil
 	}
 	var speaker speakerv1alpha1.SpeakerStatus
 	err := i.speakers.Get(ctx, client.ObjectKey{Name: node.Name}, &speaker)
-	if err == nil && len(speaker.Status.Addresses) > 0 {
-		return speaker.Status.Addresses, nil
-	}
-	var ips []string
-	for _, a := range node.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			ips = append(ips, a.Address)
+	ips := slices.Clone(speaker.Status.Addresses)
+	for _, ip := range own {
+		sameFamily := func(found string) bool { return netutils.IsIPv6String(found) == netutils.IsIPv6String(ip) }
+		if !slices.ContainsFunc(speaker.Status.Addresses, sameFamily) {
+			ips = append(ips, ip)
 		}
 	}
 	if len(ips) == 0 {
 		return nil, fmt.Errorf("node %s has no address yet: start its kubelet with --node-ip, or wait for its speaker (%v)", node.Name, client.IgnoreNotFound(err))
 	}
+	isPrimary := func(ip string) bool {
+		return len(own) == 0 || netutils.IsIPv6String(ip) == netutils.IsIPv6String(own[0])
+	}
+	slices.SortStableFunc(ips, func(a, b string) int {
+		switch {
+		case isPrimary(a) == isPrimary(b):
+			return 0
+		case isPrimary(a):
+			return -1
+		}
+		return 1
+	})
 	return ips, nil
 }
+
+// initialises reports whether we have initialised the node, or are about to.
+func initialises(node *corev1.Node) bool {
+	return node.Spec.ProviderID == providerID(node) || slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == cloudproviderapi.TaintExternalCloudProvider
+	})
+}
+
+func providerID(node *corev1.Node) string { return Name + "://" + node.Name }
 
 func hostname(node *corev1.Node) string {
 	for _, a := range node.Status.Addresses {
