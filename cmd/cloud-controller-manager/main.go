@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
 	cloudprovider "k8s.io/cloud-provider"
@@ -39,6 +40,8 @@ func run() int {
 	opts.Generic.ClientConnection.QPS = 1000
 	opts.Generic.ClientConnection.Burst = 2000
 	opts.ServiceController.ConcurrentServiceSyncs = 16
+	// A node is initialised with what it reports, and its speaker may find the other family a moment later. Asking costs no request.
+	opts.NodeStatusUpdateFrequency.Duration = 10 * time.Second
 	// A name of our own, so that a cluster may run another provider's controller manager for its nodes.
 	opts.Generic.LeaderElection.ResourceName = "tandem-cloud-controller-manager"
 	opts.Generic.LeaderElection.ResourceNamespace = "tandem-system"
