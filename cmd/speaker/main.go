@@ -18,6 +18,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -66,7 +69,7 @@ func command() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "Name of this node; default from the environment variable NODE_NAME.")
-	flags.StringVar(&o.hostIP, "host-ip", os.Getenv("HOST_IP"), "Address of this node by which other speakers reach it; default from the environment variable HOST_IP.")
+	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default the first InternalIP of the Node, or while it has none the address of the interface with the default route.")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
 	flags.StringVar(&o.metricsBindAddress, "metrics-bind-address", ":7574", "Address for /metrics, /healthz and /readyz.")
@@ -79,14 +82,10 @@ func command() *cobra.Command {
 func run(ctx context.Context, o options) error {
 	logger := klog.FromContext(ctx)
 	ctrl.SetLogger(logr.New(logger.GetSink()))
-	for flag, value := range map[string]string{"--node-name": o.node, "--host-ip": o.hostIP, "--namespace": o.namespace} {
+	for flag, value := range map[string]string{"--node-name": o.node, "--namespace": o.namespace} {
 		if value == "" {
 			return fmt.Errorf("%s is empty; set it, or its environment variable as manifests/speaker does", flag)
 		}
-	}
-	hostIP, err := netip.ParseAddr(o.hostIP)
-	if err != nil {
-		return fmt.Errorf("--host-ip: %w", err)
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
@@ -97,6 +96,10 @@ func run(ctx context.Context, o options) error {
 	config.QPS, config.Burst = 200, 400
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	clientset, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	hostIP, err := o.hostAddress(ctx, clientset)
 	if err != nil {
 		return err
 	}
@@ -122,6 +125,41 @@ func run(ctx context.Context, o options) error {
 		_ = serving.Shutdown(ctx)
 	}()
 	return s.Run(ctx)
+}
+
+// hostAddress returns the address of this node by which other speakers reach it. The downward API doesn't serve for that: a kubelet
+// with an external cloud provider and without --node-ip knows none until the node is initialised, and starts no container that asks,
+// while the cloud provider waits for this speaker to say what addresses the node has.
+func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface) (netip.Addr, error) {
+	if o.hostIP != "" {
+		address, err := netip.ParseAddr(o.hostIP)
+		if err != nil {
+			return netip.Addr{}, fmt.Errorf("--host-ip: %w", err)
+		}
+		return address, nil
+	}
+	var address netip.Addr
+	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
+		node, err := clientset.CoreV1().Nodes().Get(ctx, o.node, metav1.GetOptions{})
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Failed to read this node, trying again", "node", o.node)
+			return false, nil
+		}
+		for _, a := range node.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP {
+				address, err = netip.ParseAddr(a.Address)
+				return true, err
+			}
+		}
+		ip, err := utilnet.ChooseHostInterface()
+		address, _ = netip.AddrFromSlice(ip)
+		address = address.Unmap()
+		return true, err
+	})
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("looking for the address of node %s: %w", o.node, err)
+	}
+	return address, nil
 }
 
 // serve answers for metrics and health. A port that is taken costs the metrics, not the announcements.
