@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,8 +84,10 @@ var pauseSource []byte
 // It writes one line for each to progress. What is in the cache already costs nothing; a second process that wants
 // the same waits for the first.
 //
+// It also builds the programs of k8s.io/kubernetes that are asked for, "cmd/kubeadm" for example.
+//
 // The cache is $TANDEM_LAB_CACHE, or tandem-lab in the user's cache directory, with a folder for every version.
-func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
+func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, error) {
 	cache := os.Getenv("TANDEM_LAB_CACHE")
 	if cache == "" {
 		user, err := os.UserCacheDir()
@@ -106,7 +109,11 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 	for _, c := range components {
 		dir := filepath.Join(cache, fmt.Sprintf("%s-%s-%s", c.name, c.version, runtime.GOARCH))
 		source := filepath.Join(dir, "src")
-		for _, program := range c.programs {
+		programs := c.programs
+		if c.name == "kubernetes" {
+			programs = append(slices.Clone(programs), also...)
+		}
+		for _, program := range programs {
 			name := path.Base(program)
 			if program == "." {
 				name = c.name

@@ -44,6 +44,9 @@ type Config struct {
 	// ExternalCloudProvider starts the kubelets with --cloud-provider=external, so that a cloud provider has to
 	// initialise the nodes before anything without a toleration is scheduled on them.
 	ExternalCloudProvider bool `json:"externalCloudProvider,omitempty"`
+	// Bare leaves Kubernetes out: nodes have containerd and the images, and a tool like kubeadm makes a cluster of them. The
+	// lab's own client configuration and its kubectl then lead nowhere.
+	Bare bool `json:"bare,omitempty"`
 	// NodeIPs overrides the kubelet's --node-ip on the nodes that it names.
 	NodeIPs map[string]string `json:"nodeIPs,omitempty"`
 }
@@ -209,13 +212,15 @@ func (l *Lab) up(ctx context.Context, progress io.Writer) error {
 	step("Built the network")
 
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		if err := l.startControlPlane(groupCtx); err != nil {
-			return fmt.Errorf("starting the control plane: %w", err)
-		}
-		step("Started the control plane")
-		return nil
-	})
+	if !l.config.Bare {
+		group.Go(func() error {
+			if err := l.startControlPlane(groupCtx); err != nil {
+				return fmt.Errorf("starting the control plane: %w", err)
+			}
+			step("Started the control plane")
+			return nil
+		})
+	}
 	for _, node := range l.plan.nodeNames() {
 		group.Go(func() error {
 			if err := l.startRuntime(groupCtx, node); err != nil {
@@ -225,7 +230,7 @@ func (l *Lab) up(ctx context.Context, progress io.Writer) error {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	if err := group.Wait(); err != nil || l.config.Bare {
 		return err
 	}
 	for _, node := range l.plan.nodeNames() {

@@ -137,12 +137,37 @@ func (l *Lab) startAgents(node string) error {
 
 // startOnNode starts a program in all namespaces of a node.
 func (l *Lab) startOnNode(node, program string, args ...string) error {
+	return l.StartOnNode(node, program, append([]string{l.bin[program]}, args...)...)
+}
+
+// StartOnNode starts a process in all namespaces of a node, which lives on when this process ends, as the programs of the
+// lab do. In [Lab.Status] it is NODE/NAME.
+func (l *Lab) StartOnNode(node, name string, command ...string) error {
+	enter, err := l.enter(node)
+	if err != nil {
+		return err
+	}
+	return l.start(node+"/"+name, append(append([]string{"nsenter"}, enter...), command...)...)
+}
+
+// NodeCommand returns a command that runs in all namespaces of a node. Unlike one of [Lab.Command] it sees the node's own
+// /run, /var/lib and /var/log, and finds the lab's programs by their names.
+func (l *Lab) NodeCommand(ctx context.Context, node, name string, args ...string) *exec.Cmd {
+	enter, err := l.enter(node)
+	cmd := exec.CommandContext(ctx, "nsenter", append(append(enter, "env", "PATH="+l.bin.path(), name), args...)...)
+	if err != nil {
+		cmd.Err = err
+	}
+	return cmd
+}
+
+// enter returns the flags with which nsenter enters all namespaces of a node.
+func (l *Lab) enter(node string) ([]string, error) {
 	p, ok := l.record.process(holder(node))
 	if !ok || !p.running() {
-		return fmt.Errorf("%s isn't running", node)
+		return nil, fmt.Errorf("%s isn't running", node)
 	}
-	command := []string{"nsenter", "--target=" + strconv.Itoa(p.PID), "--net", "--mount", "--uts", "--", l.bin[program]}
-	return l.start(node+"/"+program, append(command, args...)...)
+	return []string{"--target=" + strconv.Itoa(p.PID), "--net", "--mount", "--uts", "--"}, nil
 }
 
 func (l *Lab) containerdSocket(node string) string {
