@@ -23,6 +23,7 @@ var packages = []struct{ name, program string }{
 	{"iptables", "iptables"},
 	{"conntrack", "conntrack"},
 	{"frr", "/usr/lib/frr/bgpd"},
+	{"bird2", "bird"},
 	// For looking, and for tests.
 	{"curl", "curl"},
 	{"iputils-ping", "ping"},
