@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package layer2 answers ARP and NDP for the addresses that this node announces, so that neighbours on the LAN send
 // the traffic for them here although no interface holds them.
 //

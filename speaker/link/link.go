@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package link tells what interfaces and addresses this node has, and tells it again whenever they change.
 //
 // A [Watcher] listens to the kernel's rtnetlink events and keeps the current state as an immutable [Snapshot]. An

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package structure_test holds what no compiler holds: that every package says what it is, once, that every file names the licence, and
+// that each program links only what it is made of.
+package structure_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module  = "github.com/tandem-lb/tandem"
+	licence = "// SPDX-License-Identifier: Apache-2.0"
+)
+
+// goList runs the go command in the module's root, which knows more of packages than their files say.
+func goList(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-tags=e2e"}, args...)...)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = errors.New(string(exit.Stderr))
+		}
+		t.Fatalf("go list %v: %v", args, err)
+	}
+	return out
+}
+
+func TestCommentsAndLicence(t *testing.T) {
+	decoder := json.NewDecoder(bytes.NewReader(goList(t, "-json=ImportPath,Name,Dir,GoFiles,TestGoFiles,XTestGoFiles", module+"/...")))
+	packages := 0
+	for ; ; packages++ {
+		var p struct {
+			ImportPath, Name, Dir              string
+			GoFiles, TestGoFiles, XTestGoFiles []string
+		}
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		begin := "Package " + p.Name + " "
+		switch {
+		case p.Name == "main":
+			begin = "Command "
+		case len(p.GoFiles) == 0: // nothing but tests, which one of them explains
+			begin = "Package "
+		}
+		var commented []string
+		for _, name := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
+			text, err := os.ReadFile(filepath.Join(p.Dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasPrefix(text, []byte(licence)) && !strings.HasPrefix(name, "zz_generated.") {
+				t.Errorf("%s/%s: the first line is not %q", p.ImportPath, name, licence)
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), name, text, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if file.Doc == nil || file.Doc.Text() == "" { // directives alone are no comment
+				continue
+			}
+			commented = append(commented, name)
+			if !strings.HasPrefix(file.Doc.Text(), begin) {
+				t.Errorf("%s/%s: the package comment begins with %.40q, want %q", p.ImportPath, name, file.Doc.Text(), begin)
+			}
+		}
+		if len(commented) != 1 {
+			t.Errorf("%s: package comments in %q, want one in one file", p.ImportPath, commented)
+		}
+	}
+	if packages == 0 {
+		t.Fatal("go list found no package")
+	}
+}
+
+func TestDependencies(t *testing.T) {
+	const (
+		noSockets = "the controller manager speaks with the API server alone; what is on the wire is the speaker's"
+		noTest    = "test/ is not part of the product"
+		noWeight  = "every node runs a speaker, and pays for what it links"
+	)
+	for _, tt := range []struct {
+		program string
+		badDeps map[string]string // package, and all below it => why
+	}{
+		{program: "cmd/cloud-controller-manager", badDeps: map[string]string{
+			"github.com/osrg/gobgp/v4":               noSockets,
+			"github.com/mdlayher":                    noSockets,
+			"github.com/vishvananda/netlink":         noSockets,
+			"github.com/hashicorp/memberlist":        noSockets,
+			module + "/speaker/bgp":                  noSockets,
+			module + "/speaker/layer2":               noSockets,
+			module + "/speaker/link":                 noSockets,
+			module + "/speaker/membership":           noSockets,
+			"github.com/google/go-containerregistry": "images are built by cmd/images",
+			module + "/test":                         noTest,
+			"testing":                                noTest,
+		}},
+		{program: "cmd/speaker", badDeps: map[string]string{
+			"k8s.io/cloud-provider":                  noWeight,
+			"k8s.io/apiserver":                       noWeight,
+			"k8s.io/controller-manager":              noWeight,
+			module + "/loadbalancer":                 "what a Service gets is decided by the controller manager",
+			module + "/provider":                     "what a Service gets is decided by the controller manager",
+			"github.com/google/go-containerregistry": "images are built by cmd/images",
+			module + "/test":                         noTest,
+			"testing":                                noTest,
+		}},
+	} {
+		t.Run(tt.program, func(t *testing.T) {
+			deps := strings.Fields(string(goList(t, "-deps", module+"/"+tt.program)))
+			for _, dep := range deps {
+				for bad, why := range tt.badDeps {
+					if dep == bad || strings.HasPrefix(dep, bad+"/") {
+						t.Errorf("links %s: %s", dep, why)
+					}
+				}
+			}
+			if !slices.Contains(deps, module+"/"+tt.program) {
+				t.Errorf("go list names %d packages, and not the program itself", len(deps))
+			}
+		})
+	}
+}
