@@ -353,6 +353,12 @@ func TestAllocate(t *testing.T) {
 			want:    "10.0.1.1@b, 2001:db8:a::1@a, added 2001:db8:a::1@a",
 		},
 		{
+			name:  "a pool of both families without autoAssign does not stand in the way of one with it",
+			pools: []Pool{makePool("private", "10.0.2.1 2001:db8:2::1"), makePool("v4", "10.0.0.1"), makePool("both", "10.0.1.1 2001:db8:1::1")},
+			req:   Request{Families: dual, Pools: []Candidate{{Pool: "private"}, {Pool: "v4", Auto: true}, {Pool: "both", Auto: true}}},
+			want:  "10.0.1.1@both, 2001:db8:1::1@both, added 10.0.1.1@both, added 2001:db8:1::1@both",
+		},
+		{
 			name:  "a pool without autoAssign is passed over",
 			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
 			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}, {Pool: "b", Auto: true}}},

@@ -276,6 +276,23 @@ func TestPartitionAgainstModel(t *testing.T) {
 	}
 }
 
+// Runs do not grow together across an exclusion of just the addresses that avoidBuggy passes over.
+func TestExcludedBuggyAddresses(t *testing.T) {
+	p := newPartition(ranges("10.0.0.250-10.0.1.5"), ranges("10.0.0.255-10.0.1.0"), true, false)
+	want := text(p.runs())
+	for _, order := range []string{"10.0.0.254 10.0.1.1", "10.0.1.1 10.0.0.254"} {
+		for a := range strings.FieldsSeq(order) {
+			p.take(addr(a))
+		}
+		for a := range strings.FieldsSeq(order) {
+			p.put(addr(a))
+		}
+		if got := text(p.runs()); got != want {
+			t.Errorf("after take and put of %s free is %s, want %s", order, got, want)
+		}
+	}
+}
+
 func TestStable(t *testing.T) {
 	for _, r := range []string{"10.0.0.0/24", "10.0.0.0/8", "10.0.0.7/32", "2001:db8::/64", "::/0", "10.0.0.0/25 10.0.1.0/25"} {
 		t.Run(r, func(t *testing.T) {
