@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -147,8 +148,8 @@ func (g *group) recorded() string {
 
 // groups joins the Services that share addresses, and leaves out groups that no layer 2 advertisement concerns.
 func (s *Snapshot) groups() []*group {
-	byAddress := map[netip.Addr]*group{}
-	var all []*group
+	byAddress := make(map[netip.Addr]*group, len(s.Services))
+	all := make([]*group, 0, len(s.Services))
 	for i := range s.Services {
 		svc := &s.Services[i]
 		g := &group{advertisements: map[netip.Addr][]*config.L2Advertisement{}}
@@ -230,47 +231,54 @@ func (s *Snapshot) servable(g *group) int {
 func (s *Snapshot) serves(g *group, node string) int {
 	n := 0
 	for _, address := range g.addresses {
-		if len(s.interfaces(g, address, node)) > 0 {
+		for range s.usable(g, address, node) {
 			n++
+			break
 		}
 	}
 	return n
 }
 
-// interfaces returns, sorted, where the node can answer for an address of the group: none unless every Service on the address that
-// has endpoints at all can be served from there.
-func (s *Snapshot) interfaces(g *group, address Address, name string) []string {
-	node, ok := s.Nodes[name]
-	if !ok || node.Excluded {
-		return nil
-	}
-	live := false
-	for _, svc := range g.services {
-		if !svc.has(address.IP) || !svc.Endpoints[bgp.FamilyOf(address.IP)].Any {
-			continue
+// interfaces returns, sorted, where the node can answer for an address of the group.
+func (s *Snapshot) interfaces(g *group, address Address, node string) []string {
+	return slices.Compact(slices.Sorted(s.usable(g, address, node)))
+}
+
+// usable yields where the node can answer for an address of the group, some names more than once: none unless every Service on the
+// address that has endpoints at all can be served from there.
+func (s *Snapshot) usable(g *group, address Address, name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		node, ok := s.Nodes[name]
+		if !ok || node.Excluded || !g.servedFrom(name, address.IP) {
+			return
 		}
-		if !svc.servedFrom(name, address.IP) {
-			return nil
-		}
-		live = true
-	}
-	if !live {
-		return nil
-	}
-	var names []string
-	for _, ad := range g.advertisements[address.IP] {
-		if !ad.Nodes.Matches(node.Labels) {
-			continue
-		}
-		for _, i := range node.Interfaces {
-			holds := len(ad.Interfaces) == 0 && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Contains(address.IP) })
-			if (holds || ad.MatchesInterface(i.Name)) && !slices.Contains(names, i.Name) {
-				names = append(names, i.Name)
+		for _, ad := range g.advertisements[address.IP] {
+			if !ad.Nodes.Matches(node.Labels) {
+				continue
+			}
+			for _, i := range node.Interfaces {
+				holds := len(ad.Interfaces) == 0 && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return p.Contains(address.IP) })
+				if (holds || ad.MatchesInterface(i.Name)) && !yield(i.Name) {
+					return
+				}
 			}
 		}
 	}
-	slices.Sort(names)
-	return names
+}
+
+// servedFrom reports whether every Service on the address that has endpoints at all can be served from the node, and there is one.
+func (g *group) servedFrom(node string, ip netip.Addr) bool {
+	live := false
+	for _, svc := range g.services {
+		if !svc.has(ip) || !svc.Endpoints[bgp.FamilyOf(ip)].Any {
+			continue
+		}
+		if !svc.servedFrom(node, ip) {
+			return false
+		}
+		live = true
+	}
+	return live
 }
 
 // weight sums the preferences of the group's advertisements that match the node, each advertisement counted once.
@@ -312,7 +320,7 @@ func (s *Snapshot) routes() map[string][]bgp.Route {
 		if !peer.Nodes.Matches(node.Labels) {
 			continue
 		}
-		byPrefix := map[netip.Prefix]bgp.Route{}
+		byPrefix := make(map[netip.Prefix]bgp.Route, len(s.Services))
 		for i := range s.Config.BGP {
 			ad := &s.Config.BGP[i]
 			if !announces || !ad.Nodes.Matches(node.Labels) || ad.Peers != nil && !ad.Peers[peer.Name] {
