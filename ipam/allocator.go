@@ -28,14 +28,15 @@ type Request struct {
 	Service Service
 	// Families are the ones wanted, in the order of the answer; at least one, none twice.
 	Families []Family
-	// RequireAll makes a missing family an error. Without it a missing family is reported in Outcome.Missing, as long as
-	// another one is there.
+	// RequireAll makes a missing family an error. Without it a missing family is reported in Outcome.Missing, as
+	// long as another one is there.
 	RequireAll bool
 	// Addresses are the fixed addresses, at most one for each family.
 	Addresses []netip.Addr
 	// Pools may serve the request, best first.
 	Pools []Candidate
-	// Named says that the user named the pools: an address that came from another one is given up for one from these.
+	// Named says that the user named the pools: an address that came from another one is given up for one from
+	// these.
 	Named bool
 	// Reallocate lets stranded addresses go: those that the pool they came from no longer contains.
 	Reallocate bool
@@ -46,8 +47,8 @@ type Request struct {
 // Candidate is a pool that may serve a request.
 type Candidate struct {
 	Pool string
-	// Auto reports whether an address may be chosen from the pool; without it the pool gives only addresses asked for by
-	// name.
+	// Auto reports whether an address may be chosen from the pool; without it the pool gives only addresses asked
+	// for by name.
 	Auto bool
 }
 
@@ -57,8 +58,9 @@ type Sharing struct {
 	Key string
 	// Ports must be disjoint.
 	Ports []Port
-	// Backends names the endpoints of a Service whose traffic stays on the node (externalTrafficPolicy Local), and is
-	// empty for any other. All that share must agree: one node answers for an address, and must serve all its Services.
+	// Backends names the endpoints of a Service whose traffic stays on the node (externalTrafficPolicy Local),
+	// and is empty for any other. All that share must agree: one node answers for an address, and must serve all
+	// its Services.
 	Backends string
 }
 
@@ -110,8 +112,8 @@ type Outcome struct {
 	Assigned []Assignment
 	// Added are those of them that the Service did not hold before.
 	Added []Assignment
-	// Surplus are addresses that the Service holds and no longer wants. They stay held until Release, so that the caller can
-	// first publish the new ones.
+	// Surplus are addresses that the Service holds and no longer wants. They stay held until Release, so that the
+	// caller can first publish the new ones.
 	Surplus []Assignment
 	// Missing says, for each family that is not as asked for, why.
 	Missing []*FamilyError
@@ -124,8 +126,8 @@ type holding struct {
 	blocked string // who else has it; such a holding has no users
 }
 
-// Allocator knows the pools and who holds which address. It is safe for concurrent use; requests of one Service must not run at
-// the same time.
+// Allocator knows the pools and who holds which address. It is safe for concurrent use; requests of one Service must
+// not run at the same time.
 type Allocator struct {
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -150,7 +152,8 @@ func New() *Allocator {
 	}
 }
 
-// SetPools replaces all pools. No holding changes. Blocked addresses are forgotten, so that a changed pool is tried afresh.
+// SetPools replaces all pools. No holding changes. Blocked addresses are forgotten, so that a changed pool is tried
+// afresh.
 func (a *Allocator) SetPools(pools []Pool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -198,9 +201,9 @@ func (p *pool) take(a netip.Addr) {
 	}
 }
 
-// Hold records that the Service has the address, which came from the named pool. It is how claims that exist are made known, before and
-// beside Allocate, and it never fails: what the API holds is so, whether or not a pool still contains it. An empty pool name means
-// the first pool, by name, that contains the address.
+// Hold records that the Service has the address, which came from the named pool. It is how claims that exist are made
+// known, before and beside Allocate, and it never fails: what the API holds is so, whether or not a pool still
+// contains it. An empty pool name means the first pool, by name, that contains the address.
 func (a *Allocator) Hold(service Service, address netip.Addr, pool string, sharing Sharing) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -226,8 +229,8 @@ func (a *Allocator) poolOf(address netip.Addr) string {
 	return ""
 }
 
-// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of it. by names the
-// holder, for errors.
+// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of
+// it. by names the holder, for errors.
 func (a *Allocator) Block(address netip.Addr, by string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -288,8 +291,8 @@ func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
 
-// Release ends the Service's hold on the addresses. Those it does not hold are passed over. It reports whether an address
-// became free.
+// Release ends the Service's hold on the addresses. Those it does not hold are passed over. It reports whether an
+// address became free.
 func (a *Allocator) Release(service Service, addresses ...netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -311,8 +314,8 @@ func (a *Allocator) Release(service Service, addresses ...netip.Addr) bool {
 	return freed
 }
 
-// Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a *FamilyError for
-// every family that could not be had. The Service's addresses in Outcome.Surplus stay held.
+// Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a
+// *FamilyError for every family that could not be had. The Service's addresses in Outcome.Surplus stay held.
 func (a *Allocator) Allocate(req Request) (Outcome, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -321,8 +324,9 @@ func (a *Allocator) Allocate(req Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	for _, as := range out.Assigned {
-		// An address that stays only because there is no other, and that the Service's new key or ports forbid, stays recorded
-		// with the old ones: those who share it have done nothing that should make them move.
+		// An address that stays only because there is no other, and that the Service's new key or ports
+		// forbid, stays recorded with the old ones: those who share it have done nothing that should make
+		// them move.
 		if a.available(req, as.Address) == nil {
 			a.hold(req.Service, as, req.Sharing)
 		}
@@ -344,8 +348,8 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	}
 	held := map[Family]Assignment{}
 	for _, have := range a.heldBy(req.Service) {
-		// A Service that holds two addresses of one family is one whose surplus was not released yet. The one that it goes on with
-		// stays, so that asking again does not take a third.
+		// A Service that holds two addresses of one family is one whose surplus was not released yet. The one
+		// that it goes on with stays, so that asking again does not take a third.
 		family := FamilyOf(have.Address)
 		if other, ok := held[family]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
 			held[family] = have
@@ -473,8 +477,8 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 	return nil
 }
 
-// preferred returns the pool to try first: the one that serves the families already chosen, or the first that can serve all those that
-// are open, so that a pair comes from one pool where it can.
+// preferred returns the pool to try first: the one that serves the families already chosen, or the first that can
+// serve all those that are open, so that a pair comes from one pool where it can.
 func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assignment) string {
 	for _, as := range chosen {
 		if as.Pool != "" {
@@ -621,7 +625,8 @@ func (a *Allocator) free(address netip.Addr) {
 	}
 }
 
-// Usage is how full one partition of a pool is. Counts saturate at math.MaxInt64, and so does Available wherever Capacity does.
+// Usage is how full one partition of a pool is. Counts saturate at math.MaxInt64, and so does Available wherever
+// Capacity does.
 type Usage struct {
 	Capacity, Allocated, Available int64
 }

@@ -145,8 +145,8 @@ func describe(out Outcome, err error) string {
 	return strings.Join(words, ", ")
 }
 
-// allocate makes the request and checks what holds for every request: on error nothing has changed, what Plan says Allocate does,
-// asking again changes nothing, and the allocator agrees with itself.
+// allocate makes the request and checks what holds for every request: on error nothing has changed, what Plan says
+// Allocate does, asking again changes nothing, and the allocator agrees with itself.
 func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
 	t.Helper()
 	before := state(a)
@@ -179,8 +179,8 @@ func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
 	return out, err
 }
 
-// Every policy with every order of families, every kind of pools and everything that the Service may have had before, against
-// rules that know nothing of how the allocator works.
+// Every policy with every order of families, every kind of pools and everything that the Service may have had before,
+// against rules that know nothing of how the allocator works.
 func TestAllocateFamilies(t *testing.T) {
 	const (
 		v4Range, v6Range = "192.0.2.1-192.0.2.4", "2001:db8::1-2001:db8::4"

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// BenchmarkAllocate measures one Service that comes and goes in a pool that is used to a degree: from the start, as Services that stay
-// leave it, or with holes anywhere, as Services that come and go do. The IPv6 partition is a /64 that holds as many addresses.
+// BenchmarkAllocate measures one Service that comes and goes in a pool that is used to a degree: from the start, as
+// Services that stay leave it, or with holes anywhere, as Services that come and go do. The IPv6 partition is a /64
+// that holds as many addresses.
 func BenchmarkAllocate(b *testing.B) {
 	const room = 1 << 16
 	v4, v6 := addresses(ranges("10.0.0.0/16")[0]), addresses(ranges("2001:db8::/112")[0])

@@ -3,22 +3,22 @@
 // Package ipam decides which address a Service gets. It is pure: it knows netip and nothing of Kubernetes, does no I/O
 // and never waits.
 //
-// A [Pool] is cut into one partition for each address family, so that IPv4 and IPv6 live side by side under one name and
-// run out independently. An [Allocator] holds the pools and every address that somebody has, and answers a [Request] with
-// one address for each family that the Service wants, in the order in which it wants them.
+// A [Pool] is cut into one partition for each address family, so that IPv4 and IPv6 live side by side under one name
+// and run out independently. An [Allocator] holds the pools and every address that somebody has, and answers a
+// [Request] with one address for each family that the Service wants, in the order in which it wants them.
 //
 // Four rules hold whatever happens:
 //
 //   - A request is a transaction. Either its outcome is in place when Allocate returns, or nothing has changed.
 //   - An address that a Service has, it keeps, unless the request itself asks for something else. A pool that shrinks
 //     takes nothing away: what it no longer contains is stranded, and goes when the Service gives it up.
-//   - An address has one holder, or several that share it by a common key, with disjoint ports and the same idea of where
-//     traffic goes.
-//   - The cost of an allocation depends on the number of free runs of addresses, and on that only as its logarithm: a /64 is as
-//     cheap as a /29, and the last free address as cheap as the first.
+//   - An address has one holder, or several that share it by a common key, with disjoint ports and the same idea of
+//     where traffic goes.
+//   - The cost of an allocation depends on the number of free runs of addresses, and on that only as its logarithm: a
+//     /64 is as cheap as a /29, and the last free address as cheap as the first.
 //
-// The allocator is a cache. What makes an allocation true is the claim in the Kubernetes API that carries its name (package
-// loadbalancer); a claim that turns out to be somebody else's comes back through [Allocator.Block].
+// The allocator is a cache. What makes an allocation true is the claim in the Kubernetes API that carries its name
+// (package loadbalancer); a claim that turns out to be somebody else's comes back through [Allocator.Block].
 package ipam
 
 import (
@@ -60,8 +60,8 @@ type Range struct {
 	First, Last netip.Addr
 }
 
-// ParseRange reads a CIDR ("192.0.2.0/24"; host bits are cleared), a first-last pair ("192.0.2.1-192.0.2.9") or one address.
-// Zones and IPv4-mapped IPv6 addresses are errors.
+// ParseRange reads a CIDR ("192.0.2.0/24"; host bits are cleared), a first-last pair ("192.0.2.1-192.0.2.9") or one
+// address. Zones and IPv4-mapped IPv6 addresses are errors.
 func ParseRange(s string) (Range, error) {
 	if strings.Contains(s, "/") {
 		p, err := netip.ParsePrefix(s)
@@ -144,7 +144,7 @@ type Pool struct {
 	Ranges, Exclude []Range
 	// AvoidBuggyIPs leaves out IPv4 addresses that end in .0 or .255, which some old equipment refuses.
 	AvoidBuggyIPs bool
-	// Stable starts the search at a hash of the Service's name instead of at the lowest address, so that a Service that
-	// comes back finds the address it had, where that is free.
+	// Stable starts the search at a hash of the Service's name instead of at the lowest address, so that a
+	// Service that comes back finds the address it had, where that is free.
 	Stable bool
 }

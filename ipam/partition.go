@@ -16,9 +16,9 @@ import (
 
 // partition is one family of one pool: the addresses that may be given, and those of them that are free.
 //
-// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32. The ends of every
-// run are usable addresses; with avoidBuggy its inside may hold addresses that are not, and never two runs that only such
-// addresses separate. So the neighbour of any address in a run is found in at most two steps.
+// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32. The ends
+// of every run are usable addresses; with avoidBuggy its inside may hold addresses that are not, and never two runs
+// of one allowed range that only such addresses separate. So the neighbour of any address in a run is found in at most two steps.
 type partition struct {
 	allowed    []Range // sorted, disjoint, not adjacent
 	avoidBuggy bool
@@ -108,8 +108,8 @@ func (p *partition) adjoins(a, b netip.Addr) bool {
 	return ok && r.Contains(b)
 }
 
-// first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after the service's own
-// place, going round at the end.
+// first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after
+// the service's own place, going round at the end.
 func (p *partition) first(service Service) (netip.Addr, bool) {
 	if p.stable && len(p.allowed) > 0 {
 		start := p.place(service)

@@ -52,8 +52,8 @@ func (m *model) held(service Service, family Family) (addresses []netip.Addr) {
 	return addresses
 }
 
-// obtainable lists the addresses of the family that a request may get by right, whichever the allocator prefers: the fixed one, else
-// those that the Service keeps, else those that are free or may be shared.
+// obtainable lists the addresses of the family that a request may get by right, whichever the allocator prefers: the
+// fixed one, else those that the Service keeps, else those that are free or may be shared.
 func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (may []netip.Addr) {
 	in := func(a netip.Addr, fixed bool) bool {
 		return slices.ContainsFunc(req.Pools, func(c Candidate) bool { return (fixed || c.Auto) && m.gives(c.Pool, a) })
@@ -343,7 +343,8 @@ func TestAllocatorAgainstModel(t *testing.T) {
 	}
 }
 
-// Many Services come and go at the same time in a pool that is too small for all, while its pools are edited and looked at.
+// Many Services come and go at the same time in a pool that is too small for all, while its pools are edited and
+// looked at.
 func TestConcurrentServices(t *testing.T) {
 	small, large := makePool("a", "10.0.0.0/29 2001:db8::/125"), makePool("a", "10.0.0.0/28 2001:db8::/124")
 	a := withPools(small)
