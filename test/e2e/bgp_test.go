@@ -239,12 +239,12 @@ spec: {addressPools: [$NS], peers: [$NS], aggregationLength: 28, aggregationLeng
 			becomes(t, netip.PrefixFrom(netip.MustParseAddr(ip), lengths[i]).Masked().String(), aggregate)
 		}
 	})
-	t.Run("over iBGP", func(t *testing.T) {
+	t.Run("over iBGP, without a prepended AS path (RFC 4271 §5.1.2)", func(t *testing.T) {
 		s.router(t, strings.ReplaceAll(cluster.RouterConfig, "router bgp 64513", "router bgp 64512"))
 		s.patch(t, s.object(t, "BGPPeer"), `{spec: {peerASN: 64512}}`)
 		for i, ip := range ips {
 			full.NextHop, aggregate.NextHop = own[i].String(), own[i].String()
-			full.ASPath, full.LocalPref, aggregate.ASPath, aggregate.LocalPref = "64512 64512", 200, "Local", 100
+			full.ASPath, full.LocalPref, aggregate.ASPath, aggregate.LocalPref = "Local", 200, "Local", 100
 			becomes(t, host(ip), full)
 			becomes(t, netip.PrefixFrom(netip.MustParseAddr(ip), lengths[i]).Masked().String(), aggregate)
 		}
