@@ -182,9 +182,7 @@ func (s *Snapshot) groups() []*group {
 func (g *group) absorb(other *group, byAddress map[netip.Addr]*group) {
 	g.services = append(g.services, other.services...)
 	g.addresses = append(g.addresses, other.addresses...)
-	for address, ads := range other.advertisements {
-		g.advertisements[address] = ads
-	}
+	maps.Copy(g.advertisements, other.advertisements)
 	for _, address := range other.addresses {
 		byAddress[address.IP] = g
 	}

@@ -155,47 +155,70 @@ func TestLayer2(t *testing.T) {
 		change   func(*Snapshot)
 		want     []string
 	}{
-		{name: "both families of a Service are on one node, on the interface that holds their prefixes",
-			snapshot: lan(service("web", v4, v6)), want: pair(elected)},
-		{name: "nothing is announced without an advertisement",
+		{
+			name:     "both families of a Service are on one node, on the interface that holds their prefixes",
+			snapshot: lan(service("web", v4, v6)), want: pair(elected),
+		},
+		{
+			name:     "nothing is announced without an advertisement",
 			snapshot: lan(service("web", v4, v6)),
-			change:   func(s *Snapshot) { s.Config.L2 = nil }},
-		{name: "nothing is announced where no advertisement names the pool",
+			change:   func(s *Snapshot) { s.Config.L2 = nil },
+		},
+		{
+			name:     "nothing is announced where no advertisement names the pool",
 			snapshot: lan(service("web", v4, v6)),
-			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"other": true} }},
-		{name: "only the address whose pool is named is announced",
+			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"other": true} },
+		},
+		{
+			name:     "only the address whose pool is named is announced",
 			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "production-ipv6" })),
 			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"production-ipv6": true} },
-			want:     []string{elected + ": " + v6 + " on eth0"}},
-		{name: "only Services that the advertisement selects are announced",
+			want:     []string{elected + ": " + v6 + " on eth0"},
+		},
+		{
+			name: "only Services that the advertisement selects are announced",
 			snapshot: lan(with(service("hidden", other4), func(svc *Service) { svc.Labels = labels.Set{"expose": "no"} }),
 				with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"expose": "yes"} })),
 			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
-			want:   []string{elected + ": " + v4 + " on eth0"}},
-		{name: "only nodes that the advertisement selects announce",
+			want:   []string{elected + ": " + v4 + " on eth0"},
+		},
+		{
+			name:     "only nodes that the advertisement selects announce",
 			snapshot: lan(service("web", v4, v6)),
 			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name=node2") },
-			want:     pair("node2")},
-		{name: "an address in no node's subnet is announced nowhere",
-			snapshot: lan(service("web", routed4))},
-		{name: "a pattern of names announces on an interface that does not hold the prefix",
+			want:     pair("node2"),
+		},
+		{
+			name:     "an address in no node's subnet is announced nowhere",
+			snapshot: lan(service("web", routed4)),
+		},
+		{
+			name:     "a pattern of names announces on an interface that does not hold the prefix",
 			snapshot: lan(heldBy("node1", service("web", routed4))),
 			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"eth*"} },
-			want:     []string{"node1: " + routed4 + " on eth0, eth1"}},
-		{name: "a name announces there only, though another interface holds the prefix",
+			want:     []string{"node1: " + routed4 + " on eth0, eth1"},
+		},
+		{
+			name:     "a name announces there only, though another interface holds the prefix",
 			snapshot: lan(heldBy("node1", service("web", v4))),
 			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"eth1"} },
-			want:     []string{"node1: " + v4 + " on eth1"}},
-		{name: "a pattern that matches no interface announces nowhere",
+			want:     []string{"node1: " + v4 + " on eth1"},
+		},
+		{
+			name:     "a pattern that matches no interface announces nowhere",
 			snapshot: lan(service("web", v4)),
-			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"bond?"} }},
-		{name: "two advertisements of one address are announced on the interfaces of both",
+			change:   func(s *Snapshot) { s.Config.L2[0].Interfaces = []string{"bond?"} },
+		},
+		{
+			name:     "two advertisements of one address are announced on the interfaces of both",
 			snapshot: lan(heldBy("node1", service("web", v4))),
 			change: func(s *Snapshot) {
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{Selection: everywhere(), Interfaces: []string{"eth*"}})
 			},
-			want: []string{"node1: " + v4 + " on eth0, eth1"}},
-		{name: "two advertisements on different nodes make candidates of both, each with its own interfaces",
+			want: []string{"node1: " + v4 + " on eth0, eth1"},
+		},
+		{
+			name:     "two advertisements on different nodes make candidates of both, each with its own interfaces",
 			snapshot: lan(heldBy("node2", service("web", v4))),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Nodes = selector("name=node1")
@@ -204,15 +227,19 @@ func TestLayer2(t *testing.T) {
 					Interfaces: []string{"eth1"},
 				})
 			},
-			want: []string{"node2: " + v4 + " on eth1"}},
+			want: []string{"node2: " + v4 + " on eth1"},
+		},
 
-		{name: "a preferred node takes what nobody holds",
+		{
+			name:     "a preferred node takes what nobody holds",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
 			},
-			want: pair("node1")},
-		{name: "weights of several preferences and advertisements add up",
+			want: pair("node1"),
+		},
+		{
+			name:     "weights of several preferences and advertisements add up",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{
@@ -222,8 +249,10 @@ func TestLayer2(t *testing.T) {
 					Selection: everywhere(), Preferred: []config.Preference{{Weight: 30, Nodes: selector("name=node2")}},
 				})
 			},
-			want: pair("node2")},
-		{name: "an advertisement of both families counts its preferences once",
+			want: pair("node2"),
+		},
+		{
+			name:     "an advertisement of both families counts its preferences once",
 			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" })),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{{Weight: 30, Nodes: selector("name=node1")}}
@@ -232,45 +261,63 @@ func TestLayer2(t *testing.T) {
 					Preferred: []config.Preference{{Weight: 40, Nodes: selector("name=node2")}},
 				})
 			},
-			want: pair("node2")},
-		{name: "a preferred node takes nothing from the recorded holder",
+			want: pair("node2"),
+		},
+		{
+			name:     "a preferred node takes nothing from the recorded holder",
 			snapshot: lan(heldBy("node2", service("web", v4, v6))),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
 			},
-			want: pair("node2")},
+			want: pair("node2"),
+		},
 
-		{name: "the recorded holder keeps its addresses",
-			snapshot: lan(heldBy("node1", service("web", v4, v6))), want: pair("node1")},
-		{name: "a dead holder loses them",
+		{
+			name:     "the recorded holder keeps its addresses",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))), want: pair("node1"),
+		},
+		{
+			name:     "a dead holder loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { s.Alive = dead("node1") },
-			want:     pair(elected)},
-		{name: "an excluded holder loses them",
+			want:     pair(elected),
+		},
+		{
+			name:     "an excluded holder loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
-			want:     pair(elected)},
-		{name: "a holder whose Node is deleted loses them",
+			want:     pair(elected),
+		},
+		{
+			name:     "a holder whose Node is deleted loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { delete(s.Nodes, "node1") },
-			want:     pair(elected)},
-		{name: "a holder whose interface is gone loses them",
+			want:     pair(elected),
+		},
+		{
+			name:     "a holder whose interface is gone loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Interfaces = n.Interfaces[1:] }) },
-			want:     pair(elected)},
-		{name: "a holder that an edited advertisement no longer selects loses them",
+			want:     pair(elected),
+		},
+		{
+			name:     "a holder that an edited advertisement no longer selects loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name!=node1") },
-			want:     pair(elected)},
-		{name: "a holder that lost one family's subnet loses both to a node that has them",
+			want:     pair(elected),
+		},
+		{
+			name:     "a holder that lost one family's subnet loses both to a node that has them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change: func(s *Snapshot) {
 				changeNode(s, "node1", func(n *Node) {
 					n.Interfaces = []Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}
 				})
 			},
-			want: pair(elected)},
-		{name: "where no node has both families' subnets the holder keeps the one it has",
+			want: pair(elected),
+		},
+		{
+			name:     "where no node has both families' subnets the holder keeps the one it has",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change: func(s *Snapshot) {
 				for name := range s.Nodes {
@@ -279,21 +326,27 @@ func TestLayer2(t *testing.T) {
 					})
 				}
 			},
-			want: []string{"node1: " + v4 + " on eth0"}},
+			want: []string{"node1: " + v4 + " on eth0"},
+		},
 
-		{name: "a holder that is not Ready loses them to one that is",
+		{
+			name:     "a holder that is not Ready loses them to one that is",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
-			want:     pair(elected)},
-		{name: "where no candidate is Ready the holder keeps them",
+			want:     pair(elected),
+		},
+		{
+			name:     "where no candidate is Ready the holder keeps them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change: func(s *Snapshot) {
 				for name := range s.Nodes {
 					changeNode(s, name, func(n *Node) { n.Ready = false })
 				}
 			},
-			want: pair("node1")},
-		{name: "a node that is not Ready and serves both families goes before a Ready one that serves one",
+			want: pair("node1"),
+		},
+		{
+			name:     "a node that is not Ready and serves both families goes before a Ready one that serves one",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				for _, name := range []string{"node2", "node3"} {
@@ -301,63 +354,92 @@ func TestLayer2(t *testing.T) {
 				}
 				changeNode(s, "node1", func(n *Node) { n.Ready = false })
 			},
-			want: pair("node1")},
-		{name: "a preference does not make up for not being Ready",
+			want: pair("node1"),
+		},
+		{
+			name:     "a preference does not make up for not being Ready",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{{Weight: 100, Nodes: selector("name=node1")}}
 				changeNode(s, "node1", func(n *Node) { n.Ready = false })
 			},
-			want: pair(elected)},
+			want: pair(elected),
+		},
 
-		{name: "nothing is announced without a usable endpoint",
-			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Endpoints = nil })))},
-		{name: "only the family that has endpoints is announced",
+		{
+			name:     "nothing is announced without a usable endpoint",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Endpoints = nil }))),
+		},
+		{
+			name:     "only the family that has endpoints is announced",
 			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) }))),
-			want:     []string{"node1: " + v6 + " on eth0"}},
-		{name: "an endpoint on a node nobody knows suffices for externalTrafficPolicy Cluster",
+			want:     []string{"node1: " + v6 + " on eth0"},
+		},
+		{
+			name:     "an endpoint on a node nobody knows suffices for externalTrafficPolicy Cluster",
 			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints[bgp.IPv4] = Endpoints{Any: true} }))),
-			want:     []string{"node1: " + v4 + " on eth0"}},
-		{name: "with externalTrafficPolicy Local the node with the endpoint announces",
-			snapshot: lan(localOn(service("web", v4, v6), "node2")), want: pair("node2")},
-		{name: "with externalTrafficPolicy Local a holder without an endpoint loses its addresses",
-			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6), "node2"))), want: pair("node2")},
-		{name: "with externalTrafficPolicy Local an endpoint on a node nobody knows serves nobody",
-			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6))))},
-		{name: "with externalTrafficPolicy Local a node with endpoints of both families goes before one with one",
+			want:     []string{"node1: " + v4 + " on eth0"},
+		},
+		{
+			name:     "with externalTrafficPolicy Local the node with the endpoint announces",
+			snapshot: lan(localOn(service("web", v4, v6), "node2")), want: pair("node2"),
+		},
+		{
+			name:     "with externalTrafficPolicy Local a holder without an endpoint loses its addresses",
+			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6), "node2"))), want: pair("node2"),
+		},
+		{
+			name:     "with externalTrafficPolicy Local an endpoint on a node nobody knows serves nobody",
+			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6)))),
+		},
+		{
+			name: "with externalTrafficPolicy Local a node with endpoints of both families goes before one with one",
 			snapshot: lan(heldBy("node1", with(localOn(service("web", v4, v6), "node1", "node2"), func(svc *Service) {
 				svc.Endpoints[bgp.IPv6] = endpointsOn("node2")
 			}))),
-			want: pair("node2")},
+			want: pair("node2"),
+		},
 
-		{name: "Services that share an address are elected together, whatever their records say",
+		{
+			name:     "Services that share an address are elected together, whatever their records say",
 			snapshot: lan(heldBy("node1", service("a", shared4, v6)), heldBy("node2", service("b", shared4, other6))),
 			want: []string{
 				"node1: " + shared4 + " on eth0", "node1: " + v6 + " on eth0", "node1: " + other6 + " on eth0",
-			}},
-		{name: "the record of any Service in the group counts",
+			},
+		},
+		{
+			name:     "the record of any Service in the group counts",
 			snapshot: lan(service("a", shared4), heldBy("node2", service("b", shared4))),
-			want:     []string{"node2: " + shared4 + " on eth0"}},
-		{name: "a chain of three, joined by its middle one read last, is one group",
+			want:     []string{"node2: " + shared4 + " on eth0"},
+		},
+		{
+			name: "a chain of three, joined by its middle one read last, is one group",
 			snapshot: lan(heldBy("node1", service("a", shared4, v6)), heldBy("node2", service("b", other4, shared6)),
 				heldBy("node3", service("c", shared4, shared6))),
 			want: []string{
 				"node1: " + other4 + " on eth0", "node1: " + shared4 + " on eth0",
 				"node1: " + v6 + " on eth0", "node1: " + shared6 + " on eth0",
-			}},
-		{name: "a shared address needs a node that serves every Local Service on it",
+			},
+		},
+		{
+			name:     "a shared address needs a node that serves every Local Service on it",
 			snapshot: lan(heldBy("node1", localOn(service("a", shared4), "node1", "node2")), localOn(service("b", shared4), "node2", "node3")),
-			want:     []string{"node2: " + shared4 + " on eth0"}},
-		{name: "a Service without endpoints does not hold up another on the same address",
+			want:     []string{"node2: " + shared4 + " on eth0"},
+		},
+		{
+			name: "a Service without endpoints does not hold up another on the same address",
 			snapshot: lan(heldBy("node1", service("a", shared4)),
 				with(localOn(service("b", shared4)), func(svc *Service) { svc.Endpoints = nil })),
-			want: []string{"node1: " + shared4 + " on eth0"}},
-		{name: "a shared address is announced if an advertisement selects one of its Services",
+			want: []string{"node1: " + shared4 + " on eth0"},
+		},
+		{
+			name: "a shared address is announced if an advertisement selects one of its Services",
 			snapshot: lan(heldBy("node1", service("a", shared4)), with(service("b", shared4), func(svc *Service) {
 				svc.Labels = labels.Set{"expose": "yes"}
 			})),
 			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
-			want:   []string{"node1: " + shared4 + " on eth0"}},
+			want:   []string{"node1: " + shared4 + " on eth0"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.change != nil {
@@ -378,13 +460,18 @@ func TestRecords(t *testing.T) {
 		change   func(*Snapshot)
 		want     []string
 	}{
-		{name: "addresses are recorded in the order of the Service",
+		{
+			name:     "addresses are recorded in the order of the Service",
 			snapshot: lan(heldBy("node1", service("web", v6, v4))),
-			want:     []string{"node1: web has " + v6 + ", " + v4 + " on eth0"}},
-		{name: "an address without endpoints is not recorded",
+			want:     []string{"node1: web has " + v6 + ", " + v4 + " on eth0"},
+		},
+		{
+			name:     "an address without endpoints is not recorded",
 			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv6) }))),
-			want:     []string{"node1: web has " + v4 + " on eth0"}},
-		{name: "interfaces are those of all addresses together",
+			want:     []string{"node1: web has " + v4 + " on eth0"},
+		},
+		{
+			name:     "interfaces are those of all addresses together",
 			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" }))),
 			change: func(s *Snapshot) {
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
@@ -392,26 +479,33 @@ func TestRecords(t *testing.T) {
 					Interfaces: []string{"eth1"},
 				})
 			},
-			want: []string{"node1: web has " + v4 + ", " + v6 + " on eth0, eth1"}},
-		{name: "each Service of a group is recorded with its own addresses",
+			want: []string{"node1: web has " + v4 + ", " + v6 + " on eth0, eth1"},
+		},
+		{
+			name:     "each Service of a group is recorded with its own addresses",
 			snapshot: lan(heldBy("node1", service("a", shared4, v6)), service("b", shared4, other6)),
 			want: []string{
 				"node1: a has " + shared4 + ", " + v6 + " on eth0",
 				"node1: b has " + shared4 + ", " + other6 + " on eth0",
-			}},
-		{name: "a Service without endpoints is recorded with the address that it shares",
+			},
+		},
+		{
+			name: "a Service without endpoints is recorded with the address that it shares",
 			snapshot: lan(heldBy("node1", service("a", shared4, v6)), with(service("b", shared4, other6), func(svc *Service) {
 				svc.Endpoints = nil
 			})),
 			want: []string{
 				"node1: a has " + shared4 + ", " + v6 + " on eth0",
 				"node1: b has " + shared4 + " on eth0",
-			}},
-		{name: "a Service none of whose addresses is announced is not recorded, though its group is",
+			},
+		},
+		{
+			name: "a Service none of whose addresses is announced is not recorded, though its group is",
 			snapshot: lan(heldBy("node1", with(service("a", routed4, v4), func(svc *Service) { svc.Addresses[0].Pool = "routed" })),
 				with(service("b", routed4), func(svc *Service) { svc.Addresses[0].Pool = "routed" })),
 			change: func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"lan": true} },
-			want:   []string{"node1: a has " + v4 + " on eth0"}},
+			want:   []string{"node1: a has " + v4 + " on eth0"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.change != nil {
@@ -445,7 +539,7 @@ func samePrefix(a, b netip.Prefix) bool { return a == b }
 func sayRoute(r bgp.Route) string {
 	return strings.TrimSpace(fmt.Sprint(r.Prefix, " ", sayAttributes(r)))
 }
-func number(n uint32) *uint32 { return &n }
+
 func inPools(names ...string) config.Selection {
 	s := everywhere()
 	s.Pools = map[string]bool{}
@@ -489,110 +583,148 @@ func TestRoutes(t *testing.T) {
 		change   func(*Snapshot)
 		want     map[string][]string // what each peer of node1 hears
 	}{
-		{name: "a peer hears both families of every Service, whatever family its session has",
+		{
+			name:  "a peer hears both families of every Service, whatever family its session has",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v6, v4), service("routed", routed4)},
-			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}}},
-		{name: "a peer without an advertisement has a session and hears nothing",
+			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}},
+		},
+		{
+			name:  "a peer without an advertisement has a session and hears nothing",
 			peers: []config.Peer{peer("tor1", "")}, services: []Service{service("web", v4)},
-			want: map[string][]string{"tor1": nil}},
-		{name: "a peer that does not select the node has no session",
+			want: map[string][]string{"tor1": nil},
+		},
+		{
+			name:  "a peer that does not select the node has no session",
 			peers: []config.Peer{peer("tor1", "name=node1"), peer("tor2", "name=node2")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {v4 + "/32"}}},
-		{name: "an advertisement that does not select the node is not heard from it",
+			want:     map[string][]string{"tor1": {v4 + "/32"}},
+		},
+		{
+			name:     "an advertisement that does not select the node is not heard from it",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Nodes = selector("name=node2") })},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": nil}},
-		{name: "an advertisement is heard by the peers it names",
+			want:     map[string][]string{"tor1": nil},
+		},
+		{
+			name:     "an advertisement is heard by the peers it names",
 			peers:    []config.Peer{peer("tor1", ""), peer("tor2", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{"tor2": true} })},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": nil, "tor2": {v4 + "/32"}}},
-		{name: "an advertisement whose peers do not exist is heard by none",
+			want:     map[string][]string{"tor1": nil, "tor2": {v4 + "/32"}},
+		},
+		{
+			name:     "an advertisement whose peers do not exist is heard by none",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{} })},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": nil}},
-		{name: "one pool goes to different peers with different attributes",
+			want:     map[string][]string{"tor1": nil},
+		},
+		{
+			name:  "one pool goes to different peers with different attributes",
 			peers: []config.Peer{peer("tor1", ""), peer("tor2", "")},
 			ads: []config.BGPAdvertisement{
 				advertise(ad("primary"), func(a *config.BGPAdvertisement) {
-					a.Peers, a.LocalPref, a.MED = map[string]bool{"tor1": true}, number(200), number(10)
+					a.Peers, a.LocalPref, a.MED = map[string]bool{"tor1": true}, new(uint32(200)), new(uint32(10))
 				}),
 				advertise(ad("secondary"), func(a *config.BGPAdvertisement) { a.Peers, a.ASPathPrepend = map[string]bool{"tor2": true}, 3 }),
 			},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 med=10"}, "tor2": {v4 + "/32 prepend=3"}}},
-		{name: "only addresses of the pools are announced",
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 med=10"}, "tor2": {v4 + "/32 prepend=3"}},
+		},
+		{
+			name:     "only addresses of the pools are announced",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Selection = inPools("v6") })},
 			services: []Service{with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" })},
-			want:     map[string][]string{"tor1": {v6 + "/128"}}},
-		{name: "only Services that the advertisement selects are announced",
+			want:     map[string][]string{"tor1": {v6 + "/128"}},
+		},
+		{
+			name:     "only Services that the advertisement selects are announced",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Services = selector("tier=front") })},
 			services: []Service{service("back", other4), with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"tier": "front"} })},
-			want:     map[string][]string{"tor1": {v4 + "/32"}}},
-		{name: "a family without a usable endpoint is not announced",
+			want:     map[string][]string{"tor1": {v4 + "/32"}},
+		},
+		{
+			name:  "a family without a usable endpoint is not announced",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) })},
-			want:     map[string][]string{"tor1": {v6 + "/128"}}},
-		{name: "with externalTrafficPolicy Local a node without an endpoint announces nothing",
+			want:     map[string][]string{"tor1": {v6 + "/128"}},
+		},
+		{
+			name:  "with externalTrafficPolicy Local a node without an endpoint announces nothing",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{localOn(service("here", v4), "node1", "node2"), localOn(service("there", other4), "node2")},
-			want:     map[string][]string{"tor1": {v4 + "/32"}}},
-		{name: "an excluded node withdraws everything and keeps its sessions",
+			want:     map[string][]string{"tor1": {v4 + "/32"}},
+		},
+		{
+			name:  "an excluded node withdraws everything and keeps its sessions",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v4)},
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
-			want:     map[string][]string{"tor1": nil}},
-		{name: "a node that is deleted withdraws everything",
+			want:     map[string][]string{"tor1": nil},
+		},
+		{
+			name:  "a node that is deleted withdraws everything",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v4)},
 			change:   func(s *Snapshot) { delete(s.Nodes, "node1") },
-			want:     map[string][]string{"tor1": nil}},
-		{name: "a node that is not Ready goes on: its endpoints say what it serves",
+			want:     map[string][]string{"tor1": nil},
+		},
+		{
+			name:  "a node that is not Ready goes on: its endpoints say what it serves",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v4)},
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
-			want:     map[string][]string{"tor1": {v4 + "/32"}}},
-		{name: "two Services in one aggregate are one prefix, of the length of their family",
+			want:     map[string][]string{"tor1": {v4 + "/32"}},
+		},
+		{
+			name:     "two Services in one aggregate are one prefix, of the length of their family",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4, a.LengthIPv6 = 24, 64 })},
 			services: []Service{service("a", v4, v6), service("b", other4, other6)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24", "2001:db8:51::/64"}}},
-		{name: "an aggregate stays while one of its Services has an endpoint",
+			want:     map[string][]string{"tor1": {"198.51.100.0/24", "2001:db8:51::/64"}},
+		},
+		{
+			name:     "an aggregate stays while one of its Services has an endpoint",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 })},
 			services: []Service{with(service("a", v4), func(svc *Service) { svc.Endpoints = nil }), service("b", other4)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24"}}},
-		{name: "two lengths for one address are both announced",
+			want:     map[string][]string{"tor1": {"198.51.100.0/24"}},
+		},
+		{
+			name:  "two lengths for one address are both announced",
 			peers: []config.Peer{peer("tor1", "")},
 			ads: []config.BGPAdvertisement{
 				advertise(ad("aggregate"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 }),
-				advertise(ad("exact"), func(a *config.BGPAdvertisement) { a.LocalPref = number(50) }),
+				advertise(ad("exact"), func(a *config.BGPAdvertisement) { a.LocalPref = new(uint32(50)) }),
 			},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24", v4 + "/32 localPref=50"}}},
-		{name: "two advertisements to one prefix give it the communities of both and the attributes of the first by name",
+			want:     map[string][]string{"tor1": {"198.51.100.0/24", v4 + "/32 localPref=50"}},
+		},
+		{
+			name:  "two advertisements to one prefix give it the communities of both and the attributes of the first by name",
 			peers: []config.Peer{peer("tor1", "")},
 			ads: []config.BGPAdvertisement{
 				advertise(ad("a"), func(a *config.BGPAdvertisement) {
-					a.LocalPref, a.Communities = number(200), []community.Community{{A: 64512, B: 1}, {A: 64512, B: 2}}
+					a.LocalPref, a.Communities = new(uint32(200)), []community.Community{{A: 64512, B: 1}, {A: 64512, B: 2}}
 				}),
 				advertise(ad("b"), func(a *config.BGPAdvertisement) {
-					a.LocalPref, a.MED = number(100), number(7)
+					a.LocalPref, a.MED = new(uint32(100)), new(uint32(7))
 					a.Communities = []community.Community{{A: 64512, B: 2}, {Large: true, A: 64512, B: 1, C: 2}}
 				}),
 			},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 64512:1 64512:2 large:64512:1:2"}}},
-		{name: "Services that share an address are one prefix",
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 64512:1 64512:2 large:64512:1:2"}},
+		},
+		{
+			name:  "Services that share an address are one prefix",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("a", shared4), service("b", shared4)},
-			want:     map[string][]string{"tor1": {shared4 + "/32"}}},
+			want:     map[string][]string{"tor1": {shared4 + "/32"}},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := lan(tt.services...).from("node1")

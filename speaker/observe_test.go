@@ -54,46 +54,68 @@ func TestObservedEndpoints(t *testing.T) {
 		slices []discoveryv1.EndpointSlice
 		want   map[bgp.Family]Endpoints
 	}{
-		{name: "a ready endpoint counts on its node",
+		{
+			name:   "a ready endpoint counts on its node",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
-		{name: "an endpoint of which nobody says whether it is ready is ready",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+		},
+		{
+			name:   "an endpoint of which nobody says whether it is ready is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "?", "?", "?"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
-		{name: "an endpoint that is not ready does not count",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+		},
+		{
+			name:   "an endpoint that is not ready does not count",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")}},
-		{name: "where none is ready there is none",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")},
+		},
+		{
+			name:   "where none is ready there is none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "-", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: {Nodes: map[string]bool{}}}},
-		{name: "a terminating endpoint that still serves counts where none is ready",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: {Nodes: map[string]bool{}}},
+		},
+		{
+			name:   "a terminating endpoint that still serves counts where none is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "+", "+"), endpoint("node2", "-", "-", "+"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")}},
-		{name: "a terminating endpoint does not count beside a ready one in another slice",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+		},
+		{
+			name: "a terminating endpoint does not count beside a ready one in another slice",
 			slices: []discoveryv1.EndpointSlice{
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v4, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")}},
-		{name: "a ready endpoint of one family does not keep a terminating one of the other out",
+			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")},
+		},
+		{
+			name: "a ready endpoint of one family does not keep a terminating one of the other out",
 			slices: []discoveryv1.EndpointSlice{
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node2")}},
-		{name: "an endpoint without a node counts on none",
+			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node2")},
+		},
+		{
+			name:   "an endpoint without a node counts on none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn()}},
-		{name: "several slices of a family are one set",
+			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn()},
+		},
+		{
+			name: "several slices of a family are one set",
 			slices: []discoveryv1.EndpointSlice{
 				endpointSlice(v6, "web", endpoint("node1", "+", "+", "-")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-"), endpoint("node1", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node1", "node2")}},
-		{name: "names are no addresses",
-			slices: []discoveryv1.EndpointSlice{endpointSlice(fqdn, "web", endpoint("node1", "+", "+", "-"))}},
-		{name: "another Service's endpoints are its own",
-			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "other", endpoint("node1", "+", "+", "-"))}},
+			want: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node1", "node2")},
+		},
+		{
+			name:   "names are no addresses",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(fqdn, "web", endpoint("node1", "+", "+", "-"))},
+		},
+		{
+			name:   "another Service's endpoints are its own",
+			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "other", endpoint("node1", "+", "+", "-"))},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := observedEndpoints(tt.slices)[types.NamespacedName{Namespace: "default", Name: "web"}]
@@ -122,8 +144,10 @@ func TestIsExcluded(t *testing.T) {
 		{name: "the label false", node: label("false")},
 		{name: "the label 0", node: label("0")},
 		{name: "the label with what is no truth value", node: label("garbage"), want: true},
-		{name: "shut down for good", want: true,
-			node: corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown"}}}}},
+		{
+			name: "shut down for good", want: true,
+			node: corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown"}}}},
+		},
 		{name: "the network is not set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)}, want: true},
 		{name: "the network is set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)}},
 		{name: "cordoned: a node that takes no new pods serves those it has", node: corev1.Node{Spec: corev1.NodeSpec{
@@ -164,33 +188,48 @@ func TestObservedServices(t *testing.T) {
 		objects objects
 		want    []Service
 	}{
-		{name: "addresses come in the order of the status, each with the pool of its claim",
+		{
+			name:    "addresses come in the order of the status, each with the pool of its claim",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours}},
 			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
 				{netip.MustParseAddr(v6), "six"}, {netip.MustParseAddr(v4), "lan"},
-			}}}},
-		{name: "an address that is published and not claimed is not ours",
+			}}},
+		},
+		{
+			name:    "an address that is published and not claimed is not ours",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours}},
 			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
 				{netip.MustParseAddr(v4), "lan"},
-			}}}},
-		{name: "an address that is claimed and not published is not announced yet",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours}}},
-		{name: "a claim of somebody else is not ours, whatever its other labels",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
-				claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}}}},
-		{name: "a hostname is no address",
+			}}},
+		},
+		{
+			name:    "an address that is claimed and not published is not announced yet",
+			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours}},
+		},
+		{
+			name: "a claim of somebody else is not ours, whatever its other labels",
+			objects: objects{
+				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
+				claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}},
+			},
+		},
+		{
+			name: "a hostname is no address",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{{
 				ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
 				Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example"}}}},
-			}}}, claims: networkingv1.IPAddressList{Items: ours}}},
-		{name: "a Service of another type with addresses left in its status has none",
+			}}}, claims: networkingv1.IPAddressList{Items: ours}},
+		},
+		{
+			name: "a Service of another type with addresses left in its status has none",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
 				svc := published("web", v4)
 				svc.Spec.Type = corev1.ServiceTypeNodePort
 				return svc
-			}()}}, claims: networkingv1.IPAddressList{Items: ours}}},
-		{name: "policy, labels, endpoints and holder are those of the Service, and Services are in order",
+			}()}}, claims: networkingv1.IPAddressList{Items: ours}},
+		},
+		{
+			name: "policy, labels, endpoints and holder are those of the Service, and Services are in order",
 			objects: objects{
 				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4), func() corev1.Service {
 					svc := published("db", v6)
@@ -212,7 +251,8 @@ func TestObservedServices(t *testing.T) {
 					Addresses: []Address{{netip.MustParseAddr(v6), "six"}}, Endpoints: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node2")},
 				},
 				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{{netip.MustParseAddr(v4), "lan"}}},
-			}},
+			},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, tt.objects.observedServices(), cmp.Comparer(sameAddr)); diff != "" {

@@ -28,23 +28,33 @@ func TestWithNextHops(t *testing.T) {
 		want      []string
 		wantError string
 	}{
-		{name: "each family goes to the node's address of that family",
+		{
+			name:     "each family goes to the node's address of that family",
 			prefixes: prefixes(v4+"/32", v6+"/128"), families: both, v4: own4, v6: own6,
-			want: []string{v4 + "/32 nextHop=" + own4, v6 + "/128 nextHop=" + own6}},
-		{name: "an IPv4 prefix goes to an IPv6 address on a link without IPv4 (RFC 8950)",
+			want: []string{v4 + "/32 nextHop=" + own4, v6 + "/128 nextHop=" + own6},
+		},
+		{
+			name:     "an IPv4 prefix goes to an IPv6 address on a link without IPv4 (RFC 8950)",
 			prefixes: prefixes(v4+"/32", v6+"/128"), families: both, v6: own6,
-			want: []string{v4 + "/32 nextHop=" + own6, v6 + "/128 nextHop=" + own6}},
-		{name: "an IPv6 prefix is left out on a link without IPv6",
+			want: []string{v4 + "/32 nextHop=" + own6, v6 + "/128 nextHop=" + own6},
+		},
+		{
+			name:     "an IPv6 prefix is left out on a link without IPv6",
 			prefixes: prefixes(v4+"/32", v6+"/128", other6+"/128"), families: both, v4: own4,
 			want:      []string{v4 + "/32 nextHop=" + own4},
-			wantError: "2 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link"},
-		{name: "both families are left out, in order, on a link without any address",
+			wantError: "2 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link",
+		},
+		{
+			name:     "both families are left out, in order, on a link without any address",
 			prefixes: prefixes(v6+"/128", v4+"/32"), families: both,
 			wantError: "1 IPv4 prefixes are not announced: this node has no IPv4 address on the peer's link\n" +
-				"1 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link"},
-		{name: "a family that the session does not carry is not missed",
+				"1 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link",
+		},
+		{
+			name:     "a family that the session does not carry is not missed",
 			prefixes: prefixes(v4+"/32", v6+"/128"), families: []bgp.Family{bgp.IPv4}, v4: own4,
-			want: []string{v4 + "/32 nextHop=" + own4}},
+			want: []string{v4 + "/32 nextHop=" + own4},
+		},
 		{name: "nothing to announce needs no address", families: both},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,13 +107,18 @@ func TestPeer(t *testing.T) {
 		want      bgp.Peer
 		wantError string
 	}{
-		{name: "the least that is needed, with the node's IPv4 address as router ID",
+		{
+			name: "the least that is needed, with the node's IPv4 address as router ID",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1"},
-			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("198.51.100.1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
-		{name: "a node without IPv4 derives its router ID from its name",
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("198.51.100.1"), RouterID: netip.MustParseAddr("198.51.100.11")},
+		},
+		{
+			name: "a node without IPv4 derives its router ID from its name",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1"}, objects: &objects{},
-			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: bgp.RouterID("node1")}},
-		{name: "everything that can be said",
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: bgp.RouterID("node1")},
+		},
+		{
+			name: "everything that can be said",
 			spec: v1alpha1.BGPPeerSpec{
 				MyASN: 4200000000, DynamicASN: v1alpha1.DynamicASNExternal, PeerAddress: "2001:db8:51::1", PeerPort: 1790,
 				SourceAddress: "2001:db8:51::11", RouterID: "10.0.0.1",
@@ -118,8 +133,10 @@ func TestPeer(t *testing.T) {
 				HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 5 * time.Second,
 				TTLSecurityHops: 1, Password: "s3cret",
 				GracefulRestart: bgp.GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute}, Families: []bgp.Family{bgp.IPv6},
-			}},
-		{name: "multihop, and graceful restart turned off",
+			},
+		},
+		{
+			name: "multihop, and graceful restart turned off",
 			spec: v1alpha1.BGPPeerSpec{
 				MyASN: 64512, PeerASN: 64513, PeerAddress: "203.0.113.1", EBGPMultiHop: true,
 				GracefulRestart: &v1alpha1.GracefulRestart{Enabled: new(false)},
@@ -127,29 +144,44 @@ func TestPeer(t *testing.T) {
 			want: bgp.Peer{
 				LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("203.0.113.1"), EBGPMultiHop: true,
 				RouterID: netip.MustParseAddr("198.51.100.11"),
-			}},
-		{name: "a link-local peer is on its interface",
+			},
+		},
+		{
+			name: "a link-local peer is on its interface",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "fe80::1", Interface: "eth1"},
-			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("fe80::1%eth1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
-		{name: "an interface says nothing about a peer that is not link-local",
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("fe80::1%eth1"), RouterID: netip.MustParseAddr("198.51.100.11")},
+		},
+		{
+			name: "an interface says nothing about a peer that is not link-local",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1", Interface: "eth1"},
-			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: netip.MustParseAddr("198.51.100.11")}},
-		{name: "the key of a password is password where none is named",
+			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: netip.MustParseAddr("198.51.100.11")},
+		},
+		{
+			name: "the key of a password is password where none is named",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 1, PeerASN: 2, PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "tor-auth"}},
 			want: bgp.Peer{
 				LocalASN: 1, PeerASN: 2, Address: netip.MustParseAddr("198.51.100.1"), RouterID: netip.MustParseAddr("198.51.100.11"), Password: "s3cret",
-			}},
-		{name: "a password whose Secret is missing",
+			},
+		},
+		{
+			name:      "a password whose Secret is missing",
 			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "tor2-auth"}},
-			wantError: "spec.passwordSecret: there is no Secret tandem-system/tor2-auth"},
-		{name: "a password whose key is missing",
+			wantError: "spec.passwordSecret: there is no Secret tandem-system/tor2-auth",
+		},
+		{
+			name:      "a password whose key is missing",
 			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "empty", Key: "password"}},
-			wantError: `spec.passwordSecret: Secret tandem-system/empty has no key "password"`},
+			wantError: `spec.passwordSecret: Secret tandem-system/empty has no key "password"`,
+		},
 		{name: "an address that is none", spec: v1alpha1.BGPPeerSpec{PeerAddress: "tor1"}, wantError: "spec.peerAddress: "},
-		{name: "a source address that is none",
-			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", SourceAddress: "eth0"}, wantError: "spec.sourceAddress: "},
-		{name: "a router ID that is none",
-			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", RouterID: "one"}, wantError: "spec.routerID: "},
+		{
+			name: "a source address that is none",
+			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", SourceAddress: "eth0"}, wantError: "spec.sourceAddress: ",
+		},
+		{
+			name: "a router ID that is none",
+			spec: v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", RouterID: "one"}, wantError: "spec.routerID: ",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.objects == nil {

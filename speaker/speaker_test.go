@@ -122,24 +122,36 @@ func TestAnnouncing(t *testing.T) {
 		in   link.Interface
 		want []v1alpha1.InterfaceState
 	}{
-		{name: "an interface with its own addresses of both families",
+		{
+			name: "an interface with its own addresses of both families",
 			in:   iface("eth0", "device", nil, "198.51.100.11/24", "2001:db8:51::11/64"),
-			want: usable("eth0", "198.51.100.11/24", "2001:db8:51::11/64")},
-		{name: "an address that a Service holds is not the node's, link-local ones say nothing",
+			want: usable("eth0", "198.51.100.11/24", "2001:db8:51::11/64"),
+		},
+		{
+			name: "an address that a Service holds is not the node's, link-local ones say nothing",
 			in:   iface("eth0", "device", nil, "198.51.100.11/24", v4+"/32", "fe80::1/64", "169.254.1.1/16"),
-			want: usable("eth0", "198.51.100.11/24")},
-		{name: "an interface without an address can announce by its name",
-			in: iface("eth1", "device", nil), want: usable("eth1")},
-		{name: "the loopback interface is not listed",
-			in: iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32")},
+			want: usable("eth0", "198.51.100.11/24"),
+		},
+		{
+			name: "an interface without an address can announce by its name",
+			in:   iface("eth1", "device", nil), want: usable("eth1"),
+		},
+		{
+			name: "the loopback interface is not listed",
+			in:   iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32"),
+		},
 		{name: "the host's end of a pod's link is not listed", in: iface("veth1234", "veth", nil, "fe80::1/64")},
-		{name: "a veth with an address is an interface like others",
-			in: iface("eth0", "veth", nil, "198.51.100.11/24"), want: usable("eth0", "198.51.100.11/24")},
-		{name: "an interface that is down and has addresses is listed with the reason",
-			in: iface("eth0", "device", down, "198.51.100.11/24"),
+		{
+			name: "a veth with an address is an interface like others",
+			in:   iface("eth0", "veth", nil, "198.51.100.11/24"), want: usable("eth0", "198.51.100.11/24"),
+		},
+		{
+			name: "an interface that is down and has addresses is listed with the reason",
+			in:   iface("eth0", "device", down, "198.51.100.11/24"),
 			want: []v1alpha1.InterfaceState{{
 				Name: "eth0", MAC: mac.String(), Addresses: []string{"198.51.100.11/24"}, Reason: "down or without carrier",
-			}}},
+			}},
+		},
 		{name: "an interface that is down and has none is not", in: iface("eth2", "device", down)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -188,31 +200,41 @@ func TestStripKeepsWhatIsRead(t *testing.T) {
 		name      string
 		want, got any
 	}{
-		{name: "a Service of type LoadBalancer keeps labels, policy and addresses",
+		{
+			name: "a Service of type LoadBalancer keeps labels, policy and addresses",
 			want: func() *corev1.Service {
 				s := published("web", v4)
 				s.Labels = map[string]string{"tier": "front"}
 				s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 				return &s
-			}(), got: stripped(stripService, svc.DeepCopy())},
-		{name: "of another Service its type is left, by which it is passed over",
+			}(), got: stripped(stripService, svc.DeepCopy()),
+		},
+		{
+			name: "of another Service its type is left, by which it is passed over",
 			want: &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP},
-			}, got: stripped(stripService, clusterIP.DeepCopy())},
-		{name: "a Node keeps labels, taints, addresses and conditions",
+			}, got: stripped(stripService, clusterIP.DeepCopy()),
+		},
+		{
+			name: "a Node keeps labels, taints, addresses and conditions",
 			want: func() *corev1.Node {
 				n := node.DeepCopy()
 				n.Annotations, n.ManagedFields = nil, nil
 				n.Status.Images, n.Status.Capacity, n.Status.Allocatable = nil, nil, nil
 				return n
-			}(), got: stripped(stripNode, node.DeepCopy())},
-		{name: "an EndpointSlice keeps its Service, its family, and conditions and nodes",
+			}(), got: stripped(stripNode, node.DeepCopy()),
+		},
+		{
+			name: "an EndpointSlice keeps its Service, its family, and conditions and nodes",
 			want: func() *discoveryv1.EndpointSlice {
 				s := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node1", "-", "+", "+"))
 				return &s
-			}(), got: stripped(stripEndpointSlice, slice.DeepCopy())},
-		{name: "what is none of these passes",
-			want: "tombstone", got: stripped(stripService, stripped(stripNode, stripped(stripEndpointSlice, "tombstone")))},
+			}(), got: stripped(stripEndpointSlice, slice.DeepCopy()),
+		},
+		{
+			name: "what is none of these passes",
+			want: "tombstone", got: stripped(stripService, stripped(stripNode, stripped(stripEndpointSlice, "tombstone"))),
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, tt.got, cmpopts.EquateEmpty()); diff != "" {

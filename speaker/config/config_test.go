@@ -67,100 +67,154 @@ func TestConditions(t *testing.T) {
 		message string
 		used    bool
 	}{
-		{name: "an empty layer 2 advertisement means everything", kind: "L2Advertisement", objects: l2(v1alpha1.L2AdvertisementSpec{}),
-			reason: v1alpha1.ReasonAccepted, used: true},
-		{name: "a layer 2 advertisement of a pool that exists", kind: "L2Advertisement",
+		{
+			name: "an empty layer 2 advertisement means everything", kind: "L2Advertisement", objects: l2(v1alpha1.L2AdvertisementSpec{}),
+			reason: v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "a layer 2 advertisement of a pool that exists", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"lan"}}}),
-			reason:  v1alpha1.ReasonAccepted, used: true},
-		{name: "a layer 2 advertisement of a pool that does not", kind: "L2Advertisement",
+			reason:  v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "a layer 2 advertisement of a pool that does not", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"lan", "wan"}}}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.addressPools[1]: there is no AddressPool "wan"; create it or remove the name`},
-		{name: "a selector of pools that cannot be read", kind: "L2Advertisement",
+			message: `spec.addressPools[1]: there is no AddressPool "wan"; create it or remove the name`,
+		},
+		{
+			name: "a selector of pools that cannot be read", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPoolSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.addressPoolSelector" + nearIsNoOperator},
-		{name: "a selector of Services that cannot be read", kind: "L2Advertisement",
+			reason:  v1alpha1.ReasonInvalid, message: "spec.addressPoolSelector" + nearIsNoOperator,
+		},
+		{
+			name: "a selector of Services that cannot be read", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator},
-		{name: "a selector of nodes that cannot be read", kind: "L2Advertisement",
+			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator,
+		},
+		{
+			name: "a selector of nodes that cannot be read", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{NodeSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator},
-		{name: "a preference that cannot be read", kind: "L2Advertisement",
+			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator,
+		},
+		{
+			name: "a preference that cannot be read", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{PreferredNodes: []v1alpha1.PreferredNode{{Weight: 1}, {Weight: 1, NodeSelector: *impossible()}}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator},
-		{name: "an invalid selector beside an unknown pool: both are told, and it is not used", kind: "L2Advertisement",
+			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator,
+		},
+		{
+			name: "an invalid selector beside an unknown pool: both are told, and it is not used", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"wan"}, NodeSelector: impossible()}}),
 			reason:  v1alpha1.ReasonInvalid,
-			message: "spec.nodeSelector" + nearIsNoOperator + `; spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`},
+			message: "spec.nodeSelector" + nearIsNoOperator + `; spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`,
+		},
 
-		{name: "a numbered peer", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1"}),
-			reason: v1alpha1.ReasonAccepted, used: true},
-		{name: "an unnumbered peer is not opened", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{Interface: "eth1"}),
-			reason: v1alpha1.ReasonNotImplemented, message: noEndpoint},
-		{name: "a peer with BFD has a session without", kind: "BGPPeer",
+		{
+			name: "a numbered peer", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1"}),
+			reason: v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "an unnumbered peer is not opened", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{Interface: "eth1"}),
+			reason: v1alpha1.ReasonNotImplemented, message: noEndpoint,
+		},
+		{
+			name: "a peer with BFD has a session without", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", BFDProfile: "fast"}, v1alpha1.BFDProfile{ObjectMeta: named("fast")}),
-			reason:  v1alpha1.ReasonNotImplemented, message: noBFD, used: true},
-		{name: "a peer with a BFD profile that does not exist", kind: "BGPPeer",
+			reason:  v1alpha1.ReasonNotImplemented, message: noBFD, used: true,
+		},
+		{
+			name: "a peer with a BFD profile that does not exist", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", BFDProfile: "fast"}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.bfdProfile: there is no BFDProfile "fast"; create it or remove the name; ` + noBFD},
-		{name: "a hold time of zero is not proposed", kind: "BGPPeer",
+			message: `spec.bfdProfile: there is no BFDProfile "fast"; create it or remove the name; ` + noBFD,
+		},
+		{
+			name: "a hold time of zero is not proposed", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", HoldTime: &metav1.Duration{}}),
 			reason:  v1alpha1.ReasonNotImplemented, used: true,
-			message: "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s"},
-		{name: "a hold time that can be", kind: "BGPPeer",
+			message: "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s",
+		},
+		{
+			name: "a hold time that can be", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", HoldTime: &metav1.Duration{Duration: 9 * time.Second}}),
-			reason:  v1alpha1.ReasonAccepted, used: true},
-		{name: "a peer whose nodes cannot be read", kind: "BGPPeer",
+			reason:  v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "a peer whose nodes cannot be read", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", NodeSelector: impossible()}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator},
+			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator,
+		},
 
-		{name: "an empty BGP advertisement means everything to everybody", kind: "BGPAdvertisement", objects: bgp(v1alpha1.BGPAdvertisementSpec{}),
-			reason: v1alpha1.ReasonAccepted, used: true},
-		{name: "a BGP advertisement to a peer that does not exist", kind: "BGPAdvertisement",
+		{
+			name: "an empty BGP advertisement means everything to everybody", kind: "BGPAdvertisement", objects: bgp(v1alpha1.BGPAdvertisementSpec{}),
+			reason: v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "a BGP advertisement to a peer that does not exist", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Peers: []string{"tor9", "tor1"}}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.peers[0]: there is no BGPPeer "tor9"; create it or remove the name`},
-		{name: "a BGP advertisement of a pool that does not exist", kind: "BGPAdvertisement",
+			message: `spec.peers[0]: there is no BGPPeer "tor9"; create it or remove the name`,
+		},
+		{
+			name: "a BGP advertisement of a pool that does not exist", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"wan"}}}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`},
-		{name: "a community that nothing defines", kind: "BGPAdvertisement",
+			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`,
+		},
+		{
+			name: "a community that nothing defines", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Communities: []v1alpha1.CommunityReference{"no-export", "primary-path"}}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.communities[1]: there is no community "primary-path"; define it in a Community object or write its value`},
-		{name: "a BGP advertisement whose Services cannot be read", kind: "BGPAdvertisement",
+			message: `spec.communities[1]: there is no community "primary-path"; define it in a Community object or write its value`,
+		},
+		{
+			name: "a BGP advertisement whose Services cannot be read", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator},
+			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator,
+		},
 
-		{name: "communities of both kinds", kind: "Community", reason: v1alpha1.ReasonAccepted,
-			objects: communities(v1alpha1.NamedCommunity{Name: "a", Value: "64512:1"}, v1alpha1.NamedCommunity{Name: "b", Value: "large:64512:1:2"})},
-		{name: "a value that is no community", kind: "Community", reason: v1alpha1.ReasonInvalid,
+		{
+			name: "communities of both kinds", kind: "Community", reason: v1alpha1.ReasonAccepted,
+			objects: communities(v1alpha1.NamedCommunity{Name: "a", Value: "64512:1"}, v1alpha1.NamedCommunity{Name: "b", Value: "large:64512:1:2"}),
+		},
+		{
+			name: "a value that is no community", kind: "Community", reason: v1alpha1.ReasonInvalid,
 			objects: communities(v1alpha1.NamedCommunity{Name: "a", Value: "70000:1"}),
-			message: `spec.communities[0].value: "70000:1" is not a community: "70000" is not a number of 16 bits`},
-		{name: "a name that another object gives the same value", kind: "Community", reason: v1alpha1.ReasonAccepted,
+			message: `spec.communities[0].value: "70000:1" is not a community: "70000" is not a number of 16 bits`,
+		},
+		{
+			name: "a name that another object gives the same value", kind: "Community", reason: v1alpha1.ReasonAccepted,
 			objects: Objects{Communities: []v1alpha1.Community{
 				{ObjectMeta: named("x"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "a", Value: "64512:1"}}}},
 				{ObjectMeta: named("first"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "a", Value: "64512:1"}}}},
-			}}},
-		{name: "a name that another object, the first by name, gives another value", kind: "Community", reason: v1alpha1.ReasonInvalid,
+			}},
+		},
+		{
+			name: "a name that another object, the first by name, gives another value", kind: "Community", reason: v1alpha1.ReasonInvalid,
 			objects: Objects{Communities: []v1alpha1.Community{
 				{ObjectMeta: named("x"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "a", Value: "64512:2"}}}},
 				{ObjectMeta: named("first"), Spec: v1alpha1.CommunitySpec{Communities: []v1alpha1.NamedCommunity{{Name: "a", Value: "64512:1"}}}},
 			}},
-			message: `spec.communities[0].name: "a" is 64512:1 by Community "first"; choose another name`},
+			message: `spec.communities[0].name: "a" is 64512:1 by Community "first"; choose another name`,
+		},
 
-		{name: "a BFD profile", kind: "BFDProfile", objects: Objects{BFDProfiles: []v1alpha1.BFDProfile{{ObjectMeta: named("x")}}},
-			reason: v1alpha1.ReasonNotImplemented, message: "this version has no BFD; sessions end by their hold time"},
-		{name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
+		{
+			name: "a BFD profile", kind: "BFDProfile", objects: Objects{BFDProfiles: []v1alpha1.BFDProfile{{ObjectMeta: named("x")}}},
+			reason: v1alpha1.ReasonNotImplemented, message: "this version has no BFD; sessions end by their hold time",
+		},
+		{
+			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x")}}},
-			message: "this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement"},
-		{name: "an interface advertisement of an unknown pool says both", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonUnknownReference,
+			message: "this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
+		},
+		{
+			name: "an interface advertisement of an unknown pool says both", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonUnknownReference,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x"), Spec: v1alpha1.InterfaceAdvertisementSpec{
 				Selection: v1alpha1.Selection{AddressPools: []string{"wan"}},
 			}}}},
 			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name; ` +
-				"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement"},
+				"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			config, conditions := Compile(tt.objects)
@@ -193,13 +247,17 @@ func TestPools(t *testing.T) {
 		{name: "none named and none selected is every pool", want: []string{"lan", "lan6", "wan", "gone"}},
 		{name: "named", selection: v1alpha1.Selection{AddressPools: []string{"wan"}}, want: []string{"wan"}},
 		{name: "selected", selection: v1alpha1.Selection{AddressPoolSelector: matching("network", "lan")}, want: []string{"lan", "lan6"}},
-		{name: "named or selected",
+		{
+			name:      "named or selected",
 			selection: v1alpha1.Selection{AddressPools: []string{"wan", "lan"}, AddressPoolSelector: matching("network", "lan")},
-			want:      []string{"lan", "lan6", "wan"}},
+			want:      []string{"lan", "lan6", "wan"},
+		},
 		{name: "a selector that matches no pool is none, not every", selection: v1alpha1.Selection{AddressPoolSelector: matching("network", "x")}},
 		{name: "a name that does not exist is none, not every", selection: v1alpha1.Selection{AddressPools: []string{"gone"}}},
-		{name: "an empty selector is every pool there is", selection: v1alpha1.Selection{AddressPoolSelector: &metav1.LabelSelector{}},
-			want: []string{"lan", "lan6", "wan"}},
+		{
+			name: "an empty selector is every pool there is", selection: v1alpha1.Selection{AddressPoolSelector: &metav1.LabelSelector{}},
+			want: []string{"lan", "lan6", "wan"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			objects := objects

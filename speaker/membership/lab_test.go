@@ -62,7 +62,7 @@ type memberConfig struct {
 func TestMain(m *testing.M) {
 	if config := os.Getenv(memberEnv); config != "" {
 		if config == "burn" {
-			for {
+			for { //nolint:staticcheck // to keep a processor busy is what it is for
 			}
 		}
 		if err := memberMain(config); err != nil {

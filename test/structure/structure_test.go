@@ -31,8 +31,7 @@ func goList(t *testing.T, args ...string) []byte {
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = errors.New(string(exit.Stderr))
 		}
 		t.Fatalf("go list %v: %v", args, err)
