@@ -28,8 +28,12 @@ type claims struct {
 	address keymutex.KeyMutex
 }
 
+// stripes is how many locks stand for all addresses, or all Services. They are held across requests to the API, so there are
+// many more than workers, that two of these seldom meet.
+const stripes = 1024
+
 func newClaims(client networkingv1client.IPAddressInterface) *claims {
-	return &claims{client: client, address: keymutex.NewHashed(0)}
+	return &claims{client: client, address: keymutex.NewHashed(stripes)}
 }
 
 // conflict is the error for an address that somebody else has claimed.
@@ -44,9 +48,7 @@ func (c *conflict) Error() string {
 
 // create claims an address for a Service, or finds it claimed by one of users, who share it. A claim of anybody else is a *conflict.
 func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service) error {
-	name := as.Address.String()
-	c.address.LockKey(name)
-	defer func() { _ = c.address.UnlockKey(name) }()
+	defer c.lock(as.Address)()
 	return c.createLocked(ctx, as, service, users())
 }
 
@@ -64,31 +66,34 @@ func (c *claims) createLocked(ctx context.Context, as ipam.Assignment, service i
 			Resource: "services", Namespace: service.Namespace, Name: service.Name,
 		}},
 	}
-	_, err := c.client.Create(ctx, claim, metav1.CreateOptions{})
-	if !apierrors.IsAlreadyExists(err) {
-		if err != nil {
+	for range 3 {
+		_, err := c.client.Create(ctx, claim, metav1.CreateOptions{})
+		if err == nil {
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("claiming %s: %w", as.Address, err)
 		}
-		return nil
+		existing, err := c.client.Get(ctx, claim.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue // deleted in between
+		}
+		if err != nil {
+			return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
+		}
+		if parent, ok := parentOf(existing); ok && (parent == service || slices.Contains(users, parent)) {
+			return nil
+		}
+		return &conflict{as.Address, existing}
 	}
-	existing, err := c.client.Get(ctx, claim.Name, metav1.GetOptions{})
-	if err != nil {
-		// Deleted in between, or the API is in trouble: the caller tries again in either case.
-		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
-	}
-	if parent, ok := parentOf(existing); ok && (parent == service || slices.Contains(users, parent)) {
-		return nil
-	}
-	return &conflict{as.Address, existing}
+	return fmt.Errorf("claiming %s: its claim comes and goes", as.Address)
 }
 
 // release ends a Service's claim on an address. Where others share it, the claim passes to the first of them. users must not return the
 // Service itself. The caller's done runs before anybody else can touch the address.
 func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service, done func()) error {
-	name := as.Address.String()
-	c.address.LockKey(name)
-	defer func() { _ = c.address.UnlockKey(name) }()
-	claim, err := c.client.Get(ctx, name, metav1.GetOptions{})
+	defer c.lock(as.Address)()
+	claim, err := c.client.Get(ctx, as.Address.String(), metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
 	}
@@ -105,6 +110,23 @@ func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.S
 	}
 	done()
 	return nil
+}
+
+// restore claims an address again whose claim is gone, for the first of its heirs. heirs is asked when nobody can release the address any
+// more, and not before.
+func (c *claims) restore(ctx context.Context, address netip.Addr, heirs func() (pool string, services []ipam.Service)) error {
+	defer c.lock(address)()
+	pool, services := heirs()
+	if len(services) == 0 {
+		return nil
+	}
+	return c.createLocked(ctx, ipam.Assignment{Address: address, Pool: pool}, services[0], services)
+}
+
+// lock waits until nobody else works on the claim of the address. The caller defers what it returns.
+func (c *claims) lock(address netip.Addr) (unlock func()) {
+	c.address.LockKey(address.String())
+	return func() { _ = c.address.UnlockKey(address.String()) }
 }
 
 // delete removes exactly this claim: if another has taken its name since, that one stays.

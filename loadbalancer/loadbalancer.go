@@ -39,6 +39,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/keymutex"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -53,6 +54,10 @@ import (
 // maxConflicts bounds how many addresses in a row may turn out to be claimed by somebody else before the Service goes to the
 // back of the queue. Each of them is known from then on, so the next attempt starts behind them.
 const maxConflicts = 100
+
+// unpublishedGrace is how long a Service keeps an address that it no longer wants and that its status does not show. Another leader, which
+// has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default.
+const unpublishedGrace = 20 * time.Second
 
 // Config is what a Server works with. All fields are required.
 type Config struct {
@@ -81,6 +86,7 @@ type Informer interface {
 type Server struct {
 	allocator   *ipam.Allocator
 	claims      *claims
+	requests    keymutex.KeyMutex // by Service: what is done to the addresses of one is done in turn
 	client      kubernetes.Interface
 	poolClient  client.Client
 	claimLister networkinglisters.IPAddressLister
@@ -95,10 +101,10 @@ type Server struct {
 
 	mu sync.Mutex
 	// mu guards all following fields.
-	pools    []pool                        // as they are tried
-	waiting  map[ipam.Service]string       // Services without all they asked for, and what they were told
-	inFlight map[netip.Addr]int            // addresses being claimed
-	retiring map[ipam.Service][]netip.Addr // given up, to be released when the status no longer shows them
+	pools    []pool                                    // as they are tried
+	waiting  map[ipam.Service]string                   // Services without all they asked for, and what they were told
+	inFlight map[netip.Addr]int                        // addresses being claimed
+	retiring map[ipam.Service]map[netip.Addr]time.Time // given up, to be released when the status does not show them, from that time on
 }
 
 var _ cloudprovider.LoadBalancer = &Server{}
@@ -108,6 +114,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		allocator:   ipam.New(),
 		claims:      newClaims(cfg.Client.NetworkingV1().IPAddresses()),
+		requests:    keymutex.NewHashed(stripes),
 		client:      cfg.Client,
 		poolClient:  cfg.Pools,
 		claimLister: cfg.Claims.Lister(),
@@ -120,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 		ready:       make(chan struct{}),
 		waiting:     map[ipam.Service]string{},
 		inFlight:    map[netip.Addr]int{},
-		retiring:    map[ipam.Service][]netip.Addr{},
+		retiring:    map[ipam.Service]map[netip.Addr]time.Time{},
 	}
 	return s, s.watch(cfg)
 }
@@ -151,6 +158,7 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
+	defer s.turn(serviceOf(svc))()
 	start := time.Now()
 	out, err := s.ensure(ctx, svc)
 	if err != nil {
@@ -159,6 +167,10 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", serviceOf(svc), err)
 	}
 	s.report(svc, out)
+	if sharingOf(svc).Key != "" {
+		// Its ports, its key or its policy may no longer be in the way of those who want to share.
+		s.queue.Add(item{kind: wakeWaiting})
+	}
 	if len(out.Added) > 0 {
 		for _, as := range out.Added {
 			allocationSeconds.WithLabelValues(as.Pool, string(ipam.FamilyOf(as.Address))).Observe(time.Since(start).Seconds())
@@ -174,22 +186,29 @@ func (s *Server) ensure(ctx context.Context, svc *corev1.Service) (ipam.Outcome,
 	if err != nil {
 		return ipam.Outcome{}, err
 	}
+	var claimed []ipam.Assignment
 	for range maxConflicts {
 		out, err := s.allocator.Allocate(req)
-		if err != nil {
-			return ipam.Outcome{}, err
+		if err == nil {
+			var done []ipam.Assignment
+			done, err = s.claim(ctx, req.Service, out.Added)
+			claimed = append(claimed, done...)
 		}
-		err = s.claim(ctx, req.Service, out)
 		var taken *conflict
 		if errors.As(err, &taken) {
-			s.learn(taken)
-			continue
+			if err = s.learn(ctx, taken); err == nil {
+				continue
+			}
 		}
 		if err != nil {
+			s.retireLater(svc, claimed)
 			return ipam.Outcome{}, err
 		}
-		return out, s.retire(ctx, svc, out.Surplus)
+		out.Added = slices.DeleteFunc(slices.Clone(out.Assigned), func(as ipam.Assignment) bool { return !slices.Contains(claimed, as) })
+		s.retire(svc, out.Surplus)
+		return out, nil
 	}
+	s.retireLater(svc, claimed)
 	return ipam.Outcome{}, fmt.Errorf("%d addresses in a row are claimed by others, see kubectl get ipaddresses; trying again", maxConflicts)
 }
 
@@ -205,38 +224,57 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	return newRequest(svc, pools, namespace)
 }
 
-// claim makes the new part of an outcome true. On error it has undone what it did.
-func (s *Server) claim(ctx context.Context, service ipam.Service, out ipam.Outcome) error {
-	s.fly(out.Added, 1)
-	defer s.fly(out.Added, -1)
-	for i, as := range out.Added {
-		err := s.claims.create(ctx, as, service, func() []ipam.Service { return s.allocator.Users(as.Address) })
-		if err == nil {
-			continue
-		}
-		for _, undo := range out.Added[i:] {
-			s.allocator.Release(service, undo.Address)
-		}
-		// The request may have ended with its context; what it claimed must not stay behind.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		for _, undo := range out.Added[:i] {
-			if undoErr := s.release(ctx, service, undo); undoErr != nil {
-				err = errors.Join(err, undoErr)
+// claim makes the new part of an outcome true and returns how much of it is. What is not, the Service does not hold any more.
+func (s *Server) claim(ctx context.Context, service ipam.Service, added []ipam.Assignment) (done []ipam.Assignment, err error) {
+	s.fly(added, 1)
+	defer s.fly(added, -1)
+	for i, as := range added {
+		err := s.claims.create(ctx, as, service, func() []ipam.Service {
+			return slices.DeleteFunc(s.allocator.Users(as.Address), func(user ipam.Service) bool { return !s.share(service, user) })
+		})
+		if err != nil {
+			// If the API server created the claim and the answer was lost, the claim's event brings the address back.
+			for _, undo := range added[i:] {
+				s.allocator.Release(service, undo.Address)
 			}
+			return added[:i], err
 		}
-		return err
 	}
-	return nil
+	return added, nil
 }
 
 // learn records an address that turned out to be claimed by somebody else.
-func (s *Server) learn(taken *conflict) {
-	if parent, ours := parentOf(taken.claim); ours {
-		s.hold(parent, taken.address, taken.claim)
-		return
+func (s *Server) learn(ctx context.Context, taken *conflict) error {
+	if _, ours := parentOf(taken.claim); ours {
+		return s.adopt(ctx, taken.claim)
 	}
+	s.dispossess(taken.address, ipam.Service{})
 	s.allocator.Block(taken.address, parentName(taken.claim))
+	return nil
+}
+
+// share reports whether two Services have the same sharing key. The allocator knows more, but for a moment it may have an address for two
+// Services that do not share it, when the claim that another leader made becomes known here while the same address is being given.
+func (s *Server) share(a, b ipam.Service) bool {
+	one, err := s.services.Services(a.Namespace).Get(a.Name)
+	if err != nil {
+		return false
+	}
+	other, err := s.services.Services(b.Namespace).Get(b.Name)
+	return err == nil && sharingOf(one).Key != "" && sharingOf(one).Key == sharingOf(other).Key
+}
+
+// dispossess makes Services forget an address whose claim is another's, and has them ask again.
+func (s *Server) dispossess(address netip.Addr, owner ipam.Service) {
+	for _, user := range s.allocator.Users(address) {
+		if user == owner || s.share(user, owner) {
+			continue
+		}
+		s.allocator.Release(user, address)
+		if svc, err := s.services.Services(user.Namespace).Get(user.Name); err == nil && wants(svc) {
+			s.wake(svc)
+		}
+	}
 }
 
 // release gives up one address of a Service, claim first.
@@ -252,26 +290,42 @@ func (s *Server) release(ctx context.Context, service ipam.Service, as ipam.Assi
 	})
 }
 
-// retire releases what a Service no longer wants: at once where clients have not been told of it, else when the status no longer
-// shows it, so that nobody else gets an address while clients still find it here.
-func (s *Server) retire(ctx context.Context, svc *corev1.Service, surplus []ipam.Assignment) error {
-	var later []netip.Addr
-	var errs []error
-	for _, as := range surplus {
-		if slices.Contains(published(svc), as.Address) {
-			later = append(later, as.Address)
-			continue
+// retire has what a Service no longer wants released when the status no longer shows it, so that nobody else gets an address while clients
+// still find it here.
+func (s *Server) retire(svc *corev1.Service, surplus []ipam.Assignment) {
+	s.mu.Lock()
+	for address := range s.retiring[serviceOf(svc)] {
+		if !slices.ContainsFunc(surplus, func(as ipam.Assignment) bool { return as.Address == address }) {
+			delete(s.retiring[serviceOf(svc)], address)
 		}
-		errs = append(errs, s.release(ctx, serviceOf(svc), as))
 	}
+	s.mu.Unlock()
+	s.retireLater(svc, surplus)
+}
+
+// retireLater adds to what a Service no longer wants. So too goes what a request claimed before it failed: it is there for the next
+// attempt, and otherwise released after unpublishedGrace.
+func (s *Server) retireLater(svc *corev1.Service, more []ipam.Assignment) {
+	service := serviceOf(svc)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(later) > 0 {
-		s.retiring[serviceOf(svc)] = later
-	} else {
-		delete(s.retiring, serviceOf(svc))
+	for _, as := range more {
+		if _, ok := s.retiring[service][as.Address]; ok {
+			continue
+		}
+		var from time.Time
+		if !slices.Contains(published(svc), as.Address) {
+			from = time.Now().Add(unpublishedGrace)
+			s.queue.AddAfter(item{kind: serviceChanged, service: service}, unpublishedGrace)
+		}
+		if s.retiring[service] == nil {
+			s.retiring[service] = map[netip.Addr]time.Time{}
+		}
+		s.retiring[service][as.Address] = from
 	}
-	return errors.Join(errs...)
+	if len(s.retiring[service]) == 0 {
+		delete(s.retiring, service)
+	}
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success.
@@ -279,6 +333,7 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	if err := s.waitReady(ctx); err != nil {
 		return err
 	}
+	defer s.turn(serviceOf(svc))()
 	held := s.allocator.Held(serviceOf(svc))
 	if err := s.releaseAll(ctx, serviceOf(svc)); err != nil {
 		return err
@@ -288,6 +343,12 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 		s.recorder.Eventf(svc, corev1.EventTypeNormal, "ReleasedAddresses", "Released %s", describe(held))
 	}
 	return nil
+}
+
+// turn waits until nobody else works on the Service's addresses. The caller defers what it returns.
+func (s *Server) turn(service ipam.Service) (done func()) {
+	s.requests.LockKey(service.String())
+	return func() { _ = s.requests.UnlockKey(service.String()) }
 }
 
 func (s *Server) releaseAll(ctx context.Context, service ipam.Service) error {

@@ -25,10 +25,13 @@ func wants(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
-// abandoned reports whether a Service is no load balancer and the service controller will not clean up after it any more, because its
-// finalizer is gone.
+// abandoned reports whether a Service is no load balancer of ours and the service controller will not clean up after it: because its
+// finalizer is gone, or because it has another class now.
 func abandoned(svc *corev1.Service) bool {
-	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return !servicehelper.HasLBFinalizer(svc)
+	}
+	return svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 
 func serviceOf(svc *corev1.Service) ipam.Service {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -239,7 +240,8 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 	if !ok || err != nil {
 		return nil
 	}
-	if svc, err := s.services.Services(service.Namespace).Get(service.Name); err != nil || abandoned(svc) {
+	svc, err := s.services.Services(service.Namespace).Get(service.Name)
+	if err != nil || abandoned(svc) {
 		// The lister may lag behind a Service that another leader serves already.
 		svc, err = s.client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
@@ -250,29 +252,34 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 			return fmt.Errorf("reading the Service of claim %s: %w", claim.Name, err)
 		}
 	}
+	// The claim is the truth: who has the address beside its parent shares it, or has lost it.
 	s.hold(service, address, claim)
+	s.dispossess(address, service)
 	return nil
 }
 
 // restore claims an address that a Service shows in its status and that the allocator does not know it to have. Where
 // somebody else has it by now, or no pool ever had it, the Service will be given another.
 func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip.Addr) error {
-	service := serviceOf(svc)
+	service, sharing := serviceOf(svc), sharingOf(svc)
+	pool := s.allocator.PoolOf(address)
+	if pool == "" || s.allocator.Blocked(address) {
+		return nil
+	}
 	users := s.allocator.Users(address)
 	if slices.Contains(users, service) {
 		return nil
 	}
-	pool := s.allocator.PoolOf(address)
-	if pool == "" {
-		return nil
-	}
-	as := ipam.Assignment{Address: address, Pool: pool}
 	if len(users) == 0 {
-		err := s.claims.create(ctx, as, service, func() []ipam.Service { return nil })
+		err := s.claims.create(ctx, ipam.Assignment{Address: address, Pool: pool}, service, func() []ipam.Service { return nil })
 		var taken *conflict
 		if errors.As(err, &taken) {
-			s.learn(taken)
-			users = s.allocator.Users(address)
+			if err := s.learn(ctx, taken); err != nil {
+				return err
+			}
+			if users = s.allocator.Users(address); len(users) == 0 {
+				return nil
+			}
 		} else if err != nil {
 			return err
 		} else {
@@ -280,8 +287,8 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 		}
 	}
 	// With others on the address the Service is one of those that share it, or the next request finds that it may not be.
-	if len(users) == 0 || sharingOf(svc).Key != "" {
-		s.allocator.Hold(service, address, pool, sharingOf(svc))
+	if len(users) == 0 || sharing.Key != "" {
+		s.allocator.Hold(service, address, pool, sharing)
 	}
 	return nil
 }
@@ -296,31 +303,42 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 		return err
 	}
 	s.mu.Lock()
-	retiring := s.retiring[service]
+	retiring := maps.Clone(s.retiring[service])
+	_, waits := s.waiting[service]
 	s.mu.Unlock()
-	var left []netip.Addr
 	for _, as := range s.allocator.Held(service) {
-		if !slices.Contains(retiring, as.Address) {
-			continue
-		}
-		if slices.Contains(published(svc), as.Address) {
-			left = append(left, as.Address)
+		from, retires := retiring[as.Address]
+		if !retires || slices.Contains(published(svc), as.Address) || time.Now().Before(from) {
 			continue
 		}
 		if err := s.release(ctx, service, as); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		delete(s.retiring[service], as.Address)
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	_, waits := s.waiting[service]
-	if len(left) == 0 {
-		delete(s.retiring, service)
-	} else {
-		s.retiring[service] = left
+	if wants(svc) {
+		if err := s.vindicate(ctx, svc); err != nil {
+			return err
+		}
 	}
-	s.mu.Unlock()
-	if waits {
+	if waits && wants(svc) {
 		s.wakeIfServable(svc)
+	}
+	return nil
+}
+
+// vindicate claims what a Service shows and does not have, as a leader that was deposed while it worked may have left it, or has the status
+// corrected where somebody else has it.
+func (s *Server) vindicate(ctx context.Context, svc *corev1.Service) error {
+	for _, address := range published(svc) {
+		if err := s.restore(ctx, svc, address); err != nil {
+			return err
+		}
+		if !slices.Contains(s.allocator.Users(address), serviceOf(svc)) {
+			s.wake(svc)
+		}
 	}
 	return nil
 }
@@ -357,21 +375,30 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("reading the claim of %s: %w", address, err)
 	}
-	s.allocator.Unblock(address)
-	for _, user := range users {
-		s.allocator.Release(user, address)
+	// The allocator goes on holding the address, so that nobody else gets it meanwhile.
+	err = s.claims.restore(ctx, address, func() (pool string, heirs []ipam.Service) {
+		for _, user := range s.allocator.Users(address) {
+			if svc, err := s.services.Services(user.Namespace).Get(user.Name); err != nil || !wants(svc) {
+				continue // its own release is on the way
+			}
+			heirs = append(heirs, user)
+			for _, as := range s.allocator.Held(user) {
+				if as.Address == address {
+					pool = as.Pool
+				}
+			}
+		}
+		return pool, heirs
+	})
+	var taken *conflict
+	if errors.As(err, &taken) {
+		err = s.learn(ctx, taken)
 	}
-	for _, user := range users {
-		svc, err := s.services.Services(user.Namespace).Get(user.Name)
-		if err != nil || !wants(svc) || !slices.Contains(published(svc), address) {
-			continue
-		}
-		if err := s.restore(ctx, svc, address); err != nil {
-			return err
-		}
-		if !slices.Contains(s.allocator.Users(address), user) {
-			s.wake(svc) // somebody else was faster
-		}
+	if err != nil {
+		return err
+	}
+	if s.allocator.Blocked(address) && taken == nil {
+		s.allocator.Unblock(address)
 	}
 	s.usageChanged()
 	s.wakeWaiting(ctx)

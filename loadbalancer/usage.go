@@ -168,9 +168,12 @@ func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 			Type: conditionType, Status: state, Reason: reason, Message: message, ObservedGeneration: ap.Generation,
 		})
 	}
-	var full []string
+	var full, void []string
 	for _, family := range ipam.Families {
-		if f, ok := u.Families[family]; ok && f.Available == 0 {
+		switch f, ok := u.Families[family]; {
+		case ok && f.Capacity == 0:
+			void = append(void, "spec."+strings.ToLower(string(family)))
+		case ok && f.Available == 0:
 			full = append(full, string(family))
 		}
 	}
@@ -179,6 +182,8 @@ func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, invalid.Error())
 	case len(u.Families) == 0:
 		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
+	case len(void) > 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
 	case len(full) > 0:
 		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, "no free "+strings.Join(full, " and no free ")+" address; add ranges or delete Services")
 	default:
