@@ -61,11 +61,7 @@ func TestEveryQuestionOnTheLANGetsOneAnswerFromTheHolder(t *testing.T) {
 	s := newStage(t, dual)
 	ips := s.heldBy(t, "node2")
 	mac := s.mac(t, "node2")
-	link, err := s.Command(t.Context(), lab.Client, "ip", "-brief", "link", "show", "eth0").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := strings.Fields(string(link))[2]
+	client := s.mac(t, lab.Client)
 	c := s.tcpdump(t, lab.Client)
 	everyone := func(ctx context.Context, ip string) error { return s.ask(ctx, ip) }
 	holder := func(ctx context.Context, ip string) error { return s.probe(ctx, ip, mac) }

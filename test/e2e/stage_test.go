@@ -186,14 +186,14 @@ func (s *stage) layer2(t *testing.T) {
 	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: L2Advertisement, metadata: {name: $NS}, spec: {addressPools: [$NS]}}`)
 }
 
-// bgp announces the stage's pool to the router, over one session for both families.
+// bgp announces the stage's pool to the router, over one session whatever the families.
 func (s *stage) bgp(t *testing.T) {
 	t.Helper()
 	s.create(t, `
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPPeer
 metadata: {name: $NS}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: "`+s.Addresses(lab.Router)[0].String()+`"}
 ---
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPAdvertisement
