@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+func TestSetStatus(t *testing.T) {
+	both := newPool("lan", dualPool)
+	many := addrs("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4 192.0.2.5 192.0.2.6 2001:db8::1")
+	tests := []struct {
+		name    string
+		pool    *v1alpha1.AddressPool
+		usage   ipam.PoolUsage
+		want    map[string]string // condition -> status reason
+		message map[string]string // condition -> part of its message
+		wantV4  *v1alpha1.PartitionStatus
+		wantV6  *v1alpha1.PartitionStatus
+	}{
+		{
+			name:   "a pool with room in both families",
+			pool:   both,
+			usage:  ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 8, Available: 1}, ipam.IPv6: {Capacity: 9, Available: 9}}},
+			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 8, Available: 1}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name:   "huge counts stay at the largest number",
+			pool:   both,
+			usage:  ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv6: {Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64}}},
+			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			wantV6: &v1alpha1.PartitionStatus{Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64},
+		},
+		{
+			name:    "one family is exhausted",
+			pool:    both,
+			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 9}, ipam.IPv6: {Capacity: 9, Available: 9}}},
+			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "no free IPv4 address; add ranges"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name:    "both families are exhausted",
+			pool:    both,
+			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 9}, ipam.IPv6: {Capacity: 9, Allocated: 9}}},
+			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "no free IPv4 and no free IPv6 address"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9},
+		},
+		{
+			name: "a partition that excludes all of its ranges is invalid rather than exhausted",
+			pool: newPool("lan", "192.0.2.1", func(ap *v1alpha1.AddressPool) {
+				ap.Spec.IPv4.Exclude = []v1alpha1.IPv4Range{"192.0.2.0/24"}
+			}),
+			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {}}},
+			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "spec.ipv4 excludes every address"},
+			wantV4:  &v1alpha1.PartitionStatus{},
+		},
+		{
+			name: "a range that does not parse",
+			pool: newPool("lan", "192.0.2.1 192.0.2.9-192.0.2.8"),
+			usage: ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{
+				ipam.IPv4: {Capacity: 1, Allocated: 1},
+			}},
+			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "spec.ipv4.ranges[1]: "},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 1, Allocated: 1},
+		},
+		{
+			name:    "no range at all",
+			pool:    newPool("lan", ""),
+			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "spec: the pool has no range"},
+		},
+		{
+			name:    "pools that overlap",
+			pool:    both,
+			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Available: 9}}, Overlaps: []string{"dmz", "wan"}},
+			want:    map[string]string{"Ready": "True Available", "Overlapping": "True AddressesInSeveralPools", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Overlapping": "dmz, wan"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name:    "stranded addresses are named, and counted beyond five",
+			pool:    both,
+			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Available: 9}}, Stranded: many},
+			want:    map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "True AddressesOutsidePool"},
+			message: map[string]string{"Stranded": "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5, 2 more in use"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ap := tt.pool.DeepCopy()
+			ap.Generation = 7
+			setStatus(ap, tt.usage)
+			got := map[string]string{}
+			for _, condition := range ap.Status.Conditions {
+				got[condition.Type] = string(condition.Status) + " " + condition.Reason
+				if condition.ObservedGeneration != 7 || condition.LastTransitionTime.IsZero() {
+					t.Errorf("condition %s: observedGeneration %d, lastTransitionTime %v", condition.Type, condition.ObservedGeneration, condition.LastTransitionTime)
+				}
+				if want, ok := tt.message[condition.Type]; ok != (condition.Message != "") || !strings.Contains(condition.Message, want) {
+					t.Errorf("condition %s says %q, want %q", condition.Type, condition.Message, want)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("conditions (-want +got):\n%s", diff)
+			}
+			want := v1alpha1.AddressPoolStatus{IPv4: tt.wantV4, IPv6: tt.wantV6}
+			if diff := cmp.Diff(want, ap.Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions")); diff != "" {
+				t.Errorf("status (-want +got):\n%s", diff)
+			}
+			again := ap.DeepCopy()
+			setStatus(again, tt.usage)
+			if diff := cmp.Diff(ap, again); diff != "" {
+				t.Errorf("the same usage changed the status (-first +second):\n%s", diff)
+			}
+			// A family that the spec loses goes from the status too.
+			setStatus(ap, ipam.PoolUsage{})
+			if ap.Status.IPv4 != nil || ap.Status.IPv6 != nil {
+				t.Errorf("status without families: %v", ap.Status)
+			}
+		})
+	}
+}
+
+func TestListed(t *testing.T) {
+	for n, want := range []string{"", "192.0.2.0", "192.0.2.0, 192.0.2.1"} {
+		var addresses []netip.Addr
+		for i := range n {
+			addresses = append(addresses, addr(fmt.Sprintf("192.0.2.%d", i)))
+		}
+		if got := listed(addresses); got != want {
+			t.Errorf("listed %d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestPoolStatusIsWrittenOnChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool), newPool("other", "198.51.100.0/24"))
+		l := c.lead()
+		if c.patches != 2 {
+			t.Errorf("%d writes for two new pools", c.patches)
+		}
+		c.create(newService("web", require, "IPv4 IPv6"))
+		l.mustSync("web")
+		c.settle()
+		if c.patches != 3 {
+			t.Errorf("%d writes, want a third one for the pool that was used", c.patches)
+		}
+		want := v1alpha1.AddressPoolStatus{
+			IPv4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8}, IPv6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8},
+		}
+		if diff := cmp.Diff(want, c.pool("lan").Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions")); diff != "" {
+			t.Errorf("status (-want +got):\n%s", diff)
+		}
+		l.mustSync("web")
+		l.usageChanged()
+		c.settle()
+		if c.patches != 3 {
+			t.Errorf("%d writes, want none for what has not changed", c.patches)
+		}
+		// A burst of changes is one write.
+		for i := range 5 {
+			c.create(newService(fmt.Sprint("web-", i), single, "IPv4"))
+		}
+		c.settle()
+		before := c.patches
+		for i := range 5 {
+			if _, err := l.ensure(fmt.Sprint("web-", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.settle()
+		if n := c.patches - before; n > 2 {
+			t.Errorf("%d writes for five Services at once", n)
+		}
+		c.setPool(newPool("lan", "192.0.2.2-192.0.2.9"))
+		c.settle()
+		stranded := meta.FindStatusCondition(c.pool("lan").Status.Conditions, v1alpha1.ConditionStranded)
+		if stranded == nil || stranded.Status != metav1.ConditionTrue || !strings.Contains(stranded.Message, "192.0.2.1, 2001:db8::1") {
+			t.Errorf("condition Stranded: %v", stranded)
+		}
+		c.edit("web", func(svc *corev1.Service) { svc.Spec.Type = corev1.ServiceTypeClusterIP })
+		c.settle()
+		if !meta.IsStatusConditionFalse(c.pool("lan").Status.Conditions, v1alpha1.ConditionStranded) {
+			t.Errorf("conditions after the release: %v", c.pool("lan").Status.Conditions)
+		}
+	})
+}
