@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 )
 
 // progress are the events with which the service controller reports each step that went well. They say less than the events of
@@ -18,13 +19,26 @@ var progress = map[string]bool{
 	"DeletedLoadBalancer":  true,
 }
 
-// quiet is a client that writes no progress events; those of failures pass.
-type quiet struct{ kubernetes.Interface }
+// quiet is a client that spares the API server what the service controller writes without need: progress events, those of failures pass,
+// and half of the patches of Services.
+type quiet struct {
+	kubernetes.Interface
+	services corelisters.ServiceLister
+}
 
-// CoreV1 returns a client whose events are filtered.
-func (q quiet) CoreV1() typedcorev1.CoreV1Interface { return quietCore{q.Interface.CoreV1()} }
+// CoreV1 returns a client whose events are filtered and whose patches of Services are merged.
+func (q quiet) CoreV1() typedcorev1.CoreV1Interface {
+	return quietCore{q.Interface.CoreV1(), q.services}
+}
 
-type quietCore struct{ typedcorev1.CoreV1Interface }
+type quietCore struct {
+	typedcorev1.CoreV1Interface
+	services corelisters.ServiceLister
+}
+
+func (q quietCore) Services(namespace string) typedcorev1.ServiceInterface {
+	return thriftyServices{q.CoreV1Interface.Services(namespace), q.services.Services(namespace)}
+}
 
 func (q quietCore) Events(namespace string) typedcorev1.EventInterface {
 	return quietEvents{q.CoreV1Interface.Events(namespace)}

@@ -238,10 +238,23 @@ func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.Resourc
 			svc, ok := obj.(*corev1.Service)
 			return ok && svc.Spec.LoadBalancerClass == nil
 		},
-		Handler: handler,
+		Handler: deletions{handler},
 	}
 	i.parent.mu.Lock()
 	i.parent.handler = filtered
 	i.parent.mu.Unlock()
 	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(filtered, resync)
+}
+
+// deletions is a handler of the service controller that also sees Services go. The controller relies on its finalizer to see that; a
+// Service without addresses has none, and may go while the first are being allocated. The queue holds the deletion back until
+// then, and the controller, which finds the Service gone, has everything released.
+type deletions struct{ cache.ResourceEventHandler }
+
+// OnDelete hands the Service to the controller's queue.
+func (d deletions) OnDelete(obj any) {
+	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = tombstone.Obj
+	}
+	d.OnAdd(obj, false)
 }
