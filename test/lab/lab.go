@@ -379,7 +379,8 @@ func (l *Lab) RESTConfig() *rest.Config {
 
 // Kubectl returns a command that runs kubectl as the administrator.
 func (l *Lab) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
-	args = append([]string{"--kubeconfig=" + l.pki("admin.kubeconfig")}, args...)
+	// Labs have the same addresses, by which kubectl would keep what it knows of their kinds in one place.
+	args = append([]string{"--kubeconfig=" + l.pki("admin.kubeconfig"), "--cache-dir=" + filepath.Join(l.dir, "kubectl-cache")}, args...)
 	return l.Command(ctx, ControlPlane, l.bin["kubectl"], args...)
 }
 

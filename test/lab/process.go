@@ -92,9 +92,11 @@ func (l *Lab) tail(name string) string {
 func (p process) kill(ctx context.Context) error {
 	// The descriptor names the process itself: between the check and the signal its number can't come to mean another.
 	fd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
+	switch {
+	// There is no such process, or the number has come to be that of a thread: ENOENT since Linux 6.15, EINVAL before.
+	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
 		return nil
-	} else if err != nil {
+	case err != nil:
 		return fmt.Errorf("ending %s: %w", p.Name, err)
 	}
 	defer unix.Close(fd)
