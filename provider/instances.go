@@ -89,7 +89,10 @@ func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string,
 		}
 	}
 	if len(ips) == 0 {
-		return nil, fmt.Errorf("node %s has no address yet: start its kubelet with --node-ip, or wait for its speaker (%v)", node.Name, client.IgnoreNotFound(err))
+		if client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("asking what the speaker of node %s has found: %w", node.Name, err)
+		}
+		return nil, fmt.Errorf("node %s has no address yet: start its kubelet with --node-ip, or wait for its speaker", node.Name)
 	}
 	isPrimary := func(ip string) bool {
 		return len(own) == 0 || netutils.IsIPv6String(ip) == netutils.IsIPv6String(own[0])
