@@ -161,8 +161,12 @@ func TestKubeadm(t *testing.T) {
 				t.Errorf("the control plane announces the Service although it bears the exclusion label")
 			}
 			c.kubectl(ctx, t, "wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
-			t.Logf("\n%s", c.kubectl(ctx, t, "get", "nodes", "-o", "wide"))
-			t.Logf("\n%s", c.kubectl(ctx, t, "get", "service,l2announcements", "-A"))
+			// docs/kubeadm.md shows this.
+			t.Logf("\n%s\n%s\n%s",
+				c.kubectl(ctx, t, "get", "nodes", "-o", "custom-columns=NAME:.metadata.name,ID:.spec.providerID,"+
+					`ADDRESSES:.status.addresses[?(@.type=="InternalIP")].address,TAINTS:.spec.taints[*].key`),
+				c.kubectl(ctx, t, "get", "speakerstatus", "node2", "-o", "jsonpath={.status.addresses}"),
+				c.kubectl(ctx, t, "get", "service,l2announcements", "-A"))
 		})
 	}
 }
