@@ -27,6 +27,8 @@ type Snapshot struct {
 	Nodes    map[string]Node
 	// Alive reports whether the node's speaker is alive.
 	Alive func(node string) bool
+	// subnets are those of all nodes' interfaces, found out once.
+	subnets map[netip.Prefix]bool
 	// Newcomer is a speaker that has just started. It goes on with what it is on record for, and takes nothing else before it
 	// has had time to meet the others.
 	Newcomer bool
@@ -192,8 +194,10 @@ func (g *group) absorb(other *group, byAddress map[netip.Addr]*group) {
 // holder returns the node that answers for the group.
 func (s *Snapshot) holder(g *group) (string, bool) {
 	recorded := g.recorded()
-	if node, ok := s.Nodes[recorded]; ok && node.Ready && s.Alive(recorded) && s.servable(g) == s.serves(g, recorded) && s.serves(g, recorded) > 0 {
-		return recorded, true // the usual case, which needs no look at the other nodes
+	if node, ok := s.Nodes[recorded]; ok && node.Ready && s.Alive(recorded) {
+		if n := s.serves(g, recorded); n > 0 && n == s.servable(g) {
+			return recorded, true // the usual case, which needs no look at the other nodes
+		}
 	}
 	var candidates []election.Candidate
 	best := 0
@@ -212,17 +216,41 @@ func (s *Snapshot) holder(g *group) (string, bool) {
 	return election.Holder(g.key(), recorded, candidates, s.Alive)
 }
 
-// servable counts the addresses of the group that have an endpoint somewhere and an advertisement.
+// servable counts the addresses of the group that have an endpoint somewhere and an advertisement that some node could follow. It is
+// never less than what any node serves.
 func (s *Snapshot) servable(g *group) int {
 	n := 0
 	for _, address := range g.addresses {
-		if len(g.advertisements[address.IP]) > 0 && slices.ContainsFunc(g.services, func(svc *Service) bool {
+		followed := slices.ContainsFunc(g.advertisements[address.IP], func(ad *config.L2Advertisement) bool {
+			return len(ad.Interfaces) > 0 || s.onLink(address.IP)
+		})
+		if followed && slices.ContainsFunc(g.services, func(svc *Service) bool {
 			return svc.has(address.IP) && svc.Endpoints[bgp.FamilyOf(address.IP)].Any
 		}) {
 			n++
 		}
 	}
 	return n
+}
+
+// onLink reports whether some node has an interface in the address's subnet.
+func (s *Snapshot) onLink(ip netip.Addr) bool {
+	if s.subnets == nil {
+		s.subnets = map[netip.Prefix]bool{}
+		for _, node := range s.Nodes {
+			for _, i := range node.Interfaces {
+				for _, p := range i.Prefixes {
+					s.subnets[p] = true
+				}
+			}
+		}
+	}
+	for p := range s.subnets {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
 }
 
 // serves counts the addresses of the group that the node can answer for.

@@ -55,7 +55,11 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 	}
 	_, v4, v6, err := s.links.SourceFor(resolved.Address, held)
 	if err != nil {
-		return &bgp.Session{Peer: resolved}, fmt.Errorf("no route to the peer: %w", err)
+		// While the route flaps, what the peer has been told stays true; if it does not come back, the hold time ends the session.
+		err = fmt.Errorf("no route to the peer: %w", err)
+		v4, v6 = s.nextHops[peer.Name].v4, s.nextHops[peer.Name].v6
+	} else {
+		s.nextHops[peer.Name] = nextHops{v4, v6}
 	}
 	// Where the user says which address the session comes from, that address is where traffic shall go.
 	if source := resolved.SourceAddress; source.Is4() {
@@ -64,9 +68,16 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 		v6 = source
 	}
 	session := &bgp.Session{Peer: resolved}
-	session.Routes, err = withNextHops(routes, resolved.Families, v4, v6)
+	filled, missing := withNextHops(routes, resolved.Families, v4, v6)
+	session.Routes = filled
+	if err == nil {
+		err = missing
+	}
 	return session, err
 }
+
+// nextHops are the addresses of this node that a peer was told to send to.
+type nextHops struct{ v4, v6 netip.Addr }
 
 // withNextHops fills in the next hops of the routes whose families the session carries, and says which routes it leaves out because
 // the node has no address of their family on the peer's link.

@@ -91,6 +91,7 @@ type Speaker struct {
 	met      map[string]bool // the speakers that gossip has shown at least once
 	alone    bool
 	isolated bool
+	nextHops map[string]nextHops // of each peer, as last resolved
 }
 
 // Scheme returns a scheme with all kinds that a speaker reads and writes.
@@ -137,6 +138,7 @@ func New(cfg Config) (*Speaker, error) {
 		conflicts: make(chan layer2.Conflict, 16),
 		sessions:  make(latest[[]bgp.Session], 1),
 		met:       map[string]bool{},
+		nextHops:  map[string]nextHops{},
 	}
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer,

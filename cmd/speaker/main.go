@@ -69,7 +69,7 @@ func command() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "Name of this node; default from the environment variable NODE_NAME.")
-	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default the first InternalIP of the Node, or while it has none the address of the interface with the default route.")
+	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default an InternalIP of the Node, IPv4 if it has one, or while it has none the address of the interface with the default route.")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
 	flags.StringVar(&o.metricsBindAddress, "metrics-bind-address", ":7574", "Address for /metrics, /healthz and /readyz.")
@@ -145,11 +145,15 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 			klog.FromContext(ctx).Error(err, "Failed to read this node, trying again", "node", o.node)
 			return false, nil
 		}
+		// IPv4 where the node has it, whichever it names first: speakers find each other only within one family.
 		for _, a := range node.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP {
-				address, err = netip.ParseAddr(a.Address)
-				return true, err
+			ip, err := netip.ParseAddr(a.Address)
+			if a.Type == corev1.NodeInternalIP && err == nil && (!address.IsValid() || ip.Is4() && !address.Is4()) {
+				address = ip
 			}
+		}
+		if address.IsValid() {
+			return true, nil
 		}
 		ip, err := utilnet.ChooseHostInterface()
 		address, _ = netip.AddrFromSlice(ip)

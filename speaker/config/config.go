@@ -134,18 +134,18 @@ func (f *findings) selector(field string, s *metav1.LabelSelector) labels.Select
 	return compiled
 }
 
-// names checks references to objects by name and returns those that exist, nil for an empty list.
+// names checks references to objects by name and returns all of them, nil for an empty list. One that does not exist is reported and
+// kept: the addresses of a pool that was deleted stay with their Services, and go on being announced.
 func (f *findings) names(field, kind string, names []string, exists func(string) bool) map[string]bool {
 	if len(names) == 0 {
 		return nil
 	}
-	known := map[string]bool{}
+	named := map[string]bool{}
 	for i, name := range names {
-		if f.reference(fmt.Sprintf("%s[%d]", field, i), kind, name, exists) {
-			known[name] = true
-		}
+		f.reference(fmt.Sprintf("%s[%d]", field, i), kind, name, exists)
+		named[name] = true
 	}
-	return known
+	return named
 }
 
 // reference checks a reference to an object by name.

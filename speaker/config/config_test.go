@@ -253,7 +253,10 @@ func TestPools(t *testing.T) {
 			want:      []string{"lan", "lan6", "wan"},
 		},
 		{name: "a selector that matches no pool is none, not every", selection: v1alpha1.Selection{AddressPoolSelector: matching("network", "x")}},
-		{name: "a name that does not exist is none, not every", selection: v1alpha1.Selection{AddressPools: []string{"gone"}}},
+		{
+			name: "a pool that is gone still names the addresses that came from it", selection: v1alpha1.Selection{AddressPools: []string{"gone"}},
+			want: []string{"gone"},
+		},
 		{
 			name: "an empty selector is every pool there is", selection: v1alpha1.Selection{AddressPoolSelector: &metav1.LabelSelector{}},
 			want: []string{"lan", "lan6", "wan"},
@@ -315,7 +318,7 @@ func TestCompiledAdvertisement(t *testing.T) {
 	})
 	want := []BGPAdvertisement{
 		{
-			Name: "first", Peers: map[string]bool{}, LengthIPv6: 64, LocalPref: new(uint32(4294967295)), MED: new(uint32(0)), ASPathPrepend: 10,
+			Name: "first", Peers: map[string]bool{"tor9": true}, LengthIPv6: 64, LocalPref: new(uint32(4294967295)), MED: new(uint32(0)), ASPathPrepend: 10,
 			Communities: []community.Community{
 				{Large: true, A: 64512, B: 2, C: 3}, {A: 65535, B: 65281}, {A: 64512, B: 100}, {Large: true, A: 1, B: 2, C: 3},
 			},
