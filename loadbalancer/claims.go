@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/utils/keymutex"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -25,6 +26,7 @@ import (
 // parent; what is done to one address is serialised, so that a Service that joins and one that leaves do not miss each other.
 type claims struct {
 	client  networkingv1client.IPAddressInterface
+	seen    networkinglisters.IPAddressLister
 	address keymutex.KeyMutex
 }
 
@@ -32,8 +34,8 @@ type claims struct {
 // many more than workers, that two of these seldom meet.
 const stripes = 1024
 
-func newClaims(client networkingv1client.IPAddressInterface) *claims {
-	return &claims{client: client, address: keymutex.NewHashed(stripes)}
+func newClaims(client networkingv1client.IPAddressInterface, seen networkinglisters.IPAddressLister) *claims {
+	return &claims{client: client, seen: seen, address: keymutex.NewHashed(stripes)}
 }
 
 // conflict is the error for an address that somebody else has claimed.
@@ -93,23 +95,35 @@ func (c *claims) createLocked(ctx context.Context, as ipam.Assignment, service i
 // Service itself. The caller's done runs before anybody else can touch the address.
 func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service, done func()) error {
 	defer c.lock(as.Address)()
-	claim, err := c.client.Get(ctx, as.Address.String(), metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
-	}
-	if parent, ok := parentOf(claim); err == nil && ok && parent == service {
-		if err := c.delete(ctx, claim); err != nil {
-			return err
+	// The informer's view is enough where it shows the Service's claim: that claim is deleted and no other. Else the claim is read.
+	claim, err := c.seen.Get(as.Address.String())
+	deleted, err := c.deleteOf(ctx, service, claim, err)
+	if err == nil && !deleted {
+		claim, err = c.client.Get(ctx, as.Address.String(), metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
 		}
-		// A claim's parent cannot be changed, so it passes by a new claim.
-		if heirs := users(); len(heirs) > 0 {
-			if err := c.createLocked(ctx, as, heirs[0], heirs); err != nil {
-				return err
-			}
+		deleted, err = c.deleteOf(ctx, service, claim, err)
+	}
+	if err != nil {
+		return err
+	}
+	// A claim's parent cannot be changed, so it passes by a new claim.
+	if heirs := users(); deleted && len(heirs) > 0 {
+		if err := c.createLocked(ctx, as, heirs[0], heirs); err != nil {
+			return err
 		}
 	}
 	done()
 	return nil
+}
+
+// deleteOf deletes a claim that was found and belongs to the Service. deleted is false where another has taken its name since.
+func (c *claims) deleteOf(ctx context.Context, service ipam.Service, claim *networkingv1.IPAddress, found error) (deleted bool, err error) {
+	if parent, ok := parentOf(claim); found != nil || !ok || parent != service {
+		return false, nil
+	}
+	return c.remove(ctx, claim)
 }
 
 // restore claims an address again whose claim is gone, for the first of its heirs. heirs is asked when nobody can release the address any
@@ -131,11 +145,17 @@ func (c *claims) lock(address netip.Addr) (unlock func()) {
 
 // delete removes exactly this claim: if another has taken its name since, that one stays.
 func (c *claims) delete(ctx context.Context, claim *networkingv1.IPAddress) error {
-	err := c.client.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &claim.UID}})
+	_, err := c.remove(ctx, claim)
+	return err
+}
+
+// remove is delete, and reports whether the claim is gone without another in its place.
+func (c *claims) remove(ctx context.Context, claim *networkingv1.IPAddress) (gone bool, err error) {
+	err = c.client.Delete(ctx, claim.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &claim.UID}})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("releasing %s: %w", claim.Name, err)
+		return false, fmt.Errorf("releasing %s: %w", claim.Name, err)
 	}
-	return nil
+	return !apierrors.IsConflict(err), nil
 }
 
 // parentOf returns the Service that a claim of ours belongs to.

@@ -113,7 +113,7 @@ var _ cloudprovider.LoadBalancer = &Server{}
 func New(cfg Config) (*Server, error) {
 	s := &Server{
 		allocator:   ipam.New(),
-		claims:      newClaims(cfg.Client.NetworkingV1().IPAddresses()),
+		claims:      newClaims(cfg.Client.NetworkingV1().IPAddresses(), cfg.Claims.Lister()),
 		requests:    keymutex.NewHashed(stripes),
 		client:      cfg.Client,
 		poolClient:  cfg.Pools,
