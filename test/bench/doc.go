@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench measures how fast Services get their addresses and give them back, on a lab of its own: `make bench`.
+//
+// Three contestants do the same work on the same API server, one after the other:
+//
+//   - limit, the API server's own limit: what an ideal allocator has to write for a dual-stack Service and nothing else, from this
+//     process and without a rate limit. That is two IPAddresses, the finalizer and the status; for its deletion two
+//     IPAddresses and the finalizer.
+//   - tandem, the tandem-cloud-controller-manager of this tree with its own defaults.
+//   - metallb, MetalLB's controller with its own defaults and without its webhook. It keeps no claims and sets no finalizer.
+//
+// The controllers are processes in the network namespace of the control plane and use the administrator's credentials, so that the
+// API server's priority and fairness holds none of them back. Each works twice for every number of Services: once they arrive,
+// created by many workers at full speed while the controller runs; once they wait, all created before the controller
+// starts. In the first figure a contestant shares the machine with those who create Services; the second is its own, from the first
+// Service that has both addresses to the last, and leaves the controller's start out.
+//
+// The Services have neither selector nor node ports, so that nothing but the contestant writes for them. There is one node, cut
+// from power before the start: its kubelet and kube-proxy would only take time from the others, and without any Node the upstream service
+// controller warns of every Service.
+//
+// Requests are counted by the API server (apiserver_request_total), without those that create and delete the Services themselves.
+package main
