@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -127,6 +128,10 @@ func run(ctx context.Context, o options) error {
 	return s.Run(ctx)
 }
 
+// uninitialisedTaint is borne by a node until a cloud provider has initialised it. The constant in k8s.io/cloud-provider/api is not used,
+// because a speaker links nothing of the framework.
+const uninitialisedTaint = "node.cloudprovider.kubernetes.io/uninitialized"
+
 // hostAddress returns the address of this node by which other speakers reach it. The downward API doesn't serve for that: a kubelet
 // with an external cloud provider and without --node-ip knows none until the node is initialised, and starts no container that asks,
 // while the cloud provider waits for this speaker to say what addresses the node has.
@@ -152,7 +157,9 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 				address = ip
 			}
 		}
-		if address.IsValid() {
+		// A node that is not initialised may yet get an IPv4 address, from what its speaker finds.
+		uninitialised := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == uninitialisedTaint })
+		if address.Is4() || address.IsValid() && !uninitialised {
 			return true, nil
 		}
 		ip, err := utilnet.ChooseHostInterface()
