@@ -283,10 +283,10 @@ func (s *Server) release(ctx context.Context, service ipam.Service, as ipam.Assi
 		return slices.DeleteFunc(s.allocator.Users(as.Address), func(user ipam.Service) bool { return user == service })
 	}
 	return s.claims.release(ctx, as, service, others, func() {
-		if s.allocator.Release(service, as.Address) {
-			s.queue.Add(item{kind: wakeWaiting})
-			s.usageChanged()
-		}
+		s.allocator.Release(service, as.Address)
+		// Even where others stay on the address: it may have been this one who kept somebody from sharing it.
+		s.queue.Add(item{kind: wakeWaiting})
+		s.usageChanged()
 	})
 }
 

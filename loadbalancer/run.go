@@ -262,12 +262,12 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 // somebody else has it by now, or no pool ever had it, the Service will be given another.
 func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip.Addr) error {
 	service, sharing := serviceOf(svc), sharingOf(svc)
-	pool := s.allocator.PoolOf(address)
-	if pool == "" || s.allocator.Blocked(address) {
+	users := s.allocator.Users(address)
+	if slices.Contains(users, service) || s.allocator.Blocked(address) {
 		return nil
 	}
-	users := s.allocator.Users(address)
-	if slices.Contains(users, service) {
+	pool := s.allocator.PoolOf(address)
+	if pool == "" && len(users) == 0 {
 		return nil
 	}
 	if len(users) == 0 {
@@ -286,10 +286,13 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 			klog.FromContext(ctx).Info("Claimed a published address again", "service", klog.KObj(svc), "address", address)
 		}
 	}
-	// With others on the address the Service is one of those that share it, or the next request finds that it may not be.
-	if len(users) == 0 || sharing.Key != "" {
-		s.allocator.Hold(service, address, pool, sharing)
+	if len(users) > 0 && !s.share(service, users[0]) {
+		// It shared the address once and found no other when that ended. It stays until it does, in nobody's way if that can be.
+		if owner, err := s.services.Services(users[0].Namespace).Get(users[0].Name); err == nil && sharingOf(owner).Key != "" {
+			sharing = ipam.Sharing{Key: sharingOf(owner).Key, Backends: sharingOf(owner).Backends}
+		}
 	}
+	s.allocator.Hold(service, address, pool, sharing)
 	return nil
 }
 
@@ -333,12 +336,15 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 // corrected where somebody else has it.
 func (s *Server) vindicate(ctx context.Context, svc *corev1.Service) error {
 	for _, address := range published(svc) {
-		if err := s.restore(ctx, svc, address); err != nil {
-			return err
+		if slices.Contains(s.allocator.Users(address), serviceOf(svc)) {
+			continue
 		}
-		if !slices.Contains(s.allocator.Users(address), serviceOf(svc)) {
-			s.wake(svc)
+		if len(s.allocator.Users(address)) == 0 {
+			if err := s.restore(ctx, svc, address); err != nil {
+				return err
+			}
 		}
+		s.wake(svc)
 	}
 	return nil
 }
@@ -437,7 +443,14 @@ func (s *Server) wakeIfServable(svc *corev1.Service) bool {
 		return false
 	}
 	out, err := s.allocator.Plan(req)
-	if err != nil || len(out.Added) == 0 && len(out.Missing) > 0 {
+	if err != nil {
+		return false
+	}
+	var addresses []netip.Addr
+	for _, as := range out.Assigned {
+		addresses = append(addresses, as.Address)
+	}
+	if len(out.Missing) > 0 && slices.Equal(addresses, published(svc)) {
 		return false
 	}
 	s.wake(svc)
