@@ -28,7 +28,9 @@ func TestNoAddressIsLostOrGivenTwiceInACrash(t *testing.T) {
 		s.createMany(t, n, func() {
 			leader := s.leader(t)
 			t.Logf("killing the leader, on %s, with %d addresses claimed", leader, len(s.claims(t.Context(), t)))
-			s.kill(t, leader, programs["cloud-controller-manager"])
+			if err := s.kill(leader, programs["cloud-controller-manager"]); err != nil {
+				t.Fatal(err)
+			}
 		})
 		s.checkMany(t, n)
 		s.deleteMany(t, n)
@@ -39,7 +41,11 @@ func TestNoAddressIsLostOrGivenTwiceInACrash(t *testing.T) {
 		s.logMemory(t)
 	})
 	t.Run("the leader is killed while 200 Services are being deleted", func(t *testing.T) {
-		s.deleteManyThen(t, n, func() { s.kill(t, s.leader(t), programs["cloud-controller-manager"]) })
+		s.deleteManyThen(t, n, func() {
+			if err := s.kill(s.leader(t), programs["cloud-controller-manager"]); err != nil {
+				t.Fatal(err)
+			}
+		})
 	})
 }
 

@@ -131,6 +131,16 @@ func (c *capture) since(mark int, ip string, f form) []packet {
 	return slices.DeleteFunc(slices.Clone(c.packets[mark:]), func(p packet) bool { return p.ip != ip || p.form != f })
 }
 
+// taken reports whether, after a mark, another node than the one with that MAC address has said of each address that it has it.
+func (c *capture) taken(mark int, ips []string, mac string) (bool, string) {
+	for _, ip := range ips {
+		if !slices.ContainsFunc(c.since(mark, ip, gratuitous), func(p packet) bool { return p.src != mac }) {
+			return false, "no other node has said that it has " + ip
+		}
+	}
+	return true, ""
+}
+
 // senders counts packets by their source.
 func senders(packets []packet) map[string]int {
 	count := map[string]int{}

@@ -13,8 +13,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tandem-lb/tandem/test/cluster"
 )
 
 // programs are Tandem's programs by the component that runs them.
@@ -28,12 +26,8 @@ type process struct {
 
 // process finds the process that runs a program in the network namespace of a node, as those of Tandem do.
 func (s *stage) process(node, program string) (process, error) {
-	return findProcess(s.Cluster, node, program)
-}
-
-func findProcess(c *cluster.Cluster, node, program string) (process, error) {
 	var namespace unix.Stat_t
-	if err := unix.Stat(c.Namespace(node), &namespace); err != nil {
+	if err := unix.Stat(s.Namespace(node), &namespace); err != nil {
 		return process{}, err
 	}
 	all, err := filepath.Glob("/proc/[0-9]*")
@@ -65,15 +59,15 @@ func findProcess(c *cluster.Cluster, node, program string) (process, error) {
 }
 
 // kill ends a program on a node at once, as a crash does.
-func (s *stage) kill(t *testing.T, node, program string) {
-	t.Helper()
+func (s *stage) kill(node, program string) error {
 	p, err := s.process(node, program)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil {
-		t.Fatalf("killing %s on %s: %v", program, node, err)
+		return fmt.Errorf("killing %s on %s: %w", program, node, err)
 	}
+	return nil
 }
 
 // logMemory logs how much memory Tandem's programs have resident.

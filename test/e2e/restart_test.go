@@ -6,39 +6,12 @@ package e2e
 
 import (
 	"context"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
 )
-
-// probes asks every address from a host, 50 times a second each, until it is stopped, and then logs how many requests failed.
-func (s *stage) probes(t *testing.T, host string, ips []string) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	answers := make([][]cluster.Answer, len(ips))
-	var probes sync.WaitGroup
-	for i, ip := range ips {
-		probes.Go(func() {
-			answers[i] = s.Probe(ctx, host, cluster.URL(ip, "/hostname"), 20*time.Millisecond, 900*time.Millisecond)
-		})
-	}
-	return func() {
-		t.Helper()
-		cancel()
-		probes.Wait()
-		for i, ip := range ips {
-			failed := slices.DeleteFunc(slices.Clone(answers[i]), func(a cluster.Answer) bool { return a.Err == nil })
-			t.Logf("from %s, %d of %d requests to %s failed", host, len(failed), len(answers[i]), ip)
-			if len(failed) == len(answers[i]) {
-				t.Errorf("from %s, %s never answered", host, ip)
-			}
-		}
-	}
-}
 
 func TestAServiceAnswersWhileTheSpeakersRestart(t *testing.T) {
 	s := newStage(t, dual)
@@ -49,13 +22,25 @@ func TestAServiceAnswersWhileTheSpeakersRestart(t *testing.T) {
 		s.reach(t, lab.Ext, ip, "/hostname")
 	}
 	c := s.tcpdump(t, lab.Client)
-	stopClient, stopExt := s.probes(t, lab.Client, ips), s.probes(t, lab.Ext, ips)
+	probing, stop := context.WithCancel(t.Context())
+	defer stop()
+	probes := map[string]func() [][]cluster.Answer{}
+	for _, host := range []string{lab.Client, lab.Ext} {
+		probes[host] = s.probes(probing, host, ips)
+	}
 	start := time.Now()
 	s.kubectl(t, "rollout", "restart", "-n", "tandem-system", "daemonset/tandem-speaker")
 	s.kubectl(t, "rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=120s")
 	t.Logf("three speakers restarted in %v", time.Since(start).Round(time.Millisecond))
-	stopClient()
-	stopExt()
+	stop()
+	for host, wait := range probes {
+		for i, answers := range wait() {
+			t.Logf("%s from %s: %s", ips[i], host, failures(answers, start))
+			if last := answers[len(answers)-1]; last.Err != nil {
+				t.Errorf("%s from %s after the restart: %v", ips[i], host, last.Err)
+			}
+		}
+	}
 	s.answeredBy(t, c, s.holder(t, "web", 2), ips)
 	s.announcedFrom(t, ips, s.Nodes()...)
 }
@@ -87,27 +72,17 @@ func TestServicesOutliveTheAPIServer(t *testing.T) {
 	}
 	t.Cleanup(start)
 
-	answers := make([][]cluster.Answer, len(ips))
+	mark := c.mark()
+	gone := time.Now()
 	tenSeconds, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	var probes sync.WaitGroup
-	for i, ip := range ips {
-		probes.Go(func() {
-			answers[i] = s.Probe(tenSeconds, lab.Client, cluster.URL(ip, "/hostname"), 100*time.Millisecond, time.Second)
-		})
-	}
-	mark := c.mark()
-	probes.Wait()
-	for i, ip := range ips {
-		failed := slices.DeleteFunc(slices.Clone(answers[i]), func(a cluster.Answer) bool { return a.Err == nil })
-		t.Logf("without an API server, %d of %d requests to %s failed", len(failed), len(answers[i]), ip)
-		if len(failed) == len(answers[i]) {
-			t.Errorf("%s did not answer without an API server", ip)
+	for i, answers := range s.probes(tenSeconds, lab.Client, ips)() {
+		t.Logf("%s without an API server: %s", ips[i], failures(answers, gone))
+		if last := answers[len(answers)-1]; last.Err != nil {
+			t.Errorf("%s after ten seconds without an API server: %v", ips[i], last.Err)
 		}
-		for _, p := range c.since(mark, ip, gratuitous) {
-			if p.src != lost {
-				t.Errorf("%s says that it has %s, which node1 holds", p.src, ip)
-			}
+		if taken, _ := c.taken(mark, ips[i:i+1], lost); taken {
+			t.Errorf("another node has said that it has %s, which node1 holds", ips[i])
 		}
 	}
 	s.answeredBy(t, c, "node1", ips)
@@ -122,14 +97,7 @@ func TestServicesOutliveTheAPIServer(t *testing.T) {
 		if err := s.SetForwarding(t.Context(), "node1", false); err != nil {
 			t.Fatal(err)
 		}
-	}, func(context.Context) (bool, string) {
-		for _, ip := range ips {
-			if !slices.ContainsFunc(c.since(mark, ip, gratuitous), func(p packet) bool { return p.src != lost }) {
-				return false, "no other node has said that it has " + ip
-			}
-		}
-		return true, ""
-	})
+	}, func(context.Context) (bool, string) { return c.taken(mark, ips, lost) })
 	start()
 	s.until(t, patience, "another holder on record", func(ctx context.Context) (bool, string) {
 		holder := s.holder(t, "web", 2)
