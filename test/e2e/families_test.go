@@ -121,7 +121,7 @@ func TestPreferDualStackTakesWhatThereIsAndTheRestWhenItComes(t *testing.T) {
 			s := newStage(t, dual)
 			s.pool(t, "", row.there)
 			svc := s.service("pair", row.families...)
-			svc.Spec.IPFamilyPolicy = ptr.To(prefer)
+			svc.Spec.IPFamilyPolicy = new(prefer)
 			s.add(t, svc)
 			first := s.addresses(t, "pair", 1)
 			missing := v4
@@ -150,7 +150,7 @@ func TestPreferDualStackTakesWhatThereIsAndTheRestWhenItComes(t *testing.T) {
 		s.add(t, owner)
 		s.addresses(t, "owner", 1)
 		svc := s.service("pair", v4, v6)
-		svc.Spec.IPFamilyPolicy = ptr.To(prefer)
+		svc.Spec.IPFamilyPolicy = new(prefer)
 		s.add(t, svc)
 		first := s.addresses(t, "pair", 1)
 		s.event(t, "pair", "MissingAddress", "IPv6", s.ns)
@@ -214,12 +214,12 @@ func TestOnlyOurLoadBalancerClassIsServed(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", lanIPv4, lanIPv6)
 	other := s.service("other", v4, v6)
-	other.Spec.LoadBalancerClass = ptr.To("example.com/other")
+	other.Spec.LoadBalancerClass = new("example.com/other")
 	// The finalizer that the upstream controller would clean up for.
 	other.Finalizers = []string{"service.kubernetes.io/load-balancer-cleanup"}
 	s.add(t, other)
 	ours := s.service("ours", v4, v6)
-	ours.Spec.LoadBalancerClass = ptr.To(ipamv1alpha1.LoadBalancerClass)
+	ours.Spec.LoadBalancerClass = new(ipamv1alpha1.LoadBalancerClass)
 	s.add(t, ours)
 
 	s.claimsBecome(t, pairs("ours", s.addresses(t, "ours", 2)...))

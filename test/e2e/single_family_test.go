@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
@@ -49,7 +48,7 @@ func TestClustersOfOneFamily(t *testing.T) {
 			s.bgp(t)
 			s.web(t, s.Nodes()...)
 			svc := s.service("web", row.family)
-			svc.Spec.IPFamilyPolicy = ptr.To(prefer)
+			svc.Spec.IPFamilyPolicy = new(prefer)
 			s.add(t, svc)
 			ips := s.addresses(t, "web", 1)
 			if diff := cmp.Diff([]corev1.IPFamily{row.family}, families(t, ips)); diff != "" {
