@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	cloudprovider "k8s.io/cloud-provider"
+	servicecontroller "k8s.io/cloud-provider/controllers/service"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/component-base/featuregate"
+	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+	"k8s.io/utils/ptr"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+func TestShowClass(t *testing.T) {
+	const other = "example.com/other"
+	tests := []struct {
+		name      string
+		class     *string
+		kind      corev1.ServiceType
+		classOnly bool
+		want      *string
+	}{
+		{name: "our class is shown as none", class: ptr.To(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
+		{name: "our class is shown as none where only it is served", class: ptr.To(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, classOnly: true},
+		{name: "none stays none", kind: corev1.ServiceTypeLoadBalancer},
+		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: ptr.To(otherClass)},
+		{name: "another class stays", class: ptr.To(other), kind: corev1.ServiceTypeLoadBalancer, want: ptr.To(other)},
+		{name: "another class stays where only ours is served", class: ptr.To(other), kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: ptr.To(other)},
+		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, classOnly: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			svc := &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Name: "web", ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
+				Spec:       corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class},
+			}
+			got, err := showClass(tt.classOnly)(svc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.want}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("shown (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if got, err := showClass(true)(&corev1.Node{}); err != nil || got == nil {
+		t.Errorf("what is no Service: got %v, %v", got, err)
+	}
+}
+
+// balancer is a LoadBalancer that gives everybody one address and writes down who asked.
+type balancer struct {
+	mu sync.Mutex
+	// mu guards all following fields.
+	ensured, deleted []string
+	refuse           error
+}
+
+func (b *balancer) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	return &svc.Status.LoadBalancer, len(svc.Status.LoadBalancer.Ingress) > 0, nil
+}
+
+func (b *balancer) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return svc.Name
+}
+
+func (b *balancer) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ensured = append(b.ensured, svc.Name)
+	if b.refuse != nil {
+		return nil, b.refuse
+	}
+	return &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}}, nil
+}
+
+func (b *balancer) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
+	return nil
+}
+
+func (b *balancer) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *corev1.Service) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.deleted = append(b.deleted, svc.Name)
+	return nil
+}
+
+// took returns who asked since it was last called, sorted.
+func (b *balancer) took() (ensured, deleted []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ensured, deleted = slices.Sorted(slices.Values(b.ensured)), slices.Sorted(slices.Values(b.deleted))
+	b.ensured, b.deleted = nil, nil
+	return slices.Compact(ensured), slices.Compact(deleted)
+}
+
+type cloud struct {
+	Cloud
+	balancer *balancer
+}
+
+func (c *cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.balancer, true }
+
+// run runs the upstream service controller on a fake API, wired as startServiceController does.
+func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clientset, *serviceInformer, *balancer) {
+	t.Helper()
+	client := fake.NewClientset()
+	for _, svc := range services {
+		if _, err := client.CoreV1().Services("default").Create(t.Context(), svc, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	shown := &serviceInformer{ServiceInformer: factory.Core().V1().Services()}
+	if err := shown.ServiceInformer.Informer().SetTransform(showClass(classOnly)); err != nil {
+		t.Fatal(err)
+	}
+	b := &balancer{}
+	controller, err := servicecontroller.New(&cloud{balancer: b}, quiet{client, shown.Lister()}, shown, factory.Core().V1().Nodes(), "kubernetes", featuregate.NewFeatureGate())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	factory.Start(ctx.Done())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		controller.Run(ctx, 4, controllersmetrics.NewControllerManagerMetrics("tandem"))
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-stopped
+		factory.Shutdown()
+	})
+	synctest.Wait()
+	return client, shown, b
+}
+
+func service(name string, class *string) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "1"},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: class, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+}
+
+// deletedService is one that somebody deletes and that the standard finalizer keeps.
+func deletedService(name string, class *string) *corev1.Service {
+	svc := service(name, class)
+	svc.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	svc.Finalizers = []string{servicehelper.LoadBalancerCleanupFinalizer}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.9"}}
+	return svc
+}
+
+func TestServiceController(t *testing.T) {
+	ours, theirs := ptr.To(v1alpha1.LoadBalancerClass), ptr.To("example.com/other")
+	everything := func() []*corev1.Service {
+		return []*corev1.Service{
+			service("ours", ours), service("default", nil), service("theirs", theirs),
+			deletedService("ours-deleted", ours), deletedService("default-deleted", nil), deletedService("theirs-deleted", theirs),
+		}
+	}
+	tests := []struct {
+		name             string
+		classOnly        bool
+		ensured, deleted []string
+	}{
+		{name: "beside none", ensured: []string{"default", "ours"}, deleted: []string{"default-deleted", "ours-deleted"}},
+		{name: "beside another provider", classOnly: true, ensured: []string{"ours"}, deleted: []string{"ours-deleted"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, _, b := run(t, tt.classOnly, everything()...)
+				time.Sleep(10 * time.Minute) // of the bubble's clock: resyncs show every Service again
+				synctest.Wait()
+				ensured, deleted := b.took()
+				if diff := cmp.Diff(tt.ensured, ensured); diff != "" {
+					t.Errorf("ensured (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff(tt.deleted, deleted); diff != "" {
+					t.Errorf("deleted (-want +got):\n%s", diff)
+				}
+				for _, before := range everything() {
+					after, err := client.CoreV1().Services("default").Get(t.Context(), before.Name, metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff(before.Spec, after.Spec); diff != "" {
+						t.Errorf("the spec of %s was changed (-before +after):\n%s", before.Name, diff)
+					}
+					switch touched := !cmp.Equal(before.Finalizers, after.Finalizers) || !cmp.Equal(before.Status, after.Status); {
+					case slices.Contains(tt.ensured, before.Name):
+						if !servicehelper.HasLBFinalizer(after) || len(after.Status.LoadBalancer.Ingress) != 1 {
+							t.Errorf("Service %s has finalizers %v and status %v", after.Name, after.Finalizers, after.Status.LoadBalancer)
+						}
+					case slices.Contains(tt.deleted, before.Name):
+						if servicehelper.HasLBFinalizer(after) {
+							t.Errorf("Service %s still has the finalizer", after.Name)
+						}
+					case touched:
+						t.Errorf("Service %s of another provider was touched: finalizers %v, status %v", after.Name, after.Finalizers, after.Status.LoadBalancer)
+					}
+				}
+				for _, action := range client.Actions() {
+					if patch, ok := action.(clienttesting.PatchAction); ok && strings.Contains(string(patch.GetPatch()), "loadBalancerClass") {
+						t.Errorf("a patch writes the class: %s", patch.GetPatch())
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := ptr.To(v1alpha1.LoadBalancerClass), ptr.To("example.com/other")
+		_, shown, b := run(t, false, service("ours", ours), service("theirs", theirs))
+		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
+			t.Fatalf("ensured %v", ensured)
+		}
+		for _, name := range []string{"ours", "theirs"} {
+			svc, err := shown.Lister().Services("default").Get(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown.wake(svc)
+		}
+		synctest.Wait() // the clock stands still
+		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
+			t.Errorf("ensured %v, want only ours", ensured)
+		}
+	})
+	// Before the service controller has registered there is nobody to wake.
+	(&serviceInformer{}).wake(service("ours", nil))
+}
