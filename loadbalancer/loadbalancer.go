@@ -102,7 +102,7 @@ type Server struct {
 	mu sync.Mutex
 	// mu guards all following fields.
 	pools    []pool                                    // as they are tried
-	waiting  map[ipam.Service]string                   // Services without all they asked for, and what they were told
+	waiting  map[ipam.Service]waiting                  // Services without all they asked for, and what they were told
 	inFlight map[netip.Addr]int                        // addresses being claimed
 	retiring map[ipam.Service]map[netip.Addr]time.Time // given up, to be released when the status does not show them, from that time on
 }
@@ -125,7 +125,7 @@ func New(cfg Config) (*Server, error) {
 		queue:       workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[item]()),
 		usage:       make(chan struct{}, 1),
 		ready:       make(chan struct{}),
-		waiting:     map[ipam.Service]string{},
+		waiting:     map[ipam.Service]waiting{},
 		inFlight:    map[netip.Addr]int{},
 		retiring:    map[ipam.Service]map[netip.Addr]time.Time{},
 	}
@@ -162,7 +162,7 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	start := time.Now()
 	out, err := s.ensure(ctx, svc)
 	if err != nil {
-		s.setWaiting(serviceOf(svc), err.Error())
+		s.setWaiting(serviceOf(svc), waiting{err.Error(), published(svc)})
 		recordFailure(err)
 		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", serviceOf(svc), err)
 	}
@@ -388,20 +388,32 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 		recordMissing(m)
 	}
 	message := strings.Join(why, "; ")
-	if s.setWaiting(service, message) {
+	if s.setWaiting(service, waiting{message, addressesOf(out.Assigned)}) {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, "MissingAddress", "Waiting for an address: %s", message)
 	}
 }
 
+// waiting is what a Service that lacks something was told, and the addresses it goes on with meanwhile.
+type waiting struct {
+	message string
+	has     []netip.Addr
+}
+
 // setWaiting records that the Service lacks something. It reports whether it was told something else, or nothing, before.
-func (s *Server) setWaiting(service ipam.Service, message string) bool {
+func (s *Server) setWaiting(service ipam.Service, w waiting) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.waiting[service] == message {
-		return false
+	before, waited := s.waiting[service]
+	s.waiting[service] = w
+	return !waited || before.message != w.message
+}
+
+func addressesOf(assigned []ipam.Assignment) []netip.Addr {
+	var addresses []netip.Addr
+	for _, as := range assigned {
+		addresses = append(addresses, as.Address)
 	}
-	s.waiting[service] = message
-	return true
+	return addresses
 }
 
 // fly counts addresses that are being claimed, which the claim's events must not be held against.

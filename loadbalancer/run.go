@@ -255,6 +255,7 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 	// The claim is the truth: who has the address beside its parent shares it, or has lost it.
 	s.hold(service, address, claim)
 	s.dispossess(address, service)
+	s.retireLater(svc, s.doubles(svc))
 	return nil
 }
 
@@ -321,6 +322,7 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 		delete(s.retiring[service], as.Address)
 		s.mu.Unlock()
 	}
+	s.retireLater(svc, s.doubles(svc))
 	if wants(svc) {
 		if err := s.vindicate(ctx, svc); err != nil {
 			return err
@@ -330,6 +332,24 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 		s.wakeIfServable(svc)
 	}
 	return nil
+}
+
+// doubles returns what a Service has beside an address of the same family that it shows. It remains where two leaders served the
+// Service at the same time, or a crash came between claim and status.
+func (s *Server) doubles(svc *corev1.Service) []ipam.Assignment {
+	var shown, hidden []ipam.Assignment
+	for _, as := range s.allocator.Held(serviceOf(svc)) {
+		if slices.Contains(published(svc), as.Address) {
+			shown = append(shown, as)
+		} else {
+			hidden = append(hidden, as)
+		}
+	}
+	return slices.DeleteFunc(hidden, func(as ipam.Assignment) bool {
+		return !slices.ContainsFunc(shown, func(other ipam.Assignment) bool {
+			return ipam.FamilyOf(other.Address) == ipam.FamilyOf(as.Address)
+		})
+	})
 }
 
 // vindicate claims what a Service shows and does not have, as a leader that was deposed while it worked may have left it, or has the status
@@ -446,11 +466,10 @@ func (s *Server) wakeIfServable(svc *corev1.Service) bool {
 	if err != nil {
 		return false
 	}
-	var addresses []netip.Addr
-	for _, as := range out.Assigned {
-		addresses = append(addresses, as.Address)
-	}
-	if len(out.Missing) > 0 && slices.Equal(addresses, published(svc)) {
+	s.mu.Lock()
+	has := s.waiting[serviceOf(svc)].has
+	s.mu.Unlock()
+	if len(out.Missing) > 0 && slices.Equal(addressesOf(out.Assigned), has) {
 		return false
 	}
 	s.wake(svc)
