@@ -196,22 +196,11 @@ func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(contex
 	probing, stop := context.WithCancel(t.Context())
 	defer stop()
 	probes := s.probes(probing, lab.Client, ips)
-	for _, ip := range ips {
-		s.reach(t, lab.Client, ip, "/hostname")
-	}
+	s.steady(t, lab.Client, ips)
 	start := time.Now()
 	cut()
 	s.until(t, patience, "the move", moved)
-	s.until(t, patience, "answers again, ten times in a row", func(ctx context.Context) (bool, string) {
-		for range 10 {
-			for _, ip := range ips {
-				if _, err := s.Get(ctx, lab.Client, cluster.URL(ip, "/hostname")); err != nil {
-					return false, err.Error()
-				}
-			}
-		}
-		return true, ""
-	})
+	s.steady(t, lab.Client, ips)
 	stop()
 	for i, answers := range probes() {
 		outage, ok := cluster.Outage(answers, start)
@@ -220,6 +209,22 @@ func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(contex
 		}
 		t.Logf("%s answered again after %v; %s", ips[i], outage.Round(time.Millisecond), failures(answers, start))
 	}
+}
+
+// steady waits until every address answers a host twenty times in a row: where each node is one of several ways to an address, every
+// node's kube-proxy has to know the Service by then.
+func (s *stage) steady(t *testing.T, host string, ips []string) {
+	t.Helper()
+	s.until(t, patience, "steady answers to "+host, func(ctx context.Context) (bool, string) {
+		for range 20 {
+			for _, ip := range ips {
+				if _, err := s.Get(ctx, host, cluster.URL(ip, "/hostname")); err != nil {
+					return false, err.Error()
+				}
+			}
+		}
+		return true, ""
+	})
 }
 
 // probes asks every address from a host, 50 times a second each, until the context ends. What it returns waits for that and returns the

@@ -18,9 +18,8 @@ func TestAServiceAnswersWhileTheSpeakersRestart(t *testing.T) {
 	ips := s.heldBy(t, "node2")
 	s.bgp(t)
 	s.announcedFrom(t, ips, s.Nodes()...)
-	for _, ip := range ips {
-		s.reach(t, lab.Ext, ip, "/hostname")
-	}
+	s.steady(t, lab.Client, ips)
+	s.steady(t, lab.Ext, ips)
 	c := s.tcpdump(t, lab.Client)
 	probing, stop := context.WithCancel(t.Context())
 	defer stop()
