@@ -65,7 +65,7 @@ protocol bgp tandem {
 
 	routes := []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
 	for i := range routes {
-		routes[i].MED, routes[i].Prepend = ptr[uint32](10), 1
+		routes[i].MED, routes[i].Prepend = new(uint32(10)), 1
 		routes[i].Communities = []community.Community{
 			{Large: true, A: 64512, B: 1, C: 2}, {A: 64512, B: 100}, community.GracefulShutdown,
 		}

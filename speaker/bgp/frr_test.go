@@ -172,7 +172,7 @@ func TestAttributes(t *testing.T) {
 			name: "an internal peer hears the local preference and an empty path", remoteASN: "64513", peerASN: 64513,
 			want: func(p *path) {
 				p.ASPath.String, p.Peer.Type = "Local", "internal"
-				p.LocalPref = ptr(200)
+				p.LocalPref = new(200)
 			},
 		},
 	} {
@@ -187,11 +187,11 @@ func TestAttributes(t *testing.T) {
 			for _, prefix := range []string{"198.51.100.0/24", "2001:db8:51::/64"} {
 				route := r.route(prefix)
 				p := external(route.NextHop)
-				p.MED = ptr(10)
+				p.MED = new(10)
 				p.Community.String, p.LargeCommunity.String = "64512:100 no-export", "64512:1:2"
 				tt.want(&p)
 				want[prefix] = []path{p}
-				route.LocalPref, route.MED, route.Prepend, route.Communities = ptr[uint32](200), ptr[uint32](10), 2, communities
+				route.LocalPref, route.MED, route.Prepend, route.Communities = new(uint32(200)), new(uint32(10)), 2, communities
 				routes = append(routes, route)
 			}
 			s := newSpeaker(t)
@@ -208,12 +208,12 @@ func TestPeersHearTheirOwn(t *testing.T) {
 	p1, p2 := r1.peer(), r2.peer()
 	p2.Name, p2.RouterID = "tor2", netip.MustParseAddr("192.0.2.253")
 	one, two, only := r1.route("198.51.100.200/32"), r2.route("198.51.100.200/32"), r2.route("2001:db8:51::1000/128")
-	one.MED, two.Communities = ptr[uint32](10), []community.Community{{A: 64512, B: 2}}
+	one.MED, two.Communities = new(uint32(10)), []community.Community{{A: 64512, B: 2}}
 	s := newSpeaker(t)
 	set(t, s, Session{p1, []Route{one}}, Session{p2, []Route{two, only}})
 
 	want1, want2, wantOnly := external(r1.speaker4), external(r2.speaker4), external(r2.speaker6)
-	want1.MED, want2.Community.String = ptr(10), "64512:2"
+	want1.MED, want2.Community.String = new(10), "64512:2"
 	want2.Peer.RouterID, wantOnly.Peer.RouterID = "192.0.2.253", "192.0.2.253"
 	r1.wantRIB(map[string][]path{"198.51.100.200/32": {want1}})
 	r2.wantRIB(map[string][]path{"198.51.100.200/32": {want2}, "2001:db8:51::1000/128": {wantOnly}})
@@ -241,7 +241,7 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 	set(t, s, Session{peer, routes})
 	internal := func(via netip.Addr) path {
 		p := external(via)
-		p.ASPath.String, p.Peer.Type, p.LocalPref = "Local", "internal", ptr(100)
+		p.ASPath.String, p.Peer.Type, p.LocalPref = "Local", "internal", new(100)
 		return p
 	}
 	want4, want6 := internal(r.speaker4), internal(r.speaker6)
@@ -249,11 +249,11 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 	before := r.neighbor(r.speaker4).MessageStats.UpdatesRecv
 
 	for i := range routes {
-		routes[i].LocalPref, routes[i].Communities = ptr[uint32](0), []community.Community{community.GracefulShutdown}
+		routes[i].LocalPref, routes[i].Communities = new(uint32(0)), []community.Community{community.GracefulShutdown}
 	}
 	set(t, s, Session{peer, routes})
-	want4.LocalPref, want4.Community.String = ptr(0), "graceful-shutdown"
-	want6.LocalPref, want6.Community.String = ptr(0), "graceful-shutdown"
+	want4.LocalPref, want4.Community.String = new(0), "graceful-shutdown"
+	want6.LocalPref, want6.Community.String = new(0), "graceful-shutdown"
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}, "2001:db8:51::1000/128": {want6}})
 	set(t, s, Session{peer, routes}) // the same again is nothing to tell
 	if got := r.neighbor(r.speaker4).MessageStats.UpdatesRecv - before; got != 2 {

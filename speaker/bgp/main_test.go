@@ -53,13 +53,13 @@ func runInNamespace() int {
 // removeNamespaces removes the namespaces whose names begin with prefix, and ends what still runs in them.
 func removeNamespaces(prefix string) {
 	list, _ := exec.Command("ip", "netns", "list").Output()
-	for _, line := range strings.Split(string(list), "\n") {
+	for line := range strings.SplitSeq(string(list), "\n") {
 		ns, _, _ := strings.Cut(line, " ")
 		if !strings.HasPrefix(ns, prefix) {
 			continue
 		}
 		pids, _ := exec.Command("ip", "netns", "pids", ns).Output()
-		for _, field := range strings.Fields(string(pids)) {
+		for field := range strings.FieldsSeq(string(pids)) {
 			if pid, err := strconv.Atoi(field); err == nil {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}

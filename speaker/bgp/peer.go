@@ -104,7 +104,7 @@ const (
 
 	maxPasswordBytes = 80                 // TCP_MD5SIG_MAXKEYLEN
 	maxRestartTime   = 4095 * time.Second // twelve bits (RFC 4724 §3)
-	maxSeconds       = 65535 * time.Second
+	maxTimer         = 65535 * time.Second
 )
 
 // Defaults fills in what was left out.
@@ -190,12 +190,12 @@ func (p Peer) Validate() error {
 		refuse("routerID", "%v is not a unicast IPv4 address", id)
 	}
 
-	seconds("holdTime", p.HoldTime, 3*time.Second, maxSeconds) // RFC 4271 §4.2
-	seconds("keepaliveTime", p.KeepaliveTime, time.Second, maxSeconds)
+	seconds("holdTime", p.HoldTime, 3*time.Second, maxTimer) // RFC 4271 §4.2
+	seconds("keepaliveTime", p.KeepaliveTime, time.Second, maxTimer)
 	if p.KeepaliveTime > p.HoldTime/3 {
 		refuse("keepaliveTime", "%v is more than a third of holdTime %v (RFC 4271 §4.4)", p.KeepaliveTime, p.HoldTime)
 	}
-	seconds("connectTime", p.ConnectTime, time.Second, maxSeconds)
+	seconds("connectTime", p.ConnectTime, time.Second, maxTimer)
 
 	if p.EBGPMultiHop && p.TTLSecurityHops > 0 {
 		refuse("ttlSecurityHops", "cannot be combined with ebgpMultiHop: raise ttlSecurityHops instead")

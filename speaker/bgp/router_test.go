@@ -297,5 +297,3 @@ func awaitState(t *testing.T, s *Speaker, peer string, want State) SessionState 
 	t.Helper()
 	return await(t, s, peer, string(want), func(state SessionState) bool { return state.State == want })
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -177,12 +176,12 @@ func TestStatus(t *testing.T) {
 		Conditions: []metav1.Condition{condition(ipamv1alpha1.ConditionReady, metav1.ConditionTrue, ipamv1alpha1.ReasonAvailable, "")},
 	}
 	pool.Status = want
-	pool.Spec.AutoAssign = ptr.To(false)
+	pool.Spec.AutoAssign = new(false)
 	if err := apiClient.Status().Update(t.Context(), pool); err != nil {
 		t.Fatalf("writing the status: %v", err)
 	}
 	pool.Status = ipamv1alpha1.AddressPoolStatus{}
-	pool.Spec.Priority = ptr.To[int32](7)
+	pool.Spec.Priority = new(int32(7))
 	if err := apiClient.Update(t.Context(), pool); err != nil {
 		t.Fatalf("writing the spec: %v", err)
 	}
@@ -300,7 +299,7 @@ func TestColumns(t *testing.T) {
 				Spec: ipamv1alpha1.AddressPoolSpec{
 					IPv4:     &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{"192.0.2.0/24", "198.51.100.1"}},
 					IPv6:     &ipamv1alpha1.IPv6Partition{Ranges: []ipamv1alpha1.IPv6Range{"2001:db8::/64"}},
-					Priority: ptr.To[int32](7),
+					Priority: new(int32(7)),
 				},
 				Status: ipamv1alpha1.AddressPoolStatus{
 					IPv4:       &ipamv1alpha1.PartitionStatus{Capacity: 257, Allocated: 2, Available: 255},

@@ -153,7 +153,7 @@ func TestDownAfterCrash(t *testing.T) {
 	for _, when := range []string{"Built the network", "Started containerd", "Started the control plane"} {
 		t.Run(when, func(t *testing.T) {
 			up := exec.CommandContext(ctx, program, "-name", name, "up", "-nodes", "2")
-			up.Stderr = &trigger{text: when, pull: func() { up.Process.Kill() }}
+			up.Stderr = &trigger{text: when, pull: func() { _ = up.Process.Kill() }}
 			if err := up.Run(); err == nil {
 				t.Fatalf("the lab is up, but should have been killed after %q", when)
 			}

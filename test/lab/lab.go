@@ -27,6 +27,7 @@ import (
 // Families are the address families that a lab has.
 type Families string
 
+// The choices of families.
 const (
 	Dual Families = "dual"
 	IPv4 Families = "ipv4"

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -239,10 +240,10 @@ func removeCgroup(ctx context.Context, dir string) error {
 		} else if err != nil {
 			return err
 		}
-		for i := len(dirs) - 1; i >= 0; i-- {
+		for _, dir := range slices.Backward(dirs) {
 			// Files of a cgroup can't be removed, and needn't be.
-			if err := unix.Rmdir(dirs[i]); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("removing cgroup %s: %w", dirs[i], err)
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("removing cgroup %s: %w", dir, err)
 			}
 		}
 		return nil
