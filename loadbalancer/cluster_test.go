@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -42,6 +44,12 @@ import (
 
 // The tests of this package run in bubbles of testing/synctest: when settle returns, every informer has caught up, every event has been
 // handled and every goroutine waits, and seconds of waiting cost nothing.
+
+func TestMain(m *testing.M) {
+	// The last of these handlers delays errors by a clock that it read outside of the bubbles, and so for decades.
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
+	os.Exit(m.Run())
+}
 
 // tracker makes client-go's fake clientset behave as the API server does where this package relies on it: UIDs and their preconditions,
 // watches with a label selector, and watchers that are slow.

@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -26,6 +28,12 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
+
+func TestMain(m *testing.M) {
+	// The last of these handlers delays errors by a clock that it read outside of the bubbles of testing/synctest, and so for decades.
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
+	os.Exit(m.Run())
+}
 
 func TestShowClass(t *testing.T) {
 	const other = "example.com/other"
@@ -149,6 +157,7 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 		<-stopped
 		factory.Shutdown()
 	})
+	time.Sleep(time.Second) // of the bubble's clock, by which the controller looks whether its informers are ready
 	synctest.Wait()
 	return client, shown, b
 }
