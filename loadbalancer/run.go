@@ -312,7 +312,12 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	s.mu.Unlock()
 	for _, as := range s.allocator.Held(service) {
 		from, retires := retiring[as.Address]
-		if !retires || slices.Contains(published(svc), as.Address) || time.Now().Before(from) {
+		if !retires || slices.Contains(published(svc), as.Address) {
+			continue
+		}
+		if wait := time.Until(from); wait > 0 {
+			// The queue has merged this with what was due earlier.
+			s.queue.AddAfter(item{kind: serviceChanged, service: service}, wait)
 			continue
 		}
 		if err := s.release(ctx, service, as); err != nil {
