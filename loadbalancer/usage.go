@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -74,6 +75,7 @@ func unjoin(err error) []error {
 
 // reason names an error for metrics.
 func reason(err error) string {
+	var network net.Error
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
 		return "Exhausted"
@@ -83,7 +85,7 @@ func reason(err error) string {
 		return "NoPool"
 	case errors.Is(err, ipam.ErrNotInPool):
 		return "NotInPool"
-	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown:
+	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown, errors.As(err, &network), errors.Is(err, context.Canceled):
 		return "API"
 	}
 	return "BadRequest"

@@ -205,8 +205,8 @@ const (
 	// ConditionReady is True while each partition has a free address. It is False with reason Exhausted or Invalid.
 	ConditionReady = "Ready"
 
-	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names the pool and
-	// the addresses. No address is given twice, but which pool counts it is then a matter of order.
+	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names those pools. No address
+	// is given twice, and each of the pools counts it as used.
 	ConditionOverlapping = "Overlapping"
 
 	// ConditionStranded is True while Services hold addresses that the pool held once and no longer does. The message
