@@ -53,8 +53,9 @@ e2e: ## the tests against a real API server, and on a cluster in network namespa
 	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
 
 .PHONY: bench
-bench: ## the speed of what has to be fast, with ratios
-	go test -run '^$$' -bench . -benchmem ./ipam ./speaker/election ./speaker/layer2
+bench: deps ## the speed of what has to be fast, with ratios to MetalLB and to the API server's own limit
+	go test -run '^$$' -bench . -benchmem ./ipam ./speaker ./speaker/election ./speaker/layer2
+	go run ./test/bench
 
 .PHONY: generate
 generate: ## deep copies, CRDs, RBAC and image tags from the code
