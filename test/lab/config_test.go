@@ -171,10 +171,10 @@ mount --bind '/var/lib/lab/x' '/var/lib/lab/x/node1/root/var/lib/lab/x'
 mount --rbind '/var/lib/lab/x/node1/root/var/lib' /var/lib
 mount --rbind '/var/lib/lab/x/node1/root/var/log' /var/log
 mount --make-rshared /
-exec '/root/.cache/pause'
+exec '/home/lab/.cache/pause'
 `
-	keep := []string{"/root/.cache", "/var/lib/lab/x"}
-	got := nodeScript("node1", "/var/lib/lab/x/node1/root", "/root/.cache/pause", keep)
+	keep := []string{"/home/lab/.cache", "/var/lib/lab/x"}
+	got := nodeScript("node1", "/var/lib/lab/x/node1/root", "/home/lab/.cache/pause", keep)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("script (-want +got):\n%s", diff)
 	}
