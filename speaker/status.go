@@ -68,7 +68,7 @@ func (s *Speaker) writeStatus(ctx context.Context) error {
 		return fmt.Errorf("SpeakerStatus %s: %w", s.cfg.Node, err)
 	}
 	old := published.DeepCopy()
-	published.Status = s.state(published.Status)
+	published.Status = s.state(ctx, published.Status)
 	if equality.Semantic.DeepEqual(old.Status, published.Status) {
 		return nil
 	}
@@ -79,10 +79,10 @@ func (s *Speaker) writeStatus(ctx context.Context) error {
 }
 
 // state describes the node as it is now. Conditions keep their times from the old state.
-func (s *Speaker) state(old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
+func (s *Speaker) state(ctx context.Context, old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
 	var o objects
 	held := func(netip.Addr) bool { return false }
-	if err := s.cache.List(context.Background(), &o.claims, client.UnsafeDisableDeepCopy); err == nil {
+	if err := s.cache.List(ctx, &o.claims, client.UnsafeDisableDeepCopy); err == nil {
 		held = o.held()
 	}
 	links := s.links.Snapshot()
