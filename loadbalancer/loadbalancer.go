@@ -316,8 +316,9 @@ func (s *Server) retireLater(svc *corev1.Service, more []ipam.Assignment) {
 		var from time.Time
 		if !slices.Contains(published(svc), as.Address) {
 			from = time.Now().Add(unpublishedGrace)
-			s.queue.AddAfter(item{kind: serviceChanged, service: service}, unpublishedGrace)
 		}
+		// The event of the status that no longer shows it may have passed already, where another leader wrote that.
+		s.queue.AddAfter(item{kind: serviceChanged, service: service}, unpublishedGrace)
 		if s.retiring[service] == nil {
 			s.retiring[service] = map[netip.Addr]time.Time{}
 		}
