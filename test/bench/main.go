@@ -28,14 +28,15 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	sizes := flag.String("sizes", "1000,5000", "Numbers of Services, a list.")
+	sizes := flag.String("sizes", "1000", "Numbers of Services, a list. Beyond 1000 the creation of Services itself takes minutes.")
 	names := flag.String("contestants", "limit,tandem,metallb", "Who takes part, a list.")
-	waiting := flag.Int("waiting", 1000, "Most Services for which the contestants also start to find them waiting.")
+	modes := flag.String("modes", "arriving,waiting", "When the Services are created: while the contestant runs, before it starts, or both.")
 	repeat := flag.Int("repeat", 1, "How often everything is measured; the table shows medians.")
 	memory := flag.Int("memory", 0, "Measure memory and restart of the controller manager with so many Services instead.")
+	lab := flag.String("lab", "bench", "Name of the lab; labs of different names run side by side.")
 	flag.Parse()
 
-	a, err := newArena(ctx, "bench", os.Stdout)
+	a, err := newArena(ctx, *lab, os.Stdout)
 	if err != nil {
 		return err
 	}
@@ -57,14 +58,10 @@ func run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("-sizes: %w", err)
 		}
-		modes := []mode{arriving}
-		if n <= *waiting {
-			modes = append(modes, existing)
-		}
-		for _, m := range modes {
+		for m := range strings.SplitSeq(*modes, ",") {
 			for range *repeat {
 				for _, c := range contestants {
-					f, err := a.measure(ctx, c, m, n)
+					f, err := a.measure(ctx, c, mode(m), n)
 					if err != nil {
 						return fmt.Errorf("%s, %d Services: %w", c.name(), n, err)
 					}
