@@ -327,12 +327,12 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 		delete(s.retiring[service], as.Address)
 		s.mu.Unlock()
 	}
+	s.retireLater(svc, s.doubles(svc))
 	if wants(svc) {
 		if err := s.vindicate(ctx, svc); err != nil {
 			return err
 		}
 	}
-	s.retireLater(svc, s.doubles(svc))
 	if waits && wants(svc) {
 		s.wakeIfServable(svc)
 	}
