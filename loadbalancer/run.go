@@ -339,6 +339,18 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	return nil
 }
 
+// givesUp reports whether the Service holds an address that it does not show and that is to be released. Two leaders that took turns to
+// release such an address and to restore its claim would never come to an end.
+func (s *Server) givesUp(svc *corev1.Service, address netip.Addr) bool {
+	if slices.Contains(published(svc), address) {
+		return false
+	}
+	s.mu.Lock()
+	_, retires := s.retiring[serviceOf(svc)][address]
+	s.mu.Unlock()
+	return retires || slices.ContainsFunc(s.doubles(svc), func(as ipam.Assignment) bool { return as.Address == address })
+}
+
 // doubles returns what a Service has beside an address of the same family that it shows. It remains where two leaders served the
 // Service at the same time, or a crash came between claim and status.
 func (s *Server) doubles(svc *corev1.Service) []ipam.Assignment {
@@ -409,8 +421,13 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 	// The allocator goes on holding the address, so that nobody else gets it meanwhile.
 	err = s.claims.restore(ctx, address, func() (pool string, heirs []ipam.Service) {
 		for _, user := range s.allocator.Users(address) {
-			if svc, err := s.services.Services(user.Namespace).Get(user.Name); err != nil || !wants(svc) {
+			svc, err := s.services.Services(user.Namespace).Get(user.Name)
+			if err != nil || !wants(svc) {
 				continue // its own release is on the way
+			}
+			if s.givesUp(svc, address) {
+				s.allocator.Release(user, address) // another leader was faster to release it
+				continue
 			}
 			heirs = append(heirs, user)
 			for _, as := range s.allocator.Held(user) {
