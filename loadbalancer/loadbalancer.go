@@ -194,8 +194,7 @@ func (s *Server) ensure(ctx context.Context, svc *corev1.Service) (ipam.Outcome,
 			done, err = s.claim(ctx, req.Service, out.Added)
 			claimed = append(claimed, done...)
 		}
-		var taken *conflict
-		if errors.As(err, &taken) {
+		if taken, ok := errors.AsType[*conflict](err); ok {
 			if err = s.learn(ctx, taken); err == nil {
 				continue
 			}

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -124,7 +123,7 @@ func newPool(name, ranges string, edits ...func(*v1alpha1.AddressPool)) *v1alpha
 	return ap
 }
 
-func noAutoAssign(ap *v1alpha1.AddressPool) { ap.Spec.AutoAssign = ptr.To(false) }
+func noAutoAssign(ap *v1alpha1.AddressPool) { ap.Spec.AutoAssign = new(false) }
 
 func stable(ap *v1alpha1.AddressPool) { ap.Spec.Allocation = v1alpha1.AllocationStable }
 

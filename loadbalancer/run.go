@@ -273,8 +273,7 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 	}
 	if len(users) == 0 {
 		err := s.claims.create(ctx, ipam.Assignment{Address: address, Pool: pool}, service, func() []ipam.Service { return nil })
-		var taken *conflict
-		if errors.As(err, &taken) {
+		if taken, ok := errors.AsType[*conflict](err); ok {
 			if err := s.learn(ctx, taken); err != nil {
 				return err
 			}

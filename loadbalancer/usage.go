@@ -48,8 +48,7 @@ func init() { legacyregistry.MustRegister(poolAddresses, allocationSeconds, fail
 // recordFailure counts each family that err names, or the request as a whole.
 func recordFailure(err error) {
 	for _, e := range unjoin(err) {
-		var family *ipam.FamilyError
-		if errors.As(e, &family) {
+		if family, ok := errors.AsType[*ipam.FamilyError](e); ok {
 			recordMissing(family)
 		} else {
 			failures.WithLabelValues("", "", reason(e)).Inc()

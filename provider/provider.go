@@ -35,7 +35,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -192,7 +191,7 @@ func showClass(classOnly bool) cache.TransformFunc {
 		case class != nil && *class == v1alpha1.LoadBalancerClass:
 			svc.Spec.LoadBalancerClass = nil
 		case class == nil && classOnly && svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
-			svc.Spec.LoadBalancerClass = ptr.To(otherClass)
+			svc.Spec.LoadBalancerClass = new(otherClass)
 		}
 		return svc, nil
 	}

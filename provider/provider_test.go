@@ -24,7 +24,6 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/component-base/featuregate"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
-	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
@@ -44,12 +43,12 @@ func TestShowClass(t *testing.T) {
 		classOnly bool
 		want      *string
 	}{
-		{name: "our class is shown as none", class: ptr.To(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
-		{name: "our class is shown as none where only it is served", class: ptr.To(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, classOnly: true},
+		{name: "our class is shown as none", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
+		{name: "our class is shown as none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, classOnly: true},
 		{name: "none stays none", kind: corev1.ServiceTypeLoadBalancer},
-		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: ptr.To(otherClass)},
-		{name: "another class stays", class: ptr.To(other), kind: corev1.ServiceTypeLoadBalancer, want: ptr.To(other)},
-		{name: "another class stays where only ours is served", class: ptr.To(other), kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: ptr.To(other)},
+		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: new(otherClass)},
+		{name: "another class stays", class: new(other), kind: corev1.ServiceTypeLoadBalancer, want: new(other)},
+		{name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: new(other)},
 		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, classOnly: true},
 	}
 	for _, tt := range tests {
@@ -179,7 +178,7 @@ func deletedService(name string, class *string) *corev1.Service {
 }
 
 func TestServiceController(t *testing.T) {
-	ours, theirs := ptr.To(v1alpha1.LoadBalancerClass), ptr.To("example.com/other")
+	ours, theirs := new(v1alpha1.LoadBalancerClass), new("example.com/other")
 	everything := func() []*corev1.Service {
 		return []*corev1.Service{
 			service("ours", ours), service("default", nil), service("theirs", theirs),
@@ -240,7 +239,7 @@ func TestServiceController(t *testing.T) {
 
 func TestWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := ptr.To(v1alpha1.LoadBalancerClass), ptr.To("example.com/other")
+		ours, theirs := new(v1alpha1.LoadBalancerClass), new("example.com/other")
 		_, shown, b := run(t, false, service("ours", ours), service("theirs", theirs))
 		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
 			t.Fatalf("ensured %v", ensured)

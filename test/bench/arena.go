@@ -284,7 +284,7 @@ func (a *arena) published() (map[netip.Addr]string, error) {
 				errs = append(errs, err)
 			}
 			if other, ok := owners[address]; ok {
-				errs = append(errs, fmt.Errorf("Services %s and %s both have %s", name, other, address))
+				errs = append(errs, fmt.Errorf("the Services %s and %s both have %s", name, other, address))
 			}
 			owners[address] = name
 			if address.Is4() {
@@ -294,7 +294,7 @@ func (a *arena) published() (map[netip.Addr]string, error) {
 			}
 		}
 		if families != 11 {
-			errs = append(errs, fmt.Errorf("Service %s has %v", name, svc.Status.LoadBalancer.Ingress))
+			errs = append(errs, fmt.Errorf("the Service %s has %v", name, svc.Status.LoadBalancer.Ingress))
 		}
 	}
 	return owners, errors.Join(errs[:min(len(errs), 5)]...)

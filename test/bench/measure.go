@@ -200,7 +200,7 @@ func (a *arena) measureMemory(ctx context.Context, n int) error {
 	}
 	for address, service := range kept {
 		if now[address] != service {
-			return fmt.Errorf("Service %s lost %s to %q", service, address, now[address])
+			return fmt.Errorf("the Service %s lost %s to %q", service, address, now[address])
 		}
 	}
 	fmt.Fprintf(a.progress, "All %d addresses stayed with their Services\n", len(kept))
