@@ -111,8 +111,11 @@ func TestKillSparesARecycledPID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // killed, or the test fails below
+		close(ended)
+	}()
 
 	recycled := process{Name: "x", PID: cmd.Process.Pid, Start: start - 1}
 	if err := recycled.kill(t.Context()); err != nil {
