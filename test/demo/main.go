@@ -174,10 +174,10 @@ func (d demo) failover(ctx context.Context, holder string, ips []string) error {
 		return context.Cause(ctx)
 	case <-time.After(before):
 	}
-	cut := time.Now()
 	if err := d.SetLink(ctx, holder, false); err != nil {
 		return err
 	}
+	cut := time.Now() // what was sent before may still have got through
 	probes.Wait()
 	for i, ip := range ips {
 		outage, ok := cluster.Outage(answers[i], cut)
