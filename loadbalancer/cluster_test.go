@@ -4,6 +4,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -555,10 +556,25 @@ func (c *cluster) deleteClaim(name string) {
 // createClaim creates an IPAddress as somebody else does. It may be called while a request is being answered.
 func (c *cluster) createClaim(name, managedBy, namespace, service string) {
 	c.t.Helper()
-	c.must(c.api.tracker.Create(networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), &networkingv1.IPAddress{
+	c.must(c.tryCreateClaim(name, managedBy, namespace, service))
+}
+
+func (c *cluster) tryCreateClaim(name, managedBy, namespace, service string) error {
+	return c.api.tracker.Create(networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{networkingv1.LabelManagedBy: managedBy}},
 		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: service}},
-	}, ""))
+	}, "")
+}
+
+// replaceClaim deletes a claim and creates another of its name, again if the leader was faster to restore it.
+func (c *cluster) replaceClaim(name, managedBy, namespace, service string) {
+	c.t.Helper()
+	err := errors.New("not tried")
+	for try := 0; err != nil && try < 1000; try++ {
+		c.deleteClaim(name)
+		err = c.tryCreateClaim(name, managedBy, namespace, service)
+	}
+	c.must(err)
 }
 
 // ensure asks for a Service as the service controller does, without writing the status.
