@@ -298,20 +298,25 @@ func (a *Allocator) Release(service Service, addresses ...netip.Addr) bool {
 	defer a.mu.Unlock()
 	freed := false
 	for _, address := range addresses {
-		h, ok := a.held[address]
-		if !ok {
-			continue
-		}
-		if _, uses := h.users[service]; !uses {
-			continue
-		}
-		a.drop(service, address)
-		if len(h.users) == 0 {
-			a.free(address)
-			freed = true
-		}
+		freed = a.release(service, address) || freed
 	}
 	return freed
+}
+
+func (a *Allocator) release(service Service, address netip.Addr) (freed bool) {
+	h, ok := a.held[address]
+	if !ok {
+		return false
+	}
+	if _, uses := h.users[service]; !uses {
+		return false
+	}
+	a.drop(service, address)
+	if len(h.users) > 0 {
+		return false
+	}
+	a.free(address)
+	return true
 }
 
 // Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a
@@ -334,11 +339,31 @@ func (a *Allocator) Allocate(req Request) (Outcome, error) {
 	return out, nil
 }
 
-// Plan returns what Allocate would, and changes nothing.
-func (a *Allocator) Plan(req Request) (Outcome, error) {
+// Answer is an outcome, or why there is none.
+type Answer struct {
+	Outcome Outcome
+	Err     error
+}
+
+// Plan returns, for each request, what Allocate would answer if it got them in turn, and changes nothing. The requests are of different
+// Services; what one of them changes about addresses that its Service has, their sharing and what it gives up, the next do not see.
+func (a *Allocator) Plan(reqs ...Request) []Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.plan(req)
+	answers := make([]Answer, len(reqs))
+	for i, req := range reqs {
+		out, err := a.plan(req)
+		answers[i] = Answer{out, err}
+		for _, as := range out.Added {
+			a.hold(req.Service, as, req.Sharing)
+		}
+	}
+	for i, req := range slices.Backward(reqs) {
+		for _, as := range answers[i].Outcome.Added {
+			a.release(req.Service, as.Address)
+		}
+	}
+	return answers
 }
 
 func (a *Allocator) plan(req Request) (Outcome, error) {

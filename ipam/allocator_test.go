@@ -150,13 +150,13 @@ func describe(out Outcome, err error) string {
 func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
 	t.Helper()
 	before := state(a)
-	planned, planErr := a.Plan(req)
+	plan := a.Plan(req)[0]
 	if diff := cmp.Diff(before, state(a)); diff != "" {
 		t.Errorf("Plan(%+v) changed the allocator (-before +after):\n%s", req, diff)
 	}
 	out, err := a.Allocate(req)
-	if describe(planned, planErr) != describe(out, err) {
-		t.Errorf("Plan said %s; Allocate did %s", describe(planned, planErr), describe(out, err))
+	if describe(plan.Outcome, plan.Err) != describe(out, err) {
+		t.Errorf("Plan said %s; Allocate did %s", describe(plan.Outcome, plan.Err), describe(out, err))
 	}
 	if diff := cmp.Diff(before, state(a)); err != nil && diff != "" {
 		t.Errorf("Allocate(%+v) changed something and ended with %v (-before +after):\n%s", req, err, diff)
@@ -759,6 +759,56 @@ func TestAllocate(t *testing.T) {
 }
 
 // A Service that must keep a shared address for want of another does not make those move who were there.
+func TestPlanOfSeveralRequests(t *testing.T) {
+	a := withPools(makePool("a", "10.0.0.0/30 2001:db8::/127"))
+	a.Hold(Service{"default", "old"}, addr("10.0.0.0"), "a", Sharing{})
+	request := func(name string, requireAll bool, key string, port int32, families ...Family) Request {
+		return Request{
+			Service: Service{"default", name}, Families: families, RequireAll: requireAll, Pools: auto("a"),
+			Sharing: Sharing{Key: key, Ports: []Port{{"TCP", port}}},
+		}
+	}
+	reqs := []Request{
+		request("pair", true, "", 80, IPv4, IPv6),
+		request("old", true, "", 80, IPv4, IPv6),
+		request("one IPv4 alone", false, "k", 80, IPv6, IPv4),
+		request("refused", true, "", 80, IPv6),
+		request("another refused", true, "", 80, IPv4, IPv6),
+		request("shares", true, "k", 81, IPv4),
+		request("the last IPv4", true, "k", 80, IPv4),
+		request("shares the last IPv4", true, "k", 81, IPv4),
+	}
+	want := []string{
+		"10.0.0.1@a, 2001:db8::@a, added 10.0.0.1@a, added 2001:db8::@a",
+		"10.0.0.0@a, 2001:db8::1@a, added 2001:db8::1@a",
+		"10.0.0.2@a, added 10.0.0.2@a, missing IPv6 (no free address)",
+		"error: no free address",
+		"error: no free address",
+		"10.0.0.2@a, added 10.0.0.2@a",
+		"10.0.0.3@a, added 10.0.0.3@a",
+		"10.0.0.3@a, added 10.0.0.3@a",
+	}
+	before := state(a)
+	var got []string
+	for _, answer := range a.Plan(reqs...) {
+		got = append(got, describe(answer.Outcome, answer.Err))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Plan (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(before, state(a)); diff != "" {
+		t.Errorf("Plan changed the allocator (-before +after):\n%s", diff)
+	}
+	got = nil
+	for _, req := range reqs {
+		out, err := a.Allocate(req)
+		got = append(got, describe(out, err))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Allocate (-want +got):\n%s", diff)
+	}
+}
+
 func TestSharingConflictLeavesOthersAlone(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.1 2001:db8::/125"))
 	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}

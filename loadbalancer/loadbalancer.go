@@ -59,6 +59,10 @@ const maxConflicts = 100
 // has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default.
 const unpublishedGrace = 20 * time.Second
 
+// missedWakeUp is how long others wait where a Service was woken for an address and did not take it. It keeps one that fails again and
+// again from turning in circles.
+const missedWakeUp = time.Second
+
 // Config is what a Server works with. All fields are required.
 type Config struct {
 	Client kubernetes.Interface
@@ -161,8 +165,15 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	defer s.turn(serviceOf(svc))()
 	start := time.Now()
 	out, err := s.ensure(ctx, svc)
+	s.mu.Lock()
+	woken := s.waiting[serviceOf(svc)].woken
+	s.mu.Unlock()
+	if woken && len(out.Added) == 0 {
+		// Others were left asleep for the sake of this one.
+		s.queue.AddAfter(item{kind: wakeWaiting}, missedWakeUp)
+	}
 	if err != nil {
-		s.setWaiting(serviceOf(svc), waiting{err.Error(), published(svc)})
+		s.setWaiting(serviceOf(svc), waiting{message: err.Error(), has: published(svc), failed: woken})
 		recordFailure(err)
 		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", serviceOf(svc), err)
 	}
@@ -353,6 +364,9 @@ func (s *Server) turn(service ipam.Service) (done func()) {
 
 func (s *Server) releaseAll(ctx context.Context, service ipam.Service) error {
 	s.mu.Lock()
+	if s.waiting[service].woken {
+		s.queue.Add(item{kind: wakeWaiting})
+	}
 	delete(s.waiting, service)
 	delete(s.retiring, service)
 	s.mu.Unlock()
@@ -388,7 +402,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 		recordMissing(m)
 	}
 	message := strings.Join(why, "; ")
-	if s.setWaiting(service, waiting{message, addressesOf(out.Assigned)}) {
+	if s.setWaiting(service, waiting{message: message, has: addressesOf(out.Assigned)}) {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, "MissingAddress", "Waiting for an address: %s", message)
 	}
 }
@@ -397,6 +411,8 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 type waiting struct {
 	message string
 	has     []netip.Addr
+	woken   bool // since it was told so
+	failed  bool // it was woken and got nothing; who failed has to stand behind the others
 }
 
 // setWaiting records that the Service lacks something. It reports whether it was told something else, or nothing, before.

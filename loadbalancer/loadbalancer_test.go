@@ -267,9 +267,46 @@ func TestWake(t *testing.T) {
 		c.setPool(newPool("lan", ipv4Pool))
 		c.settle()
 		l.wantWoken("z m")
-		c.setPool(newPool("wan", "198.51.100.1"))
+		c.setPool(newPool("wan", "198.51.100.0/31"))
 		c.settle()
 		l.wantWoken("z m other fixed") // z and m have not asked since
+	})
+	bubble("for each address that becomes free only one", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.2"))
+		l := c.lead()
+		for _, name := range []string{"a", "b"} {
+			c.create(newService(name, single, "IPv4"))
+			l.mustSync(name)
+		}
+		for _, name := range []string{"p", "q", "r", "s"} {
+			c.create(newService(name, single, "IPv4"))
+			l.wantError(name, "no free address")
+		}
+		l.delete("a")
+		c.settle()
+		l.wantWoken("p")
+		l.mustSync("p")
+		l.delete("b")
+		c.settle()
+		l.wantWoken("q")
+		c.vanish("q") // before it has asked
+		c.settle()
+		l.wantWoken("r")
+		c.api.failing(func(verb, resource, _ string) error {
+			if verb == "create" && resource == "ipaddresses" {
+				return apierrors.NewInternalError(errors.New("etcd is away"))
+			}
+			return nil
+		})
+		l.wantError("r", "etcd is away")
+		c.api.failing(nil)
+		c.settle()
+		l.wantWoken("s") // r asks again of its own accord, as all do who fail
+		l.mustSync("s")
+		l.wantError("r", "no free address")
+		c.settle()
+		l.wantWoken("")
+		c.wantClaims("192.0.2.1=p 192.0.2.2=s")
 	})
 	bubble("by no edit that does not help", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1"))

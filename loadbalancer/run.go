@@ -333,7 +333,7 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 		}
 	}
 	if waits && wants(svc) {
-		s.wakeIfServable(svc)
+		s.wakeServable(svc)
 	}
 	return nil
 }
@@ -452,47 +452,60 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 	return nil
 }
 
-// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first.
+// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first. They are planned together, so that one free
+// address wakes one Service and not all who would like it.
 func (s *Server) wakeWaiting(ctx context.Context) {
 	s.mu.Lock()
-	var waiting []*corev1.Service
-	for service := range s.waiting {
+	var candidates []*corev1.Service
+	failed := map[*corev1.Service]bool{}
+	for service, w := range s.waiting {
 		svc, err := s.services.Services(service.Namespace).Get(service.Name)
 		if err != nil || !wants(svc) {
 			delete(s.waiting, service)
 			continue
 		}
-		waiting = append(waiting, svc)
+		candidates = append(candidates, svc)
+		failed[svc] = w.failed
 	}
 	s.mu.Unlock()
-	slices.SortFunc(waiting, func(a, b *corev1.Service) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
-	woken := 0
-	for _, svc := range waiting {
-		if s.wakeIfServable(svc) {
-			woken++
+	slices.SortFunc(candidates, func(a, b *corev1.Service) int {
+		switch {
+		case failed[a] != failed[b] && failed[b]:
+			return -1
+		case failed[a] != failed[b]:
+			return 1
 		}
-	}
-	if woken > 0 {
-		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(waiting))
+		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+	})
+	if woken := s.wakeServable(candidates...); woken > 0 {
+		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(candidates))
 	}
 }
 
-// wakeIfServable asks the allocator before the service controller, whose every attempt writes events.
-func (s *Server) wakeIfServable(svc *corev1.Service) bool {
-	req, err := s.request(svc)
-	if err != nil {
-		return false
+// wakeServable wakes those of the waiting Services that would get something, the first served first, and returns their number. It asks the
+// allocator before the service controller, whose every attempt writes events.
+func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
+	var services []*corev1.Service
+	var reqs []ipam.Request
+	for _, svc := range candidates {
+		if req, err := s.request(svc); err == nil {
+			services, reqs = append(services, svc), append(reqs, req)
+		}
 	}
-	out, err := s.allocator.Plan(req)
-	if err != nil {
-		return false
+	for i, answer := range s.allocator.Plan(reqs...) {
+		svc, out := services[i], answer.Outcome
+		s.mu.Lock()
+		w, waits := s.waiting[serviceOf(svc)]
+		helps := waits && answer.Err == nil && (len(out.Missing) == 0 || !slices.Equal(addressesOf(out.Assigned), w.has))
+		if helps {
+			w.woken = true
+			s.waiting[serviceOf(svc)] = w
+		}
+		s.mu.Unlock()
+		if helps {
+			s.wake(svc)
+			woken++
+		}
 	}
-	s.mu.Lock()
-	has := s.waiting[serviceOf(svc)].has
-	s.mu.Unlock()
-	if len(out.Missing) > 0 && slices.Equal(addressesOf(out.Assigned), has) {
-		return false
-	}
-	s.wake(svc)
-	return true
+	return woken
 }
