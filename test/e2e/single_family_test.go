@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
@@ -59,6 +60,12 @@ func TestClustersOfOneFamily(t *testing.T) {
 			s.reach(t, lab.Client, ips[0], "/hostname")
 			s.answeredBy(t, s.tcpdump(t, lab.Client), s.holder(t, "web", 1), ips)
 			s.checkRouterIDs(t)
+			both := s.service("both")
+			both.Spec.IPFamilyPolicy = new(require)
+			if err := s.Create(t.Context(), both); !apierrors.IsInvalid(err) {
+				t.Errorf("creating a Service that requires two families: %v, want the API server to refuse it", err)
+			}
+			playEveryCase(t, c, row.family)
 		})
 	}
 }
