@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
@@ -694,6 +695,21 @@ func TestRestart(t *testing.T) {
 		c.wantClaims("")
 		l.mustSync("web")
 		c.wantShown("web", "192.0.2.1")
+	})
+	bubble("the end of a Service that turned internal is resumed, and that of another provider's left to him", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		internal := func(svc *corev1.Service) {
+			svc.Spec.Type, svc.Finalizers = corev1.ServiceTypeClusterIP, []string{servicehelper.LoadBalancerCleanupFinalizer}
+		}
+		c.create(newService("claims-left", single, "IPv4", internal), newService("status-left", single, "IPv4", internal, publish("192.0.2.2")),
+			newService("theirs", single, "IPv4", internal, publish("203.0.113.1")))
+		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "claims-left")
+		l := c.lead()
+		l.mu.Lock()
+		slices.Sort(l.woken)
+		l.mu.Unlock()
+		l.wantWoken("claims-left status-left")
+		c.wantClaims("192.0.2.1=claims-left") // until the service controller has it released
 	})
 	bubble("claims of Services that are gone or internal are collected", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -180,9 +181,21 @@ func (s *Server) load(ctx context.Context) error {
 					return err
 				}
 			}
+		} else if s.unfinished(svc) {
+			s.wake(svc)
 		}
 	}
 	return nil
+}
+
+// unfinished reports whether an earlier leader ended before it had cleaned up after a Service that is a load balancer no more: first the
+// claims go, then the finalizer, then the status.
+func (s *Server) unfinished(svc *corev1.Service) bool {
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer || !servicehelper.HasLBFinalizer(svc) {
+		return false
+	}
+	return len(s.allocator.Held(serviceOf(svc))) > 0 ||
+		slices.ContainsFunc(published(svc), func(address netip.Addr) bool { return s.allocator.PoolOf(address) != "" })
 }
 
 func (s *Server) handle(ctx context.Context, it item) error {

@@ -8,8 +8,10 @@
 //
 //   - It skips Services with a load balancer class. The informer therefore shows ours without their class, and those of other
 //     classes keep theirs, so that one controller, one queue and one set of workers serve Services with our class and, unless
-//     told otherwise, those without a class. A Service of another class never reaches the controller, which would clean up
-//     after it if it were deleted with the standard finalizer.
+//     told otherwise, those without a class. No other Service reaches the controller, which would take the standard
+//     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that
+//     has stopped to be a load balancer: it is ours where an update turned it from one of ours, or where package
+//     loadbalancer finds at the start that it still has addresses of ours.
 //   - It looks at a Service only when the Service changes. [Cloud] hands it a waiting Service again, through the handler that
 //     it registered, when a pool edit or a release may help.
 //
@@ -203,21 +205,36 @@ type serviceInformer struct {
 	coreinformers.ServiceInformer
 
 	mu sync.Mutex
-	// mu guards handler, the one that the service controller registered.
-	handler cache.ResourceEventHandler
+	// mu guards all following fields.
+	handler cache.ResourceEventHandler // the one that the service controller registered
+	early   []*corev1.Service          // woken before it did
 }
 
-// Informer returns an informer whose handlers do not see Services of other classes.
+// Informer returns an informer whose handlers see the load balancers that are ours.
 func (i *serviceInformer) Informer() cache.SharedIndexInformer {
 	return &filteredInformer{SharedIndexInformer: i.ServiceInformer.Informer(), parent: i}
 }
 
-// wake makes the service controller look at the Service now. It does nothing while no service controller runs.
+// wake makes the service controller look at the Service, which is ours, now or as soon as it runs.
 func (i *serviceInformer) wake(svc *corev1.Service) {
 	i.mu.Lock()
 	handler := i.handler
+	if handler == nil {
+		i.early = append(i.early, svc)
+	}
 	i.mu.Unlock()
 	if handler != nil {
+		handler.OnAdd(svc, false)
+	}
+}
+
+func (i *serviceInformer) register(handler cache.ResourceEventHandler) {
+	i.mu.Lock()
+	i.handler = handler
+	early := i.early
+	i.early = nil
+	i.mu.Unlock()
+	for _, svc := range early {
 		handler.OnAdd(svc, false)
 	}
 }
@@ -235,19 +252,17 @@ func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.Resourc
 				obj = tombstone.Obj
 			}
 			svc, ok := obj.(*corev1.Service)
-			return ok && svc.Spec.LoadBalancerClass == nil
+			return ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
 		},
 		Handler: deletions{handler},
 	}
-	i.parent.mu.Lock()
-	i.parent.handler = filtered
-	i.parent.mu.Unlock()
+	i.parent.register(handler)
 	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(filtered, resync)
 }
 
-// deletions is a handler of the service controller that also sees Services go. The controller relies on its finalizer to see that; a
-// Service without addresses has none, and may go while the first are being allocated. The queue holds the deletion back until
-// then, and the controller, which finds the Service gone, has everything released.
+// deletions is a handler of the service controller that also sees Services go, or become something else than a load balancer of ours. The
+// controller relies on its finalizer to see that; a Service without addresses has none, and may go while the first are being allocated. The
+// queue holds the deletion back until then, and the controller, which finds the Service gone, has everything released.
 type deletions struct{ cache.ResourceEventHandler }
 
 // OnDelete hands the Service to the controller's queue.

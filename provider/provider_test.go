@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
@@ -256,6 +257,64 @@ func TestWake(t *testing.T) {
 			t.Errorf("ensured %v, want only ours", ensured)
 		}
 	})
-	// Before the service controller has registered there is nobody to wake.
-	(&serviceInformer{}).wake(service("ours", nil))
+	// Who is woken before the service controller has registered is looked at when it does.
+	early := &serviceInformer{}
+	early.wake(service("ours", nil))
+	var woken []string
+	early.register(cache.ResourceEventHandlerFuncs{AddFunc: func(obj any) { woken = append(woken, obj.(*corev1.Service).Name) }})
+	early.wake(service("default", nil))
+	if want := []string{"ours", "default"}; !slices.Equal(woken, want) {
+		t.Errorf("woken %v, want %v", woken, want)
+	}
+}
+
+// TestServiceTurnsInternal turns load balancers that have the standard finalizer into something else, before and while the controller runs.
+func TestServiceTurnsInternal(t *testing.T) {
+	turn := func(svc *corev1.Service) *corev1.Service {
+		svc.Spec.Type, svc.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
+		return svc
+	}
+	withFinalizer := func(name string, class *string) *corev1.Service {
+		svc := deletedService(name, class)
+		svc.DeletionTimestamp = nil
+		return svc
+	}
+	ours, theirs := new(v1alpha1.LoadBalancerClass), new("example.com/other")
+	for _, tt := range []struct {
+		name      string
+		classOnly bool
+		deleted   []string
+	}{
+		{name: "beside none", deleted: []string{"default", "ours", "woken"}},
+		{name: "beside another provider", classOnly: true, deleted: []string{"ours", "woken"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := []*corev1.Service{withFinalizer("ours", ours), withFinalizer("default", nil), withFinalizer("theirs", theirs)}
+				before, woken := turn(withFinalizer("before", nil)), turn(withFinalizer("woken", nil))
+				client, shown, b := run(t, tt.classOnly, append(all, before, woken)...)
+				b.took()
+				for _, svc := range all {
+					if _, err := client.CoreV1().Services("default").Update(t.Context(), turn(svc.DeepCopy()), metav1.UpdateOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				shown.wake(woken) // package loadbalancer has found that it is ours
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				if _, deleted := b.took(); !slices.Equal(deleted, tt.deleted) {
+					t.Errorf("deleted %v, want %v", deleted, tt.deleted)
+				}
+				for _, svc := range append(all, before, woken) {
+					after, err := client.CoreV1().Services("default").Get(t.Context(), svc.Name, metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if cleaned := slices.Contains(tt.deleted, svc.Name); servicehelper.HasLBFinalizer(after) == cleaned || len(after.Status.LoadBalancer.Ingress) == 0 != cleaned {
+						t.Errorf("Service %s has finalizers %v and status %v", svc.Name, after.Finalizers, after.Status.LoadBalancer)
+					}
+				}
+			})
+		})
+	}
 }
