@@ -35,8 +35,8 @@ type Request struct {
 	Addresses []netip.Addr
 	// Pools may serve the request, best first.
 	Pools []Candidate
-	// Named says that the user named the pools: an address that came from another one is given up for one from
-	// these.
+	// Named says that the user named the pools: an address that neither came from one of these nor is in one is
+	// given up for one from these.
 	Named bool
 	// Reallocate lets stranded addresses go: those that the pool they came from no longer contains.
 	Reallocate bool
@@ -449,7 +449,11 @@ func fixedByFamily(req Request) (map[Family]netip.Addr, error) {
 
 // keeps reports whether the Service goes on with an address that it holds.
 func (a *Allocator) keeps(req Request, have Assignment) bool {
-	if req.Named && !slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == have.Pool }) {
+	named := func(c Candidate) bool {
+		p := a.pools[c.Pool]
+		return c.Pool == have.Pool || p != nil && p.contains(have.Address)
+	}
+	if req.Named && !slices.ContainsFunc(req.Pools, named) {
 		return false
 	}
 	if req.Reallocate && a.stranded(have) {

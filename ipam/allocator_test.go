@@ -404,6 +404,13 @@ func TestAllocate(t *testing.T) {
 			want: "10.0.1.1@b, 2001:db8:b::1@b, added 10.0.1.1@b, surplus 10.0.0.1@a",
 		},
 		{
+			name:    "naming the pool that has the address by now keeps it",
+			pools:   []Pool{makePool("renamed", "10.0.0.0/30")},
+			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.0.2"), "old", Sharing{}) },
+			req:     Request{Families: []Family{IPv4}, Named: true, Pools: auto("renamed")},
+			want:    "10.0.0.2@old",
+		},
+		{
 			name:  "naming a pool that is full keeps what there is",
 			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
 			prepare: func(a *Allocator) {

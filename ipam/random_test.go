@@ -69,7 +69,7 @@ func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (m
 		return nil
 	}
 	for _, a := range m.held(req.Service, family) {
-		named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] })
+		named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] || m.gives(c.Pool, a) })
 		gone := req.Reallocate && !m.gives(m.from[a], a)
 		if m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone {
 			may = append(may, a)
