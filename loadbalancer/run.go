@@ -311,7 +311,15 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 
 // followService releases what a Service has given up and its status no longer shows, and everything of a Service that is gone.
 func (s *Server) followService(ctx context.Context, service ipam.Service) error {
+	s.mu.Lock()
+	retires := len(s.retiring[service]) > 0
+	s.mu.Unlock()
 	svc, err := s.services.Services(service.Namespace).Get(service.Name)
+	if gone := apierrors.IsNotFound(err) || err == nil && abandoned(svc); gone || retires {
+		// A request on the way may want again what is to be released, or claim the other half of a pair for a Service that has gone.
+		defer s.turn(service)()
+		svc, err = s.services.Services(service.Namespace).Get(service.Name)
+	}
 	if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
 		return s.releaseAll(ctx, service)
 	}
