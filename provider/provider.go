@@ -6,8 +6,8 @@
 // connection to the upstream service controller, which drives everything that happens to a Service. Two things make that
 // controller serve more than it knows:
 //
-//   - It skips Services with a load balancer class. The informer therefore shows ours without their class, and those of other
-//     classes keep theirs, so that one controller, one queue and one set of workers serve Services with our class and, unless
+//   - It skips Services with a load balancer class. They are therefore shown without it where it is ours, and with their own where
+//     it is not, so that one controller, one queue and one set of workers serve Services with our class and, unless
 //     told otherwise, those without a class. No other Service reaches the controller, which would take the standard
 //     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that
 //     has stopped to be a load balancer: it is ours where an update turned it from one of ours, or where package
@@ -21,19 +21,14 @@ package provider
 import (
 	"context"
 	"fmt"
-	"sync"
-	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
-	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
@@ -103,10 +98,11 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	claims := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String()
 	}))
-	services := &serviceInformer{ServiceInformer: cfg.Informers.Core().V1().Services()}
-	if err := services.ServiceInformer.Informer().SetTransform(showClass(cfg.ClassOnly)); err != nil {
+	all := cfg.Informers.Core().V1().Services()
+	if err := all.Informer().SetTransform(ctrlcache.TransformStripManagedFields()); err != nil {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}
+	services := &serviceInformer{ServiceInformer: shownServices{all, classes{onlyOurs: cfg.ClassOnly}}}
 	server, err := loadbalancer.New(loadbalancer.Config{
 		Client:       cfg.Client,
 		Pools:        poolClient,
@@ -175,100 +171,3 @@ func (c *Cloud) ProviderName() string { return Name }
 
 // HasClusterID is always true: nothing is shared between clusters that would have to be told apart.
 func (c *Cloud) HasClusterID() bool { return true }
-
-// otherClass stands for the class of a Service without one that is left to another provider.
-const otherClass = "tandem-lb.io/other-provider"
-
-// showClass returns the transformation through which every Service passes on its way into the informer. Afterwards a Service of
-// type LoadBalancer is ours if and only if its class is nil. Managed fields are dropped to save memory; patches are worked
-// out between two objects from the informer, so that neither change reaches the API.
-func showClass(classOnly bool) cache.TransformFunc {
-	return func(obj any) (any, error) {
-		svc, ok := obj.(*corev1.Service)
-		if !ok {
-			return obj, nil
-		}
-		svc.ManagedFields = nil
-		switch class := svc.Spec.LoadBalancerClass; {
-		case class != nil && *class == v1alpha1.LoadBalancerClass:
-			svc.Spec.LoadBalancerClass = nil
-		case class == nil && classOnly && svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
-			svc.Spec.LoadBalancerClass = new(otherClass)
-		}
-		return svc, nil
-	}
-}
-
-// serviceInformer is the informer as the service controller sees it: without the Services of other classes, and with a way to
-// hand it one again.
-type serviceInformer struct {
-	coreinformers.ServiceInformer
-
-	mu sync.Mutex
-	// mu guards all following fields.
-	handler cache.ResourceEventHandler // the one that the service controller registered
-	early   []*corev1.Service          // woken before it did
-}
-
-// Informer returns an informer whose handlers see the load balancers that are ours.
-func (i *serviceInformer) Informer() cache.SharedIndexInformer {
-	return &filteredInformer{SharedIndexInformer: i.ServiceInformer.Informer(), parent: i}
-}
-
-// wake makes the service controller look at the Service, which is ours, now or as soon as it runs.
-func (i *serviceInformer) wake(svc *corev1.Service) {
-	i.mu.Lock()
-	handler := i.handler
-	if handler == nil {
-		i.early = append(i.early, svc)
-	}
-	i.mu.Unlock()
-	if handler != nil {
-		handler.OnAdd(svc, false)
-	}
-}
-
-func (i *serviceInformer) register(handler cache.ResourceEventHandler) {
-	i.mu.Lock()
-	i.handler = handler
-	early := i.early
-	i.early = nil
-	i.mu.Unlock()
-	for _, svc := range early {
-		handler.OnAdd(svc, false)
-	}
-}
-
-type filteredInformer struct {
-	cache.SharedIndexInformer
-	parent *serviceInformer
-}
-
-// AddEventHandlerWithResyncPeriod is the way in which the service controller registers.
-func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
-	filtered := cache.FilteringResourceEventHandler{
-		FilterFunc: func(obj any) bool {
-			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = tombstone.Obj
-			}
-			svc, ok := obj.(*corev1.Service)
-			return ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
-		},
-		Handler: deletions{handler},
-	}
-	i.parent.register(handler)
-	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(filtered, resync)
-}
-
-// deletions is a handler of the service controller that also sees Services go, or become something else than a load balancer of ours. The
-// controller relies on its finalizer to see that; a Service without addresses has none, and may go while the first are being allocated. The
-// queue holds the deletion back until then, and the controller, which finds the Service gone, has everything released.
-type deletions struct{ cache.ResourceEventHandler }
-
-// OnDelete hands the Service to the controller's queue.
-func (d deletions) OnDelete(obj any) {
-	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = tombstone.Obj
-	}
-	d.OnAdd(obj, false)
-}

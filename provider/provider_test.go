@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
@@ -25,6 +27,7 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/component-base/featuregate"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
@@ -35,42 +38,105 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestShowClass(t *testing.T) {
+func TestShow(t *testing.T) {
 	const other = "example.com/other"
 	tests := []struct {
-		name      string
-		class     *string
-		kind      corev1.ServiceType
-		classOnly bool
-		want      *string
+		name     string
+		class    *string
+		kind     corev1.ServiceType
+		onlyOurs bool
+		want     *string
 	}{
 		{name: "our class is shown as none", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
-		{name: "our class is shown as none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, classOnly: true},
+		{name: "our class is shown as none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true},
 		{name: "none stays none", kind: corev1.ServiceTypeLoadBalancer},
-		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: new(otherClass)},
+		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true, want: new(otherClass)},
 		{name: "another class stays", class: new(other), kind: corev1.ServiceTypeLoadBalancer, want: new(other)},
-		{name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, classOnly: true, want: new(other)},
-		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, classOnly: true},
+		{name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true, want: new(other)},
+		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, onlyOurs: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			svc := &corev1.Service{
-				ObjectMeta: metav1.ObjectMeta{Name: "web", ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
-				Spec:       corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class},
-			}
-			got, err := showClass(tt.classOnly)(svc)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.want}}
-			if diff := cmp.Diff(want, got); diff != "" {
+			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class}}
+			before := svc.DeepCopy()
+			want := svc.DeepCopy()
+			want.Spec.LoadBalancerClass = tt.want
+			c := classes{onlyOurs: tt.onlyOurs}
+			if diff := cmp.Diff(want, c.show(svc)); diff != "" {
 				t.Errorf("shown (-want +got):\n%s", diff)
+			}
+			gone := cache.DeletedFinalStateUnknown{Key: "web", Obj: svc}
+			if diff := cmp.Diff(any(cache.DeletedFinalStateUnknown{Key: "web", Obj: want}), c.showAny(gone)); diff != "" {
+				t.Errorf("shown when it is gone (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(before, svc); diff != "" {
+				t.Errorf("the cache's own Service was changed (-before +after):\n%s", diff)
 			}
 		})
 	}
-	if got, err := showClass(true)(&corev1.Node{}); err != nil || got == nil {
-		t.Errorf("what is no Service: got %v, %v", got, err)
-	}
+}
+
+// TestShownServices looks at Services in every way in which an informer shows them.
+func TestShownServices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(service("ours", new(v1alpha1.LoadBalancerClass)), service("theirs", nil))
+		factory := informers.NewSharedInformerFactory(client, 0)
+		services := shownServices{factory.Core().V1().Services(), classes{onlyOurs: true}}
+		var seen []string
+		see := func(what string, svc *corev1.Service) {
+			seen = append(seen, fmt.Sprintf("%s %s of %q", what, svc.Name, ptr.Deref(svc.Spec.LoadBalancerClass, "")))
+		}
+		handler := cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { see("added", obj.(*corev1.Service)) },
+			UpdateFunc: func(old, cur any) { see("was", old.(*corev1.Service)); see("is", cur.(*corev1.Service)) },
+			DeleteFunc: func(obj any) { see("deleted", obj.(*corev1.Service)) },
+		}
+		if _, err := services.Informer().AddEventHandlerWithOptions(handler, cache.HandlerOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		factory.Start(ctx.Done())
+		defer factory.Shutdown()
+		defer cancel()
+		factory.WaitForCacheSync(ctx.Done())
+		synctest.Wait()
+		slices.Sort(seen)
+		for _, name := range []string{"ours", "theirs"} {
+			svc, err := services.Lister().Services("default").Get(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			see("got", svc)
+		}
+		for _, list := range []func(labels.Selector) ([]*corev1.Service, error){services.Lister().List, services.Lister().Services("default").List} {
+			all, err := list(labels.Everything())
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.SortFunc(all, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
+			for _, svc := range all {
+				see("listed", svc)
+			}
+		}
+		if _, err := client.CoreV1().Services("default").Update(ctx, service("ours", new(v1alpha1.LoadBalancerClass)), metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := client.CoreV1().Services("default").Delete(ctx, "ours", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		want := []string{
+			`added ours of ""`, `added theirs of "tandem-lb.io/other-provider"`,
+			`got ours of ""`, `got theirs of "tandem-lb.io/other-provider"`,
+			`listed ours of ""`, `listed theirs of "tandem-lb.io/other-provider"`,
+			`listed ours of ""`, `listed theirs of "tandem-lb.io/other-provider"`,
+			`was ours of ""`, `is ours of ""`, `deleted ours of ""`,
+		}
+		if diff := cmp.Diff(want, seen); diff != "" {
+			t.Errorf("shown (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // balancer is a LoadBalancer that gives everybody one address and writes down who asked.
@@ -136,10 +202,7 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 		}
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	shown := &serviceInformer{ServiceInformer: factory.Core().V1().Services()}
-	if err := shown.ServiceInformer.Informer().SetTransform(showClass(classOnly)); err != nil {
-		t.Fatal(err)
-	}
+	shown := &serviceInformer{ServiceInformer: shownServices{factory.Core().V1().Services(), classes{onlyOurs: classOnly}}}
 	b := &balancer{}
 	controller, err := servicecontroller.New(&cloud{balancer: b}, quiet{client, shown.Lister()}, shown, factory.Core().V1().Nodes(), "kubernetes", featuregate.NewFeatureGate())
 	if err != nil {
