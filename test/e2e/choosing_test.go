@@ -84,28 +84,38 @@ func TestWaysOfChoosing(t *testing.T) {
 			}, services{service("web", annotated(ipamv1alpha1.MetalLBLegacyAnnotationAddressPool, "$NS-b"))}, "10.202.0.2",
 		},
 		{
-			"an address by MetalLB's annotation", []string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
-			services{service("web", annotated(ipamv1alpha1.MetalLBAnnotationLoadBalancerIPs, "10.202.0.7"))}, "10.202.0.7",
+			"an address by MetalLB's annotation",
+			[]string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
+			services{service("web", annotated(ipamv1alpha1.MetalLBAnnotationLoadBalancerIPs, "10.202.0.7"))},
+			"10.202.0.7",
 		},
 		{
-			"an address by spec.loadBalancerIP", []string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
-			services{service("web", func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = "10.202.0.8" })}, "10.202.0.8",
+			"an address by spec.loadBalancerIP",
+			[]string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
+			services{service("web", func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = "10.202.0.8" })},
+			"10.202.0.8",
 		},
 		{
-			"no buggy address", []string{`{avoidBuggyIPs: true, ipv4: {ranges: [10.202.0.255-10.202.1.9]}, ` + selected + `}`},
-			services{service("web")}, "10.202.1.1",
+			"no buggy address",
+			[]string{`{avoidBuggyIPs: true, ipv4: {ranges: [10.202.0.255-10.202.1.9]}, ` + selected + `}`},
+			services{service("web")},
+			"10.202.1.1",
 		},
 		{
-			"no excluded address", []string{`{ipv4: {ranges: [10.202.0.0/28], exclude: [10.202.0.0/30, 10.202.0.4-10.202.0.5]}, ` + selected + `}`},
-			services{service("web")}, "10.202.0.6",
+			"no excluded address",
+			[]string{`{ipv4: {ranges: [10.202.0.0/28], exclude: [10.202.0.0/30, 10.202.0.4-10.202.0.5]}, ` + selected + `}`},
+			services{service("web")},
+			"10.202.0.6",
 		},
 		{
-			"a shared address by MetalLB's annotation", []string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
+			"a shared address by MetalLB's annotation",
+			[]string{`{ipv4: {ranges: [10.202.0.0/28]}, ` + selected + `}`},
 			services{
 				service("one", annotated(ipamv1alpha1.MetalLBAnnotationAllowSharedIP, "key")),
 				service("two", port(81)),
 				service("web", annotated(ipamv1alpha1.MetalLBLegacyAnnotationAllowSharedIP, "key"), port(81)),
-			}, "10.202.0.0",
+			},
+			"10.202.0.0",
 		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
