@@ -36,6 +36,8 @@ const (
 	namespace = "bench"
 	// creators is the number of workers that create and delete Services. More make the API server no faster on a small machine.
 	creators = 16
+	// reportEvery is how often long work tells how far it has come.
+	reportEvery = 15 * time.Second
 	// rangeV4 and rangeV6 are the pool of every contestant.
 	rangeV4, rangeV6 = "10.128.0.0/16", "fd00:128::/112"
 )
@@ -178,9 +180,13 @@ func (a *arena) await(ctx context.Context, what string, n int, count func() int)
 		if now != last {
 			last, since = now, time.Now()
 		}
-		if time.Since(report) > 15*time.Second {
+		if time.Since(report) > reportEvery {
 			report = time.Now()
-			fmt.Fprintf(a.progress, "  %d of %d Services %s so far\n", now, n, what)
+			if n == 0 {
+				fmt.Fprintf(a.progress, "  %d Services %s\n", now, what)
+			} else {
+				fmt.Fprintf(a.progress, "  %d of %d Services %s so far\n", now, n, what)
+			}
 		}
 		if time.Since(since) > patience {
 			return fmt.Errorf("%d Services %s instead of %d for %v", now, what, n, patience)
@@ -208,6 +214,7 @@ func each(ctx context.Context, n int, f func(context.Context, int) error) error 
 
 // create creates n Services that want addresses of both families.
 func (a *arena) create(ctx context.Context, prefix string, n int) error {
+	report := time.Now() // guarded by mu
 	return each(ctx, n, func(ctx context.Context, i int) error {
 		policy, nodePorts := corev1.IPFamilyPolicyRequireDualStack, false
 		svc := &corev1.Service{
@@ -225,6 +232,10 @@ func (a *arena) create(ctx context.Context, prefix string, n int) error {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.created[svc.Name] = time.Now()
+		if time.Since(report) > reportEvery {
+			report = time.Now()
+			fmt.Fprintf(a.progress, "  %d of %d Services created so far\n", len(a.created), n)
+		}
 		return nil
 	})
 }

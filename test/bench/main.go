@@ -28,7 +28,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	sizes := flag.String("sizes", "1000", "Numbers of Services, a list. Beyond 1000 the creation of Services itself takes minutes.")
+	sizes := flag.String("sizes", "1000,5000", "Numbers of Services, a list. Beyond 1000 the creation of Services itself takes minutes.")
 	names := flag.String("contestants", "limit,tandem,metallb", "Who takes part, a list.")
 	modes := flag.String("modes", "arriving,waiting", "When the Services are created: while the contestant runs, before it starts, or both.")
 	repeat := flag.Int("repeat", 1, "How often everything is measured; the table shows medians.")
