@@ -3,7 +3,10 @@
 package speaker
 
 import (
+	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -14,7 +17,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -87,6 +96,82 @@ func TestPresumedAlive(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// readerCache is a cache that reads and does nothing else.
+type readerCache struct {
+	cache.Cache
+	reader client.Reader
+}
+
+func (c readerCache) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	return c.reader.List(ctx, list, opts...)
+}
+
+func TestReportConflict(t *testing.T) {
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const speakersMAC = "02:00:00:00:00:02"
+	web, other := published("web", "198.51.100.200", "2001:db8::200"), published("other", "198.51.100.201")
+	reader := fake.NewClientBuilder().WithScheme(scheme).WithObjects(&web, &other, &v1alpha1.SpeakerStatus{
+		ObjectMeta: metav1.ObjectMeta{Name: "node2"},
+		Status:     v1alpha1.SpeakerState{Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", MAC: speakersMAC}}},
+	}).Build()
+	for _, tt := range []struct {
+		name, address, mac string
+		want               []string
+	}{
+		{
+			name: "another machine has the address of a Service", address: "2001:db8::200", mac: "02:00:00:00:00:99",
+			want: []string{"Warning AddressConflict 02:00:00:00:00:99 on eth0 of node node1 says that it has 2001:db8::200 too; " +
+				"take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host"},
+		},
+		{name: "another speaker is no other machine", address: "198.51.100.200", mac: speakersMAC},
+		{name: "the address of no Service", address: "198.51.100.202", mac: "02:00:00:00:00:99"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			events := record.NewFakeRecorder(10)
+			s := &Speaker{cfg: Config{Node: "node1", Recorder: events}, cache: readerCache{reader: reader}}
+			mac, err := net.ParseMAC(tt.mac)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.reportConflict(t.Context(), layer2.Conflict{Address: netip.MustParseAddr(tt.address), Interface: "eth0", MAC: mac})
+			if diff := cmp.Diff(tt.want, drain(events)); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A speaker withdraws when it has lost both the API and every other speaker, and comes back with either.
+func TestCheckIsolation(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	t.Cleanup(api.Close)
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	s := &Speaker{cfg: Config{REST: &rest.Config{Host: gone.URL}}}
+	for _, step := range []struct {
+		name              string
+		alone             bool
+		host              string
+		changed, isolated bool
+	}{
+		{name: "with others, the API away", host: gone.URL},
+		{name: "alone with the API, that answers something", alone: true, host: api.URL},
+		{name: "alone without the API", alone: true, host: gone.URL, changed: true, isolated: true},
+		{name: "still", alone: true, host: gone.URL, isolated: true},
+		{name: "the API comes back", alone: true, host: api.URL, changed: true},
+		{name: "and goes", alone: true, host: gone.URL, changed: true, isolated: true},
+		{name: "another speaker comes back", host: gone.URL, changed: true},
+	} {
+		s.alone, s.cfg.REST.Host = step.alone, step.host
+		if changed := s.checkIsolation(t.Context()); changed != step.changed || s.isolated != step.isolated {
+			t.Errorf("%s: changed %v, isolated %v; want %v and %v", step.name, changed, s.isolated, step.changed, step.isolated)
+		}
 	}
 }
 
