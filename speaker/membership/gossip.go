@@ -108,16 +108,27 @@ func (meta) MergeRemoteState([]byte, bool)   {}
 // events takes in memberlist's verdicts. memberlist calls it one event at a time, under its own lock.
 type events struct{ m *Members }
 
-func (e events) NotifyJoin(n *memberlist.Node)  { e.NotifyUpdate(n) }
-func (e events) NotifyLeave(n *memberlist.Node) { e.m.gone(n.Name, isLeaving(n)) }
+func (e events) NotifyJoin(n *memberlist.Node) { e.NotifyUpdate(n) }
+
+func (e events) NotifyLeave(n *memberlist.Node) {
+	if isLeaving(n) {
+		e.m.left(n.Name)
+	} else {
+		e.m.accuse(n.Name, addressOf(n))
+	}
+}
 
 func (e events) NotifyUpdate(n *memberlist.Node) {
 	if isLeaving(n) {
-		e.m.gone(n.Name, true)
-		return
+		e.m.left(n.Name)
+	} else {
+		e.m.arrived(n.Name, addressOf(n))
 	}
+}
+
+func addressOf(n *memberlist.Node) netip.AddrPort {
 	address, _ := netip.AddrFromSlice(n.Addr)
-	e.m.arrived(n.Name, netip.AddrPortFrom(address, n.Port))
+	return netip.AddrPortFrom(address.Unmap(), n.Port)
 }
 
 func isLeaving(n *memberlist.Node) bool { return bytes.Equal(n.Meta, leavingMeta) }

@@ -35,6 +35,8 @@ type lab struct {
 	peers map[string]netip.Addr
 	nodes map[string]*labNode
 	views chan view
+	// history has all views that await has read, in the order in which they were.
+	history []view
 }
 
 type labNode struct {
@@ -221,6 +223,7 @@ func (l *lab) await(what string, viewers []string, want func(view) bool) map[str
 		}
 		select {
 		case v := <-l.views:
+			l.history = append(l.history, v)
 			if n := l.nodes[v.Node]; v.Time.After(n.started) {
 				n.last = v
 			}

@@ -11,6 +11,7 @@
 //   - [Members.Alive] is this speaker's view. It holds this speaker itself, and suspects, since most of them are
 //     innocent. Views converge within fractions of a second but are never known to be equal: who acts on them
 //     (package election) must bear with two answers for a moment.
+//   - Nobody is dead by hearsay: whom gossip declares dead is asked once more, and is alive as long as it answers.
 //   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side
 //     sees the other as dead, and both are right about what they can reach.
 //   - [Members.Leave] is a farewell: the others know at once, and do not count it as a loss.
@@ -33,6 +34,7 @@ import (
 	"log"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -98,6 +100,7 @@ type Members struct {
 	port      uint16
 	logger    klog.Logger
 	list      *memberlist.Memberlist // ended by run, and nobody else
+	hearings  context.Context        // the parent of those of the accused
 	leaving   atomic.Bool
 	farewells chan farewell
 	changes   chan struct{} // holds one token while there are changes unread
@@ -108,7 +111,8 @@ type Members struct {
 	// methods may be called under it.
 	mu       sync.Mutex
 	peers    map[string]netip.Addr
-	lost     map[string]struct{} // once alive, and gone without a farewell
+	lost     map[string]struct{}           // once alive, and gone without a farewell
+	accused  map[string]context.CancelFunc // said to be dead, and being asked; what is called acquits
 	snapshot Snapshot
 }
 
@@ -126,11 +130,13 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		node:      config.Node,
 		port:      config.Port,
 		logger:    klog.FromContext(ctx),
+		hearings:  ctx,
 		farewells: make(chan farewell),
 		changes:   make(chan struct{}, 1),
 		redial:    make(chan struct{}, 1),
 		ended:     make(chan struct{}),
 		lost:      map[string]struct{}{},
+		accused:   map[string]context.CancelFunc{},
 		snapshot:  Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
 	}
 	alive, rejected := newAlive(m), newRejected()
@@ -209,6 +215,11 @@ type farewell struct {
 func (m *Members) run(ctx context.Context) {
 	defer close(m.ended)
 	defer func() {
+		m.mu.Lock()
+		for node := range m.accused {
+			m.acquit(node) // nobody can be asked any more
+		}
+		m.mu.Unlock()
 		if err := m.list.Shutdown(); err != nil {
 			m.logger.Error(err, "Failed to close the membership's sockets")
 		}
@@ -251,7 +262,8 @@ func (m *Members) absent() []netip.AddrPort {
 	defer m.mu.Unlock()
 	var addresses []netip.AddrPort
 	for node, address := range m.peers {
-		if !m.snapshot.Has(node) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
+		_, accused := m.accused[node]
+		if (accused || !m.snapshot.Has(node)) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
 			addresses = append(addresses, netip.AddrPortFrom(address.Unmap(), m.port))
 		}
 	}
@@ -259,10 +271,56 @@ func (m *Members) absent() []netip.AddrPort {
 	return addresses[:min(len(addresses), redialFanout)]
 }
 
+// accuse takes in that gossip has declared a node dead. It is asked itself before it is believed dead: the verdict may be a rumour that
+// somebody brings along from the other side of a partition, or come of a stall that is over. A node that answers stays alive, and is asked
+// again until gossip has heard of its objection; one that does not is gone after probeTimeout.
+func (m *Members) accuse(node string, address netip.AddrPort) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, accused := m.accused[node]; accused || !m.snapshot.Has(node) || node == m.node {
+		return
+	}
+	hearing, acquit := context.WithCancel(m.hearings)
+	m.accused[node] = acquit
+	notify(m.redial) // a dial brings both sides' views together
+	go func() {
+		defer acquit()
+		for {
+			if _, err := m.list.Ping(node, net.UDPAddrFromAddrPort(address)); err != nil {
+				break
+			}
+			select {
+			case <-hearing.Done():
+				return
+			case <-time.After(probeInterval):
+			}
+		}
+		m.condemn(hearing, node)
+	}()
+}
+
+// condemn ends a hearing that nothing else has ended.
+func (m *Members) condemn(hearing context.Context, node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if hearing.Err() == nil {
+		m.goneLocked(node, false)
+	}
+}
+
+// acquit ends the hearing of a node, if there is one. mu is held.
+func (m *Members) acquit(node string) {
+	if acquit, accused := m.accused[node]; accused {
+		acquit()
+		delete(m.accused, node)
+	}
+}
+
 // arrived takes in that gossip found a node.
 func (m *Members) arrived(node string, address netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.acquit(node)
 	if m.snapshot.Has(node) {
 		return
 	}
@@ -273,10 +331,16 @@ func (m *Members) arrived(node string, address netip.AddrPort) {
 	m.logger.Info("Found a speaker", "node", node, "address", address, "alive", len(nodes))
 }
 
-// gone takes in that gossip lost a node, by its death or its farewell.
-func (m *Members) gone(node string, saidFarewell bool) {
+// left takes in that a node said farewell.
+func (m *Members) left(node string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.goneLocked(node, true)
+}
+
+// goneLocked takes a node out, after its death or its farewell. mu is held.
+func (m *Members) goneLocked(node string, saidFarewell bool) {
+	m.acquit(node)
 	if !m.snapshot.Has(node) || node == m.node {
 		return
 	}

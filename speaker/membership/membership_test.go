@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -166,6 +167,45 @@ func TestASpeakerThatDies(t *testing.T) {
 	await(t, a, "not to be alone", func(s Snapshot) bool { return !s.Alone })
 }
 
+func TestWhoIsSaidToBeDeadIsAsked(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	ctx, die := context.WithCancel(t.Context())
+	b, err := Join(ctx, Config{Node: "b", Bind: loopback(2), Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join(t, "c", loopback(3), "secret")
+	a.SetPeers(map[string]netip.Addr{"b": loopback(2), "c": loopback(3)})
+	awaitNodes(t, a, "a", "b", "c")
+	gossip := func(node string, address netip.Addr) *memberlist.Node {
+		return &memberlist.Node{Name: node, Addr: address.AsSlice(), Port: 7946}
+	}
+	accused := func(node string) bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.accused[node] != nil
+	}
+
+	// Nobody answers for c at that address, so that c is gone when b has been asked as well.
+	events{a}.NotifyLeave(gossip("b", loopback(2)))
+	events{a}.NotifyLeave(gossip("c", loopback(9)))
+	awaitNodes(t, a, "a", "b")
+	if !accused("b") || accused("c") {
+		t.Errorf("accused: b %v, c %v, want b, who answers, until gossip has heard of it, and not c, who is gone", accused("b"), accused("c"))
+	}
+	events{a}.NotifyJoin(gossip("b", loopback(2)))
+	if s := a.Alive(); accused("b") || !s.Has("b") {
+		t.Errorf("after b's objection: accused %v, alive %v", accused("b"), s.Nodes)
+	}
+	events{a}.NotifyLeave(gossip("b", loopback(2)))
+	die()
+	<-b.ended
+	awaitNodes(t, a, "a")
+	if accused("b") {
+		t.Error("b is dead and still accused")
+	}
+}
+
 func TestASpeakerThatIsReplacedBeforeItIsMissed(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
 	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
@@ -244,14 +284,19 @@ func TestOnALAN(t *testing.T) {
 			for _, name := range cut {
 				l.link(name, "down")
 			}
-			l.await("the rest", []string{l.names[0], l.names[3]}, func(v view) bool {
-				return slices.Equal(v.Nodes, []string{l.names[0], l.names[3]}) && !v.Alone
-			})
+			rest := []string{l.names[0], l.names[3]}
+			l.await("the rest", rest, func(v view) bool { return slices.Equal(v.Nodes, rest) && !v.Alone })
 			l.await("that they are alone", cut, func(v view) bool { return v.Alone })
+			healed := len(l.history)
 			for _, name := range cut {
 				l.link(name, "up")
 			}
 			l.awaitAll()
+			for _, v := range l.history[healed:] {
+				if slices.Contains(rest, v.Node) && !(slices.Contains(v.Nodes, rest[0]) && slices.Contains(v.Nodes, rest[1])) {
+					t.Errorf("Those who came back had %s believe that only %v are alive", v.Node, v.Nodes)
+				}
+			}
 
 			l.kill(dead, syscall.SIGTERM)
 			l.await("its farewell", l.without(dead), isGone)
