@@ -21,8 +21,8 @@
 // controller warns of every Service.
 //
 // The API server lists all IPAddresses whenever it gives a Service a ClusterIP or takes one back, for a metric. Creating and deleting
-// Services therefore takes time with the square of their number: with 5,000 of them the API server's own limit is about a third of what it is
-// with 1,000, for all contestants. The figure of waiting Services is free of it. A run of all takes half an hour.
+// Services therefore takes time with the square of their number: with 5,000 of them the API server's own limit is about half of what it is
+// with 1,000, for all contestants. The figure of waiting Services is free of it. A run of all takes twenty minutes.
 //
 // Requests are counted by the API server (apiserver_request_total), without those that create and delete the Services themselves.
 package main
