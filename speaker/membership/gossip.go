@@ -16,13 +16,13 @@ import (
 )
 
 // The tuning. A node that falls silent is dead after the wait until somebody probes it (one to two intervals), one
-// interval for the probe to fail, and the suspicion. A speaker that merely stalls, for want of a processor, has the
-// last two of these, 0.6 s, to come round and object. For the same tolerance a shorter interval leaves less to the
-// wait, and gives more probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured
-// with 3 and with 10 members on two busy cores, 20 deaths each: 0.7-0.8 s in the median until a survivor knows, at most
-// 0.98 s. (With an interval of 200 ms, a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight
-// processes burning the two cores, at equal priority, brought about no false death. BenchmarkDetection and
-// BenchmarkLoad repeat this.
+// interval for the probe to fail, the suspicion, and the probeTimeout for which it is asked a last time. A speaker that
+// merely stalls, for want of a processor, has all of these but the wait, 0.6 s, to come round and object. For the same
+// tolerance a shorter interval leaves less to the wait, and gives more probes to answer, so the probes are frequent and
+// the suspicion is long in comparison. Measured with 3 and with 10 members on two busy cores, 20 deaths each, before the
+// last question was added: 0.7-0.8 s in the median until a survivor knows, at most 0.98 s. (With an interval of 200 ms,
+// a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight processes burning the two cores, at equal
+// priority, brought about no false death. BenchmarkDetection and BenchmarkLoad repeat this.
 const (
 	// Ten probes a second and answers to as many, some 200 bytes each, are what a speaker pays, however large the cluster.
 	probeInterval = 100 * time.Millisecond
