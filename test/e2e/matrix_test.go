@@ -161,12 +161,12 @@ func playEveryCase(t *testing.T, on *cluster.Cluster, clusterFamilies ...corev1.
 			t.Fatal(err)
 		}
 		// A change of the policy alone is no news to the upstream service controller, a change of an annotation is.
-		families, clusterIPs := `[`+string(c.asks[0])+`]`, `["`+svc.Spec.ClusterIPs[0]+`"]`
-		if len(c.asks) == 2 {
-			s.patch(t, svc, fmt.Sprintf(`{metadata: {annotations: {case: asks}}, spec: {ipFamilyPolicy: %s}}`, c.policy))
-		} else {
-			s.patch(t, svc, fmt.Sprintf(`{metadata: {annotations: {case: asks}}, spec: {ipFamilyPolicy: %s, ipFamilies: %s, clusterIPs: %s}}`, c.policy, families, clusterIPs))
+		patch := fmt.Sprintf(`{metadata: {annotations: {case: asks}}, spec: {ipFamilyPolicy: %s}}`, c.policy)
+		if len(c.asks) == 1 { // the second family goes by leaving it out
+			patch = fmt.Sprintf(`{metadata: {annotations: {case: asks}}, spec: {ipFamilyPolicy: %s, ipFamilies: [%s], clusterIPs: [%q]}}`,
+				c.policy, c.asks[0], svc.Spec.ClusterIPs[0])
 		}
+		s.patch(t, svc, patch)
 	}
 	// The second look finds what happened after the first, if there is anything.
 	for _, look := range []string{"", ", later"} {
