@@ -94,6 +94,7 @@ type Server struct {
 	client      kubernetes.Interface
 	poolClient  client.Client
 	claimLister networkinglisters.IPAddressLister
+	strangers   *strangers
 	services    corelisters.ServiceLister
 	namespaces  corelisters.NamespaceLister
 	recorder    record.EventRecorder
@@ -122,6 +123,7 @@ func New(cfg Config) (*Server, error) {
 		client:      cfg.Client,
 		poolClient:  cfg.Pools,
 		claimLister: cfg.Claims.Lister(),
+		strangers:   newStrangers(cfg.Client),
 		services:    cfg.Services.Lister(),
 		namespaces:  cfg.Namespaces.Lister(),
 		recorder:    cfg.Recorder,
@@ -260,6 +262,9 @@ func (s *Server) learn(ctx context.Context, taken *conflict) error {
 	}
 	s.dispossess(taken.address, ipam.Service{})
 	s.allocator.Block(taken.address, parentName(taken.claim))
+	s.strangers.meet()
+	// It may have gone since it was read.
+	s.queue.Add(item{kind: claimChanged, address: taken.address})
 	return nil
 }
 

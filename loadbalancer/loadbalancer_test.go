@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -795,6 +796,42 @@ func TestClaimsOfOthers(t *testing.T) {
 		l.mustSync("web")
 		c.wantShown("web", "192.0.2.3 2001:db8::2")
 		l.wantError("fixed", "192.0.2.1", "kube-system/dns", "ipallocator.k8s.io")
+	})
+	bubble("who waits for a ClusterIP gets it when it is gone", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+			c.createClaim(a, "ipallocator.k8s.io", "kube-system", "dns")
+		}
+		l := c.lead()
+		c.create(newService("web", single, "IPv4", annotate(fixedKey, "192.0.2.1")))
+		l.wantError("web", "192.0.2.1")
+		c.settle()
+		l.wantWoken("")
+		c.deleteClaim("2001:db8::1")
+		c.settle()
+		l.wantWoken("")
+		c.deleteClaim("192.0.2.1")
+		c.settle()
+		l.wantWoken("web")
+		l.mustSync("web")
+		c.wantClaims("192.0.2.1=web")
+	})
+	bubble("a ClusterIP that goes before it is watched is missed too", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		c.createClaim("192.0.2.1", "ipallocator.k8s.io", "kube-system", "dns")
+		l := c.lead()
+		c.create(newService("web", single, "IPv4", annotate(fixedKey, "192.0.2.1")))
+		c.api.failing(func(verb, resource, _ string) error {
+			if verb == "list" && resource == "ipaddresses" {
+				c.api.failing(nil)
+				return c.api.tracker.Delete(networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), "", "192.0.2.1")
+			}
+			return nil
+		})
+		_ = l.sync("web") // which may see it go
+		c.settle()
+		l.syncWoken()
+		c.wantClaims("192.0.2.1=web")
 	})
 	bubble("a claim that another leader made is learnt", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -78,6 +78,7 @@ func (s *Server) watch(cfg Config) error {
 			DeleteFunc: pools,
 		}},
 		{cfg.Claims.Informer(), cache.ResourceEventHandlerFuncs{AddFunc: claim, DeleteFunc: claim}},
+		{s.strangers, cache.ResourceEventHandlerFuncs{DeleteFunc: claim}},
 		{cfg.Services.Informer(), cache.ResourceEventHandlerFuncs{
 			UpdateFunc: func(old, cur any) {
 				o, c := old.(*corev1.Service), cur.(*corev1.Service)
@@ -134,6 +135,7 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.ready)
 	s.usageChanged()
 	go s.publishUsage(ctx)
+	go s.strangers.run(ctx)
 	go func() {
 		<-ctx.Done()
 		s.queue.ShutDown()
@@ -433,6 +435,9 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 				return err
 			}
 			s.usageChanged()
+		}
+		if s.allocator.Blocked(address) && !s.strangers.watched() {
+			s.queue.AddAfter(item{kind: claimChanged, address: address}, time.Second)
 		}
 		return nil
 	case !apierrors.IsNotFound(err):
