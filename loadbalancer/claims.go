@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
-	"k8s.io/utils/keymutex"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -25,17 +24,13 @@ import (
 // whoever asks, another leader or the ClusterIP allocator included. A shared address has one claim, with one of its Services as the
 // parent; what is done to one address is serialised, so that a Service that joins and one that leaves do not miss each other.
 type claims struct {
-	client  networkingv1client.IPAddressInterface
-	seen    networkinglisters.IPAddressLister
-	address keymutex.KeyMutex
+	client networkingv1client.IPAddressInterface
+	seen   networkinglisters.IPAddressLister
+	turns  *turns[netip.Addr]
 }
 
-// stripes is how many locks stand for all addresses, or all Services. They are held across requests to the API, so there are
-// many more than workers, that two of these seldom meet.
-const stripes = 1024
-
 func newClaims(client networkingv1client.IPAddressInterface, seen networkinglisters.IPAddressLister) *claims {
-	return &claims{client: client, seen: seen, address: keymutex.NewHashed(stripes)}
+	return &claims{client: client, seen: seen, turns: newTurns[netip.Addr]()}
 }
 
 // conflict is the error for an address that somebody else has claimed.
@@ -50,7 +45,11 @@ func (c *conflict) Error() string {
 
 // create claims an address for a Service, or finds it claimed by one of users, who share it. A claim of anybody else is a *conflict.
 func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service) error {
-	defer c.lock(as.Address)()
+	done, err := c.turns.take(ctx, as.Address)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return c.createLocked(ctx, as, service, users())
 }
 
@@ -92,9 +91,13 @@ func (c *claims) createLocked(ctx context.Context, as ipam.Assignment, service i
 }
 
 // release ends a Service's claim on an address. Where others share it, the claim passes to the first of them. users must not return the
-// Service itself. The caller's done runs before anybody else can touch the address.
-func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service, done func()) error {
-	defer c.lock(as.Address)()
+// Service itself. The caller's released runs before anybody else can touch the address.
+func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.Service, users func() []ipam.Service, released func()) error {
+	done, err := c.turns.take(ctx, as.Address)
+	if err != nil {
+		return err
+	}
+	defer done()
 	// The informer's view is enough where it shows the Service's claim: that claim is deleted and no other. Else the claim is read.
 	claim, err := c.seen.Get(as.Address.String())
 	deleted, err := c.deleteOf(ctx, service, claim, err)
@@ -114,7 +117,7 @@ func (c *claims) release(ctx context.Context, as ipam.Assignment, service ipam.S
 			return err
 		}
 	}
-	done()
+	released()
 	return nil
 }
 
@@ -129,18 +132,16 @@ func (c *claims) deleteOf(ctx context.Context, service ipam.Service, claim *netw
 // restore claims an address again whose claim is gone, for the first of its heirs. heirs is asked when nobody can release the address any
 // more, and not before.
 func (c *claims) restore(ctx context.Context, address netip.Addr, heirs func() (pool string, services []ipam.Service)) error {
-	defer c.lock(address)()
+	done, err := c.turns.take(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer done()
 	pool, services := heirs()
 	if len(services) == 0 {
 		return nil
 	}
 	return c.createLocked(ctx, ipam.Assignment{Address: address, Pool: pool}, services[0], services)
-}
-
-// lock waits until nobody else works on the claim of the address. The caller defers what it returns.
-func (c *claims) lock(address netip.Addr) (unlock func()) {
-	c.address.LockKey(address.String())
-	return func() { _ = c.address.UnlockKey(address.String()) }
 }
 
 // delete removes exactly this claim: if another has taken its name since, that one stays.

@@ -39,7 +39,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/keymutex"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -90,7 +89,7 @@ type Informer interface {
 type Server struct {
 	allocator   *ipam.Allocator
 	claims      *claims
-	requests    keymutex.KeyMutex // by Service: what is done to the addresses of one is done in turn
+	turns       *turns[ipam.Service] // what is done to the addresses of one Service is done in turn
 	client      kubernetes.Interface
 	poolClient  client.Client
 	claimLister networkinglisters.IPAddressLister
@@ -119,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		allocator:   ipam.New(),
 		claims:      newClaims(cfg.Client.NetworkingV1().IPAddresses(), cfg.Claims.Lister()),
-		requests:    keymutex.NewHashed(stripes),
+		turns:       newTurns[ipam.Service](),
 		client:      cfg.Client,
 		poolClient:  cfg.Pools,
 		claimLister: cfg.Claims.Lister(),
@@ -164,7 +163,11 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	defer s.turn(serviceOf(svc))()
+	done, err := s.turns.take(ctx, serviceOf(svc))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	start := time.Now()
 	out, err := s.ensure(ctx, svc)
 	s.mu.Lock()
@@ -349,7 +352,11 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	if err := s.waitReady(ctx); err != nil {
 		return err
 	}
-	defer s.turn(serviceOf(svc))()
+	done, err := s.turns.take(ctx, serviceOf(svc))
+	if err != nil {
+		return err
+	}
+	defer done()
 	held := s.allocator.Held(serviceOf(svc))
 	if err := s.releaseAll(ctx, serviceOf(svc)); err != nil {
 		return err
@@ -359,12 +366,6 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 		s.recorder.Eventf(svc, corev1.EventTypeNormal, "ReleasedAddresses", "Released %s", describe(held))
 	}
 	return nil
-}
-
-// turn waits until nobody else works on the Service's addresses. The caller defers what it returns.
-func (s *Server) turn(service ipam.Service) (done func()) {
-	s.requests.LockKey(service.String())
-	return func() { _ = s.requests.UnlockKey(service.String()) }
 }
 
 func (s *Server) releaseAll(ctx context.Context, service ipam.Service) error {

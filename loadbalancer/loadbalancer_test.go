@@ -18,6 +18,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -782,6 +784,67 @@ func TestBeforeRunIsReady(t *testing.T) {
 			t.Error(err)
 		}
 		c.wantClaims("192.0.2.1=web 2001:db8::1=web")
+	})
+}
+
+// slowClaims creates no claim before held is closed.
+type slowClaims struct {
+	networkingv1client.IPAddressInterface
+	held chan struct{}
+}
+
+func (s slowClaims) Create(ctx context.Context, claim *networkingv1.IPAddress, opts metav1.CreateOptions) (*networkingv1.IPAddress, error) {
+	<-s.held
+	return s.IPAddressInterface.Create(ctx, claim, opts)
+}
+
+// TestTurns has something happen to a Service while the API server is slow to answer a request for it.
+func TestTurns(t *testing.T) {
+	// slow starts to serve a Service and returns when its first claim is being created. answer has the API server go on.
+	slow := func(c *cluster, l *leader, name string) (answer func()) {
+		held := make(chan struct{})
+		l.claims.client = slowClaims{l.claims.client, held}
+		svc := c.service(name)
+		go func() { _, _ = l.EnsureLoadBalancer(context.Background(), "", svc, nil) }()
+		synctest.Wait()
+		return func() { close(held) }
+	}
+	bubble("what a request on the way wants again is not released", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", require, "IPv4 IPv6"))
+		l.mustSync("web")
+		uid := func() types.UID {
+			claim, err := c.api.NetworkingV1().IPAddresses().Get(t.Context(), "2001:db8::1", metav1.GetOptions{})
+			c.must(err)
+			return claim.UID
+		}
+		before := uid()
+		c.edit("web", setFamilies(single, "IPv4"))
+		if _, err := l.ensure("web"); err != nil {
+			t.Fatal(err)
+		}
+		c.edit("web", setFamilies(require, "IPv4 IPv6"), annotate(fixedKey, "192.0.2.5,2001:db8::1"))
+		answer := slow(c, l, "web")
+		c.edit("web", publish("192.0.2.1")) // what came of the first edit
+		answer()
+		c.settle()
+		if uid() != before {
+			t.Error("the claim of an address that stayed was deleted and made again")
+		}
+	})
+	bubble("who waits for a turn ends with the context", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", require, "IPv4 IPv6"))
+		answer := slow(c, l, "web")
+		defer answer()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		gone := errors.New("leadership lost")
+		cancel(gone)
+		if err := l.EnsureLoadBalancerDeleted(ctx, "", c.service("web")); !errors.Is(err, gone) {
+			t.Errorf("got error %v, want %v", err, gone)
+		}
 	})
 }
 

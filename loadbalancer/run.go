@@ -319,7 +319,11 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	svc, err := s.services.Services(service.Namespace).Get(service.Name)
 	if gone := apierrors.IsNotFound(err) || err == nil && abandoned(svc); gone || retires {
 		// A request on the way may want again what is to be released, or claim the other half of a pair for a Service that has gone.
-		defer s.turn(service)()
+		done, cancelled := s.turns.take(ctx, service)
+		if cancelled != nil {
+			return cancelled
+		}
+		defer done()
 		svc, err = s.services.Services(service.Namespace).Get(service.Name)
 	}
 	if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
