@@ -47,7 +47,19 @@ func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) 
 // --node-ip, else what the speaker found on the interfaces with the default routes, and of a family that the speaker has not
 // found what the Node says itself. The family that is first in the Node's status stays first. An error where nobody knows an
 // address leaves the node's taint until the next try.
+//
+// It returns no addresses, which the node controller passes over, where they shall stay as they are. That controller asks for every node,
+// takes any two addresses of one type for a change, and replaces all that it finds.
 func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
+	metadata := &cloudprovider.InstanceMetadata{
+		ProviderID: providerID(node),
+		Zone:       node.Annotations[AnnotationZone],
+		Region:     node.Annotations[AnnotationRegion],
+	}
+	// Of a node that we don't initialise the kubelet, or another provider, writes the addresses, and would take back what we add.
+	if !initialises(node) && len(internalIPs(node)) > 0 {
+		return metadata, nil
+	}
 	ips, err := i.addresses(ctx, node)
 	if err != nil {
 		return nil, err
@@ -56,29 +68,18 @@ func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*c
 	for _, ip := range ips {
 		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
-	return &cloudprovider.InstanceMetadata{
-		ProviderID:    providerID(node),
-		NodeAddresses: append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname(node)}),
-		Zone:          node.Annotations[AnnotationZone],
-		Region:        node.Annotations[AnnotationRegion],
-	}, nil
+	addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname(node)})
+	if tainted(node) || !slices.Equal(addresses, node.Status.Addresses) {
+		metadata.NodeAddresses = addresses
+	}
+	return metadata, nil
 }
 
 func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string, error) {
 	if provided := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; provided != "" {
 		return strings.Split(provided, ","), nil
 	}
-	var own []string
-	for _, a := range node.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			own = append(own, a.Address)
-		}
-	}
-	// The node controller asks for every node. Of one that we don't initialise the kubelet, or another provider, writes the
-	// addresses, and would take back what we add.
-	if !initialises(node) && len(own) > 0 {
-		return own, nil
-	}
+	own := internalIPs(node)
 	var speaker speakerv1alpha1.SpeakerStatus
 	err := i.speakers.Get(ctx, client.ObjectKey{Name: node.Name}, &speaker)
 	ips := slices.Clone(speaker.Status.Addresses)
@@ -109,11 +110,22 @@ func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string,
 	return ips, nil
 }
 
+func internalIPs(node *corev1.Node) (ips []string) {
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			ips = append(ips, a.Address)
+		}
+	}
+	return ips
+}
+
 // initialises reports whether we have initialised the node, or are about to.
 func initialises(node *corev1.Node) bool {
-	return node.Spec.ProviderID == providerID(node) || slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
-		return t.Key == cloudproviderapi.TaintExternalCloudProvider
-	})
+	return node.Spec.ProviderID == providerID(node) || tainted(node)
+}
+
+func tainted(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == cloudproviderapi.TaintExternalCloudProvider })
 }
 
 func providerID(node *corev1.Node) string { return Name + "://" + node.Name }
