@@ -401,7 +401,12 @@ func (s *Speaker) watch(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("watching %T (are the CustomResourceDefinitions installed?): %w", obj, err)
 		}
-		if _, err := informer.AddEventHandler(changed); err != nil {
+		handler := changed
+		if _, ok := obj.(*v1alpha1.SpeakerStatus); ok {
+			// The status goes with its Node, and the Node may come back while this speaker runs.
+			handler.DeleteFunc = func(any) { signal(s.changed); signal(s.status) }
+		}
+		if _, err := informer.AddEventHandler(handler); err != nil {
 			return fmt.Errorf("watching %T: %w", obj, err)
 		}
 	}

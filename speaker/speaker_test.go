@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache/informertest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -326,5 +327,26 @@ func TestStripKeepsWhatIsRead(t *testing.T) {
 				t.Errorf("stripped (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestStatusComesBack deletes the SpeakerStatus of this node, as the garbage collector does when the Node is deleted.
+func TestStatusComesBack(t *testing.T) {
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	informers := &informertest.FakeInformers{Scheme: scheme}
+	s := &Speaker{cache: informers, changed: make(chan struct{}, 1), status: make(chan struct{}, 1)}
+	if err := s.watch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	informer, err := informers.FakeInformerFor(t.Context(), &v1alpha1.SpeakerStatus{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	informer.Delete(&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}})
+	if len(s.status) != 1 {
+		t.Error("the status is not written again")
 	}
 }
