@@ -296,6 +296,13 @@ func TestServiceController(t *testing.T) {
 						t.Errorf("a patch writes the class: %s", patch.GetPatch())
 					}
 				}
+				// The role has no other right: who may patch Services as a whole may take any traffic of the cluster, by their external IPs.
+				for _, action := range client.Actions() {
+					if verb := action.GetVerb(); verb != "list" && verb != "watch" && verb != "get" && !action.Matches("create", "services") && !action.Matches("create", "events") &&
+						!(action.Matches("patch", "services") && action.GetSubresource() == "status") {
+						t.Errorf("the service controller writes %s %s/%s", verb, action.GetResource().Resource, action.GetSubresource())
+					}
+				}
 			})
 		})
 	}
