@@ -542,12 +542,15 @@ func (a *Allocator) planAny(req Request, family Family, preferred string) (Assig
 		return best, nil
 	}
 	asked := a.asked(req, family)
+	auto := slices.DeleteFunc(slices.Clone(req.Pools), func(c Candidate) bool { return !c.Auto })
 	switch {
 	case len(asked) > 0:
 		return best, fmt.Errorf("%w in pool %s; widen a pool or delete a Service", ErrExhausted, strings.Join(asked, ", "))
-	case len(req.Pools) > 0:
-		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, family, candidates(req.Pools),
+	case len(auto) > 0:
+		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, family, candidates(auto),
 			strings.ToLower(string(family)))
+	case len(req.Pools) > 0:
+		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign", ErrNoPool, candidates(req.Pools))
 	}
 	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelector and serviceSelector", ErrNoPool)
 }

@@ -368,7 +368,7 @@ func TestAllocate(t *testing.T) {
 			name:  "only a pool without autoAssign",
 			pools: []Pool{makePool("a", "10.0.0.1")},
 			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}}},
-			want:  "error: no pool",
+			want:  "error: no pool", says: "no pool that this Service may use without naming it; name pool a, or set its autoAssign",
 		},
 		{
 			name: "a pool that does not exist",
