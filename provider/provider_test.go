@@ -298,9 +298,13 @@ func TestServiceController(t *testing.T) {
 				}
 				// The role has no other right: who may patch Services as a whole may take any traffic of the cluster, by their external IPs.
 				for _, action := range client.Actions() {
-					if verb := action.GetVerb(); verb != "list" && verb != "watch" && verb != "get" && !action.Matches("create", "services") && !action.Matches("create", "events") &&
-						!(action.Matches("patch", "services") && action.GetSubresource() == "status") {
-						t.Errorf("the service controller writes %s %s/%s", verb, action.GetResource().Resource, action.GetSubresource())
+					what := action.GetVerb() + " " + action.GetResource().Resource + "/" + action.GetSubresource()
+					switch action.GetVerb() {
+					case "get", "list", "watch":
+						continue
+					}
+					if !slices.Contains([]string{"create services/", "create events/", "patch services/status"}, what) { // the test itself creates Services
+						t.Errorf("the service controller has no right to %s", what)
 					}
 				}
 			})
