@@ -7,6 +7,7 @@
 //	API objects ─┐
 //	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶ Desired ─┬─▶ layer2.Announcer   ARP and NDP
 //	gossip ──────┘                                  ├─▶ bgp.Speaker        routes for each peer
+//	                                                ├─▶ bfd.Speaker        peers to watch
 //	                                                └─▶ records            who holds what, for kubectl and for the others
 //
 // [Decide] is pure. Around it one goroutine, in [Speaker.Run], takes a new snapshot whenever something has changed, and is the

@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,16 +15,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // resolve resolves the peers of this node: passwords, router IDs and next hops. A peer that cannot be resolved is left out and
 // its reason kept for the SpeakerStatus.
-func (s *Speaker) resolve(snapshot *Snapshot, o *objects, desired Desired, held func(netip.Addr) bool) []bgp.Session {
+func (s *Speaker) resolve(snapshot *Snapshot, o *objects, desired Desired, held func(netip.Addr) bool) peerings {
 	problems := map[string]string{}
-	var sessions []bgp.Session
+	var sessions peerings
 	for _, peer := range snapshot.Config.Peers {
 		routes, selected := desired.Routes[peer.Name]
 		if !selected {
@@ -34,7 +37,15 @@ func (s *Speaker) resolve(snapshot *Snapshot, o *objects, desired Desired, held 
 			problems[peer.Name] = err.Error()
 		}
 		if session != nil {
-			sessions = append(sessions, *session)
+			sessions.bgp = append(sessions.bgp, *session)
+			if peer.BFD != nil {
+				watched, err := s.watched(session.Peer, peer.BFD)
+				if err != nil {
+					problems[peer.Name] = err.Error()
+				} else {
+					sessions.bfd = append(sessions.bfd, watched)
+				}
+			}
 		}
 	}
 	if old := s.problems.Swap(&problems); old == nil || !maps.Equal(*old, problems) {
@@ -75,6 +86,54 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 	}
 	return session, err
 }
+
+// peerings are the sessions that this node is to have.
+type peerings struct {
+	bgp []bgp.Session
+	bfd []bfd.Session
+}
+
+// watched is the BFD session that watches a peer.
+func (s *Speaker) watched(peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) (bfd.Session, error) {
+	path, err := s.links.PathTo(peer.Address)
+	if last, ok := s.paths[peer.Name]; err != nil && ok {
+		path = last // the peer is missed on it, as it should be
+	} else if err != nil {
+		return bfd.Session{}, fmt.Errorf("no BFD: %w", err)
+	}
+	s.paths[peer.Name] = path
+	return watchedOn(path, peer, profile), nil
+}
+
+// watchedOn is the BFD session that watches a peer over a path. Whether routers may be between the two is what BGP says of the peer; an
+// internal one may be anywhere, and is watched as on the link where it is there.
+func watchedOn(path link.Path, peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) bfd.Session {
+	local := peer.SourceAddress
+	if !local.IsValid() {
+		local = path.Source
+	} else if local.Is6() && local.IsLinkLocalUnicast() {
+		local = local.WithZone(peer.Address.Zone())
+	}
+	internal := peer.PeerASN == peer.LocalASN || peer.Dynamic == bgp.Internal
+	return bfd.Session{
+		Name: peer.Name, Remote: peer.Address, Local: local,
+		Multihop:   peer.EBGPMultiHop || peer.TTLSecurityHops > 1 || internal && !path.OnLink,
+		MinimumTTL: uint8(cmp.Or(profile.MinimumTTL, defaultMinimumTTL)),
+		Params: bfd.Params{
+			Receive:    cmp.Or(duration(profile.ReceiveInterval), defaultBFDInterval),
+			Transmit:   cmp.Or(duration(profile.TransmitInterval), defaultBFDInterval),
+			Multiplier: uint8(cmp.Or(profile.DetectMultiplier, defaultBFDMultiplier)),
+			Passive:    profile.PassiveMode,
+		},
+	}
+}
+
+// What the API server fills in where a BFDProfile says nothing.
+const (
+	defaultBFDInterval         = 300 * time.Millisecond
+	defaultBFDMultiplier int32 = 3
+	defaultMinimumTTL    int32 = 254
+)
 
 // nextHops are the addresses of this node that a peer was told to send to.
 type nextHops struct{ v4, v6 netip.Addr }

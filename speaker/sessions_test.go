@@ -12,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -205,6 +207,85 @@ func TestPeer(t *testing.T) {
 	}
 }
 
+func TestWatchedOn(t *testing.T) {
+	addr := netip.MustParseAddr
+	seconds := func(n int) *metav1.Duration { return &metav1.Duration{Duration: time.Duration(n) * time.Second} }
+	external := bgp.Peer{Name: "tor1", LocalASN: 64512, PeerASN: 64513, Address: addr("192.0.2.1")}
+	internal := bgp.Peer{Name: "tor1", LocalASN: 64512, PeerASN: 64512, Address: addr("192.0.2.1")}
+	onLink := link.Path{Source: addr("192.0.2.11"), OnLink: true}
+	far := link.Path{Source: addr("198.51.100.11")}
+	params := bfd.Params{Receive: 300 * time.Millisecond, Transmit: 300 * time.Millisecond, Multiplier: 3}
+	with := func(peer bgp.Peer, edit func(*bgp.Peer)) bgp.Peer {
+		edit(&peer)
+		return peer
+	}
+	for _, tt := range []struct {
+		name    string
+		peer    bgp.Peer
+		path    link.Path
+		profile v1alpha1.BFDProfileSpec
+		want    bfd.Session
+	}{
+		{
+			name: "an external peer is on the link", peer: external, path: onLink,
+			want: bfd.Session{Local: onLink.Source, Params: params},
+		},
+		{
+			name: "an external peer is on the link, whatever the way to it", peer: external, path: far,
+			want: bfd.Session{Local: far.Source, Params: params},
+		},
+		{
+			name: "an external peer several hops away", peer: with(external, func(p *bgp.Peer) { p.EBGPMultiHop = true }), path: far,
+			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
+		},
+		{
+			name: "an external peer with TTL security over two hops", peer: with(external, func(p *bgp.Peer) { p.TTLSecurityHops = 2 }), path: far,
+			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
+		},
+		{
+			name: "an external peer with TTL security on the link", peer: with(external, func(p *bgp.Peer) { p.TTLSecurityHops = 1 }), path: onLink,
+			want: bfd.Session{Local: onLink.Source, Params: params},
+		},
+		{
+			name: "an internal peer on the link", peer: internal, path: onLink,
+			want: bfd.Session{Local: onLink.Source, Params: params},
+		},
+		{
+			name: "an internal peer behind a router", peer: internal, path: far,
+			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
+		},
+		{
+			name: "a peer of a dynamic internal session behind a router", peer: with(internal, func(p *bgp.Peer) { p.PeerASN, p.Dynamic = 0, bgp.Internal }), path: far,
+			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
+		},
+		{
+			name: "a source address and a profile", peer: with(external, func(p *bgp.Peer) { p.SourceAddress = addr("203.0.113.1") }), path: onLink,
+			profile: v1alpha1.BFDProfileSpec{
+				ReceiveInterval: seconds(1), TransmitInterval: seconds(2), DetectMultiplier: 5, PassiveMode: true, MinimumTTL: 250,
+			},
+			want: bfd.Session{
+				Local: addr("203.0.113.1"), MinimumTTL: 250,
+				Params: bfd.Params{Receive: time.Second, Transmit: 2 * time.Second, Multiplier: 5, Passive: true},
+			},
+		},
+		{
+			name: "a link-local source address", path: onLink,
+			peer: with(external, func(p *bgp.Peer) { p.Address, p.SourceAddress = addr("fe80::1%eth1"), addr("fe80::2") }),
+			want: bfd.Session{Local: addr("fe80::2%eth1"), Params: params},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.want.Name, tt.want.Remote = "tor1", tt.peer.Address
+			if tt.want.MinimumTTL == 0 {
+				tt.want.MinimumTTL = 254
+			}
+			if got := watchedOn(tt.path, tt.peer, &tt.profile); got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
 // A peer that cannot be resolved is left out, costs the others nothing, and has SpeakerStatus published once.
 func TestResolveReportsProblemsOnce(t *testing.T) {
 	s := &Speaker{cfg: Config{Node: "node1", Namespace: "tandem-system"}, status: make(chan struct{}, 1)}
@@ -217,7 +298,7 @@ func TestResolveReportsProblemsOnce(t *testing.T) {
 		{Name: "elsewhere", Nodes: selector("name=node2"), Spec: v1alpha1.BGPPeerSpec{PeerAddress: "garbage"}},
 	}
 	for range 2 {
-		if got := s.resolve(snapshot, &objects{}, Decide(snapshot), func(netip.Addr) bool { return false }); got != nil {
+		if got := s.resolve(snapshot, &objects{}, Decide(snapshot), func(netip.Addr) bool { return false }); len(got.bgp)+len(got.bfd) > 0 {
 			t.Errorf("sessions %+v, want none", got)
 		}
 	}

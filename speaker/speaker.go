@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/layer2"
@@ -48,6 +50,9 @@ const (
 
 	// isolationCheck is how often a speaker without any other asks whether it has lost the API too.
 	isolationCheck = time.Second
+
+	// bfdRetry is how soon a BFD session that could not be started is tried again.
+	bfdRetry = 5 * time.Second
 )
 
 // Config is what a Speaker works with. All fields are required.
@@ -75,13 +80,14 @@ type Speaker struct {
 	members *membership.Members
 	layer2  *layer2.Announcer
 	bgp     *bgp.Speaker
+	bfd     *bfd.Speaker
 	records *recorder
 
 	changed   chan struct{} // the API's objects have changed
 	status    chan struct{} // what this node publishes may have changed
 	conflicts chan layer2.Conflict
-	sessions  latest[[]bgp.Session]
-	bgpError  atomic.Pointer[error] // of the last hand-over
+	sessions  latest[peerings]
+	bgpError  atomic.Pointer[error] // of the last hand-over to BGP and BFD
 	ready     atomic.Bool
 	problems  atomic.Pointer[map[string]string] // why a peer of this node has no session, or less than it should
 
@@ -91,7 +97,8 @@ type Speaker struct {
 	met      map[string]bool // the speakers that gossip has shown at least once
 	alone    bool
 	isolated bool
-	nextHops map[string]nextHops // of each peer, as last resolved
+	nextHops map[string]nextHops  // of each peer, as last resolved
+	paths    map[string]link.Path // to each peer that BFD watches, as last found
 }
 
 // Scheme returns a scheme with all kinds that a speaker reads and writes.
@@ -136,9 +143,10 @@ func New(cfg Config) (*Speaker, error) {
 		changed:   make(chan struct{}, 1),
 		status:    make(chan struct{}, 1),
 		conflicts: make(chan layer2.Conflict, 16),
-		sessions:  make(latest[[]bgp.Session], 1),
+		sessions:  make(latest[peerings], 1),
 		met:       map[string]bool{},
 		nextHops:  map[string]nextHops{},
+		paths:     map[string]link.Path{},
 	}
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer,
@@ -187,10 +195,17 @@ func (s *Speaker) Run(ctx context.Context) error {
 	defer cancel(nil)
 	logger := klog.FromContext(ctx)
 	s.bgp = bgp.New(logger)
-	s.cfg.Registerer.MustRegister(s.bgp)
 	// The parts outlive ctx by the farewell in stop.
 	parts, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	s.bfd = bfd.New(bfd.Config{Logger: logger, OnDown: func(peer, reason string) {
+		go func() { // which takes its time
+			if err := s.bgp.Reset(parts, peer, "BFD: "+reason); err != nil && parts.Err() == nil {
+				logger.Error(err, "Failed to end the BGP session of a peer that BFD has lost", "peer", peer)
+			}
+		}()
+	}})
+	s.cfg.Registerer.MustRegister(s.bgp, s.bfd)
 	part := func(name string, run func(context.Context) error) {
 		go func() {
 			if err := run(parts); err != nil && parts.Err() == nil {
@@ -258,6 +273,9 @@ func (s *Speaker) loop(ctx context.Context) {
 		case <-s.bgp.Changes():
 			signal(s.status)
 			continue
+		case <-s.bfd.Changes():
+			signal(s.status)
+			continue
 		case conflict := <-s.conflicts:
 			s.reportConflict(ctx, conflict)
 			continue
@@ -307,21 +325,29 @@ func (s *Speaker) decide(ctx context.Context) error {
 	return nil
 }
 
-// followSessions hands the latest sessions to BGP. It has a goroutine of its own, because a session that ends takes time, and layer 2
+// followSessions hands the latest sessions to BGP and BFD. It has a goroutine of its own, because a session that ends takes time, and layer 2
 // must not wait for it.
 func (s *Speaker) followSessions(ctx context.Context) error {
+	var sessions peerings
+	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case sessions := <-s.sessions:
-			err := s.bgp.Set(ctx, sessions)
-			if err != nil && ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "Failed to follow a BGP peer, the others are followed")
-			}
-			s.bgpError.Store(&err)
-			signal(s.status)
+		case sessions = <-s.sessions:
+		case <-again: // a port that was in use, or an address that was not there yet
 		}
+		again = nil
+		bfdErr := s.bfd.Set(sessions.bfd)
+		if bfdErr != nil {
+			again = time.After(bfdRetry)
+		}
+		err := errors.Join(bfdErr, s.bgp.Set(ctx, sessions.bgp))
+		if err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to follow a BGP peer, the others are followed")
+		}
+		s.bgpError.Store(&err)
+		signal(s.status)
 	}
 }
 
@@ -378,10 +404,13 @@ func (s *Speaker) checkIsolation(ctx context.Context) bool {
 func (s *Speaker) stop(logger klog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	var farewell sync.WaitGroup
+	farewell.Go(func() { s.bfd.Close(ctx) })
 	if err := s.members.Leave(ctx); err != nil {
 		logger.Error(err, "Failed to take leave of the other speakers")
 	}
 	s.bgp.Close(ctx, bgp.Restart)
+	farewell.Wait()
 	logger.Info("Stopped", "node", s.cfg.Node)
 }
 

@@ -146,13 +146,17 @@ func (s *Speaker) bgpSessions() []v1alpha1.BGPSession {
 	if p := s.problems.Load(); p != nil {
 		problems = maps.Clone(*p)
 	}
+	watched := map[string]v1alpha1.BFDState{}
+	for _, state := range s.bfd.States() {
+		watched[state.Name] = v1alpha1.BFDState(state.State.String())
+	}
 	var sessions []v1alpha1.BGPSession
 	for _, state := range s.bgp.States() {
 		since := metav1.NewTime(state.Since.Truncate(time.Second))
 		session := v1alpha1.BGPSession{
 			Peer: state.Peer, State: v1alpha1.BGPState(state.State), Since: &since,
 			AdvertisedIPv4: int32(state.Advertised[bgp.IPv4]), AdvertisedIPv6: int32(state.Advertised[bgp.IPv6]),
-			LastError: state.LastError,
+			BFD: watched[state.Peer], LastError: state.LastError,
 		}
 		if problem, ok := problems[state.Peer]; ok {
 			session.LastError = problem

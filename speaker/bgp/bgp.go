@@ -222,6 +222,18 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 	return errors.Join(errs...)
 }
 
+// Reset ends the connection of an established session whose peer is known to be dead, and has it connect again. The reason is in its state
+// and in the CEASE. A peer without a session, or one that is not established, is left as it is.
+func (s *Speaker) Reset(ctx context.Context, peer, reason string) error {
+	s.mu.Lock()
+	session := s.sessions[peer]
+	s.mu.Unlock()
+	if session == nil {
+		return nil
+	}
+	return session.reset(ctx, reason)
+}
+
 // States returns the state of every running session, ordered by peer name.
 func (s *Speaker) States() []SessionState {
 	s.mu.Lock()

@@ -376,6 +376,21 @@ func (s *session) failed(text string) {
 	}
 }
 
+// reset ends the connection, and with it everything that was learned from either side, if it is established. It connects again at once.
+func (s *session) reset(ctx context.Context, reason string) error {
+	s.mu.Lock()
+	established := s.status.State == Established
+	s.mu.Unlock()
+	if !established {
+		return nil
+	}
+	s.failed(reason)
+	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: s.peer.Address.String(), Communication: reason}); err != nil {
+		return fmt.Errorf("resetting the BGP session: %w", err)
+	}
+	return nil
+}
+
 // close ends the session and returns when nothing of it is left.
 func (s *session) close(ctx context.Context, mode CloseMode) {
 	if mode == Withdraw {

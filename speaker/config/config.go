@@ -87,6 +87,8 @@ type Peer struct {
 	Name  string
 	Nodes labels.Selector
 	Spec  v1alpha1.BGPPeerSpec
+	// BFD is the profile that the peer is watched by, nil for none.
+	BFD *v1alpha1.BFDProfileSpec
 }
 
 // BGPAdvertisement is a compiled v1alpha1.BGPAdvertisement.
@@ -203,8 +205,10 @@ func (c *compiler) compile() Config {
 		var f findings
 		compiled := Peer{Name: peer.Name, Nodes: f.selector("spec.nodeSelector", peer.Spec.NodeSelector), Spec: peer.Spec}
 		if name := peer.Spec.BFDProfile; name != "" {
-			f.reference("spec.bfdProfile", "BFDProfile", name, exists(c.BFDProfiles, func(p v1alpha1.BFDProfile) string { return p.Name }))
-			f.notBuilt = append(f.notBuilt, "spec.bfdProfile: this version has no BFD; the session ends by its hold time")
+			i := slices.IndexFunc(c.BFDProfiles, func(p v1alpha1.BFDProfile) bool { return p.Name == name })
+			if f.reference("spec.bfdProfile", "BFDProfile", name, func(string) bool { return i >= 0 }) {
+				compiled.BFD = &c.BFDProfiles[i].Spec
+			}
 		}
 		if hold := peer.Spec.HoldTime; hold != nil && hold.Duration == 0 {
 			f.notBuilt = append(f.notBuilt, "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s")
@@ -245,7 +249,11 @@ func (c *compiler) compile() Config {
 		}
 	}
 	for _, p := range c.BFDProfiles {
-		c.conclude("BFDProfile", p.Name, p.Generation, &findings{notBuilt: []string{"this version has no BFD; sessions end by their hold time"}})
+		var f findings
+		if p.Spec.EchoMode {
+			f.notBuilt = append(f.notBuilt, "spec.echoMode: this version sends no echo packets; control packets detect a failure by themselves")
+		}
+		c.conclude("BFDProfile", p.Name, p.Generation, &f)
 	}
 	for _, obj := range c.Communities {
 		var f findings

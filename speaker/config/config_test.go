@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	noBFD      = "spec.bfdProfile: this version has no BFD; the session ends by its hold time"
 	noEndpoint = "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress"
 )
 
@@ -118,15 +117,15 @@ func TestConditions(t *testing.T) {
 			reason: v1alpha1.ReasonNotImplemented, message: noEndpoint,
 		},
 		{
-			name: "a peer with BFD has a session without", kind: "BGPPeer",
+			name: "a peer with BFD", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", BFDProfile: "fast"}, v1alpha1.BFDProfile{ObjectMeta: named("fast")}),
-			reason:  v1alpha1.ReasonNotImplemented, message: noBFD, used: true,
+			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
 		{
 			name: "a peer with a BFD profile that does not exist", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", BFDProfile: "fast"}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
-			message: `spec.bfdProfile: there is no BFDProfile "fast"; create it or remove the name; ` + noBFD,
+			message: `spec.bfdProfile: there is no BFDProfile "fast"; create it or remove the name`,
 		},
 		{
 			name: "a hold time of zero is not proposed", kind: "BGPPeer",
@@ -200,7 +199,12 @@ func TestConditions(t *testing.T) {
 
 		{
 			name: "a BFD profile", kind: "BFDProfile", objects: Objects{BFDProfiles: []v1alpha1.BFDProfile{{ObjectMeta: named("x")}}},
-			reason: v1alpha1.ReasonNotImplemented, message: "this version has no BFD; sessions end by their hold time",
+			reason: v1alpha1.ReasonAccepted,
+		},
+		{
+			name: "a BFD profile with echo packets", kind: "BFDProfile", reason: v1alpha1.ReasonNotImplemented,
+			objects: Objects{BFDProfiles: []v1alpha1.BFDProfile{{ObjectMeta: named("x"), Spec: v1alpha1.BFDProfileSpec{EchoMode: true}}}},
+			message: "spec.echoMode: this version sends no echo packets; control packets detect a failure by themselves",
 		},
 		{
 			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
@@ -365,11 +369,11 @@ func TestContract(t *testing.T) {
 		{"L2Advertisement", "lan"}:             v1alpha1.ReasonAccepted,
 		{"L2Advertisement", "everything"}:      v1alpha1.ReasonAccepted,
 		{"BGPPeer", "tor1"}:                    v1alpha1.ReasonAccepted,
-		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonNotImplemented, // BFD
+		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonAccepted,
 		{"BGPPeer", "fabric"}:                  v1alpha1.ReasonNotImplemented, // unnumbered
 		{"BGPAdvertisement", "primary"}:        v1alpha1.ReasonAccepted,
 		{"Community", "traffic-engineering"}:   v1alpha1.ReasonAccepted,
-		{"BFDProfile", "fast"}:                 v1alpha1.ReasonNotImplemented,
+		{"BFDProfile", "fast"}:                 v1alpha1.ReasonAccepted,
 		{"InterfaceAdvertisement", "kube-lb0"}: v1alpha1.ReasonNotImplemented,
 	}, got); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)

@@ -325,6 +325,43 @@ func isZero(n *net.IPNet) bool {
 	return ones == 0 && n.IP.IsUnspecified()
 }
 
+// A Path is how the kernel reaches an address.
+type Path struct {
+	// Source is the address that packets come from where nothing else is asked for. That of a link-local destination has its zone.
+	Source netip.Addr
+	// OnLink says that there is no router on the way.
+	OnLink bool
+}
+
+// PathTo asks the kernel how it reaches dst. A link-local dst needs its zone, an interface name. The route is looked up in the network
+// namespace of the calling thread.
+func (w *Watcher) PathTo(dst netip.Addr) (Path, error) {
+	if zone := dst.Zone(); zone != "" {
+		i, ok := w.Snapshot().ByName(zone)
+		if !ok {
+			return Path{}, fmt.Errorf("looking up the route to %s: no interface %s", dst, zone)
+		}
+		for _, a := range i.Addresses {
+			if a.Prefix.Addr().IsLinkLocalUnicast() && a.Prefix.Addr().Is6() && !a.Tentative && !a.DADFailed {
+				return Path{Source: a.Prefix.Addr().WithZone(zone), OnLink: true}, nil
+			}
+		}
+		return Path{}, fmt.Errorf("looking up the route to %s: interface %s has no link-local address", dst, zone)
+	}
+	routes, err := netlink.RouteGet(dst.AsSlice())
+	if err != nil {
+		return Path{}, fmt.Errorf("looking up the route to %s: %w", dst, err)
+	}
+	if len(routes) == 0 {
+		return Path{}, fmt.Errorf("looking up the route to %s: %w", dst, unix.ENETUNREACH)
+	}
+	source, ok := netip.AddrFromSlice(routes[0].Src)
+	if !ok {
+		return Path{}, fmt.Errorf("looking up the route to %s: it has no source address", dst)
+	}
+	return Path{Source: source.Unmap(), OnLink: routes[0].Gw == nil && routes[0].Via == nil}, nil
+}
+
 // SourceFor asks the kernel by which interface dst is reached and returns it with its best own address of each
 // family, chosen as by Interface.SourceOn. A link-local dst needs its zone, an interface name. The route is looked up
 // in the network namespace of the calling thread.

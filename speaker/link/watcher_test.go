@@ -253,24 +253,35 @@ func TestSourceForAsksTheKernel(t *testing.T) {
 	n := newNode(t)
 	n.ip(t, "link add eth0 type veth peer name peer0")
 	n.ip(t, "link add eth1 type veth peer name peer1")
+	n.ip(t, "link set eth0 addrgenmode none")
+	n.ip(t, "link set eth1 addrgenmode none")
 	for _, name := range []string{"eth0", "peer0", "eth1", "peer1"} {
 		n.ip(t, "link set "+name+" up")
 	}
+	n.ip(t, "addr add 198.51.100.12/24 dev eth0") // the first, and so the source of what the kernel sends
 	n.ip(t, "addr add 198.51.100.11/24 dev eth0")
 	n.ip(t, "addr add 2001:db8:51::11/64 dev eth0 nodad")
+	n.ip(t, "addr add fe80::11/64 dev eth1 nodad")
 	n.ip(t, "addr add 192.0.2.11/24 dev eth1")
 	n.ip(t, "route add 203.0.113.0/24 via 192.0.2.1")
 	w := n.open(t)
 
 	for _, tt := range []struct {
-		name, dst, want string
+		name, dst, want, path string
 	}{
-		{"neighbour over IPv4", "198.51.100.1", "eth0 198.51.100.11 2001:db8:51::11"},
-		{"neighbour over IPv6", "2001:db8:51::1", "eth0 198.51.100.11 2001:db8:51::11"},
-		{"behind a gateway", "203.0.113.1", "eth1 192.0.2.11 invalid IP"},
-		{"link-local with its interface", "fe80::1%eth1", "eth1 192.0.2.11 invalid IP"},
-		{"no route", "10.0.0.1", "looking up the route to 10.0.0.1: network is unreachable"},
-		{"link-local of no interface", "fe80::1%eth7", "looking up the route to fe80::1%eth7: no interface eth7"},
+		{"neighbour over IPv4", "198.51.100.1", "eth0 198.51.100.11 2001:db8:51::11", "from 198.51.100.12, on link true"},
+		{"neighbour over IPv6", "2001:db8:51::1", "eth0 198.51.100.11 2001:db8:51::11", "from 2001:db8:51::11, on link true"},
+		{"behind a gateway", "203.0.113.1", "eth1 192.0.2.11 invalid IP", "from 192.0.2.11, on link false"},
+		{"link-local with its interface", "fe80::1%eth1", "eth1 192.0.2.11 invalid IP", "from fe80::11%eth1, on link true"},
+		{
+			"link-local where there is none", "fe80::1%eth0", "eth0 198.51.100.11 2001:db8:51::11",
+			"looking up the route to fe80::1%eth0: interface eth0 has no link-local address",
+		},
+		{"no route", "10.0.0.1", "looking up the route to 10.0.0.1: network is unreachable", "looking up the route to 10.0.0.1: network is unreachable"},
+		{
+			"link-local of no interface", "fe80::1%eth7", "looking up the route to fe80::1%eth7: no interface eth7",
+			"looking up the route to fe80::1%eth7: no interface eth7",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n.do(t, func() error {
@@ -281,6 +292,14 @@ func TestSourceForAsksTheKernel(t *testing.T) {
 				}
 				if got != tt.want {
 					t.Errorf("SourceFor(%s) = %s, want %s", tt.dst, got, tt.want)
+				}
+				path, err := w.PathTo(netip.MustParseAddr(tt.dst))
+				got = fmt.Sprintf("from %v, on link %t", path.Source, path.OnLink)
+				if err != nil {
+					got = err.Error()
+				}
+				if got != tt.path {
+					t.Errorf("PathTo(%s) = %s, want %s", tt.dst, got, tt.path)
 				}
 				return nil
 			})

@@ -114,10 +114,20 @@ type BGPSession struct {
 	// +optional
 	AdvertisedIPv6 int32 `json:"advertisedIPv6"`
 
+	// bfd is the state of the BFD session with the peer, in the words of RFC 5880 section 6.2. It is absent where the peer has no
+	// BFDProfile.
+	// +optional
+	BFD BFDState `json:"bfd,omitempty"`
+
 	// lastError is why the session ended last, or could not be opened.
 	// +optional
 	LastError string `json:"lastError,omitempty"`
 }
+
+// BFDState is a state of a BFD session.
+//
+// +kubebuilder:validation:Enum=AdminDown;Down;Init;Up
+type BFDState string
 
 // BGPState is a state of a BGP session.
 //

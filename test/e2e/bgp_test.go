@@ -261,24 +261,15 @@ func TestASessionNeedsItsPassword(t *testing.T) {
 	s.announcedFrom(t, ips, s.Nodes()...)
 	s.router(t, strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512", "neighbor NODES remote-as 64512\n neighbor NODES password correct-horse", 1))
 	s.patch(t, s.object(t, "BGPPeer"), `{spec: {passwordSecret: {name: $NS}}}`)
-	session := func(ctx context.Context) (speakerv1alpha1.BGPSession, string) {
-		state, err := s.speaker(ctx, "node1")
-		for _, session := range state.BGPSessions {
-			if session.Peer == s.ns {
-				return session, fmt.Sprintf("%+v", session)
-			}
-		}
-		return speakerv1alpha1.BGPSession{}, fmt.Sprint("no session, ", err)
-	}
 	s.until(t, patience, "word of the missing Secret", func(ctx context.Context) (bool, string) {
-		got, detail := session(ctx)
+		got, detail := s.bgpSession(ctx, "node1")
 		return got.State != speakerv1alpha1.BGPEstablished && strings.Contains(got.LastError, "there is no Secret tandem-system/"+s.ns), detail
 	})
 	s.announcedFrom(t, ips)
 	s.create(t, `{apiVersion: v1, kind: Secret, metadata: {name: $NS, namespace: tandem-system}, stringData: {password: correct-horse}}`)
 	s.announcedFrom(t, ips, s.Nodes()...)
 	s.until(t, patience, "a session without complaint", func(ctx context.Context) (bool, string) {
-		got, detail := session(ctx)
+		got, detail := s.bgpSession(ctx, "node1")
 		return got.State == speakerv1alpha1.BGPEstablished && got.AdvertisedIPv4 == 1 && got.AdvertisedIPv6 == 1, detail
 	})
 }

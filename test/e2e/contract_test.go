@@ -70,12 +70,10 @@ func TestEveryObjectOfTheContractIsAcceptedAndSaysWhatItDoes(t *testing.T) {
 				if want := []string{"2001:db8:1::10", "203.0.113.10"}; ips[0] != want[0] || ips[1] != want[1] {
 					t.Errorf("addresses = %v, want %v", ips, want)
 				}
-			case "BFDProfile":
-				s.condition(t, obj, speakerv1alpha1.ReasonNotImplemented, "BFD")
 			case "InterfaceAdvertisement":
 				s.condition(t, obj, speakerv1alpha1.ReasonNotImplemented, "interfaces")
 			default:
-				if text, ok := map[string]string{"BGPPeer/tor2": "spec.bfdProfile", "BGPPeer/fabric": "spec.interface"}[name]; ok {
+				if text, ok := map[string]string{"BGPPeer/fabric": "spec.interface"}[name]; ok {
 					s.condition(t, obj, speakerv1alpha1.ReasonNotImplemented, text)
 				} else {
 					s.condition(t, obj, speakerv1alpha1.ReasonAccepted)

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bfd
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"k8s.io/klog/v2/ktesting"
+)
+
+// patience bounds every wait; nothing is expected to take that long.
+const patience = 20 * time.Second
+
+var (
+	here  = netip.MustParseAddr("127.0.0.1")
+	there = netip.MustParseAddr("127.0.0.2")
+)
+
+// node is a Speaker on an address of the loopback interface.
+type node struct {
+	*Speaker
+	t     *testing.T
+	downs chan string
+}
+
+func newNode(t *testing.T) *node {
+	n := &node{t: t, downs: make(chan string, 10)}
+	logger, _ := ktesting.NewTestContext(t)
+	n.Speaker = New(Config{Logger: logger, OnDown: func(name, reason string) { n.downs <- name + ": " + reason }})
+	t.Cleanup(func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		n.Close(ended)
+	})
+	return n
+}
+
+func (n *node) set(sessions ...Session) {
+	n.t.Helper()
+	if err := n.Set(sessions); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// becomes waits until the node's only session is in a state.
+func (n *node) becomes(want State) SessionState {
+	n.t.Helper()
+	deadline := time.After(patience)
+	for {
+		states := n.States()
+		if len(states) == 1 && states[0].State == want {
+			return states[0]
+		}
+		select {
+		case <-n.Changes():
+		case <-deadline:
+			n.t.Fatalf("sessions %+v, want one that is %v", states, want)
+		}
+	}
+}
+
+func between(local, remote netip.Addr) Session {
+	return Session{Name: "peer", Local: local, Remote: remote, Params: Params{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 5}}
+}
+
+// pair brings up a session between two nodes.
+func pair(t *testing.T, edit func(*Session)) (a, b *node) {
+	t.Helper()
+	a, b = newNode(t), newNode(t)
+	one, other := between(here, there), between(there, here)
+	edit(&one)
+	edit(&other)
+	a.set(one)
+	b.set(other)
+	for _, n := range []*node{a, b} {
+		if s := n.becomes(Up); s.Detection == 0 || s.Transmit == 0 {
+			t.Errorf("state %+v, want times", s)
+		}
+	}
+	return a, b
+}
+
+func TestASessionComesUp(t *testing.T) {
+	t.Run("on one link", func(t *testing.T) { pair(t, func(*Session) {}) })
+	t.Run("over several hops", func(t *testing.T) { pair(t, func(s *Session) { s.Multihop, s.MinimumTTL = true, 254 }) })
+}
+
+func TestAPeerThatDiesIsReported(t *testing.T) {
+	a, b := pair(t, func(*Session) {})
+	b.end(b.lone().declared.ends(), b.lone())
+	if got := <-a.downs; got != "peer: nothing was heard from the peer for 250ms" {
+		t.Errorf("reported %q", got)
+	}
+	if s := a.becomes(Down); s.Downs != 1 || s.Diagnostic != DetectionTimeExpired {
+		t.Errorf("state %+v, want one failure, of the detection time", s)
+	}
+}
+
+// lone returns the node's only session.
+func (n *node) lone() *session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.sessions {
+		return s
+	}
+	n.t.Fatal("no session")
+	return nil
+}
+
+func TestAGoodbyeIsNoFailure(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		goodbye func(n *node)
+	}{
+		{"the peer is no longer declared", func(n *node) { n.set() }},
+		{"the speaker stops", func(n *node) { n.Close(context.Background()) }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			a, b := pair(t, func(*Session) {})
+			row.goodbye(b)
+			if s := a.becomes(Down); s.Downs != 0 || s.RemoteState != AdminDown {
+				t.Errorf("state %+v, want no failure, and a peer that is AdminDown", s)
+			}
+			select {
+			case got := <-a.downs:
+				t.Errorf("reported %q, want nothing", got)
+			default:
+			}
+		})
+	}
+}
+
+func TestADeclarationThatComesBackIsServed(t *testing.T) {
+	a, b := pair(t, func(*Session) {})
+	b.set()
+	a.becomes(Down)
+	b.set(between(there, here))
+	a.becomes(Up)
+	if err := b.Set([]Session{between(there, here), between(there, here)}); err == nil || !strings.Contains(err.Error(), "another peer has the same addresses") {
+		t.Errorf("error = %v for two sessions with the same ends", err)
+	}
+	b.becomes(Up)
+}
+
+// TestOtherParameters changes a session without taking it down.
+func TestOtherParameters(t *testing.T) {
+	a, b := pair(t, func(*Session) {})
+	faster := between(there, here)
+	faster.Transmit, faster.Receive, faster.Multiplier = 20*ms, 20*ms, 10
+	first := b.lone()
+	b.set(faster)
+	deadline := time.Now().Add(patience)
+	for a.States()[0].Detection != 10*50*ms && time.Now().Before(deadline) {
+		time.Sleep(10 * ms) // intervals are no change that is told
+	}
+	if s := a.States()[0]; s.State != Up || s.Detection != 10*50*ms || s.Downs != 0 {
+		t.Errorf("state %+v, want one that is up with a detection time of 500 ms", s)
+	}
+	if b.lone() != first {
+		t.Error("the session was replaced")
+	}
+}
+
+func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
+	n := newNode(t)
+	elsewhere := between(netip.MustParseAddr("192.0.2.1"), there)
+	if err := n.Set([]Session{elsewhere, between(here, there)}); err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on port 3784 of 192.0.2.1`) {
+		t.Errorf("error = %v", err)
+	}
+	if n.becomes(Down); len(n.listeners) != 1 {
+		t.Errorf("%d listeners, want one", len(n.listeners))
+	}
+	taken, err := net.ListenUDP("udp", &net.UDPAddr{IP: there.AsSlice(), Port: linkPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newNode(t)
+	if err := other.Set([]Session{between(there, here)}); err == nil || !strings.Contains(err.Error(), "does another BFD daemon run on this node?") {
+		t.Errorf("error = %v", err)
+	}
+	taken.Close()
+	other.set(between(there, here))
+	n.becomes(Up)
+}
+
+// TestStrangersAreDropped sends packets that no session may believe.
+func TestStrangersAreDropped(t *testing.T) {
+	a, b := pair(t, func(*Session) {})
+	down := Packet{State: Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}
+	guessed := down
+	guessed.YourDiscriminator = a.lone().discriminator + 1
+	for _, row := range []struct {
+		name   string
+		from   netip.Addr
+		ttl    int
+		bytes  []byte
+		reason dropReason
+	}{
+		{"through a router", there, 254, down.Append(nil), dropTTL},
+		{"from somebody else", netip.MustParseAddr("127.0.0.3"), 255, down.Append(nil), dropNoSession},
+		{"with a discriminator that is not ours", there, 255, guessed.Append(nil), dropNoSession},
+		{"no packet", there, 255, []byte("hello"), dropMalformed},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			before := a.drops.all()[row.reason]
+			conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(row.from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, linkPort)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := ipv4.NewConn(conn).SetTTL(row.ttl); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write(row.bytes); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(patience); a.drops.all()[row.reason] == before; time.Sleep(ms) {
+				if time.Now().After(deadline) {
+					t.Fatalf("drops %v, want one more of %s", a.drops.all(), row.reason)
+				}
+			}
+		})
+	}
+	for _, n := range []*node{a, b} {
+		if s := n.States()[0]; s.State != Up || s.Downs != 0 {
+			t.Errorf("state %+v, want one that was not disturbed", s)
+		}
+	}
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bfd
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const ms = time.Millisecond
+
+// start is when every test begins.
+var start = time.Unix(1_800_000_000, 0)
+
+// wire joins two machines by a link without delay, and moves their clock from one deadline to the next.
+type wire struct {
+	t    *testing.T
+	now  time.Time
+	ends [2]*machine
+	// cut says of each end that what it sends is lost, off that it does nothing.
+	cut, off [2]bool
+	sent     [2][]sent
+	// story is every change of a state, as "1.5s a Up".
+	story []string
+}
+
+type sent struct {
+	at time.Duration
+	Packet
+}
+
+// params returns those of an active side with the same interval in both directions.
+func params(interval time.Duration) Params {
+	return Params{Transmit: interval, Receive: interval, Multiplier: 3}
+}
+
+// newWire joins two sides. Without jitter, all times can be told beforehand: spread is what their random numbers are.
+func newWire(t *testing.T, spread float64, a, b Params) *wire {
+	w := &wire{t: t, now: start}
+	for i, p := range []Params{a, b} {
+		w.ends[i] = newMachine(start, p, uint32(10+i), func() float64 { return spread })
+	}
+	return w
+}
+
+// send has an end say something, which the other may answer at once.
+func (w *wire) send(from int, packets []Packet) {
+	for depth := 0; len(packets) > 0; depth++ {
+		if depth > 10 {
+			w.t.Fatal("the two sides answer each other without end")
+		}
+		var answers []Packet
+		for _, p := range packets {
+			if p.Poll && p.Final {
+				w.t.Error("a packet both polls and answers a poll")
+			}
+			w.sent[from] = append(w.sent[from], sent{w.now.Sub(start), p})
+			parsed, err := Parse(p.Append(nil))
+			if err != nil {
+				w.t.Fatalf("%+v: %v", p, err)
+			}
+			if !w.cut[from] && !w.off[1-from] {
+				w.watch(func() { answers = append(answers, w.ends[1-from].receive(w.now, parsed)...) })
+			}
+		}
+		from, packets = 1-from, answers
+	}
+}
+
+// act has an end do something, and sends what it says.
+func (w *wire) act(end int, do func(m *machine) []Packet) {
+	var packets []Packet
+	w.watch(func() { packets = do(w.ends[end]) })
+	w.send(end, packets)
+}
+
+// watch notes what do changes.
+func (w *wire) watch(do func()) {
+	old := [2]State{w.ends[0].state, w.ends[1].state}
+	do()
+	for i, m := range w.ends {
+		if m.state != old[i] {
+			w.story = append(w.story, fmt.Sprintf("%v %c %v", w.now.Sub(start), 'a'+rune(i), m.state))
+		}
+	}
+}
+
+// run lets time pass.
+func (w *wire) run(d time.Duration) {
+	end := w.now.Add(d)
+	for range 100_000 {
+		next := -1
+		for i, m := range w.ends {
+			if at := m.deadline(); !w.off[i] && !at.IsZero() && !at.After(end) && (next < 0 || at.Before(w.ends[next].deadline())) {
+				next = i
+			}
+		}
+		if next < 0 {
+			w.now = end
+			return
+		}
+		w.now = w.ends[next].deadline()
+		w.act(next, func(m *machine) []Packet { return m.tick(w.now) })
+	}
+	w.t.Fatal("time does not pass")
+}
+
+// gaps returns the shortest and the longest time between two packets of an end since a moment.
+func (w *wire) gaps(end int, since time.Duration) (shortest, longest time.Duration) {
+	var last time.Duration = -1
+	for _, s := range w.sent[end] {
+		if s.at < since {
+			continue
+		}
+		if gap := s.at - last; last >= 0 {
+			longest = max(longest, gap)
+			if shortest == 0 || gap < shortest {
+				shortest = gap
+			}
+		}
+		last = s.at
+	}
+	return shortest, longest
+}
+
+func (w *wire) want(story ...string) {
+	w.t.Helper()
+	if diff := cmp.Diff(story, w.story); diff != "" {
+		w.t.Errorf("states (-want +got):\n%s", diff)
+	}
+	w.story = nil
+}
+
+// up brings both sides up and forgets how.
+func (w *wire) up() {
+	w.t.Helper()
+	w.run(3 * time.Second)
+	for _, m := range w.ends {
+		if m.state != Up || m.polling {
+			w.t.Fatalf("states %v and %v after 3 s, want both up and agreed", w.ends[0].state, w.ends[1].state)
+		}
+	}
+	w.story, w.sent = nil, [2][]sent{}
+}
+
+func TestStates(t *testing.T) {
+	tests := []struct {
+		name string
+		a, b Params
+		play func(w *wire)
+		want []string
+	}{
+		{
+			name: "both come up with the first packet of each", a: params(300 * ms), b: params(300 * ms),
+			play: func(w *wire) { w.run(2 * time.Second) },
+			want: []string{"0s b Init", "0s a Up", "0s b Up"},
+		},
+		{
+			name: "a passive one comes up with an active one", a: params(300 * ms), b: Params{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3, Passive: true},
+			play: func(w *wire) { w.run(2 * time.Second) },
+			want: []string{"0s b Init", "0s a Up", "0s b Up"},
+		},
+		{
+			name: "two passive ones stay silent", a: Params{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3, Passive: true},
+			b: Params{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3, Passive: true},
+			play: func(w *wire) {
+				w.run(time.Minute)
+				if n := len(w.sent[0]) + len(w.sent[1]); n > 0 {
+					w.t.Errorf("%d packets, want none", n)
+				}
+			},
+		},
+		{
+			name: "a peer that dies is missed after three intervals", a: params(300 * ms), b: params(300 * ms),
+			play: func(w *wire) {
+				w.up()
+				w.off[1] = true
+				w.run(950 * ms)
+			},
+			want: []string{"3.825s a Down"},
+		},
+		{
+			name: "who is not heard is told so, and comes up again", a: params(300 * ms), b: params(300 * ms),
+			play: func(w *wire) {
+				w.up()
+				w.cut[1] = true
+				w.run(1300 * ms)
+				w.cut[1] = false
+				w.run(2 * time.Second)
+			},
+			want: []string{"3.825s a Down", "3.825s b Down", "4.575s b Init", "4.575s a Up", "4.575s b Up"},
+		},
+		{
+			name: "one that says goodbye takes the other down", a: params(300 * ms), b: params(300 * ms),
+			play: func(w *wire) {
+				w.up()
+				w.act(1, func(m *machine) []Packet { return m.shut(w.now) })
+				w.run(5 * time.Second)
+				if d := w.ends[0].diag; d != NeighborSignaledDown {
+					w.t.Errorf("diagnostic = %d, want %d", d, NeighborSignaledDown)
+				}
+			},
+			want: []string{"3s b AdminDown", "3s a Down"},
+		},
+		{
+			name: "a peer that has started again comes up at once", a: params(300 * ms), b: params(300 * ms),
+			play: func(w *wire) {
+				w.up()
+				w.ends[1] = newMachine(w.now, params(300*ms), 99, func() float64 { return 0 })
+				w.send(1, []Packet{w.ends[1].packet(false)})
+				w.run(time.Second)
+			},
+			want: []string{"3s a Down", "3s b Init", "3s a Up", "3s b Up"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, 0, tt.a, tt.b)
+			tt.play(w)
+			w.want(tt.want...)
+		})
+	}
+}
+
+func TestIntervals(t *testing.T) {
+	tests := []struct {
+		name      string
+		a, b      Params
+		spread    float64
+		alone     bool // b is off
+		shortest  time.Duration
+		longest   time.Duration
+		detection time.Duration // of b
+	}{
+		{name: "alone: one a second at most", a: params(10 * ms), b: params(10 * ms), alone: true, shortest: 750 * ms, longest: 750 * ms},
+		{name: "alone, the other end of the jitter", a: params(10 * ms), b: params(10 * ms), alone: true, spread: 1, shortest: time.Second, longest: time.Second},
+		{name: "alone and slower than that", a: params(5 * time.Second), b: params(10 * ms), alone: true, spread: 1, shortest: 5 * time.Second, longest: 5 * time.Second},
+		{name: "as both like it", a: params(100 * ms), b: params(100 * ms), shortest: 75 * ms, longest: 75 * ms, detection: 300 * ms},
+		{name: "no faster than the other receives", a: params(100 * ms), b: params(400 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms},
+		{name: "no faster than we send", a: params(400 * ms), b: params(100 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms},
+		{
+			name: "nine tenths at most where none may be missed", a: Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 1}, b: params(100 * ms),
+			spread: 1, shortest: 90 * ms, longest: 90 * ms, detection: 100 * ms,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, tt.spread, tt.a, tt.b)
+			w.off[1] = tt.alone
+			if !tt.alone {
+				w.up()
+				if d := w.ends[1].detection(); d != tt.detection {
+					t.Errorf("detection time = %v, want %v", d, tt.detection)
+				}
+			}
+			w.run(20 * time.Second)
+			if shortest, longest := w.gaps(0, 4*time.Second); shortest != tt.shortest || longest != tt.longest {
+				t.Errorf("packets are between %v and %v apart, want %v and %v", shortest, longest, tt.shortest, tt.longest)
+			}
+		})
+	}
+}
+
+func TestAPeerThatReceivesNothingGetsNothing(t *testing.T) {
+	w := newWire(t, 0, params(100*ms), params(100*ms))
+	w.up()
+	p := w.ends[1].packet(false)
+	p.RequiredMinRx = 0
+	w.off[1] = true
+	w.send(1, []Packet{p})
+	w.run(200 * ms)
+	if n := len(w.sent[0]); n > 0 {
+		t.Errorf("%d packets were sent, want none", n)
+	}
+}
+
+func TestAPeerInDemandModeGetsNothing(t *testing.T) {
+	w := newWire(t, 0, params(100*ms), params(100*ms))
+	w.up()
+	p := w.ends[1].packet(false)
+	p.Demand = true
+	w.off[1] = true
+	w.send(1, []Packet{p})
+	w.run(200 * ms)
+	if n := len(w.sent[0]); n > 0 {
+		t.Errorf("%d packets were sent, want none", n)
+	}
+	p.Poll, p.Demand = true, true
+	w.send(1, []Packet{p})
+	if n := len(w.sent[0]); n != 1 || !w.sent[0][0].Final {
+		t.Errorf("%d packets were sent, want one that answers the poll", n)
+	}
+}
+
+// TestChange has one side change its mind while the session is up (RFC 5880 section 6.8.3).
+func TestChange(t *testing.T) {
+	tests := []struct {
+		name     string
+		from, to Params
+		// Before the other has answered, and after.
+		tx, rx, txAfter, rxAfter time.Duration
+	}{
+		{"send faster at once", params(300 * ms), Params{100 * ms, 300 * ms, 3, false}, 100 * ms, 300 * ms, 100 * ms, 300 * ms},
+		{"send slower when that is agreed", params(300 * ms), Params{900 * ms, 300 * ms, 3, false}, 300 * ms, 300 * ms, 900 * ms, 300 * ms},
+		{"receive slower at once", params(300 * ms), Params{300 * ms, 900 * ms, 3, false}, 300 * ms, 900 * ms, 300 * ms, 900 * ms},
+		{"receive faster when that is agreed", params(300 * ms), Params{300 * ms, 100 * ms, 3, false}, 300 * ms, 300 * ms, 300 * ms, 100 * ms},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, 0, tt.from, params(100*ms))
+			w.up()
+			w.cut[0] = true
+			w.send(0, w.ends[0].change(w.now, tt.to))
+			m := w.ends[0]
+			if m.tx != tt.tx || m.rx != tt.rx || !m.polling {
+				t.Errorf("tx %v, rx %v, polling %t before the answer, want %v, %v, true", m.tx, m.rx, m.polling, tt.tx, tt.rx)
+			}
+			w.cut[0] = false
+			w.run(time.Second)
+			if m.tx != tt.txAfter || m.rx != tt.rxAfter || m.polling {
+				t.Errorf("tx %v, rx %v, polling %t after the answer, want %v, %v, false", m.tx, m.rx, m.polling, tt.txAfter, tt.rxAfter)
+			}
+			w.run(10 * time.Second)
+			w.want()
+			if polls := slices.IndexFunc(w.sent[0][1:], func(s sent) bool { return s.at > 6*time.Second && s.Poll }); polls >= 0 {
+				t.Error("it goes on polling")
+			}
+		})
+	}
+}
+
+// TestLoss has every third packet lost: no three in a row, so that nothing happens.
+func TestLoss(t *testing.T) {
+	w := newWire(t, 0.5, params(100*ms), params(100*ms))
+	w.up()
+	for i := range 300 {
+		w.cut = [2]bool{i%3 == 0, i%3 == 1}
+		w.run(80 * ms)
+	}
+	w.want()
+}

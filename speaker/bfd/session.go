@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bfd
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// backlog is how many packets may wait for a session. Those of a busy moment are as good as lost ones, and a peer sends more.
+const backlog = 16
+
+// session is a machine that runs.
+type session struct {
+	declared      Session // with the Params that it began with
+	discriminator uint32
+	speaker       *Speaker
+	listener      *listener
+	conn          *net.UDPConn
+	logger        klog.Logger
+	ctx           context.Context // ends the session at once
+	cancel        context.CancelFunc
+	packets       chan Packet
+	leave         chan struct{} // closed to have it say goodbye
+	done          chan struct{} // closed when it has ended
+	params        chan Params   // the latest ones, taken by run
+
+	mu sync.Mutex
+	// mu guards status.
+	status SessionState
+}
+
+func newSession(declared Session, s *Speaker, l *listener, conn *net.UDPConn) *session {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &session{
+		declared:      declared,
+		discriminator: s.discriminator(),
+		speaker:       s,
+		listener:      l,
+		conn:          conn,
+		logger:        klog.LoggerWithValues(s.cfg.Logger, "peer", declared.Name, "address", declared.Remote),
+		ctx:           ctx,
+		cancel:        cancel,
+		packets:       make(chan Packet, backlog),
+		leave:         make(chan struct{}),
+		done:          make(chan struct{}),
+		params:        make(chan Params, 1),
+		status:        SessionState{Name: declared.Name, State: Down, Since: time.Now(), RemoteState: Down},
+	}
+}
+
+// update has the session go on with these parameters. Set alone calls it, one at a time.
+func (s *session) update(params Params) {
+	select {
+	case <-s.params:
+	default:
+	}
+	s.params <- params
+}
+
+func (s *session) state() SessionState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// run owns the machine until the session has ended.
+func (s *session) run() {
+	defer close(s.done)
+	defer s.conn.Close()
+	m := newMachine(time.Now(), s.declared.Params, s.discriminator, rand.Float64)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	leave, gone := s.leave, (<-chan time.Time)(nil)
+	for {
+		if at := m.deadline(); at.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(at))
+		}
+		var send []Packet
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-gone:
+			return
+		case <-leave:
+			farewell := m.farewell()
+			send = m.shut(time.Now())
+			leave, gone = nil, time.After(farewell)
+			if len(send) == 0 {
+				return // nobody has heard of us
+			}
+		case params := <-s.params:
+			if params != m.params {
+				send = m.change(time.Now(), params)
+			}
+		case p := <-s.packets:
+			send = m.receive(time.Now(), p)
+		case now := <-timer.C:
+			send = m.tick(now)
+		}
+		for _, p := range send {
+			// An error is a packet lost, which is what the protocol is about.
+			_, _ = s.conn.Write(p.Append(nil))
+		}
+		s.note(m)
+	}
+}
+
+// note publishes what the machine has come to.
+func (s *session) note(m *machine) {
+	s.mu.Lock()
+	old := s.status.State
+	s.status.RemoteState, s.status.Transmit, s.status.Detection = m.remote.state, 0, 0
+	if m.yours != 0 {
+		s.status.Transmit, s.status.Detection = m.interval(), m.detection()
+	}
+	changed := m.state != old
+	if changed {
+		s.status.State, s.status.Since, s.status.Diagnostic = m.state, time.Now(), m.diag
+	}
+	failed := old == Up && m.state == Down && m.remote.state != AdminDown
+	if failed {
+		s.status.Downs++
+	}
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	switch {
+	case failed && m.diag == DetectionTimeExpired:
+		s.fail(fmt.Sprintf("nothing was heard from the peer for %v", m.detection()))
+	case failed:
+		s.fail("the peer said that it does not hear us")
+	case m.state == Up:
+		s.logger.Info("BFD session is up", "transmit", m.interval(), "detection", m.detection())
+	case old == Up:
+		s.logger.Info("BFD session was taken down on purpose", "byPeer", m.remote.state == AdminDown)
+	}
+	s.speaker.notify()
+}
+
+func (s *session) fail(reason string) {
+	s.logger.Info("BFD session failed", "reason", reason)
+	if s.speaker.cfg.OnDown != nil {
+		s.speaker.cfg.OnDown(s.declared.Name, reason)
+	}
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bfd
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+)
+
+const (
+	// linkPort and multihopPort are where packets are sent to (RFC 5881 section 4, RFC 5883 section 5).
+	linkPort, multihopPort = 3784, 4784
+	// firstSource is the lowest port that they may come from, and the highest is the last of all.
+	firstSource, lastSource = 49152, 65535
+	// maxTTL is what they are sent with, and on one link arrive with.
+	maxTTL = 255
+	// trafficClass is CS6, that of routing protocols, which lossy links drop last.
+	trafficClass = 0xc0
+	// unreadPause keeps a socket that has an error from turning in circles.
+	unreadPause = 10 * time.Millisecond
+)
+
+func (e ends) port() uint16 {
+	if e.multihop {
+		return multihopPort
+	}
+	return linkPort
+}
+
+// dial returns a socket that sends to the peer, from a port of the range that RFC 5881 section 4 asks for.
+func dial(local, remote netip.Addr, port uint16) (*net.UDPConn, error) {
+	var conn *net.UDPConn
+	var err error
+	for range 100 {
+		source := uint16(firstSource + rand.IntN(lastSource-firstSource+1))
+		conn, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, source)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(remote, port)))
+		if err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sending from %v: %w", local, err)
+	}
+	if remote.Is4() {
+		c := ipv4.NewConn(conn)
+		if err = c.SetTTL(maxTTL); err == nil {
+			err = c.SetTOS(trafficClass)
+		}
+	} else {
+		c := ipv6.NewConn(conn)
+		if err = c.SetHopLimit(maxTTL); err == nil {
+			err = c.SetTrafficClass(trafficClass)
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("setting the TTL of packets to %v: %w", remote, err)
+	}
+	return conn, nil
+}
+
+type listenerKey struct {
+	local netip.Addr
+	port  uint16
+}
+
+// listener receives for all sessions of one local address.
+type listener struct {
+	key   listenerKey
+	conn  *net.UDPConn
+	read  func([]byte) (n, ttl int, from net.Addr, err error)
+	drops *drops
+	users int // guarded by Speaker.mu
+
+	mu sync.Mutex
+	// mu guards sessions.
+	sessions map[*session]bool
+}
+
+// listen returns the listener that a session needs, and counts it as a user.
+func (s *Speaker) listen(w Session) (*listener, error) {
+	key := listenerKey{w.Local, w.ends().port()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.listeners[key]; l != nil {
+		l.users++
+		return l, nil
+	}
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(key.local, key.port)))
+	if err != nil {
+		return nil, fmt.Errorf("receiving on port %d of %v (does another BFD daemon run on this node?): %w", key.port, key.local, err)
+	}
+	l := &listener{key: key, conn: conn, drops: &s.drops, users: 1, sessions: map[*session]bool{}}
+	if key.local.Is4() {
+		c := ipv4.NewPacketConn(conn)
+		err = c.SetControlMessage(ipv4.FlagTTL, true)
+		l.read = func(b []byte) (int, int, net.Addr, error) {
+			n, cm, from, err := c.ReadFrom(b)
+			if cm == nil {
+				return n, 0, from, err
+			}
+			return n, cm.TTL, from, err
+		}
+	} else {
+		c := ipv6.NewPacketConn(conn)
+		err = c.SetControlMessage(ipv6.FlagHopLimit, true)
+		l.read = func(b []byte) (int, int, net.Addr, error) {
+			n, cm, from, err := c.ReadFrom(b)
+			if cm == nil {
+				return n, 0, from, err
+			}
+			return n, cm.HopLimit, from, err
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("asking for the TTL of packets to %v: %w", key.local, err)
+	}
+	s.listeners[key] = l
+	go l.run()
+	return l, nil
+}
+
+// release gives a listener back, which ends with its last user.
+func (s *Speaker) release(l *listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(s.listeners, l.key)
+		l.conn.Close()
+	}
+}
+
+func (l *listener) add(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sessions[s] = true
+}
+
+func (l *listener) remove(s *session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sessions, s)
+}
+
+// run receives until the socket is closed.
+func (l *listener) run() {
+	// Longer than any packet, which has at most 255 bytes.
+	b := make([]byte, 512)
+	for {
+		n, ttl, from, err := l.read(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			l.drops.add(dropUnread)
+			time.Sleep(unreadPause)
+			continue
+		}
+		source, ok := from.(*net.UDPAddr)
+		if !ok {
+			continue
+		}
+		if reason := l.deliver(b[:n], ttl, source.AddrPort().Addr().Unmap()); reason != "" {
+			l.drops.add(reason)
+		}
+	}
+}
+
+// deliver hands a packet to its session, or says why not.
+func (l *listener) deliver(b []byte, ttl int, from netip.Addr) (reason dropReason) {
+	p, err := Parse(b)
+	if err != nil {
+		return dropMalformed
+	}
+	s := l.find(p, from)
+	switch {
+	case s == nil:
+		return dropNoSession
+	case !s.declared.Multihop && ttl != maxTTL, s.declared.Multihop && ttl < int(s.declared.MinimumTTL):
+		return dropTTL
+	}
+	select {
+	case s.packets <- p:
+		return ""
+	default:
+		return dropBusy
+	}
+}
+
+// find returns the session of a packet: the one whose discriminator it names, if it comes from that one's peer, else the one of
+// the sender (RFC 5880 section 6.8.6).
+func (l *listener) find(p Packet, from netip.Addr) *session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.sessions {
+		if s.declared.Remote == from && (p.YourDiscriminator == 0 || p.YourDiscriminator == s.discriminator) {
+			return s
+		}
+	}
+	return nil
+}

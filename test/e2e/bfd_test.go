@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	"github.com/tandem-lb/tandem/test/cluster"
+	"github.com/tandem-lb/tandem/test/lab"
+)
+
+// bfdPeer is a BFD session as FRR has it.
+type bfdPeer struct {
+	Multihop        bool
+	Peer            string
+	Status          string
+	Diagnostic      string
+	ReceiveInterval int `json:"remote-receive-interval"`
+	Transmit        int `json:"remote-transmit-interval"`
+	Multiplier      int `json:"remote-detect-multiplier"`
+}
+
+// bfdWith returns what FRR on a host knows of its BFD sessions.
+func (s *stage) bfdWith(ctx context.Context, host string) ([]bfdPeer, error) {
+	out, err := s.Vtysh(ctx, host, "show bfd peers json")
+	if err != nil {
+		return nil, err
+	}
+	var peers []bfdPeer
+	if err := json.Unmarshal([]byte(out), &peers); err != nil {
+		return nil, fmt.Errorf("%w in %s", err, out)
+	}
+	slices.SortFunc(peers, func(a, b bfdPeer) int { return strings.Compare(a.Peer, b.Peer) })
+	return peers, nil
+}
+
+// watched waits until FRR on a host and the speakers of these nodes agree that BFD sessions between them are up.
+func (s *stage) watched(t *testing.T, host string, want ...bfdPeer) {
+	t.Helper()
+	s.until(t, patience, "BFD sessions with "+host, func(ctx context.Context) (bool, string) {
+		got, err := s.bfdWith(ctx, host)
+		return err == nil && slices.Equal(got, want), fmt.Sprintf("%+v %v", got, err)
+	})
+}
+
+// bgpSession returns a node's session with the stage's peer.
+func (s *stage) bgpSession(ctx context.Context, node string) (speakerv1alpha1.BGPSession, string) {
+	state, err := s.speaker(ctx, node)
+	for _, session := range state.BGPSessions {
+		if session.Peer == s.ns {
+			return session, fmt.Sprintf("%+v", session)
+		}
+	}
+	return speakerv1alpha1.BGPSession{}, fmt.Sprint("no session, ", err)
+}
+
+const fastBFD = `
+apiVersion: tandem-lb.io/v1alpha1
+kind: BFDProfile
+metadata: {name: $NS}
+spec: {receiveInterval: 100ms, transmitInterval: 100ms, detectMultiplier: 3}
+`
+
+// bfdRouter is the router's configuration with BFD for every node.
+var bfdRouter = strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512\n", "neighbor NODES remote-as 64512\n neighbor NODES bfd 3 100 100\n", 1)
+
+// TestBFDNoticesADeadNode has the switch forward nothing for a node. Its link stays up, so that BGP alone would take the hold time, 90 s here.
+func TestBFDNoticesADeadNode(t *testing.T) {
+	for family, name := range []string{"IPv4", "IPv6"} {
+		t.Run("over "+name, func(t *testing.T) {
+			s := newStage(t, dual)
+			s.pool(t, "", "192.0.2.0/24", "2001:db8:c::/64")
+			s.web(t, s.others("node1")...)
+			s.add(t, s.service("web", v4, v6))
+			ips := s.addresses(t, "web", 2)
+			s.router(t, bfdRouter)
+			s.create(t, fastBFD)
+			s.bgp(t)
+			s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, peerAddress: "`+s.Addresses(lab.Router)[family].String()+`"}}`)
+			s.announcedFrom(t, ips, s.Nodes()...)
+			var want []bfdPeer
+			for _, node := range s.Nodes() {
+				want = append(want, bfdPeer{Peer: s.Addresses(node)[family].String(), Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3})
+			}
+			s.watched(t, lab.Router, want...)
+			s.until(t, patience, "the speaker to say so", func(ctx context.Context) (bool, string) {
+				session, detail := s.bgpSession(ctx, "node1")
+				return session.BFD == "Up", detail
+			})
+
+			probing, stop := context.WithCancel(t.Context())
+			defer stop()
+			probes := s.probes(probing, lab.Ext, ips)
+			s.steady(t, lab.Ext, ips)
+			t.Cleanup(func() {
+				if err := s.SetForwarding(context.Background(), "node1", true); err != nil {
+					t.Error(err)
+				}
+			})
+			start := time.Now()
+			if err := s.SetForwarding(t.Context(), "node1", false); err != nil {
+				t.Fatal(err)
+			}
+			s.announcedFrom(t, ips, s.others("node1")...)
+			s.steady(t, lab.Ext, ips)
+			stop()
+			for i, answers := range probes() {
+				t.Logf("%s: %s", ips[i], failures(answers, start))
+			}
+			if err := s.SetForwarding(t.Context(), "node1", true); err != nil {
+				t.Fatal(err)
+			}
+			s.announcedFrom(t, ips, s.Nodes()...)
+			s.until(t, patience, "the session to be up and to tell what happened", func(ctx context.Context) (bool, string) {
+				session, detail := s.bgpSession(ctx, "node1")
+				return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished && strings.Contains(session.LastError, "BFD: nothing was heard from the peer"), detail
+			})
+		})
+	}
+}
+
+// TestBFDOverSeveralHops watches a router behind the router.
+func TestBFDOverSeveralHops(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", "192.0.2.0/24", "2001:db8:c::/64")
+	s.web(t, "node1")
+	s.add(t, s.service("web", v4, v6))
+	s.addresses(t, "web", 2)
+	node, ext := s.Addresses("node1")[0].String(), s.Addresses(lab.Ext)[0].String()
+	if err := s.StartFRR(t.Context(), lab.Ext, `frr defaults datacenter
+hostname ext
+bfd
+ peer `+node+` multihop local-address `+ext+`
+  detect-multiplier 3
+  receive-interval 100
+  transmit-interval 100
+  minimum-ttl 254
+router bgp 64513
+ bgp router-id 192.0.2.254
+ no bgp ebgp-requires-policy
+ neighbor `+node+` remote-as 64512
+ neighbor `+node+` ebgp-multihop 5
+ neighbor `+node+` disable-connected-check
+ neighbor `+node+` update-source `+ext+`
+ neighbor `+node+` bfd`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.StopFRR(context.Background(), lab.Ext); err != nil {
+			t.Error(err)
+		}
+	})
+	s.create(t, fastBFD+`---
+apiVersion: tandem-lb.io/v1alpha1
+kind: BGPPeer
+metadata: {name: $NS}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: "`+ext+`", ebgpMultiHop: true, bfdProfile: $NS, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}
+---
+apiVersion: tandem-lb.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: $NS}
+spec: {addressPools: [$NS], peers: [$NS]}
+`)
+	s.watched(t, lab.Ext, bfdPeer{Peer: node, Multihop: true, Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3})
+	s.until(t, patience, "both sessions on the node", func(ctx context.Context) (bool, string) {
+		session, detail := s.bgpSession(ctx, "node1")
+		return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished, detail
+	})
+}
