@@ -179,7 +179,7 @@ func (s *Server) load(ctx context.Context) error {
 	for _, svc := range services {
 		if wants(svc) {
 			for _, address := range published(svc) {
-				if err := s.restore(ctx, svc, address); err != nil {
+				if err := s.restore(ctx, svc, address, s.allocator.PoolOf(address)); err != nil {
 					return err
 				}
 			}
@@ -232,10 +232,41 @@ func (s *Server) setPools(ctx context.Context) error {
 		described = append(described, p.Pool)
 	}
 	sortPools(pools)
+	select {
+	case <-s.ready:
+		if err := s.restoreFree(ctx, described); err != nil {
+			return err
+		}
+	default: // load does it when it knows the claims
+	}
 	s.allocator.SetPools(described)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pools = pools
+	return nil
+}
+
+// restoreFree claims what Services show and nobody has, where it is in one of the pools that are to come, before these give it to anybody.
+func (s *Server) restoreFree(ctx context.Context, pools []ipam.Pool) error {
+	coming := ipam.New()
+	coming.SetPools(pools)
+	services, err := s.services.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("listing Services: %w", err)
+	}
+	for _, svc := range services {
+		if !wants(svc) {
+			continue
+		}
+		for _, address := range published(svc) {
+			if len(s.allocator.Users(address)) > 0 {
+				continue
+			}
+			if err := s.restore(ctx, svc, address, coming.PoolOf(address)); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -276,13 +307,12 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 
 // restore claims an address that a Service shows in its status and that the allocator does not know it to have. Where
 // somebody else has it by now, or no pool ever had it, the Service will be given another.
-func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip.Addr) error {
+func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip.Addr, pool string) error {
 	service, sharing := serviceOf(svc), sharingOf(svc)
 	users := s.allocator.Users(address)
 	if slices.Contains(users, service) || s.allocator.Blocked(address) {
 		return nil
 	}
-	pool := s.allocator.PoolOf(address)
 	if pool == "" && len(users) == 0 {
 		return nil
 	}
@@ -403,7 +433,7 @@ func (s *Server) vindicate(ctx context.Context, svc *corev1.Service) error {
 			continue
 		}
 		if len(s.allocator.Users(address)) == 0 {
-			if err := s.restore(ctx, svc, address); err != nil {
+			if err := s.restore(ctx, svc, address, s.allocator.PoolOf(address)); err != nil {
 				return err
 			}
 		}

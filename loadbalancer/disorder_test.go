@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"testing"
+)
+
+// The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a watch is down, before what
+// should have come first.
+
+func TestPublishedBeforeThereIsAPool(t *testing.T) {
+	bubble("a pool that comes later gives nobody what a Service shows", t, func(t *testing.T) {
+		c := newCluster(t)
+		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("b", single, "IPv4", publish("192.0.2.1")), newService("new", single, "IPv4"))
+		l := c.lead()
+		for _, name := range []string{"a", "b", "new"} {
+			l.wantError(name, "no pool")
+		}
+		c.setPool(newPool("lan", ipv4Pool))
+		c.settle()
+		l.wantWoken("a b new")
+		l.mustSync("new", "a", "b")
+		c.wantShown("a", "192.0.2.5")
+		c.wantShown("b", "192.0.2.1")
+		c.wantClaims("192.0.2.5=a 192.0.2.1=b 192.0.2.2=new")
+	})
+	bubble("nor does a pool that is widened", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.2"))
+		l := c.lead()
+		c.create(newService("first", single, "IPv4"))
+		l.mustSync("first")
+		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("new", single, "IPv4"))
+		l.wantError("new", "no free")
+		l.wantError("a", "no free")
+		c.setPool(newPool("lan", "192.0.2.2 192.0.2.5-192.0.2.6"))
+		c.settle()
+		l.mustSync("new", "a")
+		c.wantShown("a", "192.0.2.5")
+		c.wantShown("new", "192.0.2.6")
+	})
+}
