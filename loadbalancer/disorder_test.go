@@ -4,6 +4,8 @@ package loadbalancer
 
 import (
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a watch is down, before what
@@ -38,5 +40,37 @@ func TestPublishedBeforeThereIsAPool(t *testing.T) {
 		l.mustSync("new", "a")
 		c.wantShown("a", "192.0.2.5")
 		c.wantShown("new", "192.0.2.6")
+	})
+}
+
+func TestSharingFollowsTheSelector(t *testing.T) {
+	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
+		return newService(name, require, "IPv4 IPv6", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
+	}
+	bubble("whose selector changes has to leave", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(keyed("a", 80, local("shop")), keyed("b", 81, local("shop")))
+		l.mustSync("a", "b")
+		c.wantShown("b", bothKinds)
+		l.takeWoken()
+		c.edit("b", local("bank")) // the service controller sees no need for an update
+		l.syncWoken()
+		c.settle()
+		c.wantShown("a", bothKinds)
+		c.wantShown("b", "192.0.2.2 2001:db8::2")
+	})
+	bubble("whose selector becomes the same lets in who waits", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
+		l := c.lead()
+		c.create(keyed("a", 80, local("shop")), keyed("b", 81, local("bank")))
+		l.mustSync("a")
+		l.wantError("b", "no free")
+		l.takeWoken()
+		c.edit("a", local("bank"))
+		l.syncWoken()
+		c.settle()
+		l.syncWoken()
+		c.wantShown("b", bothKinds)
 	})
 }

@@ -85,6 +85,11 @@ func (s *Server) watch(cfg Config) error {
 				if !reflect.DeepEqual(o.Status, c.Status) || !reflect.DeepEqual(o.Labels, c.Labels) || !reflect.DeepEqual(o.Spec, c.Spec) {
 					service(c)
 				}
+				if k := sharingOf(c); wants(c) && k.Key != "" && k.Backends != sharingOf(o).Backends {
+					// The service controller does not look at selectors, by which the Service may have to leave those with whom it shares, or
+					// may come in the way of nobody any more.
+					s.wake(c)
+				}
 			},
 			DeleteFunc: service,
 		}},
