@@ -74,3 +74,39 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 		c.wantShown("b", bothKinds)
 	})
 }
+
+func TestStatusThatSomebodyWiped(t *testing.T) {
+	bubble("is written again", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", require, "IPv4 IPv6"))
+		l.mustSync("web")
+		for _, left := range []string{"192.0.2.1", ""} {
+			l.takeWoken()
+			c.edit("web", publish(left))
+			l.wantWoken("web")
+			l.mustSync("web")
+			c.wantShown("web", bothKinds)
+		}
+		l.takeWoken()
+		c.edit("web", label("x", "y"))
+		l.wantWoken("")
+	})
+	bubble("takes no claim from a Service that has moved", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"))
+		l.mustSync("web")
+		c.edit("web", annotate(fixedKey, "192.0.2.7"))
+		c.hasty = true
+		got, err := l.ensure("web")
+		c.must(err)
+		c.edit("web", label("x", "y")) // before the service controller has written the status
+		c.edit("web", func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
+		c.hasty = false
+		c.settle()
+		c.wantClaims("192.0.2.7=web")
+		c.edit("web", publish(""))
+		c.wantClaims("192.0.2.7=web")
+	})
+}

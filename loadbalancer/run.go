@@ -373,7 +373,16 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	s.mu.Unlock()
 	for _, as := range s.allocator.Held(service) {
 		from, retires := retiring[as.Address]
-		if !retires || slices.Contains(published(svc), as.Address) {
+		if !retires {
+			continue
+		}
+		if slices.Contains(published(svc), as.Address) {
+			if !from.IsZero() {
+				// It was given up because nobody published it.
+				s.mu.Lock()
+				delete(s.retiring[service], as.Address)
+				s.mu.Unlock()
+			}
 			continue
 		}
 		if wait := time.Until(from); wait > 0 {
@@ -431,7 +440,7 @@ func (s *Server) doubles(svc *corev1.Service) []ipam.Assignment {
 }
 
 // vindicate claims what a Service shows and does not have, as a leader that was deposed while it worked may have left it, or has the status
-// corrected where somebody else has it.
+// corrected where somebody else has it, and where it does not show what the Service has.
 func (s *Server) vindicate(ctx context.Context, svc *corev1.Service) error {
 	for _, address := range published(svc) {
 		if slices.Contains(s.allocator.Users(address), serviceOf(svc)) {
@@ -443,6 +452,12 @@ func (s *Server) vindicate(ctx context.Context, svc *corev1.Service) error {
 			}
 		}
 		s.wake(svc)
+	}
+	for _, as := range s.allocator.Held(serviceOf(svc)) {
+		if !slices.Contains(published(svc), as.Address) && !s.givesUp(svc, as.Address) {
+			s.wake(svc) // somebody took it out of the status
+			break
+		}
 	}
 	return nil
 }
