@@ -287,6 +287,17 @@ func (a *Allocator) Users(address netip.Addr) []Service {
 	return slices.SortedFunc(maps.Keys(h.users), compareServices)
 }
 
+// Sharers returns those of the address's users who are recorded with the sharing key, sorted by name; nobody for an empty key.
+func (a *Allocator) Sharers(address netip.Addr, key string) []Service {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h, ok := a.held[address]
+	if !ok || key == "" {
+		return nil
+	}
+	return slices.DeleteFunc(slices.SortedFunc(maps.Keys(h.users), compareServices), func(user Service) bool { return h.users[user].Key != key })
+}
+
 func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }

@@ -110,3 +110,31 @@ func TestStatusThatSomebodyWiped(t *testing.T) {
 		c.wantClaims("192.0.2.7=web")
 	})
 }
+
+func TestNewSharerBesideOneWhoCannotLeave(t *testing.T) {
+	keyed := func(name string, port int32) *corev1.Service {
+		return newService(name, single, "IPv4", annotate(shareKey, "k"), listen("TCP", port))
+	}
+	bubble("takes the address from nobody", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1"))
+		l := c.lead()
+		c.create(keyed("b", 81), keyed("a", 80))
+		l.mustSync("b", "a")
+		c.wantClaims("192.0.2.1=b")
+		c.edit("b", annotate(shareKey, "other"))
+		l.wantError("b", "no free address") // and stays
+		c.create(keyed("c", 82))
+		l.mustSync("c")
+		l.wantWoken("")
+		l.mustSync("a")
+		for _, name := range []string{"a", "b", "c"} {
+			c.wantShown(name, "192.0.2.1")
+		}
+		c.setPool(newPool("lan", "192.0.2.1-192.0.2.2"))
+		c.settle()
+		l.syncWoken()
+		c.wantShown("b", "192.0.2.2")
+		c.wantShown("a", "192.0.2.1")
+		c.wantClaims("192.0.2.1=a 192.0.2.2=b")
+	})
+}

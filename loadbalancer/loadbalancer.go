@@ -207,7 +207,7 @@ func (s *Server) ensure(ctx context.Context, svc *corev1.Service) (ipam.Outcome,
 		out, err := s.allocator.Allocate(req)
 		if err == nil {
 			var done []ipam.Assignment
-			done, err = s.claim(ctx, req.Service, out.Added)
+			done, err = s.claim(ctx, req, out.Added)
 			claimed = append(claimed, done...)
 		}
 		if taken, ok := errors.AsType[*conflict](err); ok {
@@ -240,17 +240,18 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 }
 
 // claim makes the new part of an outcome true and returns how much of it is. What is not, the Service does not hold any more.
-func (s *Server) claim(ctx context.Context, service ipam.Service, added []ipam.Assignment) (done []ipam.Assignment, err error) {
+func (s *Server) claim(ctx context.Context, req ipam.Request, added []ipam.Assignment) (done []ipam.Assignment, err error) {
 	s.fly(added, 1)
 	defer s.fly(added, -1)
 	for i, as := range added {
-		err := s.claims.create(ctx, as, service, func() []ipam.Service {
-			return slices.DeleteFunc(s.allocator.Users(as.Address), func(user ipam.Service) bool { return !s.share(service, user) })
+		err := s.claims.create(ctx, as, req.Service, func() []ipam.Service {
+			// Also one who stays under a key that he has no more, because there is no other address for him.
+			return s.allocator.Sharers(as.Address, req.Sharing.Key)
 		})
 		if err != nil {
 			// If the API server created the claim and the answer was lost, the claim's event brings the address back.
 			for _, undo := range added[i:] {
-				s.allocator.Release(service, undo.Address)
+				s.allocator.Release(req.Service, undo.Address)
 			}
 			return added[:i], err
 		}
