@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a watch is down, before what
@@ -136,5 +137,26 @@ func TestNewSharerBesideOneWhoCannotLeave(t *testing.T) {
 		c.wantShown("b", "192.0.2.2")
 		c.wantShown("a", "192.0.2.1")
 		c.wantClaims("192.0.2.1=a 192.0.2.2=b")
+	})
+}
+
+func TestServiceThatComesBeforeItsNamespace(t *testing.T) {
+	bubble("waits to see which pools are for it", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1"), newPool("shop", "198.51.100.1", forNamespaces("team", "shop")))
+		l := c.lead()
+		svc := newService("web", single, "IPv4")
+		svc.Namespace = "shop"
+		c.create(svc)
+		if got, err := l.EnsureLoadBalancer(t.Context(), "", svc, nil); err == nil {
+			t.Errorf("got %s before the namespace is known", got.Ingress[0].IP)
+		}
+		c.label("shop", labels.Set{"team": "shop"}) // the watch of namespaces is a moment behind that of Services
+		c.settle()
+		l.wantWoken("web")
+		got, err := l.EnsureLoadBalancer(t.Context(), "", svc, nil)
+		c.must(err)
+		if got.Ingress[0].IP != "198.51.100.1" {
+			t.Errorf("got %s, want 198.51.100.1 from the pool of its namespace", got.Ingress[0].IP)
+		}
 	})
 }

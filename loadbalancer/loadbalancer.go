@@ -28,7 +28,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/kubernetes"
@@ -229,14 +228,15 @@ func (s *Server) ensure(ctx context.Context, svc *corev1.Service) (ipam.Outcome,
 
 // request reads the Service together with the pools and namespaces as they are now.
 func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
-	var namespace labels.Set
-	if ns, err := s.namespaces.Get(svc.Namespace); err == nil {
-		namespace = ns.Labels
+	namespace, err := s.namespaces.Get(svc.Namespace)
+	if err != nil {
+		// Its labels decide about pools, and what is once given stays. Its event wakes the Service.
+		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
 	}
 	s.mu.Lock()
 	pools := s.pools
 	s.mu.Unlock()
-	return newRequest(svc, pools, namespace)
+	return newRequest(svc, pools, namespace.Labels)
 }
 
 // claim makes the new part of an outcome true and returns how much of it is. What is not, the Service does not hold any more.
