@@ -70,8 +70,8 @@ type Port struct {
 	Number   int32
 }
 
-// admits returns nil if s and other can be on one address, or why not.
-func (s Sharing) admits(other Sharing) error {
+// Admits returns nil if s and other can be on one address, or why not.
+func (s Sharing) Admits(other Sharing) error {
 	switch {
 	case s.Key == "" || s.Key != other.Key:
 		return errors.New("without the same sharing key")
@@ -510,7 +510,7 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 		if user == req.Service {
 			continue
 		}
-		if why := req.Sharing.admits(h.users[user]); why != nil {
+		if why := req.Sharing.Admits(h.users[user]); why != nil {
 			return fmt.Errorf("%w: Service %s has %s %w", ErrInUse, user, address, why)
 		}
 	}

@@ -73,8 +73,8 @@ func checkConsistent(a *Allocator) error {
 			byService[user] = append(byService[user], address)
 			keys[sharing.Key] = sharing.Key != ""
 			for neighbour, theirs := range h.users {
-				if user != neighbour && sharing.admits(theirs) != nil {
-					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.admits(theirs))
+				if user != neighbour && sharing.Admits(theirs) != nil {
+					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.Admits(theirs))
 				}
 			}
 		}

@@ -36,7 +36,7 @@ func (m *model) gives(pool string, a netip.Addr) bool {
 // allows reports whether the Service may be on the address.
 func (m *model) allows(service Service, a netip.Addr, sharing Sharing) bool {
 	for user, theirs := range m.users[a] {
-		if user != service && sharing.admits(theirs) != nil {
+		if user != service && sharing.Admits(theirs) != nil {
 			return false
 		}
 	}

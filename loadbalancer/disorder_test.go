@@ -160,3 +160,38 @@ func TestServiceThatComesBeforeItsNamespace(t *testing.T) {
 		}
 	})
 }
+
+func TestRestartBesideOneWhoCannotLeave(t *testing.T) {
+	keyed := func(name string, port int32) *corev1.Service {
+		return newService(name, require, "IPv4 IPv6", annotate(shareKey, "k"), listen("TCP", port))
+	}
+	for _, change := range []struct {
+		name string
+		edit func(*corev1.Service)
+	}{{"the key", annotate(shareKey, "other")}, {"a port", listen("TCP", 80)}, {"the policy", local("shop")}} {
+		for _, wide := range []bool{false, true} {
+			bubble(change.name, t, func(t *testing.T) {
+				c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
+				l := c.lead()
+				c.create(keyed("a", 80), keyed("b", 81))
+				l.mustSync("a", "b")
+				c.edit("b", change.edit)
+				l.wantError("b", "no free address")
+				l.mustSync("a")
+				l.stop()
+				if wide {
+					c.setPool(newPool("lan", "192.0.2.1-192.0.2.2 2001:db8::1-2001:db8::2"))
+				}
+				l = c.lead()
+				l.mustSync("a") // it has done nothing
+				c.wantShown("a", bothKinds)
+				if !wide {
+					l.wantError("b", "no free address")
+					return
+				}
+				l.mustSync("b")
+				c.wantShown("b", "192.0.2.2 2001:db8::2")
+			})
+		}
+	}
+}

@@ -336,7 +336,7 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 			klog.FromContext(ctx).Info("Claimed a published address again", "service", klog.KObj(svc), "address", address)
 		}
 	}
-	if len(users) > 0 && !s.share(service, users[0]) {
+	if len(users) > 0 && slices.ContainsFunc(users, func(user ipam.Service) bool { return !s.agrees(sharing, user) }) {
 		// It shared the address once and found no other when that ended. It stays until it does, in nobody's way if that can be.
 		if owner, err := s.services.Services(users[0].Namespace).Get(users[0].Name); err == nil && sharingOf(owner).Key != "" {
 			sharing = ipam.Sharing{Key: sharingOf(owner).Key, Backends: sharingOf(owner).Backends}
@@ -344,6 +344,12 @@ func (s *Server) restore(ctx context.Context, svc *corev1.Service, address netip
 	}
 	s.allocator.Hold(service, address, pool, sharing)
 	return nil
+}
+
+// agrees reports whether one who shares like this can be on an address with a Service.
+func (s *Server) agrees(sharing ipam.Sharing, user ipam.Service) bool {
+	svc, err := s.services.Services(user.Namespace).Get(user.Name)
+	return err == nil && sharing.Admits(sharingOf(svc)) == nil
 }
 
 // followService releases what a Service has given up and its status no longer shows, and everything of a Service that is gone.
