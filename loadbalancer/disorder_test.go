@@ -195,3 +195,22 @@ func TestRestartBesideOneWhoCannotLeave(t *testing.T) {
 		}
 	}
 }
+
+func TestWokenAndServedElsewhere(t *testing.T) {
+	bubble("lets the next have the address it was woken for", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1-2001:db8::9"), newPool("wan", "198.51.100.1", noAutoAssign))
+		l := c.lead()
+		c.create(newService("a", single, "IPv4"))
+		l.mustSync("a")
+		c.create(newService("p", single, "IPv4"), newService("q", prefer, "IPv6 IPv4"))
+		l.wantError("p", "no free")
+		l.mustSync("q") // without IPv4: the service controller has no reason to try again
+		l.delete("a")
+		l.wantWoken("p")
+		c.edit("p", annotate(poolKey, "wan")) // before the service controller has got to it
+		l.mustSync("p")
+		c.wantShown("p", "198.51.100.1")
+		c.settle()
+		l.wantWoken("q")
+	})
+}

@@ -170,9 +170,9 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	start := time.Now()
 	out, err := s.ensure(ctx, svc)
 	s.mu.Lock()
-	woken := s.waiting[serviceOf(svc)].woken
+	woken, promised := s.waiting[serviceOf(svc)].woken, s.waiting[serviceOf(svc)].promised
 	s.mu.Unlock()
-	if woken && len(out.Added) == 0 {
+	if woken && !slices.Equal(addressesOf(out.Assigned), promised) {
 		// Others were left asleep for the sake of this one.
 		s.queue.AddAfter(item{kind: wakeWaiting}, missedWakeUp)
 	}
@@ -416,10 +416,11 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 
 // waiting is what a Service that lacks something was told, and the addresses it goes on with meanwhile.
 type waiting struct {
-	message string
-	has     []netip.Addr
-	woken   bool // since it was told so
-	failed  bool // it was woken and got nothing; who failed has to stand behind the others
+	message  string
+	has      []netip.Addr
+	woken    bool         // since it was told so
+	promised []netip.Addr // what it would have got when it was woken
+	failed   bool         // it was woken and got nothing; who failed has to stand behind the others
 }
 
 // setWaiting records that the Service lacks something. It reports whether it was told something else, or nothing, before.

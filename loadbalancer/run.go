@@ -584,7 +584,7 @@ func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 		w, waits := s.waiting[serviceOf(svc)]
 		helps := waits && answer.Err == nil && (len(out.Missing) == 0 || !slices.Equal(addressesOf(out.Assigned), w.has))
 		if helps {
-			w.woken = true
+			w.woken, w.promised = true, addressesOf(out.Assigned)
 			s.waiting[serviceOf(svc)] = w
 		}
 		s.mu.Unlock()
