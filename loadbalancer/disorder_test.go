@@ -214,3 +214,19 @@ func TestWokenAndServedElsewhere(t *testing.T) {
 		l.wantWoken("q")
 	})
 }
+
+func TestClaimThatBecomesAClusterIP(t *testing.T) {
+	bubble("before it is restored moves the Service", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"))
+		l.mustSync("web")
+		l.takeWoken()
+		c.replaceClaim("192.0.2.1", "ipallocator.k8s.io", "kube-system", "dns")
+		c.settle()
+		l.wantWoken("web")
+		l.mustSync("web")
+		c.wantShown("web", "192.0.2.2")
+		c.wantClaims("192.0.2.2=web")
+	})
+}

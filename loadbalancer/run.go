@@ -490,8 +490,8 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 	claim, err := s.client.NetworkingV1().IPAddresses().Get(ctx, address.String(), metav1.GetOptions{})
 	switch {
 	case err == nil:
-		if parent, ours := parentOf(claim); ours && !slices.Contains(users, parent) {
-			if err := s.adopt(ctx, claim); err != nil {
+		if parent, ours := parentOf(claim); !slices.Contains(users, parent) && (ours || len(users) > 0) {
+			if err := s.learn(ctx, &conflict{address, claim}); err != nil {
 				return err
 			}
 			s.usageChanged()
