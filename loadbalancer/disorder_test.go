@@ -230,3 +230,21 @@ func TestClaimThatBecomesAClusterIP(t *testing.T) {
 		c.wantClaims("192.0.2.2=web")
 	})
 }
+
+func TestPoolReplacedWhileTheWatchIsDown(t *testing.T) {
+	bubble("is noticed", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1"))
+		l := c.lead()
+		c.create(newService("a", single, "IPv4"), newService("b", single, "IPv4"))
+		l.mustSync("a")
+		l.wantError("b", "no free")
+		old := c.pool("lan")
+		c.must(c.pools.Delete(t.Context(), old.DeepCopy()))
+		fresh := newPool("lan", ipv4Pool)
+		fresh.Generation, fresh.UID = 1, "another"
+		c.must(c.pools.Create(t.Context(), fresh))
+		l.pools.handlers[0].OnUpdate(old, c.pool("lan")) // what an informer makes of it when it lists again
+		c.settle()
+		l.wantWoken("b")
+	})
+}

@@ -70,8 +70,8 @@ func (s *Server) watch(cfg Config) error {
 		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc: pools,
 			UpdateFunc: func(old, cur any) {
-				// Our own writes of the status are no news.
-				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation {
+				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts at generation 1 again.
+				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation || o.UID != c.UID {
 					pools(c)
 				}
 			},
