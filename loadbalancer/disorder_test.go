@@ -248,3 +248,22 @@ func TestPoolReplacedWhileTheWatchIsDown(t *testing.T) {
 		l.wantWoken("b")
 	})
 }
+
+func TestReallocateThatWasThereBeforeThePoolEdit(t *testing.T) {
+	bubble("moves the Service at once, not at the next restart", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", ipv4Pool))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4", annotate("tandem-lb.io/reallocate", "true")), newService("stays", single, "IPv4"))
+		l.mustSync("web", "stays")
+		c.setPool(newPool("lan", "192.0.2.5-192.0.2.6"))
+		c.settle()
+		l.wantWoken("web")
+		l.mustSync("web")
+		c.wantShown("web", "192.0.2.5")
+		l.stop()
+		l = c.lead()
+		l.mustSync("web", "stays")
+		c.wantShown("web", "192.0.2.5")
+		c.wantShown("stays", "192.0.2.2")
+	})
+}

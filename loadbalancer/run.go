@@ -212,6 +212,9 @@ func (s *Server) handle(ctx context.Context, it item) error {
 			return err
 		}
 		s.usageChanged()
+		if err := s.wakeStranded(); err != nil {
+			return err
+		}
 		s.wakeWaiting(ctx)
 	case serviceChanged:
 		return s.followService(ctx, it.service)
@@ -535,6 +538,25 @@ func (s *Server) followClaim(ctx context.Context, address netip.Addr) error {
 	}
 	s.usageChanged()
 	s.wakeWaiting(ctx)
+	return nil
+}
+
+// wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be.
+func (s *Server) wakeStranded() error {
+	services, err := s.services.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("listing Services: %w", err)
+	}
+	for _, svc := range services {
+		if !wants(svc) {
+			continue
+		}
+		if req, err := s.request(svc); err == nil && req.Reallocate {
+			if answer := s.allocator.Plan(req)[0]; answer.Err == nil && len(answer.Outcome.Added) > 0 {
+				s.wake(svc)
+			}
+		}
+	}
 	return nil
 }
 
