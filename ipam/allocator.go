@@ -229,6 +229,30 @@ func (a *Allocator) poolOf(address netip.Addr) string {
 	return ""
 }
 
+// Orphans returns the held addresses that were taken from pools that are gone, each with the first pool, by name, that contains it now.
+func (a *Allocator) Orphans() []Assignment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var orphans []Assignment
+	for address, h := range a.held {
+		if h.blocked == "" && a.pools[h.pool] == nil {
+			if pool := a.poolOf(address); pool != "" {
+				orphans = append(orphans, Assignment{address, pool})
+			}
+		}
+	}
+	return orphans
+}
+
+// Adopt records that a held address belongs to the pool from now on.
+func (a *Allocator) Adopt(as Assignment) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h, ok := a.held[as.Address]; ok && h.blocked == "" {
+		h.pool = as.Pool
+	}
+}
+
 // Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of
 // it. by names the holder, for errors.
 func (a *Allocator) Block(address netip.Addr, by string) {

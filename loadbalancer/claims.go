@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 
@@ -142,6 +143,28 @@ func (c *claims) restore(ctx context.Context, address netip.Addr, heirs func() (
 		return nil
 	}
 	return c.createLocked(ctx, ipam.Assignment{Address: address, Pool: pool}, services[0], services)
+}
+
+// relabel writes another pool on the claim of an address, where there is one.
+func (c *claims) relabel(ctx context.Context, as ipam.Assignment) error {
+	done, err := c.turns.take(ctx, as.Address)
+	if err != nil {
+		return err
+	}
+	defer done()
+	claim, err := c.client.Get(ctx, as.Address.String(), metav1.GetOptions{})
+	if _, ours := parentOf(claim); apierrors.IsNotFound(err) || err == nil && !ours {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the claim of %s: %w", as.Address, err)
+	}
+	patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:%q}}}`, claim.UID, v1alpha1.LabelAddressPool, as.Pool)
+	_, err = c.client.Patch(ctx, claim.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("labelling the claim of %s: %w", as.Address, err)
+	}
+	return nil
 }
 
 // delete removes exactly this claim: if another has taken its name since, that one stays.

@@ -6,7 +6,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a watch is down, before what
@@ -266,4 +269,38 @@ func TestReallocateThatWasThereBeforeThePoolEdit(t *testing.T) {
 		c.wantShown("web", "192.0.2.5")
 		c.wantShown("stays", "192.0.2.2")
 	})
+}
+
+func TestPoolThatIsRenamed(t *testing.T) {
+	poolOf := func(c *cluster, address string) string {
+		claim, err := c.api.NetworkingV1().IPAddresses().Get(t.Context(), address, metav1.GetOptions{})
+		c.must(err)
+		return claim.Labels[v1alpha1.LabelAddressPool]
+	}
+	for _, restart := range []bool{false, true} {
+		bubble("takes its addresses along", t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", ipv4Pool))
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"))
+			l.mustSync("web")
+			if restart {
+				l.stop()
+			}
+			c.setPool(newPool("office", ipv4Pool))
+			c.deletePool("lan")
+			c.settle()
+			if restart {
+				l = c.lead()
+			}
+			l.mustSync("web")
+			// Speakers match this with spec.addressPools of an advertisement.
+			if got := poolOf(c, "192.0.2.1"); got != "office" {
+				t.Errorf("192.0.2.1 is recorded in pool %s, want office", got)
+			}
+			// docs/addresses.md: "addresses that no pool holds any more are given up".
+			c.edit("web", annotate("tandem-lb.io/reallocate", "true"))
+			l.mustSync("web")
+			c.wantShown("web", "192.0.2.1")
+		})
+	}
 }

@@ -44,7 +44,7 @@ import (
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
-// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch;update

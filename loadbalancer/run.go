@@ -192,6 +192,18 @@ func (s *Server) load(ctx context.Context) error {
 			s.wake(svc)
 		}
 	}
+	return s.adoptOrphans(ctx)
+}
+
+// adoptOrphans gives addresses whose pool is gone to one that holds them now, as where a pool was renamed: speakers announce an address by
+// the pool on its claim.
+func (s *Server) adoptOrphans(ctx context.Context) error {
+	for _, as := range s.allocator.Orphans() {
+		if err := s.claims.relabel(ctx, as); err != nil {
+			return err
+		}
+		s.allocator.Adopt(as)
+	}
 	return nil
 }
 
@@ -209,6 +221,9 @@ func (s *Server) handle(ctx context.Context, it item) error {
 	switch it.kind {
 	case poolsChanged:
 		if err := s.setPools(ctx); err != nil {
+			return err
+		}
+		if err := s.adoptOrphans(ctx); err != nil {
 			return err
 		}
 		s.usageChanged()
