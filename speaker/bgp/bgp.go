@@ -146,6 +146,8 @@ type connection struct {
 	port          uint16
 }
 
+func (p Peer) connection() connection { return connection{p.Address, p.SourceAddress, p.Port} }
+
 // New returns a Speaker without sessions.
 func New(logger klog.Logger) *Speaker {
 	return &Speaker{
@@ -158,7 +160,7 @@ func New(logger klog.Logger) *Speaker {
 // Set makes the declared sessions the running ones.
 //
 // A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others
-// are served all the same. A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP
+// are served all the same. Of two that are the same router the one that runs is served, and the other has no session. A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP
 // has taken the changes, not once the peers have: States tells that.
 func (s *Speaker) Set(ctx context.Context, want []Session) error {
 	s.setMu.Lock()
@@ -173,6 +175,14 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 	connections := map[connection]string{}
 	for _, w := range want {
 		w.Peer.Defaults()
+		// Of two declarations of one router the one whose session runs is served, whatever their order: a session that is left alone
+		// would go on with routes that nobody takes back.
+		if old := running[w.Peer.Name]; old != nil && old.peer.equal(w.Peer) {
+			connections[w.Peer.connection()] = w.Peer.Name
+		}
+	}
+	for _, w := range want {
+		w.Peer.Defaults()
 		name := w.Peer.Name
 		if declared[name] {
 			errs = append(errs, fmt.Errorf("peer %q: declared twice", name))
@@ -183,15 +193,20 @@ func (s *Speaker) Set(ctx context.Context, want []Session) error {
 			errs = append(errs, fmt.Errorf("peer %q: %w", name, err))
 			continue
 		}
-		c := connection{w.Peer.Address, w.Peer.SourceAddress, w.Peer.Port}
-		if other, ok := connections[c]; ok {
+		c := w.Peer.connection()
+		if other, ok := connections[c]; ok && other != name {
 			errs = append(errs, fmt.Errorf("peer %q: peerAddress: %v is that of peer %q, and a router keeps one session "+
 				"with each address of ours: merge the two or give one a sourceAddress", name, c.remote, other))
+			if old := running[name]; old != nil { // nobody declares the router it is with any more
+				old.close(ctx, Withdraw)
+				s.remove(name)
+			}
 			continue
 		}
 		connections[c] = name
 		old := running[name]
-		if old != nil && !old.peer.equal(w.Peer) {
+		if old != nil && (!old.peer.equal(w.Peer) ||
+			old.peer.ConnectTime != w.Peer.ConnectTime && old.state().State != Established) {
 			old.close(ctx, Withdraw)
 			s.remove(name)
 			old = nil

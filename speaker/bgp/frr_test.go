@@ -300,7 +300,7 @@ func TestGTSM(t *testing.T) {
 
 	// From here on the router sends as if from one hop further away: two are needed, and one refuses it.
 	r.nft("table ip far { chain out { type filter hook output priority 0; ip ttl set 254; }; }")
-	peer.ConnectTime = time.Second
+	set(t, s)
 	set(t, s, Session{Peer: peer})
 	await(t, s, "tor1", "a refusal", func(state SessionState) bool {
 		return state.State != Established && strings.Contains(state.LastError, "no answer from the peer")
@@ -579,6 +579,76 @@ peer "tor1": declared twice`
 		t.Error("A hold time of 1s was accepted")
 	}
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
+}
+
+// TestSamePeerTwice: a second declaration of a router that has a session changes nothing for the session that runs: it goes on to be
+// told what to announce.
+func TestSamePeerTwice(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	first, second := r.peer(), r.peer()
+	second.Name = "tor0" // before tor1 in the order of names
+	set(t, s, Session{first, []Route{r.route("198.51.100.200/32"), r.route("198.51.100.201/32")}})
+	since := awaitState(t, s, "tor1", Established).Since
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}, "198.51.100.201/32": {external(r.speaker4)}})
+
+	// The Service of .200 is deleted, and one with .202 is created.
+	routes := []Route{r.route("198.51.100.201/32"), r.route("198.51.100.202/32")}
+	err := s.Set(context.Background(), []Session{{second, routes}, {first, routes}})
+	if err == nil || !strings.Contains(err.Error(), `peer "tor0": peerAddress: `+r.router4.String()+` is that of peer "tor1"`) {
+		t.Errorf("Set() = %v, want a refusal of tor0", err)
+	}
+	r.wantRIB(map[string][]path{"198.51.100.201/32": {external(r.speaker4)}, "198.51.100.202/32": {external(r.speaker4)}})
+	if states := s.States(); len(states) != 1 || states[0].Since != since {
+		t.Errorf("The session was disturbed: %+v", states)
+	}
+}
+
+// TestEditedIntoAnother: a peer that takes the address of another has no session, and leaves no routes at the router it had.
+func TestEditedIntoAnother(t *testing.T) {
+	r1, r2 := newRouter(t, bothFamilies), newRouter(t, bothFamilies)
+	p1, p2 := r1.peer(), r2.peer()
+	p2.Name = "tor2"
+	s := newSpeaker(t)
+	set(t, s, Session{p1, []Route{r1.route("198.51.100.200/32")}}, Session{p2, []Route{r2.route("198.51.100.200/32")}})
+	r2.wantRIB(map[string][]path{"198.51.100.200/32": {external(r2.speaker4)}})
+	p2.Address = p1.Address
+	if err := s.Set(context.Background(), []Session{{p1, []Route{r1.route("198.51.100.200/32")}}, {p2, nil}}); err == nil {
+		t.Error("tor2 was accepted")
+	}
+	r2.wantRIB(map[string][]path{})
+	r1.wantRIB(map[string][]path{"198.51.100.200/32": {external(r1.speaker4)}})
+}
+
+// TestEditsThatNeedNoNewSession are those that neither an OPEN message nor a connection depends on.
+func TestEditsThatNeedNoNewSession(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	peer := r.peer()
+	routes := []Route{r.route("198.51.100.200/32")}
+	set(t, s, Session{peer, routes})
+	since := awaitState(t, s, "tor1", Established).Since
+	for _, tt := range []struct {
+		name string
+		edit func(*Peer)
+	}{
+		{"another connect time", func(p *Peer) { p.ConnectTime = 30 * time.Second }},
+		{"the families in another order", func(p *Peer) { p.Families = []Family{IPv6, IPv4} }},
+		{"graceful restart turned off, which it is", func(p *Peer) { p.GracefulRestart.RestartTime = 2 * time.Minute }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			edited := peer
+			tt.edit(&edited)
+			set(t, s, Session{edited, routes})
+			state := awaitState(t, s, "tor1", Established)
+			if state.Since != since {
+				t.Error("the session was restarted")
+				since = state.Since
+			}
+			set(t, s, Session{peer, routes})
+			since = awaitState(t, s, "tor1", Established).Since
+		})
+	}
 }
 
 func TestMetrics(t *testing.T) {

@@ -223,8 +223,19 @@ func (p Peer) Validate() error {
 // external reports whether the peer is declared to be in another AS.
 func (p Peer) external() bool { return p.PeerASN != p.LocalASN }
 
-// equal reports whether a running session of p serves q as well. Every field of a peer affects its session.
-func (p Peer) equal(q Peer) bool { return reflect.DeepEqual(p, q) }
+// equal reports whether a running session of p serves q as well: whether both have the same OPEN message and the same connection. A
+// session that has not come up yet serves no other ConnectTime, see Speaker.Set.
+func (p Peer) equal(q Peer) bool { return reflect.DeepEqual(p.normal(), q.normal()) }
+
+// normal returns what of p its session depends on.
+func (p Peer) normal() Peer {
+	p.ConnectTime = 0
+	p.Families = slices.Sorted(slices.Values(p.Families))
+	if !p.GracefulRestart.Enabled {
+		p.GracefulRestart = GracefulRestart{}
+	}
+	return p
+}
 
 // RouterID derives a BGP identifier for a node that has no IPv4 address.
 //
