@@ -368,17 +368,17 @@ func (s *Snapshot) routes() map[string][]bgp.Route {
 }
 
 // merge adds the prefix of an address. Where two advertisements come to the same prefix, the peer hears it once, with the communities
-// of both and the other attributes of the first by name.
+// of both and each other attribute of the first by name that sets it.
 func merge(byPrefix map[netip.Prefix]bgp.Route, ad *config.BGPAdvertisement, ip netip.Addr) {
 	length := ad.LengthIPv4
 	if ip.Is6() {
 		length = ad.LengthIPv6
 	}
 	prefix := netip.PrefixFrom(ip, length).Masked()
-	route, ok := byPrefix[prefix]
-	if !ok {
-		route = bgp.Route{Prefix: prefix, LocalPref: ad.LocalPref, MED: ad.MED, Prepend: ad.ASPathPrepend}
-	}
+	route := byPrefix[prefix]
+	route.Prefix = prefix
+	route.LocalPref, route.MED = cmp.Or(route.LocalPref, ad.LocalPref), cmp.Or(route.MED, ad.MED)
+	route.Prepend = cmp.Or(route.Prepend, ad.ASPathPrepend)
 	for _, c := range ad.Communities {
 		if !slices.Contains(route.Communities, c) {
 			route.Communities = append(route.Communities, c)

@@ -705,7 +705,19 @@ func TestRoutes(t *testing.T) {
 			want:     map[string][]string{"tor1": {"198.51.100.0/24", v4 + "/32 localPref=50"}},
 		},
 		{
-			name:  "two advertisements to one prefix give it the communities of both and the attributes of the first by name",
+			name:  "an advertisement of everything takes no attribute from one of something that comes after it",
+			peers: []config.Peer{peer("tor1", "")},
+			ads: []config.BGPAdvertisement{
+				ad("all"),
+				advertise(ad("primary"), func(a *config.BGPAdvertisement) {
+					a.LocalPref, a.MED, a.ASPathPrepend = new(uint32(200)), new(uint32(0)), 2
+				}),
+			},
+			services: []Service{service("web", v4)},
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 med=0 prepend=2"}},
+		},
+		{
+			name:  "two advertisements to one prefix give it the communities of both and each attribute of the first by name that sets it",
 			peers: []config.Peer{peer("tor1", "")},
 			ads: []config.BGPAdvertisement{
 				advertise(ad("a"), func(a *config.BGPAdvertisement) {
@@ -717,7 +729,7 @@ func TestRoutes(t *testing.T) {
 				}),
 			},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 64512:1 64512:2 large:64512:1:2"}},
+			want:     map[string][]string{"tor1": {v4 + "/32 localPref=200 med=7 64512:1 64512:2 large:64512:1:2"}},
 		},
 		{
 			name:  "Services that share an address are one prefix",

@@ -7,7 +7,8 @@ import (
 )
 
 // BGPAdvertisement announces addresses to BGP peers. Several advertisements of one address to one peer are united: the
-// prefixes of each are announced.
+// prefixes of each are announced. Where they come to the same prefix it has the communities of all, and each other
+// attribute of the first by name that sets it.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=bgpadvertisements,scope=Cluster,shortName=bgpadv,categories=tandem
