@@ -196,6 +196,9 @@ func (s *Speaker) peer(peer config.Peer, o *objects) (bgp.Peer, error) {
 		if p.SourceAddress, err = netip.ParseAddr(spec.SourceAddress); err != nil {
 			return p, fmt.Errorf("spec.sourceAddress: %w", err)
 		}
+		if p.SourceAddress.IsLinkLocalUnicast() && p.SourceAddress.Is6() {
+			p.SourceAddress = p.SourceAddress.WithZone(spec.Interface)
+		}
 	}
 	p.RouterID = s.routerID(o)
 	if spec.RouterID != "" {
@@ -233,7 +236,9 @@ func (o *objects) password(namespace string, ref *v1alpha1.SecretKeyReference) (
 		if key == "" {
 			key = corev1.BasicAuthPasswordKey
 		}
-		if password, ok := secret.Data[key]; ok {
+		if password, ok := secret.Data[key]; ok && len(password) == 0 {
+			return "", fmt.Errorf("spec.passwordSecret: key %q of Secret %s/%s is empty", key, namespace, ref.Name)
+		} else if ok {
 			return bgp.Password(password), nil
 		}
 		return "", fmt.Errorf("spec.passwordSecret: Secret %s/%s has no key %q", namespace, ref.Name, key)

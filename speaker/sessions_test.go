@@ -99,6 +99,7 @@ func TestPeer(t *testing.T) {
 			secret("elsewhere", "tor-auth", "password", "not ours"),
 			secret("tandem-system", "tor-auth", "password", "s3cret"),
 			secret("tandem-system", "empty", "other", "x"),
+			secret("tandem-system", "blank", "password", ""),
 		}},
 	}
 	duration := func(d time.Duration) *metav1.Duration { return &metav1.Duration{Duration: d} }
@@ -154,6 +155,14 @@ func TestPeer(t *testing.T) {
 			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("fe80::1%eth1"), RouterID: netip.MustParseAddr("198.51.100.11")},
 		},
 		{
+			name: "a link-local source is on the interface of its peer",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "fe80::1", SourceAddress: "fe80::11", Interface: "eth1"},
+			want: bgp.Peer{
+				LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("fe80::1%eth1"), SourceAddress: netip.MustParseAddr("fe80::11%eth1"),
+				RouterID: netip.MustParseAddr("198.51.100.11"),
+			},
+		},
+		{
 			name: "an interface says nothing about a peer that is not link-local",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1", Interface: "eth1"},
 			want: bgp.Peer{LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("2001:db8:51::1"), RouterID: netip.MustParseAddr("198.51.100.11")},
@@ -174,6 +183,11 @@ func TestPeer(t *testing.T) {
 			name:      "a password whose key is missing",
 			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "empty", Key: "password"}},
 			wantError: `spec.passwordSecret: Secret tandem-system/empty has no key "password"`,
+		},
+		{
+			name:      "a password that is empty opens no session without one",
+			spec:      v1alpha1.BGPPeerSpec{PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "blank", Key: "password"}},
+			wantError: `spec.passwordSecret: key "password" of Secret tandem-system/blank is empty`,
 		},
 		{name: "an address that is none", spec: v1alpha1.BGPPeerSpec{PeerAddress: "tor1"}, wantError: "spec.peerAddress: "},
 		{
