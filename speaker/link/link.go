@@ -66,6 +66,8 @@ type Address struct {
 	Tentative, DADFailed bool
 	// Deprecated addresses are not for new communication; Temporary ones (RFC 8981) change.
 	Deprecated, Temporary bool
+	// Secondary IPv4 addresses are in the subnet of another one that came before, which the kernel sends from.
+	Secondary bool
 	// Permanent addresses were configured without a lifetime.
 	Permanent bool
 }
@@ -139,8 +141,8 @@ func (s *Snapshot) Holding(addr netip.Addr) []Interface {
 
 // SourceOn returns the interface's best own address of each family for others to reach this node at, when they are
 // near dst; the zero Addr where there is none. Only addresses that are usable (Address.IsUsable) and not excluded
-// count, excluded being what the node holds for others. One whose subnet contains dst comes first, then a permanent
-// one, then one of a subnet rather than a single address, then the lowest.
+// count, excluded being what the node holds for others. One whose subnet contains dst comes first, then a primary
+// one (a secondary one may be keepalived's and gone to another node the next moment), then a permanent one, then one of a subnet rather than a single address, then the lowest.
 func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4, v6 netip.Addr) {
 	usable := slices.DeleteFunc(slices.Clone(i.Addresses), func(a Address) bool {
 		return !a.IsUsable() || excluded != nil && excluded(a.Prefix.Addr())
@@ -148,6 +150,7 @@ func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4
 	slices.SortStableFunc(usable, func(x, y Address) int {
 		return cmp.Or(
 			trueFirst(x.Prefix.Contains(dst.WithZone("")), y.Prefix.Contains(dst.WithZone(""))),
+			trueFirst(!x.Secondary, !y.Secondary),
 			trueFirst(x.Permanent, y.Permanent),
 			trueFirst(!x.Prefix.IsSingleIP(), !y.Prefix.IsSingleIP()),
 			x.Prefix.Addr().Compare(y.Prefix.Addr()),

@@ -30,6 +30,7 @@ func dadFailed(a *Address)  { a.DADFailed = true }
 func deprecated(a *Address) { a.Deprecated = true }
 func temporary(a *Address)  { a.Temporary = true }
 func dynamic(a *Address)    { a.Permanent = false }
+func secondary(a *Address)  { a.Secondary = true }
 
 func TestUnusable(t *testing.T) {
 	for _, tt := range []struct {

@@ -296,6 +296,7 @@ func newAddress(a netlink.Addr) (Address, bool) {
 		Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0,
 		// The same bit means secondary for IPv4.
 		Temporary: addr.Is6() && a.Flags&unix.IFA_F_TEMPORARY != 0,
+		Secondary: addr.Is4() && a.Flags&unix.IFA_F_SECONDARY != 0,
 		Permanent: a.Flags&unix.IFA_F_PERMANENT != 0,
 	}, true
 }

@@ -162,7 +162,7 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 			{
 				Name: "br0", Index: index("br0"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x0b}, MTU: 1500, Kind: "bridge", Up: true,
 				Addresses: []Address{
-					address("198.51.100.11/24"), address("198.51.100.12/24"),
+					address("198.51.100.11/24"), address("198.51.100.12/24", secondary),
 					address("2001:db8:51::11/64"), address("2001:db8:51::12/64", deprecated, dynamic),
 				},
 			},
@@ -260,6 +260,7 @@ func TestSourceForAsksTheKernel(t *testing.T) {
 	}
 	n.ip(t, "addr add 198.51.100.12/24 dev eth0") // the first, and so the source of what the kernel sends
 	n.ip(t, "addr add 198.51.100.11/24 dev eth0")
+	n.ip(t, "addr add 198.51.100.5/24 dev eth0") // What keepalived adds, which may be gone to another node the next moment.
 	n.ip(t, "addr add 2001:db8:51::11/64 dev eth0 nodad")
 	n.ip(t, "addr add fe80::11/64 dev eth1 nodad")
 	n.ip(t, "addr add 192.0.2.11/24 dev eth1")
