@@ -57,17 +57,20 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !self.keepaliveTime.matches('^([0-9]{1,5}[hms])+$') || !self.holdTime.matches('^([0-9]{1,5}[hms])+$') || (duration(self.keepaliveTime).getSeconds() * 3 <= duration(self.holdTime).getSeconds() && (duration(self.keepaliveTime) > duration('0s') || duration(self.holdTime) == duration('0s')))",fieldPath=".keepaliveTime",message="must be at least 1s and at most a third of holdTime, or 0s where holdTime is 0s (RFC 4271 section 4.4)"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || !has(self.ttlSecurityHops)",fieldPath=".ttlSecurityHops",message="ttlSecurityHops and ebgpMultiHop exclude each other; ttlSecurityHops allows that many hops by itself"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || has(self.peerAddress)",fieldPath=".ebgpMultiHop",message="an unnumbered session is one hop long; remove ebgpMultiHop or set peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || ip(self.sourceAddress).family() == 4 || !ip(self.sourceAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local sourceAddress needs the interface it is on"
 type BGPPeerSpec struct {
 	// myASN is the autonomous system number of the speakers in this session.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 stands for numbers of 32 bits and is nobody's own (RFC 6793 section 9)"
 	MyASN int64 `json:"myASN"`
 
 	// peerASN is the autonomous system number of the peer. A peer with another one is turned away.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 stands for numbers of 32 bits and is nobody's own (RFC 6793 section 9)"
 	PeerASN int64 `json:"peerASN,omitempty"`
 
 	// dynamicASN takes the peer's number from the peer, instead of peerASN: External accepts any but ours, Internal
@@ -79,7 +82,7 @@ type BGPPeerSpec struct {
 	// answers on interface.
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isUnspecified()",message="must be an IPv4 or IPv6 address"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 or IPv6 address of one machine"
 	PeerAddress string `json:"peerAddress,omitempty"`
 
 	// interface is the link the peer is on. A link-local peerAddress needs it.
@@ -98,14 +101,14 @@ type BGPPeerSpec struct {
 	// sourceAddress is the address the session is opened from. Without it the kernel chooses.
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && !ip(self).isUnspecified()",message="must be an IPv4 or IPv6 address"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 or IPv6 address of one machine"
 	SourceAddress string `json:"sourceAddress,omitempty"`
 
 	// routerID is the BGP identifier of the speakers. Since it is the same on every node that nodeSelector selects, it
 	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && !ip(self).isUnspecified()",message="must be an IPv4 address other than 0.0.0.0, whatever the session's family is"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 address other than 0.0.0.0 and no multicast one, whatever the session's family is"
 	RouterID string `json:"routerID,omitempty"`
 
 	// holdTime is how long a silent peer is taken for alive (RFC 4271 section 4.2). The smaller of both sides' values

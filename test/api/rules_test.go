@@ -302,6 +302,23 @@ func TestBGPPeer(t *testing.T) {
 			"interface with a name the kernel does not take",
 			`spec: {myASN: 64512, peerASN: 64513, interface: abcdefghijklmnop}`, "spec.interface: may not be more than 15",
 		},
+		{
+			"multicast peer address",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 224.0.0.5}`, "spec.peerAddress: must be an IPv4 or IPv6 address of one machine",
+		},
+		{
+			"multicast peer address of IPv6",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "ff0e::1"}`, "spec.peerAddress: must be an IPv4 or IPv6 address of one machine",
+		},
+		{"AS_TRANS of our own", `spec: {myASN: 23456, peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: 23456 stands for"},
+		{"AS_TRANS of the peer", `spec: {myASN: 64512, peerASN: 23456, peerAddress: 192.0.2.1}`, "spec.peerASN: 23456 stands for"},
+		{
+			"link-local source address without its interface",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "2001:db8::1", sourceAddress: "fe80::2"}`,
+			"spec.interface: a link-local sourceAddress needs the interface",
+		},
+		{"multicast source address", peer("sourceAddress: 224.0.0.5"), "spec.sourceAddress: must be an IPv4 or IPv6 address of one machine"},
+		{"multicast router ID", peer("routerID: 224.0.0.5"), "spec.routerID: must be an IPv4 address other than 0.0.0.0"},
 		{"port 65535", peer("peerPort: 65535"), ""},
 		{"port 0", peer("peerPort: 0"), "spec.peerPort: greater than or equal to 1"},
 		{"port 65536", peer("peerPort: 65536"), "spec.peerPort: less than or equal to 65535"},
