@@ -5,6 +5,7 @@ package bgp
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -649,6 +650,31 @@ func TestEditsThatNeedNoNewSession(t *testing.T) {
 			since = awaitState(t, s, "tor1", Established).Since
 		})
 	}
+}
+
+// TestWellKnownCommunities: GoBGP keeps none of the routes to itself that bear one.
+func TestWellKnownCommunities(t *testing.T) {
+	r := newRouter(t, bothFamilies)
+	s := newSpeaker(t)
+	var routes []Route
+	for i, name := range slices.Sorted(maps.Keys(community.WellKnown)) {
+		if name == "llgr-stale" {
+			continue // It does that one, see package config.
+		}
+		route := r.route(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 32).String())
+		route.Communities = []community.Community{community.WellKnown[name]}
+		routes = append(routes, route)
+	}
+	set(t, s, Session{r.peer(), routes})
+	eventually(t, "every route", func() string {
+		rib := r.rib()
+		for _, route := range routes {
+			if _, ok := rib[route.Prefix.String()]; !ok {
+				return route.Communities[0].String()
+			}
+		}
+		return ""
+	})
 }
 
 func TestMetrics(t *testing.T) {

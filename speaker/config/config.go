@@ -242,6 +242,12 @@ func (c *compiler) compile() Config {
 				f.unknown = append(f.unknown, fmt.Sprintf("spec.communities[%d]: %v", i, err))
 				continue
 			}
+			if value == community.WellKnown["llgr-stale"] {
+				// GoBGP withdraws such a route from every peer without long-lived graceful restart (RFC 9494 §4.3).
+				f.notBuilt = append(f.notBuilt, fmt.Sprintf(
+					"spec.communities[%d]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice", i))
+				continue
+			}
 			compiled.Communities = append(compiled.Communities, value)
 		}
 		if c.conclude("BGPAdvertisement", ad.Name, ad.Generation, &f) {

@@ -167,6 +167,12 @@ func TestConditions(t *testing.T) {
 			message: `spec.communities[1]: there is no community "primary-path"; define it in a Community object or write its value`,
 		},
 		{
+			name: "a community that a router without long-lived graceful restart may not hear", kind: "BGPAdvertisement",
+			objects: bgp(v1alpha1.BGPAdvertisementSpec{Communities: []v1alpha1.CommunityReference{"64512:1", "65535:6"}}),
+			reason:  v1alpha1.ReasonNotImplemented, used: true,
+			message: "spec.communities[1]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice",
+		},
+		{
 			name: "a BGP advertisement whose Services cannot be read", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelector: impossible()}}),
 			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator,
