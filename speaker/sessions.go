@@ -111,8 +111,6 @@ func watchedOn(path link.Path, peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) 
 	local := peer.SourceAddress
 	if !local.IsValid() {
 		local = path.Source
-	} else if local.Is6() && local.IsLinkLocalUnicast() {
-		local = local.WithZone(peer.Address.Zone())
 	}
 	internal := peer.PeerASN == peer.LocalASN || peer.Dynamic == bgp.Internal
 	return bfd.Session{

@@ -282,11 +282,6 @@ func TestWatchedOn(t *testing.T) {
 				Params: bfd.Params{Receive: time.Second, Transmit: 2 * time.Second, Multiplier: 5, Passive: true},
 			},
 		},
-		{
-			name: "a link-local source address", path: onLink,
-			peer: with(external, func(p *bgp.Peer) { p.Address, p.SourceAddress = addr("fe80::1%eth1"), addr("fe80::2") }),
-			want: bfd.Session{Local: addr("fe80::2%eth1"), Params: params},
-		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.want.Name, tt.want.Remote = "tor1", tt.peer.Address

@@ -140,6 +140,21 @@ func announcing(links *link.Snapshot, held func(netip.Addr) bool) []v1alpha1.Int
 	return states
 }
 
+// bgpSession describes a session. What keeps prefixes from a peer now says more than what once ended the session.
+func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
+	since := metav1.NewTime(state.Since.Truncate(time.Second))
+	session := v1alpha1.BGPSession{
+		Peer: state.Peer, Address: state.Address.String(), State: v1alpha1.BGPState(state.State), Since: &since,
+		AdvertisedIPv4: int32(state.Advertised[bgp.IPv4]), AdvertisedIPv6: int32(state.Advertised[bgp.IPv6]),
+		LastError: state.LastError,
+	}
+	if state.Held > 0 {
+		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, or to no IPv6 next hops for IPv4 (RFC 8950); "+
+			"activate the missing family or capability there", state.Held, state.Families)
+	}
+	return session
+}
+
 // bgpSessions describes every peer of this node, those without a session too.
 func (s *Speaker) bgpSessions() []v1alpha1.BGPSession {
 	problems := map[string]string{}
@@ -152,12 +167,8 @@ func (s *Speaker) bgpSessions() []v1alpha1.BGPSession {
 	}
 	var sessions []v1alpha1.BGPSession
 	for _, state := range s.bgp.States() {
-		since := metav1.NewTime(state.Since.Truncate(time.Second))
-		session := v1alpha1.BGPSession{
-			Peer: state.Peer, State: v1alpha1.BGPState(state.State), Since: &since,
-			AdvertisedIPv4: int32(state.Advertised[bgp.IPv4]), AdvertisedIPv6: int32(state.Advertised[bgp.IPv6]),
-			BFD: watched[state.Peer], LastError: state.LastError,
-		}
+		session := bgpSession(state)
+		session.BFD = watched[state.Peer]
 		if problem, ok := problems[state.Peer]; ok {
 			session.LastError = problem
 			delete(problems, state.Peer)

@@ -98,8 +98,10 @@ const (
 
 // SessionState is what is known about a declared session.
 type SessionState struct {
-	Peer  string
-	State State
+	Peer string
+	// Address is the peer's.
+	Address netip.Addr
+	State   State
 	// Since is when the session was established or, while it is not, when it was lost or declared.
 	Since time.Time
 	// RemoteASN and RouterID are what the peer's OPEN said. They stay after a loss.

@@ -142,7 +142,7 @@ func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 	got := awaitState(t, s, "tor1", Established)
 	got.Since = time.Time{}
 	want := SessionState{
-		Peer: "tor1", State: Established, RemoteASN: 64513, RouterID: r.router4,
+		Peer: "tor1", Address: r.router4, State: Established, RemoteASN: 64513, RouterID: r.router4,
 		Families: []Family{IPv4}, Advertised: map[Family]int{IPv4: 1}, Held: 1,
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {

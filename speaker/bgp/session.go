@@ -49,7 +49,7 @@ func startSession(ctx context.Context, logger klog.Logger, peer Peer, notify fun
 		logger:    klog.LoggerWithValues(logger, "peer", peer.Name),
 		notify:    notify,
 		installed: map[netip.Prefix]Route{},
-		status:    SessionState{Peer: peer.Name, State: Idle, Since: time.Now()},
+		status:    SessionState{Peer: peer.Name, Address: peer.Address, State: Idle, Since: time.Now()},
 	}
 	s.log = newLogHandler(s.logger, s.failed)
 	s.server = server.NewBgpServer(server.LoggerOption(s.log.slogger(), nil))

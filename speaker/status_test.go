@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// A router on which one family is not activated is the usual mistake of dual-stack: the status says which prefixes it costs.
+func TestBGPSession(t *testing.T) {
+	since := metav1.NewTime(time.Unix(1700000000, 0))
+	got := bgpSession(bgp.SessionState{
+		Peer: "tor1", Address: netip.MustParseAddr("198.51.100.1"), State: bgp.Established, Since: since.Time,
+		Families: []bgp.Family{bgp.IPv4}, Advertised: map[bgp.Family]int{bgp.IPv4: 3}, Held: 2, LastError: "of yesterday",
+	})
+	want := v1alpha1.BGPSession{
+		Peer: "tor1", Address: "198.51.100.1", State: v1alpha1.BGPEstablished, Since: &since, AdvertisedIPv4: 3,
+		LastError: "2 prefixes are not announced: the peer has agreed to [IPv4] only, or to no IPv6 next hops for IPv4 (RFC 8950); " +
+			"activate the missing family or capability there",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("session (-want +got):\n%s", diff)
+	}
+}
