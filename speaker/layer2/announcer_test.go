@@ -412,6 +412,24 @@ func TestConflictIsDefendedAtALimitedRate(t *testing.T) {
 	})
 }
 
+// Another speaker that wrongly takes this one for dead announces its address several times and then gives it up. The first time is
+// answered at once. Neighbours that believed the later ones hear from us again, and not only at the next refresh.
+func TestClaimNeverHasTheLastWord(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", vip4))
+		b.pass(10 * time.Second)
+		w := b.wires["eth0"]
+		var sent []string
+		for _, pause := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 700 * time.Millisecond, 0} {
+			w.receive(ARP, frame(arpAnnouncement))
+			sent = append(sent, b.pass(pause)...)
+		}
+		expectSent(t, sent, "10s eth0 request 198.51.100.200", "10s eth0 reply 198.51.100.200")
+		expectSent(t, b.pass(time.Minute), "20s eth0 request 198.51.100.200", "20s eth0 reply 198.51.100.200")
+	})
+}
+
 func TestOwnOtherInterfaceIsNoConflict(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.SetInterfaces([]Interface{eth0, eth1})

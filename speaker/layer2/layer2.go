@@ -228,7 +228,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-timer.C:
 			a.catchUp(logger)
 			a.retry(logger)
-			a.announceDue(time.Now())
+			a.announceDue(logger, time.Now())
 		}
 		if next, ok := a.next(); ok {
 			timer.Reset(time.Until(next))
@@ -312,7 +312,7 @@ func (a *Announcer) apply(logger klog.Logger) {
 		p.hold(&a.schedule, set, now)
 		p.ensure(logger, &a.schedule, a.openPort, now)
 	}
-	a.announceDue(now)
+	a.announceDue(logger, now)
 	a.publish()
 }
 
@@ -331,10 +331,14 @@ func (a *Announcer) retry(logger klog.Logger) {
 }
 
 // announceDue sends the announcements whose time has come. Whatever is in the schedule is held at this moment.
-func (a *Announcer) announceDue(now time.Time) {
+func (a *Announcer) announceDue(logger klog.Logger, now time.Time) {
 	for len(a.schedule) > 0 && !now.Before(a.schedule[0].due) {
 		t := a.schedule[0]
-		t.port.announce(t.address, t.isBurst())
+		if c := t.claim; c != nil {
+			a.answer(logger, *c, now)
+		} else {
+			t.port.announce(t.address, t.isBurst())
+		}
 		a.schedule.sent(t, now)
 	}
 }
@@ -343,7 +347,8 @@ func (a *Announcer) announceDue(now time.Time) {
 const defendInterval = 10 * time.Second
 
 // defend answers a claim by one announcement (RFC 5227 §2.4 (c)): we never give the address up, since who
-// announces it is decided elsewhere, and the interval keeps two such hosts from an endless exchange.
+// announces it is decided elsewhere, and the interval keeps two such hosts from an endless exchange. The last of the claims within the
+// interval is answered when it ends, or neighbours would believe that claim until the next refresh.
 func (a *Announcer) defend(logger klog.Logger, c claim) {
 	p := c.port
 	t := p.tasks[c.address]
@@ -352,8 +357,14 @@ func (a *Announcer) defend(logger klog.Logger, c claim) {
 	}
 	now := time.Now()
 	if last, ok := p.defended[c.address]; ok && now.Sub(last) < defendInterval {
+		a.schedule.hasten(t, last.Add(defendInterval), c)
 		return
 	}
+	a.answer(logger, c, now)
+}
+
+func (a *Announcer) answer(logger klog.Logger, c claim, now time.Time) {
+	p := c.port
 	p.defended[c.address] = now
 	p.announce(c.address, true)
 	conflict := Conflict{Address: c.address, Interface: p.iface.Name, MAC: c.by[:], Protocol: c.protocol}

@@ -29,7 +29,8 @@ type task struct {
 	start   time.Time // of the burst
 	step    int       // announcements since start
 	due     time.Time
-	index   int // in the schedule
+	claim   *claim // which the next announcement answers, nil for none
+	index   int    // in the schedule
 }
 
 // isBurst reports whether the next announcement belongs to the burst.
@@ -77,9 +78,18 @@ func (s schedule) restart(now time.Time) {
 	}
 }
 
+// hasten has a claim answered at due, unless an announcement comes before that anyway.
+func (s schedule) hasten(t *task, due time.Time, c claim) {
+	if !t.due.Before(due) {
+		t.due, t.claim = due, &c
+		heap.Fix(&s, t.index)
+	}
+}
+
 // sent puts a task, which was just announced, to its next time.
 func (s schedule) sent(t *task, now time.Time) {
 	t.step++
+	t.claim = nil
 	if t.isBurst() {
 		t.due = t.start.Add(burst[t.step])
 	} else {
