@@ -96,7 +96,7 @@ func Decide(s *Snapshot) Desired {
 	d := Desired{Records: map[types.NamespacedName]Record{}, Routes: s.routes()}
 	for _, g := range s.groups() {
 		holder, ok := s.holder(g)
-		if !ok || holder != s.Node || s.Newcomer && g.recorded() != s.Node {
+		if !ok || holder != s.Node || s.Newcomer && s.recorded(g) != s.Node {
 			continue
 		}
 		announced := map[netip.Addr][]string{}
@@ -138,14 +138,17 @@ type group struct {
 // key names the group for the election. It is that of the first Service by name.
 func (g *group) key() string { return g.services[0].Name.String() }
 
-// recorded returns the recorded holder: that of the first Service that has one.
-func (g *group) recorded() string {
+// recorded returns the recorded holder: that of the first Service whose holder is alive or else of the first that has one. Where a
+// takeover is recorded in part, the dead holder's records must not outweigh those of its successor.
+func (s *Snapshot) recorded(g *group) string {
+	recorded := ""
 	for _, svc := range g.services {
-		if svc.Holder != "" {
+		if svc.Holder != "" && s.Alive(svc.Holder) {
 			return svc.Holder
 		}
+		recorded = cmp.Or(recorded, svc.Holder)
 	}
-	return ""
+	return recorded
 }
 
 // groups joins the Services that share addresses, and leaves out groups that no layer 2 advertisement concerns.
@@ -193,7 +196,7 @@ func (g *group) absorb(other *group, byAddress map[netip.Addr]*group) {
 
 // holder returns the node that answers for the group.
 func (s *Snapshot) holder(g *group) (string, bool) {
-	recorded := g.recorded()
+	recorded := s.recorded(g)
 	if node, ok := s.Nodes[recorded]; ok && node.Ready && s.Alive(recorded) {
 		if n := s.serves(g, recorded); n > 0 && n == s.servable(g) {
 			return recorded, true // the usual case, which needs no look at the other nodes

@@ -408,6 +408,12 @@ func TestLayer2(t *testing.T) {
 			},
 		},
 		{
+			name:     "a dead node's record does not outweigh that of its live successor",
+			snapshot: lan(heldBy("node1", service("a", shared4)), heldBy("node3", service("b", shared4))),
+			change:   func(s *Snapshot) { s.Alive = dead("node1") },
+			want:     []string{"node3: " + shared4 + " on eth0"},
+		},
+		{
 			name:     "the record of any Service in the group counts",
 			snapshot: lan(service("a", shared4), heldBy("node2", service("b", shared4))),
 			want:     []string{"node2: " + shared4 + " on eth0"},
