@@ -171,18 +171,22 @@ func (m *Members) Alive() Snapshot {
 func (m *Members) Changes() <-chan struct{} { return m.changes }
 
 // SetPeers says which nodes have speakers, and their addresses; this node's own entry is ignored. Those that are not
-// alive are dialled now, and until they are. Nobody dies for not being among them.
+// alive are dialled until they are, and now if the peers have changed. Nobody dies for not being among them.
 func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 	m.mu.Lock()
+	before := m.peers
 	m.peers = maps.Clone(addresses)
 	delete(m.peers, m.node)
+	changed := !maps.Equal(before, m.peers)
 	maps.DeleteFunc(m.lost, func(node string, _ struct{}) bool {
 		_, ok := m.peers[node]
 		return !ok
 	})
 	m.update(m.snapshot.Nodes)
 	m.mu.Unlock()
-	notify(m.redial)
+	if changed {
+		notify(m.redial)
+	}
 }
 
 // Leave takes leave of the others, who see this speaker gone at once, and closes the sockets. Where the others do not

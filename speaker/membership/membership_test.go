@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -301,5 +302,32 @@ func TestOnALAN(t *testing.T) {
 			l.kill(dead, syscall.SIGTERM)
 			l.await("its farewell", l.without(dead), isGone)
 		})
+	}
+}
+
+// Peers are declared with every decision. Only those that are new are dialled out of turn.
+func TestDeclaringTheSamePeersAgain(t *testing.T) {
+	dead, err := net.Listen("tcp", netip.AddrPortFrom(loopback(99), 7946).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = dead.Close() })
+	var dials atomic.Int32
+	go func() {
+		for {
+			conn, err := dead.Accept()
+			if err != nil {
+				return
+			}
+			dials.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	m, _ := join(t, "node1", loopback(1), "key")
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		m.SetPeers(map[string]netip.Addr{"node2": loopback(99)})
+	}
+	if got, most := dials.Load(), int32(time.Second/redialInterval)+3; got > most {
+		t.Errorf("dialled %d times in a second, want %d at most", got, most)
 	}
 }
