@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -279,5 +280,28 @@ func TestThousandsOfGroups(t *testing.T) {
 	r.set(t, addrs[:1]...)
 	if node.inGroup(t, solicitedNodeGroup(addrs[1999])) {
 		t.Errorf("Still in the group of %s", addrs[1999])
+	}
+}
+
+// Services that come and go leave no sockets behind.
+func TestGroupsThatComeAndGo(t *testing.T) {
+	g := groups{index: 1, joined: map[netip.Addr]int{}, used: map[int]int{}}
+	t.Cleanup(g.close)
+	most := 0
+	for round := range 5 {
+		for n := range 3000 {
+			if err := g.join(netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 11: 1, 12: 0xff, 14: byte(n >> 8), 15: byte(n)})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if round == 0 {
+			most = len(g.fds)
+		}
+		for group := range maps.Clone(g.joined) {
+			g.leave(group)
+		}
+	}
+	if len(g.fds) > most {
+		t.Errorf("%d sockets for no group, want %d at most, as many as for 3000", len(g.fds), most)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -54,7 +55,7 @@ func openSockets(iface Interface, handle handler, failed func(error)) (wire, err
 		_ = arpConn.Close()
 		return nil, fmt.Errorf("opening NDP socket: %w", err)
 	}
-	s := &sockets{arp: arpConn, ndp: ndpConn, groups: groups{index: iface.Index, joined: map[netip.Addr]int{}}}
+	s := &sockets{arp: arpConn, ndp: ndpConn, groups: groups{index: iface.Index, joined: map[netip.Addr]int{}, used: map[int]int{}}}
 	s.readers.Go(func() { s.read(ARP, handle, failed) })
 	s.readers.Go(func() { s.read(NDP, handle, failed) })
 	return s, nil
@@ -150,6 +151,7 @@ type groups struct {
 	index  int
 	fds    []int
 	joined map[netip.Addr]int // group => socket
+	used   map[int]int        // socket => groups
 }
 
 func (g *groups) join(group netip.Addr) error {
@@ -163,6 +165,7 @@ func (g *groups) join(group netip.Addr) error {
 			err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, mreq)
 			if err == nil {
 				g.joined[group] = fd
+				g.used[fd]++
 				return nil
 			}
 			if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ENOBUFS) {
@@ -187,6 +190,11 @@ func (g *groups) leave(group netip.Addr) {
 	mreq := &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(g.index)}
 	_ = unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_LEAVE_GROUP, mreq)
 	delete(g.joined, group)
+	if g.used[fd]--; g.used[fd] == 0 { // only the last socket takes new groups
+		_ = unix.Close(fd)
+		delete(g.used, fd)
+		g.fds = slices.DeleteFunc(g.fds, func(other int) bool { return other == fd })
+	}
 }
 
 func (g *groups) close() {
