@@ -78,11 +78,7 @@ func (o *objects) observedServices() []Service {
 			pools[address] = claim.Labels[ipamv1alpha1.LabelAddressPool]
 		}
 	}
-	holders := map[types.NamespacedName]string{}
-	for i := range o.announcements.Items {
-		a := &o.announcements.Items[i]
-		holders[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = a.Status.Node
-	}
+	holders := recordedHolders(o.announcements.Items)
 	endpoints := observedEndpoints(o.slices.Items)
 	var services []Service
 	for i := range o.services.Items {
@@ -112,6 +108,15 @@ func (o *objects) observedServices() []Service {
 		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 	})
 	return services
+}
+
+func recordedHolders(announcements []v1alpha1.L2Announcement) map[types.NamespacedName]string {
+	holders := map[types.NamespacedName]string{}
+	for i := range announcements {
+		a := &announcements[i]
+		holders[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = a.Status.Node
+	}
+	return holders
 }
 
 // observedEndpoints finds the usable endpoints: those that are ready or, of a Service and family with none, those that are

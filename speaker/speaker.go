@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -244,6 +245,32 @@ func (s *Speaker) Run(ctx context.Context) error {
 	return nil
 }
 
+// gather returns a channel that receives when changes have been gathered for so long, counted from the first: where they never cease, it
+// goes on receiving.
+func gather(ctx context.Context, changes <-chan struct{}, wait time.Duration) <-chan struct{} {
+	gathered := make(chan struct{}, 1)
+	go func() {
+		for {
+			select {
+			case <-changes:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-changes:
+			default:
+			}
+			signal(gathered)
+		}
+	}()
+	return gathered
+}
+
 // loop decides anew whenever something has changed.
 func (s *Speaker) loop(ctx context.Context) {
 	logger := klog.FromContext(ctx)
@@ -251,23 +278,28 @@ func (s *Speaker) loop(ctx context.Context) {
 	newcomerOver, introductionOver := time.After(newcomer), time.After(introduction)
 	isolation := time.NewTicker(isolationCheck)
 	defer isolation.Stop()
-	gather := time.NewTimer(0)
-	defer gather.Stop()
+	var asked chan answer // delivers what the API says; nil while nobody asks
+	signal(s.changed)
+	gathered := gather(ctx, s.changed, settle)
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.changed:
-			gather.Reset(settle)
-			continue
-		case <-gather.C:
+		case <-gathered:
 		case <-linkChanges:
 			signal(s.status)
 		case <-s.members.Changes():
 		case <-newcomerOver:
 		case <-introductionOver:
 		case <-isolation.C:
-			if !s.checkIsolation(ctx) {
+			if (s.alone || s.isolated) && asked == nil {
+				asked = make(chan answer, 1)
+				go func(to chan<- answer, alone, isolated bool) { to <- s.askAPI(ctx, alone, isolated) }(asked, s.alone, s.isolated)
+			}
+			continue
+		case a := <-asked:
+			asked = nil
+			if !s.isolate(ctx, a) {
 				continue
 			}
 		case <-s.bgp.Changes():
@@ -304,7 +336,6 @@ func (s *Speaker) decide(ctx context.Context) error {
 
 	alive := s.members.Alive()
 	s.alone = alive.Alone
-	s.isolated = s.isolated && alive.Alone
 	s.members.SetPeers(o.speakerAddresses(s.cfg.HostIP))
 	returned := s.meet(alive)
 	snapshot := o.snapshot(s.cfg.Node, announcing(links, held), s.presumedAlive(&o, alive))
@@ -382,14 +413,49 @@ func (s *Speaker) presumedAlive(o *objects, alive membership.Snapshot) func(stri
 	return func(node string) bool { return alive.Has(node) || strangers[node] }
 }
 
-// checkIsolation asks, while there is no other speaker although there were some, whether the API is gone as well. It reports whether
-// the answer has changed.
-func (s *Speaker) checkIsolation(ctx context.Context) bool {
-	isolated := false
-	if s.alone {
-		ctx, cancel := context.WithTimeout(ctx, isolationCheck)
-		defer cancel()
-		isolated = s.reachAPI(ctx) != nil
+// answer is what the API says about isolation, and whether this speaker was alone when it asked.
+type answer struct {
+	alone, outOfReach bool
+	// behind says that the others have taken over what the cache believes to be this node's.
+	behind bool
+}
+
+// askAPI asks whether the API is gone and, of one that is isolated, whether the cache knows what the API has on record. It takes up to
+// isolationCheck, for which no decision waits.
+func (s *Speaker) askAPI(ctx context.Context, alone, isolated bool) answer {
+	ctx, cancel := context.WithTimeout(ctx, isolationCheck)
+	defer cancel()
+	a := answer{alone: alone}
+	if !isolated {
+		a.outOfReach = s.reachAPI(ctx, "/readyz", nil) != nil
+		return a
+	}
+	var live, cached v1alpha1.L2AnnouncementList
+	if err := s.reachAPI(ctx, "/apis/"+v1alpha1.GroupVersion.String()+"/l2announcements", &live); err != nil {
+		a.outOfReach = true
+		return a
+	}
+	if err := s.cache.List(ctx, &cached, client.UnsafeDisableDeepCopy); err != nil {
+		a.behind = true
+		return a
+	}
+	holders := recordedHolders(live.Items)
+	for service, node := range recordedHolders(cached.Items) {
+		a.behind = a.behind || node == s.cfg.Node && holders[service] != node
+	}
+	return a
+}
+
+// isolate takes in an answer, and reports whether that makes or ends isolation. It does not end before the cache knows who took over
+// meanwhile: a watch that was cut off for minutes is tried again only every 30 to 60 s, and until then the record is still this node's.
+// Where the API is gone for the others too, the old record is what all go by.
+func (s *Speaker) isolate(ctx context.Context, a answer) bool {
+	isolated := s.isolated
+	switch {
+	case a.outOfReach && s.alone == a.alone:
+		isolated = s.alone
+	case !a.outOfReach && !a.behind:
+		isolated = false
 	}
 	if isolated == s.isolated {
 		return false
@@ -462,12 +528,13 @@ func (s *Speaker) membershipKey(ctx context.Context) ([]byte, error) {
 	}
 }
 
-func (s *Speaker) reachAPI(ctx context.Context) error {
+// reachAPI asks the API past the cache, and reads the answer into an object unless that is nil. An answer of any kind is one.
+func (s *Speaker) reachAPI(ctx context.Context, path string, into any) error {
 	httpClient, err := rest.HTTPClientFor(s.cfg.REST)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.cfg.REST.Host+"/readyz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.cfg.REST.Host+path, nil)
 	if err != nil {
 		return err
 	}
@@ -475,7 +542,11 @@ func (s *Speaker) reachAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return response.Body.Close()
+	defer response.Body.Close()
+	if into == nil || response.StatusCode != http.StatusOK {
+		return nil
+	}
+	return json.NewDecoder(response.Body).Decode(into)
 }
 
 // reportConflict tells the users of an address that another machine claims it. Another speaker is no other machine: two may overlap

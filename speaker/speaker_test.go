@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -154,7 +155,11 @@ func TestCheckIsolation(t *testing.T) {
 	t.Cleanup(api.Close)
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	s := &Speaker{cfg: Config{REST: &rest.Config{Host: gone.URL}}}
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Speaker{cfg: Config{REST: &rest.Config{Host: gone.URL}}, cache: readerCache{reader: fake.NewClientBuilder().WithScheme(scheme).Build()}}
 	for _, step := range []struct {
 		name              string
 		alone             bool
@@ -170,8 +175,46 @@ func TestCheckIsolation(t *testing.T) {
 		{name: "another speaker comes back", host: gone.URL, changed: true},
 	} {
 		s.alone, s.cfg.REST.Host = step.alone, step.host
-		if changed := s.checkIsolation(t.Context()); changed != step.changed || s.isolated != step.isolated {
+		if changed := s.isolate(t.Context(), s.askAPI(t.Context(), s.alone, s.isolated)); changed != step.changed || s.isolated != step.isolated {
 			t.Errorf("%s: changed %v, isolated %v; want %v and %v", step.name, changed, s.isolated, step.changed, step.isolated)
+		}
+	}
+}
+
+// A speaker that comes back from isolation is silent until its cache knows who has taken over: its watch may take a minute more than
+// the network.
+func TestIsolationEndsWithTheCache(t *testing.T) {
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	taken := announcement("web", "node2", v4)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(v1alpha1.L2AnnouncementList{Items: []v1alpha1.L2Announcement{taken}})
+	}))
+	t.Cleanup(api.Close)
+	s := &Speaker{cfg: Config{Node: "node1", REST: &rest.Config{}}}
+	for _, step := range []struct {
+		name     string
+		alone    bool
+		host     string
+		cached   string // holder
+		isolated bool
+	}{
+		{name: "alone without the API", alone: true, host: gone.URL, cached: "node1", isolated: true},
+		{name: "the API comes back first, the cache is behind", alone: true, host: api.URL, cached: "node1", isolated: true},
+		{name: "the others come back, the cache is behind", host: api.URL, cached: "node1", isolated: true},
+		{name: "the cache has caught up", host: api.URL, cached: "node2"},
+		{name: "alone again", alone: true, host: gone.URL, cached: "node3", isolated: true},
+		{name: "the cache is behind in what was never this node's", host: api.URL, cached: "node3"},
+	} {
+		cached := announcement("web", step.cached, v4)
+		s.cache = readerCache{reader: fake.NewClientBuilder().WithScheme(scheme).WithObjects(&cached).Build()}
+		s.alone, s.cfg.REST.Host = step.alone, step.host
+		if s.isolate(t.Context(), s.askAPI(t.Context(), s.alone, s.isolated)); s.isolated != step.isolated {
+			t.Errorf("%s: isolated %v, want %v", step.name, s.isolated, step.isolated)
 		}
 	}
 }
