@@ -415,13 +415,32 @@ func TestFamilyChanges(t *testing.T) {
 		c.wantShown("web", bothKinds)
 		c.wantClaims("192.0.2.1=web 2001:db8::1=web")
 	})
-	bubble("a Service that becomes another class's loses all", t, func(t *testing.T) {
-		c := newCluster(t, newPool("lan", dualPool))
-		l := c.lead()
-		c.create(newService("web", require, "IPv4 IPv6"))
-		l.mustSync("web")
-		c.edit("web", func(svc *corev1.Service) { class := "example.com/other"; svc.Spec.LoadBalancerClass = &class })
-		c.wantClaims("")
+	bubble("a Service that becomes another provider's answers on ours until it has others", t, func(t *testing.T) {
+		for _, restart := range []bool{false, true} {
+			c := newCluster(t, newPool("lan", dualPool))
+			l := c.lead()
+			c.create(newService("web", require, "IPv4 IPv6"))
+			l.mustSync("web")
+			c.edit("web", func(svc *corev1.Service) { class := "example.com/other"; svc.Spec.LoadBalancerClass = &class })
+			c.edit("web", label("x", "y"))
+			if restart {
+				l.stop()
+				l = c.lead()
+			}
+			c.wantClaims("192.0.2.1=web 2001:db8::1=web")
+			c.create(newService("new", require, "IPv4 IPv6"))
+			l.mustSync("new")
+			c.wantShown("new", "192.0.2.2 2001:db8::2")
+			c.edit("web", publish("203.0.113.7"))
+			c.wantClaims("192.0.2.2=new 2001:db8::2=new")
+			if !restart {
+				continue
+			}
+			l.stop()
+			c.createClaim("192.0.2.9", v1alpha1.ManagedBy, "default", "web") // of a leader that had not heard
+			c.lead()
+			c.wantClaims("192.0.2.2=new 2001:db8::2=new")
+		}
 	})
 	bubble("a Service that becomes internal loses all", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -25,13 +25,16 @@ func wants(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
-// abandoned reports whether a Service is no load balancer of ours and the service controller will not clean up after it: because its
-// finalizer is gone, or because it has another class now.
+// abandoned reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
+// finalizer is gone.
 func abandoned(svc *corev1.Service) bool {
-	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return !servicehelper.HasLBFinalizer(svc)
-	}
-	return svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
+	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
+}
+
+// handedOver reports whether a Service is another provider's load balancer, as where we are told to leave those without a class alone
+// that we have served.
+func handedOver(svc *corev1.Service) bool {
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 
 func serviceOf(svc *corev1.Service) ipam.Service {

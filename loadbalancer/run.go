@@ -310,11 +310,12 @@ func (s *Server) adopt(ctx context.Context, claim *networkingv1.IPAddress) error
 		return nil
 	}
 	svc, err := s.services.Services(service.Namespace).Get(service.Name)
-	if err != nil || abandoned(svc) {
+	theirs := err == nil && handedOver(svc)
+	if err != nil || abandoned(svc) || theirs {
 		// The lister may lag behind a Service that another leader serves already.
 		svc, err = s.client.CoreV1().Services(service.Namespace).Get(ctx, service.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || err == nil && abandoned(svc) {
-			klog.FromContext(ctx).Info("Released a claim whose Service is gone", "address", address, "service", service)
+		if apierrors.IsNotFound(err) || err == nil && (abandoned(svc) || theirs && !slices.Contains(published(svc), address)) {
+			klog.FromContext(ctx).Info("Released a claim whose Service is gone, or another provider's", "address", address, "service", service)
 			return s.claims.delete(ctx, claim)
 		}
 		if err != nil {
@@ -376,7 +377,7 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	retires := len(s.retiring[service]) > 0
 	s.mu.Unlock()
 	svc, err := s.services.Services(service.Namespace).Get(service.Name)
-	if gone := apierrors.IsNotFound(err) || err == nil && abandoned(svc); gone || retires {
+	if gone := apierrors.IsNotFound(err) || err == nil && (abandoned(svc) || handedOver(svc)); gone || retires {
 		// A request on the way may want again what is to be released, or claim the other half of a pair for a Service that has gone.
 		done, cancelled := s.turns.take(ctx, service)
 		if cancelled != nil {
@@ -390,6 +391,9 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	}
 	if err != nil {
 		return err
+	}
+	if handedOver(svc) {
+		return s.handOver(ctx, svc)
 	}
 	s.mu.Lock()
 	retiring := maps.Clone(s.retiring[service])
@@ -429,6 +433,25 @@ func (s *Server) followService(ctx context.Context, service ipam.Service) error 
 	}
 	if waits && wants(svc) {
 		s.wakeServable(svc)
+	}
+	return nil
+}
+
+// handOver releases what a Service of another provider has from us, as soon as that provider has written addresses of its own over it. Until
+// then the Service answers on ours.
+func (s *Server) handOver(ctx context.Context, svc *corev1.Service) error {
+	service := serviceOf(svc)
+	s.mu.Lock()
+	delete(s.waiting, service)
+	delete(s.retiring, service)
+	s.mu.Unlock()
+	for _, as := range s.allocator.Held(service) {
+		if slices.Contains(published(svc), as.Address) {
+			continue
+		}
+		if err := s.release(ctx, service, as); err != nil {
+			return err
+		}
 	}
 	return nil
 }
