@@ -400,7 +400,9 @@ func TestConflictIsDefendedAtALimitedRate(t *testing.T) {
 			"20s eth0 request 198.51.100.200", "20s eth0 reply 198.51.100.200",
 			"30s eth0 request 198.51.100.200", "30s eth0 reply 198.51.100.200")
 		want := Conflict{Address: vip4, Interface: "eth0", MAC: clientMAC[:], Protocol: ARP}
-		if diff := cmp.Diff([]Conflict{want, want, want}, b.conflicts, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		var got []Conflict
+		b.change(func() { got = slices.Clone(b.conflicts) })
+		if diff := cmp.Diff([]Conflict{want, want, want}, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("Conflicts differ (-want +got):\n%s", diff)
 		}
 
