@@ -23,12 +23,6 @@ import (
 // +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch
 
-// Annotations of a Node that become its topology labels, for machines that nothing else knows the place of.
-const (
-	AnnotationZone   = "tandem-lb.io/zone"
-	AnnotationRegion = "tandem-lb.io/region"
-)
-
 // instances tells the upstream node controllers about machines that nobody rents out: they exist as long as their Node does, and
 // their addresses are those that they themselves report.
 type instances struct {

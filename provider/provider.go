@@ -64,6 +64,7 @@ type Cloud struct {
 	claims    informers.SharedInformerFactory
 	pools     ctrlcache.Cache
 	config    *config.Controller
+	recorder  record.EventRecorder
 }
 
 var _ cloudprovider.Interface = &Cloud{}
@@ -123,6 +124,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		claims:    claims,
 		pools:     pools,
 		config:    &config.Controller{Client: poolClient, Cache: pools, Kubernetes: cfg.Client, Namespace: cfg.Namespace},
+		recorder:  cfg.Recorder,
 	}, nil
 }
 

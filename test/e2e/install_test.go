@@ -45,6 +45,19 @@ func TestNodesAreInitialised(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an annotation becomes the label of the zone", func(t *testing.T) {
+		node := &corev1.Node{}
+		node.Name = "node2"
+		t.Cleanup(func() {
+			s.kubectlAfter(t, "annotate", "node", "node2", "tandem-lb.io/zone-")
+			s.kubectlAfter(t, "label", "node", "node2", corev1.LabelTopologyZone+"-")
+		})
+		s.patch(t, node, `{metadata: {annotations: {tandem-lb.io/zone: hall-1}}}`)
+		s.until(t, patience, "the label", func(ctx context.Context) (bool, string) {
+			err := s.Client.Get(ctx, client.ObjectKeyFromObject(node), node)
+			return err == nil && node.Labels[corev1.LabelTopologyZone] == "hall-1", fmt.Sprint(node.Labels, err)
+		})
+	})
 }
 
 func TestPodsAreReadyWithTheRightsTheyNeed(t *testing.T) {
