@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -470,13 +469,11 @@ func (s *Speaker) isolate(ctx context.Context, a answer) bool {
 func (s *Speaker) stop(logger klog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	var farewell sync.WaitGroup
-	farewell.Go(func() { s.bfd.Close(ctx) })
 	if err := s.members.Leave(ctx); err != nil {
 		logger.Error(err, "Failed to take leave of the other speakers")
 	}
 	s.bgp.Close(ctx, bgp.Restart)
-	farewell.Wait()
+	s.bfd.Close(ctx) // after BGP: a router that knows of the restart does not take this for a failure (RFC 5882 section 4.3.2)
 	logger.Info("Stopped", "node", s.cfg.Node)
 }
 

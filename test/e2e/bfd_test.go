@@ -176,3 +176,51 @@ spec: {addressPools: [$NS], peers: [$NS]}
 		return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished, detail
 	})
 }
+
+// TestBFDLeavesAGracefulRestartAlone restarts the one speaker that announces a Service, to a router that keeps routes over a graceful restart and
+// drops them when BFD fails.
+func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", "192.0.2.0/24", "2001:db8:c::/64")
+	s.web(t, s.others("node1")...)
+	s.add(t, s.service("web", v4, v6))
+	ips := s.addresses(t, "web", 2)
+	node := s.Addresses("node1")[0].String()
+	// FRR forgets a neighbour that it knows by its range alone, and its routes, as soon as the connection closes.
+	config := strings.Replace(bfdRouter, "bfd 3 100 100\n", "bfd 3 100 100\n neighbor NODES bfd check-control-plane-failure\n", 1)
+	s.router(t, strings.Replace(config, " bgp listen range 198.51.100.0/24 peer-group NODES\n", " neighbor "+node+" peer-group NODES\n neighbor "+node+" graceful-restart-helper\n", 1))
+	s.create(t, fastBFD)
+	s.bgp(t)
+	s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}}`)
+	s.announcedFrom(t, ips, "node1")
+	up := bfdPeer{Peer: node, Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3}
+	s.watched(t, lab.Router, up)
+	probing, stop := context.WithCancel(t.Context())
+	defer stop()
+	probes := s.probes(probing, lab.Ext, ips)
+	s.steady(t, lab.Ext, ips)
+	before, err := s.process("node1", programs["speaker"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	s.kubectl(t, "delete", "pod", "-n", "tandem-system", "-l", "app.kubernetes.io/component=speaker", "--field-selector", "spec.nodeName=node1")
+	s.until(t, patience, "another speaker on node1", func(context.Context) (bool, string) {
+		after, err := s.process("node1", programs["speaker"])
+		return err == nil && after.pid != before.pid, fmt.Sprint(err)
+	})
+	s.until(t, patience, "both sessions on the node", func(ctx context.Context) (bool, string) {
+		session, detail := s.bgpSession(ctx, "node1")
+		return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished && session.AdvertisedIPv4 == 1, detail
+	})
+	s.watched(t, lab.Router, up)
+	t.Logf("the speaker was back, with both sessions, after %v", time.Since(start).Round(time.Millisecond))
+	s.announcedFrom(t, ips, "node1")
+	stop()
+	for i, answers := range probes() {
+		t.Logf("%s: %s", ips[i], failures(answers, start))
+		if slices.ContainsFunc(answers, func(a cluster.Answer) bool { return a.At.After(start) && a.Err != nil }) {
+			t.Errorf("%s did not answer all the while", ips[i])
+		}
+	}
+}
