@@ -322,7 +322,7 @@ func (s *session) peerChanged(peer *apiutil.Peer) {
 
 // refuseInternal ends the session of a peer that was to be external and turned out to be of our own AS.
 func (s *session) refuseInternal() {
-	reason := fmt.Sprintf("the peer is in our own AS %d, but dynamicASN is External", s.peer.LocalASN)
+	reason := fmt.Sprintf("the peer is in our own AS %d, but dynamicASN is External; no further try until the peer is declared otherwise", s.peer.LocalASN)
 	s.failed(reason)
 	if err := s.server.DisablePeer(context.Background(), &api.DisablePeerRequest{
 		Address:       s.peer.Address.String(),

