@@ -368,6 +368,14 @@ func (s *stage) dump(ctx context.Context, t *testing.T) {
 			fmt.Fprintln(&b, err)
 		}
 	}
+	// What the router forwards by is the kernel's.
+	for _, args := range [][]string{{"route"}, {"-6", "route"}, {"neighbour"}, {"-6", "neighbour"}} {
+		out, err := s.Command(ctx, lab.Router, "ip", args...).CombinedOutput()
+		fmt.Fprintf(&b, "router$ ip %s\n%s\n", strings.Join(args, " "), out)
+		if err != nil {
+			fmt.Fprintln(&b, err)
+		}
+	}
 	t.Log(b.String())
 }
 

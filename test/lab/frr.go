@@ -26,6 +26,9 @@ func (l *Lab) StartFRR(ctx context.Context, host, config string) error {
 	if err := l.StopFRR(ctx, host); err != nil {
 		return err
 	}
+	if err := l.forgetRoutes(ctx, host); err != nil {
+		return err
+	}
 	if err := l.prepareHost(host); err != nil {
 		return err
 	}
@@ -79,6 +82,16 @@ func (l *Lab) StartFRR(ctx context.Context, host, config string) error {
 	}
 	if out, err := exec.CommandContext(ctx, "vtysh", "--pathspace", space, "--boot").CombinedOutput(); err != nil {
 		return fmt.Errorf("configuring FRR on %s: %w: %s", host, err, out)
+	}
+	return nil
+}
+
+// forgetRoutes takes the routes away that an FRR which was killed has left in a host's kernel, with their next hops. The next FRR does so itself,
+// but leaves IPv6 routes over several next hops beside its own, so that the host would go on sending to nodes that are gone.
+func (l *Lab) forgetRoutes(ctx context.Context, host string) error {
+	const zebra = "11" // as a number, since not every version of ip knows the name
+	if out, err := l.Command(ctx, host, "ip", "nexthop", "flush", "proto", zebra).CombinedOutput(); err != nil {
+		return fmt.Errorf("forgetting the routes of FRR on %s: %w: %s", host, err, out)
 	}
 	return nil
 }
