@@ -96,12 +96,12 @@ type peerings struct {
 // watched is the BFD session that watches a peer.
 func (s *Speaker) watched(peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) (bfd.Session, error) {
 	path, err := s.links.PathTo(peer.Address)
-	if last, ok := s.paths[peer.Name]; err != nil && ok {
+	if last, ok := s.paths[peer.Address]; err != nil && ok {
 		path = last // the peer is missed on it, as it should be
 	} else if err != nil {
 		return bfd.Session{}, fmt.Errorf("no BFD: %w", err)
 	}
-	s.paths[peer.Name] = path
+	s.paths[peer.Address] = path
 	return watchedOn(path, peer, profile), nil
 }
 

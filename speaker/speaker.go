@@ -97,8 +97,8 @@ type Speaker struct {
 	met      map[string]bool // the speakers that gossip has shown at least once
 	alone    bool
 	isolated bool
-	nextHops map[string]nextHops  // of each peer, as last resolved
-	paths    map[string]link.Path // to each peer that BFD watches, as last found
+	nextHops map[string]nextHops      // of each peer, as last resolved
+	paths    map[netip.Addr]link.Path // to each peer that BFD watches, as last found
 }
 
 // Scheme returns a scheme with all kinds that a speaker reads and writes.
@@ -146,7 +146,7 @@ func New(cfg Config) (*Speaker, error) {
 		sessions:  make(latest[peerings], 1),
 		met:       map[string]bool{},
 		nextHops:  map[string]nextHops{},
-		paths:     map[string]link.Path{},
+		paths:     map[netip.Addr]link.Path{},
 	}
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer,

@@ -162,8 +162,9 @@ func New(logger klog.Logger) *Speaker {
 // Set makes the declared sessions the running ones.
 //
 // A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others
-// are served all the same. Of two that are the same router the one that runs is served, and the other has no session. A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP
-// has taken the changes, not once the peers have: States tells that.
+// are served all the same. Of two that are the same router the one that runs is served, and the other has no session.
+// A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP has taken the changes, not
+// once the peers have: States tells that.
 func (s *Speaker) Set(ctx context.Context, want []Session) error {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()

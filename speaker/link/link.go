@@ -142,7 +142,8 @@ func (s *Snapshot) Holding(addr netip.Addr) []Interface {
 // SourceOn returns the interface's best own address of each family for others to reach this node at, when they are
 // near dst; the zero Addr where there is none. Only addresses that are usable (Address.IsUsable) and not excluded
 // count, excluded being what the node holds for others. One whose subnet contains dst comes first, then a primary
-// one (a secondary one may be keepalived's and gone to another node the next moment), then a permanent one, then one of a subnet rather than a single address, then the lowest.
+// one (a secondary one may be keepalived's and gone to another node the next moment), then a permanent one, then one of
+// a subnet rather than a single address, then the lowest.
 func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4, v6 netip.Addr) {
 	usable := slices.DeleteFunc(slices.Clone(i.Addresses), func(a Address) bool {
 		return !a.IsUsable() || excluded != nil && excluded(a.Prefix.Addr())
