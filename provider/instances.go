@@ -45,11 +45,7 @@ func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) 
 // It returns no addresses, which the node controller passes over, where they shall stay as they are. That controller asks for every node,
 // takes any two addresses of one type for a change, and replaces all that it finds.
 func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
-	metadata := &cloudprovider.InstanceMetadata{
-		ProviderID: providerID(node),
-		Zone:       node.Annotations[AnnotationZone],
-		Region:     node.Annotations[AnnotationRegion],
-	}
+	metadata := &cloudprovider.InstanceMetadata{ProviderID: providerID(node)} // zone and region are the business of places
 	// Of a node that we don't initialise the kubelet, or another provider, writes the addresses, and would take back what we add.
 	if !initialises(node) && len(internalIPs(node)) > 0 {
 		return metadata, nil

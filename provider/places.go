@@ -28,8 +28,8 @@ const (
 	AnnotationRegion = "tandem-lb.io/region"
 )
 
-// places writes the labels of zone and region onto Nodes that we have initialised. The node controller asks for them once, while it
-// initialises a Node, which is before anybody could annotate it.
+// places writes the labels of zone and region onto Nodes that we have initialised. The node controller could do so only while it initialises a
+// Node, which is mostly before anybody has annotated it, and would not come to an end with a value that cannot be a label.
 type places struct {
 	client   kubernetes.Interface
 	nodes    corelisters.NodeLister

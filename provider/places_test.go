@@ -48,18 +48,18 @@ func TestPlaces(t *testing.T) {
 		{name: "a node of another provider", providerID: "metal://4711", annotate: map[string]string{AnnotationZone: "hall-1"}},
 		{name: "a node of none", annotate: map[string]string{AnnotationZone: "hall-1"}},
 	} {
-		for _, later := range []bool{false, true} {
-			name := tt.name
-			if later {
-				name += ", later"
-			}
-			t.Run(name, func(t *testing.T) {
+		for _, when := range []string{"annotated before", "annotated later", "initialised later"} {
+			t.Run(tt.name+", "+when, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", Labels: maps.Clone(tt.labels)}, Spec: corev1.NodeSpec{ProviderID: tt.providerID}}
 					annotated := node.DeepCopy()
 					annotated.Annotations = tt.annotate
-					if !later {
+					switch when {
+					case "annotated before":
 						node = annotated
+					case "initialised later":
+						node = annotated.DeepCopy()
+						node.Spec.ProviderID = ""
 					}
 					client := fake.NewClientset(node)
 					factory := informers.NewSharedInformerFactory(client, 0)
@@ -74,7 +74,7 @@ func TestPlaces(t *testing.T) {
 					go func() { defer close(stopped); p.run(ctx) }()
 					defer func() { cancel(); <-stopped; factory.Shutdown() }()
 					synctest.Wait()
-					if later {
+					if when != "annotated before" {
 						if _, err := client.CoreV1().Nodes().Update(ctx, annotated, metav1.UpdateOptions{}); err != nil {
 							t.Fatal(err)
 						}
