@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // What keeps a family of a request from being met. Each error that Allocate returns wraps one or more of them.
@@ -27,7 +29,7 @@ var (
 type Request struct {
 	Service Service
 	// Families are the ones wanted, in the order of the answer; at least one, none twice.
-	Families []Family
+	Families []family.Family
 	// RequireAll makes a missing family an error. Without it a missing family is reported in Outcome.Missing, as
 	// long as another one is there.
 	RequireAll bool
@@ -94,7 +96,7 @@ type Assignment struct {
 
 // FamilyError says why a family has no address, or not the one asked for.
 type FamilyError struct {
-	Family Family
+	Family family.Family
 	// Pools are those that were asked for an address of the family.
 	Pools []string
 	Err   error
@@ -139,7 +141,7 @@ type Allocator struct {
 
 type pool struct {
 	Pool
-	partitions map[Family]*partition
+	partitions map[family.Family]*partition
 }
 
 // New returns an allocator without pools.
@@ -168,10 +170,10 @@ func (a *Allocator) SetPools(pools []Pool) {
 			kept[want.Name] = have
 			continue
 		}
-		p := &pool{Pool: want, partitions: map[Family]*partition{}}
-		for _, family := range Families {
-			if own := ofFamily(want.Ranges, family); len(own) > 0 {
-				p.partitions[family] = newPartition(own, ofFamily(want.Exclude, family), want.AvoidBuggyIPs, want.Stable)
+		p := &pool{Pool: want, partitions: map[family.Family]*partition{}}
+		for _, af := range family.All {
+			if own := ofFamily(want.Ranges, af); len(own) > 0 {
+				p.partitions[af] = newPartition(own, ofFamily(want.Exclude, af), want.AvoidBuggyIPs, want.Stable)
 			}
 		}
 		kept[want.Name] = p
@@ -186,18 +188,18 @@ func same(a, b Pool) bool {
 	return slices.Equal(a.Ranges, b.Ranges) && slices.Equal(a.Exclude, b.Exclude) && a.AvoidBuggyIPs == b.AvoidBuggyIPs && a.Stable == b.Stable
 }
 
-func ofFamily(ranges []Range, family Family) []Range {
-	return slices.DeleteFunc(slices.Clone(ranges), func(r Range) bool { return r.Family() != family })
+func ofFamily(ranges []Range, af family.Family) []Range {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r Range) bool { return r.Family() != af })
 }
 
 func (p *pool) contains(a netip.Addr) bool {
-	part, ok := p.partitions[FamilyOf(a)]
+	part, ok := p.partitions[family.Of(a)]
 	return ok && part.contains(a)
 }
 
 func (p *pool) take(a netip.Addr) {
 	if p.contains(a) {
-		p.partitions[FamilyOf(a)].take(a)
+		p.partitions[family.Of(a)].take(a)
 	}
 }
 
@@ -406,38 +408,38 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	held := map[Family]Assignment{}
+	held := map[family.Family]Assignment{}
 	for _, have := range a.heldBy(req.Service) {
 		// A Service that holds two addresses of one family is one whose surplus was not released yet. The one
 		// that it goes on with stays, so that asking again does not take a third.
-		family := FamilyOf(have.Address)
-		if other, ok := held[family]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
-			held[family] = have
+		af := family.Of(have.Address)
+		if other, ok := held[af]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
+			held[af] = have
 		}
 	}
 
-	chosen, failed := map[Family]Assignment{}, map[Family]error{}
-	var open []Family // families for which any address will do and none is held
-	for _, family := range req.Families {
-		if address, ok := fixed[family]; ok {
-			chosen[family], failed[family] = a.planFixed(req, address)
-		} else if have, ok := held[family]; ok && a.keeps(req, have) {
-			chosen[family] = have
+	chosen, failed := map[family.Family]Assignment{}, map[family.Family]error{}
+	var open []family.Family // families for which any address will do and none is held
+	for _, af := range req.Families {
+		if address, ok := fixed[af]; ok {
+			chosen[af], failed[af] = a.planFixed(req, address)
+		} else if have, ok := held[af]; ok && a.keeps(req, have) {
+			chosen[af] = have
 		} else {
-			open = append(open, family)
+			open = append(open, af)
 		}
 	}
-	for _, family := range open {
-		chosen[family], failed[family] = a.planAny(req, family, a.preferred(req, open, chosen))
+	for _, af := range open {
+		chosen[af], failed[af] = a.planAny(req, af, a.preferred(req, open, chosen))
 	}
 
 	var out Outcome
-	for _, family := range req.Families {
-		as := chosen[family]
-		if err := failed[family]; err != nil {
-			out.Missing = append(out.Missing, &FamilyError{family, a.asked(req, family), err})
+	for _, af := range req.Families {
+		as := chosen[af]
+		if err := failed[af]; err != nil {
+			out.Missing = append(out.Missing, &FamilyError{af, a.asked(req, af), err})
 			// What the Service has is better than nothing, and taking it away would change something.
-			if as = held[family]; !as.Address.IsValid() {
+			if as = held[af]; !as.Address.IsValid() {
 				continue
 			}
 		}
@@ -461,23 +463,23 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	return out, nil
 }
 
-func fixedByFamily(req Request) (map[Family]netip.Addr, error) {
+func fixedByFamily(req Request) (map[family.Family]netip.Addr, error) {
 	if len(req.Families) == 0 {
 		return nil, fmt.Errorf("%w: the Service asks for no family", ErrBadRequest)
 	}
-	fixed := map[Family]netip.Addr{}
+	fixed := map[family.Family]netip.Addr{}
 	for _, address := range req.Addresses {
 		if !address.IsValid() || address.Zone() != "" || address.Is4In6() {
 			return nil, fmt.Errorf("%w: %s is not a plain IPv4 or IPv6 address", ErrBadRequest, address)
 		}
-		family := FamilyOf(address)
-		if other, ok := fixed[family]; ok && other != address {
-			return nil, fmt.Errorf("%w: %s and %s are both %s; ask for one address of each family", ErrBadRequest, other, address, family)
+		af := family.Of(address)
+		if other, ok := fixed[af]; ok && other != address {
+			return nil, fmt.Errorf("%w: %s and %s are both %s; ask for one address of each family", ErrBadRequest, other, address, af)
 		}
-		if !slices.Contains(req.Families, family) {
-			return nil, fmt.Errorf("%w: %s is %s, which is not among the Service's ipFamilies", ErrBadRequest, address, family)
+		if !slices.Contains(req.Families, af) {
+			return nil, fmt.Errorf("%w: %s is %s, which is not among the Service's ipFamilies", ErrBadRequest, address, af)
 		}
-		fixed[family] = address
+		fixed[af] = address
 	}
 	return fixed, nil
 }
@@ -543,7 +545,7 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 
 // preferred returns the pool to try first: the one that serves the families already chosen, or the first that can
 // serve all those that are open, so that a pair comes from one pool where it can.
-func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assignment) string {
+func (a *Allocator) preferred(req Request, open []family.Family, chosen map[family.Family]Assignment) string {
 	for _, as := range chosen {
 		if as.Pool != "" {
 			return as.Pool
@@ -551,8 +553,8 @@ func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assi
 	}
 	for _, c := range req.Pools {
 		all := c.Auto
-		for _, family := range open {
-			_, ok := a.firstIn(req, family, c.Pool)
+		for _, af := range open {
+			_, ok := a.firstIn(req, af, c.Pool)
 			all = all && ok
 		}
 		if all {
@@ -562,13 +564,13 @@ func (a *Allocator) preferred(req Request, open []Family, chosen map[Family]Assi
 	return ""
 }
 
-func (a *Allocator) planAny(req Request, family Family, preferred string) (Assignment, error) {
+func (a *Allocator) planAny(req Request, af family.Family, preferred string) (Assignment, error) {
 	best := Assignment{}
 	for _, c := range req.Pools {
 		if !c.Auto {
 			continue
 		}
-		address, ok := a.firstIn(req, family, c.Pool)
+		address, ok := a.firstIn(req, af, c.Pool)
 		if ok && (c.Pool == preferred || !best.Address.IsValid()) {
 			best = Assignment{address, c.Pool}
 		}
@@ -576,14 +578,14 @@ func (a *Allocator) planAny(req Request, family Family, preferred string) (Assig
 	if best.Address.IsValid() {
 		return best, nil
 	}
-	asked := a.asked(req, family)
+	asked := a.asked(req, af)
 	auto := slices.DeleteFunc(slices.Clone(req.Pools), func(c Candidate) bool { return !c.Auto })
 	switch {
 	case len(asked) > 0:
 		return best, fmt.Errorf("%w in pool %s; widen a pool or delete a Service", ErrExhausted, strings.Join(asked, ", "))
 	case len(auto) > 0:
-		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, family, candidates(auto),
-			strings.ToLower(string(family)))
+		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, af, candidates(auto),
+			strings.ToLower(string(af)))
 	case len(req.Pools) > 0:
 		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign", ErrNoPool, candidates(req.Pools))
 	}
@@ -591,10 +593,10 @@ func (a *Allocator) planAny(req Request, family Family, preferred string) (Assig
 }
 
 // asked returns the pools that may give the Service any address of the family.
-func (a *Allocator) asked(req Request, family Family) []string {
+func (a *Allocator) asked(req Request, af family.Family) []string {
 	var names []string
 	for _, c := range req.Pools {
-		if p := a.pools[c.Pool]; c.Auto && p != nil && p.partitions[family] != nil {
+		if p := a.pools[c.Pool]; c.Auto && p != nil && p.partitions[af] != nil {
 			names = append(names, c.Pool)
 		}
 	}
@@ -602,19 +604,19 @@ func (a *Allocator) asked(req Request, family Family) []string {
 }
 
 // firstIn returns the address that the Service would get from a pool: one that it may share before a free one.
-func (a *Allocator) firstIn(req Request, family Family, name string) (netip.Addr, bool) {
+func (a *Allocator) firstIn(req Request, af family.Family, name string) (netip.Addr, bool) {
 	p := a.pools[name]
-	if p == nil || p.partitions[family] == nil {
+	if p == nil || p.partitions[af] == nil {
 		return netip.Addr{}, false
 	}
 	if req.Sharing.Key != "" {
 		for _, address := range a.byKey[req.Sharing.Key] {
-			if FamilyOf(address) == family && a.held[address].pool == name && p.contains(address) && a.available(req, address) == nil {
+			if family.Of(address) == af && a.held[address].pool == name && p.contains(address) && a.available(req, address) == nil {
 				return address, true
 			}
 		}
 	}
-	return p.partitions[family].first(req.Service)
+	return p.partitions[af].first(req.Service)
 }
 
 func candidates(pools []Candidate) string {
@@ -687,7 +689,7 @@ func (a *Allocator) free(address netip.Addr) {
 	delete(a.held, address)
 	for _, p := range a.pools {
 		if p.contains(address) {
-			p.partitions[FamilyOf(address)].put(address)
+			p.partitions[family.Of(address)].put(address)
 		}
 	}
 }
@@ -701,7 +703,7 @@ type Usage struct {
 // PoolUsage is the state of one pool.
 type PoolUsage struct {
 	// Families has an entry for each family that the pool has a partition of.
-	Families map[Family]Usage
+	Families map[family.Family]Usage
 	// Overlaps names the pools that contain some of the same addresses, sorted.
 	Overlaps []string
 	// Stranded are the addresses that were taken from this pool and that it no longer contains, sorted.
@@ -714,13 +716,13 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 	defer a.mu.Unlock()
 	usage := map[string]PoolUsage{}
 	for name, p := range a.pools {
-		u := PoolUsage{Families: map[Family]Usage{}}
-		for family, part := range p.partitions {
+		u := PoolUsage{Families: map[family.Family]Usage{}}
+		for af, part := range p.partitions {
 			f := Usage{Capacity: int64(part.capacity), Allocated: int64(part.taken), Available: math.MaxInt64}
 			if part.capacity < math.MaxInt64 {
 				f.Available = f.Capacity - f.Allocated
 			}
-			u.Families[family] = f
+			u.Families[af] = f
 		}
 		for other, o := range a.pools {
 			if other != name && p.overlaps(o) {
@@ -744,8 +746,8 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 }
 
 func (p *pool) overlaps(o *pool) bool {
-	for family, mine := range p.partitions {
-		theirs := o.partitions[family]
+	for af, mine := range p.partitions {
+		theirs := o.partitions[af]
 		if theirs == nil {
 			continue
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 var (
@@ -44,8 +46,8 @@ func auto(names ...string) []Candidate {
 func state(a *Allocator) string {
 	var lines []string
 	for name, p := range a.pools {
-		for family, part := range p.partitions {
-			lines = append(lines, fmt.Sprintf("pool %s %s: taken %d, free %s", name, family, part.taken, text(part.runs())))
+		for af, part := range p.partitions {
+			lines = append(lines, fmt.Sprintf("pool %s %s: taken %d, free %s", name, af, part.taken, text(part.runs())))
 		}
 	}
 	for address, h := range a.held {
@@ -99,7 +101,7 @@ func checkConsistent(a *Allocator) error {
 		return fmt.Errorf("addresses by sharing key (-want +got):\n%s", diff)
 	}
 	for name, p := range a.pools {
-		for family, part := range p.partitions {
+		for af, part := range p.partitions {
 			var taken, free uint64
 			for address := range a.held {
 				if part.contains(address) {
@@ -113,7 +115,7 @@ func checkConsistent(a *Allocator) error {
 				free = saturatingAdd(free, part.usableIn(run))
 			}
 			if part.taken != taken || part.capacity < math.MaxInt64 && taken+free != part.capacity {
-				return fmt.Errorf("pool %s %s: taken %d of %d, free %d; held %d", name, family, part.taken, part.capacity, free, taken)
+				return fmt.Errorf("pool %s %s: taken %d of %d, free %d; held %d", name, af, part.taken, part.capacity, free, taken)
 			}
 		}
 	}
@@ -186,42 +188,42 @@ func TestAllocateFamilies(t *testing.T) {
 		v4Range, v6Range = "192.0.2.1-192.0.2.4", "2001:db8::1-2001:db8::4"
 		held4, held6     = "192.0.2.3", "2001:db8::3"
 	)
-	orders := [][]Family{{IPv4}, {IPv6}, {IPv4, IPv6}, {IPv6, IPv4}}
+	orders := [][]family.Family{{family.IPv4}, {family.IPv6}, {family.IPv4, family.IPv6}, {family.IPv6, family.IPv4}}
 	pools := []struct {
 		name      string
 		pools     []Pool
-		has       map[Family]string // the pool that has free addresses of the family
-		exhausted Family
+		has       map[family.Family]string // the pool that has free addresses of the family
+		exhausted family.Family
 	}{
 		{name: "no pool"},
-		{name: "only IPv4", pools: []Pool{makePool("v4", v4Range)}, has: map[Family]string{IPv4: "v4"}},
-		{name: "only IPv6", pools: []Pool{makePool("v6", v6Range)}, has: map[Family]string{IPv6: "v6"}},
-		{name: "both in one pool", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv4: "both", IPv6: "both"}},
+		{name: "only IPv4", pools: []Pool{makePool("v4", v4Range)}, has: map[family.Family]string{family.IPv4: "v4"}},
+		{name: "only IPv6", pools: []Pool{makePool("v6", v6Range)}, has: map[family.Family]string{family.IPv6: "v6"}},
+		{name: "both in one pool", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[family.Family]string{family.IPv4: "both", family.IPv6: "both"}},
 		{
 			name: "one pool for each family", pools: []Pool{makePool("v4", v4Range), makePool("v6", v6Range)},
-			has: map[Family]string{IPv4: "v4", IPv6: "v6"},
+			has: map[family.Family]string{family.IPv4: "v4", family.IPv6: "v6"},
 		},
-		{name: "IPv4 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv6: "both"}, exhausted: IPv4},
-		{name: "IPv6 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[Family]string{IPv4: "both"}, exhausted: IPv6},
+		{name: "IPv4 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[family.Family]string{family.IPv6: "both"}, exhausted: family.IPv4},
+		{name: "IPv6 exhausted", pools: []Pool{makePool("both", v4Range+" "+v6Range)}, has: map[family.Family]string{family.IPv4: "both"}, exhausted: family.IPv6},
 	}
 	before := []struct {
 		name string
-		held map[Family]string
+		held map[family.Family]string
 	}{
 		{name: "nothing"},
-		{name: "IPv4", held: map[Family]string{IPv4: held4}},
-		{name: "IPv6", held: map[Family]string{IPv6: held6}},
-		{name: "both", held: map[Family]string{IPv4: held4, IPv6: held6}},
+		{name: "IPv4", held: map[family.Family]string{family.IPv4: held4}},
+		{name: "IPv6", held: map[family.Family]string{family.IPv6: held6}},
+		{name: "both", held: map[family.Family]string{family.IPv4: held4, family.IPv6: held6}},
 	}
-	first := map[Family]string{IPv4: "192.0.2.1", IPv6: "2001:db8::1"}
+	first := map[family.Family]string{family.IPv4: "192.0.2.1", family.IPv6: "2001:db8::1"}
 	for _, requireAll := range []bool{false, true} {
 		for _, families := range orders {
 			for _, pp := range pools {
 				for _, had := range before {
 					t.Run(fmt.Sprintf("all required %v, %v of %s, having %s", requireAll, families, pp.name, had.name), func(t *testing.T) {
 						a := withPools(pp.pools...)
-						for _, family := range Families {
-							if address, ok := had.held[family]; ok {
+						for _, af := range family.All {
+							if address, ok := had.held[af]; ok {
 								a.Hold(web, addr(address), "", Sharing{})
 							}
 						}
@@ -240,21 +242,21 @@ func TestAllocateFamilies(t *testing.T) {
 						}
 
 						var want struct{ assigned, added, surplus, missing []string }
-						for _, family := range families {
-							switch pool, ok := pp.has[family]; {
-							case had.held[family] != "":
-								want.assigned = append(want.assigned, had.held[family]+"@"+a.PoolOf(addr(had.held[family])))
+						for _, af := range families {
+							switch pool, ok := pp.has[af]; {
+							case had.held[af] != "":
+								want.assigned = append(want.assigned, had.held[af]+"@"+a.PoolOf(addr(had.held[af])))
 							case ok:
-								want.assigned = append(want.assigned, first[family]+"@"+pool)
-								want.added = append(want.added, "added "+first[family]+"@"+pool)
-							case pp.exhausted == family:
-								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", family, ErrExhausted))
+								want.assigned = append(want.assigned, first[af]+"@"+pool)
+								want.added = append(want.added, "added "+first[af]+"@"+pool)
+							case pp.exhausted == af:
+								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", af, ErrExhausted))
 							default:
-								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", family, ErrNoPool))
+								want.missing = append(want.missing, fmt.Sprintf("missing %s (%v)", af, ErrNoPool))
 							}
 						}
-						for _, family := range Families {
-							if address := had.held[family]; address != "" && !slices.Contains(families, family) {
+						for _, af := range family.All {
+							if address := had.held[af]; address != "" && !slices.Contains(families, af) {
 								want.surplus = append(want.surplus, "surplus "+address+"@"+a.PoolOf(addr(address)))
 							}
 						}
@@ -290,7 +292,7 @@ func TestAllocateFamilies(t *testing.T) {
 }
 
 func TestAllocate(t *testing.T) {
-	dual, lan := []Family{IPv4, IPv6}, makePool("lan", "192.0.2.0/29 2001:db8::/125")
+	dual, lan := []family.Family{family.IPv4, family.IPv6}, makePool("lan", "192.0.2.0/29 2001:db8::/125")
 	shared := func(number int32) Sharing {
 		return Sharing{Key: "web", Ports: []Port{{"TCP", number}}}
 	}
@@ -315,14 +317,14 @@ func TestAllocate(t *testing.T) {
 		{
 			name:  "the first pool in order of preference serves, not the first by name",
 			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
-			req:   Request{Families: []Family{IPv4}, Pools: auto("b", "a")},
+			req:   Request{Families: []family.Family{family.IPv4}, Pools: auto("b", "a")},
 			want:  "10.0.1.1@b, added 10.0.1.1@b",
 		},
 		{
 			name:    "the next pool serves when the first is exhausted",
 			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
 			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Pools: auto("a", "b")},
+			req:     Request{Families: []family.Family{family.IPv4}, Pools: auto("a", "b")},
 			want:    "10.0.1.1@b, added 10.0.1.1@b",
 		},
 		{
@@ -342,7 +344,7 @@ func TestAllocate(t *testing.T) {
 			name:    "the second family comes from the pool of the family that is held",
 			pools:   []Pool{makePool("a", "10.0.0.1 2001:db8:a::1"), makePool("b", "10.0.1.1 2001:db8:b::1")},
 			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.1.1"), "b", Sharing{}) },
-			req:     Request{Families: []Family{IPv6, IPv4}, RequireAll: true, Pools: auto("a", "b")},
+			req:     Request{Families: []family.Family{family.IPv6, family.IPv4}, RequireAll: true, Pools: auto("a", "b")},
 			want:    "2001:db8:b::1@b, 10.0.1.1@b, added 2001:db8:b::1@b",
 		},
 		{
@@ -361,24 +363,24 @@ func TestAllocate(t *testing.T) {
 		{
 			name:  "a pool without autoAssign is passed over",
 			pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
-			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}, {Pool: "b", Auto: true}}},
+			req:   Request{Families: []family.Family{family.IPv4}, Pools: []Candidate{{Pool: "a"}, {Pool: "b", Auto: true}}},
 			want:  "10.0.1.1@b, added 10.0.1.1@b",
 		},
 		{
 			name:  "only a pool without autoAssign",
 			pools: []Pool{makePool("a", "10.0.0.1")},
-			req:   Request{Families: []Family{IPv4}, Pools: []Candidate{{Pool: "a"}}},
+			req:   Request{Families: []family.Family{family.IPv4}, Pools: []Candidate{{Pool: "a"}}},
 			want:  "error: no pool", says: "no pool that this Service may use without naming it; name pool a, or set its autoAssign",
 		},
 		{
 			name: "a pool that does not exist",
-			req:  Request{Families: []Family{IPv4}, Pools: auto("gone")},
+			req:  Request{Families: []family.Family{family.IPv4}, Pools: auto("gone")},
 			want: "error: no pool", says: "gone",
 		},
 		{
 			name:  "an excluded partition is exhausted, not absent",
 			pools: []Pool{{Name: "a", Ranges: ranges("10.0.0.0/24"), Exclude: ranges("10.0.0.0/24")}},
-			req:   Request{Families: []Family{IPv4}, Pools: auto("a")},
+			req:   Request{Families: []family.Family{family.IPv4}, Pools: auto("a")},
 			want:  "error: no free address", says: "pool a",
 		},
 		{
@@ -390,7 +392,7 @@ func TestAllocate(t *testing.T) {
 		{
 			name:  "one named pool for each family",
 			pools: []Pool{makePool("production-ipv4", "10.0.0.1"), makePool("production-ipv6", "2001:db8::1")},
-			req:   Request{Families: []Family{IPv6, IPv4}, RequireAll: true, Named: true, Pools: auto("production-ipv4", "production-ipv6")},
+			req:   Request{Families: []family.Family{family.IPv6, family.IPv4}, RequireAll: true, Named: true, Pools: auto("production-ipv4", "production-ipv6")},
 			want:  "2001:db8::1@production-ipv6, 10.0.0.1@production-ipv4, added 2001:db8::1@production-ipv6, added 10.0.0.1@production-ipv4",
 		},
 		{
@@ -407,7 +409,7 @@ func TestAllocate(t *testing.T) {
 			name:    "naming the pool that has the address by now keeps it",
 			pools:   []Pool{makePool("renamed", "10.0.0.0/30")},
 			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.0.2"), "old", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Named: true, Pools: auto("renamed")},
+			req:     Request{Families: []family.Family{family.IPv4}, Named: true, Pools: auto("renamed")},
 			want:    "10.0.0.2@old",
 		},
 		{
@@ -424,7 +426,7 @@ func TestAllocate(t *testing.T) {
 			name:    "a Service that no longer matches its pool keeps its address",
 			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
 			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.0.1"), "a", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Pools: auto("b")},
+			req:     Request{Families: []family.Family{family.IPv4}, Pools: auto("b")},
 			want:    "10.0.0.1@a",
 		},
 		{
@@ -434,13 +436,13 @@ func TestAllocate(t *testing.T) {
 				a.Hold(web, addr("10.0.0.1"), "a", Sharing{})
 				a.Hold(web, addr("10.0.1.5"), "b", Sharing{})
 			},
-			req:  Request{Families: []Family{IPv4}, Named: true, Pools: auto("b")},
+			req:  Request{Families: []family.Family{family.IPv4}, Named: true, Pools: auto("b")},
 			want: "10.0.1.5@b, surplus 10.0.0.1@a",
 		},
 		// Fixed addresses.
 		{
 			name: "a fixed address that is free", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
 			want: "192.0.2.5@lan, added 192.0.2.5@lan",
 		},
 		{
@@ -462,19 +464,19 @@ func TestAllocate(t *testing.T) {
 		{
 			name: "a fixed address that the Service has", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
 			want:    "192.0.2.5@lan",
 		},
 		{
 			name: "a fixed address in place of another", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.4"), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.4"), Pools: auto("lan")},
 			want:    "192.0.2.4@lan, added 192.0.2.4@lan, surplus 192.0.2.5@lan",
 		},
 		{
 			name: "a fixed address that another Service has", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
 			want:    "error: address is in use", says: "Service default/other has 192.0.2.5 without the same sharing key",
 		},
 		{
@@ -495,45 +497,45 @@ func TestAllocate(t *testing.T) {
 		{
 			name: "a fixed address that is blocked", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Block(addr("192.0.2.5"), "Service default/cluster-ip") },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
 			want:    "error: address is in use", says: "192.0.2.5 belongs to Service default/cluster-ip",
 		},
 		{
 			name: "a fixed address in no pool", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
 			want: "error: address is in no pool the Service may use", says: "198.51.100.1; ask for one from pool lan",
 		},
 		{
 			name:  "a fixed address in a pool that the Service may not use",
 			pools: []Pool{lan, makePool("private", "198.51.100.0/24")},
-			req:   Request{Families: []Family{IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
+			req:   Request{Families: []family.Family{family.IPv4}, Addresses: fixed("198.51.100.1"), Pools: auto("lan")},
 			want:  "error: address is in no pool the Service may use",
 		},
 		{
 			name:  "a fixed address that its pool excludes",
 			pools: []Pool{{Name: "lan", Ranges: ranges("192.0.2.0/24"), Exclude: ranges("192.0.2.1")}},
-			req:   Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.1"), Pools: auto("lan")},
+			req:   Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.1"), Pools: auto("lan")},
 			want:  "error: address is in no pool the Service may use",
 		},
 		{
 			name:  "a fixed address that its pool avoids as buggy",
 			pools: []Pool{{Name: "lan", Ranges: ranges("192.0.2.0/24"), AvoidBuggyIPs: true}},
-			req:   Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.255"), Pools: auto("lan")},
+			req:   Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.255"), Pools: auto("lan")},
 			want:  "error: address is in no pool the Service may use",
 		},
 		{
 			name: "a fixed address without any pool",
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.1")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.1")},
 			want: "error: address is in no pool the Service may use", says: "no pool",
 		},
 		{
 			name: "a fixed address in a pool without autoAssign", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: []Candidate{{Pool: "lan"}}},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: []Candidate{{Pool: "lan"}}},
 			want: "192.0.2.5@lan, added 192.0.2.5@lan",
 		},
 		{
 			name: "a fixed address of a family that the Service does not have", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("2001:db8::5"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("2001:db8::5"), Pools: auto("lan")},
 			want: "error: bad request", says: "2001:db8::5 is IPv6, which is not among the Service's ipFamilies",
 		},
 		{
@@ -543,12 +545,12 @@ func TestAllocate(t *testing.T) {
 		},
 		{
 			name: "one fixed address twice", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5 192.0.2.5"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5 192.0.2.5"), Pools: auto("lan")},
 			want: "192.0.2.5@lan, added 192.0.2.5@lan",
 		},
 		{
 			name: "a fixed address with a zone", pools: []Pool{lan},
-			req:  Request{Families: []Family{IPv6}, Addresses: fixed("2001:db8::5%eth0"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv6}, Addresses: fixed("2001:db8::5%eth0"), Pools: auto("lan")},
 			want: "error: bad request",
 		},
 		{
@@ -569,7 +571,7 @@ func TestAllocate(t *testing.T) {
 				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
 				a.SetPools([]Pool{makePool("lan", "198.51.100.0/24")})
 			},
-			req:  Request{Families: []Family{IPv4}, Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Pools: auto("lan")},
 			want: "192.0.2.5@lan",
 		},
 		{
@@ -579,7 +581,7 @@ func TestAllocate(t *testing.T) {
 				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
 				a.SetPools(nil)
 			},
-			req:  Request{Families: []Family{IPv4}},
+			req:  Request{Families: []family.Family{family.IPv4}},
 			want: "192.0.2.5@lan",
 		},
 		{
@@ -589,7 +591,7 @@ func TestAllocate(t *testing.T) {
 				a.Hold(web, addr("192.0.2.5"), "lan", Sharing{})
 				a.SetPools([]Pool{makePool("lan", "198.51.100.0/24")})
 			},
-			req:  Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
 			want: "192.0.2.5@lan",
 		},
 		{
@@ -607,7 +609,7 @@ func TestAllocate(t *testing.T) {
 			name:    "Reallocate gives up what only another pool contains",
 			pools:   []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.0/29")},
 			prepare: func(a *Allocator) { a.Hold(web, addr("10.0.1.5"), "a", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Reallocate: true, Pools: auto("a")},
+			req:     Request{Families: []family.Family{family.IPv4}, Reallocate: true, Pools: auto("a")},
 			want:    "10.0.0.1@a, added 10.0.0.1@a, surplus 10.0.1.5@a",
 		},
 		{
@@ -617,19 +619,19 @@ func TestAllocate(t *testing.T) {
 				a.Hold(web, addr("10.0.9.9"), "a", Sharing{})
 				a.Hold(other, addr("10.0.0.1"), "a", Sharing{})
 			},
-			req:  Request{Families: []Family{IPv4}, Reallocate: true, Pools: auto("a")},
+			req:  Request{Families: []family.Family{family.IPv4}, Reallocate: true, Pools: auto("a")},
 			want: "error: no free address",
 		},
 		{
 			name: "a held address in no pool is not given to others, and does not count", pools: []Pool{makePool("a", "10.0.0.1")},
 			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.9.9"), "", Sharing{}) },
-			req:     Request{Families: []Family{IPv4}, Pools: auto("a")},
+			req:     Request{Families: []family.Family{family.IPv4}, Pools: auto("a")},
 			want:    "10.0.0.1@a, added 10.0.0.1@a",
 		},
 		{
 			name: "a blocked address is passed over", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Block(addr("192.0.2.0"), "kubernetes") },
-			req:     Request{Families: []Family{IPv4}, Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Pools: auto("lan")},
 			want:    "192.0.2.1@lan, added 192.0.2.1@lan",
 		},
 		{
@@ -638,7 +640,7 @@ func TestAllocate(t *testing.T) {
 			prepare: func(a *Allocator) {
 				a.Hold(other, addr("10.0.0.1"), "a", Sharing{})
 			},
-			req:  Request{Families: []Family{IPv4}, Pools: auto("b")},
+			req:  Request{Families: []family.Family{family.IPv4}, Pools: auto("b")},
 			want: "10.0.0.2@b, added 10.0.0.2@b",
 		},
 		// Sharing.
@@ -654,38 +656,38 @@ func TestAllocate(t *testing.T) {
 		{
 			name: "the same key and the same port do not share", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Sharing: shared(80), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Sharing: shared(80), Pools: auto("lan")},
 			want:    "192.0.2.0@lan, added 192.0.2.0@lan",
 		},
 		{
 			name: "the same port number of another protocol shares", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(53)) },
-			req:     Request{Families: []Family{IPv4}, Sharing: Sharing{Key: "web", Ports: []Port{{"UDP", 53}}}, Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Sharing: Sharing{Key: "web", Ports: []Port{{"UDP", 53}}}, Pools: auto("lan")},
 			want:    "192.0.2.5@lan, added 192.0.2.5@lan",
 		},
 		{
 			name: "no key does not share", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{Ports: []Port{{"TCP", 80}}}) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: Sharing{Ports: []Port{{"TCP", 443}}}, Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Sharing: Sharing{Ports: []Port{{"TCP", 443}}}, Pools: auto("lan")},
 			want:    "error: address is in use",
 		},
 		{
 			name: "a fixed address is shared by the same key", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(443), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(443), Pools: auto("lan")},
 			want:    "192.0.2.5@lan, added 192.0.2.5@lan",
 		},
 		{
 			name: "a fixed address on the same port is refused with the port", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(80), Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Sharing: shared(80), Pools: auto("lan")},
 			want:    "error: address is in use", says: "on the same port TCP/80",
 		},
 		{
 			name: "other endpoints and local traffic are refused with the reason", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", shared(80)) },
 			req: Request{
-				Families: []Family{IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan"),
+				Families: []family.Family{family.IPv4}, Addresses: fixed("192.0.2.5"), Pools: auto("lan"),
 				Sharing: Sharing{Key: "web", Ports: []Port{{"TCP", 443}}, Backends: "app=web"},
 			},
 			want: "error: address is in use", says: "externalTrafficPolicy Local",
@@ -697,25 +699,25 @@ func TestAllocate(t *testing.T) {
 				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
 				a.Hold(third, addr("192.0.2.6"), "lan", shared(81)) // asking again does not send third to the end of the queue
 			},
-			req:  Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(443), Pools: auto("lan")},
 			want: "192.0.2.6@lan, added 192.0.2.6@lan",
 		},
 		{
 			name: "a shared address has room when the pool has none", pools: []Pool{makePool("a", "10.0.0.1")},
 			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("a")},
+			req:     Request{Families: []family.Family{family.IPv4}, Sharing: shared(443), Pools: auto("a")},
 			want:    "10.0.0.1@a, added 10.0.0.1@a",
 		},
 		{
 			name: "an address of the key in another pool is not shared", pools: []Pool{makePool("a", "10.0.0.1"), makePool("b", "10.0.1.1")},
 			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.0.1"), "a", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Named: true, Sharing: shared(443), Pools: auto("b")},
+			req:     Request{Families: []family.Family{family.IPv4}, Named: true, Sharing: shared(443), Pools: auto("b")},
 			want:    "10.0.1.1@b, added 10.0.1.1@b",
 		},
 		{
 			name: "a stranded address is not offered for sharing", pools: []Pool{makePool("a", "10.0.0.1")},
 			prepare: func(a *Allocator) { a.Hold(other, addr("10.0.9.9"), "a", shared(80)) },
-			req:     Request{Families: []Family{IPv4}, Sharing: shared(443), Pools: auto("a")},
+			req:     Request{Families: []family.Family{family.IPv4}, Sharing: shared(443), Pools: auto("a")},
 			want:    "10.0.0.1@a, added 10.0.0.1@a",
 		},
 		{
@@ -724,7 +726,7 @@ func TestAllocate(t *testing.T) {
 				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
 				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
 			},
-			req:  Request{Families: []Family{IPv4}, Sharing: shared(80), Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(80), Pools: auto("lan")},
 			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
 		},
 		{
@@ -733,13 +735,13 @@ func TestAllocate(t *testing.T) {
 				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
 				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
 			},
-			req:  Request{Families: []Family{IPv4}, Sharing: Sharing{Ports: shared(443).Ports}, Pools: auto("lan")},
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: Sharing{Ports: shared(443).Ports}, Pools: auto("lan")},
 			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
 		},
 		{
 			name: "a Service alone on its address may change key and ports", pools: []Pool{lan},
 			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", shared(443)) },
-			req:     Request{Families: []Family{IPv4}, Sharing: Sharing{Key: "mail", Ports: []Port{{"TCP", 25}}}, Pools: auto("lan")},
+			req:     Request{Families: []family.Family{family.IPv4}, Sharing: Sharing{Key: "mail", Ports: []Port{{"TCP", 25}}}, Pools: auto("lan")},
 			want:    "192.0.2.5@lan",
 		},
 	}
@@ -769,21 +771,21 @@ func TestAllocate(t *testing.T) {
 func TestPlanOfSeveralRequests(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.0/30 2001:db8::/127"))
 	a.Hold(Service{"default", "old"}, addr("10.0.0.0"), "a", Sharing{})
-	request := func(name string, requireAll bool, key string, port int32, families ...Family) Request {
+	request := func(name string, requireAll bool, key string, port int32, families ...family.Family) Request {
 		return Request{
 			Service: Service{"default", name}, Families: families, RequireAll: requireAll, Pools: auto("a"),
 			Sharing: Sharing{Key: key, Ports: []Port{{"TCP", port}}},
 		}
 	}
 	reqs := []Request{
-		request("pair", true, "", 80, IPv4, IPv6),
-		request("old", true, "", 80, IPv4, IPv6),
-		request("one IPv4 alone", false, "k", 80, IPv6, IPv4),
-		request("refused", true, "", 80, IPv6),
-		request("another refused", true, "", 80, IPv4, IPv6),
-		request("shares", true, "k", 81, IPv4),
-		request("the last IPv4", true, "k", 80, IPv4),
-		request("shares the last IPv4", true, "k", 81, IPv4),
+		request("pair", true, "", 80, family.IPv4, family.IPv6),
+		request("old", true, "", 80, family.IPv4, family.IPv6),
+		request("one IPv4 alone", false, "k", 80, family.IPv6, family.IPv4),
+		request("refused", true, "", 80, family.IPv6),
+		request("another refused", true, "", 80, family.IPv4, family.IPv6),
+		request("shares", true, "k", 81, family.IPv4),
+		request("the last IPv4", true, "k", 80, family.IPv4),
+		request("shares the last IPv4", true, "k", 81, family.IPv4),
 	}
 	want := []string{
 		"10.0.0.1@a, 2001:db8::@a, added 10.0.0.1@a, added 2001:db8::@a",
@@ -822,12 +824,12 @@ func TestSharingConflictLeavesOthersAlone(t *testing.T) {
 	a.Hold(other, addr("10.0.0.1"), "a", http)
 	a.Hold(web, addr("10.0.0.1"), "a", https)
 
-	req := Request{Service: web, Families: []Family{IPv4, IPv6}, Sharing: http, Pools: auto("a")}
+	req := Request{Service: web, Families: []family.Family{family.IPv4, family.IPv6}, Sharing: http, Pools: auto("a")}
 	out, err := allocate(t, a, req)
 	if got, want := describe(out, err), "10.0.0.1@a, 2001:db8::@a, added 2001:db8::@a, missing IPv4 (no free address)"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	out, err = allocate(t, a, Request{Service: other, Families: []Family{IPv4}, Sharing: http, Pools: auto("a")})
+	out, err = allocate(t, a, Request{Service: other, Families: []family.Family{family.IPv4}, Sharing: http, Pools: auto("a")})
 	if got, want := describe(out, err), "10.0.0.1@a"; got != want {
 		t.Errorf("the other Service got %s, want %s", got, want)
 	}
@@ -840,12 +842,12 @@ func TestSharedAddressKeepsItsPool(t *testing.T) {
 	a.Hold(other, addr("10.0.0.7"), "a", http)
 
 	out, err := allocate(t, a, Request{
-		Service: web, Families: []Family{IPv4}, Addresses: []netip.Addr{addr("10.0.0.7")}, Named: true, Sharing: https, Pools: auto("b"),
+		Service: web, Families: []family.Family{family.IPv4}, Addresses: []netip.Addr{addr("10.0.0.7")}, Named: true, Sharing: https, Pools: auto("b"),
 	})
 	if got, want := describe(out, err), "10.0.0.7@a, added 10.0.0.7@a"; got != want {
 		t.Errorf("joining gave %s, want %s", got, want)
 	}
-	out, err = allocate(t, a, Request{Service: other, Families: []Family{IPv4}, Named: true, Sharing: http, Pools: auto("a")})
+	out, err = allocate(t, a, Request{Service: other, Families: []family.Family{family.IPv4}, Named: true, Sharing: http, Pools: auto("a")})
 	if got, want := describe(out, err), "10.0.0.7@a"; got != want {
 		t.Errorf("the first user got %s, want %s", got, want)
 	}
@@ -857,7 +859,7 @@ func TestSharedAddressKeepsItsPool(t *testing.T) {
 
 func TestStableSurvivesReleaseAndRestart(t *testing.T) {
 	pool := Pool{Name: "a", Ranges: ranges("10.0.0.0/16 2001:db8::/64"), Stable: true}
-	req := Request{Service: web, Families: []Family{IPv4, IPv6}, RequireAll: true, Pools: auto("a")}
+	req := Request{Service: web, Families: []family.Family{family.IPv4, family.IPv6}, RequireAll: true, Pools: auto("a")}
 	a := withPools(pool)
 	first, err := allocate(t, a, req)
 	if err != nil {
@@ -923,7 +925,7 @@ func TestHoldAndRelease(t *testing.T) {
 
 func TestBlock(t *testing.T) {
 	lan := makePool("lan", "10.0.0.0/30")
-	req := Request{Service: web, Families: []Family{IPv4}, Pools: auto("lan")}
+	req := Request{Service: web, Families: []family.Family{family.IPv4}, Pools: auto("lan")}
 	tests := []struct {
 		name        string
 		then        func(a *Allocator)
@@ -980,18 +982,18 @@ func TestUsage(t *testing.T) {
 	a.Hold(third, addr("10.0.1.0"), "d", Sharing{})     // given before avoidBuggyIPs was set
 	want := map[string]PoolUsage{
 		"a": {
-			Families: map[Family]Usage{
-				IPv4: {Capacity: 256, Allocated: 2, Available: 254},
-				IPv6: {Capacity: math.MaxInt64, Allocated: 1, Available: math.MaxInt64},
+			Families: map[family.Family]Usage{
+				family.IPv4: {Capacity: 256, Allocated: 2, Available: 254},
+				family.IPv6: {Capacity: math.MaxInt64, Allocated: 1, Available: math.MaxInt64},
 			},
 			Overlaps: []string{"b", "c"},
 		},
 		"b": {
-			Families: map[Family]Usage{IPv4: {Capacity: 128, Allocated: 1, Available: 127}},
+			Families: map[family.Family]Usage{family.IPv4: {Capacity: 128, Allocated: 1, Available: 127}},
 			Overlaps: []string{"a"}, Stranded: []netip.Addr{addr("10.0.0.5")},
 		},
-		"c":    {Families: map[Family]Usage{IPv6: {Capacity: 65536, Allocated: 0, Available: 65536}}, Overlaps: []string{"a"}},
-		"d":    {Families: map[Family]Usage{IPv4: {Capacity: 255 * 254, Allocated: 1, Available: 255*254 - 1}}, Stranded: []netip.Addr{addr("10.0.1.0")}},
+		"c":    {Families: map[family.Family]Usage{family.IPv6: {Capacity: 65536, Allocated: 0, Available: 65536}}, Overlaps: []string{"a"}},
+		"d":    {Families: map[family.Family]Usage{family.IPv4: {Capacity: 255 * 254, Allocated: 1, Available: 255*254 - 1}}, Stranded: []netip.Addr{addr("10.0.1.0")}},
 		"gone": {Stranded: []netip.Addr{addr("192.0.2.8"), addr("192.0.2.9")}},
 	}
 	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
@@ -1004,7 +1006,7 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	a.SetPools([]Pool{makePool("b", "10.0.0.128/25")})
-	want = map[string]PoolUsage{"b": {Families: map[Family]Usage{IPv4: {Capacity: 128, Available: 128}}}}
+	want = map[string]PoolUsage{"b": {Families: map[family.Family]Usage{family.IPv4: {Capacity: 128, Available: 128}}}}
 	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
 		t.Errorf("usage of the pool that is left (-want +got):\n%s", diff)
 	}

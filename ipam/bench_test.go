@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // BenchmarkAllocate measures one Service that comes and goes in a pool that is used to a degree: from the start, as
@@ -22,10 +24,10 @@ func BenchmarkAllocate(b *testing.B) {
 		{Name: "pair, no buggy", Ranges: ranges("10.0.0.0/16 2001:db8::/64"), AvoidBuggyIPs: true},
 		{Name: "pair, stable", Ranges: ranges("10.0.0.0/16 2001:db8::/64"), Stable: true},
 	} {
-		var families []Family
-		for _, family := range Families {
-			if len(ofFamily(pool.Ranges, family)) > 0 {
-				families = append(families, family)
+		var families []family.Family
+		for _, af := range family.All {
+			if len(ofFamily(pool.Ranges, af)) > 0 {
+				families = append(families, af)
 			}
 		}
 		for _, holes := range []string{"sequential", "random"} {

@@ -25,27 +25,9 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
-
-// Family is an IP address family, spelt as in the Kubernetes API.
-type Family string
-
-// The two families.
-const (
-	IPv4 Family = "IPv4"
-	IPv6 Family = "IPv6"
-)
-
-// Families lists both, IPv4 first.
-var Families = [...]Family{IPv4, IPv6}
-
-// FamilyOf returns the family of a valid address. An IPv4-mapped IPv6 address counts as IPv6; ParseRange refuses those.
-func FamilyOf(a netip.Addr) Family {
-	if a.Is4() {
-		return IPv4
-	}
-	return IPv6
-}
 
 // Service names the Service that asks for or holds an address.
 type Service struct {
@@ -126,7 +108,7 @@ func (r Range) Overlaps(o Range) bool {
 }
 
 // Family returns the family of the range's addresses.
-func (r Range) Family() Family { return FamilyOf(r.First) }
+func (r Range) Family() family.Family { return family.Of(r.First) }
 
 // String returns first-last, or the address alone where there is one.
 func (r Range) String() string {

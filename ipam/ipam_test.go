@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // compareAddr lets cmp look into addresses, which have no exported fields.
@@ -108,7 +110,7 @@ func TestRange(t *testing.T) {
 		overlaps  string
 		separate  string
 		asString  string
-		hasFamily Family
+		hasFamily family.Family
 	}{
 		{
 			name: "an IPv4 range", r: "192.0.2.10-192.0.2.20",
@@ -116,7 +118,7 @@ func TestRange(t *testing.T) {
 			excludes: "192.0.2.9 192.0.2.21 :: ::c000:20f ::ffff:192.0.2.15",
 			overlaps: "192.0.2.0-192.0.2.10 192.0.2.20 192.0.2.0/24 192.0.2.12/31",
 			separate: "192.0.2.0-192.0.2.9 192.0.2.21 ::/0",
-			asString: "192.0.2.10-192.0.2.20", hasFamily: IPv4,
+			asString: "192.0.2.10-192.0.2.20", hasFamily: family.IPv4,
 		},
 		{
 			name: "an IPv6 range", r: "2001:db8::10-2001:db8::1f",
@@ -124,13 +126,13 @@ func TestRange(t *testing.T) {
 			excludes: "2001:db8::f 2001:db8::20 192.0.2.1 2001:db8::15%eth0",
 			overlaps: "2001:db8::/64 2001:db8::1f",
 			separate: "2001:db8::20 2001:db8::f 0.0.0.0/0",
-			asString: "2001:db8::10-2001:db8::1f", hasFamily: IPv6,
+			asString: "2001:db8::10-2001:db8::1f", hasFamily: family.IPv6,
 		},
 		{
 			name: "one address at the top of IPv4", r: "255.255.255.255/32",
 			contains: "255.255.255.255", excludes: "255.255.255.254 " + topIPv6,
 			overlaps: "0.0.0.0/0", separate: "0.0.0.0-255.255.255.254",
-			asString: "255.255.255.255", hasFamily: IPv4,
+			asString: "255.255.255.255", hasFamily: family.IPv4,
 		},
 	}
 	for _, tt := range tests {

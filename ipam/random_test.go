@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // model is what an allocator should know, kept in the plainest way: who has which address, and which are blocked.
@@ -43,9 +45,9 @@ func (m *model) allows(service Service, a netip.Addr, sharing Sharing) bool {
 	return !m.blocked[a]
 }
 
-func (m *model) held(service Service, family Family) (addresses []netip.Addr) {
+func (m *model) held(service Service, af family.Family) (addresses []netip.Addr) {
 	for a, users := range m.users {
-		if _, uses := users[service]; uses && FamilyOf(a) == family {
+		if _, uses := users[service]; uses && family.Of(a) == af {
 			addresses = append(addresses, a)
 		}
 	}
@@ -54,12 +56,12 @@ func (m *model) held(service Service, family Family) (addresses []netip.Addr) {
 
 // obtainable lists the addresses of the family that a request may get by right, whichever the allocator prefers: the
 // fixed one, else those that the Service keeps, else those that are free or may be shared.
-func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (may []netip.Addr) {
+func (m *model) obtainable(req Request, af family.Family, universe []netip.Addr) (may []netip.Addr) {
 	in := func(a netip.Addr, fixed bool) bool {
 		return slices.ContainsFunc(req.Pools, func(c Candidate) bool { return (fixed || c.Auto) && m.gives(c.Pool, a) })
 	}
 	for _, a := range req.Addresses {
-		if FamilyOf(a) != family {
+		if family.Of(a) != af {
 			continue
 		}
 		_, own := m.users[a][req.Service]
@@ -68,7 +70,7 @@ func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (m
 		}
 		return nil
 	}
-	for _, a := range m.held(req.Service, family) {
+	for _, a := range m.held(req.Service, af) {
 		named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] || m.gives(c.Pool, a) })
 		gone := req.Reallocate && !m.gives(m.from[a], a)
 		if m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone {
@@ -80,7 +82,7 @@ func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (m
 	}
 	for _, a := range universe {
 		sharesPool := len(m.users[a]) == 0 || slices.Contains(req.Pools, Candidate{m.from[a], true}) && m.gives(m.from[a], a)
-		if FamilyOf(a) == family && in(a, false) && sharesPool && m.allows(req.Service, a, req.Sharing) {
+		if family.Of(a) == af && in(a, false) && sharesPool && m.allows(req.Service, a, req.Sharing) {
 			may = append(may, a)
 		}
 	}
@@ -89,19 +91,19 @@ func (m *model) obtainable(req Request, family Family, universe []netip.Addr) (m
 
 // check holds the outcome of a request against the model as it was before.
 func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr) error {
-	var missing, assigned []Family
-	for _, family := range req.Families {
-		may, held := m.obtainable(req, family, universe), m.held(req.Service, family)
+	var missing, assigned []family.Family
+	for _, af := range req.Families {
+		may, held := m.obtainable(req, af, universe), m.held(req.Service, af)
 		if len(may) == 0 {
-			missing = append(missing, family)
+			missing = append(missing, af)
 			may = held
 		}
 		if len(may) == 0 {
 			continue
 		}
-		assigned = append(assigned, family)
+		assigned = append(assigned, af)
 		if i := len(assigned) - 1; err == nil && (i >= len(out.Assigned) || !slices.Contains(may, out.Assigned[i].Address)) {
-			return fmt.Errorf("%s may be one of %s", family, may)
+			return fmt.Errorf("%s may be one of %s", af, may)
 		}
 	}
 	if fails := len(missing) > 0 && (req.RequireAll || len(missing) == len(req.Families)); fails || err != nil {
@@ -110,7 +112,7 @@ func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr
 		}
 		return nil
 	}
-	var gotMissing []Family
+	var gotMissing []family.Family
 	for _, e := range out.Missing {
 		gotMissing = append(gotMissing, e.Family)
 	}
@@ -123,8 +125,8 @@ func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr
 			added = append(added, as.Address)
 		}
 	}
-	for _, family := range Families {
-		for _, a := range m.held(req.Service, family) {
+	for _, af := range family.All {
+		for _, a := range m.held(req.Service, af) {
 			if !slices.ContainsFunc(out.Assigned, func(as Assignment) bool { return as.Address == a }) {
 				surplus = append(surplus, a)
 			}
@@ -233,7 +235,7 @@ func randomSharing(rng *rand.Rand) Sharing {
 func randomRequest(rng *rand.Rand, service Service, universe []netip.Addr) Request {
 	req := Request{
 		Service:    service,
-		Families:   [][]Family{{IPv4}, {IPv6}, {IPv4, IPv6}, {IPv6, IPv4}}[rng.IntN(4)],
+		Families:   [][]family.Family{{family.IPv4}, {family.IPv6}, {family.IPv4, family.IPv6}, {family.IPv6, family.IPv4}}[rng.IntN(4)],
 		RequireAll: rng.IntN(2) == 0,
 		Named:      rng.IntN(4) == 0,
 		Reallocate: rng.IntN(4) == 0,
@@ -242,8 +244,8 @@ func randomRequest(rng *rand.Rand, service Service, universe []netip.Addr) Reque
 	for _, i := range rng.Perm(5)[:rng.IntN(6)] {
 		req.Pools = append(req.Pools, Candidate{string(rune('a' + i)), rng.IntN(5) > 0})
 	}
-	for _, family := range req.Families {
-		if a := universe[rng.IntN(len(universe))]; rng.IntN(3) == 0 && FamilyOf(a) == family {
+	for _, af := range req.Families {
+		if a := universe[rng.IntN(len(universe))]; rng.IntN(3) == 0 && family.Of(a) == af {
 			req.Addresses = append(req.Addresses, a)
 		}
 	}
@@ -290,7 +292,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 					a.Unblock(address)
 					delete(m.blocked, address)
 				case dice < 34:
-					all := append(m.held(service, IPv4), m.held(service, IPv6)...)
+					all := append(m.held(service, family.IPv4), m.held(service, family.IPv6)...)
 					what = fmt.Sprintf("Release(%s, %s)", service, all)
 					freed := false
 					for _, x := range all {
@@ -357,7 +359,7 @@ func TestConcurrentServices(t *testing.T) {
 		wg.Go(func() {
 			service := Service{"default", fmt.Sprint(i)}
 			for range 300 {
-				out, err := a.Allocate(Request{Service: service, Families: []Family{IPv4, IPv6}, RequireAll: i%2 == 0, Pools: auto("a")})
+				out, err := a.Allocate(Request{Service: service, Families: []family.Family{family.IPv4, family.IPv6}, RequireAll: i%2 == 0, Pools: auto("a")})
 				if err != nil {
 					continue
 				}

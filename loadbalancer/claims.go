@@ -16,6 +16,7 @@ import (
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -59,7 +60,7 @@ func (c *claims) createLocked(ctx context.Context, as ipam.Assignment, service i
 		ObjectMeta: metav1.ObjectMeta{
 			Name: as.Address.String(),
 			Labels: map[string]string{
-				networkingv1.LabelIPAddressFamily: string(ipam.FamilyOf(as.Address)),
+				networkingv1.LabelIPAddressFamily: string(family.Of(as.Address)),
 				networkingv1.LabelManagedBy:       v1alpha1.ManagedBy,
 				v1alpha1.LabelAddressPool:         as.Pool,
 			},

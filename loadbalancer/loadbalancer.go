@@ -41,6 +41,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
@@ -188,7 +189,7 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	}
 	if len(out.Added) > 0 {
 		for _, as := range out.Added {
-			allocationSeconds.WithLabelValues(as.Pool, string(ipam.FamilyOf(as.Address))).Observe(time.Since(start).Seconds())
+			allocationSeconds.WithLabelValues(as.Pool, string(family.Of(as.Address))).Observe(time.Since(start).Seconds())
 		}
 		klog.FromContext(ctx).Info("Allocated addresses", "service", klog.KObj(svc), "addresses", describe(out.Added))
 		s.usageChanged()

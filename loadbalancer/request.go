@@ -16,6 +16,7 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -67,11 +68,11 @@ func parsePool(ap *v1alpha1.AddressPool) pool {
 		p.priority = *ap.Spec.Priority
 	}
 	var errs []string
-	parse := func(family ipam.Family, field string, texts []string) (ranges []ipam.Range) {
+	parse := func(af family.Family, field string, texts []string) (ranges []ipam.Range) {
 		for i, text := range texts {
 			r, err := ipam.ParseRange(text)
-			if err == nil && r.Family() != family {
-				err = fmt.Errorf("%q is not %s", text, family)
+			if err == nil && r.Family() != af {
+				err = fmt.Errorf("%q is not %s", text, af)
 			}
 			if err != nil {
 				errs = append(errs, fmt.Sprintf("%s[%d]: %v", field, i, err))
@@ -82,12 +83,12 @@ func parsePool(ap *v1alpha1.AddressPool) pool {
 		return ranges
 	}
 	if v4 := ap.Spec.IPv4; v4 != nil {
-		p.Ranges = append(p.Ranges, parse(ipam.IPv4, "spec.ipv4.ranges", stringsOf(v4.Ranges))...)
-		p.Exclude = append(p.Exclude, parse(ipam.IPv4, "spec.ipv4.exclude", stringsOf(v4.Exclude))...)
+		p.Ranges = append(p.Ranges, parse(family.IPv4, "spec.ipv4.ranges", stringsOf(v4.Ranges))...)
+		p.Exclude = append(p.Exclude, parse(family.IPv4, "spec.ipv4.exclude", stringsOf(v4.Exclude))...)
 	}
 	if v6 := ap.Spec.IPv6; v6 != nil {
-		p.Ranges = append(p.Ranges, parse(ipam.IPv6, "spec.ipv6.ranges", stringsOf(v6.Ranges))...)
-		p.Exclude = append(p.Exclude, parse(ipam.IPv6, "spec.ipv6.exclude", stringsOf(v6.Exclude))...)
+		p.Ranges = append(p.Ranges, parse(family.IPv6, "spec.ipv6.ranges", stringsOf(v6.Ranges))...)
+		p.Exclude = append(p.Exclude, parse(family.IPv6, "spec.ipv6.exclude", stringsOf(v6.Exclude))...)
 	}
 	selector := func(field string, s *metav1.LabelSelector) labels.Selector {
 		if s == nil {
@@ -144,8 +145,8 @@ func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.R
 		Reallocate: svc.Annotations[v1alpha1.AnnotationReallocate] == "true",
 		Sharing:    sharingOf(svc),
 	}
-	for _, family := range svc.Spec.IPFamilies {
-		req.Families = append(req.Families, ipam.Family(family))
+	for _, af := range svc.Spec.IPFamilies {
+		req.Families = append(req.Families, family.Family(af))
 	}
 	var err error
 	if req.Addresses, err = fixedAddresses(svc); err != nil {

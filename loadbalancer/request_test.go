@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -59,8 +60,8 @@ func newService(name string, policy corev1.IPFamilyPolicy, families string, edit
 func setFamilies(policy corev1.IPFamilyPolicy, families string) func(*corev1.Service) {
 	return func(svc *corev1.Service) {
 		svc.Spec.IPFamilyPolicy, svc.Spec.IPFamilies = &policy, nil
-		for family := range strings.FieldsSeq(families) {
-			svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(family))
+		for af := range strings.FieldsSeq(families) {
+			svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(af))
 		}
 	}
 }
@@ -162,24 +163,24 @@ func TestNewRequest(t *testing.T) {
 		{
 			name: "SingleStack requires its one family",
 			svc:  newService("web", single, "IPv6"),
-			want: ipam.Request{Families: []ipam.Family{ipam.IPv6}, RequireAll: true},
+			want: ipam.Request{Families: []family.Family{family.IPv6}, RequireAll: true},
 		},
 		{
 			name: "a Service without a policy is one of SingleStack",
 			svc: newService("web", single, "IPv4", func(svc *corev1.Service) {
 				svc.Spec.IPFamilyPolicy = nil
 			}),
-			want: ipam.Request{Families: []ipam.Family{ipam.IPv4}, RequireAll: true},
+			want: ipam.Request{Families: []family.Family{family.IPv4}, RequireAll: true},
 		},
 		{
 			name: "RequireDualStack requires both in the order of ipFamilies",
 			svc:  newService("web", require, "IPv6 IPv4"),
-			want: ipam.Request{Families: []ipam.Family{ipam.IPv6, ipam.IPv4}, RequireAll: true},
+			want: ipam.Request{Families: []family.Family{family.IPv6, family.IPv4}, RequireAll: true},
 		},
 		{
 			name: "PreferDualStack does not require both",
 			svc:  newService("web", prefer, "IPv4 IPv6"),
-			want: ipam.Request{Families: []ipam.Family{ipam.IPv4, ipam.IPv6}},
+			want: ipam.Request{Families: []family.Family{family.IPv4, family.IPv6}},
 		},
 		{
 			name:  "every pool is a candidate, those without autoAssign for fixed addresses only",
@@ -321,8 +322,8 @@ func TestNewRequest(t *testing.T) {
 			want.Service = ipam.Service{Namespace: "default", Name: "web"}
 			want.Sharing = sharingOf(tt.svc)
 			if want.Families == nil {
-				for _, family := range tt.svc.Spec.IPFamilies {
-					want.Families = append(want.Families, ipam.Family(family))
+				for _, af := range tt.svc.Spec.IPFamilies {
+					want.Families = append(want.Families, family.Family(af))
 				}
 			}
 			if diff := cmp.Diff(want, got, compareAddr); diff != "" {

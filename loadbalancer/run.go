@@ -23,6 +23,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -481,7 +482,7 @@ func (s *Server) doubles(svc *corev1.Service) []ipam.Assignment {
 	}
 	return slices.DeleteFunc(hidden, func(as ipam.Assignment) bool {
 		return !slices.ContainsFunc(shown, func(other ipam.Assignment) bool {
-			return ipam.FamilyOf(other.Address) == ipam.FamilyOf(as.Address)
+			return family.Of(other.Address) == family.Of(as.Address)
 		})
 	})
 }

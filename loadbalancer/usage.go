@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -48,8 +49,8 @@ func init() { legacyregistry.MustRegister(poolAddresses, allocationSeconds, fail
 // recordFailure counts each family that err names, or the request as a whole.
 func recordFailure(err error) {
 	for _, e := range unjoin(err) {
-		if family, ok := errors.AsType[*ipam.FamilyError](e); ok {
-			recordMissing(family)
+		if missing, ok := errors.AsType[*ipam.FamilyError](e); ok {
+			recordMissing(missing)
 		} else {
 			failures.WithLabelValues("", "", reason(e)).Inc()
 		}
@@ -132,9 +133,9 @@ func (s *Server) writeUsage(ctx context.Context) error {
 		if !ok {
 			continue // younger than the allocator's view; its event is on the way
 		}
-		for family, f := range u.Families {
+		for af, f := range u.Families {
 			for state, n := range map[string]int64{"capacity": f.Capacity, "allocated": f.Allocated, "available": f.Available} {
-				poolAddresses.WithLabelValues(old.Name, string(family), state).Set(float64(n))
+				poolAddresses.WithLabelValues(old.Name, string(af), state).Set(float64(n))
 			}
 		}
 		updated := old.DeepCopy()
@@ -151,14 +152,14 @@ func (s *Server) writeUsage(ctx context.Context) error {
 
 // setStatus writes a pool's usage into its status.
 func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
-	partition := func(family ipam.Family) *v1alpha1.PartitionStatus {
-		f, ok := u.Families[family]
+	partition := func(af family.Family) *v1alpha1.PartitionStatus {
+		f, ok := u.Families[af]
 		if !ok {
 			return nil
 		}
 		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
 	}
-	ap.Status.IPv4, ap.Status.IPv6 = partition(ipam.IPv4), partition(ipam.IPv6)
+	ap.Status.IPv4, ap.Status.IPv6 = partition(family.IPv4), partition(family.IPv6)
 
 	set := func(conditionType string, is bool, reason, message string) {
 		state := metav1.ConditionFalse
@@ -170,12 +171,12 @@ func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		})
 	}
 	var full, void []string
-	for _, family := range ipam.Families {
-		switch f, ok := u.Families[family]; {
+	for _, af := range family.All {
+		switch f, ok := u.Families[af]; {
 		case ok && f.Capacity == 0:
-			void = append(void, "spec."+strings.ToLower(string(family)))
+			void = append(void, "spec."+strings.ToLower(string(af)))
 		case ok && f.Available == 0:
-			full = append(full, string(family))
+			full = append(full, string(af))
 		}
 	}
 	switch invalid := parsePool(ap).invalid; {

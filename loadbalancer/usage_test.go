@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -35,21 +36,21 @@ func TestSetStatus(t *testing.T) {
 		{
 			name:   "a pool with room in both families",
 			pool:   both,
-			usage:  ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 8, Available: 1}, ipam.IPv6: {Capacity: 9, Available: 9}}},
+			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 8, Available: 1}, family.IPv6: {Capacity: 9, Available: 9}}},
 			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 8, Available: 1}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
 		{
 			name:   "huge counts stay at the largest number",
 			pool:   both,
-			usage:  ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv6: {Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64}}},
+			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64}}},
 			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			wantV6: &v1alpha1.PartitionStatus{Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64},
 		},
 		{
 			name:    "one family is exhausted",
 			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 9}, ipam.IPv6: {Capacity: 9, Available: 9}}},
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 9}, family.IPv6: {Capacity: 9, Available: 9}}},
 			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			message: map[string]string{"Ready": "no free IPv4 address; add ranges"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
@@ -57,7 +58,7 @@ func TestSetStatus(t *testing.T) {
 		{
 			name:    "both families are exhausted",
 			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Allocated: 9}, ipam.IPv6: {Capacity: 9, Allocated: 9}}},
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 9}, family.IPv6: {Capacity: 9, Allocated: 9}}},
 			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			message: map[string]string{"Ready": "no free IPv4 and no free IPv6 address"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9},
@@ -67,7 +68,7 @@ func TestSetStatus(t *testing.T) {
 			pool: newPool("lan", "192.0.2.1", func(ap *v1alpha1.AddressPool) {
 				ap.Spec.IPv4.Exclude = []v1alpha1.IPv4Range{"192.0.2.0/24"}
 			}),
-			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {}}},
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {}}},
 			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			message: map[string]string{"Ready": "spec.ipv4 excludes every address"},
 			wantV4:  &v1alpha1.PartitionStatus{},
@@ -75,8 +76,8 @@ func TestSetStatus(t *testing.T) {
 		{
 			name: "a range that does not parse",
 			pool: newPool("lan", "192.0.2.1 192.0.2.9-192.0.2.8"),
-			usage: ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{
-				ipam.IPv4: {Capacity: 1, Allocated: 1},
+			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{
+				family.IPv4: {Capacity: 1, Allocated: 1},
 			}},
 			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			message: map[string]string{"Ready": "spec.ipv4.ranges[1]: "},
@@ -91,7 +92,7 @@ func TestSetStatus(t *testing.T) {
 		{
 			name:    "pools that overlap",
 			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Available: 9}}, Overlaps: []string{"dmz", "wan"}},
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}, Overlaps: []string{"dmz", "wan"}},
 			want:    map[string]string{"Ready": "True Available", "Overlapping": "True AddressesInSeveralPools", "Stranded": "False NoneStranded"},
 			message: map[string]string{"Overlapping": "dmz, wan"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
@@ -99,7 +100,7 @@ func TestSetStatus(t *testing.T) {
 		{
 			name:    "stranded addresses are named, and counted beyond five",
 			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[ipam.Family]ipam.Usage{ipam.IPv4: {Capacity: 9, Available: 9}}, Stranded: many},
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}, Stranded: many},
 			want:    map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "True AddressesOutsidePool"},
 			message: map[string]string{"Stranded": "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5, 2 more in use"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/election"
@@ -43,7 +44,7 @@ type Service struct {
 	// Local is externalTrafficPolicy Local: only a node with an endpoint can serve.
 	Local bool
 	// Endpoints are the usable endpoints that have the family of their key.
-	Endpoints map[bgp.Family]Endpoints
+	Endpoints map[family.Family]Endpoints
 	// Holder is the recorded holder of the Service's addresses on layer 2, or "".
 	Holder string
 }
@@ -228,7 +229,7 @@ func (s *Snapshot) servable(g *group) int {
 			return len(ad.Interfaces) > 0 || s.onLink(address.IP)
 		})
 		if followed && slices.ContainsFunc(g.services, func(svc *Service) bool {
-			return svc.has(address.IP) && svc.Endpoints[bgp.FamilyOf(address.IP)].Any
+			return svc.has(address.IP) && svc.Endpoints[family.Of(address.IP)].Any
 		}) {
 			n++
 		}
@@ -299,7 +300,7 @@ func (s *Snapshot) usable(g *group, address Address, name string) iter.Seq[strin
 func (g *group) servedFrom(node string, ip netip.Addr) bool {
 	live := false
 	for _, svc := range g.services {
-		if !svc.has(ip) || !svc.Endpoints[bgp.FamilyOf(ip)].Any {
+		if !svc.has(ip) || !svc.Endpoints[family.Of(ip)].Any {
 			continue
 		}
 		if !svc.servedFrom(node, ip) {
@@ -336,7 +337,7 @@ func (svc *Service) has(ip netip.Addr) bool {
 
 // servedFrom reports whether traffic for the address that reaches the node finds an endpoint.
 func (svc *Service) servedFrom(node string, ip netip.Addr) bool {
-	endpoints := svc.Endpoints[bgp.FamilyOf(ip)]
+	endpoints := svc.Endpoints[family.Of(ip)]
 	return endpoints.Any && (!svc.Local || endpoints.Nodes[node])
 }
 

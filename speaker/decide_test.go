@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/community"
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -33,7 +34,7 @@ const (
 func service(name string, addresses ...string) Service {
 	svc := Service{
 		Name:      types.NamespacedName{Namespace: "default", Name: name},
-		Endpoints: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node1")},
+		Endpoints: map[family.Family]Endpoints{family.IPv4: endpointsOn("node1"), family.IPv6: endpointsOn("node1")},
 	}
 	for _, a := range addresses {
 		svc.Addresses = append(svc.Addresses, Address{netip.MustParseAddr(a), "lan"})
@@ -59,7 +60,7 @@ func heldBy(node string, svc Service) Service { svc.Holder = node; return svc }
 
 func localOn(svc Service, nodes ...string) Service {
 	svc.Local = true
-	svc.Endpoints = map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn(nodes...), bgp.IPv6: endpointsOn(nodes...)}
+	svc.Endpoints = map[family.Family]Endpoints{family.IPv4: endpointsOn(nodes...), family.IPv6: endpointsOn(nodes...)}
 	return svc
 }
 
@@ -372,12 +373,12 @@ func TestLayer2(t *testing.T) {
 		},
 		{
 			name:     "only the family that has endpoints is announced",
-			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) }))),
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, family.IPv4) }))),
 			want:     []string{"node1: " + v6 + " on eth0"},
 		},
 		{
 			name:     "an endpoint on a node nobody knows suffices for externalTrafficPolicy Cluster",
-			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints[bgp.IPv4] = Endpoints{Any: true} }))),
+			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints[family.IPv4] = Endpoints{Any: true} }))),
 			want:     []string{"node1: " + v4 + " on eth0"},
 		},
 		{
@@ -395,7 +396,7 @@ func TestLayer2(t *testing.T) {
 		{
 			name: "with externalTrafficPolicy Local a node with endpoints of both families goes before one with one",
 			snapshot: lan(heldBy("node1", with(localOn(service("web", v4, v6), "node1", "node2"), func(svc *Service) {
-				svc.Endpoints[bgp.IPv6] = endpointsOn("node2")
+				svc.Endpoints[family.IPv6] = endpointsOn("node2")
 			}))),
 			want: pair("node2"),
 		},
@@ -473,7 +474,7 @@ func TestRecords(t *testing.T) {
 		},
 		{
 			name:     "an address without endpoints is not recorded",
-			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv6) }))),
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, family.IPv6) }))),
 			want:     []string{"node1: web has " + v4 + " on eth0"},
 		},
 		{
@@ -656,7 +657,7 @@ func TestRoutes(t *testing.T) {
 		{
 			name:  "a family without a usable endpoint is not announced",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
-			services: []Service{with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, bgp.IPv4) })},
+			services: []Service{with(service("web", v4, v6), func(svc *Service) { delete(svc.Endpoints, family.IPv4) })},
 			want:     map[string][]string{"tor1": {v6 + "/128"}},
 		},
 		{
@@ -826,7 +827,7 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		svc := Service{
 			Name:      types.NamespacedName{Namespace: fmt.Sprint("ns", r.IntN(2)), Name: fmt.Sprint("svc", i)},
 			Local:     chance(30),
-			Endpoints: map[bgp.Family]Endpoints{},
+			Endpoints: map[family.Family]Endpoints{},
 		}
 		if chance(50) {
 			svc.Labels = labels.Set{"expose": "yes"}
@@ -839,9 +840,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		if chance(80) || svc.Addresses == nil {
 			svc.Addresses = append(svc.Addresses, pool(fmt.Sprintf("2001:db8:51::%d", r.IntN(8))))
 		}
-		for _, family := range []bgp.Family{bgp.IPv4, bgp.IPv6} {
+		for _, af := range []family.Family{family.IPv4, family.IPv6} {
 			if chance(85) {
-				svc.Endpoints[family] = endpointsOn(names[r.IntN(len(names))], names[r.IntN(len(names))])
+				svc.Endpoints[af] = endpointsOn(names[r.IntN(len(names))], names[r.IntN(len(names))])
 			}
 		}
 		if chance(60) {
@@ -903,7 +904,7 @@ func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a layer
 		if !slices.ContainsFunc(svc.Addresses, func(own Address) bool { return own.IP == a.Address }) {
 			continue
 		}
-		endpoints := svc.Endpoints[bgp.FamilyOf(a.Address)]
+		endpoints := svc.Endpoints[family.Of(a.Address)]
 		if endpoints.Any && svc.Local && !endpoints.Nodes[node] {
 			t.Fatalf("cluster %d: %s announces %s and has no endpoint of Service %s", n, node, a.Address, svc.Name)
 		}

@@ -16,8 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -121,24 +121,24 @@ func recordedHolders(announcements []v1alpha1.L2Announcement) map[types.Namespac
 
 // observedEndpoints finds the usable endpoints: those that are ready or, of a Service and family with none, those that are
 // terminating and still serve, which is where kube-proxy sends the traffic then.
-func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[bgp.Family]Endpoints {
+func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[family.Family]Endpoints {
 	type found struct{ ready, serving Endpoints }
-	byService := map[types.NamespacedName]map[bgp.Family]*found{}
+	byService := map[types.NamespacedName]map[family.Family]*found{}
 	for i := range all {
 		slice := &all[i]
-		family := bgp.Family(slice.AddressType)
+		af := family.Family(slice.AddressType)
 		service, ok := slice.Labels[discoveryv1.LabelServiceName]
-		if !ok || family != bgp.IPv4 && family != bgp.IPv6 {
+		if !ok || af != family.IPv4 && af != family.IPv6 {
 			continue
 		}
 		name := types.NamespacedName{Namespace: slice.Namespace, Name: service}
 		if byService[name] == nil {
-			byService[name] = map[bgp.Family]*found{}
+			byService[name] = map[family.Family]*found{}
 		}
-		f := byService[name][family]
+		f := byService[name][af]
 		if f == nil {
 			f = &found{ready: Endpoints{Nodes: map[string]bool{}}, serving: Endpoints{Nodes: map[string]bool{}}}
-			byService[name][family] = f
+			byService[name][af] = f
 		}
 		for _, e := range slice.Endpoints {
 			c := e.Conditions
@@ -156,14 +156,14 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 			}
 		}
 	}
-	endpoints := map[types.NamespacedName]map[bgp.Family]Endpoints{}
+	endpoints := map[types.NamespacedName]map[family.Family]Endpoints{}
 	for name, families := range byService {
-		endpoints[name] = map[bgp.Family]Endpoints{}
-		for family, f := range families {
+		endpoints[name] = map[family.Family]Endpoints{}
+		for af, f := range families {
 			if f.ready.Any {
-				endpoints[name][family] = f.ready
+				endpoints[name][af] = f.ready
 			} else {
-				endpoints[name][family] = f.serving
+				endpoints[name][af] = f.serving
 			}
 		}
 	}

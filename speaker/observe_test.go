@@ -14,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -39,10 +39,10 @@ func endpoint(node, ready, serving, terminating string) discoveryv1.Endpoint {
 	return e
 }
 
-func endpointSlice(family discoveryv1.AddressType, service string, endpoints ...discoveryv1.Endpoint) discoveryv1.EndpointSlice {
+func endpointSlice(af discoveryv1.AddressType, service string, endpoints ...discoveryv1.Endpoint) discoveryv1.EndpointSlice {
 	return discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
-		AddressType: family,
+		AddressType: af,
 		Endpoints:   endpoints,
 	}
 }
@@ -52,32 +52,32 @@ func TestObservedEndpoints(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		slices []discoveryv1.EndpointSlice
-		want   map[bgp.Family]Endpoints
+		want   map[family.Family]Endpoints
 	}{
 		{
 			name:   "a ready endpoint counts on its node",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name:   "an endpoint of which nobody says whether it is ready is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "?", "?", "?"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name:   "an endpoint that is not ready does not count",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")},
+			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node2")},
 		},
 		{
 			name:   "where none is ready there is none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "-", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: {Nodes: map[string]bool{}}},
+			want:   map[family.Family]Endpoints{family.IPv4: {Nodes: map[string]bool{}}},
 		},
 		{
 			name:   "a terminating endpoint that still serves counts where none is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "+", "+"), endpoint("node2", "-", "-", "+"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name: "a terminating endpoint does not count beside a ready one in another slice",
@@ -85,7 +85,7 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v4, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node2")},
+			want: map[family.Family]Endpoints{family.IPv4: endpointsOn("node2")},
 		},
 		{
 			name: "a ready endpoint of one family does not keep a terminating one of the other out",
@@ -93,12 +93,12 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn("node1"), bgp.IPv6: endpointsOn("node2")},
+			want: map[family.Family]Endpoints{family.IPv4: endpointsOn("node1"), family.IPv6: endpointsOn("node2")},
 		},
 		{
 			name:   "an endpoint without a node counts on none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("", "+", "+", "-"))},
-			want:   map[bgp.Family]Endpoints{bgp.IPv4: endpointsOn()},
+			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn()},
 		},
 		{
 			name: "several slices of a family are one set",
@@ -106,7 +106,7 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v6, "web", endpoint("node1", "+", "+", "-")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-"), endpoint("node1", "+", "+", "-")),
 			},
-			want: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node1", "node2")},
+			want: map[family.Family]Endpoints{family.IPv6: endpointsOn("node1", "node2")},
 		},
 		{
 			name:   "names are no addresses",
@@ -248,7 +248,7 @@ func TestObservedServices(t *testing.T) {
 			want: []Service{
 				{
 					Name: types.NamespacedName{Namespace: "default", Name: "db"}, Labels: map[string]string{"tier": "back"}, Local: true, Holder: "node2",
-					Addresses: []Address{{netip.MustParseAddr(v6), "six"}}, Endpoints: map[bgp.Family]Endpoints{bgp.IPv6: endpointsOn("node2")},
+					Addresses: []Address{{netip.MustParseAddr(v6), "six"}}, Endpoints: map[family.Family]Endpoints{family.IPv6: endpointsOn("node2")},
 				},
 				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{{netip.MustParseAddr(v4), "lan"}}},
 			},

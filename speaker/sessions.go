@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -138,14 +139,14 @@ type nextHops struct{ v4, v6 netip.Addr }
 
 // withNextHops fills in the next hops of the routes whose families the session carries, and says which routes it leaves out because
 // the node has no address of their family on the peer's link.
-func withNextHops(routes []bgp.Route, families []bgp.Family, v4, v6 netip.Addr) ([]bgp.Route, error) {
+func withNextHops(routes []bgp.Route, families []family.Family, v4, v6 netip.Addr) ([]bgp.Route, error) {
 	var filled []bgp.Route
-	missing := map[bgp.Family]int{}
+	missing := map[family.Family]int{}
 	for _, route := range routes {
 		switch {
 		case !slices.Contains(families, route.Family()):
 			continue
-		case route.Family() == bgp.IPv4 && v4.IsValid():
+		case route.Family() == family.IPv4 && v4.IsValid():
 			route.NextHop = v4
 		case v6.IsValid():
 			route.NextHop = v6 // of an IPv4 prefix too, by RFC 8950, on a link without IPv4
@@ -156,9 +157,9 @@ func withNextHops(routes []bgp.Route, families []bgp.Family, v4, v6 netip.Addr) 
 		filled = append(filled, route)
 	}
 	var errs []error
-	for _, family := range slices.Sorted(maps.Keys(missing)) {
+	for _, af := range slices.Sorted(maps.Keys(missing)) {
 		errs = append(errs, fmt.Errorf("%d %s prefixes are not announced: this node has no %s address on the peer's link",
-			missing[family], family, family))
+			missing[af], af, af))
 	}
 	return filled, errors.Join(errs...)
 }
@@ -177,8 +178,8 @@ func (s *Speaker) peer(peer config.Peer, o *objects) (bgp.Peer, error) {
 		EBGPMultiHop:    spec.EBGPMultiHop,
 		TTLSecurityHops: uint8(spec.TTLSecurityHops),
 	}
-	for _, family := range spec.Families {
-		p.Families = append(p.Families, bgp.Family(family))
+	for _, af := range spec.Families {
+		p.Families = append(p.Families, family.Family(af))
 	}
 	if gr := spec.GracefulRestart; gr != nil {
 		p.GracefulRestart = bgp.GracefulRestart{Enabled: gr.Enabled == nil || *gr.Enabled, RestartTime: duration(gr.RestartTime)}

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -21,11 +22,11 @@ import (
 
 func TestWithNextHops(t *testing.T) {
 	const own4, own6 = "198.51.100.11", "2001:db8:51::11"
-	both := []bgp.Family{bgp.IPv4, bgp.IPv6}
+	both := []family.Family{family.IPv4, family.IPv6}
 	for _, tt := range []struct {
 		name      string
 		prefixes  []netip.Prefix
-		families  []bgp.Family
+		families  []family.Family
 		v4, v6    string // this node's addresses on the peer's link
 		want      []string
 		wantError string
@@ -54,7 +55,7 @@ func TestWithNextHops(t *testing.T) {
 		},
 		{
 			name:     "a family that the session does not carry is not missed",
-			prefixes: prefixes(v4+"/32", v6+"/128"), families: []bgp.Family{bgp.IPv4}, v4: own4,
+			prefixes: prefixes(v4+"/32", v6+"/128"), families: []family.Family{family.IPv4}, v4: own4,
 			want: []string{v4 + "/32 nextHop=" + own4},
 		},
 		{name: "nothing to announce needs no address", families: both},
@@ -135,7 +136,7 @@ func TestPeer(t *testing.T) {
 				SourceAddress: netip.MustParseAddr("2001:db8:51::11"), RouterID: netip.MustParseAddr("10.0.0.1"),
 				HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 5 * time.Second,
 				TTLSecurityHops: 1, Password: "s3cret",
-				GracefulRestart: bgp.GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute}, Families: []bgp.Family{bgp.IPv6},
+				GracefulRestart: bgp.GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute}, Families: []family.Family{family.IPv6},
 			},
 		},
 		{

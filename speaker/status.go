@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -145,7 +146,7 @@ func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
 	since := metav1.NewTime(state.Since.Truncate(time.Second))
 	session := v1alpha1.BGPSession{
 		Peer: state.Peer, Address: state.Address.String(), State: v1alpha1.BGPState(state.State), Since: &since,
-		AdvertisedIPv4: int32(state.Advertised[bgp.IPv4]), AdvertisedIPv6: int32(state.Advertised[bgp.IPv6]),
+		AdvertisedIPv4: int32(state.Advertised[family.IPv4]), AdvertisedIPv6: int32(state.Advertised[family.IPv6]),
 		LastError: state.LastError,
 	}
 	if state.Held > 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -19,7 +20,7 @@ func TestBGPSession(t *testing.T) {
 	since := metav1.NewTime(time.Unix(1700000000, 0))
 	got := bgpSession(bgp.SessionState{
 		Peer: "tor1", Address: netip.MustParseAddr("198.51.100.1"), State: bgp.Established, Since: since.Time,
-		Families: []bgp.Family{bgp.IPv4}, Advertised: map[bgp.Family]int{bgp.IPv4: 3}, Held: 2, LastError: "of yesterday",
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3}, Held: 2, LastError: "of yesterday",
 	})
 	want := v1alpha1.BGPSession{
 		Peer: "tor1", Address: "198.51.100.1", State: v1alpha1.BGPEstablished, Since: &since, AdvertisedIPv4: 3,

@@ -65,6 +65,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // Session is a peer and everything it shall hear.
@@ -108,9 +110,9 @@ type SessionState struct {
 	RemoteASN uint32
 	RouterID  netip.Addr
 	// Families are the negotiated ones, in the order of the peer's declaration; none while not Established.
-	Families []Family
+	Families []family.Family
 	// Advertised counts the prefixes the peer has been sent, for each negotiated family.
-	Advertised map[Family]int
+	Advertised map[family.Family]int
 	// Held counts declared prefixes that the peer could not be sent: their family was not negotiated, or they are
 	// IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Zero while not Established.
 	Held int

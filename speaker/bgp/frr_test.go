@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/community"
 )
 
@@ -27,9 +28,9 @@ router bgp 64513
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  neighbor $S4 remote-as 64512
- address-family ipv4 unicast
+ address-af ipv4 unicast
   neighbor $S4 activate
- address-family ipv6 unicast
+ address-af ipv6 unicast
   neighbor $S4 activate
 `
 
@@ -120,7 +121,7 @@ func TestExtendedNextHop(t *testing.T) {
 	s := newSpeaker(t)
 	set(t, s, Session{Peer: peer, Routes: []Route{overIPv6, r.route("2001:db8:51::1000/128")}})
 	state := await(t, s, "tor1", "a held prefix", func(state SessionState) bool { return state.Held == 1 })
-	if diff := cmp.Diff(map[Family]int{IPv4: 0, IPv6: 1}, state.Advertised); diff != "" {
+	if diff := cmp.Diff(map[family.Family]int{family.IPv4: 0, family.IPv6: 1}, state.Advertised); diff != "" {
 		t.Errorf("Unexpected counts (-want +got):\n%s", diff)
 	}
 	r.wantRIB(map[string][]path{"2001:db8:51::1000/128": {external(r.speaker6)}})
@@ -143,7 +144,7 @@ func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 	got.Since = time.Time{}
 	want := SessionState{
 		Peer: "tor1", Address: r.router4, State: Established, RemoteASN: 64513, RouterID: r.router4,
-		Families: []Family{IPv4}, Advertised: map[Family]int{IPv4: 1}, Held: 1,
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 1}, Held: 1,
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("Unexpected state (-want +got):\n%s", diff)
@@ -634,7 +635,7 @@ func TestEditsThatNeedNoNewSession(t *testing.T) {
 		edit func(*Peer)
 	}{
 		{"another connect time", func(p *Peer) { p.ConnectTime = 30 * time.Second }},
-		{"the families in another order", func(p *Peer) { p.Families = []Family{IPv6, IPv4} }},
+		{"the families in another order", func(p *Peer) { p.Families = []family.Family{family.IPv6, family.IPv4} }},
 		{"graceful restart turned off, which it is", func(p *Peer) { p.GracefulRestart.RestartTime = 2 * time.Minute }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -715,9 +716,9 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 		t.Fatal(err)
 	}
 	got := map[string]float64{}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			name := family.GetName()
+	for _, metric := range families {
+		for _, m := range metric.GetMetric() {
+			name := metric.GetName()
 			for _, label := range m.GetLabel() {
 				name += " " + label.GetValue()
 			}

@@ -11,24 +11,9 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
-
-// Family is an address family, unicast.
-type Family string
-
-// The families of RFC 4760 that this package announces.
-const (
-	IPv4 Family = "IPv4"
-	IPv6 Family = "IPv6"
-)
-
-// FamilyOf returns the family of an address.
-func FamilyOf(a netip.Addr) Family {
-	if a.Is4() {
-		return IPv4
-	}
-	return IPv6
-}
 
 // DynamicASN accepts a peer by its relation to the local AS instead of its number.
 type DynamicASN string
@@ -89,7 +74,7 @@ type Peer struct {
 	TTLSecurityHops uint8
 	Password        Password
 	GracefulRestart GracefulRestart
-	Families        []Family
+	Families        []family.Family
 }
 
 const (
@@ -128,7 +113,7 @@ func (p *Peer) Defaults() {
 		p.GracefulRestart.RestartTime = defaultRestartTime
 	}
 	if len(p.Families) == 0 {
-		p.Families = []Family{IPv4, IPv6}
+		p.Families = []family.Family{family.IPv4, family.IPv6}
 	}
 }
 
@@ -211,7 +196,7 @@ func (p Peer) Validate() error {
 	}
 	for i, f := range p.Families {
 		switch {
-		case f != IPv4 && f != IPv6:
+		case f != family.IPv4 && f != family.IPv6:
 			refuse("families", "%q is neither IPv4 nor IPv6", f)
 		case slices.Contains(p.Families[:i], f):
 			refuse("families", "%s is named twice", f)

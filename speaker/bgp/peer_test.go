@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 func TestPeerValidate(t *testing.T) {
@@ -119,7 +121,7 @@ func TestPeerValidate(t *testing.T) {
 		},
 		{
 			name:   "a family twice and one that does not exist",
-			change: func(p *Peer) { p.Families = []Family{IPv6, IPv6, "IPX"} },
+			change: func(p *Peer) { p.Families = []family.Family{family.IPv6, family.IPv6, "IPX"} },
 			want:   []string{"families: IPv6 is named twice", `families: "IPX"`},
 		},
 	} {
@@ -153,7 +155,7 @@ func TestPeerDefaults(t *testing.T) {
 		LocalASN: 64512, PeerASN: 64512, Port: 179,
 		HoldTime: 10 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 2 * time.Second,
 		GracefulRestart: GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute},
-		Families:        []Family{IPv4, IPv6},
+		Families:        []family.Family{family.IPv4, family.IPv6},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("Unexpected peer (-want +got):\n%s", diff)

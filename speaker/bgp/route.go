@@ -12,6 +12,7 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/community"
 )
 
@@ -31,7 +32,7 @@ type Route struct {
 }
 
 // Family returns the family of the prefix.
-func (r Route) Family() Family { return FamilyOf(r.Prefix.Addr()) }
+func (r Route) Family() family.Family { return family.Of(r.Prefix.Addr()) }
 
 // Validate reports why a route cannot be announced.
 func (r Route) Validate() error {
@@ -51,14 +52,14 @@ func (r Route) Validate() error {
 			r.Prefix, nh)
 	case nh.IsUnspecified() || nh.IsMulticast() || nh.IsLoopback() || nh.Is6() && nh.IsLinkLocalUnicast():
 		return fmt.Errorf("prefix %v: next hop %v is not an address the peer can forward to", r.Prefix, nh)
-	case r.Family() == IPv6 && nh.Is4():
+	case r.Family() == family.IPv6 && nh.Is4():
 		return fmt.Errorf("prefix %v: an IPv6 prefix needs an IPv6 next hop, not %v", r.Prefix, nh)
 	}
 	return nil
 }
 
 // extendedNextHop reports whether the route needs the capability of RFC 8950.
-func (r Route) extendedNextHop() bool { return r.Family() == IPv4 && r.NextHop.Is6() }
+func (r Route) extendedNextHop() bool { return r.Family() == family.IPv4 && r.NextHop.Is6() }
 
 // normal returns the route with its communities in an order of their own and without repetition, so that equal routes
 // compare equal.
@@ -79,19 +80,19 @@ func (r Route) path(peer Peer) (*apiutil.Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	family := gobgp.RF_IPv4_UC
-	if r.Family() == IPv6 {
-		family = gobgp.RF_IPv6_UC
+	af := gobgp.RF_IPv4_UC
+	if r.Family() == family.IPv6 {
+		af = gobgp.RF_IPv6_UC
 	}
 	attrs := []gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP)}
-	if family == gobgp.RF_IPv4_UC && r.NextHop.Is4() {
+	if af == gobgp.RF_IPv4_UC && r.NextHop.Is4() {
 		nextHop, err := gobgp.NewPathAttributeNextHop(r.NextHop)
 		if err != nil {
 			return nil, err
 		}
 		attrs = append(attrs, nextHop)
 	} else {
-		reach, err := gobgp.NewPathAttributeMpReachNLRI(family, []gobgp.PathNLRI{{NLRI: nlri}}, r.NextHop)
+		reach, err := gobgp.NewPathAttributeMpReachNLRI(af, []gobgp.PathNLRI{{NLRI: nlri}}, r.NextHop)
 		if err != nil {
 			return nil, err
 		}
@@ -123,5 +124,5 @@ func (r Route) path(peer Peer) (*apiutil.Path, error) {
 	if len(large) > 0 {
 		attrs = append(attrs, gobgp.NewPathAttributeLargeCommunities(large))
 	}
-	return &apiutil.Path{Family: family, Nlri: nlri, Attrs: attrs}, nil
+	return &apiutil.Path{Family: af, Nlri: nlri, Attrs: attrs}, nil
 }

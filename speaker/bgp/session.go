@@ -17,6 +17,8 @@ import (
 	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // session is one peer with the embedded GoBGP server that speaks to it.
@@ -37,9 +39,9 @@ type session struct {
 	// mu guards all following fields. GoBGP logs with locks of its own held, so nothing is called while mu is.
 	mu          sync.Mutex
 	status      SessionState
-	established uint64         // how many times
-	announced   map[Family]int // prefixes in the embedded RIB
-	total       int            // prefixes declared
+	established uint64                // how many times
+	announced   map[family.Family]int // prefixes in the embedded RIB
+	total       int                   // prefixes declared
 }
 
 // startSession starts a server for peer, which begins to connect.
@@ -144,7 +146,7 @@ func (s *session) config() *api.Peer {
 	}
 	for _, f := range p.Families {
 		afi := api.Family_AFI_IP
-		if f == IPv6 {
+		if f == family.IPv6 {
 			afi = api.Family_AFI_IP6
 		}
 		config.AfiSafis = append(config.AfiSafis, &api.AfiSafi{
@@ -225,9 +227,9 @@ func (s *session) syncRIB() error {
 		}
 	}
 
-	announced := map[Family]int{}
+	announced := map[family.Family]int{}
 	for prefix := range s.installed {
-		announced[FamilyOf(prefix.Addr())]++
+		announced[family.Of(prefix.Addr())]++
 	}
 	s.mu.Lock()
 	changed := !maps.Equal(s.announced, announced) || s.total != len(s.declared)
@@ -247,7 +249,7 @@ func (s *session) state() SessionState {
 	state.Families = slices.Clone(state.Families)
 	if state.State == Established {
 		state.Held = s.total
-		state.Advertised = map[Family]int{}
+		state.Advertised = map[family.Family]int{}
 		for _, f := range state.Families {
 			state.Advertised[f] = s.announced[f]
 			state.Held -= s.announced[f]
@@ -334,18 +336,18 @@ func (s *session) refuseInternal() {
 
 // negotiated returns those of our families that the peer's OPEN has too. An OPEN without the capability of RFC 4760
 // means IPv4.
-func negotiated(ours []Family, caps []gobgp.ParameterCapabilityInterface) []Family {
-	var theirs []Family
+func negotiated(ours []family.Family, caps []gobgp.ParameterCapabilityInterface) []family.Family {
+	var theirs []family.Family
 	for _, c := range caps {
 		mp, ok := c.(*gobgp.CapMultiProtocol)
 		switch {
 		case ok && mp.CapValue == gobgp.RF_IPv4_UC:
-			theirs = append(theirs, IPv4)
+			theirs = append(theirs, family.IPv4)
 		case ok && mp.CapValue == gobgp.RF_IPv6_UC:
-			theirs = append(theirs, IPv6)
+			theirs = append(theirs, family.IPv6)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(ours), func(f Family) bool { return !slices.Contains(theirs, f) })
+	return slices.DeleteFunc(slices.Clone(ours), func(f family.Family) bool { return !slices.Contains(theirs, f) })
 }
 
 // offersExtendedNextHop reports whether the peer takes IPv4 prefixes with IPv6 next hops (RFC 8950 §4).
@@ -413,7 +415,7 @@ func (s *session) withdraw(ctx context.Context) {
 	if err := s.setRoutes(nil); err != nil {
 		s.logger.Error(err, "Failed to withdraw routes")
 	}
-	if state.Advertised[IPv4]+state.Advertised[IPv6] == 0 {
+	if state.Advertised[family.IPv4]+state.Advertised[family.IPv6] == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, withdrawTimeout)
