@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images builds Tandem's programs and writes their container images to dist/images, without a container engine.
+// Command images is a build tool: it compiles Tandem's programs and writes their container images to dist/images, without a container engine.
 //
 //	go run ./cmd/images -version v0.1.0
 //	ctr -n k8s.io images import dist/images/speaker.tar
@@ -18,7 +18,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
-	"github.com/tandem-lb/tandem/images"
+	"github.com/tandem-lb/tandem/cmd/images/archive"
 )
 
 // programs are the programs that run in the cluster, by the last part of their image's name.
@@ -26,7 +26,7 @@ var programs = []struct {
 	name string
 	user string
 }{
-	{name: "cloud-controller-manager", user: images.NonRoot},
+	{name: "cloud-controller-manager", user: archive.NonRoot},
 	// The speaker opens packet sockets, for which a user other than root would need ambient capabilities.
 	{name: "speaker", user: "0:0"},
 }
@@ -68,10 +68,10 @@ func write(ctx context.Context, tag, output string) error {
 			return fmt.Errorf("building %s: %w", p.name, err)
 		}
 		file := filepath.Join(output, p.name+".tar")
-		if err := images.Write(file, images.Image{
+		if err := archive.Write(file, archive.Image{
 			Reference:  "ghcr.io/tandem-lb/" + p.name + ":" + tag,
 			Entrypoint: []string{"/tandem-" + p.name},
-			Files:      []images.File{{Source: binary, Destination: "/tandem-" + p.name}},
+			Files:      []archive.File{{Source: binary, Destination: "/tandem-" + p.name}},
 			User:       p.user,
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "tandem-" + p.name,

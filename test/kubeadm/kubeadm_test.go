@@ -23,7 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tandem-lb/tandem/images"
+	"github.com/tandem-lb/tandem/cmd/images/archive"
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -319,13 +319,13 @@ func kubernetesImages(ctx context.Context, t *testing.T, bin lab.Binaries) []str
 		if bin[name] == "" || name == "pause" {
 			continue
 		}
-		image := images.Image{Reference: reference, Files: []images.File{{Source: bin[name], Destination: "/usr/local/bin/" + name}}}
+		image := archive.Image{Reference: reference, Files: []archive.File{{Source: bin[name], Destination: "/usr/local/bin/" + name}}}
 		image.Env = []string{"PATH=/usr/local/bin:/usr/sbin"}
 		if name == "kube-proxy" {
 			image.Files = append(image.Files, firewallTools(ctx, t)...)
 		}
 		tars = append(tars, filepath.Join(dir, name+".tar"))
-		if err := images.Write(tars[len(tars)-1], image); err != nil {
+		if err := archive.Write(tars[len(tars)-1], image); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -333,7 +333,7 @@ func kubernetesImages(ctx context.Context, t *testing.T, bin lab.Binaries) []str
 }
 
 // firewallTools returns the programs with which kube-proxy writes rules, from this machine, with what they load.
-func firewallTools(ctx context.Context, t *testing.T) []images.File {
+func firewallTools(ctx context.Context, t *testing.T) []archive.File {
 	t.Helper()
 	const multi = "/usr/sbin/xtables-nft-multi"
 	same, err := filepath.Glob("/usr/lib/*/xtables/*.so")
@@ -350,12 +350,12 @@ func firewallTools(ctx context.Context, t *testing.T) []images.File {
 		same = append(same, match[1])
 	}
 	slices.Sort(same)
-	var files []images.File
+	var files []archive.File
 	for _, file := range slices.Compact(same) {
-		files = append(files, images.File{Source: file, Destination: file})
+		files = append(files, archive.File{Source: file, Destination: file})
 	}
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
-		files = append(files, images.File{Source: multi, Destination: "/usr/sbin/" + name})
+		files = append(files, archive.File{Source: multi, Destination: "/usr/sbin/" + name})
 	}
 	return files
 }

@@ -22,7 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tandem-lb/tandem/images"
+	"github.com/tandem-lb/tandem/cmd/images/archive"
 )
 
 // Versions of what the lab runs. The staging modules carry the version of Kubernetes that they are part of.
@@ -150,15 +150,15 @@ func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, e
 		name := image.program + ".tar"
 		bin[name] = bin[image.program] + ".tar"
 		if err := once(bin[name], func(unfinished string) error {
-			img := images.Image{
+			img := archive.Image{
 				Reference:  image.reference,
 				Entrypoint: []string{"/" + image.program},
-				Files:      []images.File{{Source: bin[image.program], Destination: "/" + image.program}},
+				Files:      []archive.File{{Source: bin[image.program], Destination: "/" + image.program}},
 			}
 			if image.program == "agnhost" {
 				img.Cmd = []string{"pause"}
 			}
-			return images.Write(unfinished, img)
+			return archive.Write(unfinished, img)
 		}); err != nil {
 			return nil, err
 		}

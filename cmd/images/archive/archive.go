@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package images writes container images without a container engine.
+// Package archive writes container images as archives, without a container engine.
 //
-// An image is one layer of static binaries FROM scratch. Write stores it as a docker-archive, which `docker load`,
+// An image is one layer of static binaries FROM scratch. [Write] stores it as a docker-archive, which `docker load`,
 // `ctr images import` and `podman load` read. The layer is not compressed, as in the output of `docker save`, and every
 // timestamp is zero: the same files give the same bytes, so an image's digest says whether anything changed.
 //
 // Beside its files an image holds what a static Go program may look for: /etc/passwd and /etc/group with root and
 // nonroot (65532, the number distroless images use), and a /tmp that everyone may write to. It holds no shell and no
 // certificate authorities: Tandem speaks TLS only to the API server, whose authority comes with the service account.
-package images
+package archive
 
 import (
 	"archive/tar"
