@@ -589,7 +589,7 @@ func (a *Allocator) planAny(req Request, af family.Family, preferred string) (As
 	case len(req.Pools) > 0:
 		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign", ErrNoPool, candidates(req.Pools))
 	}
-	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelector and serviceSelector", ErrNoPool)
+	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelectors and serviceSelectors", ErrNoPool)
 }
 
 // asked returns the pools that may give the Service any address of the family.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/selector"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
@@ -47,7 +48,7 @@ type pool struct {
 	ipam.Pool
 	auto                bool
 	priority            int32 // math.MaxInt32 where there is none
-	namespaces, service labels.Selector
+	namespaces, service selector.List
 	restricted          bool // has a selector
 	invalid             error
 }
@@ -90,20 +91,16 @@ func parsePool(ap *v1alpha1.AddressPool) pool {
 		p.Ranges = append(p.Ranges, parse(family.IPv6, "spec.ipv6.ranges", stringsOf(v6.Ranges))...)
 		p.Exclude = append(p.Exclude, parse(family.IPv6, "spec.ipv6.exclude", stringsOf(v6.Exclude))...)
 	}
-	selector := func(field string, s *metav1.LabelSelector) labels.Selector {
-		if s == nil {
-			return labels.Everything()
-		}
-		p.restricted = true
-		compiled, err := metav1.LabelSelectorAsSelector(s)
-		if err != nil {
-			errs = append(errs, fmt.Sprintf("%s: %v", field, err))
-			return labels.Nothing()
+	compile := func(field string, selectors []metav1.LabelSelector) selector.List {
+		compiled, problems := selector.Compile(field, selectors)
+		for _, err := range problems {
+			errs = append(errs, err.Error())
 		}
 		return compiled
 	}
-	p.namespaces = selector("spec.namespaceSelector", ap.Spec.NamespaceSelector)
-	p.service = selector("spec.serviceSelector", ap.Spec.ServiceSelector)
+	p.namespaces = compile("spec.namespaceSelectors", ap.Spec.NamespaceSelectors)
+	p.service = compile("spec.serviceSelectors", ap.Spec.ServiceSelectors)
+	p.restricted = len(p.namespaces) > 0 || len(p.service) > 0
 	if len(errs) > 0 {
 		p.invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
 	}
@@ -169,7 +166,7 @@ func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.R
 		case i < 0:
 			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", annotation, name)
 		case !pools[i].matches(svc, namespace):
-			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelector or serviceSelector does not match this Service", annotation, name)
+			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelectors or serviceSelectors do not match this Service", annotation, name)
 		}
 		req.Pools = append(req.Pools, ipam.Candidate{Pool: name, Auto: true})
 	}

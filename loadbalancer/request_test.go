@@ -134,13 +134,13 @@ func priority(n int32) func(*v1alpha1.AddressPool) {
 
 func forServices(key, value string) func(*v1alpha1.AddressPool) {
 	return func(ap *v1alpha1.AddressPool) {
-		ap.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+		ap.Spec.ServiceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 	}
 }
 
 func forNamespaces(key, value string) func(*v1alpha1.AddressPool) {
 	return func(ap *v1alpha1.AddressPool) {
-		ap.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+		ap.Spec.NamespaceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 	}
 }
 
@@ -205,13 +205,13 @@ func TestNewRequest(t *testing.T) {
 			want: ipam.Request{RequireAll: true, Pools: auto("edge", "first")},
 		},
 		{
-			name:  "a pool whose serviceSelector does not match is no candidate",
+			name:  "a pool whose serviceSelectors do not match is no candidate",
 			svc:   newService("web", single, "IPv4"),
 			pools: []*v1alpha1.AddressPool{newPool("edge", both, forServices("tier", "edge")), newPool("lan", both)},
 			want:  ipam.Request{RequireAll: true, Pools: auto("lan")},
 		},
 		{
-			name:      "a pool whose namespaceSelector matches is a candidate",
+			name:      "a pool whose namespaceSelectors match is a candidate",
 			svc:       newService("web", single, "IPv4"),
 			namespace: labels.Set{"team": "shop"},
 			pools:     []*v1alpha1.AddressPool{newPool("shop", both, forNamespaces("team", "shop")), newPool("bank", both, forNamespaces("team", "bank"))},
@@ -225,10 +225,28 @@ func TestNewRequest(t *testing.T) {
 			want:      ipam.Request{RequireAll: true},
 		},
 		{
+			name: "one of two selectors has to match",
+			svc:  newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{newPool("a", both, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.NamespaceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"team": "b"}}, {}}
+			}), newPool("b", both, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.NamespaceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"team": "b"}}, {MatchLabels: map[string]string{"team": "c"}}}
+			})},
+			want: ipam.Request{RequireAll: true, Pools: auto("a")},
+		},
+		{
+			name: "an empty list restricts nothing",
+			svc:  newService("web", single, "IPv4"),
+			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("z", both, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.NamespaceSelectors = []metav1.LabelSelector{}
+			})},
+			want: ipam.Request{RequireAll: true, Pools: auto("a", "z")},
+		},
+		{
 			name: "an empty selector matches everything and still comes first",
 			svc:  newService("web", single, "IPv4"),
 			pools: []*v1alpha1.AddressPool{newPool("a", both), newPool("z", both, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.NamespaceSelector = &metav1.LabelSelector{}
+				ap.Spec.NamespaceSelectors = []metav1.LabelSelector{{}}
 			})},
 			want: ipam.Request{RequireAll: true, Pools: auto("z", "a")},
 		},
@@ -273,7 +291,7 @@ func TestNewRequest(t *testing.T) {
 			name:      "a named pool that is not for this Service",
 			svc:       newService("web", single, "IPv4", annotate("tandem-lb.io/address-pool", "edge")),
 			pools:     []*v1alpha1.AddressPool{newPool("edge", both, forServices("tier", "edge"))},
-			wantError: `annotation tandem-lb.io/address-pool names AddressPool "edge", whose namespaceSelector or serviceSelector does not match`,
+			wantError: `annotation tandem-lb.io/address-pool names AddressPool "edge", whose namespaceSelectors or serviceSelectors do not match`,
 		},
 		{
 			name: "fixed addresses of both families",
@@ -486,9 +504,9 @@ func TestParsePool(t *testing.T) {
 		{
 			name: "a selector with an unknown operator admits nobody",
 			ap: newPool("lan", "192.0.2.0/30", func(ap *v1alpha1.AddressPool) {
-				ap.Spec.ServiceSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "Like"}}}
+				ap.Spec.ServiceSelectors = []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "Like"}}}}
 			}),
-			wantRanges: "192.0.2.0-192.0.2.3", wantInvalid: []string{"spec.serviceSelector: "},
+			wantRanges: "192.0.2.0-192.0.2.3", wantInvalid: []string{`spec.serviceSelectors[0]: "Like" is not`},
 		},
 		{name: "no range at all", ap: newPool("lan", ""), matches: true},
 	}

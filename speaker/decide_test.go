@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/selector"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/community"
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -65,10 +66,13 @@ func localOn(svc Service, nodes ...string) Service {
 }
 
 func everywhere() config.Selection {
-	return config.Selection{Services: labels.Everything(), Nodes: labels.Everything()}
+	return config.Selection{}
 }
 
-func selector(text string) labels.Selector {
+// selectors is a list of one selector.
+func selectors(text string) selector.List { return selector.List{labelSelector(text)} }
+
+func labelSelector(text string) labels.Selector {
 	s, err := labels.Parse(text)
 	if err != nil {
 		panic(err)
@@ -180,13 +184,13 @@ func TestLayer2(t *testing.T) {
 			name: "only Services that the advertisement selects are announced",
 			snapshot: lan(with(service("hidden", other4), func(svc *Service) { svc.Labels = labels.Set{"expose": "no"} }),
 				with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"expose": "yes"} })),
-			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
+			change: func(s *Snapshot) { s.Config.L2[0].Services = selectors("expose=yes") },
 			want:   []string{elected + ": " + v4 + " on eth0"},
 		},
 		{
 			name:     "only nodes that the advertisement selects announce",
 			snapshot: lan(service("web", v4, v6)),
-			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name=node2") },
+			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selectors("name=node2") },
 			want:     pair("node2"),
 		},
 		{
@@ -222,9 +226,9 @@ func TestLayer2(t *testing.T) {
 			name:     "two advertisements on different nodes make candidates of both, each with its own interfaces",
 			snapshot: lan(heldBy("node2", service("web", v4))),
 			change: func(s *Snapshot) {
-				s.Config.L2[0].Nodes = selector("name=node1")
+				s.Config.L2[0].Nodes = selectors("name=node1")
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
-					Selection:  config.Selection{Services: labels.Everything(), Nodes: selector("name=node2")},
+					Selection:  config.Selection{Nodes: selectors("name=node2")},
 					Interfaces: []string{"eth1"},
 				})
 			},
@@ -235,7 +239,7 @@ func TestLayer2(t *testing.T) {
 			name:     "a preferred node takes what nobody holds",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
-				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name=node1")}}
 			},
 			want: pair("node1"),
 		},
@@ -244,10 +248,10 @@ func TestLayer2(t *testing.T) {
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{
-					{Weight: 50, Nodes: selector("name=node1")}, {Weight: 30, Nodes: selector("name=node2")},
+					{Weight: 50, Nodes: labelSelector("name=node1")}, {Weight: 30, Nodes: labelSelector("name=node2")},
 				}
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
-					Selection: everywhere(), Preferred: []config.Preference{{Weight: 30, Nodes: selector("name=node2")}},
+					Selection: everywhere(), Preferred: []config.Preference{{Weight: 30, Nodes: labelSelector("name=node2")}},
 				})
 			},
 			want: pair("node2"),
@@ -256,10 +260,10 @@ func TestLayer2(t *testing.T) {
 			name:     "an advertisement of both families counts its preferences once",
 			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" })),
 			change: func(s *Snapshot) {
-				s.Config.L2[0].Preferred = []config.Preference{{Weight: 30, Nodes: selector("name=node1")}}
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 30, Nodes: labelSelector("name=node1")}}
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
-					Selection: config.Selection{Pools: map[string]bool{"v6": true}, Services: labels.Everything(), Nodes: labels.Everything()},
-					Preferred: []config.Preference{{Weight: 40, Nodes: selector("name=node2")}},
+					Selection: config.Selection{Pools: map[string]bool{"v6": true}},
+					Preferred: []config.Preference{{Weight: 40, Nodes: labelSelector("name=node2")}},
 				})
 			},
 			want: pair("node2"),
@@ -268,7 +272,7 @@ func TestLayer2(t *testing.T) {
 			name:     "a preferred node takes nothing from the recorded holder",
 			snapshot: lan(heldBy("node2", service("web", v4, v6))),
 			change: func(s *Snapshot) {
-				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: selector("name=node1")}}
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name=node1")}}
 			},
 			want: pair("node2"),
 		},
@@ -304,7 +308,7 @@ func TestLayer2(t *testing.T) {
 		{
 			name:     "a holder that an edited advertisement no longer selects loses them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
-			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selector("name!=node1") },
+			change:   func(s *Snapshot) { s.Config.L2[0].Nodes = selectors("name!=node1") },
 			want:     pair(elected),
 		},
 		{
@@ -361,7 +365,7 @@ func TestLayer2(t *testing.T) {
 			name:     "a preference does not make up for not being Ready",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
-				s.Config.L2[0].Preferred = []config.Preference{{Weight: 100, Nodes: selector("name=node1")}}
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 100, Nodes: labelSelector("name=node1")}}
 				changeNode(s, "node1", func(n *Node) { n.Ready = false })
 			},
 			want: pair(elected),
@@ -444,7 +448,7 @@ func TestLayer2(t *testing.T) {
 			snapshot: lan(heldBy("node1", service("a", shared4)), with(service("b", shared4), func(svc *Service) {
 				svc.Labels = labels.Set{"expose": "yes"}
 			})),
-			change: func(s *Snapshot) { s.Config.L2[0].Services = selector("expose=yes") },
+			change: func(s *Snapshot) { s.Config.L2[0].Services = selectors("expose=yes") },
 			want:   []string{"node1: " + shared4 + " on eth0"},
 		},
 	} {
@@ -482,7 +486,7 @@ func TestRecords(t *testing.T) {
 			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Addresses[1].Pool = "v6" }))),
 			change: func(s *Snapshot) {
 				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{
-					Selection:  config.Selection{Pools: map[string]bool{"v6": true}, Services: labels.Everything(), Nodes: labels.Everything()},
+					Selection:  config.Selection{Pools: map[string]bool{"v6": true}},
 					Interfaces: []string{"eth1"},
 				})
 			},
@@ -578,7 +582,7 @@ func sayAttributes(r bgp.Route) string {
 }
 
 func TestRoutes(t *testing.T) {
-	peer := func(name, nodes string) config.Peer { return config.Peer{Name: name, Nodes: selector(nodes)} }
+	peer := func(name, nodes string) config.Peer { return config.Peer{Name: name, Nodes: selectors(nodes)} }
 	ad := func(name string) config.BGPAdvertisement {
 		return config.BGPAdvertisement{Name: name, Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}
 	}
@@ -610,7 +614,7 @@ func TestRoutes(t *testing.T) {
 		{
 			name:     "an advertisement that does not select the node is not heard from it",
 			peers:    []config.Peer{peer("tor1", "")},
-			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Nodes = selector("name=node2") })},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Nodes = selectors("name=node2") })},
 			services: []Service{service("web", v4)},
 			want:     map[string][]string{"tor1": nil},
 		},
@@ -650,7 +654,7 @@ func TestRoutes(t *testing.T) {
 		{
 			name:     "only Services that the advertisement selects are announced",
 			peers:    []config.Peer{peer("tor1", "")},
-			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Services = selector("tier=front") })},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Services = selectors("tier=front") })},
 			services: []Service{service("back", other4), with(service("web", v4), func(svc *Service) { svc.Labels = labels.Set{"tier": "front"} })},
 			want:     map[string][]string{"tor1": {v4 + "/32"}},
 		},
@@ -795,10 +799,10 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 			sel.Pools = map[string]bool{fmt.Sprint("pool", r.IntN(3)): true}
 		}
 		if chance(30) {
-			sel.Services = selector("expose=yes")
+			sel.Services = selectors("expose=yes")
 		}
 		if chance(30) {
-			sel.Nodes = selector("rack=1")
+			sel.Nodes = selectors("rack=1")
 		}
 		return sel
 	}
@@ -808,7 +812,7 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 			ad.Interfaces = []string{[]string{"eth0", "eth*", "eth1"}[r.IntN(3)]}
 		}
 		if chance(30) {
-			ad.Preferred = []config.Preference{{Weight: int32(r.IntN(100)), Nodes: selector("rack=0")}}
+			ad.Preferred = []config.Preference{{Weight: int32(r.IntN(100)), Nodes: labelSelector("rack=0")}}
 		}
 		s.Config.L2 = append(s.Config.L2, ad)
 	}
@@ -989,7 +993,7 @@ func BenchmarkDecide(b *testing.B) {
 		Node: "node000",
 		Config: config.Config{
 			L2:    []config.L2Advertisement{{Name: "all", Selection: everywhere()}},
-			Peers: []config.Peer{{Name: "tor", Nodes: labels.Everything()}},
+			Peers: []config.Peer{{Name: "tor"}},
 			BGP:   []config.BGPAdvertisement{{Name: "all", Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}},
 		},
 		Nodes: map[string]Node{},

@@ -301,11 +301,11 @@ func TestResolveReportsProblemsOnce(t *testing.T) {
 	s := &Speaker{cfg: Config{Node: "node1", Namespace: "tandem-system"}, status: make(chan struct{}, 1)}
 	snapshot := lan().from("node1")
 	snapshot.Config.Peers = []config.Peer{
-		{Name: "no-password", Nodes: selector(""), Spec: v1alpha1.BGPPeerSpec{
+		{Name: "no-password", Nodes: selectors(""), Spec: v1alpha1.BGPPeerSpec{
 			MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", PasswordSecret: &v1alpha1.SecretKeyReference{Name: "missing"},
 		}},
-		{Name: "invalid", Nodes: selector(""), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerAddress: "198.51.100.1"}},
-		{Name: "elsewhere", Nodes: selector("name=node2"), Spec: v1alpha1.BGPPeerSpec{PeerAddress: "garbage"}},
+		{Name: "invalid", Nodes: selectors(""), Spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerAddress: "198.51.100.1"}},
+		{Name: "elsewhere", Nodes: selectors("name=node2"), Spec: v1alpha1.BGPPeerSpec{PeerAddress: "garbage"}},
 	}
 	for range 2 {
 		if got := s.resolve(snapshot, &objects{}, Decide(snapshot), func(netip.Addr) bool { return false }); len(got.bgp)+len(got.bfd) > 0 {

@@ -76,14 +76,19 @@ type AddressPoolSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	Priority *int32 `json:"priority,omitempty"`
 
-	// namespaceSelector, where set, keeps the pool for Services in namespaces with these labels. Together with
-	// serviceSelector a Service has to match both.
+	// namespaceSelectors, where set, keep the pool for Services in namespaces with these labels: one of the selectors
+	// has to match the namespace. Together with serviceSelectors a Service has to match both lists.
 	// +optional
-	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors,omitempty"`
 
-	// serviceSelector, where set, keeps the pool for Services with these labels.
+	// serviceSelectors, where set, keep the pool for Services with these labels: one of the selectors has to match the
+	// Service.
 	// +optional
-	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
 
 	// allocation says where the search for a free address starts. Sequential starts at the first address of the pool.
 	// Stable starts at a hash of the Service's namespace and name, so that a Service that is deleted and created again,

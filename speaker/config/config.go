@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/selector"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/community"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -50,8 +51,8 @@ type Config struct {
 type Selection struct {
 	// Pools are the pools by name, nil for every pool.
 	Pools    map[string]bool
-	Services labels.Selector
-	Nodes    labels.Selector
+	Services selector.List
+	Nodes    selector.List
 }
 
 // Selects reports whether an address from the pool, of a Service with these labels, is concerned.
@@ -85,7 +86,7 @@ type Preference struct {
 // Peer is a compiled v1alpha1.BGPPeer.
 type Peer struct {
 	Name  string
-	Nodes labels.Selector
+	Nodes selector.List
 	Spec  v1alpha1.BGPPeerSpec
 	// BFD is the profile that the peer is watched by, nil for none.
 	BFD *v1alpha1.BFDProfileSpec
@@ -124,10 +125,17 @@ type findings struct {
 	invalid, unknown, notBuilt []string
 }
 
-func (f *findings) selector(field string, s *metav1.LabelSelector) labels.Selector {
-	if s == nil {
-		return labels.Everything()
+// selectors compiles a list of selectors.
+func (f *findings) selectors(field string, list []metav1.LabelSelector) selector.List {
+	compiled, errs := selector.Compile(field, list)
+	for _, err := range errs {
+		f.invalid = append(f.invalid, err.Error())
 	}
+	return compiled
+}
+
+// selector compiles a selector that stands alone.
+func (f *findings) selector(field string, s *metav1.LabelSelector) labels.Selector {
 	compiled, err := metav1.LabelSelectorAsSelector(s)
 	if err != nil {
 		f.invalid = append(f.invalid, fmt.Sprintf("%s: %v", field, err))
@@ -203,7 +211,7 @@ func (c *compiler) compile() Config {
 	}
 	for _, peer := range c.BGPPeers {
 		var f findings
-		compiled := Peer{Name: peer.Name, Nodes: f.selector("spec.nodeSelector", peer.Spec.NodeSelector), Spec: peer.Spec}
+		compiled := Peer{Name: peer.Name, Nodes: f.selectors("spec.nodeSelectors", peer.Spec.NodeSelectors), Spec: peer.Spec}
 		if name := peer.Spec.BFDProfile; name != "" {
 			i := slices.IndexFunc(c.BFDProfiles, func(p v1alpha1.BFDProfile) bool { return p.Name == name })
 			if f.reference("spec.bfdProfile", "BFDProfile", name, func(string) bool { return i >= 0 }) {
@@ -287,21 +295,21 @@ func (c *compiler) compile() Config {
 
 func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
 	pools := f.names("spec.addressPools", "AddressPool", s.AddressPools, exists(c.AddressPools, func(p ipamv1alpha1.AddressPool) string { return p.Name }))
-	if s.AddressPoolSelector != nil {
-		selector := f.selector("spec.addressPoolSelector", s.AddressPoolSelector)
+	if len(s.AddressPoolSelectors) > 0 {
+		selectors := f.selectors("spec.addressPoolSelectors", s.AddressPoolSelectors)
 		if pools == nil {
 			pools = map[string]bool{}
 		}
 		for _, p := range c.AddressPools {
-			if selector.Matches(labels.Set(p.Labels)) {
+			if selectors.Matches(labels.Set(p.Labels)) {
 				pools[p.Name] = true
 			}
 		}
 	}
 	return Selection{
 		Pools:    pools,
-		Services: f.selector("spec.serviceSelector", s.ServiceSelector),
-		Nodes:    f.selector("spec.nodeSelector", s.NodeSelector),
+		Services: f.selectors("spec.serviceSelectors", s.ServiceSelectors),
+		Nodes:    f.selectors("spec.nodeSelectors", s.NodeSelectors),
 	}
 }
 

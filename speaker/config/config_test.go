@@ -31,12 +31,12 @@ func pool(name string, labels map[string]string) ipamv1alpha1.AddressPool {
 }
 
 // impossible is a selector that the API server lets through and nobody can follow.
-func impossible() *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}
+func impossible() metav1.LabelSelector {
+	return metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}
 }
 
-func matching(key, value string) *metav1.LabelSelector {
-	return &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+func matching(key, value string) []metav1.LabelSelector {
+	return []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
 }
 
 // The condition of one object for each mistake, and whether the object is used all the same.
@@ -83,29 +83,34 @@ func TestConditions(t *testing.T) {
 		},
 		{
 			name: "a selector of pools that cannot be read", kind: "L2Advertisement",
-			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPoolSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.addressPoolSelector" + nearIsNoOperator,
+			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPoolSelectors: []metav1.LabelSelector{impossible()}}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.addressPoolSelectors[0]" + nearIsNoOperator,
 		},
 		{
 			name: "a selector of Services that cannot be read", kind: "L2Advertisement",
-			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator,
+			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelectors: []metav1.LabelSelector{impossible()}}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelectors[0]" + nearIsNoOperator,
 		},
 		{
 			name: "a selector of nodes that cannot be read", kind: "L2Advertisement",
-			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{NodeSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator,
+			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{NodeSelectors: []metav1.LabelSelector{impossible()}}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelectors[0]" + nearIsNoOperator,
+		},
+		{
+			name: "the second selector of nodes cannot be read", kind: "L2Advertisement",
+			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{NodeSelectors: append(matching("rack", "1"), impossible())}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelectors[1]" + nearIsNoOperator,
 		},
 		{
 			name: "a preference that cannot be read", kind: "L2Advertisement",
-			objects: l2(v1alpha1.L2AdvertisementSpec{PreferredNodes: []v1alpha1.PreferredNode{{Weight: 1}, {Weight: 1, NodeSelector: *impossible()}}}),
+			objects: l2(v1alpha1.L2AdvertisementSpec{PreferredNodes: []v1alpha1.PreferredNode{{Weight: 1}, {Weight: 1, NodeSelector: impossible()}}}),
 			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator,
 		},
 		{
 			name: "an invalid selector beside an unknown pool: both are told, and it is not used", kind: "L2Advertisement",
-			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"wan"}, NodeSelector: impossible()}}),
+			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"wan"}, NodeSelectors: []metav1.LabelSelector{impossible()}}}),
 			reason:  v1alpha1.ReasonInvalid,
-			message: "spec.nodeSelector" + nearIsNoOperator + `; spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`,
+			message: "spec.nodeSelectors[0]" + nearIsNoOperator + `; spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`,
 		},
 
 		{
@@ -140,8 +145,8 @@ func TestConditions(t *testing.T) {
 		},
 		{
 			name: "a peer whose nodes cannot be read", kind: "BGPPeer",
-			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", NodeSelector: impossible()}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelector" + nearIsNoOperator,
+			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", NodeSelectors: []metav1.LabelSelector{impossible()}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.nodeSelectors[0]" + nearIsNoOperator,
 		},
 
 		{
@@ -174,8 +179,8 @@ func TestConditions(t *testing.T) {
 		},
 		{
 			name: "a BGP advertisement whose Services cannot be read", kind: "BGPAdvertisement",
-			objects: bgp(v1alpha1.BGPAdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelector: impossible()}}),
-			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelector" + nearIsNoOperator,
+			objects: bgp(v1alpha1.BGPAdvertisementSpec{Selection: v1alpha1.Selection{ServiceSelectors: []metav1.LabelSelector{impossible()}}}),
+			reason:  v1alpha1.ReasonInvalid, message: "spec.serviceSelectors[0]" + nearIsNoOperator,
 		},
 
 		{
@@ -256,19 +261,23 @@ func TestPools(t *testing.T) {
 	}{
 		{name: "none named and none selected is every pool", want: []string{"lan", "lan6", "wan", "gone"}},
 		{name: "named", selection: v1alpha1.Selection{AddressPools: []string{"wan"}}, want: []string{"wan"}},
-		{name: "selected", selection: v1alpha1.Selection{AddressPoolSelector: matching("network", "lan")}, want: []string{"lan", "lan6"}},
+		{name: "selected", selection: v1alpha1.Selection{AddressPoolSelectors: matching("network", "lan")}, want: []string{"lan", "lan6"}},
 		{
 			name:      "named or selected",
-			selection: v1alpha1.Selection{AddressPools: []string{"wan", "lan"}, AddressPoolSelector: matching("network", "lan")},
+			selection: v1alpha1.Selection{AddressPools: []string{"wan", "lan"}, AddressPoolSelectors: matching("network", "lan")},
 			want:      []string{"lan", "lan6", "wan"},
 		},
-		{name: "a selector that matches no pool is none, not every", selection: v1alpha1.Selection{AddressPoolSelector: matching("network", "x")}},
+		{
+			name:      "one of two selectors has to match",
+			selection: v1alpha1.Selection{AddressPoolSelectors: append(matching("network", "x"), matching("network", "lan")...)}, want: []string{"lan", "lan6"},
+		},
+		{name: "a selector that matches no pool is none, not every", selection: v1alpha1.Selection{AddressPoolSelectors: matching("network", "x")}},
 		{
 			name: "a pool that is gone still names the addresses that came from it", selection: v1alpha1.Selection{AddressPools: []string{"gone"}},
 			want: []string{"gone"},
 		},
 		{
-			name: "an empty selector is every pool there is", selection: v1alpha1.Selection{AddressPoolSelector: &metav1.LabelSelector{}},
+			name: "an empty selector is every pool there is", selection: v1alpha1.Selection{AddressPoolSelectors: []metav1.LabelSelector{{}}},
 			want: []string{"lan", "lan6", "wan"},
 		},
 	} {

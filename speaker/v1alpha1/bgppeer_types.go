@@ -104,7 +104,7 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 or IPv6 address of one machine"
 	SourceAddress string `json:"sourceAddress,omitempty"`
 
-	// routerID is the BGP identifier of the speakers. Since it is the same on every node that nodeSelector selects, it
+	// routerID is the BGP identifier of the speakers. Since it is the same on every node of the peer, it
 	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
@@ -170,9 +170,11 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:items:Enum=IPv4;IPv6
 	Families []corev1.IPFamily `json:"families,omitempty"`
 
-	// nodeSelector, where set, limits the peer to nodes with these labels.
+	// nodeSelectors, where set, limit the peer to nodes with these labels: one of the selectors has to match the node.
 	// +optional
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 }
 
 // DynamicASN says which autonomous system numbers of a peer are accepted.

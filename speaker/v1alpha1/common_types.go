@@ -9,7 +9,7 @@ import (
 // Selection says which addresses an advertisement concerns, and on which nodes. An address is selected where its pool,
 // its Service and the node all match; what is left out matches everything.
 type Selection struct {
-	// addressPools names pools. Together with addressPoolSelector it is a union: a pool matches that is named or
+	// addressPools names pools. Together with addressPoolSelectors it is a union: a pool matches that is named or
 	// selected. Where neither is set every pool matches.
 	// +optional
 	// +listType=set
@@ -18,17 +18,25 @@ type Selection struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	AddressPools []string `json:"addressPools,omitempty"`
 
-	// addressPoolSelector selects pools by their labels.
+	// addressPoolSelectors select pools by their labels: a pool is selected that one of the selectors matches.
 	// +optional
-	AddressPoolSelector *metav1.LabelSelector `json:"addressPoolSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	AddressPoolSelectors []metav1.LabelSelector `json:"addressPoolSelectors,omitempty"`
 
-	// serviceSelector, where set, limits the advertisement to Services with these labels.
+	// serviceSelectors, where set, limit the advertisement to Services with these labels: one of the selectors has to
+	// match the Service.
 	// +optional
-	ServiceSelector *metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
 
-	// nodeSelector, where set, limits the advertisement to nodes with these labels.
+	// nodeSelectors, where set, limit the advertisement to nodes with these labels: one of the selectors has to match
+	// the node.
 	// +optional
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 }
 
 // ConfigStatus is what speakers say about an object that users write.

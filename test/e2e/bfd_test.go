@@ -173,7 +173,7 @@ router bgp 64513
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPPeer
 metadata: {name: $NS}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: "`+ext+`", ebgpMultiHop: true, bfdProfile: $NS, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: "`+ext+`", ebgpMultiHop: true, bfdProfile: $NS, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node1}}]}
 ---
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPAdvertisement
@@ -203,7 +203,7 @@ func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
 	s.router(t, strings.Replace(config, " bgp listen range 198.51.100.0/24 peer-group NODES\n", " neighbor "+node+" peer-group NODES\n neighbor "+node+" graceful-restart-helper\n", 1))
 	s.create(t, bfdProfile(300))
 	s.bgp(t)
-	s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}}`)
+	s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node1}}]}}`)
 	s.announcedFrom(t, ips, "node1")
 	up := upBy(node, 300)
 	s.watched(t, lab.Router, up)

@@ -202,7 +202,7 @@ spec: {communities: [{name: primary-path, value: "64512:1000"}]}
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPPeer
 metadata: {name: $NS}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, nodeSelector: {matchLabels: {kubernetes.io/hostname: node1}}}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node1}}]}
 ---
 apiVersion: tandem-lb.io/v1alpha1
 kind: BGPAdvertisement

@@ -35,7 +35,7 @@ func TestWaysOfChoosing(t *testing.T) {
 	port := func(n int32) func(*corev1.Service) {
 		return func(svc *corev1.Service) { svc.Spec.Ports[0].Port = n }
 	}
-	const selected = `namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NS}}`
+	const selected = `namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: $NS}}]`
 	for _, row := range []struct {
 		name     string
 		pools    []string // specs, of pools named $NS-a, $NS-b and so on
@@ -50,14 +50,14 @@ func TestWaysOfChoosing(t *testing.T) {
 			}, services{service("web")}, "10.202.0.3",
 		},
 		{
-			"a pool whose serviceSelector matches", []string{
-				`{ipv4: {ranges: [10.202.0.1/32]}, serviceSelector: {matchLabels: {tier: core}}, ` + selected + `}`,
-				`{ipv4: {ranges: [10.202.0.2/32]}, serviceSelector: {matchExpressions: [{key: tier, operator: In, values: [edge]}]}, ` + selected + `}`,
+			"a pool whose serviceSelectors match", []string{
+				`{ipv4: {ranges: [10.202.0.1/32]}, serviceSelectors: [{matchLabels: {tier: core}}], ` + selected + `}`,
+				`{ipv4: {ranges: [10.202.0.2/32]}, serviceSelectors: [{matchExpressions: [{key: tier, operator: In, values: [edge]}]}], ` + selected + `}`,
 			}, services{service("web")}, "10.202.0.2",
 		},
 		{
-			"a pool whose namespaceSelector matches", []string{
-				`{ipv4: {ranges: [10.202.0.1/32]}, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}}`,
+			"a pool whose namespaceSelectors match", []string{
+				`{ipv4: {ranges: [10.202.0.1/32]}, namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: default}}]}`,
 				`{ipv4: {ranges: [10.202.0.2/32]}, ` + selected + `}`,
 			}, services{service("web")}, "10.202.0.2",
 		},
@@ -145,7 +145,7 @@ func TestAStablePoolGivesTheSameAddressAgain(t *testing.T) {
 	// Where two Services have the same place, who comes first has it. In four million addresses five Services, whose names
 	// are others in each run, have places of their own.
 	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: $NS}, spec: {allocation: Stable,
-  ipv4: {ranges: [10.0.0.0/10]}, ipv6: {ranges: ["fd00:202::/64"]}, namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NS}}}}`)
+  ipv4: {ranges: [10.0.0.0/10]}, ipv6: {ranges: ["fd00:202::/64"]}, namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: $NS}}]}}`)
 	want := map[string][]string{}
 	names := []string{"a", "b", "c", "d"}
 	for _, name := range names {

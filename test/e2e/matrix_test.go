@@ -203,7 +203,7 @@ func (s *stage) caseService(c familyCase) *corev1.Service {
 func (s *stage) casePool(t *testing.T, c familyCase, name string, ips map[corev1.IPFamily]string, families []corev1.IPFamily) *ipamv1alpha1.AddressPool {
 	t.Helper()
 	pool := &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: s.ns + "-" + c.service() + "-" + name}}
-	pool.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"case": c.service()}}
+	pool.Spec.ServiceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"case": c.service()}}}
 	pool.Spec.AutoAssign = new(name == "old" || !c.manual)
 	for _, family := range families {
 		if family == v4 {

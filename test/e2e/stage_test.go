@@ -160,7 +160,7 @@ func (s *stage) pool(t *testing.T, suffix string, ranges ...string) *ipamv1alpha
 	pool := &ipamv1alpha1.AddressPool{
 		ObjectMeta: metav1.ObjectMeta{Name: s.ns + suffix},
 		Spec: ipamv1alpha1.AddressPoolSpec{
-			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}},
+			NamespaceSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}}},
 		},
 	}
 	for _, r := range ranges {
