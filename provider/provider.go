@@ -37,7 +37,6 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer"
-	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -62,8 +61,7 @@ type Cloud struct {
 	instances *instances
 	services  *serviceInformer
 	claims    informers.SharedInformerFactory
-	pools     ctrlcache.Cache
-	config    *config.Controller
+	parts     map[string]func(context.Context) error // what runs on the leader, by what it is called in a log
 	recorder  record.EventRecorder
 }
 
@@ -122,9 +120,13 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		instances: &instances{speakers: poolClient},
 		services:  services,
 		claims:    claims,
-		pools:     pools,
-		config:    &config.Controller{Client: poolClient, Cache: pools, Kubernetes: cfg.Client, Namespace: cfg.Namespace},
-		recorder:  cfg.Recorder,
+		parts: map[string]func(context.Context) error{
+			"the cache of Tandem's kinds":        pools.Start,
+			"addresses":                          server.Run,
+			"the conditions of what users write": (&conditionWriter{client: poolClient, cache: pools}).run,
+			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.Namespace}).run,
+		},
+		recorder: cfg.Recorder,
 	}, nil
 }
 
@@ -136,11 +138,7 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 		cancel()
 	}()
 	c.claims.Start(stop)
-	for part, run := range map[string]func(context.Context) error{
-		"the cache of Tandem's kinds":   c.pools.Start,
-		"addresses":                     c.server.Run,
-		"the configuration of speakers": c.config.Run,
-	} {
+	for part, run := range c.parts {
 		go func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
 				klog.ErrorS(err, "Failed to run a part of the provider", "part", part)

@@ -45,7 +45,7 @@ type objects struct {
 
 // read fills o from a cache.
 func (o *objects) read(ctx context.Context, reader client.Reader) error {
-	configuration, err := config.Read(ctx, reader)
+	configuration, err := config.Read(func(list config.List) error { return reader.List(ctx, list, client.UnsafeDisableDeepCopy) })
 	if err != nil {
 		return err
 	}

@@ -3,16 +3,14 @@
 // Package config turns the objects that users write for the speakers into what speakers follow, and says of each object whether it is in
 // use and, where it is not, what to change.
 //
-// [Compile] is pure and is called by both sides: every speaker takes the [Config] from it, and the controller manager's leader
-// ([Controller]) takes the conditions and writes them, so that what users read is what speakers do. An object with a mistake
+// [Compile] is called by both sides: every speaker takes the [Config] from it, and the controller manager's leader takes the conditions and
+// writes them, so that what users read is what speakers do. An object with a mistake
 // is left out, or used without the part at fault; it never keeps another from being used.
 //
-// This is the one child of package speaker that knows API types. It does not know gobgp, since it is part of the controller
-// manager too.
+// The package is pure: it knows API types, and no client. [Read] is handed the function that lists.
 package config
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"path"
@@ -21,7 +19,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam/selector"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -349,23 +346,4 @@ func number(n *int64) *uint32 {
 	}
 	v := uint32(*n)
 	return &v
-}
-
-// Read fills Objects from a cache. What it returns may not be changed.
-func Read(ctx context.Context, reader client.Reader) (Objects, error) {
-	var (
-		pools       ipamv1alpha1.AddressPoolList
-		l2          v1alpha1.L2AdvertisementList
-		peers       v1alpha1.BGPPeerList
-		bgp         v1alpha1.BGPAdvertisementList
-		profiles    v1alpha1.BFDProfileList
-		communities v1alpha1.CommunityList
-		interfaces  v1alpha1.InterfaceAdvertisementList
-	)
-	for _, list := range []client.ObjectList{&pools, &l2, &peers, &bgp, &profiles, &communities, &interfaces} {
-		if err := reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
-			return Objects{}, fmt.Errorf("reading %T: %w", list, err)
-		}
-	}
-	return Objects{pools.Items, l2.Items, peers.Items, bgp.Items, profiles.Items, communities.Items, interfaces.Items}, nil
 }

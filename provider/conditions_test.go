@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package config
+package provider
 
 import (
 	"context"
@@ -11,15 +11,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes"
-	kubernetesfake "k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -28,8 +24,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// controllerOf returns a controller on a store of objects whose statuses are patched through patch.
-func controllerOf(t *testing.T, patch func(name string) error, objects ...client.Object) *Controller {
+// conditionWriterOf returns a conditionWriter on a store of objects whose statuses are patched through patch.
+func conditionWriterOf(t *testing.T, patch func(name string) error, objects ...client.Object) *conditionWriter {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := errors.Join(ipamv1alpha1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -43,8 +39,10 @@ func controllerOf(t *testing.T, patch func(name string) error, objects ...client
 			return c.SubResource(sub).Patch(ctx, obj, p, opts...)
 		},
 	}).Build()
-	return &Controller{Client: store, Namespace: "tandem-system"}
+	return &conditionWriter{client: store}
 }
+
+func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Generation: 3} }
 
 // oneOfEach returns an object of every kind, all with the kind as its name.
 func oneOfEach() []client.Object {
@@ -60,11 +58,11 @@ func oneOfEach() []client.Object {
 
 func TestConditionsAreWrittenOnChange(t *testing.T) {
 	var patched []string
-	c := controllerOf(t, func(name string) error { patched = append(patched, name); return nil }, oneOfEach()...)
+	w := conditionWriterOf(t, func(name string) error { patched = append(patched, name); return nil }, oneOfEach()...)
 	pass := func(when string, want ...string) {
 		t.Helper()
 		patched = nil
-		if err := c.writeConditions(t.Context()); err != nil {
+		if err := w.write(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		slices.Sort(patched)
@@ -75,7 +73,7 @@ func TestConditionsAreWrittenOnChange(t *testing.T) {
 	condition := func() *metav1.Condition {
 		t.Helper()
 		var ad v1alpha1.L2Advertisement
-		if err := c.Client.Get(t.Context(), client.ObjectKey{Name: "l2"}, &ad); err != nil {
+		if err := w.client.Get(t.Context(), client.ObjectKey{Name: "l2"}, &ad); err != nil {
 			t.Fatal(err)
 		}
 		return meta.FindStatusCondition(ad.Status.Conditions, v1alpha1.ConditionReady)
@@ -87,7 +85,7 @@ func TestConditionsAreWrittenOnChange(t *testing.T) {
 		t.Errorf("condition of an advertisement whose pool is missing: %+v", got)
 	}
 	pass("when nothing has changed")
-	if err := c.Client.Create(t.Context(), &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}); err != nil {
+	if err := w.client.Create(t.Context(), &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}); err != nil {
 		t.Fatal(err)
 	}
 	pass("when the missing pool appears", "l2")
@@ -101,7 +99,7 @@ func TestConditionsAreWrittenOnChange(t *testing.T) {
 func TestConditionsOfTheOthersAreWritten(t *testing.T) {
 	resource := schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "things"}
 	patched := map[string]bool{}
-	c := controllerOf(t, func(name string) error {
+	w := conditionWriterOf(t, func(name string) error {
 		switch name {
 		case "l2":
 			return apierrors.NewForbidden(resource, name, nil)
@@ -111,66 +109,11 @@ func TestConditionsOfTheOthersAreWritten(t *testing.T) {
 		patched[name] = true
 		return nil
 	}, oneOfEach()...)
-	err := c.writeConditions(t.Context())
+	err := w.write(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "condition of L2Advertisement l2") || strings.Contains(err.Error(), "peer") {
 		t.Errorf("error %v, want one about L2Advertisement l2 alone", err)
 	}
 	if diff := cmp.Diff([]string{"bfd", "bgp", "community", "interface"}, slices.Sorted(maps.Keys(patched))); diff != "" {
 		t.Errorf("written (-want +got):\n%s", diff)
 	}
-}
-
-func TestMembershipSecret(t *testing.T) {
-	const namespace = "tandem-system"
-	keyOf := func(t *testing.T, api kubernetes.Interface) string {
-		t.Helper()
-		secret, err := api.CoreV1().Secrets(namespace).Get(t.Context(), MembershipSecret, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(secret.Data[MembershipSecretKey])
-	}
-	t.Run("is created once, each with a key of its own", func(t *testing.T) {
-		keys := map[string]bool{}
-		for range 2 {
-			c := &Controller{Kubernetes: kubernetesfake.NewClientset(), Namespace: namespace}
-			if err := c.ensureKey(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			key := keyOf(t, c.Kubernetes)
-			if err := c.ensureKey(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if again := keyOf(t, c.Kubernetes); again != key {
-				t.Errorf("the key was %q and is %q", key, again)
-			}
-			if len(key) < 32 {
-				t.Errorf("the key %q has fewer than 32 characters", key)
-			}
-			keys[key] = true
-		}
-		if len(keys) != 2 {
-			t.Error("two clusters have the same key")
-		}
-	})
-	t.Run("is left alone where a user made it", func(t *testing.T) {
-		api := kubernetesfake.NewClientset(&corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: MembershipSecret}, Data: map[string][]byte{MembershipSecretKey: []byte("my own")},
-		})
-		if err := (&Controller{Kubernetes: api, Namespace: namespace}).ensureKey(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if got := keyOf(t, api); got != "my own" {
-			t.Errorf("the key is %q, want the user's", got)
-		}
-	})
-	t.Run("that cannot be created is an error", func(t *testing.T) {
-		api := kubernetesfake.NewClientset()
-		api.PrependReactor("create", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewForbidden(corev1.Resource("secrets"), MembershipSecret, nil)
-		})
-		if err := (&Controller{Kubernetes: api, Namespace: namespace}).ensureKey(t.Context()); !apierrors.IsForbidden(err) {
-			t.Errorf("ensureKey = %v, want a refusal", err)
-		}
-	})
 }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/signal"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools;l2advertisements;bgppeers;bgpadvertisements;bfdprofiles;communities;interfaceadvertisements,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=l2advertisements/status;bgppeers/status;bgpadvertisements/status;bfdprofiles/status;communities/status;interfaceadvertisements/status,verbs=patch
+
+// leastBetweenConditions is the time from the end of one writing of conditions to the next. A user's `kubectl apply` of a directory makes a
+// burst of changes, each of which may be in the conditions of several objects.
+const leastBetweenConditions = 100 * time.Millisecond
+
+// A conditionWriter says of every object that users write for the speakers, by its condition Ready, whether the speakers use it.
+type conditionWriter struct {
+	client client.Client // reads from cache, and writes statuses
+	cache  ctrlcache.Cache
+}
+
+// run follows the objects until the context ends. The caller starts the cache.
+func (w *conditionWriter) run(ctx context.Context) error {
+	changed := signal.New()
+	for _, obj := range []client.Object{
+		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{},
+		&v1alpha1.BFDProfile{}, &v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{},
+	} {
+		informer, err := w.cache.GetInformer(ctx, obj)
+		if err != nil {
+			return fmt.Errorf("watching %T: %w", obj, err)
+		}
+		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { changed.Raise() },
+			UpdateFunc: func(any, any) { changed.Raise() },
+			DeleteFunc: func(any) { changed.Raise() },
+		}); err != nil {
+			return fmt.Errorf("watching %T: %w", obj, err)
+		}
+	}
+	changed.Raise()
+	signal.Every(ctx, changed, leastBetweenConditions, time.Second, func(ctx context.Context) error {
+		err := w.write(ctx)
+		if err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to write what speakers make of their configuration, trying again")
+		}
+		return err
+	})
+	return nil
+}
+
+// write writes the conditions that differ from those of the objects. One that cannot be written does not keep it from writing others.
+func (w *conditionWriter) write(ctx context.Context) error {
+	objects, err := config.Read(func(list config.List) error { return w.client.List(ctx, list, client.UnsafeDisableDeepCopy) })
+	if err != nil {
+		return err
+	}
+	_, conditions := config.Compile(objects)
+	return errors.Join(
+		writeKind(ctx, w.client, conditions, "L2Advertisement", objects.L2Advertisements,
+			func(o *v1alpha1.L2Advertisement) *v1alpha1.ConfigStatus { return &o.Status }),
+		writeKind(ctx, w.client, conditions, "BGPPeer", objects.BGPPeers,
+			func(o *v1alpha1.BGPPeer) *v1alpha1.ConfigStatus { return &o.Status }),
+		writeKind(ctx, w.client, conditions, "BGPAdvertisement", objects.BGPAdvertisements,
+			func(o *v1alpha1.BGPAdvertisement) *v1alpha1.ConfigStatus { return &o.Status }),
+		writeKind(ctx, w.client, conditions, "BFDProfile", objects.BFDProfiles,
+			func(o *v1alpha1.BFDProfile) *v1alpha1.ConfigStatus { return &o.Status }),
+		writeKind(ctx, w.client, conditions, "Community", objects.Communities,
+			func(o *v1alpha1.Community) *v1alpha1.ConfigStatus { return &o.Status }),
+		writeKind(ctx, w.client, conditions, "InterfaceAdvertisement", objects.InterfaceAdvertisements,
+			func(o *v1alpha1.InterfaceAdvertisement) *v1alpha1.ConfigStatus { return &o.Status }),
+	)
+}
+
+// writeKind writes the conditions of the objects of one kind. An object that has been deleted meanwhile is no error.
+func writeKind[T any, P interface {
+	*T
+	client.Object
+}](
+	ctx context.Context, c client.Client, conditions map[config.Key]metav1.Condition, kind string, objects []T,
+	status func(P) *v1alpha1.ConfigStatus,
+) error {
+	var errs []error
+	for i := range objects {
+		obj := P(&objects[i])
+		updated := obj.DeepCopyObject().(P)
+		meta.SetStatusCondition(&status(updated).Conditions, conditions[config.Key{Kind: kind, Name: obj.GetName()}])
+		if equality.Semantic.DeepEqual(status(obj), status(updated)) {
+			continue
+		}
+		if err := c.Status().Patch(ctx, updated, client.MergeFrom(obj)); client.IgnoreNotFound(err) != nil {
+			errs = append(errs, fmt.Errorf("condition of %s %s: %w", kind, obj.GetName(), err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// The Secret with the key that encrypts the speakers' gossip, and the key within its data. It is in the namespace of the speakers; the
+// controller manager's leader creates it.
+const (
+	MembershipSecret    = "tandem-membership"
+	MembershipSecretKey = "key"
+)
+
+// A List is a list of objects of one kind, as clients fill it.
+type List interface {
+	metav1.ListInterface
+	runtime.Object
+}
+
+// Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind. If
+// list does not copy the objects, they may not be changed.
+func Read(list func(List) error) (Objects, error) {
+	var (
+		pools       ipamv1alpha1.AddressPoolList
+		l2          v1alpha1.L2AdvertisementList
+		peers       v1alpha1.BGPPeerList
+		bgp         v1alpha1.BGPAdvertisementList
+		profiles    v1alpha1.BFDProfileList
+		communities v1alpha1.CommunityList
+		interfaces  v1alpha1.InterfaceAdvertisementList
+	)
+	for _, objects := range []List{&pools, &l2, &peers, &bgp, &profiles, &communities, &interfaces} {
+		if err := list(objects); err != nil {
+			return Objects{}, fmt.Errorf("reading %T: %w", objects, err)
+		}
+	}
+	return Objects{pools.Items, l2.Items, peers.Items, bgp.Items, profiles.Items, communities.Items, interfaces.Items}, nil
+}
