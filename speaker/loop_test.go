@@ -21,7 +21,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/layer2"
-	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -108,7 +108,7 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 		changed: make(chan struct{}, 1), status: make(chan struct{}, 1), sessions: make(latest[peerings], 1),
 		met: map[string]bool{}, nextHops: map[string]nextHops{}, started: time.Now(),
 	}
-	if s.links, err = link.Open(); err != nil {
+	if s.links, err = rtnetlink.Open(); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})

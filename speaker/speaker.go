@@ -33,6 +33,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -76,7 +77,7 @@ type Speaker struct {
 	cfg     Config
 	cache   cache.Cache
 	client  client.Client
-	links   *link.Watcher
+	links   *rtnetlink.Watcher
 	members *membership.Members
 	layer2  *layer2.Announcer
 	bgp     *bgp.Speaker
@@ -131,7 +132,7 @@ func New(cfg Config) (*Speaker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building the client: %w", err)
 	}
-	links, err := link.Open()
+	links, err := rtnetlink.Open()
 	if err != nil {
 		return nil, fmt.Errorf("watching interfaces: %w", err)
 	}

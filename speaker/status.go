@@ -88,8 +88,7 @@ func (s *Speaker) state(ctx context.Context, old v1alpha1.SpeakerState) v1alpha1
 	}
 	links := s.links.Snapshot()
 	state := v1alpha1.SpeakerState{Conditions: old.Conditions}
-	v4, v6 := links.DefaultRouteAddresses(held)
-	for _, address := range append(v4, v6...) {
+	for _, address := range links.DefaultRouteAddresses(held) {
 		state.Addresses = append(state.Addresses, address.String())
 	}
 	state.Interfaces = announcing(links, held)

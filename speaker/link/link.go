@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package link tells what interfaces and addresses this node has, and tells it again whenever they change.
+// Package link describes the interfaces and addresses of a node at one moment, and says what follows from them. It is pure: package
+// rtnetlink below it reads the description from the kernel and keeps it current.
 //
-// A [Watcher] listens to the kernel's rtnetlink events and keeps the current state as an immutable [Snapshot]. An
-// event is only a hint that something changed: what changed is read by listing interfaces, addresses and default
-// routes anew, so that lost, reordered or merged events (a full socket buffer, ENOBUFS) never leave a state that the
-// kernel does not have. Events that come close together are answered by one listing, and a listing that finds nothing
-// new notifies nobody. Nothing is polled.
-//
-// What to conclude from a Snapshot is pure: [Snapshot.Holding] finds the interfaces in an address's subnet,
-// [Interface.Unusable] says why one cannot announce, [Interface.SourceOn] and [Snapshot.DefaultRouteAddresses] choose
-// own addresses. Only [Watcher.SourceFor] asks the kernel, for a route.
+// [Interface.Unusable] says why an interface cannot announce addresses on its link. [Interface.BestAddresses] and
+// [Snapshot.DefaultRouteAddresses] choose the addresses at which others may reach this node. A [Path] says how this node reaches an
+// address, and so from where it speaks with a peer.
 package link
 
 import (
@@ -18,20 +13,24 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // A Snapshot is the state of the node's interfaces at one moment. It is never changed.
 type Snapshot struct {
 	// Interfaces are ordered by index.
 	Interfaces []Interface
-	// DefaultIPv4 and DefaultIPv6 are the unicast default routes of the main table, the preferred one first.
-	DefaultIPv4, DefaultIPv6 []DefaultRoute
+	// DefaultRoutes are the unicast default routes of the main table, the preferred one first.
+	DefaultRoutes map[family.Family][]DefaultRoute
 }
 
 // A DefaultRoute is one next hop of a default route.
 type DefaultRoute struct {
+	// Metric says how much the route is preferred: the lowest is.
 	Metric int
-	Index  int // of the interface
+	// Index is that of the interface that leads to the next hop.
+	Index int
 }
 
 // An Interface is a network interface with its addresses.
@@ -39,7 +38,6 @@ type Interface struct {
 	Name  string
 	Index int
 	MAC   net.HardwareAddr
-	MTU   int
 	// Kind is the driver's kind, as in `ip -d link`: device, bridge, bond, vlan, veth, vrf, …
 	Kind string
 
@@ -48,7 +46,7 @@ type Interface struct {
 	Loopback bool
 	NoARP    bool
 
-	// Master is the index of the bridge, bond, team or VRF the interface belongs to, 0 for none.
+	// Master is the index of the bridge, bond, team or VRF that the interface belongs to, 0 for none.
 	Master int
 	// InVRF means that the master is a VRF.
 	InVRF bool
@@ -125,26 +123,14 @@ func (s *Snapshot) find(match func(Interface) bool) (Interface, bool) {
 	return Interface{}, false
 }
 
-// Holding returns the interfaces in whose subnets addr lies, usable or not. A prefix of a single address names no
-// subnet and does not count, wherever it is; neither do the loopback interface's.
-func (s *Snapshot) Holding(addr netip.Addr) []Interface {
-	var holding []Interface
-	for _, i := range s.Interfaces {
-		if !i.Loopback && slices.ContainsFunc(i.Addresses, func(a Address) bool {
-			return !a.Prefix.IsSingleIP() && a.Prefix.Contains(addr)
-		}) {
-			holding = append(holding, i)
-		}
-	}
-	return holding
-}
-
-// SourceOn returns the interface's best own address of each family for others to reach this node at, when they are
-// near dst; the zero Addr where there is none. Only addresses that are usable (Address.IsUsable) and not excluded
-// count, excluded being what the node holds for others. One whose subnet contains dst comes first, then a primary
-// one (a secondary one may be keepalived's and gone to another node the next moment), then a permanent one, then one of
-// a subnet rather than a single address, then the lowest.
-func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4, v6 netip.Addr) {
+// BestAddresses returns the interface's best own address of each family for others that are near dst to reach this node at. A family for
+// which there is none is missing. Only addresses that are usable (Address.IsUsable) and not excluded count: excluded reports whether an
+// address is one that the node has for a Service, and nil excludes none.
+//
+// Of several addresses the one comes first whose subnet contains dst, then a primary one (a secondary one may be keepalived's, and gone to
+// another node the next moment), then a permanent one, then one of a subnet rather than a single address, then the lowest. For example an
+// interface with 192.0.2.11/24, 198.51.100.5/24 (secondary) and 198.51.100.11/24 is reached at 198.51.100.11 from 198.51.100.1.
+func (i *Interface) BestAddresses(dst netip.Addr, excluded func(netip.Addr) bool) map[family.Family]netip.Addr {
 	usable := slices.DeleteFunc(slices.Clone(i.Addresses), func(a Address) bool {
 		return !a.IsUsable() || excluded != nil && excluded(a.Prefix.Addr())
 	})
@@ -157,37 +143,59 @@ func (i *Interface) SourceOn(dst netip.Addr, excluded func(netip.Addr) bool) (v4
 			x.Prefix.Addr().Compare(y.Prefix.Addr()),
 		)
 	})
+	best := map[family.Family]netip.Addr{}
 	for _, a := range usable {
-		switch addr := a.Prefix.Addr(); {
-		case addr.Is4() && !v4.IsValid():
-			v4 = addr
-		case addr.Is6() && !v6.IsValid():
-			v6 = addr
+		addr := a.Prefix.Addr()
+		if _, ok := best[family.Of(addr)]; !ok {
+			best[family.Of(addr)] = addr
 		}
 	}
-	return v4, v6
+	return best
 }
 
-// DefaultRouteAddresses returns the node's best own address of each family on the interfaces that carry that family's
-// default route, the preferred route's first. These are what a node is usually known by.
-func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) (v4, v6 []netip.Addr) {
-	collect := func(routes []DefaultRoute, isIPv4 bool) (addrs []netip.Addr) {
-		for _, route := range routes {
+// LinkLocal returns an IPv6 link-local address of the interface that can be used, with the interface as its zone, or the zero Addr if there
+// is none.
+func (i *Interface) LinkLocal() netip.Addr {
+	for _, a := range i.Addresses {
+		if addr := a.Prefix.Addr(); addr.Is6() && addr.IsLinkLocalUnicast() && !a.Tentative && !a.DADFailed {
+			return addr.WithZone(i.Name)
+		}
+	}
+	return netip.Addr{}
+}
+
+// DefaultRouteAddresses returns the node's best own addresses on the interfaces that carry a default route, of each family those of its
+// default routes: the IPv4 ones first, and the preferred route's first among those of a family. These are what a node is usually known by.
+// What excluded is for, BestAddresses says.
+func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip.Addr {
+	var addrs []netip.Addr
+	for _, af := range family.All {
+		for _, route := range s.DefaultRoutes[af] {
 			i, ok := s.ByIndex(route.Index)
 			if !ok {
 				continue
 			}
-			addr, addr6 := i.SourceOn(netip.Addr{}, excluded)
-			if !isIPv4 {
-				addr = addr6
-			}
-			if addr.IsValid() && !slices.Contains(addrs, addr) {
+			if addr, ok := i.BestAddresses(netip.Addr{}, excluded)[af]; ok && !slices.Contains(addrs, addr) {
 				addrs = append(addrs, addr)
 			}
 		}
-		return addrs
 	}
-	return collect(s.DefaultIPv4, true), collect(s.DefaultIPv6, false)
+	return addrs
+}
+
+// A Path says how this node reaches an address.
+type Path struct {
+	// Interface is the name of the interface that leads there, "" where no path was ever found.
+	Interface string
+	// Source is the address that packets are sent from where the sender asks for none, the zero Addr if there is none. If the
+	// destination is link-local, so is Source, with its zone.
+	Source netip.Addr
+	// OnLink says that there is no router on the way.
+	OnLink bool
+	// Addresses are the addresses of each family at which the destination may reach this node (Interface.BestAddresses).
+	Addresses map[family.Family]netip.Addr
+	// Err says why there is no path now. The other fields then describe the last path that was found, or none.
+	Err error
 }
 
 func trueFirst(x, y bool) int {

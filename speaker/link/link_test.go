@@ -9,7 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 var (
@@ -57,36 +58,7 @@ func TestUnusable(t *testing.T) {
 	}
 }
 
-func TestHolding(t *testing.T) {
-	s := &Snapshot{Interfaces: []Interface{
-		{Name: "lo", Loopback: true, Addresses: []Address{address("10.0.0.1/8"), address("198.51.100.200/32")}},
-		{Name: "eth0", Addresses: []Address{address("198.51.100.11/24"), address("2001:db8:51::11/64")}},
-		{Name: "eth1", Addresses: []Address{address("198.51.100.12/25"), address("192.0.2.1/30")}},
-		{Name: "kube-lb0", Addresses: []Address{address("198.51.100.200/32"), address("2001:db8:51::200/128")}},
-	}}
-	for _, tt := range []struct {
-		name, addr string
-		want       []string
-	}{
-		{"in one subnet", "2001:db8:51::200", []string{"eth0"}},
-		{"in the wider of two subnets", "198.51.100.200", []string{"eth0"}},
-		{"in two subnets", "198.51.100.100", []string{"eth0", "eth1"}},
-		{"in none", "203.0.113.1", nil},
-		{"in the loopback interface's only", "10.1.2.3", nil},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var got []string
-			for _, i := range s.Holding(netip.MustParseAddr(tt.addr)) {
-				got = append(got, i.Name)
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("Holding(%s) differs (-want +got):\n%s", tt.addr, diff)
-			}
-		})
-	}
-}
-
-func TestSourceOn(t *testing.T) {
+func TestBestAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		addresses []Address
@@ -149,15 +121,34 @@ func TestSourceOn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			excluded := func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.10") }
 			i := Interface{Addresses: tt.addresses}
-			v4, v6 := i.SourceOn(netip.MustParseAddr(tt.dst), excluded)
+			best := i.BestAddresses(netip.MustParseAddr(tt.dst), excluded)
 			got := [2]string{}
-			for n, a := range [2]netip.Addr{v4, v6} {
-				if a.IsValid() {
+			for n, af := range family.All {
+				if a, ok := best[af]; ok {
 					got[n] = a.String()
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("SourceOn(%s) differs (-want +got):\n%s", tt.dst, diff)
+				t.Errorf("BestAddresses(%s) differs (-want +got):\n%s", tt.dst, diff)
+			}
+		})
+	}
+}
+
+func TestLinkLocal(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		addresses []Address
+		want      netip.Addr
+	}{
+		{"none", []Address{address("169.254.1.1/16"), address("2001:db8:51::11/64")}, netip.Addr{}},
+		{"one", []Address{address("2001:db8:51::11/64"), address("fe80::11/64")}, netip.MustParseAddr("fe80::11%eth0")},
+		{"one that may be a duplicate", []Address{address("fe80::11/64", tentative), address("fe80::12/64", dadFailed)}, netip.Addr{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			i := Interface{Name: "eth0", Addresses: tt.addresses}
+			if got := i.LinkLocal(); got != tt.want {
+				t.Errorf("LinkLocal() = %v, want %v", got, tt.want)
 			}
 		})
 	}
@@ -170,39 +161,13 @@ func TestDefaultRouteAddresses(t *testing.T) {
 			{Index: 3, Addresses: []Address{address("192.0.2.11/24"), address("2001:db8:52::11/64")}},
 			{Index: 4, Addresses: []Address{address("203.0.113.11/24"), address("2001:db8:53::11/64")}},
 		},
-		DefaultIPv4: []DefaultRoute{{Metric: 100, Index: 3}, {Metric: 600, Index: 2}, {Metric: 700, Index: 2}, {Metric: 800, Index: 9}},
-		DefaultIPv6: []DefaultRoute{{Metric: 1024, Index: 2}},
+		DefaultRoutes: map[family.Family][]DefaultRoute{
+			family.IPv4: {{Metric: 100, Index: 3}, {Metric: 600, Index: 2}, {Metric: 700, Index: 2}, {Metric: 800, Index: 9}},
+			family.IPv6: {{Metric: 1024, Index: 2}},
+		},
 	}
-	v4, v6 := s.DefaultRouteAddresses(nil)
-	want4 := []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("198.51.100.11")}
-	want6 := []netip.Addr{netip.MustParseAddr("2001:db8:51::11")}
-	if diff := cmp.Diff([][]netip.Addr{want4, want6}, [][]netip.Addr{v4, v6}, byValue); diff != "" {
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("198.51.100.11"), netip.MustParseAddr("2001:db8:51::11")}
+	if diff := cmp.Diff(want, s.DefaultRouteAddresses(nil), byValue); diff != "" {
 		t.Errorf("DefaultRouteAddresses() differs (-want +got):\n%s", diff)
-	}
-}
-
-func TestIsRelevant(t *testing.T) {
-	route := func(dstLen byte) []byte {
-		return append([]byte{unix.AF_INET, dstLen}, make([]byte, unix.SizeofRtMsg)...)
-	}
-	for _, tt := range []struct {
-		name string
-		typ  uint16
-		data []byte
-		want bool
-	}{
-		{"link", unix.RTM_NEWLINK, nil, true},
-		{"address gone", unix.RTM_DELADDR, nil, true},
-		{"default route", unix.RTM_NEWROUTE, route(0), true},
-		{"default route gone", unix.RTM_DELROUTE, route(0), true},
-		{"route of a routing daemon", unix.RTM_NEWROUTE, route(24), false},
-		{"route cut short", unix.RTM_NEWROUTE, []byte{unix.AF_INET, 0}, false},
-		{"neighbour", unix.RTM_NEWNEIGH, nil, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := isRelevant(tt.typ, tt.data); got != tt.want {
-				t.Errorf("isRelevant() = %t, want %t", got, tt.want)
-			}
-		})
 	}
 }

@@ -60,8 +60,8 @@ func (l Latest[T]) Put(value T) {
 }
 
 // Gather returns a Signal that is raised when wait has passed since the first of a number of changes, so that a burst of changes causes one
-// signal. The time counts from the first change and not from the last: where changes never cease, the Signal is raised again and again. When
-// the context has ended, the Signal is neither raised nor closed.
+// signal. The time counts from the first change and not from the last: where changes never cease, the Signal is raised again and again.
+// When the context has ended, the Signal is neither raised nor closed.
 func Gather(ctx context.Context, changes <-chan struct{}, wait time.Duration) Signal {
 	gathered := New()
 	go func() {

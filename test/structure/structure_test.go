@@ -106,7 +106,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/hashicorp/memberlist":        noSockets,
 			module + "/speaker/bgp":                  noSockets,
 			module + "/speaker/layer2":               noSockets,
-			module + "/speaker/link":                 noSockets,
+			module + "/speaker/link/rtnetlink":       noSockets,
 			module + "/speaker/membership":           noSockets,
 			"github.com/google/go-containerregistry": "images are built by cmd/images",
 			module + "/test":                         noTest,

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnetlink
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/link"
+)
+
+// isRelevant reports whether a message may change a link.Snapshot. Of routes only the default ones may: a node that runs
+// a routing daemon changes others all the time.
+func isRelevant(messageType uint16, data []byte) bool {
+	switch messageType {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return true
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return len(data) >= unix.SizeofRtMsg && data[1] == 0 // rtm_dst_len
+	}
+	return false
+}
+
+// list reads the whole state.
+func list(h *netlink.Handle) (*link.Snapshot, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing links: %w", err)
+	}
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	s := &link.Snapshot{DefaultRoutes: map[family.Family][]link.DefaultRoute{}}
+	for af, id := range map[family.Family]int{family.IPv4: netlink.FAMILY_V4, family.IPv6: netlink.FAMILY_V6} {
+		// A nil destination stands for the default route. The filter is applied to each route as it is read.
+		routes, err := h.RouteListFiltered(id, &netlink.Route{Table: unix.RT_TABLE_MAIN},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return nil, fmt.Errorf("listing routes: %w", err)
+		}
+		s.DefaultRoutes[af] = defaultRoutes(routes)
+	}
+	for _, l := range links {
+		s.Interfaces = append(s.Interfaces, newInterface(l))
+	}
+	slices.SortFunc(s.Interfaces, func(x, y link.Interface) int { return cmp.Compare(x.Index, y.Index) })
+	for _, a := range addrs {
+		n, ok := slices.BinarySearchFunc(s.Interfaces, a.LinkIndex, func(i link.Interface, index int) int {
+			return cmp.Compare(i.Index, index)
+		})
+		if address, valid := newAddress(a); ok && valid { // An address without an interface came after the links were listed.
+			s.Interfaces[n].Addresses = append(s.Interfaces[n].Addresses, address)
+		}
+	}
+	for n := range s.Interfaces {
+		slices.SortFunc(s.Interfaces[n].Addresses, func(x, y link.Address) int { return x.Prefix.Compare(y.Prefix) })
+	}
+	return s, nil
+}
+
+func newInterface(l netlink.Link) link.Interface {
+	attrs := l.Attrs()
+	const running = unix.IFF_UP | unix.IFF_RUNNING
+	i := link.Interface{
+		Name:     attrs.Name,
+		Index:    attrs.Index,
+		MAC:      bytes.Clone(attrs.HardwareAddr),
+		Kind:     l.Type(),
+		Up:       attrs.RawFlags&running == running,
+		Loopback: attrs.RawFlags&unix.IFF_LOOPBACK != 0,
+		NoARP:    attrs.RawFlags&unix.IFF_NOARP != 0,
+		Master:   attrs.MasterIndex,
+	}
+	if attrs.Slave != nil {
+		i.InVRF = attrs.Slave.SlaveType() == "vrf"
+	}
+	return i
+}
+
+func newAddress(a netlink.Addr) (link.Address, bool) {
+	if a.IPNet == nil {
+		return link.Address{}, false
+	}
+	addr, ok := netip.AddrFromSlice(a.IP)
+	if !ok {
+		return link.Address{}, false
+	}
+	bits, _ := a.Mask.Size()
+	return link.Address{
+		Prefix:     netip.PrefixFrom(addr, bits),
+		Tentative:  a.Flags&unix.IFA_F_TENTATIVE != 0 && a.Flags&unix.IFA_F_OPTIMISTIC == 0,
+		DADFailed:  a.Flags&unix.IFA_F_DADFAILED != 0,
+		Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0,
+		// IFA_F_TEMPORARY is the same bit as IFA_F_SECONDARY, which is meant for IPv4.
+		Temporary: addr.Is6() && a.Flags&unix.IFA_F_TEMPORARY != 0,
+		Secondary: addr.Is4() && a.Flags&unix.IFA_F_SECONDARY != 0,
+		Permanent: a.Flags&unix.IFA_F_PERMANENT != 0,
+	}, true
+}
+
+// defaultRoutes returns each next hop of the unicast default routes among routes.
+func defaultRoutes(routes []netlink.Route) []link.DefaultRoute {
+	var defaults []link.DefaultRoute
+	for _, r := range routes {
+		if r.Type != unix.RTN_UNICAST || r.Dst != nil && !isZero(r.Dst) {
+			continue
+		}
+		if r.LinkIndex != 0 {
+			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: r.LinkIndex})
+		}
+		for _, hop := range r.MultiPath {
+			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: hop.LinkIndex})
+		}
+	}
+	slices.SortFunc(defaults, func(x, y link.DefaultRoute) int {
+		return cmp.Or(cmp.Compare(x.Metric, y.Metric), cmp.Compare(x.Index, y.Index))
+	})
+	return slices.Compact(defaults)
+}
+
+func isZero(n *net.IPNet) bool {
+	ones, _ := n.Mask.Size()
+	return ones == 0 && n.IP.IsUnspecified()
+}
