@@ -42,6 +42,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
@@ -365,7 +366,7 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	}
 	// Nobody reads the events of a Service that is going away.
 	if len(held) > 0 && svc.DeletionTimestamp == nil {
-		s.recorder.Eventf(svc, corev1.EventTypeNormal, "ReleasedAddresses", "Released %s", describe(held))
+		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventReleasedAddresses, "Released %s", describe(held))
 	}
 	return nil
 }
@@ -395,7 +396,7 @@ func (s *Server) releaseAll(ctx context.Context, service ipam.Service) error {
 // report tells the user, by events on the Service, what an outcome means.
 func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 	if len(out.Added) > 0 {
-		s.recorder.Eventf(svc, corev1.EventTypeNormal, "AllocatedAddresses", "Allocated %s", describe(out.Added))
+		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventAllocatedAddresses, "Allocated %s", describe(out.Added))
 	}
 	service := serviceOf(svc)
 	if len(out.Missing) == 0 {
@@ -411,7 +412,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome) {
 	}
 	message := strings.Join(why, "; ")
 	if s.setWaiting(service, waiting{message: message, has: addressesOf(out.Assigned)}) {
-		s.recorder.Eventf(svc, corev1.EventTypeWarning, "MissingAddress", "Waiting for an address: %s", message)
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", message)
 	}
 }
 

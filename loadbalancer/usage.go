@@ -73,22 +73,32 @@ func unjoin(err error) []error {
 	return []error{err}
 }
 
+// Values of the label reason of tandem_allocation_failures_total.
+const (
+	reasonExhausted  = "exhausted"   // the pools have no free address of the family
+	reasonInUse      = "in_use"      // the address asked for belongs to somebody else
+	reasonNoPool     = "no_pool"     // no pool with addresses of the family admits the Service
+	reasonNotInPool  = "not_in_pool" // the address asked for is in no pool that the Service may use
+	reasonAPI        = "api"         // the API server failed, or refused a claim
+	reasonBadRequest = "bad_request" // the Service asks for something that cannot be
+)
+
 // reason names an error for metrics.
 func reason(err error) string {
 	var network net.Error
 	switch {
 	case errors.Is(err, ipam.ErrExhausted):
-		return "Exhausted"
+		return reasonExhausted
 	case errors.Is(err, ipam.ErrInUse):
-		return "InUse"
+		return reasonInUse
 	case errors.Is(err, ipam.ErrNoPool):
-		return "NoPool"
+		return reasonNoPool
 	case errors.Is(err, ipam.ErrNotInPool):
-		return "NotInPool"
+		return reasonNotInPool
 	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown, errors.As(err, &network), errors.Is(err, context.Canceled):
-		return "API"
+		return reasonAPI
 	}
-	return "BadRequest"
+	return reasonBadRequest
 }
 
 // usageChanged asks for a round of status writes.

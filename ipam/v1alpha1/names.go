@@ -50,3 +50,19 @@ const (
 	// MetalLBLegacyAnnotationAllowSharedIP means the same as [AnnotationAllowSharedIP].
 	MetalLBLegacyAnnotationAllowSharedIP = "metallb.universe.tf/allow-shared-ip"
 )
+
+// Reasons of the events that Tandem writes on a Service, beside those of the upstream service controller.
+const (
+	// EventAllocatedAddresses says which addresses the Service was given, and from which AddressPools.
+	EventAllocatedAddresses = "AllocatedAddresses"
+
+	// EventReleasedAddresses says which addresses the Service no longer has.
+	EventReleasedAddresses = "ReleasedAddresses"
+
+	// EventMissingAddress says which family of a PreferDualStack Service has no address, and why.
+	EventMissingAddress = "MissingAddress"
+
+	// EventClaimFailed says that the IPAddress of an address that the Service publishes could not be created, and why. It is
+	// tried again.
+	EventClaimFailed = "ClaimFailed"
+)
