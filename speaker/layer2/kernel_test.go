@@ -31,20 +31,20 @@ func TestKernelClientResolvesAndConfirms(t *testing.T) {
 
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		t.Run(vip.String(), func(t *testing.T) {
-			client.ip(t, "neigh", "flush", "dev", "eth0") // What the takeover announcements left.
+			client.IP(t, "neigh flush dev eth0") // What the takeover announcements left.
 			client.talk(t, vip)
 			client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
 			// In this state the kernel asks by unicast, and forgets the neighbour when nobody answers.
-			client.ip(t, "neigh", "replace", vip.String(), "lladdr", own.String(), "dev", "eth0", "nud", "probe")
+			client.IP(t, "neigh replace %s lladdr %s dev eth0 nud probe", vip, own)
 			client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
 		})
 	}
-	t.Run("arping", func(t *testing.T) { client.exec(t, "arping", "-c1", "-w5", "-I", "eth0", vip4.String()) })
+	t.Run("arping", func(t *testing.T) { client.Exec(t, "arping", "-c1", "-w5", "-I", "eth0", vip4.String()) })
 	t.Run("arping as duplicate address detection", func(t *testing.T) {
 		// Exits with 0 in this mode, if the address is free.
-		client.exec(t, "sh", "-c", "! arping -D -c1 -w5 -I eth0 "+vip4.String())
+		client.Exec(t, "sh", "-c", "! arping -D -c1 -w5 -I eth0 "+vip4.String())
 	})
-	t.Run("ndisc6", func(t *testing.T) { client.exec(t, "ndisc6", "-1", "-r1", "-w5000", vip6.String(), "eth0") })
+	t.Run("ndisc6", func(t *testing.T) { client.Exec(t, "ndisc6", "-1", "-r1", "-w5000", vip6.String(), "eth0") })
 }
 
 // countAnswers sends question, then a question about another address as the last one, and returns how many
@@ -122,16 +122,16 @@ func TestTakeoverReplacesTheClientsEntriesAtOnce(t *testing.T) {
 }
 
 func TestInterfaceWithoutUsableLinkLocalAddress(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, node *host){
-		"absent": func(t *testing.T, node *host) {
-			node.ip(t, "link", "set", "eth0", "addrgenmode", "none")
-			node.ip(t, "addr", "flush", "dev", "eth0", "scope", "link")
+	for name, prepare := range map[string]func(t *testing.T, node host){
+		"absent": func(t *testing.T, node host) {
+			node.IP(t, "link set eth0 addrgenmode none")
+			node.IP(t, "addr flush dev eth0 scope link")
 		},
-		"tentative": func(t *testing.T, node *host) {
-			node.ip(t, "addr", "flush", "dev", "eth0", "scope", "link")
+		"tentative": func(t *testing.T, node host) {
+			node.IP(t, "addr flush dev eth0 scope link")
 			// One attempt each hour: it stays tentative.
-			node.exec(t, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=3600000")
-			node.ip(t, "addr", "add", "fe80::11/64", "dev", "eth0", "scope", "link")
+			node.Exec(t, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=3600000")
+			node.IP(t, "addr add fe80::11/64 dev eth0 scope link")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestInterfaceWithoutUsableLinkLocalAddress(t *testing.T) {
 			client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
 			prepare(t, node)
 			node.announce(t).set(t, vip6)
-			client.ip(t, "neigh", "flush", "dev", "eth0")
+			client.IP(t, "neigh flush dev eth0")
 			client.talk(t, vip6)
 			client.waitNeighbour(t, vip6, node.eth0(t).MAC, netlink.NUD_REACHABLE)
 		})
@@ -157,14 +157,14 @@ func TestInterfaceSetDownAndUpAnswersAgain(t *testing.T) {
 	}
 
 	// Nobody tells the Announcer: its readers notice.
-	node.ip(t, "link", "set", "eth0", "down")
+	node.IP(t, "link set eth0 down")
 	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && !s[0].Announced && s[0].Err != nil })
-	node.ip(t, "link", "set", "eth0", "up")
+	node.IP(t, "link set eth0 up")
 	r.waitUntil(t, "announced again", func(s []Status) bool { return len(s) == 2 && s[0].Announced && s[1].Announced && s[1].Err == nil })
 	if !node.inGroup(t, group) {
 		t.Errorf("Not in group %s again", group)
 	}
-	client.ip(t, "neigh", "flush", "dev", "eth0")
+	client.IP(t, "neigh flush dev eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.talk(t, vip)
 		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)
@@ -180,12 +180,12 @@ func TestNewMACIsAnnounced(t *testing.T) {
 		client.talk(t, vip)
 		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)
 	}
-	node.ip(t, "link", "set", "eth0", "address", "02:00:00:00:00:99")
+	node.IP(t, "link set eth0 address 02:00:00:00:00:99")
 	r.SetInterfaces([]Interface{node.eth0(t)})
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.waitNeighbour(t, vip, net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY)
 	}
-	client.ip(t, "neigh", "flush", "dev", "eth0")
+	client.IP(t, "neigh flush dev eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.talk(t, vip)
 		client.waitNeighbour(t, vip, net.HardwareAddr{2, 0, 0, 0, 0, 0x99}, netlink.NUD_REACHABLE)
@@ -197,7 +197,7 @@ func TestInterfaceRemovedAndMadeAgain(t *testing.T) {
 	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
 	r := node.announce(t)
 	r.set(t, vip4, vip6)
-	node.ip(t, "link", "del", "eth0")
+	node.IP(t, "link del eth0")
 	r.SetInterfaces(nil)
 	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && errors.Is(s[0].Err, ErrNoInterface) })
 	l.plug(t, node, 11)
@@ -206,7 +206,7 @@ func TestInterfaceRemovedAndMadeAgain(t *testing.T) {
 	if group := solicitedNodeGroup(vip6); !node.inGroup(t, group) {
 		t.Errorf("Not in group %s", group)
 	}
-	client.ip(t, "neigh", "flush", "dev", "eth0")
+	client.IP(t, "neigh flush dev eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.talk(t, vip)
 		client.waitNeighbour(t, vip, node.eth0(t).MAC, netlink.NUD_REACHABLE)

@@ -8,9 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -19,103 +17,49 @@ import (
 	"github.com/mdlayher/packet"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // patience bounds each wait for an event. No test depends on how soon one comes.
 const patience = 10 * time.Second
 
-// A lan is a bridge in a network namespace of its own, with hosts in theirs:
+// A lan is a switch with hosts:
 //
 //	client .1 ──┬── switch ──┬── node1 .11
 //	            └── …        └── node2 .12        198.51.100.0/24, 2001:db8:51::/64
-type lan struct{ prefix string }
+type lan struct{ *nettest.Switch }
 
 // A host is a network namespace with an interface eth0 on a lan.
-type host struct {
-	name string
-	ns   netns.NsHandle
-}
+type host struct{ *nettest.Namespace }
 
-var lans int
-
-func newLAN(t *testing.T) *lan {
+func newLAN(t *testing.T) lan {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	lans++
-	l := &lan{prefix: fmt.Sprintf("layer2-%d-%d-", os.Getpid(), lans)}
-	sw := l.prefix + "switch"
-	run(t, "ip", "netns", "add", sw)
-	t.Cleanup(func() { run(t, "ip", "netns", "del", sw) })
-	run(t, "ip", "-n", sw, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-	run(t, "ip", "-n", sw, "link", "set", "br0", "up")
-	return l
+	return lan{nettest.NewSwitch(t, "layer2-switch")}
 }
 
 // add adds a host whose addresses end in n.
-func (l *lan) add(t *testing.T, name string, n int) *host {
+func (l lan) add(t *testing.T, name string, n int) host {
 	t.Helper()
-	h := &host{name: l.prefix + name}
-	run(t, "ip", "netns", "add", h.name)
-	ns, err := netns.GetFromName(h.name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.ns = ns
-	t.Cleanup(func() {
-		_ = ns.Close()
-		run(t, "ip", "netns", "del", h.name)
-	})
+	h := host{nettest.New(t, "layer2-"+name)}
 	l.plug(t, h, n)
 	return h
 }
 
 // plug connects a host to the switch; its MAC ends in n as well.
-func (l *lan) plug(t *testing.T, h *host, n int) {
+func (l lan) plug(t *testing.T, h host, n int) {
 	t.Helper()
-	port := "p" + fmt.Sprint(n)
-	run(t, "ip", "-n", l.prefix+"switch", "link", "add", port, "type", "veth", "peer", "name", "eth0",
-		"address", fmt.Sprintf("02:00:00:00:00:%02x", n), "netns", h.name)
-	run(t, "ip", "-n", l.prefix+"switch", "link", "set", port, "master", "br0", "up")
-	h.ip(t, "addr", "add", fmt.Sprintf("198.51.100.%d/24", n), "dev", "eth0")
-	h.ip(t, "addr", "add", fmt.Sprintf("2001:db8:51::%d/64", n), "dev", "eth0", "nodad")
-	h.ip(t, "link", "set", "eth0", "up")
-}
-
-func (h *host) ip(t *testing.T, args ...string) {
-	t.Helper()
-	run(t, "ip", append([]string{"-n", h.name}, args...)...)
-}
-
-// exec runs a command in the host.
-func (h *host) exec(t *testing.T, args ...string) {
-	t.Helper()
-	run(t, "ip", append([]string{"netns", "exec", h.name}, args...)...)
-}
-
-// do calls f in the host's network namespace.
-func (h *host) do(t *testing.T, f func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // Never unlocked, so that the thread ends with the goroutine.
-		if err := netns.Set(h.ns); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	l.Plug(t, h.Namespace, fmt.Sprintf("02:00:00:00:00:%02x", n))
+	h.IP(t, "addr add 198.51.100.%d/24 dev eth0", n)
+	h.IP(t, "addr add 2001:db8:51::%d/64 dev eth0 nodad", n)
+	h.IP(t, "link set eth0 up")
 }
 
 // eth0 returns the host's interface as the caller of SetInterfaces would see it.
-func (h *host) eth0(t *testing.T) (iface Interface) {
+func (h host) eth0(t *testing.T) (iface Interface) {
 	t.Helper()
-	h.do(t, func() error {
+	h.Do(t, func() error {
 		ifi, err := net.InterfaceByName("eth0")
 		if err == nil {
 			iface = Interface{Name: ifi.Name, Index: ifi.Index, MAC: ifi.HardwareAddr}
@@ -129,42 +73,26 @@ func (h *host) eth0(t *testing.T) (iface Interface) {
 type running struct {
 	*Announcer
 	registry  *prometheus.Registry
-	changed   chan struct{}
+	changed   signal.Signal
 	conflicts chan Conflict
 	stop      func()
 }
 
 // announce runs an Announcer in the host until the test ends.
-func (h *host) announce(t *testing.T) *running {
+func (h host) announce(t *testing.T) *running {
 	t.Helper()
 	r := &running{
 		registry:  prometheus.NewRegistry(),
-		changed:   make(chan struct{}, 1),
+		changed:   signal.New(),
 		conflicts: make(chan Conflict, 16),
 	}
 	r.Announcer = New(Config{
 		Registerer: r.registry,
 		OnConflict: func(c Conflict) { r.conflicts <- c },
-		OnChange: func() {
-			select {
-			case r.changed <- struct{}{}:
-			default:
-			}
-		},
+		OnChange:   r.changed.Raise,
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := netns.Set(h.ns); err != nil {
-			t.Error(err)
-			return
-		}
-		if err := r.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
+	done := h.Go(t, func() error { return r.Run(ctx) })
 	r.stop = func() {
 		cancel()
 		<-done
@@ -225,12 +153,12 @@ func (r *running) counter(t *testing.T, name string, labels ...string) (sum floa
 }
 
 // waitNeighbour waits until the host's neighbour cache has addr with a MAC, in one of the states.
-func (h *host) waitNeighbour(t *testing.T, addr netip.Addr, want net.HardwareAddr, states int) {
+func (h host) waitNeighbour(t *testing.T, addr netip.Addr, want net.HardwareAddr, states int) {
 	t.Helper()
 	updates, done := make(chan netlink.NeighUpdate, 64), make(chan struct{})
 	defer close(done)
 	if err := netlink.NeighSubscribeWithOptions(updates, done, netlink.NeighSubscribeOptions{
-		Namespace: &h.ns, ListExisting: true,
+		Namespace: &h.Handle, ListExisting: true,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -246,15 +174,15 @@ func (h *host) waitNeighbour(t *testing.T, addr netip.Addr, want net.HardwareAdd
 				}
 			}
 		case <-timeout:
-			t.Fatalf("Neighbour %s of %s: want %s in one of the states %#x, last seen: %s", addr, h.name, want, states, last)
+			t.Fatalf("Neighbour %s of %s: want %s in one of the states %#x, last seen: %s", addr, h.Name, want, states, last)
 		}
 	}
 }
 
 // talk sends a datagram to addr, which makes the kernel look for it.
-func (h *host) talk(t *testing.T, addr netip.Addr) {
+func (h host) talk(t *testing.T, addr netip.Addr) {
 	t.Helper()
-	h.do(t, func() error {
+	h.Do(t, func() error {
 		conn, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String())
 		if err != nil {
 			return err
@@ -269,11 +197,11 @@ func (h *host) talk(t *testing.T, addr netip.Addr) {
 type tap struct{ conn *packet.Conn }
 
 // tap opens a tap that sees frames of one Ethernet type.
-func (h *host) tap(t *testing.T, etherType int) *tap {
+func (h host) tap(t *testing.T, etherType int) *tap {
 	t.Helper()
 	iface := h.eth0(t)
 	var conn *packet.Conn
-	h.do(t, func() (err error) {
+	h.Do(t, func() (err error) {
 		conn, err = packet.Listen(&net.Interface{Index: iface.Index, HardwareAddr: iface.MAC}, packet.Raw, etherType, nil)
 		return err
 	})
@@ -308,23 +236,13 @@ func (p *tap) until(t *testing.T, end func(frame []byte) bool) (frames [][]byte)
 }
 
 // inGroup reports whether the host's eth0 is a member of a multicast group, as the kernel sees it.
-func (h *host) inGroup(t *testing.T, group netip.Addr) (member bool) {
+func (h host) inGroup(t *testing.T, group netip.Addr) (member bool) {
 	t.Helper()
-	h.do(t, func() error {
+	h.Do(t, func() error {
 		// /proc/thread-self rather than /proc/net, which follows the main thread.
 		b, err := os.ReadFile(filepath.Join("/proc/thread-self/net/igmp6"))
 		member = strings.Contains(string(b), strings.ReplaceAll(group.StringExpanded(), ":", ""))
 		return err
 	})
 	return member
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	// Not the test's context, which has ended when cleanups run.
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
 }

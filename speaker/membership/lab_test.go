@@ -13,24 +13,24 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
 
-// A lab is a LAN of nodes, each a network namespace on a bridge that is in a namespace of its own. On each runs a
-// speaker's membership as a process: this test binary, started anew, which memberMain takes over.
+// A lab is a LAN of nodes, each a network namespace on a switch. On each runs a speaker's membership as a process: this test binary,
+// started anew, which memberMain takes over.
 //
-//	m<pid>-0      m<pid>-1   ...
-//	   eth0          eth0        fd00::1, fd00::2 ... or 10.9.0.1 ...
-//	    |             |
-//	----0-------------1-------- br0 in m<pid>-lan
+//	node0 fd00::1 ──┬── switch ──┬── node2 fd00::3
+//	node1 fd00::2 ──┘            └── …                  or 10.9.0.1 …
 type lab struct {
 	t     testing.TB
+	lan   *nettest.Switch
 	names []string
 	peers map[string]netip.Addr
 	nodes map[string]*labNode
@@ -40,9 +40,10 @@ type lab struct {
 }
 
 type labNode struct {
-	process *exec.Cmd
-	started time.Time
-	last    view // reported since then
+	namespace *nettest.Namespace
+	process   *exec.Cmd
+	started   time.Time
+	last      view // reported since then
 }
 
 // A view is what one member reports with each change.
@@ -112,46 +113,28 @@ func memberMain(encoded string) error {
 
 // newLab builds the LAN and takes it down when the test ends. Addresses come from the prefix.
 func newLab(t testing.TB, nodes int, prefix netip.Prefix) *lab {
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
+	l := &lab{
+		t: t, lan: nettest.NewSwitch(t, "membership-switch"),
+		peers: map[string]netip.Addr{}, nodes: map[string]*labNode{}, views: make(chan view, 1024),
 	}
-	l := &lab{t: t, peers: map[string]netip.Addr{}, nodes: map[string]*labNode{}, views: make(chan view, 1024)}
-	lan := fmt.Sprintf("m%d-lan", os.Getpid())
-	l.namespace(lan)
-	l.ip("-n", lan, "link", "add", "br0", "type", "bridge")
-	l.ip("-n", lan, "link", "set", "br0", "up")
 	address := prefix.Addr()
 	for i := range nodes {
 		address = address.Next()
-		name := fmt.Sprintf("m%d-%d", os.Getpid(), i)
-		l.namespace(name)
-		port := fmt.Sprint("p", i)
-		l.ip("-n", lan, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-		l.ip("-n", lan, "link", "set", port, "master", "br0", "up")
-		l.ip("-n", name, "link", "set", "lo", "up")
-		l.ip("-n", name, "link", "set", "eth0", "up")
-		add := []string{"-n", name, "address", "add", netip.PrefixFrom(address, prefix.Bits()).String(), "dev", "eth0"}
+		name := fmt.Sprint("node", i)
+		n := nettest.New(t, "membership-"+name)
+		l.lan.Plug(t, n, "")
+		nodad := ""
 		if address.Is6() {
-			add = append(add, "nodad")
+			nodad = "nodad"
 		}
-		l.ip(add...)
+		n.IP(t, "address add %s dev eth0 %s", netip.PrefixFrom(address, prefix.Bits()), nodad)
+		n.IP(t, "link set lo up")
+		n.IP(t, "link set eth0 up")
 		l.names = append(l.names, name)
 		l.peers[name] = address
-		l.nodes[name] = &labNode{}
+		l.nodes[name] = &labNode{namespace: n}
 	}
 	return l
-}
-
-func (l *lab) namespace(name string) {
-	l.ip("netns", "add", name)
-	l.t.Cleanup(func() { l.ip("netns", "delete", name) })
-}
-
-func (l *lab) ip(args ...string) {
-	l.t.Helper()
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		l.t.Fatalf("Running ip %s: %v: %s", strings.Join(args, " "), err, out)
-	}
 }
 
 // start runs the node's member. The test's end kills it.
@@ -162,7 +145,7 @@ func (l *lab) start(name string) {
 		l.t.Fatal(err)
 	}
 	n := l.nodes[name]
-	n.process = exec.Command("ip", "netns", "exec", name, os.Args[0])
+	n.process = n.namespace.Command(os.Args[0])
 	n.process.Env = append(os.Environ(), memberEnv+"="+string(config))
 	n.process.Stderr = os.Stderr
 	out, err := n.process.StdoutPipe()
@@ -203,8 +186,7 @@ func (l *lab) kill(name string, sig syscall.Signal) {
 // link sets the switch's port of a node up or down.
 func (l *lab) link(name, state string) {
 	l.t.Helper()
-	port := "p" + name[strings.LastIndex(name, "-")+1:]
-	l.ip("-n", fmt.Sprintf("m%d-lan", os.Getpid()), "link", "set", port, state)
+	l.lan.SetPort(l.t, l.nodes[name].namespace, state)
 }
 
 // await reads views until each of the viewers sees what is wanted, and returns when each came to see it.

@@ -8,19 +8,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
-	"runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/vishvananda/netns"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
@@ -28,68 +24,16 @@ import (
 const patience = 10 * time.Second
 
 // A node is a network namespace.
-type node struct {
-	name string
-	ns   netns.NsHandle
+type node struct{ *nettest.Namespace }
+
+func newNode(t *testing.T) node {
+	t.Helper()
+	return node{nettest.New(t, "rtnetlink")}
 }
 
-var nodes int
-
-func newNode(t *testing.T) *node {
+func (n node) open(t *testing.T) (w *Watcher) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root")
-	}
-	nodes++
-	n := &node{name: fmt.Sprintf("link-%d-%d", os.Getpid(), nodes)}
-	run(t, "ip", "netns", "add", n.name)
-	ns, err := netns.GetFromName(n.name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.ns = ns
-	t.Cleanup(func() {
-		_ = ns.Close()
-		run(t, "ip", "netns", "del", n.name)
-	})
-	return n
-}
-
-func (n *node) ip(t *testing.T, command string) {
-	t.Helper()
-	run(t, "ip", append([]string{"-n", n.name}, strings.Fields(command)...)...)
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	// Not the test's context, which has ended when cleanups run.
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
-// do calls f in the node's network namespace.
-func (n *node) do(t *testing.T, f func() error) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // Never unlocked, so that the thread ends with the goroutine.
-		if err := netns.Set(n.ns); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (n *node) open(t *testing.T) (w *Watcher) {
-	t.Helper()
-	n.do(t, func() (err error) {
+	n.Do(t, func() (err error) {
 		w, err = Open()
 		return err
 	})
@@ -97,20 +41,9 @@ func (n *node) open(t *testing.T) (w *Watcher) {
 }
 
 // run runs a Watcher in the node until the test ends.
-func (n *node) run(t *testing.T, w *Watcher) {
+func (n node) run(t *testing.T, w *Watcher) {
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := netns.Set(n.ns); err != nil {
-			t.Error(err)
-			return
-		}
-		if err := w.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
+	done := n.Go(t, func() error { return w.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		<-done
@@ -146,21 +79,21 @@ func address(prefix string, change ...func(*link.Address)) link.Address {
 
 func TestOpenListsWhatThereIs(t *testing.T) {
 	n := newNode(t)
-	n.ip(t, "link set lo up")
-	n.ip(t, "link add br0 address 02:00:00:00:00:0b type bridge")
-	n.ip(t, "link add eth0 address 02:00:00:00:00:0c mtu 1400 type veth peer name port0 address 02:00:00:00:00:0d")
-	n.ip(t, "link set port0 master br0 addrgenmode none up")
-	n.ip(t, "link set br0 addrgenmode none up")
-	n.ip(t, "link set eth0 addrgenmode none arp off up")
-	n.ip(t, "addr add 198.51.100.11/24 dev br0")
-	n.ip(t, "addr add 198.51.100.12/24 dev br0") // Secondary, which has the bit of a temporary address.
-	n.ip(t, "addr add 2001:db8:51::11/64 dev br0 nodad")
-	n.ip(t, "addr add 2001:db8:51::12/64 dev br0 nodad preferred_lft 0 valid_lft 3600")
-	n.ip(t, "route add default via 198.51.100.1 dev br0 metric 100")
-	n.ip(t, "route add blackhole default metric 4000")
-	n.ip(t, "route add default dev eth0 metric 50 table 77")
-	n.ip(t, "route add 203.0.113.0/24 dev eth0")
-	n.ip(t, "-6 route add default metric 10 nexthop via 2001:db8:51::1 dev br0 nexthop via fe80::1 dev eth0")
+	n.IP(t, "link set lo up")
+	n.IP(t, "link add br0 address 02:00:00:00:00:0b type bridge")
+	n.IP(t, "link add eth0 address 02:00:00:00:00:0c mtu 1400 type veth peer name port0 address 02:00:00:00:00:0d")
+	n.IP(t, "link set port0 master br0 addrgenmode none up")
+	n.IP(t, "link set br0 addrgenmode none up")
+	n.IP(t, "link set eth0 addrgenmode none arp off up")
+	n.IP(t, "addr add 198.51.100.11/24 dev br0")
+	n.IP(t, "addr add 198.51.100.12/24 dev br0") // Secondary, which has the bit of a temporary address.
+	n.IP(t, "addr add 2001:db8:51::11/64 dev br0 nodad")
+	n.IP(t, "addr add 2001:db8:51::12/64 dev br0 nodad preferred_lft 0 valid_lft 3600")
+	n.IP(t, "route add default via 198.51.100.1 dev br0 metric 100")
+	n.IP(t, "route add blackhole default metric 4000")
+	n.IP(t, "route add default dev eth0 metric 50 table 77")
+	n.IP(t, "route add 203.0.113.0/24 dev eth0")
+	n.IP(t, "-6 route add default metric 10 nexthop via 2001:db8:51::1 dev br0 nexthop via fe80::1 dev eth0")
 
 	s := n.open(t).Snapshot()
 	index := func(name string) int {
@@ -177,7 +110,8 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 				Name: "br0", Index: index("br0"), MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x0b}, Kind: "bridge", Up: true,
 				Addresses: []link.Address{
 					address("198.51.100.11/24"), address("198.51.100.12/24", func(a *link.Address) { a.Secondary = true }),
-					address("2001:db8:51::11/64"), address("2001:db8:51::12/64", func(a *link.Address) { a.Deprecated, a.Permanent = true, false }),
+					address("2001:db8:51::11/64"),
+					address("2001:db8:51::12/64", func(a *link.Address) { a.Deprecated, a.Permanent = true, false }),
 				},
 			},
 			{
@@ -231,7 +165,7 @@ func TestRunFollowsChanges(t *testing.T) {
 		{"link set peer0 down", func(i link.Interface, _ bool) bool { return i.Unusable() == link.Down }},
 		{"link del eth0", func(_ link.Interface, ok bool) bool { return !ok }},
 	} {
-		n.ip(t, step.command)
+		n.IP(t, "%s", step.command)
 		waitFor(t, w, changes, "ip "+step.command, "eth0", step.want)
 	}
 }
@@ -242,10 +176,10 @@ func TestFailedSocketIsOpenedAgain(t *testing.T) {
 	changes := w.Subscribe()
 	n.run(t, w)
 	w.failed <- errors.New("test: no buffer space for anything")
-	n.ip(t, "link add br0 type bridge") // Perhaps while nobody listens.
+	n.IP(t, "link add br0 type bridge") // Perhaps while nobody listens.
 	waitFor(t, w, changes, "made while the socket was closed", "br0", func(_ link.Interface, ok bool) bool { return ok })
-	n.ip(t, "link set br0 up")
-	n.ip(t, "addr add 192.0.2.1/24 dev br0")
+	n.IP(t, "link set br0 up")
+	n.IP(t, "addr add 192.0.2.1/24 dev br0")
 	waitFor(t, w, changes, "address after that", "br0", func(i link.Interface, _ bool) bool { return len(i.Addresses) > 0 })
 }
 
@@ -257,29 +191,29 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 10 { // Nobody reads yet, so the buffer overruns.
-		n.ip(t, fmt.Sprintf("link add br%d type bridge", i))
+		n.IP(t, "link add br%d type bridge", i)
 	}
 	n.run(t, w)
 	waitFor(t, w, changes, "the last of them", "br9", func(_ link.Interface, ok bool) bool { return ok })
-	n.ip(t, "link del br9")
+	n.IP(t, "link del br9")
 	waitFor(t, w, changes, "a change after the overrun", "br9", func(_ link.Interface, ok bool) bool { return !ok })
 }
 
 func TestPathsAsksTheKernel(t *testing.T) {
 	n := newNode(t)
-	n.ip(t, "link add eth0 type veth peer name peer0")
-	n.ip(t, "link add eth1 type veth peer name peer1")
-	n.ip(t, "link set eth0 addrgenmode none")
-	n.ip(t, "link set eth1 addrgenmode none")
+	n.IP(t, "link add eth0 type veth peer name peer0")
+	n.IP(t, "link add eth1 type veth peer name peer1")
+	n.IP(t, "link set eth0 addrgenmode none")
+	n.IP(t, "link set eth1 addrgenmode none")
 	for _, name := range []string{"eth0", "peer0", "eth1", "peer1"} {
-		n.ip(t, "link set "+name+" up")
+		n.IP(t, "link set %s up", name)
 	}
-	n.ip(t, "addr add 198.51.100.11/24 dev eth0")
-	n.ip(t, "addr add 198.51.100.5/24 dev eth0") // What keepalived adds, which may be gone to another node the next moment.
-	n.ip(t, "addr add 2001:db8:51::11/64 dev eth0 nodad")
-	n.ip(t, "addr add fe80::11/64 dev eth1 nodad")
-	n.ip(t, "addr add 192.0.2.11/24 dev eth1")
-	n.ip(t, "route add 203.0.113.0/24 via 192.0.2.1")
+	n.IP(t, "addr add 198.51.100.11/24 dev eth0")
+	n.IP(t, "addr add 198.51.100.5/24 dev eth0") // What keepalived adds, which may be gone to another node the next moment.
+	n.IP(t, "addr add 2001:db8:51::11/64 dev eth0 nodad")
+	n.IP(t, "addr add fe80::11/64 dev eth1 nodad")
+	n.IP(t, "addr add 192.0.2.11/24 dev eth1")
+	n.IP(t, "route add 203.0.113.0/24 via 192.0.2.1")
 	w := n.open(t)
 
 	for _, tt := range []struct {
@@ -303,9 +237,9 @@ func TestPathsAsksTheKernel(t *testing.T) {
 }
 
 // paths asks for paths in the node's network namespace.
-func (n *node) paths(t *testing.T, w *Watcher, to ...netip.Addr) (paths map[netip.Addr]link.Path) {
+func (n node) paths(t *testing.T, w *Watcher, to ...netip.Addr) (paths map[netip.Addr]link.Path) {
 	t.Helper()
-	n.do(t, func() error {
+	n.Do(t, func() error {
 		paths = w.Paths(to, nil)
 		return nil
 	})
@@ -314,7 +248,8 @@ func (n *node) paths(t *testing.T, w *Watcher, to ...netip.Addr) (paths map[neti
 
 // describe describes a path, or says why there is none and what it was last.
 func describe(p link.Path) string {
-	path := fmt.Sprintf("%s from %v, on link %t, at %v %v", p.Interface, p.Source, p.OnLink, p.Addresses[family.IPv4], p.Addresses[family.IPv6])
+	path := fmt.Sprintf("%s from %v, on link %t, at %v %v",
+		p.Interface, p.Source, p.OnLink, p.Addresses[family.IPv4], p.Addresses[family.IPv6])
 	switch {
 	case p.Err == nil:
 		return path
@@ -326,11 +261,11 @@ func describe(p link.Path) string {
 
 func TestPathsRemembersTheLastOne(t *testing.T) {
 	n := newNode(t)
-	n.ip(t, "link add eth0 type veth peer name peer0")
-	n.ip(t, "link set eth0 addrgenmode none up")
-	n.ip(t, "link set peer0 addrgenmode none up")
-	n.ip(t, "addr add 198.51.100.11/24 dev eth0")
-	n.ip(t, "addr add fe80::11/64 dev eth0 nodad")
+	n.IP(t, "link add eth0 type veth peer name peer0")
+	n.IP(t, "link set eth0 addrgenmode none up")
+	n.IP(t, "link set peer0 addrgenmode none up")
+	n.IP(t, "addr add 198.51.100.11/24 dev eth0")
+	n.IP(t, "addr add fe80::11/64 dev eth0 nodad")
 	w := n.open(t)
 	changes := w.Subscribe()
 	n.run(t, w)
@@ -350,19 +285,19 @@ func TestPathsRemembersTheLastOne(t *testing.T) {
 	want := map[netip.Addr]string{router: routerPath, neighbour: neighbourPath}
 	check("at first", n.paths(t, w, router, neighbour), want)
 
-	n.ip(t, "addr del fe80::11/64 dev eth0")
+	n.IP(t, "addr del fe80::11/64 dev eth0")
 	waitFor(t, w, changes, "without its link-local address", "eth0", func(i link.Interface, _ bool) bool { return len(i.Addresses) == 1 })
 	check("without a link-local address", n.paths(t, w, router, neighbour), want)
 
-	n.ip(t, "link set eth0 down")
+	n.IP(t, "link set eth0 down")
 	const unreachable = "looking up the route to 198.51.100.1: network is unreachable"
 	want[router] = unreachable + "; last " + routerPath
 	check("while the interface is down", n.paths(t, w, router, neighbour), want)
-	n.ip(t, "link set eth0 up")
+	n.IP(t, "link set eth0 up")
 	want[router] = routerPath
 	check("when it is up again", n.paths(t, w, router, neighbour), want)
 
-	n.ip(t, "link set eth0 down")
+	n.IP(t, "link set eth0 down")
 	check("of the neighbour alone", n.paths(t, w, neighbour), map[netip.Addr]string{neighbour: neighbourPath})
 	want[router] = unreachable
 	check("of a router that was not asked for in between", n.paths(t, w, router, neighbour), want)
