@@ -42,7 +42,7 @@ unit: ## the tests that need no cluster; those of sockets make network namespace
 	go test -count=1 -timeout 15m $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: race
-race: ## the unit tests once more under the race detector, which needs a C compiler; GoBGP has a race of its own (see speaker/bgp)
+race: ## the unit tests once more under the race detector, which needs a C compiler; GoBGP has a race of its own (see speaker/bgp/gobgp)
 	CGO_ENABLED=1 go test -count=1 -race -timeout 20m $$(go list ./ipam/... ./loadbalancer/... ./provider/... ./speaker/... | grep -v /bgp)
 
 .PHONY: e2e

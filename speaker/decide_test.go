@@ -18,7 +18,6 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/selector"
 	"github.com/tandem-lb/tandem/speaker/bgp"
-	"github.com/tandem-lb/tandem/speaker/community"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 )
@@ -732,11 +731,11 @@ func TestRoutes(t *testing.T) {
 			peers: []config.Peer{peer("tor1", "")},
 			ads: []config.BGPAdvertisement{
 				advertise(ad("a"), func(a *config.BGPAdvertisement) {
-					a.LocalPref, a.Communities = new(uint32(200)), []community.Community{{A: 64512, B: 1}, {A: 64512, B: 2}}
+					a.LocalPref, a.Communities = new(uint32(200)), []bgp.Community{{A: 64512, B: 1}, {A: 64512, B: 2}}
 				}),
 				advertise(ad("b"), func(a *config.BGPAdvertisement) {
 					a.LocalPref, a.MED = new(uint32(100)), new(uint32(7))
-					a.Communities = []community.Community{{A: 64512, B: 2}, {Large: true, A: 64512, B: 1, C: 2}}
+					a.Communities = []bgp.Community{{A: 64512, B: 2}, {Large: true, A: 64512, B: 1, C: 2}}
 				}),
 			},
 			services: []Service{service("web", v4)},
@@ -820,7 +819,7 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		s.Config.Peers = append(s.Config.Peers, config.Peer{Name: fmt.Sprint("peer", i), Nodes: selection().Nodes})
 		s.Config.BGP = append(s.Config.BGP, config.BGPAdvertisement{
 			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 24 + 8*r.IntN(2), LengthIPv6: 128,
-			Communities: []community.Community{{A: 64512, B: uint32(i)}},
+			Communities: []bgp.Community{{A: 64512, B: uint32(i)}},
 		})
 	}
 	pool := func(a string) Address { // the pool follows from the address

@@ -30,6 +30,7 @@ import (
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/bgp/gobgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
@@ -80,7 +81,7 @@ type Speaker struct {
 	links   *rtnetlink.Watcher
 	members *membership.Members
 	layer2  *layer2.Announcer
-	bgp     *bgp.Speaker
+	bgp     *gobgp.Speaker
 	bfd     *bfd.Speaker
 	records *recorder
 
@@ -195,7 +196,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	logger := klog.FromContext(ctx)
-	s.bgp = bgp.New(logger)
+	s.bgp = gobgp.New(logger)
 	// The parts outlive ctx by the farewell in stop.
 	parts, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -148,9 +148,9 @@ func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
 		AdvertisedIPv4: int32(state.Advertised[family.IPv4]), AdvertisedIPv6: int32(state.Advertised[family.IPv6]),
 		LastError: state.LastError,
 	}
-	if state.Held > 0 {
+	if state.Withheld > 0 {
 		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, or to no IPv6 next hops for IPv4 (RFC 8950); "+
-			"activate the missing family or capability there", state.Held, state.Families)
+			"activate the missing family or capability there", state.Withheld, state.Families)
 	}
 	return session
 }

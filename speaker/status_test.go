@@ -20,7 +20,7 @@ func TestBGPSession(t *testing.T) {
 	since := metav1.NewTime(time.Unix(1700000000, 0))
 	got := bgpSession(bgp.SessionState{
 		Peer: "tor1", Address: netip.MustParseAddr("198.51.100.1"), State: bgp.Established, Since: since.Time,
-		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3}, Held: 2, LastError: "of yesterday",
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3}, Withheld: 2, LastError: "of yesterday",
 	})
 	want := v1alpha1.BGPSession{
 		Peer: "tor1", Address: "198.51.100.1", State: v1alpha1.BGPEstablished, Since: &since, AdvertisedIPv4: 3,

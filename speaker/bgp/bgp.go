@@ -1,75 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bgp announces prefixes to BGP routers from declared sessions and routes.
+// Package bgp has the words of BGP (RFC 4271) that a speaker is configured with and reports: a [Peer] with its defaults and what makes it
+// invalid, a [Route] with its attributes and communities, the [Session] that is both, and the [SessionState] that comes of it.
 //
-// A caller hands over the whole desired set, every peer with every route it shall hear, and Speaker works out the
-// differences: a session is opened, closed, or restarted because something that its OPEN message or its TCP
-// connection depends on has changed, and everything else is an UPDATE. A peer that comes up late, or comes back,
-// hears everything. Nothing is learned: what a router sends is refused by policy, and no connection is accepted, so
-// that port 179 stays free for a routing daemon on the same node.
-//
-// # Invariants
-//
-//   - A peer hears exactly the routes declared for it. No route and no attribute leaks between two peers.
-//   - A changed attribute is one UPDATE that replaces the path (RFC 4271 §3.1). The prefix is never withdrawn for it.
-//   - The next hop is always the caller's. Left alone, GoBGP would send ::ffff:a.b.c.d as the next hop of an IPv6
-//     prefix on an IPv4 session; routers install that, and it forwards nothing. Route.Validate refuses it.
-//   - LOCAL_PREF is not sent on an external session (RFC 4271 §5.1.5), and the local AS is not prepended on an
-//     internal one.
-//   - An IPv4 prefix with an IPv6 next hop waits until the peer has said that it understands it (RFC 8950 §4).
-//   - A password is in no log, error or state.
-//   - One peer's bad declaration, or its failure, changes nothing for another.
-//
-// # Stopping
-//
-// A process that will be back at once closes with Restart: peers with graceful restart (RFC 4724) keep forwarding
-// while it is away. A process that goes for good closes with Withdraw: every prefix is withdrawn, then the session
-// ends with CEASE. To move traffic away before that, declare the same routes with community.GracefulShutdown (RFC
-// 8326) and the lowest local preference, wait, and close then.
-//
-// # GoBGP, one server for each peer
-//
-// The protocol is spoken by GoBGP, embedded, and no other package imports it.
-//
-// It is GoBGP v4 because v3 ended with v3.37.0 and keeps CVE-2026-41643: an UPDATE with an empty AS4_PATH before
-// AS_PATH panics in a goroutine of the library, and that ends this whole process. v4 survives the packet. It also
-// mends MD5 over link-local addresses, a hold time of zero, a goroutine leaked at every stop and wrong graceful
-// restart bits.
-//
-// Every peer has an embedded server of its own. Advertisements differ from peer to peer in local preference,
-// communities, MED, prepending and in the prefixes themselves. In one shared RIB that would be export policies, whose
-// mistakes leak routes; with a RIB each, the separation, the router ID and the local AS of every peer are true by
-// construction. A server restricted to the two unicast families costs about 0.8 MiB and a peer about 0.4 MiB.
-//
-// What to know about GoBGP when working here:
-//
-//   - What goes wrong before a session is established (a refused connection, a rejected OPEN) appears only in its
-//     log, so the log is where SessionState.LastError comes from.
-//   - It tries a new peer after 2 s at most and an old one 5 s plus 2 s after a loss. Connect times below 2 s have no
-//     effect.
-//   - It cannot propose a hold time of zero. It does follow a peer that proposes it.
-//   - It keeps what a peer sends, though the policy lets none of it in. A router had better send nothing.
-//   - Every server that starts stores the same zero values in two package variables, which another server may be
-//     reading because its peer sends an UPDATE. Nothing wrong can be read, but the race detector reports it.
+// The package knows addresses and numbers alone. Whoever decides or explains what is announced imports it, the controller manager too;
+// package gobgp, which speaks the protocol, is for speakers.
 package bgp
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
-	"sync"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
-// Session is a peer and everything it shall hear.
+// Session is a peer and everything that it is to be told.
 type Session struct {
 	Peer   Peer
 	Routes []Route
@@ -100,8 +45,8 @@ const (
 
 // SessionState is what is known about a declared session.
 type SessionState struct {
-	Peer string
-	// Address is the peer's.
+	// Peer is the peer's name, Address its address.
+	Peer    string
 	Address netip.Addr
 	State   State
 	// Since is when the session was established or, while it is not, when it was lost or declared.
@@ -111,213 +56,11 @@ type SessionState struct {
 	RouterID  netip.Addr
 	// Families are the negotiated ones, in the order of the peer's declaration; none while not Established.
 	Families []family.Family
-	// Advertised counts the prefixes the peer has been sent, for each negotiated family.
+	// Advertised counts the prefixes that the peer has been sent, for each negotiated family.
 	Advertised map[family.Family]int
-	// Held counts declared prefixes that the peer could not be sent: their family was not negotiated, or they are
+	// Withheld counts the declared prefixes that the peer cannot be sent: their family was not negotiated, or they are
 	// IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Zero while not Established.
-	Held int
-	// LastError is the latest thing that went wrong, at LastErrorTime. A session that is Established again keeps it.
-	LastError     string
-	LastErrorTime time.Time
-}
-
-// Uptime returns how long the session has been established, or zero.
-func (s SessionState) Uptime() time.Duration {
-	if s.State != Established {
-		return 0
-	}
-	return time.Since(s.Since)
-}
-
-// ErrClosed is returned by Set after Close.
-var ErrClosed = errors.New("the speaker is closed")
-
-// Speaker holds the sessions of one node. Its methods may be called from any goroutine.
-type Speaker struct {
-	logger  klog.Logger
-	changes chan struct{}
-
-	setMu sync.Mutex // serialises Set and Close
-
-	mu       sync.Mutex // guards all following fields
-	closed   bool
-	sessions map[string]*session // peer name => session
-}
-
-// connection is what a router tells sessions apart by.
-type connection struct {
-	remote, local netip.Addr
-	port          uint16
-}
-
-func (p Peer) connection() connection { return connection{p.Address, p.SourceAddress, p.Port} }
-
-// New returns a Speaker without sessions.
-func New(logger klog.Logger) *Speaker {
-	return &Speaker{
-		logger:   logger,
-		changes:  make(chan struct{}, 1),
-		sessions: map[string]*session{},
-	}
-}
-
-// Set makes the declared sessions the running ones.
-//
-// A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others
-// are served all the same. Of two that are the same router the one that runs is served, and the other has no session.
-// A peer that is no longer declared hears its withdrawals and CEASE. Set returns once GoBGP has taken the changes, not
-// once the peers have: States tells that.
-func (s *Speaker) Set(ctx context.Context, want []Session) error {
-	s.setMu.Lock()
-	defer s.setMu.Unlock()
-	running, err := s.running()
-	if err != nil {
-		return err
-	}
-
-	var errs []error
-	declared := map[string]bool{}
-	connections := map[connection]string{}
-	for _, w := range want {
-		w.Peer.Defaults()
-		// Of two declarations of one router the one whose session runs is served, whatever their order: a session that is left alone
-		// would go on with routes that nobody takes back.
-		if old := running[w.Peer.Name]; old != nil && old.peer.equal(w.Peer) {
-			connections[w.Peer.connection()] = w.Peer.Name
-		}
-	}
-	for _, w := range want {
-		w.Peer.Defaults()
-		name := w.Peer.Name
-		if declared[name] {
-			errs = append(errs, fmt.Errorf("peer %q: declared twice", name))
-			continue
-		}
-		declared[name] = true
-		if err := w.Peer.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("peer %q: %w", name, err))
-			continue
-		}
-		c := w.Peer.connection()
-		if other, ok := connections[c]; ok && other != name {
-			errs = append(errs, fmt.Errorf("peer %q: peerAddress: %v is that of peer %q, and a router keeps one session "+
-				"with each address of ours: merge the two or give one a sourceAddress", name, c.remote, other))
-			if old := running[name]; old != nil { // nobody declares the router it is with any more
-				old.close(ctx, Withdraw)
-				s.remove(name)
-			}
-			continue
-		}
-		connections[c] = name
-		old := running[name]
-		if old != nil && (!old.peer.equal(w.Peer) ||
-			old.peer.ConnectTime != w.Peer.ConnectTime && old.state().State != Established) {
-			old.close(ctx, Withdraw)
-			s.remove(name)
-			old = nil
-		}
-		if old == nil {
-			fresh, err := startSession(ctx, s.logger, w.Peer, s.notify)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("peer %q: %w", name, err))
-				continue
-			}
-			s.add(name, fresh)
-			old = fresh
-		}
-		if err := old.setRoutes(w.Routes); err != nil {
-			errs = append(errs, fmt.Errorf("peer %q: %w", name, err))
-		}
-	}
-
-	var closing sync.WaitGroup
-	for name, old := range running {
-		if declared[name] {
-			continue
-		}
-		closing.Go(func() { old.close(ctx, Withdraw) })
-		s.remove(name)
-	}
-	closing.Wait()
-	return errors.Join(errs...)
-}
-
-// Reset ends the connection of an established session whose peer is known to be dead, and has it connect again. The reason is in its state
-// and in the CEASE. A peer without a session, or one that is not established, is left as it is.
-func (s *Speaker) Reset(ctx context.Context, peer, reason string) error {
-	s.mu.Lock()
-	session := s.sessions[peer]
-	s.mu.Unlock()
-	if session == nil {
-		return nil
-	}
-	return session.reset(ctx, reason)
-}
-
-// States returns the state of every running session, ordered by peer name.
-func (s *Speaker) States() []SessionState {
-	s.mu.Lock()
-	sessions := slices.Collect(maps.Values(s.sessions))
-	s.mu.Unlock()
-	states := make([]SessionState, 0, len(sessions))
-	for _, session := range sessions {
-		states = append(states, session.state())
-	}
-	slices.SortFunc(states, func(a, b SessionState) int { return cmp.Compare(a.Peer, b.Peer) })
-	return states
-}
-
-// Changes returns a channel that receives after States has changed. Changes that come close together are one receive.
-func (s *Speaker) Changes() <-chan struct{} { return s.changes }
-
-// Close ends every session and returns when nothing of them is left. Withdrawals that a peer does not take before ctx
-// ends are left to the CEASE that follows.
-func (s *Speaker) Close(ctx context.Context, mode CloseMode) {
-	s.setMu.Lock()
-	defer s.setMu.Unlock()
-	running, err := s.running()
-	if err != nil {
-		return // closed already
-	}
-	s.mu.Lock()
-	s.closed = true
-	s.sessions = map[string]*session{}
-	s.mu.Unlock()
-
-	var closing sync.WaitGroup
-	for _, session := range running {
-		closing.Go(func() { session.close(ctx, mode) })
-	}
-	closing.Wait()
-	s.notify()
-}
-
-func (s *Speaker) running() (map[string]*session, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrClosed
-	}
-	return maps.Clone(s.sessions), nil
-}
-
-func (s *Speaker) add(name string, session *session) {
-	s.mu.Lock()
-	s.sessions[name] = session
-	s.mu.Unlock()
-	s.notify()
-}
-
-func (s *Speaker) remove(name string) {
-	s.mu.Lock()
-	delete(s.sessions, name)
-	s.mu.Unlock()
-	s.notify()
-}
-
-func (s *Speaker) notify() {
-	select {
-	case s.changes <- struct{}{}:
-	default: // one is waiting already
-	}
+	Withheld int
+	// LastError is the latest thing that went wrong. A session that is Established again keeps it.
+	LastError string
 }

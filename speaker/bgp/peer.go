@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 	"time"
 
@@ -205,22 +204,8 @@ func (p Peer) Validate() error {
 	return errors.Join(errs...)
 }
 
-// external reports whether the peer is declared to be in another AS.
-func (p Peer) external() bool { return p.PeerASN != p.LocalASN }
-
-// equal reports whether a running session of p serves q as well: whether both have the same OPEN message and the same connection. A
-// session that has not come up yet serves no other ConnectTime, see Speaker.Set.
-func (p Peer) equal(q Peer) bool { return reflect.DeepEqual(p.normal(), q.normal()) }
-
-// normal returns what of p its session depends on.
-func (p Peer) normal() Peer {
-	p.ConnectTime = 0
-	p.Families = slices.Sorted(slices.Values(p.Families))
-	if !p.GracefulRestart.Enabled {
-		p.GracefulRestart = GracefulRestart{}
-	}
-	return p
-}
+// IsExternal reports whether the peer is declared to be in another AS.
+func (p Peer) IsExternal() bool { return p.PeerASN != p.LocalASN }
 
 // RouterID derives a BGP identifier for a node that has no IPv4 address.
 //

@@ -6,20 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
-	"slices"
-
-	"github.com/osrg/gobgp/v4/pkg/apiutil"
-	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"github.com/tandem-lb/tandem/ipam/family"
-	"github.com/tandem-lb/tandem/speaker/community"
 )
 
-// Route is a prefix as one peer shall hear it.
+// Route is a prefix as one peer is told it.
 type Route struct {
 	Prefix netip.Prefix
-	// NextHop is where the peer shall send the packets: this node's own address on the peer's link. It has the prefix's
+	// NextHop is where the peer is to send the packets: this node's own address on the peer's link. It has the prefix's
 	// family, or is IPv6 for an IPv4 prefix (RFC 8950).
 	NextHop netip.Addr
 	// LocalPref is sent to internal peers only, 100 where it is nil (RFC 4271 §5.1.5).
@@ -28,7 +22,7 @@ type Route struct {
 	// Prepend is how many times the local AS is added to the one time it always is. Internal peers see none of it: they
 	// would find their own AS in the path and take it for a loop (RFC 4271 §9.1.2).
 	Prepend     uint8
-	Communities []community.Community
+	Communities []Community
 }
 
 // Family returns the family of the prefix.
@@ -58,71 +52,6 @@ func (r Route) Validate() error {
 	return nil
 }
 
-// extendedNextHop reports whether the route needs the capability of RFC 8950.
-func (r Route) extendedNextHop() bool { return r.Family() == family.IPv4 && r.NextHop.Is6() }
-
-// normal returns the route with its communities in an order of their own and without repetition, so that equal routes
-// compare equal.
-func (r Route) normal() Route {
-	communities := slices.Clone(r.Communities)
-	slices.SortFunc(communities, community.Compare)
-	if r.Communities = slices.Compact(communities); len(r.Communities) == 0 {
-		r.Communities = nil
-	}
-	return r
-}
-
-func (r Route) equal(q Route) bool { return reflect.DeepEqual(r, q) }
-
-// path returns the route with the attributes that peer may hear.
-func (r Route) path(peer Peer) (*apiutil.Path, error) {
-	nlri, err := gobgp.NewIPAddrPrefix(r.Prefix)
-	if err != nil {
-		return nil, err
-	}
-	af := gobgp.RF_IPv4_UC
-	if r.Family() == family.IPv6 {
-		af = gobgp.RF_IPv6_UC
-	}
-	attrs := []gobgp.PathAttributeInterface{gobgp.NewPathAttributeOrigin(gobgp.BGP_ORIGIN_ATTR_TYPE_IGP)}
-	if af == gobgp.RF_IPv4_UC && r.NextHop.Is4() {
-		nextHop, err := gobgp.NewPathAttributeNextHop(r.NextHop)
-		if err != nil {
-			return nil, err
-		}
-		attrs = append(attrs, nextHop)
-	} else {
-		reach, err := gobgp.NewPathAttributeMpReachNLRI(af, []gobgp.PathNLRI{{NLRI: nlri}}, r.NextHop)
-		if err != nil {
-			return nil, err
-		}
-		attrs = append(attrs, reach)
-	}
-	if peer.external() && r.Prepend > 0 {
-		segment := gobgp.NewAs4PathParam(gobgp.BGP_ASPATH_ATTR_TYPE_SEQ,
-			slices.Repeat([]uint32{peer.LocalASN}, int(r.Prepend)))
-		attrs = append(attrs, gobgp.NewPathAttributeAsPath([]gobgp.AsPathParamInterface{segment}))
-	}
-	if r.LocalPref != nil && !peer.external() {
-		attrs = append(attrs, gobgp.NewPathAttributeLocalPref(*r.LocalPref))
-	}
-	if r.MED != nil {
-		attrs = append(attrs, gobgp.NewPathAttributeMultiExitDisc(*r.MED))
-	}
-	var standard []uint32
-	var large []*gobgp.LargeCommunity
-	for _, c := range r.Communities {
-		if c.Large {
-			large = append(large, gobgp.NewLargeCommunity(c.A, c.B, c.C))
-		} else {
-			standard = append(standard, c.A<<16|c.B)
-		}
-	}
-	if len(standard) > 0 {
-		attrs = append(attrs, gobgp.NewPathAttributeCommunities(standard))
-	}
-	if len(large) > 0 {
-		attrs = append(attrs, gobgp.NewPathAttributeLargeCommunities(large))
-	}
-	return &apiutil.Path{Family: af, Nlri: nlri, Attrs: attrs}, nil
-}
+// NeedsExtendedNextHop reports whether the peer must have offered the capability of RFC 8950 to be sent the route: it is an IPv4 prefix with
+// an IPv6 next hop.
+func (r Route) NeedsExtendedNextHop() bool { return r.Family() == family.IPv4 && r.NextHop.Is6() }

@@ -22,7 +22,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/selector"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -98,7 +98,7 @@ type BGPAdvertisement struct {
 	LengthIPv4, LengthIPv6 int
 	LocalPref, MED         *uint32
 	ASPathPrepend          uint8
-	Communities            []community.Community
+	Communities            []bgp.Community
 }
 
 // Key names one of the objects.
@@ -247,7 +247,7 @@ func (c *compiler) compile() Config {
 				f.unknown = append(f.unknown, fmt.Sprintf("spec.communities[%d]: %v", i, err))
 				continue
 			}
-			if value == community.WellKnown["llgr-stale"] {
+			if value == bgp.WellKnownCommunities["llgr-stale"] {
 				// GoBGP withdraws such a route from every peer without long-lived graceful restart (RFC 9494 §4.3).
 				f.notBuilt = append(f.notBuilt, fmt.Sprintf(
 					"spec.communities[%d]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice", i))
@@ -269,7 +269,7 @@ func (c *compiler) compile() Config {
 	for _, obj := range c.Communities {
 		var f findings
 		for i, named := range obj.Spec.Communities {
-			if _, err := community.Parse(named.Value); err != nil {
+			if _, err := bgp.ParseCommunity(named.Value); err != nil {
 				f.invalid = append(f.invalid, fmt.Sprintf("spec.communities[%d].value: %v", i, err))
 			}
 			if by, first, _ := c.definition(named.Name); first.Value != named.Value {
@@ -311,11 +311,11 @@ func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
 }
 
 // community resolves a reference: a name that a Community object defines, or else a value or a well-known name.
-func (c *compiler) community(reference string) (community.Community, error) {
+func (c *compiler) community(reference string) (bgp.Community, error) {
 	if _, named, ok := c.definition(reference); ok {
-		return community.Parse(named.Value)
+		return bgp.ParseCommunity(named.Value)
 	}
-	value, err := community.Parse(reference)
+	value, err := bgp.ParseCommunity(reference)
 	if err != nil && !strings.Contains(reference, ":") {
 		return value, fmt.Errorf("there is no community %q; define it in a Community object or write its value", reference)
 	}

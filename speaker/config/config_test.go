@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -338,7 +338,7 @@ func TestCompiledAdvertisement(t *testing.T) {
 	want := []BGPAdvertisement{
 		{
 			Name: "first", Peers: map[string]bool{"tor9": true}, LengthIPv6: 64, LocalPref: new(uint32(4294967295)), MED: new(uint32(0)), ASPathPrepend: 10,
-			Communities: []community.Community{
+			Communities: []bgp.Community{
 				{Large: true, A: 64512, B: 2, C: 3}, {A: 65535, B: 65281}, {A: 64512, B: 100}, {Large: true, A: 1, B: 2, C: 3},
 			},
 		},
@@ -413,7 +413,7 @@ func TestContract(t *testing.T) {
 		!everything.Selects("lan", labels.Set{"expose": "yes"}) || everything.Selects("lan", nil) {
 		t.Errorf("L2Advertisement everything selects pools %v and Services by %v", got, everything.Services)
 	}
-	if diff := cmp.Diff([]community.Community{
+	if diff := cmp.Diff([]bgp.Community{
 		{A: 64512, B: 100}, {A: 65535, B: 65281}, {A: 64512, B: 1000}, {Large: true, A: 64512, B: 1, C: 2},
 	}, config.BGP[0].Communities); diff != "" {
 		t.Errorf("communities of BGPAdvertisement primary (-want +got):\n%s", diff)

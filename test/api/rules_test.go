@@ -17,7 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 // A rule is one object and what the API server shall say to it.
@@ -433,7 +433,7 @@ func TestCommunity(t *testing.T) {
 
 // TestWellKnownCommunities holds the API server's list of well-known names against the one that the code uses.
 func TestWellKnownCommunities(t *testing.T) {
-	for name, value := range community.WellKnown {
+	for name, value := range bgp.WellKnownCommunities {
 		testRules(t, "Community", []rule{
 			{name + " with its value", fmt.Sprintf(`spec: {communities: [{name: %s, value: %q}]}`, name, value.String()), ""},
 			{

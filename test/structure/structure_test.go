@@ -104,7 +104,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/mdlayher":                    noSockets,
 			"github.com/vishvananda/netlink":         noSockets,
 			"github.com/hashicorp/memberlist":        noSockets,
-			module + "/speaker/bgp":                  noSockets,
+			module + "/speaker/bgp/gobgp":            noSockets,
 			module + "/speaker/layer2":               noSockets,
 			module + "/speaker/link/rtnetlink":       noSockets,
 			module + "/speaker/membership":           noSockets,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"context"
@@ -14,16 +14,17 @@ import (
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
-	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v4/pkg/server"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 // session is one peer with the embedded GoBGP server that speaks to it.
 type session struct {
-	peer         Peer
+	peer         bgp.Peer
 	logger       klog.Logger
 	notify       func()
 	server       *server.BgpServer
@@ -32,26 +33,26 @@ type session struct {
 
 	// ribMu orders what the embedded RIB is told. It is held while GoBGP works and guards the fields up to mu.
 	ribMu           sync.Mutex
-	declared        map[netip.Prefix]Route
-	installed       map[netip.Prefix]Route
+	declared        map[netip.Prefix]bgp.Route
+	installed       map[netip.Prefix]bgp.Route
 	extendedNextHop bool // the peer has offered RFC 8950 in its latest OPEN
 
 	// mu guards all following fields. GoBGP logs with locks of its own held, so nothing is called while mu is.
 	mu          sync.Mutex
-	status      SessionState
+	status      bgp.SessionState
 	established uint64                // how many times
 	announced   map[family.Family]int // prefixes in the embedded RIB
 	total       int                   // prefixes declared
 }
 
 // startSession starts a server for peer, which begins to connect.
-func startSession(ctx context.Context, logger klog.Logger, peer Peer, notify func()) (*session, error) {
+func startSession(ctx context.Context, logger klog.Logger, peer bgp.Peer, notify func()) (*session, error) {
 	s := &session{
 		peer:      peer,
 		logger:    klog.LoggerWithValues(logger, "peer", peer.Name),
 		notify:    notify,
-		installed: map[netip.Prefix]Route{},
-		status:    SessionState{Peer: peer.Name, Address: peer.Address, State: Idle, Since: time.Now()},
+		installed: map[netip.Prefix]bgp.Route{},
+		status:    bgp.SessionState{Peer: peer.Name, Address: peer.Address, State: bgp.Idle, Since: time.Now()},
 	}
 	s.log = newLogHandler(s.logger, s.failed)
 	s.server = server.NewBgpServer(server.LoggerOption(s.log.slogger(), nil))
@@ -60,7 +61,7 @@ func startSession(ctx context.Context, logger klog.Logger, peer Peer, notify fun
 	watching, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWatching = stopWatching
 	if err := s.start(ctx, watching); err != nil {
-		s.stopServer(ctx, Withdraw)
+		s.stopServer(ctx, bgp.Withdraw)
 		return nil, fmt.Errorf("starting GoBGP: %w", err)
 	}
 	s.logger.Info("Started BGP session", "address", peer.Address, "localASN", peer.LocalASN, "peerASN", peer.PeerASN)
@@ -162,17 +163,17 @@ func (s *session) config() *api.Peer {
 
 // setRoutes makes routes the declared ones. Those that cannot be announced are left out and reported; of two that
 // disagree about one prefix the first counts.
-func (s *session) setRoutes(routes []Route) error {
+func (s *session) setRoutes(routes []bgp.Route) error {
 	var errs []error
-	declared := make(map[netip.Prefix]Route, len(routes))
+	declared := make(map[netip.Prefix]bgp.Route, len(routes))
 	for _, r := range routes {
 		if err := r.Validate(); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		r = r.normal()
+		r = normalRoute(r)
 		if first, ok := declared[r.Prefix]; ok {
-			if !first.equal(r) {
+			if !equalRoutes(first, r) {
 				errs = append(errs, fmt.Errorf("prefix %v is declared twice with different attributes", r.Prefix))
 			}
 			continue
@@ -188,13 +189,13 @@ func (s *session) setRoutes(routes []Route) error {
 // syncRIB makes the embedded RIB hold what is declared and may be sent. New paths go first, so that where an aggregate
 // and its parts change places there is always one of them. It is called with ribMu held.
 func (s *session) syncRIB() error {
-	var adding []Route
+	var adding []bgp.Route
 	var paths, stale []*apiutil.Path
 	for prefix, r := range s.declared {
-		if old, ok := s.installed[prefix]; ok && old.equal(r) || r.extendedNextHop() && !s.extendedNextHop {
+		if old, ok := s.installed[prefix]; ok && equalRoutes(old, r) || r.NeedsExtendedNextHop() && !s.extendedNextHop {
 			continue
 		}
-		path, err := r.path(s.peer)
+		path, err := newPath(r, s.peer)
 		if err != nil {
 			return fmt.Errorf("prefix %v: %w", prefix, err)
 		}
@@ -211,10 +212,10 @@ func (s *session) syncRIB() error {
 
 	for prefix, old := range s.installed {
 		r, ok := s.declared[prefix]
-		if ok && (!r.extendedNextHop() || s.extendedNextHop) {
+		if ok && (!r.NeedsExtendedNextHop() || s.extendedNextHop) {
 			continue
 		}
-		path, err := old.path(s.peer)
+		path, err := newPath(old, s.peer)
 		if err != nil {
 			return fmt.Errorf("prefix %v: %w", prefix, err)
 		}
@@ -242,29 +243,29 @@ func (s *session) syncRIB() error {
 }
 
 // state returns what is known about the session.
-func (s *session) state() SessionState {
+func (s *session) state() bgp.SessionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state := s.status
 	state.Families = slices.Clone(state.Families)
-	if state.State == Established {
-		state.Held = s.total
+	if state.State == bgp.Established {
+		state.Withheld = s.total
 		state.Advertised = map[family.Family]int{}
 		for _, f := range state.Families {
 			state.Advertised[f] = s.announced[f]
-			state.Held -= s.announced[f]
+			state.Withheld -= s.announced[f]
 		}
 	}
 	return state
 }
 
-var states = map[gobgp.FSMState]State{
-	gobgp.BGP_FSM_IDLE:        Idle,
-	gobgp.BGP_FSM_CONNECT:     Active,
-	gobgp.BGP_FSM_ACTIVE:      Active,
-	gobgp.BGP_FSM_OPENSENT:    OpenSent,
-	gobgp.BGP_FSM_OPENCONFIRM: OpenConfirm,
-	gobgp.BGP_FSM_ESTABLISHED: Established,
+var states = map[packet.FSMState]bgp.State{
+	packet.BGP_FSM_IDLE:        bgp.Idle,
+	packet.BGP_FSM_CONNECT:     bgp.Active,
+	packet.BGP_FSM_ACTIVE:      bgp.Active,
+	packet.BGP_FSM_OPENSENT:    bgp.OpenSent,
+	packet.BGP_FSM_OPENCONFIRM: bgp.OpenConfirm,
+	packet.BGP_FSM_ESTABLISHED: bgp.Established,
 }
 
 // losses says in words why GoBGP left a session, where its log does not say it better.
@@ -284,18 +285,18 @@ func (s *session) peerChanged(peer *apiutil.Peer) {
 	if !ok {
 		return // the server is going down
 	}
-	if loss := losses[peer.State.DisconnectReason]; state == Idle && loss != "" {
+	if loss := losses[peer.State.DisconnectReason]; state == bgp.Idle && loss != "" {
 		s.failed(loss)
 	}
 
 	s.mu.Lock()
 	old := s.status.State
 	s.status.State = state
-	if (state == Established) != (old == Established) {
+	if (state == bgp.Established) != (old == bgp.Established) {
 		s.status.Since = time.Now()
 		s.status.Families = nil
 	}
-	if state == Established {
+	if state == bgp.Established {
 		s.established++
 		s.status.RemoteASN = peer.State.PeerASN
 		s.status.RouterID = peer.State.RouterID
@@ -305,9 +306,9 @@ func (s *session) peerChanged(peer *apiutil.Peer) {
 	s.mu.Unlock()
 
 	switch {
-	case state == Established && s.peer.Dynamic == External && status.RemoteASN == s.peer.LocalASN:
+	case state == bgp.Established && s.peer.Dynamic == bgp.External && status.RemoteASN == s.peer.LocalASN:
 		s.refuseInternal()
-	case state == Established:
+	case state == bgp.Established:
 		s.logger.Info("Established BGP session", "remoteASN", status.RemoteASN, "routerID", status.RouterID,
 			"families", status.Families)
 		s.ribMu.Lock()
@@ -316,7 +317,7 @@ func (s *session) peerChanged(peer *apiutil.Peer) {
 			s.failed(err.Error())
 		}
 		s.ribMu.Unlock()
-	case old == Established:
+	case old == bgp.Established:
 		s.logger.Info("Lost BGP session", "reason", status.LastError)
 	}
 	s.notify()
@@ -336,14 +337,14 @@ func (s *session) refuseInternal() {
 
 // negotiated returns those of our families that the peer's OPEN has too. An OPEN without the capability of RFC 4760
 // means IPv4.
-func negotiated(ours []family.Family, caps []gobgp.ParameterCapabilityInterface) []family.Family {
+func negotiated(ours []family.Family, caps []packet.ParameterCapabilityInterface) []family.Family {
 	var theirs []family.Family
 	for _, c := range caps {
-		mp, ok := c.(*gobgp.CapMultiProtocol)
+		mp, ok := c.(*packet.CapMultiProtocol)
 		switch {
-		case ok && mp.CapValue == gobgp.RF_IPv4_UC:
+		case ok && mp.CapValue == packet.RF_IPv4_UC:
 			theirs = append(theirs, family.IPv4)
-		case ok && mp.CapValue == gobgp.RF_IPv6_UC:
+		case ok && mp.CapValue == packet.RF_IPv6_UC:
 			theirs = append(theirs, family.IPv6)
 		}
 	}
@@ -351,14 +352,14 @@ func negotiated(ours []family.Family, caps []gobgp.ParameterCapabilityInterface)
 }
 
 // offersExtendedNextHop reports whether the peer takes IPv4 prefixes with IPv6 next hops (RFC 8950 §4).
-func offersExtendedNextHop(caps []gobgp.ParameterCapabilityInterface) bool {
+func offersExtendedNextHop(caps []packet.ParameterCapabilityInterface) bool {
 	for _, c := range caps {
-		extended, ok := c.(*gobgp.CapExtendedNexthop)
+		extended, ok := c.(*packet.CapExtendedNexthop)
 		if !ok {
 			continue
 		}
 		for _, t := range extended.Tuples {
-			if t.NLRIAFI == gobgp.AFI_IP && t.NLRISAFI == gobgp.SAFI_UNICAST && t.NexthopAFI == gobgp.AFI_IP6 {
+			if t.NLRIAFI == packet.AFI_IP && t.NLRISAFI == packet.SAFI_UNICAST && t.NexthopAFI == packet.AFI_IP6 {
 				return true
 			}
 		}
@@ -370,7 +371,7 @@ func offersExtendedNextHop(caps []gobgp.ParameterCapabilityInterface) bool {
 func (s *session) failed(text string) {
 	s.mu.Lock()
 	repeated := s.status.LastError == text
-	s.status.LastError, s.status.LastErrorTime = text, time.Now()
+	s.status.LastError = text
 	s.mu.Unlock()
 	if !repeated {
 		s.logger.V(2).Info("Noted a BGP failure", "reason", text)
@@ -381,7 +382,7 @@ func (s *session) failed(text string) {
 // reset ends the connection, and with it everything that was learned from either side, if it is established. It connects again at once.
 func (s *session) reset(ctx context.Context, reason string) error {
 	s.mu.Lock()
-	established := s.status.State == Established
+	established := s.status.State == bgp.Established
 	s.mu.Unlock()
 	if !established {
 		return nil
@@ -394,8 +395,8 @@ func (s *session) reset(ctx context.Context, reason string) error {
 }
 
 // close ends the session and returns when nothing of it is left.
-func (s *session) close(ctx context.Context, mode CloseMode) {
-	if mode == Withdraw {
+func (s *session) close(ctx context.Context, mode bgp.CloseMode) {
+	if mode == bgp.Withdraw {
 		s.withdraw(ctx)
 	}
 	s.stopServer(ctx, mode)
@@ -445,11 +446,11 @@ func (s *session) updatesSent(ctx context.Context) (updates uint64) {
 	return updates
 }
 
-func (s *session) stopServer(ctx context.Context, mode CloseMode) {
+func (s *session) stopServer(ctx context.Context, mode bgp.CloseMode) {
 	s.stopWatching()
 	s.log.mute() // what GoBGP reports from here on is our own doing
 	if err := s.server.StopBgp(context.WithoutCancel(ctx), &api.StopBgpRequest{
-		AllowGracefulRestart: mode == Restart,
+		AllowGracefulRestart: mode == bgp.Restart,
 	}); err != nil {
 		s.logger.Error(err, "Failed to stop GoBGP")
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tandem-lb/tandem/ipam/family"
-	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 const bothFamilies = `
@@ -28,9 +28,9 @@ router bgp 64513
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  neighbor $S4 remote-as 64512
- address-af ipv4 unicast
+ address-family ipv4 unicast
   neighbor $S4 activate
- address-af ipv6 unicast
+ address-family ipv6 unicast
   neighbor $S4 activate
 `
 
@@ -40,19 +40,19 @@ func withNeighbor(setting string) string {
 }
 
 // peer returns the declaration that fits bothFamilies.
-func (r *frr) peer() Peer {
-	return Peer{
+func (r *frr) peer() bgp.Peer {
+	return bgp.Peer{
 		Name: "tor1", LocalASN: 64512, PeerASN: 64513, Address: r.router4,
 		RouterID: netip.MustParseAddr("192.0.2.254"),
 	}
 }
 
-func (r *frr) route(prefix string) Route {
+func (r *frr) route(prefix string) bgp.Route {
 	p := netip.MustParsePrefix(prefix)
 	if p.Addr().Is4() {
-		return Route{Prefix: p, NextHop: r.speaker4}
+		return bgp.Route{Prefix: p, NextHop: r.speaker4}
 	}
-	return Route{Prefix: p, NextHop: r.speaker6}
+	return bgp.Route{Prefix: p, NextHop: r.speaker6}
 }
 
 // external is a path from AS 64512 with no attribute but the mandatory ones.
@@ -69,8 +69,8 @@ func external(via netip.Addr) path {
 func TestBothFamiliesOverOneSession(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: r.peer(), Routes: []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+	awaitState(t, s, "tor1", bgp.Established)
 	r.wantRIB(map[string][]path{
 		"198.51.100.200/32":     {external(r.speaker4)},
 		"2001:db8:51::1000/128": {external(r.speaker6)},
@@ -100,8 +100,8 @@ func TestIPv6Session(t *testing.T) {
 			peer := r.peer()
 			peer.Address = tt.address(r)
 			s := newSpeaker(t)
-			set(t, s, Session{Peer: peer, Routes: []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
-			awaitState(t, s, "tor1", Established)
+			set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+			awaitState(t, s, "tor1", bgp.Established)
 			r.wantRIB(map[string][]path{
 				"198.51.100.200/32":     {external(r.speaker4)},
 				"2001:db8:51::1000/128": {external(r.speaker6)},
@@ -117,10 +117,10 @@ func TestExtendedNextHop(t *testing.T) {
 	// The capability makes FRR send router advertisements, from which this side would get one more address to dial
 	// from.
 	peer.Address, peer.SourceAddress = r.router6, r.speaker6
-	overIPv6 := Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
+	overIPv6 := bgp.Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: peer, Routes: []Route{overIPv6, r.route("2001:db8:51::1000/128")}})
-	state := await(t, s, "tor1", "a held prefix", func(state SessionState) bool { return state.Held == 1 })
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{overIPv6, r.route("2001:db8:51::1000/128")}})
+	state := await(t, s, "tor1", "a withheld prefix", func(state bgp.SessionState) bool { return state.Withheld == 1 })
 	if diff := cmp.Diff(map[family.Family]int{family.IPv4: 0, family.IPv6: 1}, state.Advertised); diff != "" {
 		t.Errorf("Unexpected counts (-want +got):\n%s", diff)
 	}
@@ -131,20 +131,20 @@ func TestExtendedNextHop(t *testing.T) {
 		"198.51.100.200/32":     {external(r.speaker6)},
 		"2001:db8:51::1000/128": {external(r.speaker6)},
 	})
-	if state := awaitState(t, s, "tor1", Established); state.Held != 0 {
-		t.Errorf("Still holding %d prefixes", state.Held)
+	if state := awaitState(t, s, "tor1", bgp.Established); state.Withheld != 0 {
+		t.Errorf("Still withholding %d prefixes", state.Withheld)
 	}
 }
 
 func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 	r := newRouter(t, strings.Replace(bothFamilies, " address-family ipv6 unicast\n  neighbor $S4 activate\n", "", 1))
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: r.peer(), Routes: []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
-	got := awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+	got := awaitState(t, s, "tor1", bgp.Established)
 	got.Since = time.Time{}
-	want := SessionState{
-		Peer: "tor1", Address: r.router4, State: Established, RemoteASN: 64513, RouterID: r.router4,
-		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 1}, Held: 1,
+	want := bgp.SessionState{
+		Peer: "tor1", Address: r.router4, State: bgp.Established, RemoteASN: 64513, RouterID: r.router4,
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 1}, Withheld: 1,
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("Unexpected state (-want +got):\n%s", diff)
@@ -152,9 +152,9 @@ func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 }
 
 func TestAttributes(t *testing.T) {
-	var communities []community.Community
+	var communities []bgp.Community
 	for _, c := range []string{"no-export", "large:64512:1:2", "64512:100", "64512:100"} {
-		parsed, err := community.Parse(c)
+		parsed, err := bgp.ParseCommunity(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,7 +185,7 @@ func TestAttributes(t *testing.T) {
 				peer.LocalASN = 64513
 			}
 			want := map[string][]path{}
-			var routes []Route
+			var routes []bgp.Route
 			for _, prefix := range []string{"198.51.100.0/24", "2001:db8:51::/64"} {
 				route := r.route(prefix)
 				p := external(route.NextHop)
@@ -197,8 +197,8 @@ func TestAttributes(t *testing.T) {
 				routes = append(routes, route)
 			}
 			s := newSpeaker(t)
-			set(t, s, Session{Peer: peer, Routes: routes})
-			awaitState(t, s, "tor1", Established)
+			set(t, s, bgp.Session{Peer: peer, Routes: routes})
+			awaitState(t, s, "tor1", bgp.Established)
 			r.wantRIB(want)
 		})
 	}
@@ -210,9 +210,9 @@ func TestPeersHearTheirOwn(t *testing.T) {
 	p1, p2 := r1.peer(), r2.peer()
 	p2.Name, p2.RouterID = "tor2", netip.MustParseAddr("192.0.2.253")
 	one, two, only := r1.route("198.51.100.200/32"), r2.route("198.51.100.200/32"), r2.route("2001:db8:51::1000/128")
-	one.MED, two.Communities = new(uint32(10)), []community.Community{{A: 64512, B: 2}}
+	one.MED, two.Communities = new(uint32(10)), []bgp.Community{{A: 64512, B: 2}}
 	s := newSpeaker(t)
-	set(t, s, Session{p1, []Route{one}}, Session{p2, []Route{two, only}})
+	set(t, s, bgp.Session{Peer: p1, Routes: []bgp.Route{one}}, bgp.Session{Peer: p2, Routes: []bgp.Route{two, only}})
 
 	want1, want2, wantOnly := external(r1.speaker4), external(r2.speaker4), external(r2.speaker6)
 	want1.MED, want2.Community.String = new(10), "64512:2"
@@ -221,8 +221,8 @@ func TestPeersHearTheirOwn(t *testing.T) {
 	r2.wantRIB(map[string][]path{"198.51.100.200/32": {want2}, "2001:db8:51::1000/128": {wantOnly}})
 
 	// A peer that is no longer declared loses its routes at once, and the other does not notice.
-	since := awaitState(t, s, "tor1", Established).Since
-	set(t, s, Session{p1, []Route{one}})
+	since := awaitState(t, s, "tor1", bgp.Established).Since
+	set(t, s, bgp.Session{Peer: p1, Routes: []bgp.Route{one}})
 	r2.wantRIB(map[string][]path{})
 	r1.wantRIB(map[string][]path{"198.51.100.200/32": {want1}})
 	if states := s.States(); len(states) != 1 || states[0].Since != since {
@@ -238,9 +238,9 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 	r.configure("log file "+log, "debug bgp updates in")
 	peer := r.peer()
 	peer.LocalASN = 64513
-	routes := []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
+	routes := []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
 	s := newSpeaker(t)
-	set(t, s, Session{peer, routes})
+	set(t, s, bgp.Session{Peer: peer, Routes: routes})
 	internal := func(via netip.Addr) path {
 		p := external(via)
 		p.ASPath.String, p.Peer.Type, p.LocalPref = "Local", "internal", new(100)
@@ -251,13 +251,13 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 	before := r.neighbor(r.speaker4).MessageStats.UpdatesRecv
 
 	for i := range routes {
-		routes[i].LocalPref, routes[i].Communities = new(uint32(0)), []community.Community{community.GracefulShutdown}
+		routes[i].LocalPref, routes[i].Communities = new(uint32(0)), []bgp.Community{bgp.GracefulShutdown}
 	}
-	set(t, s, Session{peer, routes})
+	set(t, s, bgp.Session{Peer: peer, Routes: routes})
 	want4.LocalPref, want4.Community.String = new(0), "graceful-shutdown"
 	want6.LocalPref, want6.Community.String = new(0), "graceful-shutdown"
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}, "2001:db8:51::1000/128": {want6}})
-	set(t, s, Session{peer, routes}) // the same again is nothing to tell
+	set(t, s, bgp.Session{Peer: peer, Routes: routes}) // the same again is nothing to tell
 	if got := r.neighbor(r.speaker4).MessageStats.UpdatesRecv - before; got != 2 {
 		t.Errorf("The change took %d UPDATEs, want one for each family", got)
 	}
@@ -269,7 +269,7 @@ func TestChangedAttributesReplaceThePath(t *testing.T) {
 		t.Errorf("The router saw a withdrawal or nothing at all:\n%s", text)
 	}
 
-	set(t, s, Session{peer, routes[:1]})
+	set(t, s, bgp.Session{Peer: peer, Routes: routes[:1]})
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {want4}})
 }
 
@@ -278,15 +278,15 @@ func TestPassword(t *testing.T) {
 	peer := r.peer()
 	peer.Password = "wrong"
 	s := newSpeaker(t)
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	state := await(t, s, "tor1", "an error", func(state SessionState) bool { return state.LastError != "" })
-	if state.State != Active || !strings.Contains(state.LastError, "a different password or TTL security looks the same") ||
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	state := await(t, s, "tor1", "an error", func(state bgp.SessionState) bool { return state.LastError != "" })
+	if state.State != bgp.Active || !strings.Contains(state.LastError, "a different password or TTL security looks the same") ||
 		strings.Contains(state.LastError, "wrong") {
 		t.Errorf("A wrong password looks like this: %+v", state)
 	}
 	peer.Password = "correct"
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", bgp.Established)
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 }
 
@@ -297,19 +297,19 @@ func TestGTSM(t *testing.T) {
 	peer := r.peer()
 	peer.TTLSecurityHops = 1
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: peer, Routes: []Route{r.route("198.51.100.200/32")}})
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 
 	// From here on the router sends as if from one hop further away: two are needed, and one refuses it.
 	r.nft("table ip far { chain out { type filter hook output priority 0; ip ttl set 254; }; }")
 	set(t, s)
-	set(t, s, Session{Peer: peer})
-	await(t, s, "tor1", "a refusal", func(state SessionState) bool {
-		return state.State != Established && strings.Contains(state.LastError, "no answer from the peer")
+	set(t, s, bgp.Session{Peer: peer})
+	await(t, s, "tor1", "a refusal", func(state bgp.SessionState) bool {
+		return state.State != bgp.Established && strings.Contains(state.LastError, "no answer from the peer")
 	})
 	peer.TTLSecurityHops = 2
-	set(t, s, Session{Peer: peer})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: peer})
+	awaitState(t, s, "tor1", bgp.Established)
 }
 
 // TestMultihop puts a rule on the router that drops what could not have crossed a second hop.
@@ -318,13 +318,13 @@ func TestMultihop(t *testing.T) {
 	r.nft("table ip hop { chain in { type filter hook input priority 0; tcp dport 179 ip ttl < 2 drop; }; }")
 	peer := r.peer()
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: peer})
-	await(t, s, "tor1", "an error", func(state SessionState) bool {
+	set(t, s, bgp.Session{Peer: peer})
+	await(t, s, "tor1", "an error", func(state bgp.SessionState) bool {
 		return strings.Contains(state.LastError, "no answer from the peer")
 	})
 	peer.EBGPMultiHop = true
-	set(t, s, Session{Peer: peer})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: peer})
+	awaitState(t, s, "tor1", bgp.Established)
 }
 
 func (r *frr) nft(rules string) {
@@ -342,8 +342,8 @@ func TestSourceAddressRouterIDAndTimers(t *testing.T) {
 	peer.SourceAddress, peer.RouterID = source, netip.MustParseAddr("10.0.0.1")
 	peer.HoldTime, peer.KeepaliveTime = 9*time.Second, 3*time.Second
 	s := newSpeaker(t)
-	set(t, s, Session{Peer: peer})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: peer})
+	awaitState(t, s, "tor1", bgp.Established)
 	eventually(t, "the router's view (-want +got)", func() string {
 		got := r.neighbor(source)
 		want := neighbor{
@@ -361,15 +361,15 @@ func TestHoldTime(t *testing.T) {
 	peer := r.peer()
 	peer.HoldTime = 3 * time.Second
 	s := newSpeaker(t)
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", bgp.Established)
 	r.signalBGP(syscall.SIGSTOP)
-	state := await(t, s, "tor1", "a loss", func(state SessionState) bool { return state.State != Established })
+	state := await(t, s, "tor1", "a loss", func(state bgp.SessionState) bool { return state.State != bgp.Established })
 	if !strings.Contains(state.LastError, "hold timer expired") {
 		t.Errorf("The loss has no good reason: %+v", state)
 	}
 	r.signalBGP(syscall.SIGCONT)
-	awaitState(t, s, "tor1", Established)
+	awaitState(t, s, "tor1", bgp.Established)
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 }
 
@@ -379,8 +379,8 @@ func TestZeroHoldTime(t *testing.T) {
 	peer := r.peer()
 	peer.HoldTime = 3 * time.Second
 	s := newSpeaker(t)
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	since := awaitState(t, s, "tor1", Established).Since
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	since := awaitState(t, s, "tor1", bgp.Established).Since
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 	if n := r.neighbor(r.speaker4); n.HoldTime != 0 || n.KeepAlive != 0 {
 		t.Errorf("The router counts on KEEPALIVEs: %+v", n)
@@ -391,7 +391,7 @@ func TestZeroHoldTime(t *testing.T) {
 		}
 		return ""
 	})
-	if state := awaitState(t, s, "tor1", Established); state.Since != since {
+	if state := awaitState(t, s, "tor1", bgp.Established); state.Since != since {
 		t.Errorf("The session was lost in silence: %+v", state)
 	}
 }
@@ -400,7 +400,7 @@ func TestZeroHoldTime(t *testing.T) {
 func TestNothingIsLearned(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
-	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32")}})
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32")}})
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
 	r.configure("router bgp 64513", "no bgp network import-check", "address-family ipv4 unicast",
 		"network 198.51.100.200/32", "network 203.0.113.0/24")
@@ -409,7 +409,7 @@ func TestNothingIsLearned(t *testing.T) {
 		r.show(&routes, "bgp ipv4 unicast neighbors "+r.speaker4.String()+" advertised-routes")
 		return cmp.Diff(2, routes.TotalPrefixCounter)
 	})
-	set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
 	eventually(t, "our own to be all we announce", func() string {
 		var ours []string
 		for prefix, paths := range r.rib() {
@@ -436,14 +436,14 @@ func TestRouterRestart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRouter(t, bothFamilies)
 			s := newSpeaker(t)
-			set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
+			set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}})
 			want := map[string][]path{
 				"198.51.100.200/32":     {external(r.speaker4)},
 				"2001:db8:51::1000/128": {external(r.speaker6)},
 			}
 			r.wantRIB(want)
 			r.stopBGP(tt.signal)
-			state := await(t, s, "tor1", "a loss", func(state SessionState) bool { return state.State != Established })
+			state := await(t, s, "tor1", "a loss", func(state bgp.SessionState) bool { return state.State != bgp.Established })
 			if !strings.Contains(state.LastError, tt.want) {
 				t.Errorf("The loss has the reason %q, want %q", state.LastError, tt.want)
 			}
@@ -461,7 +461,7 @@ func TestClose(t *testing.T) {
 	r := newRouter(t, config)
 	peer := r.peer()
 	peer.GracefulRestart.Enabled = true
-	session := Session{peer, []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}}
+	session := bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}}
 	want := map[string][]path{
 		"198.51.100.200/32":     {external(r.speaker4)},
 		"2001:db8:51::1000/128": {external(r.speaker6)},
@@ -472,7 +472,7 @@ func TestClose(t *testing.T) {
 	r.wantRIB(want)
 	r.configure("log file "+log, "debug bgp updates in", "debug bgp zebra")
 
-	s.Close(context.Background(), Restart)
+	s.Close(context.Background(), bgp.Restart)
 	stale := map[string][]path{}
 	for prefix, paths := range want {
 		kept := paths[0]
@@ -491,7 +491,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("The restart took routes out of the router's kernel table: %v\n%s", err, text)
 	}
 
-	s.Close(context.Background(), Withdraw)
+	s.Close(context.Background(), bgp.Withdraw)
 	r.wantRIB(map[string][]path{})
 	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "withdrawn") {
 		t.Errorf("The stop did not withdraw the routes in so many words: %v\n%s", err, text)
@@ -508,23 +508,23 @@ func TestDynamicASN(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
 	peer := r.peer()
-	peer.PeerASN, peer.Dynamic = 0, External
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
+	peer.PeerASN, peer.Dynamic = 0, bgp.External
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
-	if state := awaitState(t, s, "tor1", Established); state.RemoteASN != 64513 {
+	if state := awaitState(t, s, "tor1", bgp.Established); state.RemoteASN != 64513 {
 		t.Errorf("The peer's AS is %d, want 64513", state.RemoteASN)
 	}
 
 	r.configure("router bgp 64513", "neighbor $S4 remote-as 64513")
 	peer.LocalASN = 64513
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	await(t, s, "tor1", "the refusal", func(state SessionState) bool {
-		return state.State == Idle && strings.Contains(state.LastError, "the peer is in our own AS 64513")
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	await(t, s, "tor1", "the refusal", func(state bgp.SessionState) bool {
+		return state.State == bgp.Idle && strings.Contains(state.LastError, "the peer is in our own AS 64513")
 	})
 	r.wantRIB(map[string][]path{})
-	peer.Dynamic = Internal
-	set(t, s, Session{peer, []Route{r.route("198.51.100.200/32")}})
-	awaitState(t, s, "tor1", Established)
+	peer.Dynamic = bgp.Internal
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32")}})
+	awaitState(t, s, "tor1", bgp.Established)
 }
 
 func TestWrongASNumbersAreReported(t *testing.T) {
@@ -541,8 +541,8 @@ func TestWrongASNumbersAreReported(t *testing.T) {
 			peer := r.peer()
 			peer.LocalASN, peer.PeerASN = tt.ours, tt.peer
 			s := newSpeaker(t)
-			set(t, s, Session{Peer: peer})
-			await(t, s, "tor1", tt.want, func(state SessionState) bool { return strings.Contains(state.LastError, tt.want) })
+			set(t, s, bgp.Session{Peer: peer})
+			await(t, s, "tor1", tt.want, func(state bgp.SessionState) bool { return strings.Contains(state.LastError, tt.want) })
 		})
 	}
 }
@@ -556,9 +556,9 @@ func TestSetServesTheOthers(t *testing.T) {
 	again := good
 	again.Name = "again"
 	s := newSpeaker(t)
-	err := s.Set(context.Background(), []Session{
+	err := s.Set(context.Background(), []bgp.Session{
 		{Peer: bad},
-		{good, []Route{
+		{Peer: good, Routes: []bgp.Route{
 			{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4},
 			r.route("198.51.100.200/32"),
 		}},
@@ -577,7 +577,7 @@ peer "tor1": declared twice`
 
 	worse := good
 	worse.HoldTime = time.Second
-	if err := s.Set(context.Background(), []Session{{Peer: worse}}); err == nil {
+	if err := s.Set(context.Background(), []bgp.Session{{Peer: worse}}); err == nil {
 		t.Error("A hold time of 1s was accepted")
 	}
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
@@ -590,13 +590,13 @@ func TestSamePeerTwice(t *testing.T) {
 	s := newSpeaker(t)
 	first, second := r.peer(), r.peer()
 	second.Name = "tor0" // before tor1 in the order of names
-	set(t, s, Session{first, []Route{r.route("198.51.100.200/32"), r.route("198.51.100.201/32")}})
-	since := awaitState(t, s, "tor1", Established).Since
+	set(t, s, bgp.Session{Peer: first, Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("198.51.100.201/32")}})
+	since := awaitState(t, s, "tor1", bgp.Established).Since
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}, "198.51.100.201/32": {external(r.speaker4)}})
 
 	// The Service of .200 is deleted, and one with .202 is created.
-	routes := []Route{r.route("198.51.100.201/32"), r.route("198.51.100.202/32")}
-	err := s.Set(context.Background(), []Session{{second, routes}, {first, routes}})
+	routes := []bgp.Route{r.route("198.51.100.201/32"), r.route("198.51.100.202/32")}
+	err := s.Set(context.Background(), []bgp.Session{{Peer: second, Routes: routes}, {Peer: first, Routes: routes}})
 	if err == nil || !strings.Contains(err.Error(), `peer "tor0": peerAddress: `+r.router4.String()+` is that of peer "tor1"`) {
 		t.Errorf("Set() = %v, want a refusal of tor0", err)
 	}
@@ -612,10 +612,11 @@ func TestEditedIntoAnother(t *testing.T) {
 	p1, p2 := r1.peer(), r2.peer()
 	p2.Name = "tor2"
 	s := newSpeaker(t)
-	set(t, s, Session{p1, []Route{r1.route("198.51.100.200/32")}}, Session{p2, []Route{r2.route("198.51.100.200/32")}})
+	one := bgp.Session{Peer: p1, Routes: []bgp.Route{r1.route("198.51.100.200/32")}}
+	set(t, s, one, bgp.Session{Peer: p2, Routes: []bgp.Route{r2.route("198.51.100.200/32")}})
 	r2.wantRIB(map[string][]path{"198.51.100.200/32": {external(r2.speaker4)}})
 	p2.Address = p1.Address
-	if err := s.Set(context.Background(), []Session{{p1, []Route{r1.route("198.51.100.200/32")}}, {p2, nil}}); err == nil {
+	if err := s.Set(context.Background(), []bgp.Session{one, {Peer: p2}}); err == nil {
 		t.Error("tor2 was accepted")
 	}
 	r2.wantRIB(map[string][]path{})
@@ -627,28 +628,28 @@ func TestEditsThatNeedNoNewSession(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
 	peer := r.peer()
-	routes := []Route{r.route("198.51.100.200/32")}
-	set(t, s, Session{peer, routes})
-	since := awaitState(t, s, "tor1", Established).Since
+	routes := []bgp.Route{r.route("198.51.100.200/32")}
+	set(t, s, bgp.Session{Peer: peer, Routes: routes})
+	since := awaitState(t, s, "tor1", bgp.Established).Since
 	for _, tt := range []struct {
 		name string
-		edit func(*Peer)
+		edit func(*bgp.Peer)
 	}{
-		{"another connect time", func(p *Peer) { p.ConnectTime = 30 * time.Second }},
-		{"the families in another order", func(p *Peer) { p.Families = []family.Family{family.IPv6, family.IPv4} }},
-		{"graceful restart turned off, which it is", func(p *Peer) { p.GracefulRestart.RestartTime = 2 * time.Minute }},
+		{"another connect time", func(p *bgp.Peer) { p.ConnectTime = 30 * time.Second }},
+		{"the families in another order", func(p *bgp.Peer) { p.Families = []family.Family{family.IPv6, family.IPv4} }},
+		{"graceful restart turned off, which it is", func(p *bgp.Peer) { p.GracefulRestart.RestartTime = 2 * time.Minute }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			edited := peer
 			tt.edit(&edited)
-			set(t, s, Session{edited, routes})
-			state := awaitState(t, s, "tor1", Established)
+			set(t, s, bgp.Session{Peer: edited, Routes: routes})
+			state := awaitState(t, s, "tor1", bgp.Established)
 			if state.Since != since {
 				t.Error("the session was restarted")
 				since = state.Since
 			}
-			set(t, s, Session{peer, routes})
-			since = awaitState(t, s, "tor1", Established).Since
+			set(t, s, bgp.Session{Peer: peer, Routes: routes})
+			since = awaitState(t, s, "tor1", bgp.Established).Since
 		})
 	}
 }
@@ -657,16 +658,16 @@ func TestEditsThatNeedNoNewSession(t *testing.T) {
 func TestWellKnownCommunities(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
-	var routes []Route
-	for i, name := range slices.Sorted(maps.Keys(community.WellKnown)) {
+	var routes []bgp.Route
+	for i, name := range slices.Sorted(maps.Keys(bgp.WellKnownCommunities)) {
 		if name == "llgr-stale" {
 			continue // It does that one, see package config.
 		}
 		route := r.route(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 32).String())
-		route.Communities = []community.Community{community.WellKnown[name]}
+		route.Communities = []bgp.Community{bgp.WellKnownCommunities[name]}
 		routes = append(routes, route)
 	}
-	set(t, s, Session{r.peer(), routes})
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: routes})
 	eventually(t, "every route", func() string {
 		rib := r.rib()
 		for _, route := range routes {
@@ -683,10 +684,10 @@ func TestMetrics(t *testing.T) {
 	s := newSpeaker(t)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(s)
-	set(t, s, Session{r.peer(), []Route{
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{
 		r.route("198.51.100.200/32"), r.route("198.51.100.201/32"), r.route("2001:db8:51::1000/128"),
 	}})
-	awaitState(t, s, "tor1", Established)
+	awaitState(t, s, "tor1", bgp.Established)
 	r.wantRIB(map[string][]path{
 		"198.51.100.200/32":     {external(r.speaker4)},
 		"198.51.100.201/32":     {external(r.speaker4)},
@@ -697,7 +698,7 @@ func TestMetrics(t *testing.T) {
 		"tandem_bgp_session_established_total tor1": 1,
 		"tandem_bgp_announced_prefixes IPv4 tor1":   2,
 		"tandem_bgp_announced_prefixes IPv6 tor1":   1,
-		"tandem_bgp_held_prefixes tor1":             0,
+		"tandem_bgp_withheld_prefixes tor1":         0,
 		"tandem_bgp_updates_sent_total tor1":        2,
 	}
 	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {
@@ -735,11 +736,11 @@ func TestSessionsLeaveNothingBehind(t *testing.T) {
 	connecting := r.peer()
 	connecting.Name, connecting.Address = "nobody", netip.MustParseAddr("10.77.255.1")
 	cycle := func() {
-		set(t, s, Session{r.peer(), []Route{r.route("198.51.100.200/32")}}, Session{Peer: connecting})
+		set(t, s, bgp.Session{Peer: r.peer(), Routes: []bgp.Route{r.route("198.51.100.200/32")}}, bgp.Session{Peer: connecting})
 	}
 	// The first round starts what the libraries keep for good.
 	cycle()
-	awaitState(t, s, "tor1", Established)
+	awaitState(t, s, "tor1", bgp.Established)
 	set(t, s)
 	settled := func(limit int) func() string {
 		return func() string {
@@ -754,7 +755,7 @@ func TestSessionsLeaveNothingBehind(t *testing.T) {
 	for i := range 50 {
 		cycle()
 		if i%25 == 0 {
-			awaitState(t, s, "tor1", Established)
+			awaitState(t, s, "tor1", bgp.Established)
 		}
 		set(t, s)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"context"
@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/klog/v2/ktesting"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 // patience bounds every wait for a router; nothing is expected to take that long.
@@ -264,11 +266,11 @@ func command(t *testing.T, name string, args ...string) string {
 func newSpeaker(t *testing.T) *Speaker {
 	logger, _ := ktesting.NewTestContext(t)
 	s := New(logger)
-	t.Cleanup(func() { s.Close(context.Background(), Withdraw) })
+	t.Cleanup(func() { s.Close(context.Background(), bgp.Withdraw) })
 	return s
 }
 
-func set(t *testing.T, s *Speaker, sessions ...Session) {
+func set(t *testing.T, s *Speaker, sessions ...bgp.Session) {
 	t.Helper()
 	if err := s.Set(context.Background(), sessions); err != nil {
 		t.Fatal(err)
@@ -276,7 +278,7 @@ func set(t *testing.T, s *Speaker, sessions ...Session) {
 }
 
 // await waits for a state of the named peer.
-func await(t *testing.T, s *Speaker, peer, what string, is func(SessionState) bool) SessionState {
+func await(t *testing.T, s *Speaker, peer, what string, is func(bgp.SessionState) bool) bgp.SessionState {
 	t.Helper()
 	timeout := time.After(patience)
 	for {
@@ -293,7 +295,7 @@ func await(t *testing.T, s *Speaker, peer, what string, is func(SessionState) bo
 	}
 }
 
-func awaitState(t *testing.T, s *Speaker, peer string, want State) SessionState {
+func awaitState(t *testing.T, s *Speaker, peer string, want bgp.State) bgp.SessionState {
 	t.Helper()
-	return await(t, s, peer, string(want), func(state SessionState) bool { return state.State == want })
+	return await(t, s, peer, string(want), func(state bgp.SessionState) bool { return state.State == want })
 }

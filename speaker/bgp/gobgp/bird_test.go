@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tandem-lb/tandem/speaker/community"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 const wantBIRD = `Table master4:
@@ -63,16 +63,16 @@ protocol bgp tandem {
 	// It goes into the background and ends with its namespace.
 	command(t, "nsenter", "--net=/run/netns/"+r.ns, "--", "bird", "-c", config, "-s", control)
 
-	routes := []Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
+	routes := []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
 	for i := range routes {
 		routes[i].MED, routes[i].Prepend = new(uint32(10)), 1
-		routes[i].Communities = []community.Community{
-			{Large: true, A: 64512, B: 1, C: 2}, {A: 64512, B: 100}, community.GracefulShutdown,
+		routes[i].Communities = []bgp.Community{
+			{Large: true, A: 64512, B: 1, C: 2}, {A: 64512, B: 100}, bgp.GracefulShutdown,
 		}
 	}
 	s := newSpeaker(t)
-	set(t, s, Session{r.peer(), routes})
-	awaitState(t, s, "tor1", Established)
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: routes})
+	awaitState(t, s, "tor1", bgp.Established)
 	want := r.expand(wantBIRD)
 	eventually(t, "BIRD's table (-want +got)", func() string {
 		out := command(t, "birdc", "-s", control, "show", "route", "all", "protocol", "tandem")

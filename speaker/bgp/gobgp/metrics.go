@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 var (
@@ -15,7 +17,7 @@ var (
 		"How many times the BGP session was established.", []string{"peer"}, nil)
 	announcedDesc = prometheus.NewDesc("tandem_bgp_announced_prefixes",
 		"Prefixes the peer has been sent.", []string{"peer", "family"}, nil)
-	heldDesc = prometheus.NewDesc("tandem_bgp_held_prefixes",
+	withheldDesc = prometheus.NewDesc("tandem_bgp_withheld_prefixes",
 		"Prefixes that an established peer cannot be sent for want of a family or capability.", []string{"peer"}, nil)
 	updatesDesc = prometheus.NewDesc("tandem_bgp_updates_sent_total",
 		"UPDATE messages sent to the peer.", []string{"peer"}, nil)
@@ -25,7 +27,7 @@ var _ prometheus.Collector = &Speaker{}
 
 // Describe implements prometheus.Collector.
 func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{upDesc, establishedDesc, announcedDesc, heldDesc, updatesDesc} {
+	for _, d := range []*prometheus.Desc{upDesc, establishedDesc, announcedDesc, withheldDesc, updatesDesc} {
 		ch <- d
 	}
 }
@@ -43,7 +45,7 @@ func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 		established := session.established
 		session.mu.Unlock()
 		up := 0.0
-		if state.State == Established {
+		if state.State == bgp.Established {
 			up = 1
 		}
 		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up, name)
@@ -52,7 +54,7 @@ func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(announcedDesc, prometheus.GaugeValue,
 				float64(state.Advertised[f]), name, string(f))
 		}
-		ch <- prometheus.MustNewConstMetric(heldDesc, prometheus.GaugeValue, float64(state.Held), name)
+		ch <- prometheus.MustNewConstMetric(withheldDesc, prometheus.GaugeValue, float64(state.Withheld), name)
 		ch <- prometheus.MustNewConstMetric(updatesDesc, prometheus.CounterValue,
 			float64(session.updatesSent(context.Background())), name)
 	}

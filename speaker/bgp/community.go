@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package community reads BGP communities: labels on a route that tell routers what to do with it.
-package community
+package bgp
 
 import (
 	"cmp"
@@ -10,7 +9,7 @@ import (
 	"strings"
 )
 
-// Community is a standard community (RFC 1997) or a large one (RFC 8092). Communities are comparable.
+// Community is a label on a route that tells routers what to do with it: a standard community (RFC 1997) or a large one (RFC 8092). Communities are comparable.
 type Community struct {
 	Large bool
 	// A standard community has its two halves, 16 bits each, in A and B. A large one has its global administrator in A and
@@ -21,9 +20,9 @@ type Community struct {
 // GracefulShutdown asks for the lowest preference, so that traffic leaves before the route does (RFC 8326).
 var GracefulShutdown = Community{A: 65535, B: 0}
 
-// WellKnown holds the names of IANA's registry of well-known communities that a route originator may use. The CEL rule of the
+// WellKnownCommunities holds the names of IANA's registry of well-known communities that a route originator may use. The CEL rule of the
 // Community kind repeats them, which test/api holds it to. Nobody changes it.
-var WellKnown = map[string]Community{
+var WellKnownCommunities = map[string]Community{
 	"graceful-shutdown":   GracefulShutdown,      // RFC 8326
 	"accept-own":          {A: 65535, B: 1},      // RFC 7611
 	"llgr-stale":          {A: 65535, B: 6},      // RFC 9494
@@ -37,9 +36,9 @@ var WellKnown = map[string]Community{
 	"internet":            {A: 0, B: 0},          // by convention
 }
 
-// Parse reads "64512:100", "large:64512:1:2" or the name of a well-known community, such as "no-export".
-func Parse(s string) (Community, error) {
-	if c, ok := WellKnown[s]; ok {
+// ParseCommunity reads "64512:100", "large:64512:1:2" or the name of a well-known community, such as "no-export".
+func ParseCommunity(s string) (Community, error) {
+	if c, ok := WellKnownCommunities[s]; ok {
 		return c, nil
 	}
 	fields, large := strings.CutPrefix(s, "large:")
@@ -63,7 +62,7 @@ func Parse(s string) (Community, error) {
 	return Community{Large: large, A: n[0], B: n[1], C: n[2]}, nil
 }
 
-// String returns the form that Parse reads, in numbers.
+// String returns the form that ParseCommunity reads, in numbers.
 func (c Community) String() string {
 	if c.Large {
 		return fmt.Sprintf("large:%d:%d:%d", c.A, c.B, c.C)
@@ -72,7 +71,7 @@ func (c Community) String() string {
 }
 
 // Compare orders communities: standard ones first, then by their numbers.
-func Compare(x, y Community) int {
+func (x Community) Compare(y Community) int {
 	if x.Large != y.Large {
 		if y.Large {
 			return -1

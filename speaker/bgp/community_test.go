@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package community
+package bgp
 
 import (
 	"strings"
 	"testing"
 )
 
-func TestParse(t *testing.T) {
+func TestParseCommunity(t *testing.T) {
 	for _, tt := range []struct {
 		name, in, want string
 		wantError      string
@@ -32,10 +32,10 @@ func TestParse(t *testing.T) {
 		{name: "a negative number", in: "64512:-1", wantError: `"-1" is not a number`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Parse(tt.in)
+			got, err := ParseCommunity(tt.in)
 			if tt.wantError != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantError) {
-					t.Fatalf("Parse(%q) = %v, %v; want an error with %q", tt.in, got, err, tt.wantError)
+					t.Fatalf("ParseCommunity(%q) = %v, %v; want an error with %q", tt.in, got, err, tt.wantError)
 				}
 				return
 			}
@@ -43,9 +43,9 @@ func TestParse(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.String() != tt.want {
-				t.Errorf("Parse(%q) = %v, want %v", tt.in, got, tt.want)
+				t.Errorf("ParseCommunity(%q) = %v, want %v", tt.in, got, tt.want)
 			}
-			if again, err := Parse(got.String()); err != nil || again != got {
+			if again, err := ParseCommunity(got.String()); err != nil || again != got {
 				t.Errorf("%v does not survive being written and read: %v, %v", got, again, err)
 			}
 		})

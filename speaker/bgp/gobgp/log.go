@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bgp
+package gobgp
 
 import (
 	"context"
@@ -10,12 +10,16 @@ import (
 	"sync/atomic"
 
 	"github.com/go-logr/logr"
-	gobgp "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	packet "github.com/osrg/gobgp/v4/pkg/packet/bgp"
 	"k8s.io/klog/v2"
 )
 
-// logHandler receives GoBGP's log: what tells why a session is not established goes to failed, and everything to
+// logHandler receives GoBGP's log: a record that tells why a session is not established goes to failed, and every record to
 // klog, four levels down.
+//
+// GoBGP tells the loss of an established session by apiutil.PeerState.DisconnectMessage as well. The log stays the one source
+// nevertheless: it alone has the connections that were refused, and the reason that an operator gave when shutting a session down
+// (RFC 9003), such as "maintenance until 14:00".
 type logHandler struct {
 	slog.Handler
 	failed func(string)
@@ -76,7 +80,7 @@ func failure(r slog.Record) string {
 	case "sent notification", "received notification":
 		collect()
 		verb, _, _ := strings.Cut(r.Message, " ")
-		code := gobgp.NewNotificationErrorCode(uint8(attrs["Code"].Int64()), uint8(attrs["Subcode"].Int64()))
+		code := packet.NewNotificationErrorCode(uint8(attrs["Code"].Int64()), uint8(attrs["Subcode"].Int64()))
 		text := fmt.Sprintf("%s NOTIFICATION %v", verb, code)
 		if reason, ok := attrs["Communicated-Reason"]; ok && reason.String() != "" {
 			text += fmt.Sprintf(" %q", reason.String())
