@@ -22,8 +22,8 @@ import (
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
 
-// Controllers returns the upstream controllers that run on a Cloud: those of nodes, with our own of their places, that of Services on our
-// informer, and none for routes. The flag --controllers chooses among them; a cluster whose nodes another provider initialises runs
+// Controllers returns the upstream controllers that run on a Cloud: those of nodes, with our own that labels Nodes with their topology, that
+// of Services on our informer, and none for routes. The flag --controllers chooses among them; a cluster whose nodes another provider initialises runs
 // --controllers=service-lb-controller.
 func Controllers() map[string]app.ControllerInitFuncConstructor {
 	constructors := maps.Clone(app.DefaultInitFuncConstructors)
@@ -34,25 +34,26 @@ func Controllers() map[string]app.ControllerInitFuncConstructor {
 		case names.ServiceLBController:
 			c.Constructor = startServiceController
 		case names.CloudNodeController:
-			c.Constructor = withPlaces(c.Constructor)
+			c.Constructor = withTopology(c.Constructor)
 		}
 		constructors[name] = c
 	}
 	return constructors
 }
 
-// withPlaces has the labels of places written where the node controller runs.
-func withPlaces(upstream app.InitFuncConstructor) app.InitFuncConstructor {
+// withTopology also runs the controller of topology labels wherever the node controller runs.
+func withTopology(upstream app.InitFuncConstructor) app.InitFuncConstructor {
 	return func(initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
 		start := upstream(initContext, completed, cloud)
 		return func(ctx context.Context, controllerContext genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
 			c, started, err := start(ctx, controllerContext)
 			if tandem, ok := cloud.(*Cloud); ok && started && err == nil {
-				places, err := newPlaces(completed.ClientBuilder.ClientOrDie(initContext.ClientName), completed.SharedInformers.Core().V1().Nodes(), tandem.recorder)
+				client, nodes := completed.ClientBuilder.ClientOrDie(initContext.ClientName), completed.SharedInformers.Core().V1().Nodes()
+				topology, err := newTopology(client, nodes, tandem.recorder)
 				if err != nil {
 					return nil, false, err
 				}
-				go places.run(ctx)
+				go topology.run(ctx)
 			}
 			return c, started, err
 		}

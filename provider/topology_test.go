@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/tools/record"
 )
 
-func TestPlaces(t *testing.T) {
+func TestTopology(t *testing.T) {
 	const zone, region = corev1.LabelTopologyZone, corev1.LabelTopologyRegion
 	for _, tt := range []struct {
 		name       string
@@ -43,7 +43,7 @@ func TestPlaces(t *testing.T) {
 		},
 		{
 			name: "what cannot be a label", providerID: "tandem://node1", annotate: map[string]string{AnnotationZone: "hall 1", AnnotationRegion: "vienna"},
-			want: map[string]string{region: "vienna"}, event: `Warning InvalidPlace "hall 1" cannot be the label topology.kubernetes.io/zone; change the annotation: `,
+			want: map[string]string{region: "vienna"}, event: `Warning InvalidTopologyLabel "hall 1" cannot be the label topology.kubernetes.io/zone; change the annotation: `,
 		},
 		{name: "a node of another provider", providerID: "metal://4711", annotate: map[string]string{AnnotationZone: "hall-1"}},
 		{name: "a node of none", annotate: map[string]string{AnnotationZone: "hall-1"}},
@@ -64,14 +64,14 @@ func TestPlaces(t *testing.T) {
 					client := fake.NewClientset(node)
 					factory := informers.NewSharedInformerFactory(client, 0)
 					recorder := record.NewFakeRecorder(10)
-					p, err := newPlaces(client, factory.Core().V1().Nodes(), recorder)
+					labeller, err := newTopology(client, factory.Core().V1().Nodes(), recorder)
 					if err != nil {
 						t.Fatal(err)
 					}
 					ctx, cancel := context.WithCancel(context.Background())
 					factory.Start(ctx.Done())
 					stopped := make(chan struct{})
-					go func() { defer close(stopped); p.run(ctx) }()
+					go func() { defer close(stopped); labeller.run(ctx) }()
 					defer func() { cancel(); <-stopped; factory.Shutdown() }()
 					synctest.Wait()
 					if when != "annotated before" {
@@ -92,6 +92,9 @@ func TestPlaces(t *testing.T) {
 					select {
 					case event = <-recorder.Events:
 					default:
+					}
+					if len(recorder.Events) > 0 {
+						t.Errorf("a second event: %s", <-recorder.Events)
 					}
 					if !strings.HasPrefix(event, tt.event) || tt.event == "" && event != "" {
 						t.Errorf("event %q, want %q", event, tt.event)
