@@ -68,7 +68,7 @@ func startServiceController(initContext app.ControllerInitContext, completed *co
 		}
 		services, err := servicecontroller.New(
 			cloud,
-			quiet{completed.ClientBuilder.ClientOrDie(initContext.ClientName), tandem.services.Lister()},
+			filteringClient{completed.ClientBuilder.ClientOrDie(initContext.ClientName), tandem.services.Lister()},
 			tandem.services,
 			completed.SharedInformers.Core().V1().Nodes(),
 			completed.ComponentConfig.KubeCloudShared.ClusterName,

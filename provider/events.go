@@ -9,8 +9,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 )
 
-// progress are the events with which the service controller reports each step that went well. They say less than the events of
-// package loadbalancer, which name the addresses, and would be two out of seven writes for every new Service.
+// progress are the reasons of the events with which the service controller reports each step that went well. These events say less than
+// those of package loadbalancer, which name the addresses, and would be two out of seven writes for every new Service.
 var progress = map[string]bool{
 	"EnsuringLoadBalancer": true,
 	"EnsuredLoadBalancer":  true,
@@ -19,44 +19,44 @@ var progress = map[string]bool{
 	"DeletedLoadBalancer":  true,
 }
 
-// quiet is a client that spares the API server what the service controller writes without need: progress events, those of failures pass,
-// and half of the patches of Services.
-type quiet struct {
+// filteringClient is a client that spares the API server what the service controller writes without need: its progress events (those of
+// failures pass), and half of its patches of Services.
+type filteringClient struct {
 	kubernetes.Interface
 	services corelisters.ServiceLister
 }
 
 // CoreV1 returns a client whose events are filtered and whose patches of Services are merged.
-func (q quiet) CoreV1() typedcorev1.CoreV1Interface {
-	return quietCore{q.Interface.CoreV1(), q.services}
+func (c filteringClient) CoreV1() typedcorev1.CoreV1Interface {
+	return filteringCore{c.Interface.CoreV1(), c.services}
 }
 
-type quietCore struct {
+type filteringCore struct {
 	typedcorev1.CoreV1Interface
 	services corelisters.ServiceLister
 }
 
-func (q quietCore) Services(namespace string) typedcorev1.ServiceInterface {
-	return thriftyServices{q.CoreV1Interface.Services(namespace), q.services.Services(namespace)}
+func (c filteringCore) Services(namespace string) typedcorev1.ServiceInterface {
+	return patchMerger{c.CoreV1Interface.Services(namespace), c.services.Services(namespace)}
 }
 
-func (q quietCore) Events(namespace string) typedcorev1.EventInterface {
-	return quietEvents{q.CoreV1Interface.Events(namespace)}
+func (c filteringCore) Events(namespace string) typedcorev1.EventInterface {
+	return eventFilter{c.CoreV1Interface.Events(namespace)}
 }
 
-// quietEvents filters the methods that an event sink uses.
-type quietEvents struct{ typedcorev1.EventInterface }
+// eventFilter drops progress events. It overrides the methods that an event sink uses.
+type eventFilter struct{ typedcorev1.EventInterface }
 
-func (q quietEvents) CreateWithEventNamespace(event *corev1.Event) (*corev1.Event, error) {
+func (f eventFilter) CreateWithEventNamespace(event *corev1.Event) (*corev1.Event, error) {
 	if progress[event.Reason] {
 		return event, nil
 	}
-	return q.EventInterface.CreateWithEventNamespace(event) //nolint:staticcheck // The sink calls this one.
+	return f.EventInterface.CreateWithEventNamespace(event) //nolint:staticcheck // The sink calls this one.
 }
 
-func (q quietEvents) PatchWithEventNamespace(event *corev1.Event, data []byte) (*corev1.Event, error) {
+func (f eventFilter) PatchWithEventNamespace(event *corev1.Event, data []byte) (*corev1.Event, error) {
 	if progress[event.Reason] {
 		return event, nil
 	}
-	return q.EventInterface.PatchWithEventNamespace(event, data) //nolint:staticcheck // The sink calls this one.
+	return f.EventInterface.PatchWithEventNamespace(event, data) //nolint:staticcheck // The sink calls this one.
 }

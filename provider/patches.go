@@ -15,19 +15,21 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 )
 
-// thriftyServices makes one patch out of each two with which the service controller accompanies a Service.
+// patchMerger makes one patch out of each two that the service controller sends.
 //
-// The controller first adds its finalizer and then, when it has addresses, the status. Here the finalizer goes with the status:
-// a Service without addresses has nothing to be cleaned up, and one that is deleted in between reaches the controller as well (see
-// deletions). At the end the controller removes the finalizer and then clears the status of a Service that is gone.
-type thriftyServices struct {
+// The controller first adds its finalizer to a Service and then, when there are addresses, writes the status. Here the finalizer is added with
+// the status: a Service without addresses has nothing to be cleaned up, and a Service that is deleted in between reaches the controller by
+// [onDelete]. At the end the controller removes the finalizer, and then clears the status of a Service that is gone.
+type patchMerger struct {
 	typedcorev1.ServiceInterface
-	seen corelisters.ServiceNamespaceLister
+	services corelisters.ServiceNamespaceLister
 }
 
-// Patch is what the service controller calls with what it changes: the finalizers or the status, never both.
-func (t thriftyServices) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (*corev1.Service, error) {
-	svc, err := t.seen.Get(name)
+// Patch sends a patch of the service controller, which changes either the finalizers or the status, merged with the other or not at all.
+func (m patchMerger) Patch(
+	ctx context.Context, name string, kind types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string,
+) (*corev1.Service, error) {
+	svc, err := m.services.Get(name)
 	if err != nil {
 		return nil, err // not found, which the controller expects of a Service whose finalizer it has removed
 	}
@@ -42,7 +44,7 @@ func (t thriftyServices) Patch(ctx context.Context, name string, kind types.Patc
 	case !deleted && patch.Status == nil && !servicehelper.HasLBFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) == 0:
 		return svc, nil
 	case !deleted && patch.Status != nil && !servicehelper.HasLBFinalizer(svc) && svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
-		// In a strategic merge patch these finalizers are added to those that are there. What it held was at most their order.
+		// In a strategic merge patch these finalizers are added to those of the Service. The controller's own metadata holds their order at most.
 		patch.Metadata = json.RawMessage(`{"finalizers":["` + servicehelper.LoadBalancerCleanupFinalizer + `"]}`)
 		if data, err = json.Marshal(patch); err != nil {
 			return nil, err
@@ -50,5 +52,5 @@ func (t thriftyServices) Patch(ctx context.Context, name string, kind types.Patc
 	case deleted && patch.Status != nil && slices.Equal(svc.Finalizers, []string{servicehelper.LoadBalancerCleanupFinalizer}):
 		return svc, nil
 	}
-	return t.ServiceInterface.Patch(ctx, name, kind, data, opts, subresources...)
+	return m.ServiceInterface.Patch(ctx, name, kind, data, opts, subresources...)
 }

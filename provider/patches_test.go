@@ -91,14 +91,14 @@ func TestPatches(t *testing.T) {
 			for _, edit := range test.is {
 				edit(svc)
 			}
-			seen := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
-			if err := seen.Add(svc); err != nil {
+			cached := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+			if err := cached.Add(svc); err != nil {
 				t.Fatal(err)
 			}
 			api := fake.NewClientset(svc)
 			updated := svc.DeepCopy()
 			test.then(updated)
-			if _, err := servicehelper.PatchService(quiet{api, corelisters.NewServiceLister(seen)}.CoreV1(), svc, updated); err != nil {
+			if _, err := servicehelper.PatchService(filteringClient{api, corelisters.NewServiceLister(cached)}.CoreV1(), svc, updated); err != nil {
 				t.Fatal(err)
 			}
 			got := ""

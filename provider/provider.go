@@ -2,15 +2,15 @@
 
 // Package provider is what Kubernetes sees of Tandem: the cloudprovider.Interface, and the controllers that run on it.
 //
-// It is thin. Addresses are package loadbalancer's business; here are the metadata of nodes ([Cloud.InstancesV2]), and the
-// connection to the upstream service controller, which drives everything that happens to a Service. Two things make that
-// controller serve more than it knows:
+// It is thin. Addresses are package loadbalancer's business; here are the metadata of nodes ([Cloud.InstancesV2]), the conditions of the objects
+// that users write for speakers, the key of the speakers' gossip, and the connection to the upstream service controller, which drives everything
+// that happens to a Service. Two things make that controller serve more than it knows:
 //
-//   - It skips Services with a load balancer class. They are therefore shown without it where it is ours, and with their own where
-//     it is not, so that one controller, one queue and one set of workers serve Services with our class and, unless
-//     told otherwise, those without a class. No other Service reaches the controller, which would take the standard
+//   - It skips Services with a load balancer class. In its cache, Services with our class therefore have none, and a Service without a class
+//     gets another one where it is left to another provider. One controller, one queue and one set of workers so serve Services with our class
+//     and, unless told otherwise, those without a class. No other Service reaches the controller, which would take the standard
 //     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that
-//     has stopped to be a load balancer: it is ours where an update turned it from one of ours, or where package
+//     is not of type LoadBalancer any more: it is ours where an update turned one of our Services into it, or where package
 //     loadbalancer finds at the start that it still has addresses of ours.
 //   - It looks at a Service only when the Service changes. [Cloud] hands it a waiting Service again, through the handler that
 //     it registered, when a pool edit or a release may help.
@@ -97,11 +97,10 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	claims := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String()
 	}))
-	all := cfg.Informers.Core().V1().Services()
-	if err := all.Informer().SetTransform(ctrlcache.TransformStripManagedFields()); err != nil {
+	services := &serviceInformer{ServiceInformer: cfg.Informers.Core().V1().Services()}
+	if err := services.ServiceInformer.Informer().SetTransform(classView{onlyOurs: cfg.ClassOnly}.transform); err != nil {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}
-	services := &serviceInformer{ServiceInformer: shownServices{all, classes{onlyOurs: cfg.ClassOnly}}}
 	server, err := loadbalancer.New(loadbalancer.Config{
 		Client:       cfg.Client,
 		Pools:        poolClient,

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -38,17 +39,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestShow(t *testing.T) {
+func TestClassView(t *testing.T) {
 	const other = "example.com/other"
 	tests := []struct {
 		name     string
 		class    *string
 		kind     corev1.ServiceType
 		onlyOurs bool
-		want     *string
+		want     *string // viewed
 	}{
-		{name: "our class is shown as none", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
-		{name: "our class is shown as none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true},
+		{name: "our class becomes none", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
+		{name: "our class becomes none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true},
 		{name: "none stays none", kind: corev1.ServiceTypeLoadBalancer},
 		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true, want: new(otherClass)},
 		{name: "another class stays", class: new(other), kind: corev1.ServiceTypeLoadBalancer, want: new(other)},
@@ -57,31 +58,56 @@ func TestShow(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class}}
-			before := svc.DeepCopy()
+			svc := &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Name: "web", Annotations: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
+				Spec:       corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class},
+			}
 			want := svc.DeepCopy()
+			want.ManagedFields = nil
 			want.Spec.LoadBalancerClass = tt.want
-			c := classes{onlyOurs: tt.onlyOurs}
-			if diff := cmp.Diff(want, c.show(svc)); diff != "" {
-				t.Errorf("shown (-want +got):\n%s", diff)
+			if !ptr.Equal(tt.class, tt.want) {
+				want.Annotations[viewedAnnotation] = ""
 			}
-			gone := cache.DeletedFinalStateUnknown{Key: "web", Obj: svc}
-			if diff := cmp.Diff(any(cache.DeletedFinalStateUnknown{Key: "web", Obj: want}), c.showAny(gone)); diff != "" {
-				t.Errorf("shown when it is gone (-want +got):\n%s", diff)
+			var viewed any = svc
+			for _, time := range []string{"once", "twice", "three times"} {
+				var err error
+				before := viewed.(*corev1.Service).DeepCopy()
+				before.ManagedFields = nil
+				original := viewed
+				if viewed, err = (classView{onlyOurs: tt.onlyOurs}).transform(viewed); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(any(want), viewed); diff != "" {
+					t.Errorf("viewed %s (-want +got):\n%s", time, diff)
+				}
+				if diff := cmp.Diff(any(before), original); diff != "" {
+					t.Errorf("the original was changed when it was viewed %s (-before +after):\n%s", time, diff)
+				}
 			}
-			if diff := cmp.Diff(before, svc); diff != "" {
-				t.Errorf("the cache's own Service was changed (-before +after):\n%s", diff)
+			gone := cache.DeletedFinalStateUnknown{Key: "web", Obj: viewed}
+			if got, err := (classView{onlyOurs: tt.onlyOurs}).transform(gone); err != nil || got != any(gone) {
+				t.Errorf("of a Service that is gone %v, %v, want it unchanged", got, err)
 			}
 		})
 	}
 }
 
-// TestShownServices looks at Services in every way in which an informer shows them.
-func TestShownServices(t *testing.T) {
+// The mark of a view cannot come from the API, and the API would refuse it.
+func TestViewedAnnotation(t *testing.T) {
+	if wrong := validation.IsQualifiedName(viewedAnnotation); len(wrong) == 0 {
+		t.Errorf("%q is an annotation that users could set", viewedAnnotation)
+	}
+}
+
+// TestViewedServices looks at Services in every way in which an informer hands them out.
+func TestViewedServices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset(service("ours", new(v1alpha1.LoadBalancerClass)), service("theirs", nil))
 		factory := informers.NewSharedInformerFactory(client, 0)
-		services := shownServices{factory.Core().V1().Services(), classes{onlyOurs: true}}
+		services := factory.Core().V1().Services()
+		if err := services.Informer().SetTransform(classView{onlyOurs: true}.transform); err != nil {
+			t.Fatal(err)
+		}
 		var seen []string
 		see := func(what string, svc *corev1.Service) {
 			seen = append(seen, fmt.Sprintf("%s %s of %q", what, svc.Name, ptr.Deref(svc.Spec.LoadBalancerClass, "")))
@@ -134,7 +160,7 @@ func TestShownServices(t *testing.T) {
 			`was ours of ""`, `is ours of ""`, `deleted ours of ""`,
 		}
 		if diff := cmp.Diff(want, seen); diff != "" {
-			t.Errorf("shown (-want +got):\n%s", diff)
+			t.Errorf("viewed (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -202,9 +228,12 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 		}
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	shown := &serviceInformer{ServiceInformer: shownServices{factory.Core().V1().Services(), classes{onlyOurs: classOnly}}}
+	viewed := &serviceInformer{ServiceInformer: factory.Core().V1().Services()}
+	if err := viewed.ServiceInformer.Informer().SetTransform(classView{onlyOurs: classOnly}.transform); err != nil {
+		t.Fatal(err)
+	}
 	b := &balancer{}
-	controller, err := servicecontroller.New(&cloud{balancer: b}, quiet{client, shown.Lister()}, shown, factory.Core().V1().Nodes(), "kubernetes", featuregate.NewFeatureGate())
+	controller, err := servicecontroller.New(&cloud{balancer: b}, filteringClient{client, viewed.Lister()}, viewed, factory.Core().V1().Nodes(), "kubernetes", featuregate.NewFeatureGate())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +251,7 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 	})
 	time.Sleep(time.Second) // of the bubble's clock, by which the controller looks whether its informers are ready
 	synctest.Wait()
-	return client, shown, b
+	return client, viewed, b
 }
 
 func service(name string, class *string) *corev1.Service {
@@ -292,8 +321,8 @@ func TestServiceController(t *testing.T) {
 					}
 				}
 				for _, action := range client.Actions() {
-					if patch, ok := action.(clienttesting.PatchAction); ok && strings.Contains(string(patch.GetPatch()), "loadBalancerClass") {
-						t.Errorf("a patch writes the class: %s", patch.GetPatch())
+					if patch, ok := action.(clienttesting.PatchAction); ok && (strings.Contains(string(patch.GetPatch()), "loadBalancerClass") || strings.Contains(string(patch.GetPatch()), "annotations")) {
+						t.Errorf("a patch writes the class, or the mark of the view: %s", patch.GetPatch())
 					}
 				}
 				// The role has no other right: who may patch Services as a whole may take any traffic of the cluster, by their external IPs.
@@ -315,16 +344,16 @@ func TestServiceController(t *testing.T) {
 func TestWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := new(v1alpha1.LoadBalancerClass), new("example.com/other")
-		_, shown, b := run(t, false, service("ours", ours), service("theirs", theirs))
+		_, viewed, b := run(t, false, service("ours", ours), service("theirs", theirs))
 		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
 			t.Fatalf("ensured %v", ensured)
 		}
 		for _, name := range []string{"ours", "theirs"} {
-			svc, err := shown.Lister().Services("default").Get(name)
+			svc, err := viewed.Lister().Services("default").Get(name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			shown.wake(svc)
+			viewed.wake(svc)
 		}
 		synctest.Wait() // the clock stands still
 		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
@@ -366,14 +395,14 @@ func TestServiceTurnsInternal(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				all := []*corev1.Service{withFinalizer("ours", ours), withFinalizer("default", nil), withFinalizer("theirs", theirs)}
 				before, woken := turn(withFinalizer("before", nil)), turn(withFinalizer("woken", nil))
-				client, shown, b := run(t, tt.classOnly, append(all, before, woken)...)
+				client, viewed, b := run(t, tt.classOnly, append(all, before, woken)...)
 				b.took()
 				for _, svc := range all {
 					if _, err := client.CoreV1().Services("default").Update(t.Context(), turn(svc.DeepCopy()), metav1.UpdateOptions{}); err != nil {
 						t.Fatal(err)
 					}
 				}
-				shown.wake(woken) // package loadbalancer has found that it is ours
+				viewed.wake(woken) // package loadbalancer has found that it is ours
 				time.Sleep(10 * time.Minute)
 				synctest.Wait()
 				if _, deleted := b.took(); !slices.Equal(deleted, tt.deleted) {
