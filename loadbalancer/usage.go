@@ -214,6 +214,25 @@ func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	} else {
 		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
 	}
+	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
+		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
+	} else {
+		meta.RemoveStatusCondition(&ap.Status.Conditions, v1alpha1.ConditionNotImplemented)
+	}
+}
+
+// withoutEffect names the fields of the spec that this version accepts and that have no effect in it.
+func withoutEffect(spec *v1alpha1.AddressPoolSpec) (fields []string) {
+	if spec.Limits != nil {
+		fields = append(fields, "spec.limits")
+	}
+	if spec.FixedAddresses == v1alpha1.FixedAddressesDenied {
+		fields = append(fields, "spec.fixedAddresses: Denied")
+	}
+	if spec.ReuseAfter != nil && spec.ReuseAfter.Duration > 0 {
+		fields = append(fields, "spec.reuseAfter")
+	}
+	return fields
 }
 
 // listed names the first addresses and counts the rest.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -104,6 +105,31 @@ func TestSetStatus(t *testing.T) {
 			want:    map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "True AddressesOutsidePool"},
 			message: map[string]string{"Stranded": "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5, 2 more in use"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name: "fields that have no effect in this version are named",
+			pool: newPool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.Limits = &v1alpha1.PoolLimits{PerNamespace: v1alpha1.FamilyLimits{IPv4: new(int32(2))}}
+				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesDenied
+				ap.Spec.ReuseAfter = &metav1.Duration{Duration: 10 * time.Minute}
+			}),
+			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
+			want: map[string]string{
+				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "NotImplemented": "True NotImplemented",
+			},
+			message: map[string]string{"NotImplemented": "without effect in this version: spec.limits, spec.fixedAddresses: Denied, spec.reuseAfter"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name: "fields with the values that they have by default are not, and the condition goes",
+			pool: newPool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
+				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesAllowed
+				ap.Spec.ReuseAfter = &metav1.Duration{}
+				ap.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue}}
+			}),
+			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
+			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
 	}
 	for _, tt := range tests {

@@ -22,6 +22,7 @@ import (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:printcolumn:name="Not Implemented",type=string,JSONPath=`.status.conditions[?(@.type=="NotImplemented")].message`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",fieldPath=".metadata",message="name must have at most 63 characters, since it labels the addresses the pool gives"
 type AddressPool struct {
 	metav1.TypeMeta `json:",inline"`
@@ -74,6 +75,7 @@ type AddressPoolSpec struct {
 	// priority last, and pools of one priority by name.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
 	Priority *int32 `json:"priority,omitempty"`
 
 	// namespaceSelectors, where set, keep the pool for Services in namespaces with these labels: one of the selectors
@@ -96,7 +98,62 @@ type AddressPoolSpec struct {
 	// +optional
 	// +kubebuilder:default=Sequential
 	Allocation Allocation `json:"allocation,omitempty"`
+
+	// limits bound how many of the pool's addresses may be in use. Without it there is no bound but the pool's size.
+	// +optional
+	Limits *PoolLimits `json:"limits,omitempty"`
+
+	// fixedAddresses says whether a Service may ask for a certain address of the pool, by annotation or in
+	// spec.loadBalancerIP. Denied leaves the choice to the pool.
+	// +optional
+	// +kubebuilder:default=Allowed
+	FixedAddresses FixedAddresses `json:"fixedAddresses,omitempty"`
+
+	// reuseAfter is how long an address waits after its release before another Service may get it. A Service of the same
+	// namespace and name gets it at once. Without it, or with 0s, no address waits.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}([.][0-9]{1,6})?(ms|s|m|h))+$') && duration(self) >= duration('0s') && duration(self) <= duration('720h')",message="must be a duration from 0s to 720h such as 10m"
+	ReuseAfter *metav1.Duration `json:"reuseAfter,omitempty"`
 }
+
+// PoolLimits bound how many addresses of a pool may be in use.
+type PoolLimits struct {
+	// perNamespace bounds the addresses that the Services of one namespace have from this pool together. An address that
+	// several of them share counts once.
+	// +required
+	PerNamespace FamilyLimits `json:"perNamespace"`
+}
+
+// FamilyLimits are numbers of addresses, one for each family.
+//
+// +kubebuilder:validation:MinProperties=1
+type FamilyLimits struct {
+	// ipv4 is the largest number of IPv4 addresses. Without it the family has no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
+	IPv4 *int32 `json:"ipv4,omitempty"`
+
+	// ipv6 is the largest number of IPv6 addresses. Without it the family has no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
+	IPv6 *int32 `json:"ipv6,omitempty"`
+}
+
+// FixedAddresses says whether a Service may ask for a certain address.
+//
+// +kubebuilder:validation:Enum=Allowed;Denied
+type FixedAddresses string
+
+const (
+	// FixedAddressesAllowed lets a Service ask for any address that it may have.
+	FixedAddressesAllowed FixedAddresses = "Allowed"
+	// FixedAddressesDenied refuses a Service that asks for a certain address of the pool.
+	FixedAddressesDenied FixedAddresses = "Denied"
+)
 
 // Allocation says where the search for a free address starts.
 //
@@ -112,11 +169,13 @@ const (
 
 // IPv4Partition is the IPv4 part of a pool.
 type IPv4Partition struct {
-	// ranges are the addresses of the partition.
+	// ranges are the addresses of the partition. One that holds nothing but addresses of a reserved kind, such as
+	// loopback, is refused.
 	// +required
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self) ? !['0.0.0.0/32', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3'].exists(n, cidr(n).containsCIDR(self)) : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || !['0.0.0.0/32', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3'].exists(n, cidr(n).containsIP(self.find('^[^-]+')) && cidr(n).containsIP(self.find('[^-]+$')))",message="no Service can have such an address: the whole range is loopback (127.0.0.0/8), link-local (169.254.0.0/16), multicast or class E (224.0.0.0/3), or unspecified (0.0.0.0); remove it"
 	Ranges []IPv4Range `json:"ranges"`
 
 	// exclude takes addresses out of ranges again, such as a router's own.
@@ -133,6 +192,7 @@ type IPv6Partition struct {
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:XValidation:rule="isCIDR(self) ? !['::/127', 'fe80::/10', 'ff00::/8'].exists(n, cidr(n).containsCIDR(self)) : !isIP(self.find('^[^-]+')) || !isIP(self.find('[^-]+$')) || !['::/127', 'fe80::/10', 'ff00::/8'].exists(n, cidr(n).containsIP(self.find('^[^-]+')) && cidr(n).containsIP(self.find('[^-]+$')))",message="no Service can have such an address: the whole range is link-local (fe80::/10), multicast (ff00::/8), loopback (::1) or unspecified (::); remove it"
 	Ranges []IPv6Range `json:"ranges"`
 
 	// exclude takes addresses out of ranges again, such as a router's own.
@@ -180,8 +240,8 @@ type AddressPoolStatus struct {
 	// +optional
 	IPv6 *PartitionStatus `json:"ipv6,omitempty"`
 
-	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), or no longer
-	// holds addresses that are in use (Stranded).
+	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), no longer
+	// holds addresses that are in use (Stranded), or asks for what this version does not do (NotImplemented).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -204,36 +264,3 @@ type PartitionStatus struct {
 	// +required
 	Available int64 `json:"available"`
 }
-
-// Types of conditions of an AddressPool.
-const (
-	// ConditionReady is True while each partition has a free address. It is False with reason Exhausted or Invalid.
-	ConditionReady = "Ready"
-
-	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names those pools. No address
-	// is given twice, and each of the pools counts it as used.
-	ConditionOverlapping = "Overlapping"
-
-	// ConditionStranded is True while Services hold addresses that the pool held once and no longer does. The message
-	// names them. They stay until the Service goes or asks to be moved by [AnnotationReallocate].
-	ConditionStranded = "Stranded"
-)
-
-// Reasons of the conditions of an AddressPool.
-const (
-	// ReasonAvailable is the reason of Ready=True: each partition has a free address.
-	ReasonAvailable = "Available"
-	// ReasonExhausted is the reason of Ready=False where a partition has no free address. The message names the family.
-	ReasonExhausted = "Exhausted"
-	// ReasonInvalid is the reason of Ready=False where the spec cannot be used, such as a selector with an unknown
-	// operator or a partition that excludes all of its ranges. The message names the field.
-	ReasonInvalid = "Invalid"
-	// ReasonOverlap is the reason of Overlapping=True.
-	ReasonOverlap = "AddressesInSeveralPools"
-	// ReasonNoOverlap is the reason of Overlapping=False.
-	ReasonNoOverlap = "NoOverlap"
-	// ReasonStranded is the reason of Stranded=True.
-	ReasonStranded = "AddressesOutsidePool"
-	// ReasonNoneStranded is the reason of Stranded=False.
-	ReasonNoneStranded = "NoneStranded"
-)

@@ -2,6 +2,9 @@
 
 package v1alpha1
 
+// This file has every name that users and other programs see of Tandem: classes, labels, annotations, types and reasons of conditions,
+// and reasons of events. Those of the speakers' own kinds are in speaker/v1alpha1/names.go.
+
 // LoadBalancerClass is the spec.loadBalancerClass of Services that want Tandem, whatever the cluster's default is.
 const LoadBalancerClass = "tandem-lb.io/tandem"
 
@@ -27,6 +30,38 @@ const (
 
 	// AnnotationReallocate, set to "true", gives up the addresses that their pool no longer holds and takes new ones.
 	AnnotationReallocate = "tandem-lb.io/reallocate"
+
+	// AnnotationShareWithNamespaces names other namespaces, separated by commas. The Service may share an address with Services
+	// there that have the same sharing key and name the namespace of this Service too: "shop,blog" on a Service in "front" and
+	// "front" on one in "shop" let the two share. It has no effect in this version.
+	AnnotationShareWithNamespaces = "tandem-lb.io/share-with-namespaces"
+
+	// AnnotationPreferredNodes is a label selector of nodes ("rack=1"). Where layer 2 announces the Service, such a node is
+	// preferred. It has no effect in this version.
+	AnnotationPreferredNodes = "tandem-lb.io/preferred-nodes"
+)
+
+// Annotations of a Node, as administrators type them.
+const (
+	// AnnotationDrain, set to "true", moves what the node announces to other nodes, and keeps it from announcing until it is
+	// removed. It has no effect in this version.
+	AnnotationDrain = "tandem-lb.io/drain"
+
+	// AnnotationBGPASN is the node's own autonomous system number, stronger than spec.myASN of a BGPPeer. It has no effect in this
+	// version.
+	AnnotationBGPASN = "tandem-lb.io/bgp-asn"
+
+	// AnnotationBGPRouterID is the node's BGP identifier, an IPv4 address, stronger than spec.routerID of a BGPPeer. It has no effect
+	// in this version.
+	AnnotationBGPRouterID = "tandem-lb.io/bgp-router-id"
+
+	// AnnotationBGPSourceIPv4 is the address that the node opens sessions with IPv4 peers from, stronger than spec.sourceAddress of a
+	// BGPPeer. It has no effect in this version.
+	AnnotationBGPSourceIPv4 = "tandem-lb.io/bgp-source-ipv4"
+
+	// AnnotationBGPSourceIPv6 is the address that the node opens sessions with IPv6 peers from, stronger than spec.sourceAddress of a
+	// BGPPeer. It has no effect in this version.
+	AnnotationBGPSourceIPv6 = "tandem-lb.io/bgp-source-ipv6"
 )
 
 // Annotations of MetalLB that mean the same as ours, so that a Service need not be edited to move here. Where both are
@@ -51,6 +86,45 @@ const (
 	MetalLBLegacyAnnotationAllowSharedIP = "metallb.universe.tf/allow-shared-ip"
 )
 
+// Types of conditions of an AddressPool.
+const (
+	// ConditionReady is True while each partition has a free address. It is False with reason Exhausted or Invalid.
+	ConditionReady = "Ready"
+
+	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names those pools. No address
+	// is given twice, and each of the pools counts it as used.
+	ConditionOverlapping = "Overlapping"
+
+	// ConditionStranded is True while Services hold addresses that the pool held once and no longer does. The message
+	// names them. They stay until the Service goes or asks to be moved by [AnnotationReallocate].
+	ConditionStranded = "Stranded"
+
+	// ConditionNotImplemented is True where the spec has fields that this version accepts and that have no effect in it, such as
+	// limits. The message names them. The condition is absent where there are none.
+	ConditionNotImplemented = "NotImplemented"
+)
+
+// Reasons of the conditions of an AddressPool.
+const (
+	// ReasonAvailable is the reason of Ready=True: each partition has a free address.
+	ReasonAvailable = "Available"
+	// ReasonExhausted is the reason of Ready=False where a partition has no free address. The message names the family.
+	ReasonExhausted = "Exhausted"
+	// ReasonInvalid is the reason of Ready=False where the spec cannot be used, such as a selector with an unknown
+	// operator or a partition that excludes all of its ranges. The message names the field.
+	ReasonInvalid = "Invalid"
+	// ReasonOverlap is the reason of Overlapping=True.
+	ReasonOverlap = "AddressesInSeveralPools"
+	// ReasonNoOverlap is the reason of Overlapping=False.
+	ReasonNoOverlap = "NoOverlap"
+	// ReasonStranded is the reason of Stranded=True.
+	ReasonStranded = "AddressesOutsidePool"
+	// ReasonNoneStranded is the reason of Stranded=False.
+	ReasonNoneStranded = "NoneStranded"
+	// ReasonNotImplemented is the reason of NotImplemented=True.
+	ReasonNotImplemented = "NotImplemented"
+)
+
 // Reasons of the events that Tandem writes on a Service, beside those of the upstream service controller.
 const (
 	// EventAllocatedAddresses says which addresses the Service was given, and from which AddressPools.
@@ -65,4 +139,13 @@ const (
 	// EventClaimFailed says that the IPAddress of an address that the Service publishes could not be created, and why. It is
 	// tried again.
 	EventClaimFailed = "ClaimFailed"
+
+	// EventAnnouncingLayer2 says which node answers for the addresses of the Service, and on which interfaces.
+	EventAnnouncingLayer2 = "AnnouncingLayer2"
+
+	// EventAddressConflict says that another machine answers for an address of the Service, and with which MAC address.
+	EventAddressConflict = "AddressConflict"
+
+	// EventNotImplemented names an annotation of the Service, or of a Node, that has no effect in this version.
+	EventNotImplemented = "NotImplemented"
 )

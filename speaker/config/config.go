@@ -202,6 +202,9 @@ func (c *compiler) compile() Config {
 			nodes := f.selector(fmt.Sprintf("spec.preferredNodes[%d].nodeSelector", i), &p.NodeSelector)
 			compiled.Preferred = append(compiled.Preferred, Preference{p.Weight, nodes})
 		}
+		if ad.Spec.FailbackAfter != nil {
+			f.notBuilt = append(f.notBuilt, "spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one")
+		}
 		if c.conclude("L2Advertisement", ad.Name, ad.Generation, &f) {
 			config.L2 = append(config.L2, compiled)
 		}
@@ -218,11 +221,21 @@ func (c *compiler) compile() Config {
 		if hold := peer.Spec.HoldTime; hold != nil && hold.Duration == 0 {
 			f.notBuilt = append(f.notBuilt, "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s")
 		}
-		unnumbered := peer.Spec.PeerAddress == ""
-		if unnumbered {
+		addressed := peer.Spec.PeerAddress != ""
+		switch {
+		case addressed:
+		case peer.Spec.DefaultGateway != "":
+			f.notBuilt = append(f.notBuilt, "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress")
+		default:
 			f.notBuilt = append(f.notBuilt, "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
 		}
-		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) && !unnumbered {
+		if peer.Spec.SourceInterface != "" {
+			f.notBuilt = append(f.notBuilt, "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress")
+		}
+		if peer.Spec.MaxReceivedPrefixes != 0 {
+			f.notBuilt = append(f.notBuilt, "spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer")
+		}
+		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) && addressed {
 			config.Peers = append(config.Peers, compiled)
 		}
 	}
@@ -281,6 +294,9 @@ func (c *compiler) compile() Config {
 	}
 	for _, ad := range c.InterfaceAdvertisements {
 		f := findings{notBuilt: []string{"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement"}}
+		if ad.Spec.Interface == "" {
+			f.notBuilt = []string{"this version makes no routes of the kernel; use an L2Advertisement or a BGPAdvertisement"}
+		}
 		c.selection(&f, ad.Spec.Selection)
 		c.conclude("InterfaceAdvertisement", ad.Name, ad.Generation, &f)
 	}

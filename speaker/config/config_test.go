@@ -107,6 +107,12 @@ func TestConditions(t *testing.T) {
 			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator,
 		},
 		{
+			name: "nothing goes back to a preferred node", kind: "L2Advertisement",
+			objects: l2(v1alpha1.L2AdvertisementSpec{FailbackAfter: &metav1.Duration{Duration: time.Minute}}),
+			reason:  v1alpha1.ReasonNotImplemented, used: true,
+			message: "spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one",
+		},
+		{
 			name: "an invalid selector beside an unknown pool: both are told, and it is not used", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"wan"}, NodeSelectors: []metav1.LabelSelector{impossible()}}}),
 			reason:  v1alpha1.ReasonInvalid,
@@ -142,6 +148,18 @@ func TestConditions(t *testing.T) {
 			name: "a hold time that can be", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", HoldTime: &metav1.Duration{Duration: 9 * time.Second}}),
 			reason:  v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "the default gateway is not looked for", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{DefaultGateway: "IPv6", Interface: "eth1"}),
+			reason:  v1alpha1.ReasonNotImplemented,
+			message: "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress",
+		},
+		{
+			name: "what this version leaves undone of a peer with an address is told, and the session is opened", kind: "BGPPeer",
+			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", SourceInterface: "lo", MaxReceivedPrefixes: 1000}),
+			reason:  v1alpha1.ReasonNotImplemented, used: true,
+			message: "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress; " +
+				"spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer",
 		},
 		{
 			name: "a peer whose nodes cannot be read", kind: "BGPPeer",
@@ -218,14 +236,21 @@ func TestConditions(t *testing.T) {
 			message: "spec.echoMode: this version sends no echo packets; control packets detect a failure by themselves",
 		},
 		{
-			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
+			name: "an interface advertisement without an interface", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x")}}},
+			message: "this version makes no routes of the kernel; use an L2Advertisement or a BGPAdvertisement",
+		},
+		{
+			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
+			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{
+				ObjectMeta: named("x"), Spec: v1alpha1.InterfaceAdvertisementSpec{Interface: "kube-lb0"},
+			}}},
 			message: "this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
 		},
 		{
 			name: "an interface advertisement of an unknown pool says both", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonUnknownReference,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x"), Spec: v1alpha1.InterfaceAdvertisementSpec{
-				Selection: v1alpha1.Selection{AddressPools: []string{"wan"}},
+				Selection: v1alpha1.Selection{AddressPools: []string{"wan"}}, Interface: "kube-lb0",
 			}}}},
 			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name; ` +
 				"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
@@ -381,15 +406,17 @@ func TestContract(t *testing.T) {
 		got[key] = condition.Reason
 	}
 	if diff := cmp.Diff(map[Key]string{
-		{"L2Advertisement", "lan"}:             v1alpha1.ReasonAccepted,
+		{"L2Advertisement", "lan"}:             v1alpha1.ReasonNotImplemented, // failbackAfter
 		{"L2Advertisement", "everything"}:      v1alpha1.ReasonAccepted,
 		{"BGPPeer", "tor1"}:                    v1alpha1.ReasonAccepted,
-		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonAccepted,
+		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonNotImplemented, // maxReceivedPrefixes
+		{"BGPPeer", "gateway"}:                 v1alpha1.ReasonNotImplemented, // defaultGateway
 		{"BGPPeer", "fabric"}:                  v1alpha1.ReasonNotImplemented, // unnumbered
 		{"BGPAdvertisement", "primary"}:        v1alpha1.ReasonAccepted,
 		{"Community", "traffic-engineering"}:   v1alpha1.ReasonAccepted,
 		{"BFDProfile", "fast"}:                 v1alpha1.ReasonAccepted,
 		{"InterfaceAdvertisement", "kube-lb0"}: v1alpha1.ReasonNotImplemented,
+		{"InterfaceAdvertisement", "routes"}:   v1alpha1.ReasonNotImplemented,
 	}, got); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
 	}

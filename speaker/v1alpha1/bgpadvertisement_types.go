@@ -63,6 +63,7 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:default=32
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=32
+	// +kubebuilder:validation:XValidation:rule="self != 0",message="is a default route, which would draw all traffic of the network to the nodes; use 1 to 32"
 	AggregationLength *int32 `json:"aggregationLength,omitempty"`
 
 	// aggregationLengthV6 is the length of the prefixes in which IPv6 addresses are announced.
@@ -70,6 +71,7 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:default=128
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
+	// +kubebuilder:validation:XValidation:rule="self != 0",message="is a default route, which would draw all traffic of the network to the nodes; use 1 to 128"
 	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
 
 	// localPref is the local preference; higher is better. Internal peers only are told (RFC 4271 section 5.1.5).

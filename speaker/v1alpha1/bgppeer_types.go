@@ -14,6 +14,7 @@ import (
 // +kubebuilder:resource:path=bgppeers,scope=Cluster,categories=tandem
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.peerAddress`
+// +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.spec.defaultGateway`
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
 // +kubebuilder:printcolumn:name="My ASN",type=integer,JSONPath=`.spec.myASN`
 // +kubebuilder:printcolumn:name="Peer ASN",type=integer,JSONPath=`.spec.peerASN`
@@ -48,15 +49,19 @@ type BGPPeerList struct {
 
 // BGPPeerSpec says whom to talk BGP to and how.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.peerAddress) || has(self.interface)",fieldPath=".peerAddress",reason=FieldValueRequired,message="set peerAddress, or interface for an unnumbered session"
+// +kubebuilder:validation:XValidation:rule="has(self.peerAddress) || has(self.defaultGateway) || has(self.interface)",fieldPath=".peerAddress",reason=FieldValueRequired,message="set peerAddress, or defaultGateway, or interface for an unnumbered session"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !has(self.defaultGateway)",fieldPath=".defaultGateway",message="peerAddress and defaultGateway exclude each other; remove one of them"
 // +kubebuilder:validation:XValidation:rule="has(self.peerASN) || has(self.dynamicASN)",fieldPath=".peerASN",reason=FieldValueRequired,message="set peerASN or dynamicASN"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerASN) || !has(self.dynamicASN)",fieldPath=".dynamicASN",message="peerASN and dynamicASN exclude each other"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !isIP(self.peerAddress) || !ip(self.peerAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local peerAddress needs the interface it is on"
-// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || has(self.peerAddress)",fieldPath=".sourceAddress",message="an unnumbered session has a link-local source; remove sourceAddress or set peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || has(self.peerAddress) || has(self.defaultGateway)",fieldPath=".sourceAddress",message="an unnumbered session has a link-local source; remove sourceAddress or set peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="must be of the same family as peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.defaultGateway) || has(self.peerAddress) || !isIP(self.sourceAddress) || (ip(self.sourceAddress).family() == 4) == (self.defaultGateway == 'IPv4')",fieldPath=".sourceAddress",message="must be of the family that defaultGateway names"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceInterface) || !has(self.sourceAddress)",fieldPath=".sourceInterface",message="sourceAddress and sourceInterface exclude each other; remove one of them"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceInterface) || has(self.peerAddress) || has(self.defaultGateway)",fieldPath=".sourceInterface",message="an unnumbered session has its source on interface; remove sourceInterface or set peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !self.keepaliveTime.matches('^([0-9]{1,5}[hms])+$') || !self.holdTime.matches('^([0-9]{1,5}[hms])+$') || (duration(self.keepaliveTime).getSeconds() * 3 <= duration(self.holdTime).getSeconds() && (duration(self.keepaliveTime) > duration('0s') || duration(self.holdTime) == duration('0s')))",fieldPath=".keepaliveTime",message="must be at least 1s and at most a third of holdTime, or 0s where holdTime is 0s (RFC 4271 section 4.4)"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || !has(self.ttlSecurityHops)",fieldPath=".ttlSecurityHops",message="ttlSecurityHops and ebgpMultiHop exclude each other; ttlSecurityHops allows that many hops by itself"
-// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || has(self.peerAddress)",fieldPath=".ebgpMultiHop",message="an unnumbered session is one hop long; remove ebgpMultiHop or set peerAddress"
+// +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || has(self.peerAddress) || has(self.defaultGateway)",fieldPath=".ebgpMultiHop",message="an unnumbered session is one hop long; remove ebgpMultiHop or set peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || ip(self.sourceAddress).family() == 4 || !ip(self.sourceAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local sourceAddress needs the interface it is on"
 type BGPPeerSpec struct {
 	// myASN is the autonomous system number of the speakers in this session.
@@ -78,12 +83,20 @@ type BGPPeerSpec struct {
 	// +optional
 	DynamicASN DynamicASN `json:"dynamicASN,omitempty"`
 
-	// peerAddress is the address of the peer. Without it the session is unnumbered: the speaker talks to whoever
-	// answers on interface.
+	// peerAddress is the address of the peer. Without it and without defaultGateway the session is unnumbered: the
+	// speaker talks to the router that answers on interface.
 	// +optional
-	// +kubebuilder:validation:MaxLength=45
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 or IPv6 address of one machine"
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^%]+%[^%]+$') || (isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback()))",message="must be an IPv4 or IPv6 address of one machine"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[^%]+%[^%]+$')",message="has a zone; write the address here and what follows % in spec.interface"
+	// +kubebuilder:validation:XValidation:rule="!isIP(self) || !ip(self).isLoopback()",message="is the node itself, and a router there takes no next hop that is its own; have it redistribute an InterfaceAdvertisement instead of peering with it"
 	PeerAddress string `json:"peerAddress,omitempty"`
+
+	// defaultGateway takes the node's default gateway of that family for the peer, instead of peerAddress: one object
+	// serves racks whose routers have different addresses. With interface it is the gateway on that link.
+	// +optional
+	// +kubebuilder:validation:Enum=IPv4;IPv6
+	DefaultGateway corev1.IPFamily `json:"defaultGateway,omitempty"`
 
 	// interface is the link the peer is on. A link-local peerAddress needs it.
 	// +optional
@@ -98,11 +111,19 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:Maximum=65535
 	PeerPort int32 `json:"peerPort,omitempty"`
 
-	// sourceAddress is the address the session is opened from. Without it the kernel chooses.
+	// sourceAddress is the address the session is opened from. Without it and without sourceInterface the kernel
+	// chooses.
 	// +optional
 	// +kubebuilder:validation:MaxLength=45
-	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 or IPv6 address of one machine"
+	// +kubebuilder:validation:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast())",message="must be an IPv4 or IPv6 address of one machine, and no loopback address"
 	SourceAddress string `json:"sourceAddress,omitempty"`
+
+	// sourceInterface is the interface whose address of the session's family the session is opened from, such as lo on
+	// hosts that have their own address there.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
+	SourceInterface string `json:"sourceInterface,omitempty"`
 
 	// routerID is the BGP identifier of the speakers. Since it is the same on every node of the peer, it
 	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
@@ -169,6 +190,13 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:MaxItems=2
 	// +kubebuilder:validation:items:Enum=IPv4;IPv6
 	Families []corev1.IPFamily `json:"families,omitempty"`
+
+	// maxReceivedPrefixes ends the session when the peer announces more prefixes than this. Speakers announce and use
+	// no route that they receive, so that a peer has no reason to announce any. Without it there is no bound.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
+	MaxReceivedPrefixes int32 `json:"maxReceivedPrefixes,omitempty"`
 
 	// nodeSelectors, where set, limit the peer to nodes with these labels: one of the selectors has to match the node.
 	// +optional

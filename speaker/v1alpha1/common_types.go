@@ -47,23 +47,3 @@ type ConfigStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
-
-// ConditionReady is the type of the condition that says whether an object is in use. In a SpeakerStatus it says whether
-// the speaker of that node announces.
-const ConditionReady = "Ready"
-
-// Reasons of the condition Ready.
-const (
-	// ReasonAccepted is the reason of Ready=True: the object is valid and in use.
-	ReasonAccepted = "Accepted"
-	// ReasonUnknownReference is the reason where the object names a pool, peer, profile or community that does not exist.
-	// What it names besides is used. The message names what is missing. A Secret that is missing is told of in the
-	// SpeakerStatus of each node, since only speakers may read Secrets.
-	ReasonUnknownReference = "UnknownReference"
-	// ReasonInvalid is the reason where the API server could not see a mistake, such as a selector with an unknown
-	// operator. The message names the field. The object is not used; of a Community only the community at fault.
-	ReasonInvalid = "Invalid"
-	// ReasonNotImplemented is the reason where the object asks for something this version of the speaker does not do.
-	// The message names the field. The rest of the object is used.
-	ReasonNotImplemented = "NotImplemented"
-)

@@ -6,8 +6,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// InterfaceAdvertisement puts addresses on a network interface of the nodes, for other routing software there to
-// redistribute.
+// InterfaceAdvertisement hands addresses to other routing software on the nodes, which redistributes them: as addresses on a
+// network interface ("redistribute connected"), or as routes of the kernel ("redistribute kernel", or BIRD's "learn").
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=interfaceadvertisements,scope=Cluster,shortName=ifadv,categories=tandem
@@ -24,9 +24,11 @@ type InterfaceAdvertisement struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says which addresses are put where.
-	// +required
-	Spec InterfaceAdvertisementSpec `json:"spec"`
+	// spec says which addresses are put where. An empty spec makes a route of the kernel for every address on every
+	// node.
+	// +optional
+	// +kubebuilder:default={}
+	Spec InterfaceAdvertisementSpec `json:"spec,omitempty"`
 
 	// status says whether the advertisement is in use.
 	// +optional
@@ -42,27 +44,31 @@ type InterfaceAdvertisementList struct {
 	Items           []InterfaceAdvertisement `json:"items"`
 }
 
-// InterfaceAdvertisementSpec says which addresses are put on which interface.
+// InterfaceAdvertisementSpec says which addresses are put on which interface, or made routes of the kernel.
 type InterfaceAdvertisementSpec struct {
 	Selection `json:",inline"`
 
-	// interface is the name of the interface. A dummy interface of that name is made where there is none.
-	// +required
+	// interface is the name of the interface that the addresses are put on. A dummy interface of that name is made where
+	// there is none. Without it the addresses become routes of the kernel, and no interface has them. Addresses inside a
+	// subnet of the node are put on no interface, since every node would answer ARP for them.
+	// +optional
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
-	Interface string `json:"interface"`
+	Interface string `json:"interface,omitempty"`
 
-	// aggregationLength is the prefix length with which IPv4 addresses are put on the interface.
+	// aggregationLength is the length of the prefixes in which IPv4 addresses are put there.
 	// +optional
 	// +kubebuilder:default=32
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=32
+	// +kubebuilder:validation:XValidation:rule="self != 0",message="is a default route, which would draw all traffic of the network to the nodes; use 1 to 32"
 	AggregationLength *int32 `json:"aggregationLength,omitempty"`
 
-	// aggregationLengthV6 is the prefix length with which IPv6 addresses are put on the interface.
+	// aggregationLengthV6 is the length of the prefixes in which IPv6 addresses are put there.
 	// +optional
 	// +kubebuilder:default=128
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
+	// +kubebuilder:validation:XValidation:rule="self != 0",message="is a default route, which would draw all traffic of the network to the nodes; use 1 to 128"
 	AggregationLengthV6 *int32 `json:"aggregationLengthV6,omitempty"`
 }

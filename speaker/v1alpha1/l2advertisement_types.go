@@ -55,11 +55,20 @@ type L2AdvertisementSpec struct {
 	Interfaces []InterfacePattern `json:"interfaces,omitempty"`
 
 	// preferredNodes order the nodes that could announce an address: the node with the highest sum of the weights it
-	// matches takes it. A preference decides where an address goes that nobody holds; it takes none from a live node.
+	// matches takes it. A preference decides where an address goes that nobody holds; it takes none from a live node,
+	// unless failbackAfter is set.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	PreferredNodes []PreferredNode `json:"preferredNodes,omitempty"`
+
+	// failbackAfter is how long a node that preferredNodes rank higher than the holder has to be healthy before it takes
+	// an address back. Without it no live node ever loses an address to a preferred one.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}([.][0-9]{1,6})?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('720h')",message="must be a duration from 1s to 720h such as 10m; without it no address goes back"
+	FailbackAfter *metav1.Duration `json:"failbackAfter,omitempty"`
 }
 
 // InterfacePattern is the name of a network interface; "*" and "?" stand for any characters and any one character.

@@ -40,6 +40,12 @@ func TestRefused(t *testing.T) {
 		"length":             "spec.aggregationLength",
 		"bad":                "spec.communities[0].value",
 		"one":                "spec.detectMultiplier",
+		"loopback":           "spec.ipv4.ranges[0]",
+		"multicast":          "spec.ipv4.ranges[0]",
+		"link-local":         "spec.ipv6.ranges[0]",
+		"two-ways":           "spec.defaultGateway",
+		"loopback-peer":      "spec.peerAddress",
+		"default-route":      "spec.aggregationLength",
 	}
 	for _, obj := range objects(t, "testdata/refused.yaml") {
 		t.Run(obj.GetKind()+" "+obj.GetName(), func(t *testing.T) {

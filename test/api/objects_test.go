@@ -86,12 +86,12 @@ func TestDefaults(t *testing.T) {
 	}{
 		{
 			"a pool is used automatically and in sequence", "AddressPool", `spec: {ipv4: {ranges: [192.0.2.0/24]}}`,
-			`spec: {allocation: Sequential, autoAssign: true, ipv4: {ranges: [192.0.2.0/24]}}`,
+			`spec: {allocation: Sequential, autoAssign: true, fixedAddresses: Allowed, ipv4: {ranges: [192.0.2.0/24]}}`,
 		},
 		{
 			"a pool keeps what is said", "AddressPool",
-			`spec: {allocation: Stable, autoAssign: false, ipv6: {ranges: ["2001:db8::/64"]}}`,
-			`spec: {allocation: Stable, autoAssign: false, ipv6: {ranges: ["2001:db8::/64"]}}`,
+			`spec: {allocation: Stable, autoAssign: false, fixedAddresses: Denied, reuseAfter: 10m, ipv6: {ranges: ["2001:db8::/64"]}}`,
+			`spec: {allocation: Stable, autoAssign: false, fixedAddresses: Denied, reuseAfter: 10m, ipv6: {ranges: ["2001:db8::/64"]}}`,
 		},
 		{
 			"a peer listens on port 179 and may be silent for 90s", "BGPPeer",
@@ -106,6 +106,10 @@ func TestDefaults(t *testing.T) {
 		{
 			"an interface advertisement aggregates nothing", "InterfaceAdvertisement", `spec: {interface: kube-lb0}`,
 			`spec: {interface: kube-lb0, aggregationLength: 32, aggregationLengthV6: 128}`,
+		},
+		{
+			"an interface advertisement without a spec aggregates nothing", "InterfaceAdvertisement", `{}`,
+			`spec: {aggregationLength: 32, aggregationLengthV6: 128}`,
 		},
 		{
 			"a BFD profile without a spec detects in 900 ms", "BFDProfile", `{}`,
@@ -138,6 +142,17 @@ func TestTypedDurations(t *testing.T) {
 				GracefulRestart: &speakerv1alpha1.GracefulRestart{RestartTime: &metav1.Duration{Duration: 4095 * time.Second}},
 				Families:        []corev1.IPFamily{corev1.IPv6Protocol},
 			},
+		},
+		&ipamv1alpha1.AddressPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "typed"},
+			Spec: ipamv1alpha1.AddressPoolSpec{
+				IPv4:       &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{"192.0.2.0/24"}},
+				ReuseAfter: &metav1.Duration{Duration: 90*time.Minute + 1500*time.Millisecond},
+			},
+		},
+		&speakerv1alpha1.L2Advertisement{
+			ObjectMeta: metav1.ObjectMeta{Name: "typed"},
+			Spec:       speakerv1alpha1.L2AdvertisementSpec{FailbackAfter: &metav1.Duration{Duration: 10 * time.Minute}},
 		},
 		&speakerv1alpha1.BFDProfile{
 			ObjectMeta: metav1.ObjectMeta{Name: "typed"},
@@ -304,12 +319,12 @@ func TestColumns(t *testing.T) {
 				Status: ipamv1alpha1.AddressPoolStatus{
 					IPv4:       &ipamv1alpha1.PartitionStatus{Capacity: 257, Allocated: 2, Available: 255},
 					IPv6:       &ipamv1alpha1.PartitionStatus{Capacity: math.MaxInt64, Allocated: 1, Available: math.MaxInt64},
-					Conditions: conditions,
+					Conditions: append(conditions, condition("NotImplemented", metav1.ConditionTrue, "NotImplemented", "without effect: spec.limits")),
 				},
 			},
 			`Name=shown, IPv4 Ranges=["192.0.2.0/24","198.51.100.1"], IPv4 Used=2, IPv4 Free=255, ` +
 				`IPv6 Ranges=["2001:db8::/64"], IPv6 Used=1, IPv6 Free=9223372036854775807, ` +
-				`Auto-Assign=true, Ready=False, Age=…; wide: Priority=7, Message=what to do`,
+				`Auto-Assign=true, Ready=False, Age=…; wide: Priority=7, Message=what to do, Not Implemented=without effect: spec.limits`,
 		},
 		"l2advertisements": {
 			&speakerv1alpha1.L2Advertisement{
@@ -327,7 +342,7 @@ func TestColumns(t *testing.T) {
 					MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8::1", Interface: "eth1", BFDProfile: "fast",
 				},
 			},
-			`Name=shown, Address=2001:db8::1, Interface=eth1, My ASN=64512, Peer ASN=64513, BFD=fast, ` +
+			`Name=shown, Address=2001:db8::1, Gateway=<nil>, Interface=eth1, My ASN=64512, Peer ASN=64513, BFD=fast, ` +
 				`Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
 		},
 		"bgpadvertisements": {

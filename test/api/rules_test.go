@@ -154,10 +154,45 @@ func TestAddressPool(t *testing.T) {
 			"unknown allocation",
 			`spec: {ipv4: {ranges: [192.0.2.0/24]}, allocation: Random}`, `spec.allocation: supported values: "Sequential", "Stable"`,
 		},
+		{"limit of one address", `spec: {ipv4: {ranges: [192.0.2.0/24]}, limits: {perNamespace: {ipv4: 1}}}`, ""},
+		{
+			"limit of no address",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, limits: {perNamespace: {ipv6: 0}}}`, "spec.limits.perNamespace.ipv6: greater than or equal to 1",
+		},
+		{
+			"limit beyond 31 bits",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, limits: {perNamespace: {ipv4: 2147483648}}}`, "spec.limits.perNamespace.ipv4: less than or equal to 2147483647",
+		},
+		{"limits of nothing", `spec: {ipv4: {ranges: [192.0.2.0/24]}, limits: {}}`, "spec.limits.perNamespace: Required value"},
+		{
+			"limits of no family",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, limits: {perNamespace: {}}}`, "spec.limits.perNamespace: should have at least 1 properties",
+		},
+		{"fixed addresses denied", `spec: {ipv4: {ranges: [192.0.2.0/24]}, fixedAddresses: Denied}`, ""},
+		{
+			"unknown word for fixed addresses",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, fixedAddresses: "No"}`, `spec.fixedAddresses: supported values: "Allowed", "Denied"`,
+		},
+		{"reuse at once", reuse("0s"), ""},
+		{"reuse in the longest time", reuse("720h"), ""},
+		{"reuse after more than that", reuse("720h1s"), notReuse},
+		{"reuse before release", reuse("-1s"), notReuse},
+		{"reuse without a unit", reuse("10"), notReuse},
+		{"reuse in days", reuse("1d"), notReuse},
+		{"selectors", `spec: {ipv4: {ranges: [192.0.2.0/24]}, namespaceSelectors: [{}], serviceSelectors: [{matchLabels: {a: b}}, {matchLabels: {a: c}}]}`, ""},
+		{
+			"one selector in place of a list",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, namespaceSelectors: {}}`, `spec.namespaceSelectors: must be of type array: "object"`,
+		},
+		{"65 selectors", `spec: {ipv4: {ranges: [192.0.2.0/24]}, serviceSelectors: [` + strings.Repeat("{},", 65) + `]}`, "spec.serviceSelectors: must have at most 64 items"},
 		{"priority 1", `spec: {ipv4: {ranges: [192.0.2.0/24]}, priority: 1}`, ""},
 		{
 			"priority 0",
 			`spec: {ipv4: {ranges: [192.0.2.0/24]}, priority: 0}`, "spec.priority: should be greater than or equal to 1",
+		},
+		{
+			"priority beyond 31 bits",
+			`spec: {ipv4: {ranges: [192.0.2.0/24]}, priority: 2147483648}`, "spec.priority: should be less than or equal to 2147483647",
 		},
 		{
 			"name that fits a label",
@@ -167,6 +202,106 @@ func TestAddressPool(t *testing.T) {
 			"name that is too long for a label",
 			`{metadata: {name: ` + strings.Repeat("a", 64) + `}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`,
 			"metadata: name must have at most 63 characters",
+		},
+	})
+}
+
+// reuse is the object of an AddressPool with reuseAfter.
+func reuse(after string) string {
+	return fmt.Sprintf("spec: {ipv4: {ranges: [192.0.2.0/24]}, reuseAfter: %q}", after)
+}
+
+const notReuse = "spec.reuseAfter: must be a duration from 0s to 720h such as 10m"
+
+// TestReservedRanges tries ranges of addresses that no Service can have. What merely contains some of these is accepted, and so is what
+// only excludes them.
+func TestReservedRanges(t *testing.T) {
+	const (
+		no4 = "spec.ipv4.ranges[0]: no Service can have such an address"
+		no6 = "spec.ipv6.ranges[0]: no Service can have such an address"
+	)
+	testRules(t, "AddressPool", []rule{
+		{"loopback", pool("ipv4", "127.0.0.0/8"), no4},
+		{"one loopback address", pool("ipv4", "127.0.0.1"), no4},
+		{"one loopback address as a CIDR", pool("ipv4", "127.0.0.1/32"), no4},
+		{"first and last loopback address", pool("ipv4", "127.0.0.0-127.255.255.255"), no4},
+		{"loopback and the address before", pool("ipv4", "126.255.255.255-127.255.255.255"), ""},
+		{"loopback and the address after", pool("ipv4", "127.0.0.0-128.0.0.0"), ""},
+		{"CIDR around loopback", pool("ipv4", "127.0.0.1/7"), ""},
+		{"unspecified address", pool("ipv4", "0.0.0.0"), no4},
+		{"unspecified address as a CIDR", pool("ipv4", "0.0.0.0/32"), no4},
+		{"unspecified address as a range", pool("ipv4", "0.0.0.0-0.0.0.0"), no4},
+		{"unspecified address and the next", pool("ipv4", "0.0.0.0-0.0.0.1"), ""},
+		{"CIDR of the unspecified address and the next", pool("ipv4", "0.0.0.0/31"), ""},
+		{"link-local", pool("ipv4", "169.254.0.0/16"), no4},
+		{"link-local range", pool("ipv4", "169.254.0.0-169.254.255.255"), no4},
+		{"link-local and the address before", pool("ipv4", "169.253.255.255-169.254.0.0"), ""},
+		{"link-local and the address after", pool("ipv4", "169.254.255.255-169.255.0.0"), ""},
+		{"CIDR around link-local", pool("ipv4", "169.254.0.0/15"), ""},
+		{"multicast", pool("ipv4", "224.0.0.0/4"), no4},
+		{"multicast range", pool("ipv4", "224.0.0.0-224.0.0.9"), no4},
+		{"multicast and the address before", pool("ipv4", "223.255.255.255-224.0.0.0"), ""},
+		{"class E", pool("ipv4", "240.0.0.0/4"), no4},
+		{"multicast and class E", pool("ipv4", "239.255.255.255-240.0.0.0"), no4},
+		{"limited broadcast", pool("ipv4", "255.255.255.255"), no4},
+		{"CIDR around multicast and class E", pool("ipv4", "224.0.0.0/2"), ""},
+		{"every IPv4 address", pool("ipv4", "0.0.0.0/0"), ""},
+		{"first to last IPv4 address", pool("ipv4", "0.0.0.0-255.255.255.255"), ""},
+		{"one IPv4 address", pool("ipv4", "192.0.2.1/32"), ""},
+		{"second range is the reserved one", `spec: {ipv4: {ranges: [192.0.2.0/24, 127.0.0.1]}}`, "spec.ipv4.ranges[1]: no Service can have"},
+		{"reserved addresses excluded", `spec: {ipv4: {ranges: [0.0.0.0/0], exclude: [127.0.0.0/8, 224.0.0.0/3]}}`, ""},
+
+		{"IPv6 loopback", pool("ipv6", "::1"), no6},
+		{"IPv6 loopback as a CIDR", pool("ipv6", "::1/128"), no6},
+		{"IPv6 unspecified address", pool("ipv6", "::"), no6},
+		{"IPv6 unspecified address and loopback", pool("ipv6", "::-::1"), no6},
+		{"CIDR of both", pool("ipv6", "::/127"), no6},
+		{"both and the next address", pool("ipv6", "::-::2"), ""},
+		{"CIDR around both", pool("ipv6", "::/126"), ""},
+		{"IPv6 link-local", pool("ipv6", "fe80::/64"), no6},
+		{"all of IPv6 link-local", pool("ipv6", "fe80::-febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), no6},
+		{"IPv6 link-local and the address before", pool("ipv6", "fe7f:ffff:ffff:ffff:ffff:ffff:ffff:ffff-fe80::"), ""},
+		{"IPv6 link-local and the address after", pool("ipv6", "febf:ffff:ffff:ffff:ffff:ffff:ffff:ffff-fec0::"), ""},
+		{"CIDR around IPv6 link-local", pool("ipv6", "fe80::/9"), ""},
+		{"IPv6 multicast", pool("ipv6", "ff00::/8"), no6},
+		{"IPv6 multicast range", pool("ipv6", "ff02::1-ff02::2"), no6},
+		{"IPv6 multicast and the address before", pool("ipv6", "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff-ff00::"), ""},
+		{"CIDR around IPv6 multicast", pool("ipv6", "ff00::/7"), ""},
+		{"IPv4-mapped range", pool("ipv6", "::ffff:192.0.2.1-::ffff:192.0.2.9"), "spec.ipv6.ranges[0]: must be a CIDR"},
+		{"IPv4-mapped range in hexadecimal", pool("ipv6", "::ffff:c000:201-::ffff:c000:209"), "spec.ipv6.ranges[0]: must be a CIDR"},
+		{"IPv4-mapped CIDR in hexadecimal", pool("ipv6", "::ffff:0:0/96"), "spec.ipv6.ranges[0]: must be a CIDR"},
+		{"range around IPv4-mapped addresses", pool("ipv6", "::fffe:ffff:ffff-::1:0:0:0"), ""},
+		{"every IPv6 address", pool("ipv6", "::/0"), ""},
+		{"one IPv6 address", pool("ipv6", "2001:db8::1/128"), ""},
+		{"unique local addresses", pool("ipv6", "fd00::/8"), ""},
+	})
+}
+
+// TestOddNotation tries ranges and peers as users of other load balancers have typed them.
+func TestOddNotation(t *testing.T) {
+	const notRange = "spec.ipv4.ranges[0]: must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or an address"
+	testRules(t, "AddressPool", []rule{
+		{"block scalar with a line feed", "spec:\n  ipv4:\n    ranges:\n    - |\n      4.4.4.100 - 4.4.4.101\n", notRange},
+		{"range of one address", pool("ipv4", "192.168.1.210-192.168.1.210"), ""},
+		{"dot for dash", pool("ipv4", "192.168.1.240.192.168.1.250"), notRange},
+		{"octet beyond 255", pool("ipv4", "10.1.0.251-10.1.0.259"), notRange},
+		{"two in one text", pool("ipv4", "10.129.0.29,10.129.0.34"), notRange},
+		{"two CIDRs in one text", pool("ipv4", "192.168.1.240/28, 10.0.0.0/28"), notRange},
+		{"leading zeros in a group", pool("ipv6", "fdd2:337d:e558:13ca:10::020-fdd2:337d:e558:13ca:10::02f"), ""},
+		{"leading zeros in the first groups", pool("ipv6", "2001:0db8:a:f104::/64"), ""},
+		{"upper case", `spec: {ipv6: {ranges: ["2001:DB8:A::FFFF", "FD00::1-FD00::F"]}}`, ""},
+		{"both families in one list", `spec: {ipv4: {ranges: [192.168.10.0/24, "fc00:f853:0ccd:e799::/124"]}}`, "spec.ipv4.ranges[1]: is IPv6; put it under spec.ipv6"},
+		{"host bits, /31 and /32", `spec: {ipv4: {ranges: [192.168.20.7/24, 192.168.21.0/31, 192.168.21.9/32]}}`, ""},
+	})
+	testRules(t, "BGPPeer", []rule{
+		{
+			"hold time and keepalive time 0s",
+			`spec: {myASN: 64500, peerASN: 64500, peerAddress: 10.46.186.88, holdTime: 0s, keepaliveTime: 0s, nodeSelectors: [{matchLabels: {nowhere: "true"}}]}`, "",
+		},
+		{"empty reference to a Secret", peer("passwordSecret: {}"), "spec.passwordSecret.name: Required value"},
+		{
+			"zone in the peer address",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "fe80::1%enp1s0"}`, "spec.peerAddress: has a zone; write the address here and what follows % in spec.interface",
 		},
 	})
 }
@@ -201,8 +336,9 @@ func TestAddressPoolOrder(t *testing.T) {
 			var got []string
 			spec := fmt.Sprintf("spec: {%s: {ranges: %s}}", family.name, text)
 			for _, cause := range causes(t, tryCreate(t.Context(), object(t, "AddressPool", spec))) {
-				field, _, _ := strings.Cut(cause, ": ")
-				got = append(got, field)
+				if field, message, _ := strings.Cut(cause, ": "); strings.Contains(message, "comes before the first") {
+					got = append(got, field)
+				}
 			}
 			slices.Sort(want)
 			slices.Sort(got)
@@ -243,6 +379,44 @@ func TestBGPPeer(t *testing.T) {
 	testRules(t, "BGPPeer", []rule{
 		{"peer with the least there can be", peer(""), ""},
 		{"peer of the largest numbers", `spec: {myASN: 4294967295, peerASN: 4294967295, peerAddress: "2001:db8::1"}`, ""},
+		{"default gateway", `spec: {myASN: 64512, dynamicASN: External, defaultGateway: IPv4, sourceInterface: lo, ebgpMultiHop: true}`, ""},
+		{"default gateway on one link", `spec: {myASN: 64512, dynamicASN: External, defaultGateway: IPv6, interface: eth1}`, ""},
+		{"default gateway with a source", `spec: {myASN: 64512, peerASN: 64513, defaultGateway: IPv6, sourceAddress: "2001:db8::1"}`, ""},
+		{
+			"default gateway with a source of the other family",
+			`spec: {myASN: 64512, peerASN: 64513, defaultGateway: IPv6, sourceAddress: 192.0.2.11}`, "spec.sourceAddress: must be of the family that defaultGateway names",
+		},
+		{"default gateway of no family", `spec: {myASN: 64512, peerASN: 64513, defaultGateway: "yes"}`, `spec.defaultGateway: supported values: "IPv4", "IPv6"`},
+		{"peer address and default gateway", peer("defaultGateway: IPv4"), "spec.defaultGateway: peerAddress and defaultGateway exclude each other"},
+		{"source interface", peer("sourceInterface: lo"), ""},
+		{
+			"source interface and source address",
+			peer("sourceInterface: lo, sourceAddress: 192.0.2.11"), "spec.sourceInterface: sourceAddress and sourceInterface exclude each other",
+		},
+		{
+			"source interface of an unnumbered session",
+			`spec: {myASN: 64512, peerASN: 64513, interface: eth1, sourceInterface: lo}`, "spec.sourceInterface: an unnumbered session has its source",
+		},
+		{"source interface with a slash", peer("sourceInterface: eth0/1"), "spec.sourceInterface: must be the name of a network interface"},
+		{"one received prefix", peer("maxReceivedPrefixes: 1"), ""},
+		{"no received prefix", peer("maxReceivedPrefixes: 0"), "spec.maxReceivedPrefixes: greater than or equal to 1"},
+		{"received prefixes beyond 31 bits", peer("maxReceivedPrefixes: 2147483648"), "spec.maxReceivedPrefixes: less than or equal to 2147483647"},
+		{"nodes of two racks", peer(`nodeSelectors: [{matchLabels: {rack: "2"}}, {matchLabels: {rack: "3"}}]`), ""},
+		{
+			"router on the node",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 127.0.0.1}`, "spec.peerAddress: have it redistribute an InterfaceAdvertisement",
+		},
+		{
+			"last loopback address",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 127.255.255.255}`, "spec.peerAddress: have it redistribute an InterfaceAdvertisement",
+		},
+		{"address before loopback", `spec: {myASN: 64512, peerASN: 64513, peerAddress: 126.255.255.255}`, ""},
+		{"address after loopback", `spec: {myASN: 64512, peerASN: 64513, peerAddress: 128.0.0.0}`, ""},
+		{
+			"router on the node over IPv6",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "::1"}`, "spec.peerAddress: have it redistribute an InterfaceAdvertisement",
+		},
+		{"loopback source address", peer("sourceAddress: 127.0.0.1"), "spec.sourceAddress: must be an IPv4 or IPv6 address of one machine, and no loopback"},
 		{"unnumbered peer", `spec: {myASN: 64512, dynamicASN: External, interface: eth1}`, ""},
 		{"peer on a link-local address", `spec: {myASN: 64512, dynamicASN: Internal, peerAddress: "fe80::1", interface: eth1}`, ""},
 		{"no number of our own", `spec: {peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: Required value"},
@@ -263,8 +437,8 @@ func TestBGPPeer(t *testing.T) {
 			`spec: {myASN: 64512, dynamicASN: Any, peerAddress: 192.0.2.1}`, `spec.dynamicASN: supported values: "External", "Internal"`,
 		},
 		{
-			"neither peerAddress nor interface",
-			`spec: {myASN: 64512, peerASN: 64513}`, "spec.peerAddress: set peerAddress, or interface for an unnumbered session",
+			"neither peerAddress, defaultGateway nor interface",
+			`spec: {myASN: 64512, peerASN: 64513}`, "spec.peerAddress: set peerAddress, or defaultGateway, or interface for an unnumbered session",
 		},
 		{
 			"peer address with a prefix length",
@@ -385,8 +559,12 @@ func TestBGPAdvertisement(t *testing.T) {
 	const notCommunity = "spec.communities[0]: must be two numbers up to 65535 (64512:100), large: and three numbers"
 	testRules(t, "BGPAdvertisement", []rule{
 		{"no spec, which announces all to all", `{}`, ""},
-		{"aggregation lengths 0", `spec: {aggregationLength: 0, aggregationLengthV6: 0}`, ""},
+		{"aggregation lengths 1", `spec: {aggregationLength: 1, aggregationLengthV6: 1}`, ""},
+		{"IPv4 default route", `spec: {aggregationLength: 0}`, "spec.aggregationLength: is a default route"},
+		{"IPv6 default route", `spec: {aggregationLengthV6: 0}`, "spec.aggregationLengthV6: is a default route"},
 		{"IPv4 aggregation length 33", `spec: {aggregationLength: 33}`, "spec.aggregationLength: less than or equal to 32"},
+		{"IPv4 aggregation length 32", `spec: {aggregationLength: 32}`, ""},
+		{"IPv6 aggregation length 128", `spec: {aggregationLengthV6: 128}`, ""},
 		{"IPv4 aggregation length below 0", `spec: {aggregationLength: -1}`, "spec.aggregationLength: greater than or equal to 0"},
 		{"IPv6 aggregation length 129", `spec: {aggregationLengthV6: 129}`, "spec.aggregationLengthV6: less than or equal to 128"},
 		{"local preference of 32 bits", `spec: {localPref: 4294967295}`, ""},
@@ -465,6 +643,7 @@ func TestBFDProfile(t *testing.T) {
 }
 
 func TestL2Advertisement(t *testing.T) {
+	const failback = "spec.failbackAfter: must be a duration from 1s to 720h such as 10m"
 	const notInterface = "spec.interfaces[0]: must be the name of a network interface, in which * and ? may stand for other"
 	testRules(t, "L2Advertisement", []rule{
 		{"no spec, which announces all everywhere", `{}`, ""},
@@ -480,14 +659,34 @@ func TestL2Advertisement(t *testing.T) {
 		{"no weight", `spec: {preferredNodes: [{nodeSelector: {}}]}`, "spec.preferredNodes[0].weight: Required value"},
 		{"preference for no nodes", `spec: {preferredNodes: [{weight: 1}]}`, "spec.preferredNodes[0].nodeSelector: Required value"},
 		{"same pool twice", `spec: {addressPools: [lan, lan]}`, "spec.addressPools[1]: Duplicate value"},
+		{
+			"lists of selectors",
+			`spec: {addressPoolSelectors: [{matchLabels: {a: b}}, {}], serviceSelectors: [{matchLabels: {a: b}}], nodeSelectors: [{matchLabels: {a: b}}]}`, "",
+		},
+		{"empty lists of selectors", `spec: {addressPoolSelectors: [], serviceSelectors: [], nodeSelectors: []}`, ""},
+		{"one selector in place of a list", `spec: {nodeSelectors: {}}`, `spec.nodeSelectors: must be of type array: "object"`},
+		{"64 selectors", `spec: {nodeSelectors: [` + strings.Repeat("{},", 64) + `]}`, ""},
+		{"65 selectors", `spec: {nodeSelectors: [` + strings.Repeat("{},", 65) + `]}`, "spec.nodeSelectors: must have at most 64 items"},
+		{"shortest time before a failback", `spec: {failbackAfter: 1s}`, ""},
+		{"longest time before a failback", `spec: {failbackAfter: 720h}`, ""},
+		{"no time before a failback", `spec: {failbackAfter: 0s}`, failback},
+		{"less than a second before a failback", `spec: {failbackAfter: 999ms}`, failback},
+		{"more than a month before a failback", `spec: {failbackAfter: 720h1s}`, failback},
+		{"failback without a unit", `spec: {failbackAfter: "10"}`, failback},
+		{"failback as a number", `spec: {failbackAfter: 10}`, `spec.failbackAfter: must be of type string: "integer"`},
 	})
 }
 
 func TestInterfaceAdvertisement(t *testing.T) {
 	testRules(t, "InterfaceAdvertisement", []rule{
 		{"interface", `spec: {interface: kube-lb0}`, ""},
-		{"no interface", `spec: {}`, "spec.interface: Required value"},
-		{"no spec", `{}`, "spec: Required value"},
+		{"no interface, which makes routes of the kernel", `spec: {addressPools: [lan], nodeSelectors: [{matchLabels: {router: frr}}]}`, ""},
+		{"no spec, which makes routes for all everywhere", `{}`, ""},
+		{"interface with a name the kernel does not take", `spec: {interface: abcdefghijklmnop}`, "spec.interface: may not be more than 15"},
+		{"interface without a name", `spec: {interface: ""}`, "spec.interface: must be the name of a network interface"},
+		{"IPv4 default route", `spec: {aggregationLength: 0}`, "spec.aggregationLength: is a default route"},
+		{"IPv6 default route", `spec: {interface: a, aggregationLengthV6: 0}`, "spec.aggregationLengthV6: is a default route"},
+		{"shortest prefixes", `spec: {aggregationLength: 1, aggregationLengthV6: 1}`, ""},
 		{"interface with a colon", `spec: {interface: "eth0:1"}`, "spec.interface: must be the name of a network interface"},
 		{"interface ..", `spec: {interface: ".."}`, "spec.interface: must be the name of a network interface"},
 		{"IPv4 aggregation length 33", `spec: {interface: a, aggregationLength: 33}`, "spec.aggregationLength: less than or equal to 32"},

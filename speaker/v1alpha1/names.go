@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// This file has the types and reasons of the conditions of this package's kinds. All other names are in ipam/v1alpha1/names.go.
+
+// ConditionReady is the type of the condition that says whether an object is in use. In a SpeakerStatus it says whether
+// the speaker of that node announces.
+const ConditionReady = "Ready"
+
+// Reasons of the condition Ready.
+const (
+	// ReasonAccepted is the reason of Ready=True: the object is valid and in use.
+	ReasonAccepted = "Accepted"
+	// ReasonUnknownReference is the reason where the object names a pool, peer, profile or community that does not exist.
+	// What it names besides is used. The message names what is missing. A Secret that is missing is told of in the
+	// SpeakerStatus of each node, since only speakers may read Secrets.
+	ReasonUnknownReference = "UnknownReference"
+	// ReasonInvalid is the reason where the API server could not see a mistake, such as a selector with an unknown
+	// operator. The message names the field. The object is not used; of a Community only the community at fault.
+	ReasonInvalid = "Invalid"
+	// ReasonNotImplemented is the reason where the object asks for something this version of the speaker does not do.
+	// The message names the field. The rest of the object is used, unless nothing is left to do without the field: a
+	// BGPPeer with defaultGateway and no peerAddress has no session.
+	ReasonNotImplemented = "NotImplemented"
+)
+
+// Reasons of the condition Ready of a SpeakerStatus.
+const (
+	// ReasonAnnouncing is the reason of Ready=True. The message says how many BGP sessions are established.
+	ReasonAnnouncing = "Announcing"
+	// ReasonBGPFailed is the reason where the speaker cannot run BGP at all. The message is the error.
+	ReasonBGPFailed = "BGPFailed"
+	// ReasonLayer2Failed is the reason where the speaker cannot answer ARP or NDP for some addresses. The message names the first
+	// of them with their interfaces.
+	ReasonLayer2Failed = "Layer2Failed"
+)
