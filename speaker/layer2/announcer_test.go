@@ -406,7 +406,7 @@ func TestConflictIsDefendedAtALimitedRate(t *testing.T) {
 			t.Errorf("Conflicts differ (-want +got):\n%s", diff)
 		}
 
-		// A claim that comes when the address was just given up is not answered.
+		// A conflict about an address that was withdrawn just before is not answered.
 		b.pass(10 * time.Second)
 		b.Set(on("eth0", vip6))
 		w.receive(ARP, frame(arpAnnouncement))
@@ -414,9 +414,9 @@ func TestConflictIsDefendedAtALimitedRate(t *testing.T) {
 	})
 }
 
-// Another speaker that wrongly takes this one for dead announces its address several times and then gives it up. The first time is
-// answered at once. Neighbours that believed the later ones hear from us again, and not only at the next refresh.
-func TestClaimNeverHasTheLastWord(t *testing.T) {
+// Another speaker that wrongly takes this one for dead announces the address several times and then gives it up. The first announcement is
+// answered at once. Neighbours that believed the later ones hear from us when the interval ends, and not only at the next refresh.
+func TestAddressIsDefendedAgainWhenTheDefenceIntervalEnds(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.SetInterfaces([]Interface{eth0})
 		b.Set(on("eth0", vip4))

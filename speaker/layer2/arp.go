@@ -12,13 +12,12 @@ import (
 // arpLen is the length of an ARP packet for IPv4 over Ethernet, per RFC 826.
 const arpLen = 28
 
-// decideARP answers a request for one of the owned addresses, broadcast or sent to our own MAC: neighbours check by
-// unicast whether an entry still holds. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks
-// whether the address is in use.
+// decideARP answers a request for one of the announced addresses that is broadcast, or sent to our own MAC: neighbours ask by unicast whether
+// an entry is still valid. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks whether the address is in use.
 //
-// A packet whose sender is one of the owned addresses, with another MAC, is a conflict and never answered, whatever
-// it asks for (RFC 5227 §2.4).
-func decideARP(frame []byte, own mac, owned addressSet) verdict {
+// A packet whose sender is one of the announced addresses, with another MAC, is a conflict. It is never answered, whatever it asks for
+// (RFC 5227 §2.4).
+func decideARP(frame []byte, own mac, announced addressSet) outcome {
 	_, reason := checkEthernet(frame, own, etherTypeARP, func(dst mac) bool { return dst == broadcastMAC })
 	if reason != dropNone {
 		return drop(reason)
@@ -44,24 +43,23 @@ func decideARP(frame []byte, own mac, owned addressSet) verdict {
 	case !sender.canSend(), p.SenderIP.IsMulticast(), p.SenderIP.IsLoopback(), p.SenderIP == broadcastIPv4:
 		return drop(DropInvalidSender)
 	}
-	if _, ok := owned[p.SenderIP]; ok {
-		return verdict{reason: DropConflict, claimed: p.SenderIP, claimant: sender}
+	if _, ok := announced[p.SenderIP]; ok {
+		return outcome{reason: DropConflict, address: p.SenderIP, station: sender}
 	}
 	if p.Operation != arp.OperationRequest {
 		return drop(DropOperation)
 	}
-	if _, ok := owned[p.TargetIP]; !ok {
-		return drop(DropNotOwned)
+	if _, ok := announced[p.TargetIP]; !ok {
+		return drop(DropNotAnnounced)
 	}
-	return verdict{reply: arpFrame(arp.OperationReply, sender, own, p.TargetIP, sender, p.SenderIP)}
+	return outcome{reply: arpFrame(arp.OperationReply, sender, own, p.TargetIP, sender, p.SenderIP)}
 }
 
 var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// gratuitousARP returns the two forms that replace an entry at once: a request with both addresses equal (the ARP
-// Announcement of RFC 5227 §3) and a reply whose target hardware address equals the sender's. Hosts differ in which
-// one they take. A reply with a broadcast target hardware address is no third form: Linux ignores it while an entry
-// is younger than its lock time.
+// gratuitousARP returns the two forms that replace an entry at once: a request with both addresses equal (the ARP Announcement of RFC 5227
+// §3) and a reply whose target hardware address equals the sender's. Hosts differ in which one they take. A reply with a broadcast target
+// hardware address is no third form: Linux ignores it while an entry is younger than its lock time.
 func gratuitousARP(own mac, addr netip.Addr) (request, reply []byte) {
 	return arpFrame(arp.OperationRequest, broadcastMAC, own, addr, mac{}, addr),
 		arpFrame(arp.OperationReply, broadcastMAC, own, addr, own, addr)

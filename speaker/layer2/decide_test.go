@@ -11,14 +11,16 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// The frames are captured from Linux 6.18, arping (iputils) and ndisc6: a client at 198.51.100.1 and 2001:db8:51::1
-// with MAC 02:…:01 asks for vip4 and vip6, which in the capture belong to a kernel with MAC 02:…:0b.
+// The frames are captured from Linux 6.18, arping (iputils) and ndisc6: a client at 198.51.100.1 and 2001:db8:51::1 with MAC 02:…:01 asks
+// for vip4 and vip6, which in the capture belong to a kernel with MAC 02:…:0b.
 var (
 	clientMAC = mac{0x02, 0, 0, 0, 0, 0x01}
 	ownMAC    = mac{0x02, 0, 0, 0, 0, 0x0b}
-	owned     = addressSet{vip4: {}, vip6: {}}
+	announced = addressSet{vip4: {}, vip6: {}}
 )
 
 const (
@@ -84,27 +86,27 @@ func summed(f []byte) []byte {
 }
 
 type decideTest struct {
-	name         string
-	frame        []byte
-	want         string // the reply
-	wantReason   DropReason
-	wantClaimed  netip.Addr
-	wantClaimant mac
+	name        string
+	frame       []byte
+	want        string // the reply
+	wantReason  DropReason
+	wantAddress netip.Addr
+	wantStation mac
 }
 
-func testDecide(t *testing.T, decide func([]byte, mac, addressSet) verdict, tests []decideTest) {
+func testDecide(t *testing.T, decide func([]byte, mac, addressSet) outcome, tests []decideTest) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			original := slices.Clone(tt.frame)
-			got := decide(tt.frame, ownMAC, owned)
+			got := decide(tt.frame, ownMAC, announced)
 			if diff := cmp.Diff(hex.EncodeToString(frame(tt.want)), hex.EncodeToString(got.reply)); diff != "" {
 				t.Errorf("Reply differs (-want +got):\n%s", diff)
 			}
 			if got.reason != tt.wantReason {
 				t.Errorf("Dropped for %q, want %q", got.reason, tt.wantReason)
 			}
-			if got.claimed != tt.wantClaimed || got.claimant != tt.wantClaimant {
-				t.Errorf("Claimed %s by %x, want %s by %x", got.claimed, got.claimant, tt.wantClaimed, tt.wantClaimant)
+			if got.address != tt.wantAddress || got.station != tt.wantStation {
+				t.Errorf("Conflict about %s with %x, want %s with %x", got.address, got.station, tt.wantAddress, tt.wantStation)
 			}
 			if !slices.Equal(tt.frame, original) {
 				t.Error("Frame was changed")
@@ -123,19 +125,19 @@ func TestDecideARP(t *testing.T) {
 
 		{
 			name: "announcement by another station is a conflict", frame: frame(arpAnnouncement),
-			wantReason: DropConflict, wantClaimed: vip4, wantClaimant: clientMAC,
+			wantReason: DropConflict, wantAddress: vip4, wantStation: clientMAC,
 		},
 		{
 			name: "announcement as a reply is a conflict", frame: frame(arpAnnouncementReply),
-			wantReason: DropConflict, wantClaimed: vip4, wantClaimant: clientMAC,
+			wantReason: DropConflict, wantAddress: vip4, wantStation: clientMAC,
 		},
 		{
 			name:  "another station's unicast answer for our address is a conflict",
-			frame: with(frame(arpAnnouncementReply), 0, ownMAC[:]...), wantReason: DropConflict, wantClaimed: vip4, wantClaimant: clientMAC,
+			frame: with(frame(arpAnnouncementReply), 0, ownMAC[:]...), wantReason: DropConflict, wantAddress: vip4, wantStation: clientMAC,
 		},
 		{
 			name:  "request for another address from one of ours is a conflict",
-			frame: with(frame(arpAnnouncement), 41, 0xc9), wantReason: DropConflict, wantClaimed: vip4, wantClaimant: clientMAC,
+			frame: with(frame(arpAnnouncement), 41, 0xc9), wantReason: DropConflict, wantAddress: vip4, wantStation: clientMAC,
 		},
 
 		{name: "nothing", frame: nil, wantReason: DropTruncated},
@@ -162,7 +164,7 @@ func TestDecideARP(t *testing.T) {
 		{name: "protocol address length is 16", frame: with(padded(arpBroadcast), 19, 16), wantReason: DropMalformed},
 		{name: "reverse ARP", frame: with(frame(arpBroadcast), 21, 3), wantReason: DropOperation},
 		{name: "answer to somebody", frame: with(frame(arpAnnouncementReply), 31, 1), wantReason: DropOperation},
-		{name: "request for another address", frame: with(frame(arpBroadcast), 41, 0xc9), wantReason: DropNotOwned},
+		{name: "request for another address", frame: with(frame(arpBroadcast), 41, 0xc9), wantReason: DropNotAnnounced},
 	})
 }
 
@@ -191,18 +193,18 @@ func TestDecideNDP(t *testing.T) {
 
 		{
 			name: "another station's advertisement is a conflict", frame: foreign,
-			wantReason: DropConflict, wantClaimed: vip6, wantClaimant: clientMAC,
+			wantReason: DropConflict, wantAddress: vip6, wantStation: clientMAC,
 		},
 		{
-			name: "without target link-layer address the frame's source is the claimant", frame: summed(foreign[:option]),
-			wantReason: DropConflict, wantClaimed: vip6, wantClaimant: clientMAC,
+			name: "without target link-layer address the frame's source is the other station", frame: summed(foreign[:option]),
+			wantReason: DropConflict, wantAddress: vip6, wantStation: clientMAC,
 		},
 		{name: "an advertisement of our MAC that a proxy sent is ours", frame: with(na, 6, clientMAC[:]...), wantReason: DropOwnFrame},
 		{
 			name:  "advertisement of another address",
-			frame: summed(with(foreign, target+15, 1)), wantReason: DropNotOwned,
+			frame: summed(with(foreign, target+15, 1)), wantReason: DropNotAnnounced,
 		},
-		{name: "multicast advertisement that claims to be solicited", frame: summed(with(foreign, 58, 0x60)), wantReason: DropMalformed},
+		{name: "multicast advertisement with the Solicited flag", frame: summed(with(foreign, 58, 0x60)), wantReason: DropMalformed},
 		{name: "advertisement of a multicast target", frame: summed(with(foreign, target, 0xff)), wantReason: DropTargetMulticast},
 
 		{name: "nothing", frame: nil, wantReason: DropTruncated},
@@ -238,7 +240,7 @@ func TestDecideNDP(t *testing.T) {
 		},
 		{name: "source link-layer address is ours", frame: summed(with(ns, option+2, ownMAC[:]...)), wantReason: DropOwnFrame},
 		{name: "source link-layer address is a group", frame: summed(with(ns, option+2, 0x33, 0x33)), wantReason: DropInvalidSender},
-		{name: "solicitation for another address", frame: summed(with(ns, target+15, 1)), wantReason: DropNotOwned},
+		{name: "solicitation for another address", frame: summed(with(ns, target+15, 1)), wantReason: DropNotAnnounced},
 	})
 }
 
@@ -260,32 +262,58 @@ func TestSolicitedNodeGroup(t *testing.T) {
 	}
 }
 
-func TestDropReasonsHaveNames(t *testing.T) {
-	seen := map[string]bool{}
-	for r := range numDropReasons {
-		if r.String() == "" || seen[r.String()] {
-			t.Errorf("Reason %d has no name of its own: %q", r, r)
-		}
-		seen[r.String()] = true
+// The names are part of what users see: dashboards and alerts are made of them.
+func TestMetricNames(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	newMetrics(registry).counters(ARP, "eth0")
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, family := range families {
+		names = append(names, family.GetName())
+	}
+	want := []string{
+		"tandem_layer2_announcements_total", "tandem_layer2_answers_total", "tandem_layer2_conflicts_total",
+		"tandem_layer2_dropped_frames_total",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("Metrics differ (-want +got):\n%s", diff)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("GatherAndLint = %v, %v", problems, err)
+	}
+
+	var reasons []string
+	for r := dropNone + 1; r < numDropReasons; r++ {
+		reasons = append(reasons, r.String())
+	}
+	want = []string{
+		"truncated", "vlan", "protocol", "other_host", "own_frame", "invalid_sender", "malformed", "operation", "hop_limit", "code", "checksum",
+		"target_multicast", "unspecified_source", "not_announced", "conflict", "send_failed",
+	}
+	if diff := cmp.Diff(want, reasons); diff != "" {
+		t.Errorf("Reasons differ (-want +got):\n%s", diff)
 	}
 }
 
 // fuzz holds a decision function to what must be true of any frame.
-func fuzz(f *testing.F, decide func([]byte, mac, addressSet) verdict, seeds ...[]byte) {
+func fuzz(f *testing.F, decide func([]byte, mac, addressSet) outcome, seeds ...[]byte) {
 	for _, s := range seeds {
 		f.Add(s)
 		f.Add(s[:len(s)/2])
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		v := decide(b, ownMAC, owned)
+		v := decide(b, ownMAC, announced)
 		switch {
 		case v.reason >= numDropReasons:
 			t.Fatalf("Unknown reason %d", v.reason)
 		case (v.reply == nil) != (v.reason != dropNone):
 			t.Fatalf("Reply %x with reason %s", v.reply, v.reason)
 		case v.reason == DropConflict:
-			if _, ok := owned[v.claimed]; !ok || v.claimant == ownMAC {
-				t.Fatalf("Conflict about %s with %x", v.claimed, v.claimant)
+			if _, ok := announced[v.address]; !ok || v.station == ownMAC {
+				t.Fatalf("Conflict about %s with %x", v.address, v.station)
 			}
 		}
 		if v.reply == nil {
@@ -295,10 +323,10 @@ func fuzz(f *testing.F, decide func([]byte, mac, addressSet) verdict, seeds ...[
 			t.Fatalf("Reply is not from us: %x", v.reply)
 		}
 		// An answer must never make us or another announcer answer, or two would never end.
-		if again := decide(v.reply, ownMAC, owned); again.reply != nil {
+		if again := decide(v.reply, ownMAC, announced); again.reply != nil {
 			t.Fatalf("Reply %x is answered by %x", v.reply, again.reply)
 		}
-		if again := decide(v.reply, clientMAC, owned); again.reply != nil {
+		if again := decide(v.reply, clientMAC, announced); again.reply != nil {
 			t.Fatalf("Reply %x is answered by another announcer with %x", v.reply, again.reply)
 		}
 	})
@@ -311,17 +339,17 @@ func FuzzARP(f *testing.F) {
 
 func FuzzNDP(f *testing.F) {
 	// The fuzzer cannot guess a checksum, so each input is given the right one.
-	fuzz(f, func(b []byte, own mac, owned addressSet) verdict {
+	fuzz(f, func(b []byte, own mac, announced addressSet) outcome {
 		if len(b) >= 58 && len(b) <= maxFrame {
 			b = summed(b)
 		}
-		return decideNDP(b, own, owned)
+		return decideNDP(b, own, announced)
 	}, frame(nsMulticast), frame(nsUnicast), frame(nsDetection), frame(naUnsolicited), frame(naAnswer),
 		summed(append(frame(nsMulticast), 200, 1, 0, 0, 0, 0, 0, 0)))
 }
 
-// manyOwned is what a node with thousands of addresses owns.
-func manyOwned() addressSet {
+// manyAnnounced is what a node with thousands of addresses owns.
+func manyAnnounced() addressSet {
 	set := addressSet{vip4: {}, vip6: {}}
 	for n := range 5000 {
 		set[netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})] = struct{}{}
@@ -330,8 +358,8 @@ func manyOwned() addressSet {
 	return set
 }
 
-func benchmark(b *testing.B, decide func([]byte, mac, addressSet) verdict, frames map[string][]byte) {
-	set := manyOwned()
+func benchmark(b *testing.B, decide func([]byte, mac, addressSet) outcome, frames map[string][]byte) {
+	set := manyAnnounced()
 	for name, f := range frames {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -344,12 +372,12 @@ func benchmark(b *testing.B, decide func([]byte, mac, addressSet) verdict, frame
 
 func BenchmarkDecideARP(b *testing.B) {
 	benchmark(b, decideARP, map[string][]byte{
-		"answered": frame(arpBroadcast), "not_owned": with(frame(arpBroadcast), 41, 0xc9),
+		"answered": frame(arpBroadcast), "not_announced": with(frame(arpBroadcast), 41, 0xc9),
 	})
 }
 
 func BenchmarkDecideNDP(b *testing.B) {
 	benchmark(b, decideNDP, map[string][]byte{
-		"answered": frame(nsMulticast), "not_owned": summed(with(frame(nsMulticast), 77, 1)),
+		"answered": frame(nsMulticast), "not_announced": summed(with(frame(nsMulticast), 77, 1)),
 	})
 }

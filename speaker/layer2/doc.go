@@ -1,45 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package layer2 answers ARP and NDP for the addresses that this node announces, so that neighbours on the LAN send
-// the traffic for them here although no interface holds them.
+// Package layer2 answers ARP and NDP for the addresses that this node announces, so that neighbours on the LAN send the traffic for them
+// here although no interface holds them.
 //
-// The caller declares everything at once, and the [Announcer] works out what changed: [Announcer.Set] names the
-// addresses and the interfaces each is announced on, [Announcer.SetInterfaces] says which of these interfaces can be
-// used and with which MAC. Which node shall announce an address is not decided here.
+// The caller declares everything at once, and the [Announcer] works out what changed: [Announcer.Set] names the addresses and the
+// interfaces each is announced on, [Announcer.SetInterfaces] says which of these interfaces can be used and with which MAC. Which node
+// shall announce an address is not decided here.
 //
 // # What is answered
 //
-// Each interface with at least one address has two AF_PACKET sockets, one for ARP (RFC 826) and one for Neighbour
-// Solicitations and Advertisements (RFC 4861), each with a BPF filter that lets nothing else through. An AF_PACKET
-// socket is needed for NDP too: a raw ICMPv6 socket never sees a unicast solicitation for an address that the kernel
-// does not hold, and neighbours refresh their caches by unicast. What to do with a frame is decided by two pure
-// functions, decideARP and decideNDP. A frame is answered exactly once or dropped for a [DropReason], and each has
-// its counter. Frames of a VLAN that has no device here are rejected by the filter itself.
+// Each interface with at least one address has two AF_PACKET sockets, one for ARP (RFC 826) and one for Neighbour Solicitations and
+// Advertisements (RFC 4861), each with a BPF filter that lets nothing else through. An AF_PACKET socket is needed for NDP too: a raw ICMPv6
+// socket never sees a unicast solicitation for an address that the kernel does not hold, and neighbours refresh their caches by unicast.
+// What to do with a frame is decided by two pure functions, decideARP and decideNDP. A frame is answered exactly once or dropped for a
+// [DropReason], and each has its counter. Frames of a VLAN that has no device here are rejected by the filter itself.
 //
 // # Where answers come from
 //
-// All frames are written whole, Ethernet header included, so that the kernel selects neither source nor route and an
-// interface without a usable link-local address (tentative, duplicate, or none at all) answers like any other. The
-// IPv6 source of an advertisement is the announced address itself. RFC 4861 §4.4 allows any address assigned to the
-// interface, and Linux does the same for its own addresses.
+// All frames are written whole, Ethernet header included, so that the kernel selects neither source nor route and an interface without a
+// usable link-local address (tentative, duplicate, or none at all) answers like any other. The IPv6 source of an advertisement is the
+// announced address itself. RFC 4861 §4.4 allows any address assigned to the interface, and Linux does the same for its own addresses.
 //
 // # Takeover
 //
-// An address that is new on an interface is told to all neighbours by gratuitous ARP or unsolicited Neighbour
-// Advertisements at 0, 0.1, 0.3, 1, 2 and 4 seconds, then slowly for as long as it is held: hosts keep what they
-// learnt, switches forget. The same starts again when the interface's MAC or index changes, when it comes back, and
-// on [Announcer.Refresh]. The schedule belongs to the goroutine that also applies changes, so an address that was
-// withdrawn is never announced again.
+// An address that is new on an interface is told to all neighbours by gratuitous ARP or unsolicited Neighbour Advertisements at 0, 0.1,
+// 0.3, 1, 2 and 4 seconds, then slowly for as long as it is announced: hosts keep what they learnt, switches forget. The same starts again
+// when the interface's MAC or index changes, when it comes back, and on [Announcer.Refresh]. The schedule belongs to the goroutine that
+// also applies changes, so an address that was withdrawn is never announced again.
 //
 // # Conflicts
 //
-// A host that claims an announced address with another MAC is counted, reported, and answered by one announcement, at
-// most one every ten seconds for each address, as RFC 5227 §2.4 (c) wants of a host that must keep its address.
+// A station that uses an announced address with another MAC is in conflict with us. The conflict is counted, reported, and answered by one
+// announcement, at most one every ten seconds for each address, as RFC 5227 §2.4 (c) wants of a host that must keep its address.
 //
 // # Ownership of state
 //
-// The goroutine in [Announcer.Run] owns interfaces, sockets, groups and schedule. One reader per socket decides and
-// answers on its own from an immutable set of addresses, so that neither a change of thousands of addresses nor
-// another interface's trouble delays an answer. An interface that fails is closed, reported by [Announcer.Announced],
-// and opened again with a growing delay. Opening needs CAP_NET_RAW and nothing else.
+// The goroutine in [Announcer.Run] owns interfaces, sockets, groups and schedule. One reader per socket decides and answers on its own from
+// an immutable set of addresses, so that neither a change of thousands of addresses nor trouble on another interface delays an answer. An
+// interface that fails is closed, reported by [Announcer.Announced], and opened again with a growing delay. Opening needs CAP_NET_RAW and
+// nothing else.
 package layer2

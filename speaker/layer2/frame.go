@@ -5,17 +5,18 @@ package layer2
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"golang.org/x/sys/unix"
 )
 
 // Offsets and values of Ethernet II, without a VLAN tag.
 const (
 	ethernetHeaderLen = 14
 
-	etherTypeARP  = 0x0806
-	etherTypeIPv6 = 0x86dd
-	// IEEE 802.1Q and 802.1ad.
-	etherTypeVLAN        = 0x8100
-	etherTypeServiceVLAN = 0x88a8
+	etherTypeARP         = unix.ETH_P_ARP
+	etherTypeIPv6        = unix.ETH_P_IPV6
+	etherTypeVLAN        = unix.ETH_P_8021Q
+	etherTypeServiceVLAN = unix.ETH_P_8021AD
 )
 
 // A mac is an Ethernet address. Unlike net.HardwareAddr it can be compared and costs no allocation.
@@ -36,22 +37,21 @@ func (m mac) canSend() bool { return !m.isMulticast() && m != mac{} }
 // An addressSet is the set of addresses announced on one interface. It is never changed once a reader can see it.
 type addressSet map[netip.Addr]struct{}
 
-// A verdict says what to do with a received frame.
-type verdict struct {
+// An outcome says what to do with a received frame.
+type outcome struct {
 	// reply is the whole frame to send, nil where reason is set.
 	reply []byte
 	// reason says why there is no reply.
 	reason DropReason
-	// claimed is one of our addresses, and claimant the station that claims it, where reason is DropConflict.
-	claimed  netip.Addr
-	claimant mac
+	// address is an announced address, and station the other station that uses it as its own, if reason is DropConflict.
+	address netip.Addr
+	station mac
 }
 
-func drop(reason DropReason) verdict { return verdict{reason: reason} }
+func drop(reason DropReason) outcome { return outcome{reason: reason} }
 
-// checkEthernet looks at what ARP and NDP have in common: the frame's type, where it comes from, and whom it is for.
-// A reply to a frame that a bridge or a promiscuous interface showed us, but that is for another station, would be
-// a second answer to its question.
+// checkEthernet checks what ARP and NDP have in common: the type of the frame, its source, which it returns, and its destination. A frame
+// for another station is dropped. A bridge or a promiscuous interface shows us such frames, and the station that they are for answers them.
 func checkEthernet(frame []byte, own mac, etherType uint16, isForGroup func(mac) bool) (src mac, reason DropReason) {
 	if len(frame) < ethernetHeaderLen {
 		return mac{}, DropTruncated

@@ -47,8 +47,8 @@ func TestKernelClientResolvesAndConfirms(t *testing.T) {
 	t.Run("ndisc6", func(t *testing.T) { client.Exec(t, "ndisc6", "-1", "-r1", "-w5000", vip6.String(), "eth0") })
 }
 
-// countAnswers sends question, then a question about another address as the last one, and returns how many
-// answers to question came before the answer to the last. One reader answers in order, so none can come after.
+// countAnswers sends question, then a question about another address as the last one, and returns how many answers to question came before
+// the answer to the last. One reader answers in order, so none can come after.
 func countAnswers(t *testing.T, p *tap, question, last []byte, isAnswer func(f []byte, question []byte) bool) int {
 	t.Helper()
 	p.send(t, question)
@@ -95,10 +95,10 @@ func TestEachQuestionIsAnsweredExactlyOnce(t *testing.T) {
 	}
 
 	r.stop() // So that the last answer is counted.
-	if got, want := r.counter(t, "tandem_layer2_answered_total", "arp", "eth0"), 4.0; got != want {
+	if got, want := r.counter(t, "tandem_layer2_answers_total", "arp", "eth0"), 4.0; got != want {
 		t.Errorf("Counted %v answers to ARP requests, want %v", got, want)
 	}
-	if got, want := r.counter(t, "tandem_layer2_answered_total", "ndp", "eth0"), 4.0; got != want {
+	if got, want := r.counter(t, "tandem_layer2_answers_total", "ndp", "eth0"), 4.0; got != want {
 		t.Errorf("Counted %v answers to solicitations, want %v", got, want)
 	}
 }
@@ -213,7 +213,7 @@ func TestInterfaceRemovedAndMadeAgain(t *testing.T) {
 	}
 }
 
-func TestForeignClaimIsReportedAndDefended(t *testing.T) {
+func TestConflictIsReportedAndDefended(t *testing.T) {
 	l := newLAN(t)
 	client, intruder, node := l.add(t, "client", 1), l.add(t, "intruder", 66), l.add(t, "node1", 11)
 	r := node.announce(t)
@@ -244,8 +244,7 @@ func TestForeignClaimIsReportedAndDefended(t *testing.T) {
 	}
 }
 
-// A frame of VLAN 7 on a link without a device for it must not be answered as if it were untagged; VLAN 0 is only a
-// priority.
+// A frame of VLAN 7 on a link without a device for it must not be answered as if it were untagged; VLAN 0 is only a priority.
 func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	l := newLAN(t)
 	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
@@ -257,7 +256,7 @@ func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	}
 	countAnswers(t, p, with(frame(arpBroadcast), 41, 202), with(frame(arpBroadcast), 41, 201), isARPAnswer)
 	r.stop() // So that the last answer is counted.
-	if got, want := r.counter(t, "tandem_layer2_answered_total", "arp"), 2.0; got != want {
+	if got, want := r.counter(t, "tandem_layer2_answers_total", "arp"), 2.0; got != want {
 		t.Errorf("Answered %v requests, want %v: the one of VLAN 0 and the last", got, want)
 	}
 }

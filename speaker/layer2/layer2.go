@@ -16,6 +16,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // An Announcement asks for one address to be answered for on some interfaces.
@@ -36,55 +38,51 @@ func (i Interface) equal(j Interface) bool {
 	return i.Name == j.Name && i.Index == j.Index && bytes.Equal(i.MAC, j.MAC)
 }
 
-// ErrNoInterface is why an address is not announced on an interface that is not among the usable ones.
+// ErrNoInterface is the Err of a Status whose interface is not among those that SetInterfaces declared.
 var ErrNoInterface = errors.New("interface does not exist or cannot be used")
 
-// A Status says what became of one address on one interface.
+// A Status says whether one address is announced on one interface.
 type Status struct {
 	Address   netip.Addr
 	Interface string
 	// Announced is true once the interface answers for the address.
 	Announced bool
-	// Err is why the address is not announced, or, where it is, why neighbours may not reach us: its multicast
-	// group could not be joined.
+	// Err is why the address is not announced, or, where it is, why neighbours may not reach us: its multicast group could not be joined.
 	Err error
 }
 
-// A Conflict is a station that claims an address which is announced here.
+// A Conflict says that another station uses an address that is announced here (RFC 5227 §2.4).
 type Conflict struct {
 	Address   netip.Addr
 	Interface string
-	MAC       net.HardwareAddr
+	MAC       net.HardwareAddr // of the other station
 	Protocol  Protocol
 }
 
-// Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and
-// must return soon.
+// Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and must return soon.
 type Config struct {
 	Registerer prometheus.Registerer
-	// OnConflict is told of a conflict when our address is defended, so at most every ten seconds for each address and
-	// interface.
+	// OnConflict is called when an address is defended, and so at most every ten seconds for each address and interface.
 	OnConflict func(Conflict)
 	// OnChange is called when what Announced returns has changed.
 	OnChange func()
 }
 
-// An Announcer answers ARP and NDP for a declared set of addresses. Its methods may be called at any time, by any
-// goroutine.
+// An Announcer answers ARP and NDP for a declared set of addresses. Its methods may be called at any time, by any goroutine.
 type Announcer struct {
 	config  Config
 	metrics *metrics
 	open    func(Interface, handler, func(error)) (wire, error)
 
-	wake chan struct{} // has room for one
+	wake signal.Signal // raised when desired has changed
 	mu   sync.Mutex    // guards all of desired
 	desired
 
 	// stations are the MACs of all usable interfaces.
-	stations atomic.Pointer[map[mac]struct{}]
-	status   atomic.Pointer[[]Status]
-	failures chan failure
-	claims   chan claim
+	stations  atomic.Pointer[map[mac]struct{}]
+	status    atomic.Pointer[[]Status]
+	failures  chan failure
+	conflicts chan conflict
 
 	// What follows is owned by the goroutine in Run.
 
@@ -108,12 +106,12 @@ type failure struct {
 	err    error
 }
 
-// A claim is a conflict as a reader sees it.
-type claim struct {
+// A conflict is a Conflict as a reader sees it.
+type conflict struct {
 	port     *port
 	protocol Protocol
 	address  netip.Addr
-	by       mac
+	station  mac
 }
 
 // New returns an Announcer that announces nothing yet.
@@ -122,16 +120,16 @@ func New(config Config) *Announcer {
 		config:   config,
 		metrics:  newMetrics(config.Registerer),
 		open:     openSockets,
-		wake:     make(chan struct{}, 1),
+		wake:     signal.New(),
 		failures: make(chan failure),
-		// Conflicts beyond these are only counted until the ones waiting are dealt with.
-		claims: make(chan claim, 64),
-		ports:  map[string]*port{},
+		// While so many wait, further conflicts are only counted.
+		conflicts: make(chan conflict, 64),
+		ports:     map[string]*port{},
 	}
 }
 
-// Set declares all addresses to be announced; what is not in it is no longer answered for. An address that is not
-// a unicast address is ignored. Calling it again with the same announcements, in whatever order, does nothing.
+// Set declares all addresses that are to be announced. An address that it does not name is no longer answered for. An address that is not a
+// unicast address is ignored. Calling Set again with the same announcements, in whatever order, does nothing.
 func (a *Announcer) Set(announcements []Announcement) {
 	announcements = slices.Clone(announcements)
 	for i := range announcements {
@@ -150,13 +148,12 @@ func (a *Announcer) Set(announcements []Announcement) {
 		return x.Address == y.Address && slices.Equal(x.Interfaces, y.Interfaces)
 	}) {
 		a.announcements = announcements
-		a.wakeUp()
+		a.wake.Raise()
 	}
 }
 
-// SetInterfaces declares the interfaces that can be used now. Sockets are open only where an address is announced. An
-// interface that is left out is closed; one with another index or MAC is opened again, and its addresses
-// are announced anew.
+// SetInterfaces declares the interfaces that can be used now. Sockets are open only on interfaces on which an address is announced. An
+// interface that is left out is closed. One with another index or MAC than before is opened again, and its addresses are announced anew.
 func (a *Announcer) SetInterfaces(interfaces []Interface) {
 	interfaces = slices.Clone(interfaces)
 	slices.SortFunc(interfaces, func(x, y Interface) int { return cmp.Compare(x.Name, y.Name) })
@@ -165,21 +162,21 @@ func (a *Announcer) SetInterfaces(interfaces []Interface) {
 	defer a.mu.Unlock()
 	if !slices.EqualFunc(a.interfaces, interfaces, Interface.equal) {
 		a.interfaces = interfaces
-		a.wakeUp()
+		a.wake.Raise()
 	}
 }
 
-// Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced
-// them while it could not be heard.
+// Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced them while it could not
+// be heard.
 func (a *Announcer) Refresh(reason string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.refresh = cmp.Or(reason, "unknown")
-	a.wakeUp()
+	a.wake.Raise()
 }
 
-// Announced returns what is announced where and why not, ordered by address and interface. It is of one moment and the
-// caller must not change it.
+// Announced returns the Status of each declared address on each of its interfaces, ordered by address and interface. All are of one moment.
+// The caller must not change the slice.
 func (a *Announcer) Announced() []Status {
 	if s := a.status.Load(); s != nil {
 		return *s
@@ -187,16 +184,8 @@ func (a *Announcer) Announced() []Status {
 	return nil
 }
 
-func (a *Announcer) wakeUp() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Run announces until the context ends, then closes all sockets. Nothing is sent to withdraw an address: neighbours
-// follow whoever announces it next. Sockets are opened in the network namespace of the thread that calls Run. An
-// Announcer runs once.
+// Run announces until the context ends, then closes all sockets. Nothing is sent to withdraw an address: neighbours follow the node that
+// announces it next. Sockets are opened in the network namespace of the thread that calls Run. An Announcer runs once.
 func (a *Announcer) Run(ctx context.Context) error {
 	logger := klog.FromContext(ctx)
 	defer func() {
@@ -222,9 +211,9 @@ func (a *Announcer) Run(ctx context.Context) error {
 				f.port.fail(&a.schedule, f.err, time.Now())
 				a.publish()
 			}
-		case c := <-a.claims:
+		case c := <-a.conflicts:
 			a.catchUp(logger)
-			a.defend(logger, c)
+			a.handleConflict(logger, c)
 		case <-timer.C:
 			a.catchUp(logger)
 			a.retry(logger)
@@ -238,8 +227,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}
 }
 
-// catchUp applies what was declared while something else came first, so that nothing is announced which Set had
-// already withdrawn.
+// catchUp applies a declaration that waits. An event that was received before it must not announce an address that Set has withdrawn
+// already.
 func (a *Announcer) catchUp(logger klog.Logger) {
 	select {
 	case <-a.wake:
@@ -248,7 +237,7 @@ func (a *Announcer) catchUp(logger klog.Logger) {
 	}
 }
 
-// next returns when something is due.
+// next returns when the next announcement or retry is due, and false if none is.
 func (a *Announcer) next() (next time.Time, ok bool) {
 	if len(a.schedule) > 0 {
 		next, ok = a.schedule[0].due, true
@@ -261,7 +250,7 @@ func (a *Announcer) next() (next time.Time, ok bool) {
 	return next, ok
 }
 
-// apply brings the interfaces to what is desired.
+// apply makes interfaces, groups and schedule what the callers have declared.
 func (a *Announcer) apply(logger klog.Logger) {
 	a.mu.Lock()
 	want := a.desired
@@ -309,7 +298,7 @@ func (a *Announcer) apply(logger klog.Logger) {
 			p = newPort(usable[name], a)
 			a.ports[name] = p
 		}
-		p.hold(&a.schedule, set, now)
+		p.setAddresses(&a.schedule, set, now)
 		p.ensure(logger, &a.schedule, a.openPort, now)
 	}
 	a.announceDue(logger, now)
@@ -330,12 +319,12 @@ func (a *Announcer) retry(logger klog.Logger) {
 	}
 }
 
-// announceDue sends the announcements whose time has come. Whatever is in the schedule is held at this moment.
+// announceDue sends the announcements whose time has come. Only addresses that are announced at this moment are in the schedule.
 func (a *Announcer) announceDue(logger klog.Logger, now time.Time) {
 	for len(a.schedule) > 0 && !now.Before(a.schedule[0].due) {
 		t := a.schedule[0]
-		if c := t.claim; c != nil {
-			a.answer(logger, *c, now)
+		if c := t.conflict; c != nil {
+			a.defend(logger, *c, now)
 		} else {
 			t.port.announce(t.address, t.isBurst())
 		}
@@ -346,32 +335,35 @@ func (a *Announcer) announceDue(logger klog.Logger, now time.Time) {
 // defendInterval is RFC 5227's DEFEND_INTERVAL.
 const defendInterval = 10 * time.Second
 
-// defend answers a claim by one announcement (RFC 5227 §2.4 (c)): we never give the address up, since who
-// announces it is decided elsewhere, and the interval keeps two such hosts from an endless exchange. The last of the claims within the
-// interval is answered when it ends, or neighbours would believe that claim until the next refresh.
-func (a *Announcer) defend(logger klog.Logger, c claim) {
+// handleConflict defends the address by one announcement (RFC 5227 §2.4 (c)). We never give the address up, since which node announces it
+// is decided elsewhere. The interval keeps two hosts that both defend an address from an endless exchange.
+//
+// The last of several conflicts within an interval is answered when the interval ends, or neighbours would believe the other station until
+// the next refresh. For example, of conflicts about 198.51.100.200 at 0 s, 1 s and 3 s, the first is answered at 0 s and the last at 10 s.
+func (a *Announcer) handleConflict(logger klog.Logger, c conflict) {
 	p := c.port
 	t := p.tasks[c.address]
 	if a.ports[p.iface.Name] != p || t == nil {
-		return // Withdrawn since.
+		return // The address was withdrawn since.
 	}
 	now := time.Now()
 	if last, ok := p.defended[c.address]; ok && now.Sub(last) < defendInterval {
-		a.schedule.hasten(t, last.Add(defendInterval), c)
+		a.schedule.deferDefence(t, last.Add(defendInterval), c)
 		return
 	}
-	a.answer(logger, c, now)
+	a.defend(logger, c, now)
 }
 
-func (a *Announcer) answer(logger klog.Logger, c claim, now time.Time) {
+// defend announces the address and reports the conflict.
+func (a *Announcer) defend(logger klog.Logger, c conflict, now time.Time) {
 	p := c.port
 	p.defended[c.address] = now
 	p.announce(c.address, true)
-	conflict := Conflict{Address: c.address, Interface: p.iface.Name, MAC: c.by[:], Protocol: c.protocol}
-	logger.Info("Defended address that another station claimed",
-		"address", c.address, "interface", p.iface.Name, "mac", conflict.MAC.String(), "protocol", c.protocol)
+	report := Conflict{Address: c.address, Interface: p.iface.Name, MAC: c.station[:], Protocol: c.protocol}
+	logger.Info("Defended an address that another station uses",
+		"address", c.address, "interface", p.iface.Name, "mac", report.MAC.String(), "protocol", c.protocol)
 	if a.config.OnConflict != nil {
-		a.config.OnConflict(conflict)
+		a.config.OnConflict(report)
 	}
 }
 
@@ -379,7 +371,7 @@ func (a *Announcer) answer(logger klog.Logger, c claim, now time.Time) {
 func (a *Announcer) publish() {
 	status := slices.Clone(a.missing)
 	for name, p := range a.ports {
-		for address := range *p.owned.Load() {
+		for address := range *p.announced.Load() {
 			s := Status{Address: address, Interface: name, Announced: p.wire != nil, Err: p.err}
 			if p.wire != nil && address.Is6() {
 				s.Err = p.unjoined[solicitedNodeGroup(address)]
@@ -406,7 +398,7 @@ func (a *Announcer) publish() {
 	}
 }
 
-// An opener opens the wire of a port. The wire's readers give up on a failure once closed is closed.
+// An opener opens the wire of a port. When closed is closed, the readers of the wire stop reporting a failure.
 type opener func(p *port, closed <-chan struct{}) (wire, error)
 
 func (a *Announcer) openPort(p *port, closed <-chan struct{}) (wire, error) {

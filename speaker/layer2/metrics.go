@@ -22,8 +22,7 @@ const (
 	DropOwnFrame
 	// DropInvalidSender is a frame whose sender cannot be answered: a group, zero or loopback address.
 	DropInvalidSender
-	// DropMalformed is an ARP packet that is not for IPv4 over Ethernet, or an NDP message too short or with broken
-	// options.
+	// DropMalformed is an ARP packet that is not for IPv4 over Ethernet, or an NDP message too short or with broken options.
 	DropMalformed
 	// DropOperation is a valid message that asks for nothing, such as an ARP reply.
 	DropOperation
@@ -35,12 +34,12 @@ const (
 	DropChecksum
 	// DropTargetMulticast is an NDP message for a multicast target.
 	DropTargetMulticast
-	// DropUnspecifiedSource is a solicitation from :: that is no duplicate address detection: not sent to a
-	// solicited-node group, or with a source link-layer address.
+	// DropUnspecifiedSource is a solicitation from :: that is no duplicate address detection: not sent to a solicited-node group, or with a
+	// source link-layer address.
 	DropUnspecifiedSource
-	// DropNotOwned is a message about an address that is not announced here.
-	DropNotOwned
-	// DropConflict is a message by which another station claims an address that is announced here.
+	// DropNotAnnounced is a message about an address that is not announced here.
+	DropNotAnnounced
+	// DropConflict is a message in which another station uses an address that is announced here as its own.
 	DropConflict
 	// DropSendFailed is an answer or announcement that could not be sent.
 	DropSendFailed
@@ -63,7 +62,7 @@ var dropReasonNames = [numDropReasons]string{
 	DropChecksum:          "checksum",
 	DropTargetMulticast:   "target_multicast",
 	DropUnspecifiedSource: "unspecified_source",
-	DropNotOwned:          "not_owned",
+	DropNotAnnounced:      "not_announced",
 	DropConflict:          "conflict",
 	DropSendFailed:        "send_failed",
 }
@@ -87,7 +86,7 @@ const (
 
 // metrics are the counters of all interfaces.
 type metrics struct {
-	dropped, answered, announced, conflicts *prometheus.CounterVec
+	dropped, answers, announcements, conflicts *prometheus.CounterVec
 }
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
@@ -101,24 +100,24 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		return v
 	}
 	return &metrics{
-		dropped:   counter("dropped_total", "Frames not answered, and answers not sent, by reason.", "reason"),
-		answered:  counter("answered_total", "ARP requests and neighbour solicitations answered."),
-		announced: counter("announcements_total", "Gratuitous ARP packets and unsolicited neighbour advertisements sent."),
-		conflicts: counter("conflicts_total", "Frames by which another station claimed an announced address."),
+		dropped:       counter("dropped_frames_total", "Frames not answered, and answers not sent, by reason.", "reason"),
+		answers:       counter("answers_total", "ARP requests and neighbour solicitations answered."),
+		announcements: counter("announcements_total", "Gratuitous ARP packets and unsolicited neighbour advertisements sent."),
+		conflicts:     counter("conflicts_total", "Frames in which another station uses an announced address as its own (RFC 5227)."),
 	}
 }
 
 // counters are one interface's counters for one protocol, looked up once rather than for every frame.
 type counters struct {
-	dropped                        [numDropReasons]prometheus.Counter
-	answered, announced, conflicts prometheus.Counter
+	dropped                           [numDropReasons]prometheus.Counter
+	answers, announcements, conflicts prometheus.Counter
 }
 
 func (m *metrics) counters(protocol Protocol, iface string) *counters {
 	c := &counters{
-		answered:  m.answered.WithLabelValues(string(protocol), iface),
-		announced: m.announced.WithLabelValues(string(protocol), iface),
-		conflicts: m.conflicts.WithLabelValues(string(protocol), iface),
+		answers:       m.answers.WithLabelValues(string(protocol), iface),
+		announcements: m.announcements.WithLabelValues(string(protocol), iface),
+		conflicts:     m.conflicts.WithLabelValues(string(protocol), iface),
 	}
 	for r := dropNone + 1; r < numDropReasons; r++ {
 		c.dropped[r] = m.dropped.WithLabelValues(string(protocol), iface, r.String())

@@ -8,15 +8,15 @@ import (
 	"net/netip"
 
 	"github.com/mdlayher/ndp"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	ipv6HeaderLen  = 40
-	nextHeaderICMP = 58
-
-	icmpNeighborSolicitation  = 135
-	icmpNeighborAdvertisement = 136
-	// neighborLen is the length of either message without options.
+	nextHeaderICMP            = unix.IPPROTO_ICMPV6
+	icmpNeighborSolicitation  = uint8(ipv6.ICMPTypeNeighborSolicitation)
+	icmpNeighborAdvertisement = uint8(ipv6.ICMPTypeNeighborAdvertisement)
+	// neighborLen is the length of a Neighbour Solicitation or Advertisement without options (RFC 4861 §4.3, §4.4).
 	neighborLen = 24
 )
 
@@ -26,38 +26,39 @@ var (
 	solicitedNode = netip.MustParsePrefix("ff02::1:ff00:0/104")
 )
 
-// decideNDP answers a Neighbour Solicitation for one of the owned addresses, multicast or unicast, after all checks
-// of RFC 4861 §7.1.1. The answer goes to the solicitation's source, with the Solicited and Override flags. One that
-// comes from the unspecified address is another host's duplicate address detection: the answer goes to all nodes,
-// unsolicited, and ends its attempt (RFC 4862 §5.4.3).
+// decideNDP answers a Neighbour Solicitation for one of the announced addresses, multicast or unicast, after all checks of RFC 4861 §7.1.1.
+// The answer goes to the solicitation's source, with the Solicited and Override flags. A solicitation from the unspecified address is
+// another host's duplicate address detection: its answer goes to all nodes, without the Solicited flag, and ends the detection (RFC 4862
+// §5.4.3).
 //
-// A Neighbour Advertisement for one of the owned addresses, with another MAC, is a conflict.
-func decideNDP(frame []byte, own mac, owned addressSet) verdict {
+// A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict.
+func decideNDP(frame []byte, own mac, announced addressSet) outcome {
 	// Groups are mapped to 33:33:…, per RFC 2464 §7.
 	isForGroup := func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 }
 	src, reason := checkEthernet(frame, own, etherTypeIPv6, isForGroup)
 	if reason != dropNone {
 		return drop(reason)
 	}
+	// The fields of the IPv6 header are at the offsets of RFC 8200 §3; ipv6.ParseHeader would allocate.
 	packet := frame[ethernetHeaderLen:]
-	if len(packet) < ipv6HeaderLen {
+	if len(packet) < ipv6.HeaderLen {
 		return drop(DropTruncated)
 	}
-	// A fragmented message is ignored, per RFC 6980 §5, and so is one behind any other extension header.
-	if packet[0]>>4 != 6 || packet[6] != nextHeaderICMP {
+	// A fragmented message is ignored, per RFC 6980 §5, and so is a message behind any other extension header.
+	if packet[0]>>4 != ipv6.Version || packet[6] != nextHeaderICMP {
 		return drop(DropProtocol)
 	}
 	// The hop limit is always 255, per RFC 4861 §7.1.1: nothing from beyond the link is believed.
-	if packet[7] != 255 {
+	if packet[7] != ndp.HopLimit {
 		return drop(DropHopLimit)
 	}
 	source, destination := netip.AddrFrom16([16]byte(packet[8:24])), netip.AddrFrom16([16]byte(packet[24:40]))
 	length := int(binary.BigEndian.Uint16(packet[4:6]))
-	if len(packet)-ipv6HeaderLen < length {
+	if len(packet)-ipv6.HeaderLen < length {
 		return drop(DropTruncated)
 	}
 	// What follows the IPv6 payload is Ethernet padding.
-	message := packet[ipv6HeaderLen : ipv6HeaderLen+length]
+	message := packet[ipv6.HeaderLen : ipv6.HeaderLen+length]
 	if length < neighborLen {
 		return drop(DropMalformed)
 	}
@@ -79,16 +80,16 @@ func decideNDP(frame []byte, own mac, owned addressSet) verdict {
 	}
 	switch m := m.(type) {
 	case *ndp.NeighborSolicitation:
-		return decideSolicitation(m, src, source, destination, own, owned)
+		return decideSolicitation(m, src, source, destination, own, announced)
 	case *ndp.NeighborAdvertisement:
-		return decideAdvertisement(m, src, destination, own, owned)
+		return decideAdvertisement(m, src, destination, own, announced)
 	}
 	return drop(DropOperation)
 }
 
 func decideSolicitation(
-	ns *ndp.NeighborSolicitation, src mac, source, destination netip.Addr, own mac, owned addressSet,
-) verdict {
+	ns *ndp.NeighborSolicitation, src mac, source, destination netip.Addr, own mac, announced addressSet,
+) outcome {
 	if ns.TargetAddress.IsMulticast() {
 		return drop(DropTargetMulticast)
 	}
@@ -97,11 +98,11 @@ func decideSolicitation(
 	if detection && (given || !solicitedNode.Contains(destination)) {
 		return drop(DropUnspecifiedSource)
 	}
-	if _, ok := owned[ns.TargetAddress]; !ok {
-		return drop(DropNotOwned)
+	if _, ok := announced[ns.TargetAddress]; !ok {
+		return drop(DropNotAnnounced)
 	}
 	if detection {
-		return verdict{reply: unsolicitedAdvertisement(own, ns.TargetAddress)}
+		return outcome{reply: unsolicitedAdvertisement(own, ns.TargetAddress)}
 	}
 	if !given {
 		linkLayer = src
@@ -112,12 +113,12 @@ func decideSolicitation(
 	case !linkLayer.canSend():
 		return drop(DropInvalidSender)
 	}
-	return verdict{reply: advertisementFrame(own, ns.TargetAddress, linkLayer, source, true)}
+	return outcome{reply: advertisementFrame(own, ns.TargetAddress, linkLayer, source, true)}
 }
 
 func decideAdvertisement(
-	na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, owned addressSet,
-) verdict {
+	na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, announced addressSet,
+) outcome {
 	if na.TargetAddress.IsMulticast() {
 		return drop(DropTargetMulticast)
 	}
@@ -125,8 +126,8 @@ func decideAdvertisement(
 	if na.Solicited && destination.IsMulticast() {
 		return drop(DropMalformed)
 	}
-	if _, ok := owned[na.TargetAddress]; !ok {
-		return drop(DropNotOwned)
+	if _, ok := announced[na.TargetAddress]; !ok {
+		return drop(DropNotAnnounced)
 	}
 	linkLayer, given := linkLayerAddress(na.Options, ndp.Target)
 	if !given {
@@ -135,10 +136,11 @@ func decideAdvertisement(
 	if linkLayer == own {
 		return drop(DropOwnFrame)
 	}
-	return verdict{reason: DropConflict, claimed: na.TargetAddress, claimant: linkLayer}
+	return outcome{reason: DropConflict, address: na.TargetAddress, station: linkLayer}
 }
 
-// linkLayerAddress returns the link-layer address option of a direction. The library holds its value to six bytes.
+// linkLayerAddress returns the link-layer address option of a direction, and false if there is none. The library has checked that it has
+// six bytes.
 func linkLayerAddress(options []ndp.Option, direction ndp.Direction) (mac, bool) {
 	for _, o := range options {
 		if lla, ok := o.(*ndp.LinkLayerAddress); ok && lla.Direction == direction {
@@ -148,15 +150,15 @@ func linkLayerAddress(options []ndp.Option, direction ndp.Direction) (mac, bool)
 	return mac{}, false
 }
 
-// unsolicitedAdvertisement tells all nodes where addr is (RFC 4861 §7.2.6). The Override flag is set: without it
-// neighbours keep the MAC they know.
+// unsolicitedAdvertisement tells all nodes where addr is (RFC 4861 §7.2.6). The Override flag is set: without it neighbours keep the MAC
+// they know.
 func unsolicitedAdvertisement(own mac, addr netip.Addr) []byte {
 	return advertisementFrame(own, addr, allNodesMAC, allNodes, false)
 }
 
-// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the
-// package comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers
-// to multicast solicitations, and in others it does no harm.
+// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the package comment says why.
+// The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast solicitations, and in others it does
+// no harm.
 func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
 	na := &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
@@ -166,22 +168,23 @@ func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, so
 	}
 	message, err := ndp.MarshalMessage(na)
 	if err != nil {
-		// Only an address that is not IPv6 fails, and Set sorts those out.
+		// Only an address that is not IPv6 fails, and no caller passes one.
 		panic("layer2: marshalling an advertisement for " + addr.String() + ": " + err.Error())
 	}
-	b := make([]byte, 0, ethernetHeaderLen+ipv6HeaderLen+len(message))
+	b := make([]byte, 0, ethernetHeaderLen+ipv6.HeaderLen+len(message))
 	b = appendEthernet(b, dstMAC, own, etherTypeIPv6)
-	b = append(b, 6<<4, 0, 0, 0)
+	b = append(b, ipv6.Version<<4, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
-	b = append(b, nextHeaderICMP, 255)
+	b = append(b, nextHeaderICMP, ndp.HopLimit)
 	b = append(b, addr.AsSlice()...)
 	b = append(b, dst.AsSlice()...)
 	binary.BigEndian.PutUint16(message[2:], checksum(b[len(b)-32:], message))
 	return append(b, message...)
 }
 
-// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3); addresses are the IPv6 source and destination.
-// Over a message that carries its correct checksum it is 0.
+// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3), of which addresses are the IPv6 source and destination. Over a message
+// that carries its correct checksum it is 0. The library checks no checksum of a message that it reads; ndp.MarshalMessageChecksum does no
+// more than this when it writes one, and allocates.
 func checksum(addresses, message []byte) uint16 {
 	sum := uint32(len(message)) + nextHeaderICMP
 	for _, b := range [...][]byte{addresses, message} {
@@ -200,7 +203,9 @@ func checksum(addresses, message []byte) uint16 {
 
 // solicitedNodeGroup returns the multicast group in which a solicitation for addr is sent, per RFC 4291 §2.7.1.
 func solicitedNodeGroup(addr netip.Addr) netip.Addr {
-	group, a := solicitedNode.Addr().As16(), addr.As16()
-	copy(group[13:], a[13:])
-	return netip.AddrFrom16(group)
+	group, err := ndp.SolicitedNodeMulticast(addr)
+	if err != nil {
+		panic("layer2: the group of " + addr.String() + ": " + err.Error()) // no caller passes an address that is not IPv6
+	}
+	return group
 }

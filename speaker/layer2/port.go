@@ -9,38 +9,40 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 )
 
-// An interface that cannot be opened, or not join a group, is tried again after minBackoff, then after twice as long
-// each time, up to maxBackoff. The first delay covers an interface that is set down and up again.
-const (
-	minBackoff = 100 * time.Millisecond
-	maxBackoff = 10 * time.Second
-)
+// newBackoff returns the delays after which an interface that cannot be opened, or cannot join a group, is tried again: 0.1 s, then twice
+// as long each time, up to 10 s. The first delay covers an interface that is set down and up again.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 10, Cap: maxBackoff}
+}
 
-// A port is an interface with at least one announced address. All is owned by the goroutine in Run, except what
-// handle uses.
+// maxBackoff is the longest delay. An interface that was open for longer than that begins with the shortest delay again.
+const maxBackoff = 10 * time.Second
+
+// A port is an interface with at least one announced address. The goroutine in Run owns all fields except those that handle uses.
 type port struct {
-	iface    Interface
-	mac      mac
-	counters map[Protocol]*counters
-	claims   chan<- claim
-	stations *atomic.Pointer[map[mac]struct{}]
-	// owned is what the readers answer for.
-	owned atomic.Pointer[addressSet]
+	iface     Interface
+	mac       mac
+	counters  map[Protocol]*counters
+	conflicts chan<- conflict
+	stations  *atomic.Pointer[map[mac]struct{}]
+	// announced holds the addresses that the readers answer for.
+	announced atomic.Pointer[addressSet]
 
 	// wire and closed are nil while the port is not open; closed is closed before the wire is.
 	wire   wire
 	closed chan struct{}
 
 	err      error // why wire is nil
-	attempts int   // failures in a row
+	backoff  wait.Backoff
 	retryAt  time.Time
 	openedAt time.Time
 
-	tasks    map[netip.Addr]*task // of all owned addresses while the port is open
-	groups   map[netip.Addr]int   // solicited-node group => owned addresses in it
+	tasks    map[netip.Addr]*task // of all announced addresses while the port is open
+	groups   map[netip.Addr]int   // solicited-node group => announced addresses in it
 	unjoined map[netip.Addr]error // the groups that could not be joined
 	defended map[netip.Addr]time.Time
 }
@@ -52,15 +54,16 @@ func newPort(iface Interface, a *Announcer) *port {
 			ARP: a.metrics.counters(ARP, iface.Name),
 			NDP: a.metrics.counters(NDP, iface.Name),
 		},
-		claims:   a.claims,
-		stations: &a.stations,
-		tasks:    map[netip.Addr]*task{},
-		groups:   map[netip.Addr]int{},
-		unjoined: map[netip.Addr]error{},
-		defended: map[netip.Addr]time.Time{},
+		conflicts: a.conflicts,
+		stations:  &a.stations,
+		backoff:   newBackoff(),
+		tasks:     map[netip.Addr]*task{},
+		groups:    map[netip.Addr]int{},
+		unjoined:  map[netip.Addr]error{},
+		defended:  map[netip.Addr]time.Time{},
 	}
 	copy(p.mac[:], iface.MAC)
-	p.owned.Store(&addressSet{})
+	p.announced.Store(&addressSet{})
 	return p
 }
 
@@ -70,34 +73,34 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 	if protocol == NDP {
 		decide = decideNDP
 	}
-	v, c := decide(frame, p.mac, *p.owned.Load()), p.counters[protocol]
-	if v.reason == DropConflict {
-		// Two interfaces on one LAN hear each other.
-		if _, ours := (*p.stations.Load())[v.claimant]; ours {
-			v.reason = DropOwnFrame
+	o, c := decide(frame, p.mac, *p.announced.Load()), p.counters[protocol]
+	if o.reason == DropConflict {
+		// Two interfaces of this node that are on one LAN hear each other.
+		if _, ours := (*p.stations.Load())[o.station]; ours {
+			o.reason = DropOwnFrame
 		}
 	}
-	if v.reason == dropNone {
-		if err := send(v.reply); err != nil {
-			v.reason = DropSendFailed
+	if o.reason == dropNone {
+		if err := send(o.reply); err != nil {
+			o.reason = DropSendFailed
 		}
 	}
-	switch v.reason {
+	switch o.reason {
 	case dropNone:
-		c.answered.Inc()
+		c.answers.Inc()
 		return
 	case DropConflict:
 		c.conflicts.Inc()
 		select {
-		case p.claims <- claim{port: p, protocol: protocol, address: v.claimed, by: v.claimant}:
+		case p.conflicts <- conflict{port: p, protocol: protocol, address: o.address, station: o.station}:
 		default:
 		}
 	}
-	c.dropped[v.reason].Inc()
+	c.dropped[o.reason].Inc()
 }
 
-// announce tells all neighbours where an address is: in a burst by both forms of gratuitous ARP, later by the request
-// alone, since it only has to keep switches from forgetting.
+// announce tells all neighbours where an address is: in a burst by both forms of gratuitous ARP, later by the request alone, which is
+// enough to keep switches from forgetting.
 func (p *port) announce(address netip.Addr, burst bool) {
 	if address.Is6() {
 		p.broadcast(NDP, unsolicitedAdvertisement(p.mac, address))
@@ -115,16 +118,16 @@ func (p *port) broadcast(protocol Protocol, frame []byte) {
 		p.counters[protocol].dropped[DropSendFailed].Inc()
 		return
 	}
-	p.counters[protocol].announced.Inc()
+	p.counters[protocol].announcements.Inc()
 }
 
-// hold replaces the addresses that the port answers for.
-func (p *port) hold(s *schedule, set addressSet, now time.Time) {
-	old := *p.owned.Load()
+// setAddresses replaces the addresses that the port answers for.
+func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
+	old := *p.announced.Load()
 	if maps.Equal(old, set) {
 		return
 	}
-	p.owned.Store(&set)
+	p.announced.Store(&set)
 	for address := range old {
 		if _, ok := set[address]; ok {
 			continue
@@ -135,7 +138,7 @@ func (p *port) hold(s *schedule, set addressSet, now time.Time) {
 		}
 		delete(p.defended, address)
 		if address.Is6() {
-			p.release(solicitedNodeGroup(address))
+			p.leaveGroup(solicitedNodeGroup(address))
 		}
 	}
 	for address := range set {
@@ -151,8 +154,8 @@ func (p *port) hold(s *schedule, set addressSet, now time.Time) {
 	}
 }
 
-// release leaves a group with its last address.
-func (p *port) release(group netip.Addr) {
+// leaveGroup takes an address out of a group, and leaves the group with its last address.
+func (p *port) leaveGroup(group netip.Addr) {
 	if p.groups[group]--; p.groups[group] > 0 {
 		return
 	}
@@ -163,7 +166,7 @@ func (p *port) release(group netip.Addr) {
 	}
 }
 
-// ensure opens the port and joins its groups, where that is still to be done and not to be waited for.
+// ensure opens the port and joins its groups, unless that is done already or has to wait for retryAt.
 func (p *port) ensure(logger klog.Logger, s *schedule, open opener, now time.Time) {
 	if now.Before(p.retryAt) && p.wire == nil {
 		return
@@ -176,7 +179,7 @@ func (p *port) ensure(logger klog.Logger, s *schedule, open opener, now time.Tim
 		}
 		logger.Info("Opened interface", "interface", p.iface.Name, "mac", p.iface.MAC.String())
 		p.err, p.openedAt = nil, now
-		for address := range *p.owned.Load() {
+		for address := range *p.announced.Load() {
 			p.tasks[address] = s.add(p, address, now)
 		}
 	}
@@ -189,12 +192,12 @@ func (p *port) ensure(logger klog.Logger, s *schedule, open opener, now time.Tim
 	}
 	for _, err := range p.unjoined {
 		logger.Error(err, "Could not join multicast groups", "interface", p.iface.Name, "count", len(p.unjoined))
-		p.backOff(now)
+		p.retryAt = now.Add(p.backoff.Step())
 		break
 	}
 }
 
-// open opens the wire. A reader's failure is delivered to failures unless the port is closed first.
+// open opens the wire. A failure of a reader is delivered to Announcer.failures unless the port is closed first.
 func (p *port) open(open opener) error {
 	if len(p.iface.MAC) != len(p.mac) {
 		return fmt.Errorf("hardware address %q is not an Ethernet address", p.iface.MAC)
@@ -211,23 +214,14 @@ func (p *port) open(open opener) error {
 // fail closes the port after an error, to be opened again later.
 func (p *port) fail(s *schedule, err error, now time.Time) {
 	if p.wire != nil && now.Sub(p.openedAt) > maxBackoff {
-		p.attempts = 0
+		p.backoff = newBackoff()
 	}
 	p.close(s)
 	p.err = err
-	p.backOff(now)
+	p.retryAt = now.Add(p.backoff.Step())
 }
 
-func (p *port) backOff(now time.Time) {
-	delay := maxBackoff
-	if p.attempts < 10 { // Beyond, the shift would exceed maxBackoff anyway.
-		delay = min(minBackoff<<p.attempts, maxBackoff)
-	}
-	p.attempts++
-	p.retryAt = now.Add(delay)
-}
-
-// close closes the wire and ends all announcements, but keeps what the port is to answer for.
+// close closes the wire and ends all announcements. The port keeps the addresses that it is to answer for.
 func (p *port) close(s *schedule) {
 	for _, t := range p.tasks {
 		s.remove(t)

@@ -9,34 +9,35 @@ import (
 	"time"
 )
 
-// burst is when an address is announced after it was taken over. The first ones are close together because a frame
-// may be lost while a switch relearns; the later ones reach hosts that ignore updates for a second after the last.
+// burst says when an address is announced after this node has taken it over. The first announcements are close together because a frame may
+// be lost while a switch relearns. The later ones reach hosts that ignore an update for a second after the one before.
 var burst = [...]time.Duration{
 	0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second,
 }
 
-// After the burst an address is announced again each refreshInterval, give or take refreshJitter. Switches
-// forget a MAC after 300 s by default, and a silent node must not become one whose traffic is flooded.
+// After the burst an address is announced again each refreshInterval, give or take refreshJitter. Switches forget a MAC after 300 s by
+// default, and a silent node must not become one whose traffic is flooded.
 const (
 	refreshInterval = 150 * time.Second
 	refreshJitter   = 30 * time.Second
 )
 
-// A task is the announcing of one address on one interface.
+// A task is to announce one address on one interface, again and again.
 type task struct {
 	port    *port
 	address netip.Addr
 	start   time.Time // of the burst
 	step    int       // announcements since start
 	due     time.Time
-	claim   *claim // which the next announcement answers, nil for none
-	index   int    // in the schedule
+	// conflict is what the next announcement answers, nil if it answers none.
+	conflict *conflict
+	index    int // in the schedule
 }
 
 // isBurst reports whether the next announcement belongs to the burst.
 func (t *task) isBurst() bool { return t.step < len(burst) }
 
-// A schedule holds all tasks, the first one due in front. It implements heap.Interface.
+// A schedule holds all tasks, the one that is due first in front. It implements heap.Interface.
 type schedule []*task
 
 func (s schedule) Len() int           { return len(s) }
@@ -78,18 +79,18 @@ func (s schedule) restart(now time.Time) {
 	}
 }
 
-// hasten has a claim answered at due, unless an announcement comes before that anyway.
-func (s schedule) hasten(t *task, due time.Time, c claim) {
+// deferDefence has a conflict answered at due, unless the address is announced before that anyway.
+func (s schedule) deferDefence(t *task, due time.Time, c conflict) {
 	if !t.due.Before(due) {
-		t.due, t.claim = due, &c
+		t.due, t.conflict = due, &c
 		heap.Fix(&s, t.index)
 	}
 }
 
-// sent puts a task, which was just announced, to its next time.
+// sent sets the next time of a task that was announced just now.
 func (s schedule) sent(t *task, now time.Time) {
 	t.step++
-	t.claim = nil
+	t.conflict = nil
 	if t.isBurst() {
 		t.due = t.start.Add(burst[t.step])
 	} else {

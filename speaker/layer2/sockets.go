@@ -14,6 +14,7 @@ import (
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,8 +29,8 @@ type wire interface {
 	close()
 }
 
-// A handler decides about one received frame and may send an answer. Several goroutines call it at once. The frame is
-// overwritten after it returns.
+// A handler decides about one received frame and may send an answer. Several goroutines call it at once. The frame is overwritten after it
+// returns.
 type handler func(protocol Protocol, frame []byte, send func([]byte) error)
 
 // maxFrame holds any solicitation; a longer frame is cut and then dropped as truncated.
@@ -43,8 +44,8 @@ type sockets struct {
 	groups groups
 }
 
-// openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader
-// for each. A reader that ends with an error, for instance because the interface is gone, calls failed.
+// openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader for each. A reader that
+// ends with an error, for instance because the interface is gone, calls failed.
 func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
 	arpConn, err := listen(iface, etherTypeARP, arpFilter)
 	if err != nil {
@@ -61,8 +62,7 @@ func openSockets(iface Interface, handle handler, failed func(error)) (wire, err
 	return s, nil
 }
 
-// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read
-// fails.
+// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read fails.
 func listen(iface Interface, etherType int, filter []bpf.RawInstruction) (*packet.Conn, error) {
 	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
 	conn, err := packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: filter})
@@ -144,9 +144,9 @@ func (s *sockets) close() {
 	s.readers.Wait()
 }
 
-// groups are the multicast memberships of one interface. Each socket charges its memberships to net.core.optmem_max,
-// about 365 at today's default and a sixth of that on kernels before 6.6, so a new socket is opened whenever the last
-// one is full. The sockets are never bound: they take no port and receive nothing.
+// groups are the multicast memberships of one interface. Each socket charges its memberships to net.core.optmem_max, about 365 at today's
+// default and a sixth of that on kernels before 6.6, so a new socket is opened whenever the last one is full. The sockets are never bound:
+// they take no port and receive nothing.
 type groups struct {
 	index  int
 	fds    []int
@@ -204,10 +204,9 @@ func (g *groups) close() {
 	g.fds = nil
 }
 
-// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN.
-// The kernel takes such a frame's tag away before we see it and leaves only a mark: the packet type becomes
-// PACKET_OTHERHOST. That also covers frames for other stations on a promiscuous interface. A priority tag (VLAN 0)
-// leaves no mark and is as good as none.
+// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN. The kernel takes such a
+// frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That also covers frames for other
+// stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none.
 var (
 	arpFilter = assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
@@ -228,9 +227,9 @@ var (
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeIPv6, SkipTrue: 6},
 		bpf.LoadAbsolute{Off: ethernetHeaderLen + 6, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nextHeaderICMP, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: ethernetHeaderLen + ipv6HeaderLen, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: icmpNeighborSolicitation, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmpNeighborAdvertisement, SkipTrue: 1},
+		bpf.LoadAbsolute{Off: ethernetHeaderLen + ipv6.HeaderLen, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(icmpNeighborSolicitation), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(icmpNeighborAdvertisement), SkipTrue: 1},
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	)
