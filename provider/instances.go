@@ -5,15 +5,17 @@ package provider
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
-	netutils "k8s.io/utils/net"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -45,9 +47,9 @@ func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) 
 // It returns no addresses, which the node controller passes over, where they shall stay as they are. That controller asks for every node,
 // takes any two addresses of one type for a change, and replaces all that it finds.
 func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
-	metadata := &cloudprovider.InstanceMetadata{ProviderID: providerID(node)} // zone and region are the business of places
+	metadata := &cloudprovider.InstanceMetadata{ProviderID: providerID(node)} // for zone and region see [topology]
 	// Of a node that we don't initialise the kubelet, or another provider, writes the addresses, and would take back what we add.
-	if !initialises(node) && len(internalIPs(node)) > 0 {
+	if !initialises(node) && len(nodeinfo.InternalIPs(node)) > 0 {
 		return metadata, nil
 	}
 	ips, err := i.addresses(ctx, node)
@@ -59,23 +61,29 @@ func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*c
 		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname(node)})
-	if tainted(node) || !slices.Equal(addresses, node.Status.Addresses) {
+	if nodeinfo.Uninitialized(node) || !slices.Equal(addresses, node.Status.Addresses) {
 		metadata.NodeAddresses = addresses
 	}
 	return metadata, nil
 }
 
+// addresses returns the Node's addresses of type InternalIP as they shall be.
 func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string, error) {
 	if provided := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; provided != "" {
 		return strings.Split(provided, ","), nil
 	}
-	own := internalIPs(node)
+	own := nodeinfo.InternalIPs(node)
 	var speaker speakerv1alpha1.SpeakerStatus
 	err := i.speakers.Get(ctx, client.ObjectKey{Name: node.Name}, &speaker)
-	ips := slices.Clone(speaker.Status.Addresses)
+	var ips []netip.Addr
+	for _, address := range speaker.Status.Addresses {
+		if ip, err := netip.ParseAddr(address); err == nil {
+			ips = append(ips, ip)
+		}
+	}
+	found := slices.Clone(ips)
 	for _, ip := range own {
-		sameFamily := func(found string) bool { return netutils.IsIPv6String(found) == netutils.IsIPv6String(ip) }
-		if !slices.ContainsFunc(speaker.Status.Addresses, sameFamily) {
+		if !slices.ContainsFunc(found, func(f netip.Addr) bool { return family.Of(f) == family.Of(ip) }) {
 			ips = append(ips, ip)
 		}
 	}
@@ -85,37 +93,25 @@ func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string,
 		}
 		return nil, fmt.Errorf("node %s has no address yet: start its kubelet with --node-ip, or wait for its speaker", node.Name)
 	}
-	isPrimary := func(ip string) bool {
-		return len(own) == 0 || netutils.IsIPv6String(ip) == netutils.IsIPv6String(own[0])
-	}
-	slices.SortStableFunc(ips, func(a, b string) int {
-		switch {
-		case isPrimary(a) == isPrimary(b):
-			return 0
-		case isPrimary(a):
-			return -1
+	if len(own) > 0 {
+		rank := func(ip netip.Addr) int {
+			if family.Of(ip) == family.Of(own[0]) {
+				return 0
+			}
+			return 1
 		}
-		return 1
-	})
-	return ips, nil
-}
-
-func internalIPs(node *corev1.Node) (ips []string) {
-	for _, a := range node.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			ips = append(ips, a.Address)
-		}
+		slices.SortStableFunc(ips, func(a, b netip.Addr) int { return rank(a) - rank(b) })
 	}
-	return ips
+	addresses := make([]string, len(ips))
+	for i, ip := range ips {
+		addresses[i] = ip.String()
+	}
+	return addresses, nil
 }
 
 // initialises reports whether we have initialised the node, or are about to.
 func initialises(node *corev1.Node) bool {
-	return node.Spec.ProviderID == providerID(node) || tainted(node)
-}
-
-func tainted(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == cloudproviderapi.TaintExternalCloudProvider })
+	return node.Spec.ProviderID == providerID(node) || nodeinfo.Uninitialized(node)
 }
 
 func providerID(node *corev1.Node) string { return Name + "://" + node.Name }

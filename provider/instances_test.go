@@ -12,6 +12,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -100,11 +101,7 @@ func TestInstanceMetadata(t *testing.T) {
 			if test.provided != "" {
 				node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr] = test.provided
 			}
-			scheme, err := Scheme()
-			if err != nil {
-				t.Fatal(err)
-			}
-			speakers := fake.NewClientBuilder().WithScheme(scheme)
+			speakers := fake.NewClientBuilder().WithScheme(config.Scheme())
 			if test.speaker != nil {
 				speakers.WithObjects(&speakerv1alpha1.SpeakerStatus{
 					ObjectMeta: metav1.ObjectMeta{Name: "node1"},

@@ -18,6 +18,7 @@ import (
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -79,11 +80,7 @@ func TestNodeController(t *testing.T) {
 
 func runNodeController(t *testing.T, node *corev1.Node) *fake.Clientset {
 	t.Helper()
-	scheme, err := Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	speakers := ctrlfake.NewClientBuilder().WithScheme(scheme).WithObjects(&speakerv1alpha1.SpeakerStatus{
+	speakers := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&speakerv1alpha1.SpeakerStatus{
 		ObjectMeta: metav1.ObjectMeta{Name: "node1"},
 		Status:     speakerv1alpha1.SpeakerState{Addresses: []string{"198.51.100.11", "2001:db8:51::11"}},
 	}).Build()

@@ -25,7 +25,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -37,7 +36,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer"
-	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
 )
 
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
@@ -67,21 +66,9 @@ type Cloud struct {
 
 var _ cloudprovider.Interface = &Cloud{}
 
-// Scheme returns a scheme with all of Tandem's own kinds.
-func Scheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	return scheme, speakerv1alpha1.AddToScheme(scheme)
-}
-
 // New builds a Cloud whose informers have not started. It fails where the API does not serve AddressPool.
 func New(ctx context.Context, cfg Config) (*Cloud, error) {
-	scheme, err := Scheme()
-	if err != nil {
-		return nil, err
-	}
+	scheme := config.Scheme()
 	pools, err := ctrlcache.New(cfg.REST, ctrlcache.Options{Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields()})
 	if err != nil {
 		return nil, fmt.Errorf("building the cache of AddressPools: %w", err)

@@ -19,6 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -227,10 +228,10 @@ func hasCondition(node *corev1.Node, condition corev1.NodeConditionType) bool {
 
 // addressOf returns the node's address of a family by which other nodes reach it.
 func addressOf(node *corev1.Node, is4 bool) (netip.Addr, bool) {
-	for _, a := range node.Status.Addresses {
-		if address, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && address.Is4() == is4 {
-			return address, true
-		}
+	f := family.IPv6
+	if is4 {
+		f = family.IPv4
 	}
-	return netip.Addr{}, false
+	address := nodeinfo.InternalIP(node, f)
+	return address, address.IsValid()
 }

@@ -19,7 +19,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -104,10 +103,7 @@ type Speaker struct {
 }
 
 // Scheme returns a scheme with all kinds that a speaker reads and writes.
-func Scheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1alpha1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme))
-}
+func Scheme() (*runtime.Scheme, error) { return config.Scheme(), nil }
 
 // New returns a speaker that has not started.
 func New(cfg Config) (*Speaker, error) {

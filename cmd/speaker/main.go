@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -37,7 +36,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker"
+	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 )
 
 type options struct {
@@ -128,10 +129,6 @@ func run(ctx context.Context, o options) error {
 	return s.Run(ctx)
 }
 
-// uninitialisedTaint is borne by a node until a cloud provider has initialised it. The constant in k8s.io/cloud-provider/api is not used,
-// because a speaker links nothing of the framework.
-const uninitialisedTaint = "node.cloudprovider.kubernetes.io/uninitialized"
-
 // hostAddress returns the address of this node by which other speakers reach it. The downward API doesn't serve for that: a kubelet
 // with an external cloud provider and without --node-ip knows none until the node is initialised, and starts no container that asks,
 // while the cloud provider waits for this speaker to say what addresses the node has.
@@ -151,15 +148,11 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 			return false, nil
 		}
 		// IPv4 where the node has it, whichever it names first: speakers find each other only within one family.
-		for _, a := range node.Status.Addresses {
-			ip, err := netip.ParseAddr(a.Address)
-			if a.Type == corev1.NodeInternalIP && err == nil && (!address.IsValid() || ip.Is4() && !address.Is4()) {
-				address = ip
-			}
+		if address = nodeinfo.InternalIP(node, family.IPv4); !address.IsValid() {
+			address = nodeinfo.InternalIP(node, family.IPv6)
 		}
 		// A node that is not initialised may yet get an IPv4 address, from what its speaker finds.
-		uninitialised := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == uninitialisedTaint })
-		if address.Is4() || address.IsValid() && !uninitialised {
+		if address.Is4() || address.IsValid() && !nodeinfo.Uninitialized(node) {
 			return true, nil
 		}
 		ip, err := utilnet.ChooseHostInterface()

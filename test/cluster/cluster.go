@@ -18,11 +18,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -86,8 +85,8 @@ func Open(name string) (*Cluster, error) {
 }
 
 func connect(l *lab.Lab, root string) (*Cluster, error) {
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1alpha1.AddToScheme(scheme), speakerv1alpha1.AddToScheme(scheme)); err != nil {
+	scheme := config.Scheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil { // Deployments and the like
 		return nil, err
 	}
 	api, err := client.New(l.RESTConfig(), client.Options{Scheme: scheme})
