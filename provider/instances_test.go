@@ -12,6 +12,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -94,7 +95,7 @@ func TestInstanceMetadata(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			node := &corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Name: "node1", Annotations: map[string]string{AnnotationZone: "hall-1", AnnotationRegion: "vienna"}},
+				ObjectMeta: metav1.ObjectMeta{Name: "node1", Annotations: map[string]string{v1alpha1.AnnotationZone: "hall-1", v1alpha1.AnnotationRegion: "vienna"}},
 				Spec:       corev1.NodeSpec{ProviderID: test.providerID, Taints: test.taints},
 				Status:     corev1.NodeStatus{Addresses: append(internal(test.status...), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "node1.example"})},
 			}

@@ -88,6 +88,9 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := services.ServiceInformer.Informer().SetTransform(classView{onlyOurs: cfg.ClassOnly}.transform); err != nil {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}
+	if err := warnOfAnnotations(cfg.Informers, cfg.Recorder); err != nil {
+		return nil, err
+	}
 	server, err := loadbalancer.New(loadbalancer.Config{
 		Client:       cfg.Client,
 		Pools:        poolClient,

@@ -111,14 +111,17 @@ type filteredInformer struct {
 // AddEventHandlerWithResyncPeriod is the way in which the service controller registers.
 func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
 	filtered := cache.FilteringResourceEventHandler{
-		FilterFunc: func(obj any) bool {
-			svc, ok := lastSeen(obj).(*corev1.Service)
-			return ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
-		},
-		Handler: onDelete{handler},
+		FilterFunc: func(obj any) bool { return isOurs(lastSeen(obj)) },
+		Handler:    onDelete{handler},
 	}
 	i.parent.register(handler)
 	return i.SharedIndexInformer.AddEventHandlerWithResyncPeriod(filtered, resync)
+}
+
+// isOurs reports whether an object of the cache is a Service that is a load balancer of ours.
+func isOurs(obj any) bool {
+	svc, ok := obj.(*corev1.Service)
+	return ok && svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil
 }
 
 // onDelete is a handler of the service controller that also sees Services go, or become something else than a load balancer of ours. The

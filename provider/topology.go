@@ -19,20 +19,12 @@ import (
 	nodehelpers "k8s.io/cloud-provider/node/helpers"
 	"k8s.io/klog/v2"
 
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
-// Annotations of a Node that become its topology labels, for machines of which nothing else knows the zone and the region.
-const (
-	AnnotationZone   = "tandem-lb.io/zone"
-	AnnotationRegion = "tandem-lb.io/region"
-)
-
 // topologyLabels are the labels by the annotations that ask for them.
-var topologyLabels = map[string]string{AnnotationZone: corev1.LabelTopologyZone, AnnotationRegion: corev1.LabelTopologyRegion}
-
-// eventInvalidTopologyLabel is the reason of the warning about a Node whose annotation cannot be the value of a label.
-const eventInvalidTopologyLabel = "InvalidTopologyLabel"
+var topologyLabels = map[string]string{v1alpha1.AnnotationZone: corev1.LabelTopologyZone, v1alpha1.AnnotationRegion: corev1.LabelTopologyRegion}
 
 // topology labels the Nodes that we have initialised with their zone and region. The node controller could do so only while it initialises a
 // Node, which is mostly before anybody has annotated it, and would not come to an end with a value that cannot be a label.
@@ -63,7 +55,7 @@ func (t *topology) follow(old, node *corev1.Node) {
 	missing, invalid := missingLabels(node)
 	for label, value := range invalid {
 		if reported[label] != value {
-			t.recorder.Eventf(node, corev1.EventTypeWarning, eventInvalidTopologyLabel, "%q cannot be the label %s; change the annotation: %s",
+			t.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventInvalidTopologyLabel, "%q cannot be the label %s; change the annotation: %s",
 				value, label, strings.Join(validation.IsValidLabelValue(value), "; "))
 		}
 	}

@@ -43,6 +43,13 @@ const (
 
 // Annotations of a Node, as administrators type them.
 const (
+	// AnnotationZone becomes the label topology.kubernetes.io/zone of a Node that Tandem initialised, for machines of which nothing
+	// else knows the zone.
+	AnnotationZone = "tandem-lb.io/zone"
+
+	// AnnotationRegion becomes the label topology.kubernetes.io/region in the same way.
+	AnnotationRegion = "tandem-lb.io/region"
+
 	// AnnotationDrain, set to "true", moves what the node announces to other nodes, and keeps it from announcing until it is
 	// removed. It has no effect in this version.
 	AnnotationDrain = "tandem-lb.io/drain"
@@ -145,7 +152,13 @@ const (
 
 	// EventAddressConflict says that another machine answers for an address of the Service, and with which MAC address.
 	EventAddressConflict = "AddressConflict"
+)
 
-	// EventNotImplemented names an annotation of the Service, or of a Node, that has no effect in this version.
+// Reasons of the events that Tandem writes on a Node or a Service.
+const (
+	// EventInvalidTopologyLabel says that AnnotationZone or AnnotationRegion of a Node cannot be the value of a label, and why.
+	EventInvalidTopologyLabel = "InvalidTopologyLabel"
+
+	// EventNotImplemented names an annotation of a Node or a Service that has no effect in this version.
 	EventNotImplemented = "NotImplemented"
 )
