@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package election decides which node holds a layer 2 address group: the addresses, of one family or of both, that
-// must be announced by one and the same node.
+// Package election decides which node holds a sharing group on layer 2: the addresses, of one family or of both, that must be announced by
+// one and the same node.
 //
 // There is no vote and no lease. [Holder] is a pure function of four inputs, and every speaker calls it for itself:
 //
@@ -12,42 +12,40 @@
 //
 // The node that finds its own name in the answer announces. So these hold:
 //
-//   - Speakers with equal inputs agree, in whatever order they learned them.
-//   - A recorded holder that is alive and a candidate keeps the group. A node that joins or comes back takes nothing,
-//     and neither does one that a user prefers: preference decides only when a new holder has to be chosen. (Deleting
-//     the record, or excluding the holder, has a new one chosen.)
-//   - Otherwise the live candidate with the highest weight holds it, and among equals the one with the highest random
-//     weight, also called rendezvous hashing: the groups of a node that dies spread evenly over the others, and no
-//     other group moves.
-//   - Where a candidate lives there is a holder.
+//   - Speakers with equal inputs agree, in whatever order they received them.
+//   - A recorded holder that is alive and a candidate keeps the group. A node that joins or comes back takes nothing, and neither does one
+//     that a user prefers: preference decides only when a new holder has to be chosen. (If the record is deleted, or the holder excluded, a
+//     new one is chosen.)
+//   - Otherwise the live candidate with the highest weight holds it, and among equals the one with the highest random weight, also called
+//     rendezvous hashing: the groups of a node that dies spread evenly over the others, and no other group moves.
+//   - As long as a candidate is alive there is a holder.
 //
 // What speakers see differs for moments, and then their answers do:
 //
-//   - A node dies. As the others notice, each by itself comes to the same successor, which announces first and is
-//     recorded after. An API that is down delays nothing.
-//   - The API is down. Records and candidates stay as last read, so that holders stay too; deaths are still handled.
-//     A successor cannot be recorded: if the dead holder then returns while the API is still down, every speaker goes
-//     back to it by the old record, and they still agree.
-//   - The network is cut. Each side sees the other as dead and has one holder of its own, if it has a candidate:
-//     there is no fencing, since two announcers on two segments serve more clients than none (what a node does that
-//     sees nobody any more is for its speaker to say). Only a side that reaches the API can change the record.
-//   - The cut heals. For as long as gossip and the API's watch take there may be two. As soon as all see the same
-//     live nodes and the same record, there is exactly one: the recorded holder, which then has to announce anew,
-//     because clients on the other side believe the loser.
+//   - A node dies. As the others notice, each by itself comes to the same successor, which announces first and is recorded after. An API
+//     that is down delays nothing.
+//   - The API is down. Records and candidates stay as last read, so that holders stay too; deaths are still handled. A successor cannot be
+//     recorded: if the dead holder then returns while the API is still down, every speaker goes back to it by the old record, and they
+//     still agree.
+//   - The network is cut. Each side sees the other as dead and has one holder of its own, if it has a candidate: there is no fencing, since
+//     two announcers on two segments serve more clients than none. (A node that sees no other node is no matter of this package: its
+//     speaker says what it does.) Only a side that reaches the API can change the record.
+//   - The cut heals. For as long as gossip and the API's watch take there may be two. As soon as all see the same live nodes and the same
+//     record, there is exactly one: the recorded holder, which then has to announce anew, because clients on the other side believe the
+//     other one.
 package election
 
 import "github.com/cespare/xxhash/v2"
 
-// A Candidate is a node that could hold a group: its speaker has an interface for the addresses, and nothing excludes
-// it.
+// A Candidate is a node that could hold a group: its speaker has an interface for the addresses, and nothing excludes it.
 type Candidate struct {
 	Node string
 	// Weight is the sum of the weights of all the preferences that match the node; 0 if none does.
 	Weight int32
 }
 
-// Holder returns the node that holds the group called key, and false where no candidate is alive. An empty recorded
-// means that no holder is on record. The order of the candidates does not matter.
+// Holder returns the node that holds the group called key, and false where no candidate is alive. An empty recorded means that no holder is
+// on record. The order of the candidates does not matter.
 func Holder(key, recorded string, candidates []Candidate, alive func(node string) bool) (node string, ok bool) {
 	for _, c := range candidates {
 		if c.Node == recorded && alive(recorded) {
@@ -69,10 +67,10 @@ func Holder(key, recorded string, candidates []Candidate, alive func(node string
 	return best.Node, ok
 }
 
-// ranking returns the score of each node for a key: XXH64, seed 0, over the key, a zero byte, and the node's name. It
-// is part of the protocol: speakers of different releases must compute the same, so it can never change. The zero
-// byte cannot occur in a name, so that no two pairs hash the same bytes. FNV would not do, because it hardly mixes
-// its last bytes, and these are all that tells node1 from node2: their scores would move together.
+// ranking returns the score of each node for a key: XXH64, seed 0, over the key, a zero byte, and the node's name. It is part of the
+// protocol: speakers of different releases must compute the same, so it can never change. The zero byte cannot occur in a name, so that no
+// two pairs hash the same bytes. FNV would not do, because it hardly mixes its last bytes, and these are all that tells node1 from node2:
+// their scores would move together.
 func ranking(key string) func(node string) uint64 {
 	var prefix xxhash.Digest
 	prefix.Reset()

@@ -24,7 +24,7 @@ func TestHolder(t *testing.T) {
 			name: "no candidate, no holder",
 		},
 		{
-			name:     "a recorded holder that is no candidate does not make one",
+			name:     "a recorded holder that is no candidate holds nothing",
 			recorded: "a",
 		},
 		{
@@ -82,12 +82,12 @@ func TestHolder(t *testing.T) {
 			want:       "b",
 		},
 		{
-			name:       "no preference ranks above an aversion",
+			name:       "no preference ranks above a negative weight",
 			candidates: []Candidate{{Node: "a", Weight: -1}, {Node: "b"}, {Node: "c", Weight: -1}},
 			want:       "b",
 		},
 		{
-			name:       "an aversion excludes nobody",
+			name:       "a negative weight excludes no candidate",
 			candidates: []Candidate{{Node: "a", Weight: -1}},
 			want:       "a",
 		},
@@ -173,7 +173,7 @@ func TestHolderIsTheRecordedOneOrAmongTheMostPreferred(t *testing.T) {
 
 func TestANodeThatDiesMovesOnlyItsOwnGroups(t *testing.T) {
 	candidates := cluster(10)
-	before := assign(candidates, nil, everybody)
+	before := assign(candidates, nil, allAlive)
 	for _, dead := range candidates {
 		alive := func(node string) bool { return node != dead.Node }
 		for _, recorded := range []map[string]string{nil, before} {
@@ -188,7 +188,7 @@ func TestANodeThatDiesMovesOnlyItsOwnGroups(t *testing.T) {
 
 func TestTheGroupsOfADeadNodeSpreadOverTheOthers(t *testing.T) {
 	candidates := cluster(5)
-	before := assign(candidates, nil, everybody)
+	before := assign(candidates, nil, allAlive)
 	after := assign(candidates, before, func(node string) bool { return node != "node0" })
 	heirs := map[string]int{}
 	for key, holder := range after {
@@ -200,11 +200,11 @@ func TestTheGroupsOfADeadNodeSpreadOverTheOthers(t *testing.T) {
 }
 
 func TestANodeThatJoins(t *testing.T) {
-	before := assign(cluster(9), nil, everybody)
+	before := assign(cluster(9), nil, allAlive)
 
 	// Without records it takes its share and no more, and nothing moves between the others.
 	moved := 0
-	for key, holder := range assign(cluster(10), nil, everybody) {
+	for key, holder := range assign(cluster(10), nil, allAlive) {
 		if holder == before[key] {
 			continue
 		}
@@ -218,7 +218,7 @@ func TestANodeThatJoins(t *testing.T) {
 	}
 
 	// With records it takes nothing.
-	if diff := cmp.Diff(before, assign(cluster(10), before, everybody)); diff != "" {
+	if diff := cmp.Diff(before, assign(cluster(10), before, allAlive)); diff != "" {
 		t.Errorf("Recorded groups moved (-want +got):\n%s", diff)
 	}
 }
@@ -226,7 +226,7 @@ func TestANodeThatJoins(t *testing.T) {
 func TestGroupsAreBalanced(t *testing.T) {
 	for _, nodes := range []int{2, 3, 10} {
 		counts := map[string]int{}
-		for _, holder := range assign(cluster(nodes), nil, everybody) {
+		for _, holder := range assign(cluster(nodes), nil, allAlive) {
 			counts[holder]++
 		}
 		checkBalance(t, counts, nodes)
@@ -239,7 +239,7 @@ func TestPartition(t *testing.T) {
 	candidates := cluster(8)
 	for round := range 500 {
 		key := fmt.Sprint("default/service", round)
-		record, _ := Holder(key, "", candidates, everybody)
+		record, _ := Holder(key, "", candidates, allAlive)
 
 		side := map[string]int{}
 		size := [2]int{}
@@ -283,14 +283,14 @@ func BenchmarkHolder(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				for _, key := range keys {
-					Holder(key, bench.recorded, candidates, everybody)
+					Holder(key, bench.recorded, candidates, allAlive)
 				}
 			}
 		})
 	}
 }
 
-func everybody(string) bool { return true }
+func allAlive(string) bool { return true }
 
 func cluster(nodes int) []Candidate {
 	candidates := make([]Candidate, nodes)

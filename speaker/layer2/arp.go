@@ -12,11 +12,12 @@ import (
 // arpLen is the length of an ARP packet for IPv4 over Ethernet, per RFC 826.
 const arpLen = 28
 
-// decideARP answers a request for one of the announced addresses that is broadcast, or sent to our own MAC: neighbours ask by unicast whether
-// an entry is still valid. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks whether the address is in use.
+// decideARP answers a request for one of the announced addresses that is broadcast, or sent to our own MAC: neighbours ask by unicast
+// whether an entry is still valid. A probe (RFC 5227 §2.1.1), whose sender is 0.0.0.0, is answered too: it asks whether the address is in
+// use.
 //
-// A packet whose sender is one of the announced addresses, with another MAC, is a conflict. It is never answered, whatever it asks for
-// (RFC 5227 §2.4).
+// A packet whose sender is one of the announced addresses, with another MAC, is a conflict. It is never answered, whatever it asks for (RFC
+// 5227 §2.4).
 func decideARP(frame []byte, own mac, announced addressSet) outcome {
 	_, reason := checkEthernet(frame, own, etherTypeARP, func(dst mac) bool { return dst == broadcastMAC })
 	if reason != dropNone {

@@ -15,8 +15,8 @@ import (
 
 var v4, v6 = netip.MustParsePrefix("10.9.0.0/24"), netip.MustParsePrefix("fd00::/64")
 
-// BenchmarkDetection measures from the moment a node dies until each of the others knows, and from its return until
-// all see it again. Run it with -benchtime=20x.
+// BenchmarkDetection measures from the moment a node dies until each of the others knows, and from its return until all see it again. Run
+// it with -benchtime=20x.
 func BenchmarkDetection(b *testing.B) {
 	for _, nodes := range []int{3, 10} {
 		for _, death := range []string{"kill", "cut"} {
@@ -66,8 +66,8 @@ func BenchmarkDetection(b *testing.B) {
 	}
 }
 
-// BenchmarkLoad counts how often a member that lives is taken for dead while four processes for each processor burn
-// it. One operation is ten seconds. Run it with -benchtime=6x.
+// BenchmarkLoad counts how often a member that lives is taken for dead while four processes for each processor burn it. One operation is
+// ten seconds. Run it with -benchtime=6x.
 func BenchmarkLoad(b *testing.B) {
 	for _, nodes := range []int{3, 10} {
 		for _, nice := range []int{19, 0} {

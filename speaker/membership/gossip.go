@@ -15,59 +15,56 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// The tuning. A node that falls silent is dead after the wait until somebody probes it (one to two intervals), one
-// interval for the probe to fail, the suspicion, and the probeTimeout for which it is asked a last time. A speaker that
-// merely stalls, for want of a processor, has all of these but the wait, 0.6 s, to come round and object. For the same
-// tolerance a shorter interval leaves less to the wait, and gives more probes to answer, so the probes are frequent and
-// the suspicion is long in comparison. Measured with 3 and with 10 members on two busy cores, 20 deaths each, before the
-// last question was added: 0.7-0.8 s in the median until a survivor knows, at most 0.98 s. (With an interval of 200 ms,
-// a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight processes burning the two cores, at equal
-// priority, brought about no false death. BenchmarkDetection and BenchmarkLoad repeat this.
+// The tuning. A node that falls silent is dead after the wait until another probes it (one to two intervals), one interval for the probe to
+// fail, the suspicion, and the probeTimeout for which it is asked a last time. A speaker that merely stalls, for want of a processor, has
+// all of these but the wait, 0.6 s, to recover and refute. For the same tolerance a shorter interval makes the wait shorter, and gives more
+// probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured with 3 and with 10 members on two busy
+// cores, 20 deaths each, before the last question was added: 0.7-0.8 s in the median until a survivor knows, at most 0.98 s. (With an
+// interval of 200 ms, a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight processes that burned the two cores, at equal
+// priority, caused no false death. BenchmarkDetection and BenchmarkLoad repeat this.
 const (
 	// Ten probes a second and answers to as many, some 200 bytes each, are what a speaker pays, however large the cluster.
 	probeInterval = 100 * time.Millisecond
 
-	// A probe that is not answered by then is tried by way of three others and by TCP as well (which the default
-	// leaves on: a lost or filtered UDP packet is no death), until the interval ends. It is well under half the
-	// interval so that the others, who wait as long, can say in time that they got no answer either. A prober that
-	// does not hear even this from them takes itself for the sick one, as it should, but with half the interval it
-	// would at every death.
+	// A probe that is not answered by then is repeated by way of three others and by TCP (which memberlist does by default: a lost or
+	// filtered UDP packet is no death), until the interval ends. The timeout is well under half the interval so that the three, which wait
+	// as long, can say in time that they got no answer either. A prober that does not hear even this from them takes itself for the one
+	// that is unhealthy. That is right, but with half the interval it would happen at every death.
 	probeTimeout = 30 * time.Millisecond
 
 	// The suspicion lasts 5 intervals, times log10 of the number of nodes beyond ten: 0.5 s, and 1 s at a hundred.
 	suspicionMult = 5
 
-	// That is, if three others confirm it, and up to twice as long the fewer do: a node that is cut off, or sick, is
-	// slower to condemn the rest than the rest is to condemn it. Where there are no three others, the short time
-	// holds at once. The default of 6 would make a second death, soon after a first one, last for seconds.
+	// That is, if three others confirm it, and up to twice as long if fewer do: a node that is cut off, or unhealthy, is slower to declare
+	// the others dead than they are to declare it dead. Where there are no three others, the short time holds at once. With the default of
+	// 6 it would take seconds until a second death, soon after a first one, is found.
 	suspicionMaxMult = 2
 
-	// A prober that finds itself sick (Lifeguard's awareness) stretches its interval up to so many times, not to the
-	// default of 8: in a small cluster there may be nobody else to notice a death.
+	// A prober that finds itself unhealthy (Lifeguard's local health awareness) stretches its interval up to so many times, not up to the
+	// default of 8: in a small cluster there may be no other that could notice a death.
 	awarenessMax = 4
 
-	// Verdicts travel by gossip beside the probes. Where there is no news, nothing is sent.
+	// Gossip is sent beside the probes. Where there is no news, nothing is sent.
 	gossipInterval = 50 * time.Millisecond
 
-	// The dead are gossiped to for so long, so that they may object, and remembered, so that a straggler's stale
-	// state does not bring them back to life.
+	// The dead are gossiped to for so long, so that they can refute, and are remembered for so long, so that the stale state of a speaker
+	// that was cut off does not make them alive again.
 	tombstoneTime = 10 * time.Second
 
-	// A dead node's name may come back with another address at once: the names are Kubernetes' and unique. Zero would
-	// be never.
+	// A dead node's name may come back with another address at once: the names are Kubernetes' and unique. Zero would mean never.
 	reclaimTime = time.Nanosecond
 
-	// Whole states are exchanged with one other, for what gossip lost.
+	// The whole state is exchanged with one other speaker so often, in case gossip lost some of it.
 	pushPullInterval = 10 * time.Second
 
-	// A stream, and so a dial into a partition, ends after this.
+	// A stream ends after this, and so does a dial to an address that does not answer.
 	streamTimeout = time.Second
 
 	// See Members.absent.
 	redialInterval = 250 * time.Millisecond
 	redialFanout   = 4
 
-	farewellTimeout = time.Second
+	leaveTimeout = time.Second
 )
 
 func tuning() *memberlist.Config {
@@ -88,7 +85,7 @@ func tuning() *memberlist.Config {
 	return c
 }
 
-// meta is what memberlist spreads along with this speaker's name: nothing, or that it is leaving.
+// meta is the memberlist.Delegate. Memberlist spreads its NodeMeta along with this speaker's name: nothing, or that it is leaving.
 type meta struct{ m *Members }
 
 var leavingMeta = []byte("leaving")
@@ -105,7 +102,7 @@ func (meta) GetBroadcasts(_, _ int) [][]byte { return nil }
 func (meta) LocalState(bool) []byte          { return nil }
 func (meta) MergeRemoteState([]byte, bool)   {}
 
-// events takes in memberlist's verdicts. memberlist calls it one event at a time, under its own lock.
+// events is the memberlist.EventDelegate. memberlist calls it for one event at a time, under its own lock.
 type events struct{ m *Members }
 
 func (e events) NotifyJoin(n *memberlist.Node) { e.NotifyUpdate(n) }
@@ -114,7 +111,7 @@ func (e events) NotifyLeave(n *memberlist.Node) {
 	if isLeaving(n) {
 		e.m.left(n.Name)
 	} else {
-		e.m.accuse(n.Name, addressOf(n))
+		e.m.confirmDead(n.Name, addressOf(n))
 	}
 }
 
@@ -135,22 +132,22 @@ func isLeaving(n *memberlist.Node) bool { return bytes.Equal(n.Meta, leavingMeta
 
 func newAlive(m *Members) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "tandem_membership_alive",
+		Name: "tandem_membership_alive_speakers",
 		Help: "Speakers that this speaker takes for alive, itself included.",
 	}, func() float64 { return float64(len(m.Alive().Nodes)) })
 }
 
 func newRejected() prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "tandem_membership_rejected_total",
+		Name: "tandem_membership_rejected_messages_total",
 		Help: "Packets and streams that were dropped because the membership key does not decrypt them.",
 	})
 }
 
-// gossipLog passes memberlist's log on to klog. What memberlist calls an error is often a refused connection to a
-// dead node; nothing of it is news to an operator, whom Members tells who comes and goes. So its errors, warnings and
-// information are V(4), and its debugging is V(6). The exception is what the key does not decrypt: memberlist logs
-// it, but neither counts it nor has a hook for it, so that it is recognised here.
+// gossipLog passes memberlist's log on to klog. What memberlist calls an error is often a refused connection to a dead node. An operator
+// needs none of it, since Members itself logs which speakers come and go. So errors, warnings and information of memberlist are V(4), and
+// its debugging is V(6). A message that the key does not decrypt is an exception: memberlist logs it, but neither counts it nor has a hook
+// for it, so that it is recognised here by its text.
 type gossipLog struct {
 	logger   klog.Logger
 	rejected prometheus.Counter
@@ -166,7 +163,7 @@ var (
 	rejections = regexp.MustCompile(`Decrypt packet failed|no installed keys could decrypt|remote state is not encrypted`)
 )
 
-// Write takes one line, as log.Logger does it.
+// Write passes on one line, as log.Logger writes them.
 func (l *gossipLog) Write(line []byte) (int, error) {
 	level, text := "INFO", strings.TrimSpace(string(line))
 	if parts := logLine.FindStringSubmatch(text); parts != nil {

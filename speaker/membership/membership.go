@@ -2,27 +2,26 @@
 
 // Package membership tells which speakers are alive, without the API server.
 //
-// Every speaker gossips with the others (SWIM with the Lifeguard extensions, by hashicorp/memberlist) over UDP and
-// TCP on one port. It probes one other speaker every 100 ms; one that answers neither directly, nor to others on its
-// behalf, nor over TCP, is suspected, and everybody is told; unless it objects in time, it is dead, and everybody is
-// told. The constants in this package say how fast, and what that costs.
+// Every speaker gossips with the others (SWIM with the Lifeguard extensions, by hashicorp/memberlist) over UDP and TCP on one port. It
+// probes one other speaker every 100 ms. A speaker that answers neither the probe, nor others that are asked to probe it too, nor over TCP,
+// is suspect, and all speakers are told. Unless it refutes that in time, it is dead, and all speakers are told. The constants in this
+// package say how fast that is, and what it costs.
 //
 //   - The name of the node is the identity. A node that comes back is the same node, with whatever address.
-//   - [Members.Alive] is this speaker's view. It holds this speaker itself, and suspects, since most of them are
-//     innocent. Views converge within fractions of a second but are never known to be equal: who acts on them
-//     (package election) must bear with two answers for a moment.
-//   - Nobody is dead by hearsay: whom gossip declares dead is asked once more, and is alive as long as it answers.
-//   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side
-//     sees the other as dead, and both are right about what they can reach.
-//   - [Members.Leave] is a farewell: the others know at once, and do not count it as a loss.
-//   - A speaker that had others and lost the last of them is Alone: more likely it is cut off than they are dead.
-//   - memberlist forgets the dead, and a cold start knows nobody. So [Members.SetPeers] takes the addresses of all
-//     speakers' nodes, as the API lists them, and those that are not alive are dialled again and again, so that a
-//     healed partition merges within about a second. While the API is down, the last list serves.
-//   - Packets and streams are encrypted and authenticated with AES-256-GCM by a key derived from a secret. What does
-//     not decrypt is dropped, and counted.
-//     A recorded packet can be replayed: at worst it has a speaker taken for dead or leaving until that speaker, who
-//     hears of it by gossip, objects.
+//   - [Members.Alive] is this speaker's view. It holds this speaker itself, and suspects, since most of them turn out to be alive. Views
+//     converge within fractions of a second but are never known to be equal: code that acts on them (package election) must bear with two
+//     answers for a moment.
+//   - Gossip alone makes no speaker dead. A speaker that gossip declares dead is asked once more, and is alive as long as it answers.
+//   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side sees the other as
+//     dead, and both are right about what they can reach.
+//   - After [Members.Leave] the others know at once that this speaker is gone, and do not count it as lost.
+//   - A speaker that had others and lost the last of them is Alone: it is more likely to be cut off than they are to be dead.
+//   - memberlist forgets the dead, and knows no other speaker after a cold start. So [Members.SetPeers] takes the addresses of all
+//     speakers' nodes, as the API lists them. Those that are not alive are dialled again and again, so that a healed partition merges
+//     within about a second. While the API is down, the last list serves.
+//   - Packets and streams are encrypted and authenticated with AES-256-GCM by a key derived from a secret. A message that does not decrypt
+//     is dropped and counted. A recorded packet can be replayed: at worst a speaker is then taken for dead or leaving until it hears of
+//     that by gossip and refutes it.
 package membership
 
 import (
@@ -43,14 +42,16 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // Config is what a speaker needs to become a member.
 type Config struct {
 	// Node is the name of this speaker's node. No two speakers may use the same.
 	Node string
-	// Bind is the address of this node that the other speakers reach it by, of either family. It is bound to and
-	// advertised, so it cannot be unspecified.
+	// Bind is the address of this node at which the other speakers reach it, of either family. The port is bound on it, and the others are
+	// told of it, so that it cannot be unspecified.
 	Bind netip.Addr
 	// Port is the UDP and TCP port, the same on every node.
 	Port uint16
@@ -77,15 +78,12 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// A Snapshot is who was alive at one moment. It is shared: do not modify it.
+// A Snapshot says which speakers were alive at one moment. It is shared: do not modify it.
 type Snapshot struct {
 	// Nodes holds the names of the nodes whose speakers are alive, this one's included.
 	Nodes map[string]struct{}
-	// Alone says that there were other speakers, that at least one of them was lost rather than left, and that none is
-	// alive now.
+	// Alone says that there were other speakers, that at least one of them was lost rather than left, and that none is alive now.
 	Alone bool
-	// Version rises with every change.
-	Version uint64
 }
 
 // Has reports whether the node's speaker is alive.
@@ -96,28 +94,30 @@ func (s Snapshot) Has(node string) bool {
 
 // Members is this speaker's membership among the speakers.
 type Members struct {
-	node      string
-	port      uint16
-	logger    klog.Logger
-	list      *memberlist.Memberlist // ended by run, and nobody else
-	hearings  context.Context        // the parent of those of the accused
-	leaving   atomic.Bool
-	farewells chan farewell
-	changes   chan struct{} // holds one token while there are changes unread
-	redial    chan struct{} // holds one token while there are peers not yet tried
-	ended     chan struct{} // closed when the sockets are
+	node    string
+	port    uint16
+	logger  klog.Logger
+	list    *memberlist.Memberlist // ended by run alone
+	ctx     context.Context        // the parent of those in confirmations
+	leaving atomic.Bool
+	leave   chan leaveRequest
+	changes signal.Signal // raised when Alive has changed
+	redial  signal.Signal // raised when there are peers that were not dialled yet
+	ended   chan struct{} // closed when the sockets are
 
-	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's
-	// methods may be called under it.
-	mu       sync.Mutex
-	peers    map[string]netip.Addr
-	lost     map[string]struct{}           // once alive, and gone without a farewell
-	accused  map[string]context.CancelFunc // said to be dead, and being asked; what is called acquits
-	snapshot Snapshot
+	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's methods may be
+	// called under it.
+	mu    sync.Mutex
+	peers map[string]netip.Addr
+	// lost are the nodes that were alive, and are gone without having left.
+	lost map[string]struct{}
+	// confirmations are the nodes that gossip has declared dead and that are being asked whether they are, each with what ends the asking.
+	confirmations map[string]context.CancelFunc
+	snapshot      Snapshot
 }
 
-// Join binds the port and begins to gossip. The membership lasts until ctx ends or Leave returns. When ctx ends, this
-// speaker falls silent, and the others find it dead.
+// Join binds the port and begins to gossip. The membership lasts until ctx ends or Leave returns. When ctx ends, this speaker falls silent,
+// and the others find it dead.
 func Join(ctx context.Context, config Config) (*Members, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("joining the speakers: %w", err)
@@ -127,17 +127,17 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		return nil, fmt.Errorf("deriving the membership key: %w", err)
 	}
 	m := &Members{
-		node:      config.Node,
-		port:      config.Port,
-		logger:    klog.FromContext(ctx),
-		hearings:  ctx,
-		farewells: make(chan farewell),
-		changes:   make(chan struct{}, 1),
-		redial:    make(chan struct{}, 1),
-		ended:     make(chan struct{}),
-		lost:      map[string]struct{}{},
-		accused:   map[string]context.CancelFunc{},
-		snapshot:  Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
+		node:          config.Node,
+		port:          config.Port,
+		logger:        klog.FromContext(ctx),
+		ctx:           ctx,
+		leave:         make(chan leaveRequest),
+		changes:       signal.New(),
+		redial:        signal.New(),
+		ended:         make(chan struct{}),
+		lost:          map[string]struct{}{},
+		confirmations: map[string]context.CancelFunc{},
+		snapshot:      Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
 	}
 	alive, rejected := newAlive(m), newRejected()
 	if err := errors.Join(config.Registerer.Register(alive), config.Registerer.Register(rejected)); err != nil {
@@ -159,19 +159,18 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	return m, nil
 }
 
-// Alive returns who is alive, as far as this speaker knows.
+// Alive returns which speakers are alive, as far as this one knows.
 func (m *Members) Alive() Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.snapshot
 }
 
-// Changes returns a channel that delivers after Alive has changed; several changes may be one delivery. It is made
-// for one reader.
+// Changes returns a channel that receives after Alive has changed. Several changes may be one receive. It is made for one reader.
 func (m *Members) Changes() <-chan struct{} { return m.changes }
 
-// SetPeers says which nodes have speakers, and their addresses; this node's own entry is ignored. Those that are not
-// alive are dialled until they are, and now if the peers have changed. Nobody dies for not being among them.
+// SetPeers says which nodes have speakers, and their addresses. This node's own entry is ignored. Those that are not alive are dialled
+// until they are, and at once if the peers have changed. A speaker that is alive stays so even if it is not among the peers.
 func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 	m.mu.Lock()
 	before := m.peers
@@ -185,24 +184,24 @@ func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 	m.update(m.snapshot.Nodes)
 	m.mu.Unlock()
 	if changed {
-		notify(m.redial)
+		m.redial.Raise()
 	}
 }
 
-// Leave takes leave of the others, who see this speaker gone at once, and closes the sockets. Where the others do not
-// get to hear it, Leave returns after a second, or at ctx's deadline if that is earlier.
+// Leave tells the others that this speaker leaves, so that it is gone for them at once, and closes the sockets. If the others cannot be
+// told, Leave returns after a second, or at ctx's deadline if that is earlier, with an error.
 func (m *Members) Leave(ctx context.Context) error {
-	deadline := time.Now().Add(farewellTimeout)
+	deadline := time.Now().Add(leaveTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	said := make(chan error, 1)
+	told := make(chan error, 1)
 	select {
-	case m.farewells <- farewell{deadline: deadline, said: said}:
+	case m.leave <- leaveRequest{deadline: deadline, told: told}:
 	case <-m.ended:
 		return errors.New("leaving the speakers: the membership has ended")
 	}
-	err := <-said
+	err := <-told
 	<-m.ended
 	if err != nil {
 		return fmt.Errorf("leaving the speakers: %w", err)
@@ -211,17 +210,17 @@ func (m *Members) Leave(ctx context.Context) error {
 	return nil
 }
 
-type farewell struct {
+type leaveRequest struct {
 	deadline time.Time
-	said     chan<- error
+	told     chan<- error // receives when the others have been told, or with why they could not be
 }
 
 func (m *Members) run(ctx context.Context) {
 	defer close(m.ended)
 	defer func() {
 		m.mu.Lock()
-		for node := range m.accused {
-			m.acquit(node) // nobody can be asked any more
+		for node := range m.confirmations {
+			m.refute(node) // without a socket, no node can be asked
 		}
 		m.mu.Unlock()
 		if err := m.list.Shutdown(); err != nil {
@@ -232,14 +231,15 @@ func (m *Members) run(ctx context.Context) {
 	defer round.Stop()
 	for {
 		for _, address := range m.absent() {
-			// A dial ends within streamTimeout, so that few are under way at a time. Success is an event, failure routine.
+			// A dial ends within streamTimeout, so that few are under way at a time. Its success causes an event, and its failure is
+			// routine.
 			go func() { _, _ = m.list.Join([]string{address.String()}) }()
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case f := <-m.farewells:
-			f.said <- m.takeLeave(f.deadline)
+		case request := <-m.leave:
+			request.told <- m.announceLeave(request.deadline)
 			return
 		case <-m.redial:
 		case <-round.C:
@@ -247,27 +247,27 @@ func (m *Members) run(ctx context.Context) {
 	}
 }
 
-// takeLeave tells the others first that this speaker is leaving, which is what they act on, and then that it has
-// left, so that their memberlist does not look for it any more.
-func (m *Members) takeLeave(deadline time.Time) error {
+// announceLeave tells the others first that this speaker is leaving, on which they act, and then that it has left, so that their memberlist
+// does not probe it any more.
+func (m *Members) announceLeave(deadline time.Time) error {
 	m.leaving.Store(true)
-	// A timeout of zero would be none.
+	// A timeout of zero would mean to wait for ever.
 	errLeaving := m.list.UpdateNode(max(time.Until(deadline)/2, time.Millisecond))
 	errLeft := m.list.Leave(max(time.Until(deadline), time.Millisecond))
 	return errors.Join(errLeaving, errLeft)
 }
 
-// absent returns the addresses to dial in this round: each peer that is not alive with a chance of one in as many as
-// are alive, and redialFanout at most. Thus the cluster as a whole dials each of its dead at the same rate however
-// large it is, while a speaker on its own dials without restraint. One dial that gets through merges all that both
-// sides know, so that two halves of a partition find together by any of their pairs.
+// absent returns the addresses to dial in this round, redialFanout at most. With n speakers alive, each peer that is not alive is among
+// them with a chance of one in n. Thus a dead speaker is dialled by one of the others in each round, on average, however large the cluster
+// is, while a speaker on its own dials all that it can. One dial that succeeds merges all that both sides know, so that two halves of a
+// partition merge by any pair of their speakers.
 func (m *Members) absent() []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var addresses []netip.AddrPort
 	for node, address := range m.peers {
-		_, accused := m.accused[node]
-		if (accused || !m.snapshot.Has(node)) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
+		_, confirming := m.confirmations[node]
+		if (confirming || !m.snapshot.Has(node)) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
 			addresses = append(addresses, netip.AddrPortFrom(address.Unmap(), m.port))
 		}
 	}
@@ -275,56 +275,59 @@ func (m *Members) absent() []netip.AddrPort {
 	return addresses[:min(len(addresses), redialFanout)]
 }
 
-// accuse takes in that gossip has declared a node dead. It is asked itself before it is believed dead: the verdict may be a rumour that
-// somebody brings along from the other side of a partition, or come of a stall that is over. A node that answers stays alive, and is asked
-// again until gossip has heard of its objection; one that does not is gone after probeTimeout.
-func (m *Members) accuse(node string, address netip.AddrPort) {
+// confirmDead is called when gossip has declared a node dead. The node itself is asked before that is believed: another speaker may have
+// brought the news along from the other side of a partition, or it is the consequence of a stall that is over. A node that answers stays
+// alive, and is asked again and again until gossip has it alive. A node that does not answer is gone after probeTimeout.
+//
+// For example, node3 is cut off from node1 and node2, and declares them dead. When the cut heals, its gossip tells node1 that node2 is
+// dead. node2 answers node1, so that node1 does not take over its addresses.
+func (m *Members) confirmDead(node string, address netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, accused := m.accused[node]; accused || !m.snapshot.Has(node) || node == m.node {
+	if _, confirming := m.confirmations[node]; confirming || !m.snapshot.Has(node) || node == m.node {
 		return
 	}
-	hearing, acquit := context.WithCancel(m.hearings)
-	m.accused[node] = acquit
-	notify(m.redial) // a dial brings both sides' views together
+	confirmation, cancel := context.WithCancel(m.ctx)
+	m.confirmations[node] = cancel
+	m.redial.Raise() // a dial brings both sides' views together
 	go func() {
-		defer acquit()
+		defer cancel()
 		for {
 			if _, err := m.list.Ping(node, net.UDPAddrFromAddrPort(address)); err != nil {
 				break
 			}
 			select {
-			case <-hearing.Done():
+			case <-confirmation.Done():
 				return
 			case <-time.After(probeInterval):
 			}
 		}
-		m.condemn(hearing, node)
+		m.declareDead(confirmation, node)
 	}()
 }
 
-// condemn ends a hearing that nothing else has ended.
-func (m *Members) condemn(hearing context.Context, node string) {
+// declareDead takes out a node that did not answer, unless its confirmation was ended meanwhile.
+func (m *Members) declareDead(confirmation context.Context, node string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if hearing.Err() == nil {
+	if confirmation.Err() == nil {
 		m.goneLocked(node, false)
 	}
 }
 
-// acquit ends the hearing of a node, if there is one. mu is held.
-func (m *Members) acquit(node string) {
-	if acquit, accused := m.accused[node]; accused {
-		acquit()
-		delete(m.accused, node)
+// refute ends the confirmation of a node's death, if there is one. mu is held.
+func (m *Members) refute(node string) {
+	if cancel, confirming := m.confirmations[node]; confirming {
+		cancel()
+		delete(m.confirmations, node)
 	}
 }
 
-// arrived takes in that gossip found a node.
+// arrived is called when gossip says that a node is alive.
 func (m *Members) arrived(node string, address netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.acquit(node)
+	m.refute(node)
 	if m.snapshot.Has(node) {
 		return
 	}
@@ -335,43 +338,35 @@ func (m *Members) arrived(node string, address netip.AddrPort) {
 	m.logger.Info("Found a speaker", "node", node, "address", address, "alive", len(nodes))
 }
 
-// left takes in that a node said farewell.
+// left is called when gossip says that a node leaves.
 func (m *Members) left(node string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.goneLocked(node, true)
 }
 
-// goneLocked takes a node out, after its death or its farewell. mu is held.
-func (m *Members) goneLocked(node string, saidFarewell bool) {
-	m.acquit(node)
+// goneLocked takes out a node that is dead, or has left. mu is held.
+func (m *Members) goneLocked(node string, hasLeft bool) {
+	m.refute(node)
 	if !m.snapshot.Has(node) || node == m.node {
 		return
 	}
 	nodes := maps.Clone(m.snapshot.Nodes)
 	delete(nodes, node)
-	if !saidFarewell {
+	if !hasLeft {
 		m.lost[node] = struct{}{}
 	}
 	m.update(nodes)
-	m.logger.Info("Lost a speaker", "node", node, "saidFarewell", saidFarewell, "alive", len(nodes),
+	m.logger.Info("Lost a speaker", "node", node, "left", hasLeft, "alive", len(nodes),
 		"alone", m.snapshot.Alone)
 }
 
-// update takes a new snapshot if it differs from the last. mu is held.
+// update replaces the snapshot if it has changed. mu is held.
 func (m *Members) update(nodes map[string]struct{}) {
 	alone := len(nodes) == 1 && len(m.lost) > 0
 	if alone == m.snapshot.Alone && maps.Equal(nodes, m.snapshot.Nodes) {
 		return
 	}
-	m.snapshot = Snapshot{Nodes: nodes, Alone: alone, Version: m.snapshot.Version + 1}
-	notify(m.changes)
-}
-
-// notify leaves a token, unless one is there already.
-func notify(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	m.snapshot = Snapshot{Nodes: nodes, Alone: alone}
+	m.changes.Raise()
 }

@@ -107,8 +107,16 @@ func TestSpeakersFindEachOther(t *testing.T) {
 			t.Errorf("Alive of %s = %+v", m.node, s)
 		}
 	}
-	if got, err := testutil.GatherAndCount(registry); err != nil || got != 2 {
-		t.Errorf("GatherAndCount = %d, %v, want the two metrics", got, err)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, family := range families {
+		names = append(names, family.GetName())
+	}
+	if diff := cmp.Diff([]string{"tandem_membership_alive_speakers", "tandem_membership_rejected_messages_total"}, names); diff != "" {
+		t.Errorf("Metrics differ (-want +got):\n%s", diff)
 	}
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("GatherAndLint = %v, %v", problems, err)
@@ -126,13 +134,13 @@ func TestASpeakerThatLeaves(t *testing.T) {
 		t.Error(err)
 	}
 	if s := awaitNodes(t, a, "a"); s.Alone {
-		t.Error("A farewell counts as a loss")
+		t.Error("A speaker that left counts as lost")
 	}
 	if err := b.Leave(t.Context()); err == nil {
 		t.Error("Leaving twice succeeds")
 	}
 
-	// It comes back with another address, and is told of nobody.
+	// It comes back with another address, and without peers.
 	b, _ = join(t, "b", loopback(3), "secret")
 	a.SetPeers(map[string]netip.Addr{"b": loopback(3)})
 	awaitNodes(t, a, "a", "b")
@@ -168,7 +176,7 @@ func TestASpeakerThatDies(t *testing.T) {
 	await(t, a, "not to be alone", func(s Snapshot) bool { return !s.Alone })
 }
 
-func TestWhoIsSaidToBeDeadIsAsked(t *testing.T) {
+func TestDeathByGossipIsConfirmed(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
 	ctx, die := context.WithCancel(t.Context())
 	b, err := Join(ctx, Config{Node: "b", Bind: loopback(2), Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry()})
@@ -181,33 +189,34 @@ func TestWhoIsSaidToBeDeadIsAsked(t *testing.T) {
 	gossip := func(node string, address netip.Addr) *memberlist.Node {
 		return &memberlist.Node{Name: node, Addr: address.AsSlice(), Port: 7946}
 	}
-	accused := func(node string) bool {
+	isAsked := func(node string) bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return a.accused[node] != nil
+		return a.confirmations[node] != nil
 	}
 
-	// Nobody answers for c at that address, so that c is gone when b has been asked as well.
+	// Nothing answers for c at that address, so that c is gone. b, which is asked before, answers.
 	events{a}.NotifyLeave(gossip("b", loopback(2)))
 	events{a}.NotifyLeave(gossip("c", loopback(9)))
 	awaitNodes(t, a, "a", "b")
-	if !accused("b") || accused("c") {
-		t.Errorf("accused: b %v, c %v, want b, who answers, until gossip has heard of it, and not c, who is gone", accused("b"), accused("c"))
+	if !isAsked("b") || isAsked("c") {
+		t.Errorf("being asked: b %v, c %v; want b, which answers, until gossip has it alive, and not c, which is gone",
+			isAsked("b"), isAsked("c"))
 	}
 	events{a}.NotifyJoin(gossip("b", loopback(2)))
-	if s := a.Alive(); accused("b") || !s.Has("b") {
-		t.Errorf("after b's objection: accused %v, alive %v", accused("b"), s.Nodes)
+	if s := a.Alive(); isAsked("b") || !s.Has("b") {
+		t.Errorf("after b has refuted its death: being asked %v, alive %v", isAsked("b"), s.Nodes)
 	}
 	events{a}.NotifyLeave(gossip("b", loopback(2)))
 	die()
 	<-b.ended
 	awaitNodes(t, a, "a")
-	if accused("b") {
-		t.Error("b is dead and still accused")
+	if isAsked("b") {
+		t.Error("b is dead and still being asked")
 	}
 }
 
-func TestASpeakerThatIsReplacedBeforeItIsMissed(t *testing.T) {
+func TestASpeakerThatIsReplacedBeforeItsDeathIsNoticed(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
 	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
 	a.SetPeers(peers)
@@ -228,25 +237,25 @@ func TestASpeakerThatIsReplacedBeforeItIsMissed(t *testing.T) {
 func TestAnotherKeyIsRejected(t *testing.T) {
 	a, registry := join(t, "a", loopback(1), "secret")
 	b, _ := join(t, "b", loopback(2), "secret")
-	stranger, _ := join(t, "c", loopback(3), "another secret")
+	outsider, _ := join(t, "c", loopback(3), "another secret")
 	everybody := map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)}
-	stranger.SetPeers(everybody)
+	outsider.SetPeers(everybody)
 	a.SetPeers(everybody)
 	awaitNodes(t, b, "a", "b")
 
 	// A stream and a packet: a Join sends the one, a probe the other.
 	address := netip.AddrPortFrom(loopback(1), 7946).String()
-	if _, err := stranger.list.Join([]string{address}); err == nil {
-		t.Error("A stranger's stream is answered")
+	if _, err := outsider.list.Join([]string{address}); err == nil {
+		t.Error("An outsider's stream is answered")
 	}
-	if _, err := stranger.list.Ping("a", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address))); err == nil {
-		t.Error("A stranger's probe is answered")
+	if _, err := outsider.list.Ping("a", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(address))); err == nil {
+		t.Error("An outsider's probe is answered")
 	}
 	if got := rejectedBy(t, registry); got < 2 {
 		t.Errorf("%v messages were counted as rejected, want both", got)
 	}
 	awaitNodes(t, a, "a", "b")
-	awaitNodes(t, stranger, "c")
+	awaitNodes(t, outsider, "c")
 }
 
 func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
@@ -256,7 +265,7 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "tandem_membership_rejected_total" {
+		if f.GetName() == "tandem_membership_rejected_messages_total" {
 			return f.Metric[0].GetCounter().GetValue()
 		}
 	}
@@ -264,7 +273,7 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 	return 0
 }
 
-// TestOnALAN plays deaths, a partition and farewells between processes, in each family alone.
+// TestOnALAN lets processes die, lose their link and leave, in each family alone.
 func TestOnALAN(t *testing.T) {
 	for _, prefix := range []netip.Prefix{v4, v6} {
 		t.Run(prefix.String(), func(t *testing.T) {
@@ -295,12 +304,12 @@ func TestOnALAN(t *testing.T) {
 			l.awaitAll()
 			for _, v := range l.history[healed:] {
 				if slices.Contains(rest, v.Node) && (!slices.Contains(v.Nodes, rest[0]) || !slices.Contains(v.Nodes, rest[1])) {
-					t.Errorf("Those who came back had %s believe that only %v are alive", v.Node, v.Nodes)
+					t.Errorf("Nodes that came back made %s believe that only %v are alive", v.Node, v.Nodes)
 				}
 			}
 
 			l.kill(dead, syscall.SIGTERM)
-			l.await("its farewell", l.without(dead), isGone)
+			l.await("that it left", l.without(dead), isGone)
 		})
 	}
 }
