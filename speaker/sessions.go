@@ -3,16 +3,12 @@
 package speaker
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam/family"
@@ -20,7 +16,6 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/link"
-	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // resolve resolves the peers of this node: passwords, router IDs and next hops. A peer that cannot be resolved is left out and
@@ -61,10 +56,6 @@ func (s *Speaker) session(peer config.Peer, routes []bgp.Route, o *objects, held
 	if err != nil {
 		return nil, err
 	}
-	resolved.Defaults()
-	if err := resolved.Validate(); err != nil {
-		return nil, err
-	}
 	_, v4, v6, err := s.links.SourceFor(resolved.Address, held)
 	if err != nil {
 		// While the route flaps, what the peer has been told stays true; if it does not come back, the hold time ends the session.
@@ -95,7 +86,7 @@ type peerings struct {
 }
 
 // watched is the BFD session that watches a peer.
-func (s *Speaker) watched(peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) (bfd.Session, error) {
+func (s *Speaker) watched(peer bgp.Peer, profile *config.BFD) (bfd.Session, error) {
 	path, err := s.links.PathTo(peer.Address)
 	if last, ok := s.paths[peer.Address]; err != nil && ok {
 		path = last // the peer is missed on it, as it should be
@@ -108,7 +99,7 @@ func (s *Speaker) watched(peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) (bfd.
 
 // watchedOn is the BFD session that watches a peer over a path. Whether routers may be between the two is what BGP says of the peer; an
 // internal one may be anywhere, and is watched as on the link where it is there.
-func watchedOn(path link.Path, peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) bfd.Session {
+func watchedOn(path link.Path, peer bgp.Peer, profile *config.BFD) bfd.Session {
 	local := peer.SourceAddress
 	if !local.IsValid() {
 		local = path.Source
@@ -117,22 +108,9 @@ func watchedOn(path link.Path, peer bgp.Peer, profile *v1alpha1.BFDProfileSpec) 
 	return bfd.Session{
 		Name: peer.Name, Remote: peer.Address, Local: local,
 		Multihop:   peer.EBGPMultiHop || peer.TTLSecurityHops > 1 || internal && !path.OnLink,
-		MinimumTTL: uint8(cmp.Or(profile.MinimumTTL, defaultMinimumTTL)),
-		Params: bfd.Params{
-			Receive:    cmp.Or(duration(profile.ReceiveInterval), defaultBFDInterval),
-			Transmit:   cmp.Or(duration(profile.TransmitInterval), defaultBFDInterval),
-			Multiplier: uint8(cmp.Or(profile.DetectMultiplier, defaultBFDMultiplier)),
-			Passive:    profile.PassiveMode,
-		},
+		MinimumTTL: profile.MinimumTTL, Params: profile.Params,
 	}
 }
-
-// What the API server fills in where a BFDProfile says nothing.
-const (
-	defaultBFDInterval         = 300 * time.Millisecond
-	defaultBFDMultiplier int32 = 3
-	defaultMinimumTTL    int32 = 254
-)
 
 // nextHops are the addresses of this node that a peer was told to send to.
 type nextHops struct{ v4, v6 netip.Addr }
@@ -164,53 +142,20 @@ func withNextHops(routes []bgp.Route, families []family.Family, v4, v6 netip.Add
 	return filled, errors.Join(errs...)
 }
 
+// peer fills in what each node has for itself: the router ID and the password.
 func (s *Speaker) peer(peer config.Peer, o *objects) (bgp.Peer, error) {
-	spec := peer.Spec
-	p := bgp.Peer{
-		Name:            peer.Name,
-		LocalASN:        uint32(spec.MyASN),
-		PeerASN:         uint32(spec.PeerASN),
-		Dynamic:         bgp.DynamicASN(spec.DynamicASN),
-		Port:            uint16(spec.PeerPort),
-		HoldTime:        duration(spec.HoldTime),
-		KeepaliveTime:   duration(spec.KeepaliveTime),
-		ConnectTime:     duration(spec.ConnectTime),
-		EBGPMultiHop:    spec.EBGPMultiHop,
-		TTLSecurityHops: uint8(spec.TTLSecurityHops),
+	p := peer.Peer
+	if !p.RouterID.IsValid() {
+		p.RouterID = s.routerID(o)
 	}
-	for _, af := range spec.Families {
-		p.Families = append(p.Families, family.Family(af))
-	}
-	if gr := spec.GracefulRestart; gr != nil {
-		p.GracefulRestart = bgp.GracefulRestart{Enabled: gr.Enabled == nil || *gr.Enabled, RestartTime: duration(gr.RestartTime)}
-	}
-	var err error
-	if p.Address, err = netip.ParseAddr(spec.PeerAddress); err != nil {
-		return p, fmt.Errorf("spec.peerAddress: %w", err)
-	}
-	if p.Address.IsLinkLocalUnicast() && p.Address.Is6() {
-		p.Address = p.Address.WithZone(spec.Interface)
-	}
-	if spec.SourceAddress != "" {
-		if p.SourceAddress, err = netip.ParseAddr(spec.SourceAddress); err != nil {
-			return p, fmt.Errorf("spec.sourceAddress: %w", err)
-		}
-		if p.SourceAddress.IsLinkLocalUnicast() && p.SourceAddress.Is6() {
-			p.SourceAddress = p.SourceAddress.WithZone(spec.Interface)
-		}
-	}
-	p.RouterID = s.routerID(o)
-	if spec.RouterID != "" {
-		if p.RouterID, err = netip.ParseAddr(spec.RouterID); err != nil {
-			return p, fmt.Errorf("spec.routerID: %w", err)
-		}
-	}
-	if ref := spec.PasswordSecret; ref != nil {
-		if p.Password, err = o.password(s.cfg.Namespace, ref); err != nil {
+	if peer.PasswordSecret != nil {
+		password, err := o.password(s.cfg.Namespace, *peer.PasswordSecret)
+		if err != nil {
 			return p, err
 		}
+		p.Password = password
 	}
-	return p, nil
+	return p, p.Validate()
 }
 
 // routerID is the node's IPv4 address, or where it has none a number derived from its name.
@@ -225,29 +170,18 @@ func (s *Speaker) routerID(o *objects) netip.Addr {
 	return bgp.RouterID(s.cfg.Node)
 }
 
-func (o *objects) password(namespace string, ref *v1alpha1.SecretKeyReference) (bgp.Password, error) {
+func (o *objects) password(namespace string, ref config.SecretKey) (bgp.Password, error) {
 	for i := range o.secrets.Items {
 		secret := &o.secrets.Items[i]
-		if client.ObjectKeyFromObject(secret) != (client.ObjectKey{Namespace: namespace, Name: ref.Name}) {
+		if client.ObjectKeyFromObject(secret) != (client.ObjectKey{Namespace: namespace, Name: ref.Secret}) {
 			continue
 		}
-		key := ref.Key
-		if key == "" {
-			key = corev1.BasicAuthPasswordKey
-		}
-		if password, ok := secret.Data[key]; ok && len(password) == 0 {
-			return "", fmt.Errorf("spec.passwordSecret: key %q of Secret %s/%s is empty", key, namespace, ref.Name)
+		if password, ok := secret.Data[ref.Key]; ok && len(password) == 0 {
+			return "", fmt.Errorf("spec.passwordSecret: key %q of Secret %s/%s is empty", ref.Key, namespace, ref.Secret)
 		} else if ok {
 			return bgp.Password(password), nil
 		}
-		return "", fmt.Errorf("spec.passwordSecret: Secret %s/%s has no key %q", namespace, ref.Name, key)
+		return "", fmt.Errorf("spec.passwordSecret: Secret %s/%s has no key %q", namespace, ref.Secret, ref.Key)
 	}
-	return "", fmt.Errorf("spec.passwordSecret: there is no Secret %s/%s", namespace, ref.Name)
-}
-
-func duration(d *metav1.Duration) time.Duration {
-	if d == nil {
-		return 0
-	}
-	return d.Duration
+	return "", fmt.Errorf("spec.passwordSecret: there is no Secret %s/%s", namespace, ref.Secret)
 }

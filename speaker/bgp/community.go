@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// Community is a label on a route that tells routers what to do with it: a standard community (RFC 1997) or a large one (RFC 8092). Communities are comparable.
+// Community is a label on a route that tells routers what to do with it: a standard community (RFC 1997), such as 64512:100, or a large one
+// (RFC 8092), such as large:64512:1:2. Communities are comparable.
 type Community struct {
 	Large bool
 	// A standard community has its two halves, 16 bits each, in A and B. A large one has its global administrator in A and

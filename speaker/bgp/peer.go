@@ -45,7 +45,7 @@ type GracefulRestart struct {
 	RestartTime time.Duration
 }
 
-// Peer is a BGP neighbour with everything resolved. Zero values take the defaults of Defaults.
+// Peer is a BGP neighbour as a speaker sees it. Defaults fills in zero values, Faults says what makes a peer invalid.
 type Peer struct {
 	Name     string
 	LocalASN uint32
@@ -80,8 +80,8 @@ const (
 	defaultPort     = 179
 	defaultHoldTime = 90 * time.Second // RFC 4271 §10
 	// RFC 4271 §10 suggests 120 s between attempts, for which a router that came back would wait in vain. A SYN every
-	// 2 s, the least GoBGP does, is nothing to either side.
-	defaultConnectTime = 2 * time.Second
+	// 5 s is nothing to either side.
+	defaultConnectTime = 5 * time.Second
 	defaultRestartTime = 120 * time.Second
 
 	asTrans = 23456 // stands for a four-octet AS in two octets and belongs to nobody (RFC 6793 §9)
@@ -91,7 +91,8 @@ const (
 	maxTimer         = 65535 * time.Second
 )
 
-// Defaults fills in what was left out.
+// Defaults fills in the fields that were left out. The API server fills in the same ones of a BGPPeer, so that users see them; a test in
+// package config holds the two together.
 func (p *Peer) Defaults() {
 	if p.Port == 0 {
 		p.Port = defaultPort
@@ -116,10 +117,12 @@ func (p *Peer) Defaults() {
 	}
 }
 
-// Validate reports everything that is wrong with a peer whose defaults are filled in. Each line of the error begins
-// with the field's name as users type it.
-func (p Peer) Validate() error {
-	var errs []error
+// Validate reports everything that is wrong with a peer whose defaults are filled in: the Faults, each on a line.
+func (p Peer) Validate() error { return errors.Join(p.Faults()...) }
+
+// Faults returns everything that is wrong with a peer whose defaults are filled in, none for a valid one. Each error begins with the name of
+// the field as users type it below spec of a BGPPeer, for example "holdTime: 2s is not between 3s and 18h12m15s".
+func (p Peer) Faults() (errs []error) {
 	refuse := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
 	}
@@ -201,7 +204,7 @@ func (p Peer) Validate() error {
 			refuse("families", "%s is named twice", f)
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // IsExternal reports whether the peer is declared to be in another AS.

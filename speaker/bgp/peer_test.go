@@ -153,7 +153,7 @@ func TestPeerDefaults(t *testing.T) {
 	got.Defaults()
 	want := Peer{
 		LocalASN: 64512, PeerASN: 64512, Port: 179,
-		HoldTime: 10 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 2 * time.Second,
+		HoldTime: 10 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 5 * time.Second,
 		GracefulRestart: GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute},
 		Families:        []family.Family{family.IPv4, family.IPv6},
 	}

@@ -80,15 +80,6 @@ type Preference struct {
 	Nodes  labels.Selector
 }
 
-// Peer is a compiled v1alpha1.BGPPeer.
-type Peer struct {
-	Name  string
-	Nodes selector.List
-	Spec  v1alpha1.BGPPeerSpec
-	// BFD is the profile that the peer is watched by, nil for none.
-	BFD *v1alpha1.BFDProfileSpec
-}
-
 // BGPAdvertisement is a compiled v1alpha1.BGPAdvertisement.
 type BGPAdvertisement struct {
 	Name string
@@ -211,30 +202,7 @@ func (c *compiler) compile() Config {
 	}
 	for _, peer := range c.BGPPeers {
 		var f findings
-		compiled := Peer{Name: peer.Name, Nodes: f.selectors("spec.nodeSelectors", peer.Spec.NodeSelectors), Spec: peer.Spec}
-		if name := peer.Spec.BFDProfile; name != "" {
-			i := slices.IndexFunc(c.BFDProfiles, func(p v1alpha1.BFDProfile) bool { return p.Name == name })
-			if f.reference("spec.bfdProfile", "BFDProfile", name, func(string) bool { return i >= 0 }) {
-				compiled.BFD = &c.BFDProfiles[i].Spec
-			}
-		}
-		if hold := peer.Spec.HoldTime; hold != nil && hold.Duration == 0 {
-			f.notBuilt = append(f.notBuilt, "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s")
-		}
-		addressed := peer.Spec.PeerAddress != ""
-		switch {
-		case addressed:
-		case peer.Spec.DefaultGateway != "":
-			f.notBuilt = append(f.notBuilt, "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress")
-		default:
-			f.notBuilt = append(f.notBuilt, "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
-		}
-		if peer.Spec.SourceInterface != "" {
-			f.notBuilt = append(f.notBuilt, "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress")
-		}
-		if peer.Spec.MaxReceivedPrefixes != 0 {
-			f.notBuilt = append(f.notBuilt, "spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer")
-		}
+		compiled, addressed := c.peer(&f, peer.Name, &peer.Spec)
 		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) && addressed {
 			config.Peers = append(config.Peers, compiled)
 		}

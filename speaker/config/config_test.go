@@ -47,6 +47,7 @@ func TestConditions(t *testing.T) {
 		return Objects{AddressPools: pools, L2Advertisements: []v1alpha1.L2Advertisement{{ObjectMeta: named("x"), Spec: spec}}}
 	}
 	peer := func(spec v1alpha1.BGPPeerSpec, profiles ...v1alpha1.BFDProfile) Objects {
+		spec.MyASN, spec.PeerASN = 64512, 64513
 		return Objects{BGPPeers: []v1alpha1.BGPPeer{{ObjectMeta: named("x"), Spec: spec}}, BFDProfiles: profiles}
 	}
 	bgp := func(spec v1alpha1.BGPAdvertisementSpec) Objects {

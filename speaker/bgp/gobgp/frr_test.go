@@ -556,7 +556,7 @@ func TestSetServesTheOthers(t *testing.T) {
 	again := good
 	again.Name = "again"
 	s := newSpeaker(t)
-	err := s.Set(context.Background(), []bgp.Session{
+	err := s.Set(context.Background(), withDefaults([]bgp.Session{
 		{Peer: bad},
 		{Peer: good, Routes: []bgp.Route{
 			{Prefix: netip.MustParsePrefix("2001:db8:51::1000/128"), NextHop: r.speaker4},
@@ -564,7 +564,7 @@ func TestSetServesTheOthers(t *testing.T) {
 		}},
 		{Peer: again},
 		{Peer: good},
-	})
+	}))
 	want := `peer "broken": routerID: invalid IP is not a unicast IPv4 address
 peer "tor1": prefix 2001:db8:51::1000/128: an IPv6 prefix needs an IPv6 next hop, not ` + r.speaker4.String() + `
 peer "again": peerAddress: ` + r.router4.String() + ` is that of peer "tor1", and a router keeps one session ` +
@@ -577,7 +577,7 @@ peer "tor1": declared twice`
 
 	worse := good
 	worse.HoldTime = time.Second
-	if err := s.Set(context.Background(), []bgp.Session{{Peer: worse}}); err == nil {
+	if err := s.Set(context.Background(), withDefaults([]bgp.Session{{Peer: worse}})); err == nil {
 		t.Error("A hold time of 1s was accepted")
 	}
 	r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}})
@@ -596,7 +596,7 @@ func TestSamePeerTwice(t *testing.T) {
 
 	// The Service of .200 is deleted, and one with .202 is created.
 	routes := []bgp.Route{r.route("198.51.100.201/32"), r.route("198.51.100.202/32")}
-	err := s.Set(context.Background(), []bgp.Session{{Peer: second, Routes: routes}, {Peer: first, Routes: routes}})
+	err := s.Set(context.Background(), withDefaults([]bgp.Session{{Peer: second, Routes: routes}, {Peer: first, Routes: routes}}))
 	if err == nil || !strings.Contains(err.Error(), `peer "tor0": peerAddress: `+r.router4.String()+` is that of peer "tor1"`) {
 		t.Errorf("Set() = %v, want a refusal of tor0", err)
 	}
@@ -616,7 +616,7 @@ func TestEditedIntoAnother(t *testing.T) {
 	set(t, s, one, bgp.Session{Peer: p2, Routes: []bgp.Route{r2.route("198.51.100.200/32")}})
 	r2.wantRIB(map[string][]path{"198.51.100.200/32": {external(r2.speaker4)}})
 	p2.Address = p1.Address
-	if err := s.Set(context.Background(), []bgp.Session{one, {Peer: p2}}); err == nil {
+	if err := s.Set(context.Background(), withDefaults([]bgp.Session{one, {Peer: p2}})); err == nil {
 		t.Error("tor2 was accepted")
 	}
 	r2.wantRIB(map[string][]path{})

@@ -101,7 +101,7 @@ func New(logger klog.Logger) *Speaker {
 	}
 }
 
-// Set makes the declared sessions the running ones.
+// Set makes the declared sessions the running ones. The peers have their defaults filled in (bgp.Peer.Defaults).
 //
 // A peer whose declaration cannot be used is reported in the error and left as it is, running or absent; the others
 // are served all the same. Of two peers that are the same router, for example tor1 and tor2 both with peerAddress
@@ -120,7 +120,6 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 	declared := map[string]bool{}
 	connections := map[connection]string{}
 	for _, w := range want {
-		w.Peer.Defaults()
 		// Of two declarations of one router the one whose session runs is served, whatever their order: a session that is left alone
 		// would go on with routes that nobody takes back.
 		if old := running[w.Peer.Name]; old != nil && sameSession(old.peer, w.Peer) {
@@ -128,7 +127,6 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 		}
 	}
 	for _, w := range want {
-		w.Peer.Defaults()
 		name := w.Peer.Name
 		if declared[name] {
 			errs = append(errs, fmt.Errorf("peer %q: declared twice", name))

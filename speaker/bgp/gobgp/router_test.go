@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -272,9 +273,18 @@ func newSpeaker(t *testing.T) *Speaker {
 
 func set(t *testing.T, s *Speaker, sessions ...bgp.Session) {
 	t.Helper()
-	if err := s.Set(context.Background(), sessions); err != nil {
+	if err := s.Set(context.Background(), withDefaults(sessions)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// withDefaults returns the sessions with the defaults of their peers, which package config fills in for the speaker.
+func withDefaults(sessions []bgp.Session) []bgp.Session {
+	sessions = slices.Clone(sessions)
+	for i := range sessions {
+		sessions[i].Peer.Defaults()
+	}
+	return sessions
 }
 
 // await waits for a state of the named peer.
