@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -144,7 +145,7 @@ func (r *recorder) record(ctx context.Context, svc *corev1.Service, record Recor
 		if from != "" {
 			took = ", after node " + from
 		}
-		r.events.Eventf(svc, corev1.EventTypeNormal, "AnnouncingLayer2", "Node %s answers for %s on %s%s",
+		r.events.Eventf(svc, corev1.EventTypeNormal, ipamv1alpha1.EventAnnouncingLayer2, "Node %s answers for %s on %s%s",
 			r.node, strings.Join(record.Addresses, " and "), strings.Join(record.Interfaces, " and "), took)
 	}
 	return nil

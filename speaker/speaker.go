@@ -561,7 +561,7 @@ func (s *Speaker) reportConflict(ctx context.Context, c layer2.Conflict) {
 	for i := range o.services.Items {
 		svc := &o.services.Items[i]
 		if slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == c.Address.String() }) {
-			s.cfg.Recorder.Eventf(svc, corev1.EventTypeWarning, "AddressConflict",
+			s.cfg.Recorder.Eventf(svc, corev1.EventTypeWarning, ipamv1alpha1.EventAddressConflict,
 				"%s on %s of node %s says that it has %s too; take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host",
 				c.MAC, c.Interface, s.cfg.Node, c.Address)
 		}

@@ -106,14 +106,14 @@ func (s *Speaker) state(ctx context.Context, old v1alpha1.SpeakerState) v1alpha1
 		}
 	}
 	condition := metav1.Condition{
-		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Announcing",
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAnnouncing,
 		Message: fmt.Sprintf("%d of %d BGP sessions established", established, len(state.BGPSessions)),
 	}
 	if err := s.bgpError.Load(); err != nil && *err != nil {
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, "BGPFailed", (*err).Error()
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, v1alpha1.ReasonBGPFailed, (*err).Error()
 	}
 	if len(trouble) > 0 {
-		condition.Status, condition.Reason = metav1.ConditionFalse, "Layer2Failed"
+		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonLayer2Failed
 		condition.Message = strings.Join(trouble[:min(len(trouble), 5)], "; ")
 	}
 	meta.SetStatusCondition(&state.Conditions, condition)

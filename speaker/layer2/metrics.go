@@ -90,21 +90,24 @@ type metrics struct {
 }
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		v := prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "tandem", Subsystem: "layer2", Name: name, Help: help,
-		}, append([]string{"protocol", "interface"}, labels...))
-		if registerer != nil {
-			registerer.MustRegister(v)
-		}
-		return v
+	m := &metrics{
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_dropped_frames_total", Help: "Frames not answered, and answers not sent, by reason.",
+		}, []string{"protocol", "interface", "reason"}),
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_answers_total", Help: "ARP requests and neighbour solicitations answered.",
+		}, []string{"protocol", "interface"}),
+		announcements: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_announcements_total", Help: "Gratuitous ARP packets and unsolicited neighbour advertisements sent.",
+		}, []string{"protocol", "interface"}),
+		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_conflicts_total", Help: "Frames in which another station uses an announced address as its own (RFC 5227).",
+		}, []string{"protocol", "interface"}),
 	}
-	return &metrics{
-		dropped:       counter("dropped_frames_total", "Frames not answered, and answers not sent, by reason.", "reason"),
-		answers:       counter("answers_total", "ARP requests and neighbour solicitations answered."),
-		announcements: counter("announcements_total", "Gratuitous ARP packets and unsolicited neighbour advertisements sent."),
-		conflicts:     counter("conflicts_total", "Frames in which another station uses an announced address as its own (RFC 5227)."),
+	if registerer != nil {
+		registerer.MustRegister(m.dropped, m.answers, m.announcements, m.conflicts)
 	}
+	return m
 }
 
 // counters are one interface's counters for one protocol, looked up once rather than for every frame.
