@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bfd watches peers by bidirectional forwarding detection: RFC 5880 in asynchronous mode, on one link (RFC 5881) or over several
-// hops (RFC 5883). Both sides send a small packet every few milliseconds, and whoever misses some in a row holds the other for dead, long
-// before a BGP hold timer would.
+// hops (RFC 5883). Both sides send a small packet every few milliseconds. A side that does not receive some in a row takes the other for
+// dead, long before a BGP hold timer would.
 //
 // A caller hands over the whole desired set, and Speaker works out the differences, as package bgp does. A session that is no longer
-// declared says goodbye with AdminDown, which its peer must not take for a failure (RFC 5882 section 4.2).
+// declared goes AdminDown, which its peer must not take for a failure (RFC 5882 §4.2).
 //
-// The protocol itself is in the type machine, which has neither clock nor socket. Around it, every session has one goroutine that owns
-// its machine and a socket to send from, and every local address has one socket and one goroutine to receive.
+// The protocol itself is in the type machine, which has neither clock nor socket. Around it, every session has one goroutine that owns its
+// machine and a socket to send from, and every local address has one socket and one goroutine to receive.
 //
 // # What is believed
 //
-// Packets decide whether routes are kept, and anybody can send some. One on a link counts only if it arrives with a TTL or hop limit of 255,
-// which none has that came through a router (RFC 5881 section 5); over several hops it needs the declared minimum. It has to come from the
-// session's peer, and after the first ones it has to name the session's discriminator, a random number.
+// Packets decide whether routes are kept, and any host can send some. A packet on one link counts only if it arrives with a TTL or hop
+// limit of 255, since a router would have lowered it (RFC 5881 §5). Over several hops the declared minimum is enough. A packet has to come
+// from the session's peer, and after the first ones it has to name the session's discriminator, a random number.
 //
 // # What is not built
 //
-// Demand mode is never asked for, but a peer may. Echo packets are neither sent nor asked for, and there is no authentication.
+// This side never asks for demand mode, but follows a peer that does. Echo packets are neither sent nor asked for, and there is no
+// authentication.
 package bfd
 
 import (
@@ -33,7 +34,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // Session is a peer to watch.
@@ -42,13 +46,14 @@ type Session struct {
 	Name string
 	// Remote and Local are the ends, of one family. Link-local addresses have the interface as their zone.
 	Remote, Local netip.Addr
-	// Multihop says that there may be routers between the ends; packets that arrive with less than MinimumTTL are dropped then.
+	// Multihop says that there may be routers between the ends. Packets that arrive with a TTL or hop limit below MinimumTTL are dropped
+	// then.
 	Multihop   bool
 	MinimumTTL uint8
 	Params
 }
 
-// ends are what tells sessions apart on the wire.
+// ends are what distinguishes sessions on the wire.
 type ends struct {
 	remote, local netip.Addr
 	multihop      bool
@@ -62,11 +67,11 @@ type SessionState struct {
 	State State
 	// Since is when the session came into its state.
 	Since time.Time
-	// Diagnostic says why the session was up last and is not.
+	// Diagnostic says why the session left the state Up the last time.
 	Diagnostic Diagnostic
-	// RemoteState is the peer's own, as it said last.
+	// RemoteState is the state of the peer, as its last packet says.
 	RemoteState State
-	// Transmit is the interval of sending, Detection how long the peer may be silent. Both are zero before the peer has spoken.
+	// Transmit is the interval of sending, Detection how long the peer may be silent. Both are zero before the first packet of the peer.
 	Transmit, Detection time.Duration
 	// Downs counts how often the session has failed.
 	Downs uint64
@@ -75,15 +80,15 @@ type SessionState struct {
 // Config is what a Speaker works with.
 type Config struct {
 	Logger klog.Logger
-	// OnDown is called when a session that was up has failed, and not where either side took it down on purpose. It must not block.
+	// OnDown is called when a session that was up has failed, and not when either side went AdminDown. It must not block.
 	OnDown func(name, reason string)
 }
 
 // Speaker holds the sessions of one node. Its methods may be called from any goroutine.
 type Speaker struct {
 	cfg     Config
-	changes chan struct{}
-	drops   drops
+	changes signal.Signal
+	dropped *prometheus.CounterVec
 
 	setMu sync.Mutex // serialises Set and Close
 
@@ -91,7 +96,7 @@ type Speaker struct {
 	// mu guards all following fields.
 	closed    bool
 	sessions  map[ends]*session
-	leaving   map[ends]*session // those that say goodbye
+	leaving   map[ends]*session // those that announce AdminDown before they end
 	listeners map[listenerKey]*listener
 }
 
@@ -99,7 +104,8 @@ type Speaker struct {
 func New(cfg Config) *Speaker {
 	return &Speaker{
 		cfg:       cfg,
-		changes:   make(chan struct{}, 1),
+		changes:   signal.New(),
+		dropped:   newDropped(),
 		sessions:  map[ends]*session{},
 		leaving:   map[ends]*session{},
 		listeners: map[listenerKey]*listener{},
@@ -109,8 +115,8 @@ func New(cfg Config) *Speaker {
 // ErrClosed is returned by Set after Close.
 var ErrClosed = errors.New("the BFD speaker is closed")
 
-// Set makes the declared sessions the running ones. One that cannot run, since its local address is gone or its port is in use, is reported in
-// the error and tried again by the next Set; the others run all the same.
+// Set makes the declared sessions the running ones. A session that cannot run, because its local address is gone or its port is in use, is
+// reported in the error and tried again by the next Set. The others run all the same.
 func (s *Speaker) Set(want []Session) error {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -147,7 +153,7 @@ func (s *Speaker) Set(want []Session) error {
 	return errors.Join(errs...)
 }
 
-// start runs a session, in the place of one with the same ends that is still saying goodbye.
+// start runs a session, in the place of one with the same ends that still announces AdminDown.
 func (s *Speaker) start(w Session) error {
 	s.mu.Lock()
 	old := s.leaving[w.ends()]
@@ -170,32 +176,32 @@ func (s *Speaker) start(w Session) error {
 	s.mu.Unlock()
 	l.add(fresh)
 	go fresh.run()
-	s.notify()
+	s.changes.Raise()
 	return nil
 }
 
-// end ends a session at once, without a goodbye.
+// end ends a session at once, without AdminDown.
 func (s *Speaker) end(key ends, old *session) {
 	old.cancel()
 	<-old.done
 	s.forget(key, old)
 }
 
-// leave has a session say goodbye, and end when that is done.
+// leave takes a session AdminDown, and ends it when the peer has been told.
 func (s *Speaker) leave(key ends, old *session) {
 	s.mu.Lock()
 	delete(s.sessions, key)
 	s.leaving[key] = old
 	s.mu.Unlock()
 	close(old.leave)
-	s.notify()
+	s.changes.Raise()
 	go func() {
 		<-old.done
 		s.forget(key, old)
 	}()
 }
 
-// forget releases what an ended session used.
+// forget removes an ended session, and its listener with the last session that used it.
 func (s *Speaker) forget(key ends, old *session) {
 	s.mu.Lock()
 	known := s.sessions[key] == old || s.leaving[key] == old
@@ -228,7 +234,7 @@ func (s *Speaker) States() []SessionState {
 // Changes returns a channel that receives after the State of a session has changed. Changes that come close together are one receive.
 func (s *Speaker) Changes() <-chan struct{} { return s.changes }
 
-// Close has every session say goodbye, and returns when that is done or the context ends.
+// Close takes every session AdminDown, and returns when the peers have been told or the context ends.
 func (s *Speaker) Close(ctx context.Context) {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -251,14 +257,7 @@ func (s *Speaker) Close(ctx context.Context) {
 	}
 }
 
-func (s *Speaker) notify() {
-	select {
-	case s.changes <- struct{}{}:
-	default: // one is waiting already
-	}
-}
-
-// discriminator returns a number that no session of this node has, and that nobody can guess.
+// discriminator returns a random number that no session of this node has.
 func (s *Speaker) discriminator() uint32 {
 	for {
 		if n := rand.Uint32(); n != 0 && !s.known(n) {

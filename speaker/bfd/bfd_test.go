@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/net/ipv4"
 	"k8s.io/klog/v2/ktesting"
 )
@@ -92,6 +95,33 @@ func TestASessionComesUp(t *testing.T) {
 	t.Run("over several hops", func(t *testing.T) { pair(t, func(s *Session) { s.Multihop, s.MinimumTTL = true, 254 }) })
 }
 
+// The names are part of what users see: dashboards and alerts are made of them.
+func TestMetricNames(t *testing.T) {
+	a, _ := pair(t, func(*Session) {})
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(a)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{} // the label values of each metric
+	for _, family := range families {
+		for _, m := range family.Metric {
+			got[family.GetName()] = append(got[family.GetName()], m.Label[0].GetValue())
+		}
+	}
+	want := map[string][]string{
+		"tandem_bfd_session_up": {"peer"}, "tandem_bfd_session_failures_total": {"peer"}, "tandem_bfd_detection_seconds": {"peer"},
+		"tandem_bfd_dropped_packets_total": {"busy", "malformed", "no_session", "ttl", "unread"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Metrics differ (-want +got):\n%s", diff)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Errorf("GatherAndLint = %v, %v", problems, err)
+	}
+}
+
 func TestAPeerThatDiesIsReported(t *testing.T) {
 	a, b := pair(t, func(*Session) {})
 	b.end(b.lone().declared.ends(), b.lone())
@@ -114,17 +144,17 @@ func (n *node) lone() *session {
 	return nil
 }
 
-func TestAGoodbyeIsNoFailure(t *testing.T) {
+func TestAdminDownIsNoFailure(t *testing.T) {
 	for _, row := range []struct {
-		name    string
-		goodbye func(n *node)
+		name      string
+		adminDown func(n *node)
 	}{
 		{"the peer is no longer declared", func(n *node) { n.set() }},
 		{"the speaker stops", func(n *node) { n.Close(context.Background()) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			a, b := pair(t, func(*Session) {})
-			row.goodbye(b)
+			row.adminDown(b)
 			if s := a.becomes(Down); s.Downs != 0 || s.RemoteState != AdminDown {
 				t.Errorf("state %+v, want no failure, and a peer that is AdminDown", s)
 			}
@@ -143,7 +173,8 @@ func TestADeclarationThatComesBackIsServed(t *testing.T) {
 	a.becomes(Down)
 	b.set(between(there, here))
 	a.becomes(Up)
-	if err := b.Set([]Session{between(there, here), between(there, here)}); err == nil || !strings.Contains(err.Error(), "another peer has the same addresses") {
+	err := b.Set([]Session{between(there, here), between(there, here)})
+	if err == nil || !strings.Contains(err.Error(), "another peer has the same addresses") {
 		t.Errorf("error = %v for two sessions with the same ends", err)
 	}
 	b.becomes(Up)
@@ -171,7 +202,8 @@ func TestOtherParameters(t *testing.T) {
 func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 	n := newNode(t)
 	elsewhere := between(netip.MustParseAddr("192.0.2.1"), there)
-	if err := n.Set([]Session{elsewhere, between(here, there)}); err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on port 3784 of 192.0.2.1`) {
+	err := n.Set([]Session{elsewhere, between(here, there)})
+	if err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on port 3784 of 192.0.2.1`) {
 		t.Errorf("error = %v", err)
 	}
 	if n.becomes(Down); len(n.listeners) != 1 {
@@ -182,7 +214,8 @@ func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := newNode(t)
-	if err := other.Set([]Session{between(there, here)}); err == nil || !strings.Contains(err.Error(), "does another BFD daemon run on this node?") {
+	err = other.Set([]Session{between(there, here)})
+	if err == nil || !strings.Contains(err.Error(), "does another BFD daemon run on this node?") {
 		t.Errorf("error = %v", err)
 	}
 	taken.Close()
@@ -190,10 +223,11 @@ func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 	n.becomes(Up)
 }
 
-// TestStrangersAreDropped sends packets that no session may believe.
-func TestStrangersAreDropped(t *testing.T) {
+// TestPacketsOfOthersAreDropped sends packets that no session may believe.
+func TestPacketsOfOthersAreDropped(t *testing.T) {
 	a, b := pair(t, func(*Session) {})
 	down := Packet{State: Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}
+	dropped := func(reason dropReason) float64 { return testutil.ToFloat64(a.dropped.WithLabelValues(string(reason))) }
 	guessed := down
 	guessed.YourDiscriminator = a.lone().discriminator + 1
 	for _, row := range []struct {
@@ -204,13 +238,14 @@ func TestStrangersAreDropped(t *testing.T) {
 		reason dropReason
 	}{
 		{"through a router", there, 254, down.Append(nil), dropTTL},
-		{"from somebody else", netip.MustParseAddr("127.0.0.3"), 255, down.Append(nil), dropNoSession},
+		{"from another address", netip.MustParseAddr("127.0.0.3"), 255, down.Append(nil), dropNoSession},
 		{"with a discriminator that is not ours", there, 255, guessed.Append(nil), dropNoSession},
 		{"no packet", there, 255, []byte("hello"), dropMalformed},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			before := a.drops.all()[row.reason]
-			conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(row.from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, linkPort)))
+			before := dropped(row.reason)
+			conn, err := net.DialUDP("udp",
+				net.UDPAddrFromAddrPort(netip.AddrPortFrom(row.from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(here, linkPort)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -221,9 +256,9 @@ func TestStrangersAreDropped(t *testing.T) {
 			if _, err := conn.Write(row.bytes); err != nil {
 				t.Fatal(err)
 			}
-			for deadline := time.Now().Add(patience); a.drops.all()[row.reason] == before; time.Sleep(ms) {
+			for deadline := time.Now().Add(patience); dropped(row.reason) == before; time.Sleep(ms) {
 				if time.Now().After(deadline) {
-					t.Fatalf("drops %v, want one more of %s", a.drops.all(), row.reason)
+					t.Fatalf("%v packets dropped as %s, want one more", dropped(row.reason), row.reason)
 				}
 			}
 		})

@@ -11,26 +11,26 @@ type Params struct {
 	// Transmit is the shortest time between two packets that we want to send, Receive the shortest that we are ready to see. While the
 	// session is not up, at most one packet a second is sent.
 	Transmit, Receive time.Duration
-	// Multiplier is how many packets in a row the peer has to miss, and is at least 1.
+	// Multiplier is how many packets in a row have to be lost for the peer to take us for dead. It is at least 1.
 	Multiplier uint8
-	// Passive sends nothing before the peer has spoken (RFC 5880 section 6.1).
+	// Passive says that nothing is sent before the peer has sent something (RFC 5880 §6.1).
 	Passive bool
 }
 
 const (
-	// slow is the interval of a session that is not up (RFC 5880 section 6.8.3).
+	// slow is the interval of a session that is not up (RFC 5880 §6.8.3).
 	slow = time.Second
-	// unheard is what a peer is taken to receive before it has said so (RFC 5880 section 6.8.1, bfd.RemoteMinRxInterval).
+	// unheard is the interval at which a peer is assumed to receive before it has said so (RFC 5880 §6.8.1, bfd.RemoteMinRxInterval).
 	unheard = time.Microsecond
 )
 
-// machine is the state of one session (RFC 5880 section 6.8.1). It has neither clock nor socket: it is told what arrived and what time it
-// is, and says what to send, and when it wants to be asked again.
+// machine is the state of one session (RFC 5880 §6.8.1). It has neither clock nor socket: it is told what arrived and what time it is, and
+// says what to send, and when it wants to be asked again.
 type machine struct {
 	params Params
 	state  State
 	diag   Diagnostic
-	// mine and yours are the discriminators; yours is zero while the peer is unheard.
+	// mine and yours are the discriminators. yours is zero while nothing was received from the peer.
 	mine, yours uint32
 	remote      struct {
 		state        State
@@ -41,7 +41,7 @@ type machine struct {
 	// tx and rx are the intervals in force. A slower tx, or a faster rx, waits until the peer has answered a poll.
 	tx, rx  time.Duration
 	polling bool
-	// nextTx is when to send next, expires when the peer is to be held for dead; zero for never.
+	// nextTx is when to send next, expires when the peer is to be taken for dead. Zero means never.
 	nextTx, expires time.Time
 	// spread returns a number in [0, 1), which spreads packets of several sessions.
 	spread func() float64
@@ -65,7 +65,7 @@ func (m *machine) desired() time.Duration {
 	return m.params.Transmit
 }
 
-// interval is the time between periodic packets without jitter, zero where none are to be sent (RFC 5880 section 6.8.7).
+// interval is the time between periodic packets without jitter, zero where none are to be sent (RFC 5880 §6.8.7).
 func (m *machine) interval() time.Duration {
 	switch {
 	case m.params.Passive && m.yours == 0, m.remote.minRx == 0:
@@ -76,17 +76,17 @@ func (m *machine) interval() time.Duration {
 	return max(m.tx, m.remote.minRx)
 }
 
-// detection is how long the peer may be silent (RFC 5880 section 6.8.4).
+// detection is how long the peer may be silent (RFC 5880 §6.8.4).
 func (m *machine) detection() time.Duration {
 	return time.Duration(m.remote.multiplier) * max(m.rx, m.remote.minTx)
 }
 
-// farewell is how long the peer has to hear AdminDown for (RFC 5880 section 6.8.16): as long as it takes the peer to miss us.
-func (m *machine) farewell() time.Duration {
+// adminDownTime is how long AdminDown has to be sent (RFC 5880 §6.8.16): as long as the peer takes to find us silent.
+func (m *machine) adminDownTime() time.Duration {
 	return time.Duration(m.params.Multiplier) * max(m.params.Transmit, m.remote.minRx)
 }
 
-// schedule sets the time of the next periodic packet, 75 to 100 % of the interval away, or to 90 % where the peer may miss none.
+// schedule sets the time of the next periodic packet, 75 to 100 % of the interval away, or 75 to 90 % if no packet may be lost.
 func (m *machine) schedule(now time.Time) {
 	interval := m.interval()
 	if interval == 0 {
@@ -101,7 +101,7 @@ func (m *machine) schedule(now time.Time) {
 	m.nextTx = now.Add(time.Duration(share * float64(interval)))
 }
 
-// packet is what is to be said now. A packet that answers a poll does not poll itself.
+// packet returns a packet with the present state. A packet that answers a poll does not poll itself.
 func (m *machine) packet(final bool) Packet {
 	return Packet{
 		Diagnostic: m.diag, State: m.state, Poll: m.polling && !final, Final: final, DetectMultiplier: m.params.Multiplier,
@@ -109,7 +109,7 @@ func (m *machine) packet(final bool) Packet {
 	}
 }
 
-// receive takes a packet that has passed Parse and is for this session (RFC 5880 section 6.8.6), and returns what to send at once.
+// receive takes a packet that has passed Parse and is for this session (RFC 5880 §6.8.6), and returns what to send at once.
 func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
 	if m.state == AdminDown {
 		return nil
@@ -141,7 +141,7 @@ func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
 	}
 	switch {
 	case m.state != old:
-		// The peer shall not wait for the next periodic packet. An answer to its poll has told it already.
+		// The peer shall know before the next periodic packet, unless the answer to its poll says so already.
 		if !p.Poll || m.polling {
 			send = append(send, m.packet(false))
 		}
@@ -152,7 +152,7 @@ func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
 	return send
 }
 
-// enter changes the state. What we advertise changes with it, so a session that comes up polls.
+// enter changes the state. The interval that we advertise changes with it, so a session that comes up polls.
 func (m *machine) enter(state State, diag Diagnostic) {
 	m.state, m.diag = state, diag
 	m.polling = state == Up && m.desired() != m.tx
@@ -161,7 +161,7 @@ func (m *machine) enter(state State, diag Diagnostic) {
 	}
 }
 
-// tick does what the time has come for, and returns what to send.
+// tick does what is due at this time, and returns what to send.
 func (m *machine) tick(now time.Time) (send []Packet) {
 	old := m.state
 	if !m.expires.IsZero() && !now.Before(m.expires) {
@@ -189,7 +189,7 @@ func (m *machine) deadline() time.Time {
 	return m.nextTx
 }
 
-// change has the session go on with other parameters, agreed on by a poll where it is up (RFC 5880 section 6.8.3).
+// change goes on with other parameters, and agrees on them by a poll if the session is up (RFC 5880 §6.8.3).
 func (m *machine) change(now time.Time, params Params) (send []Packet) {
 	old := m.params
 	m.params = params
@@ -209,8 +209,8 @@ func (m *machine) change(now time.Time, params Params) (send []Packet) {
 	return send
 }
 
-// shut takes the session down on purpose, and returns what to send at once.
-func (m *machine) shut(now time.Time) (send []Packet) {
+// goAdminDown takes the session down on purpose, and returns what to send at once.
+func (m *machine) goAdminDown(now time.Time) (send []Packet) {
 	heard := m.yours != 0 || !m.params.Passive
 	m.enter(AdminDown, AdministrativelyDown)
 	m.expires = time.Time{}

@@ -160,7 +160,8 @@ func TestStates(t *testing.T) {
 			want: []string{"0s b Init", "0s a Up", "0s b Up"},
 		},
 		{
-			name: "a passive one comes up with an active one", a: params(300 * ms), b: Params{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3, Passive: true},
+			name: "a passive one comes up with an active one", a: params(300 * ms),
+			b:    Params{Transmit: 300 * ms, Receive: 300 * ms, Multiplier: 3, Passive: true},
 			play: func(w *wire) { w.run(2 * time.Second) },
 			want: []string{"0s b Init", "0s a Up", "0s b Up"},
 		},
@@ -175,7 +176,7 @@ func TestStates(t *testing.T) {
 			},
 		},
 		{
-			name: "a peer that dies is missed after three intervals", a: params(300 * ms), b: params(300 * ms),
+			name: "a peer that dies is found dead after three intervals", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
 				w.off[1] = true
@@ -184,7 +185,7 @@ func TestStates(t *testing.T) {
 			want: []string{"3.825s a Down"},
 		},
 		{
-			name: "who is not heard is told so, and comes up again", a: params(300 * ms), b: params(300 * ms),
+			name: "a side that is not heard is told so, and comes up again", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
 				w.cut[1] = true
@@ -195,10 +196,10 @@ func TestStates(t *testing.T) {
 			want: []string{"3.825s a Down", "3.825s b Down", "4.575s b Init", "4.575s a Up", "4.575s b Up"},
 		},
 		{
-			name: "one that says goodbye takes the other down", a: params(300 * ms), b: params(300 * ms),
+			name: "a side that goes AdminDown takes the other down", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
-				w.act(1, func(m *machine) []Packet { return m.shut(w.now) })
+				w.act(1, func(m *machine) []Packet { return m.goAdminDown(w.now) })
 				w.run(5 * time.Second)
 				if d := w.ends[0].diag; d != NeighborSignaledDown {
 					w.t.Errorf("diagnostic = %d, want %d", d, NeighborSignaledDown)
@@ -237,13 +238,26 @@ func TestIntervals(t *testing.T) {
 		detection time.Duration // of b
 	}{
 		{name: "alone: one a second at most", a: params(10 * ms), b: params(10 * ms), alone: true, shortest: 750 * ms, longest: 750 * ms},
-		{name: "alone, the other end of the jitter", a: params(10 * ms), b: params(10 * ms), alone: true, spread: 1, shortest: time.Second, longest: time.Second},
-		{name: "alone and slower than that", a: params(5 * time.Second), b: params(10 * ms), alone: true, spread: 1, shortest: 5 * time.Second, longest: 5 * time.Second},
-		{name: "as both like it", a: params(100 * ms), b: params(100 * ms), shortest: 75 * ms, longest: 75 * ms, detection: 300 * ms},
-		{name: "no faster than the other receives", a: params(100 * ms), b: params(400 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms},
-		{name: "no faster than we send", a: params(400 * ms), b: params(100 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms},
 		{
-			name: "nine tenths at most where none may be missed", a: Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 1}, b: params(100 * ms),
+			name: "alone, the other end of the jitter", a: params(10 * ms),
+			b: params(10 * ms), alone: true, spread: 1, shortest: time.Second, longest: time.Second,
+		},
+		{
+			name: "alone and slower than that", a: params(5 * time.Second),
+			b: params(10 * ms), alone: true, spread: 1, shortest: 5 * time.Second, longest: 5 * time.Second,
+		},
+		{name: "as both like it", a: params(100 * ms), b: params(100 * ms), shortest: 75 * ms, longest: 75 * ms, detection: 300 * ms},
+		{
+			name: "no faster than the other receives", a: params(100 * ms),
+			b: params(400 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms,
+		},
+		{
+			name: "no faster than we send", a: params(400 * ms),
+			b: params(100 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms,
+		},
+		{
+			name: "nine tenths at most where none may be missed", a: Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 1},
+			b:      params(100 * ms),
 			spread: 1, shortest: 90 * ms, longest: 90 * ms, detection: 100 * ms,
 		},
 	}
@@ -296,7 +310,7 @@ func TestAPeerInDemandModeGetsNothing(t *testing.T) {
 	}
 }
 
-// TestChange has one side change its mind while the session is up (RFC 5880 section 6.8.3).
+// TestChange has one side change its mind while the session is up (RFC 5880 §6.8.3).
 func TestChange(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -305,9 +319,9 @@ func TestChange(t *testing.T) {
 		tx, rx, txAfter, rxAfter time.Duration
 	}{
 		{"send faster at once", params(300 * ms), Params{100 * ms, 300 * ms, 3, false}, 100 * ms, 300 * ms, 100 * ms, 300 * ms},
-		{"send slower when that is agreed", params(300 * ms), Params{900 * ms, 300 * ms, 3, false}, 300 * ms, 300 * ms, 900 * ms, 300 * ms},
+		{"send slower once agreed", params(300 * ms), Params{900 * ms, 300 * ms, 3, false}, 300 * ms, 300 * ms, 900 * ms, 300 * ms},
 		{"receive slower at once", params(300 * ms), Params{300 * ms, 900 * ms, 3, false}, 300 * ms, 900 * ms, 300 * ms, 900 * ms},
-		{"receive faster when that is agreed", params(300 * ms), Params{300 * ms, 100 * ms, 3, false}, 300 * ms, 300 * ms, 300 * ms, 100 * ms},
+		{"receive faster once agreed", params(300 * ms), Params{300 * ms, 100 * ms, 3, false}, 300 * ms, 300 * ms, 300 * ms, 100 * ms},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

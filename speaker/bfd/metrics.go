@@ -2,44 +2,37 @@
 
 package bfd
 
-import (
-	"maps"
-	"sync"
+import "github.com/prometheus/client_golang/prometheus"
 
-	"github.com/prometheus/client_golang/prometheus"
-)
-
-// dropReason is why a packet was dropped.
+// dropReason says why a packet was dropped.
 type dropReason string
 
+// The reasons.
 const (
+	// dropMalformed is a packet that Parse refuses.
 	dropMalformed dropReason = "malformed"
-	dropNoSession dropReason = "no-session"
-	dropTTL       dropReason = "ttl"
-	dropBusy      dropReason = "busy"
-	dropUnread    dropReason = "unread"
+	// dropNoSession is a packet that is of no session's peer, or names a discriminator that is not the session's.
+	dropNoSession dropReason = "no_session"
+	// dropTTL is a packet that arrived with too low a TTL or hop limit.
+	dropTTL dropReason = "ttl"
+	// dropBusy is a packet for a session that had not dealt with the ones before.
+	dropBusy dropReason = "busy"
+	// dropUnread is a packet that could not be read from the socket.
+	dropUnread dropReason = "unread"
 )
 
-// drops counts dropped packets.
-type drops struct {
-	mu sync.Mutex
-	// mu guards counts.
-	counts map[dropReason]float64
-}
+// dropReasons are all of them.
+var dropReasons = []dropReason{dropMalformed, dropNoSession, dropTTL, dropBusy, dropUnread}
 
-func (d *drops) add(reason dropReason) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.counts == nil {
-		d.counts = map[dropReason]float64{}
+// newDropped returns the counter of dropped packets, which has a series for each reason from the start.
+func newDropped() *prometheus.CounterVec {
+	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tandem_bfd_dropped_packets_total", Help: "BFD packets that were dropped, by reason.",
+	}, []string{"reason"})
+	for _, reason := range dropReasons {
+		dropped.WithLabelValues(string(reason))
 	}
-	d.counts[reason]++
-}
-
-func (d *drops) all() map[dropReason]float64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return maps.Clone(d.counts)
+	return dropped
 }
 
 var (
@@ -49,20 +42,20 @@ var (
 		"How many times the BFD session has failed.", []string{"peer"}, nil)
 	detectionDesc = prometheus.NewDesc("tandem_bfd_detection_seconds",
 		"How long the peer may be silent before the BFD session fails.", []string{"peer"}, nil)
-	droppedDesc = prometheus.NewDesc("tandem_bfd_dropped_packets_total",
-		"BFD packets that were dropped.", []string{"reason"}, nil)
 )
 
 var _ prometheus.Collector = &Speaker{}
 
 // Describe implements prometheus.Collector.
 func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{upDesc, downsDesc, detectionDesc, droppedDesc} {
+	for _, d := range []*prometheus.Desc{upDesc, downsDesc, detectionDesc} {
 		ch <- d
 	}
+	s.dropped.Describe(ch)
 }
 
-// Collect implements prometheus.Collector. The figures are read when they are asked for, so those of a removed peer are gone with it.
+// Collect implements prometheus.Collector. The figures of sessions are read when they are asked for, so that those of a removed peer are
+// gone with it.
 func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 	for _, state := range s.States() {
 		up := 0.0
@@ -73,7 +66,5 @@ func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(downsDesc, prometheus.CounterValue, float64(state.Downs), state.Name)
 		ch <- prometheus.MustNewConstMetric(detectionDesc, prometheus.GaugeValue, state.Detection.Seconds(), state.Name)
 	}
-	for reason, count := range s.drops.all() {
-		ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, count, string(reason))
-	}
+	s.dropped.Collect(ch)
 }

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// State is the state of a session (RFC 5880 section 4.1).
+// State is the state of a session (RFC 5880 §4.1).
 type State uint8
 
-// The states of a session. One that is AdminDown was taken down on purpose, and says nothing of the path.
+// The states of a session. A session that is AdminDown was taken down on purpose, which says nothing of the path.
 const (
 	AdminDown State = iota
 	Down
@@ -21,7 +21,7 @@ const (
 
 func (s State) String() string { return [...]string{"AdminDown", "Down", "Init", "Up"}[s&3] }
 
-// Diagnostic says why a session left the state Up (RFC 5880 section 4.1).
+// Diagnostic says why a session left the state Up (RFC 5880 §4.1).
 type Diagnostic uint8
 
 // The diagnostics that this package gives; a peer may give others.
@@ -38,20 +38,20 @@ const (
 	flagDemand, flagMultipoint            = 0x02, 0x01
 )
 
-// Packet is a BFD control packet without authentication (RFC 5880 section 4.1). Intervals are whole microseconds, at most 2³²−1 of them.
+// Packet is a BFD control packet without authentication (RFC 5880 §4.1). Intervals are whole microseconds, at most 2³²−1 of them.
 type Packet struct {
 	Diagnostic Diagnostic
 	State      State
 	Poll       bool
 	Final      bool
 	Demand     bool
-	// DetectMultiplier is how many of its packets in a row the sender asks to be missed before it is held for dead.
+	// DetectMultiplier is how many packets of the sender in a row have to be lost for the receiver to take it for dead.
 	DetectMultiplier                       uint8
 	MyDiscriminator, YourDiscriminator     uint32
 	DesiredMinTx, RequiredMinRx, MinEchoRx time.Duration
 }
 
-// Why a packet is dropped before anybody looks for its session, as RFC 5880 section 6.8.6 has it.
+// The reasons for which Parse refuses a packet, of those in RFC 5880 §6.8.6.
 var (
 	ErrShort         = errors.New("the packet is shorter than 24 bytes, or than it says")
 	ErrVersion       = errors.New("the version is not 1")
@@ -61,7 +61,7 @@ var (
 	ErrAuthenticated = errors.New("the packet is authenticated, and no key is agreed")
 )
 
-// Parse reads a packet. What follows its stated length is ignored.
+// Parse reads a packet. Bytes beyond the length that the packet states are ignored. An error is one of those above.
 func Parse(b []byte) (Packet, error) {
 	if len(b) < minLength || b[3] < minLength || int(b[3]) > len(b) {
 		return Packet{}, ErrShort

@@ -29,7 +29,8 @@ func TestParse(t *testing.T) {
 		{
 			name: "up, with every flag that is allowed", packet: "21f2031800000001000000020004_93e0_000186a0_0000c350",
 			want: Packet{
-				Diagnostic: DetectionTimeExpired, State: Up, Poll: true, Final: true, Demand: true, DetectMultiplier: 3, MyDiscriminator: 1, YourDiscriminator: 2,
+				Diagnostic: DetectionTimeExpired, State: Up, Poll: true, Final: true, Demand: true,
+				DetectMultiplier: 3, MyDiscriminator: 1, YourDiscriminator: 2,
 				DesiredMinTx: 300 * time.Millisecond, RequiredMinRx: 100 * time.Millisecond, MinEchoRx: 50 * time.Millisecond,
 			},
 		},

@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
-// backlog is how many packets may wait for a session. Those of a busy moment are as good as lost ones, and a peer sends more.
+// backlog is how many packets may wait for a session. More are dropped, as a link may drop them, and the peer sends others.
 const backlog = 16
 
-// session is a machine that runs.
+// session runs a machine.
 type session struct {
 	declared      Session // with the Params that it began with
 	discriminator uint32
@@ -27,9 +29,9 @@ type session struct {
 	ctx           context.Context // ends the session at once
 	cancel        context.CancelFunc
 	packets       chan Packet
-	leave         chan struct{} // closed to have it say goodbye
+	leave         chan struct{} // closed for the session to go AdminDown
 	done          chan struct{} // closed when it has ended
-	params        chan Params   // the latest ones, taken by run
+	params        signal.Latest[Params]
 
 	mu sync.Mutex
 	// mu guards status.
@@ -50,19 +52,13 @@ func newSession(declared Session, s *Speaker, l *listener, conn *net.UDPConn) *s
 		packets:       make(chan Packet, backlog),
 		leave:         make(chan struct{}),
 		done:          make(chan struct{}),
-		params:        make(chan Params, 1),
+		params:        signal.NewLatest[Params](),
 		status:        SessionState{Name: declared.Name, State: Down, Since: time.Now(), RemoteState: Down},
 	}
 }
 
-// update has the session go on with these parameters. Set alone calls it, one at a time.
-func (s *session) update(params Params) {
-	select {
-	case <-s.params:
-	default:
-	}
-	s.params <- params
-}
+// update tells the session to go on with these parameters. Only Set calls it, one call at a time.
+func (s *session) update(params Params) { s.params.Put(params) }
 
 func (s *session) state() SessionState {
 	s.mu.Lock()
@@ -91,11 +87,11 @@ func (s *session) run() {
 		case <-gone:
 			return
 		case <-leave:
-			farewell := m.farewell()
-			send = m.shut(time.Now())
-			leave, gone = nil, time.After(farewell)
+			tell := m.adminDownTime()
+			send = m.goAdminDown(time.Now())
+			leave, gone = nil, time.After(tell)
 			if len(send) == 0 {
-				return // nobody has heard of us
+				return // the peer has never heard of this session
 			}
 		case params := <-s.params:
 			if params != m.params {
@@ -107,14 +103,14 @@ func (s *session) run() {
 			send = m.tick(now)
 		}
 		for _, p := range send {
-			// An error is a packet lost, which is what the protocol is about.
+			// An error is a lost packet, for which the protocol is made.
 			_, _ = s.conn.Write(p.Append(nil))
 		}
 		s.note(m)
 	}
 }
 
-// note publishes what the machine has come to.
+// note publishes the state of the machine.
 func (s *session) note(m *machine) {
 	s.mu.Lock()
 	old := s.status.State
@@ -144,7 +140,7 @@ func (s *session) note(m *machine) {
 	case old == Up:
 		s.logger.Info("BFD session was taken down on purpose", "byPeer", m.remote.state == AdminDown)
 	}
-	s.speaker.notify()
+	s.speaker.changes.Raise()
 }
 
 func (s *session) fail(reason string) {

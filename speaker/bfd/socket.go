@@ -11,20 +11,21 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
 
 const (
-	// linkPort and multihopPort are where packets are sent to (RFC 5881 section 4, RFC 5883 section 5).
+	// linkPort and multihopPort are where packets are sent to (RFC 5881 §4, RFC 5883 §5).
 	linkPort, multihopPort = 3784, 4784
-	// firstSource is the lowest port that they may come from, and the highest is the last of all.
+	// firstSource and lastSource are the first and last of the ports that packets may come from (RFC 5881 §4).
 	firstSource, lastSource = 49152, 65535
-	// maxTTL is what they are sent with, and on one link arrive with.
+	// maxTTL is the TTL or hop limit that packets are sent with, and on one link arrive with.
 	maxTTL = 255
 	// trafficClass is CS6, that of routing protocols, which lossy links drop last.
 	trafficClass = 0xc0
-	// unreadPause keeps a socket that has an error from turning in circles.
+	// unreadPause is how long a listener waits after an error, so that a socket which fails at once does not occupy a processor.
 	unreadPause = 10 * time.Millisecond
 )
 
@@ -35,13 +36,14 @@ func (e ends) port() uint16 {
 	return linkPort
 }
 
-// dial returns a socket that sends to the peer, from a port of the range that RFC 5881 section 4 asks for.
+// dial returns a socket that sends to the peer, from a port of the range that RFC 5881 §4 asks for.
 func dial(local, remote netip.Addr, port uint16) (*net.UDPConn, error) {
 	var conn *net.UDPConn
 	var err error
 	for range 100 {
 		source := uint16(firstSource + rand.IntN(lastSource-firstSource+1))
-		conn, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, source)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(remote, port)))
+		conn, err = net.DialUDP("udp",
+			net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, source)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(remote, port)))
 		if err == nil {
 			break
 		}
@@ -74,11 +76,11 @@ type listenerKey struct {
 
 // listener receives for all sessions of one local address.
 type listener struct {
-	key   listenerKey
-	conn  *net.UDPConn
-	read  func([]byte) (n, ttl int, from net.Addr, err error)
-	drops *drops
-	users int // guarded by Speaker.mu
+	key     listenerKey
+	conn    *net.UDPConn
+	read    func([]byte) (n, ttl int, from net.Addr, err error)
+	dropped *prometheus.CounterVec
+	users   int // guarded by Speaker.mu
 
 	mu sync.Mutex
 	// mu guards sessions.
@@ -98,7 +100,7 @@ func (s *Speaker) listen(w Session) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receiving on port %d of %v (does another BFD daemon run on this node?): %w", key.port, key.local, err)
 	}
-	l := &listener{key: key, conn: conn, drops: &s.drops, users: 1, sessions: map[*session]bool{}}
+	l := &listener{key: key, conn: conn, dropped: s.dropped, users: 1, sessions: map[*session]bool{}}
 	if key.local.Is4() {
 		c := ipv4.NewPacketConn(conn)
 		err = c.SetControlMessage(ipv4.FlagTTL, true)
@@ -129,7 +131,7 @@ func (s *Speaker) listen(w Session) (*listener, error) {
 	return l, nil
 }
 
-// release gives a listener back, which ends with its last user.
+// release says that a session does not use a listener any more. The listener ends with its last user.
 func (s *Speaker) release(l *listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +163,7 @@ func (l *listener) run() {
 			return
 		}
 		if err != nil {
-			l.drops.add(dropUnread)
+			l.drop(dropUnread)
 			time.Sleep(unreadPause)
 			continue
 		}
@@ -170,12 +172,14 @@ func (l *listener) run() {
 			continue
 		}
 		if reason := l.deliver(b[:n], ttl, source.AddrPort().Addr().Unmap()); reason != "" {
-			l.drops.add(reason)
+			l.drop(reason)
 		}
 	}
 }
 
-// deliver hands a packet to its session, or says why not.
+func (l *listener) drop(reason dropReason) { l.dropped.WithLabelValues(string(reason)).Inc() }
+
+// deliver hands a packet to its session, or says why the packet is dropped.
 func (l *listener) deliver(b []byte, ttl int, from netip.Addr) (reason dropReason) {
 	p, err := Parse(b)
 	if err != nil {
@@ -196,8 +200,8 @@ func (l *listener) deliver(b []byte, ttl int, from netip.Addr) (reason dropReaso
 	}
 }
 
-// find returns the session of a packet: the one whose discriminator it names, if it comes from that one's peer, else the one of
-// the sender (RFC 5880 section 6.8.6).
+// find returns the session whose peer sent a packet (RFC 5880 §6.8.6), or nil if there is none. If the packet names a discriminator, it has
+// to be that of the session.
 func (l *listener) find(p Packet, from netip.Addr) *session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
