@@ -4,6 +4,9 @@ package provider
 
 import (
 	"context"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -17,6 +20,19 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
+
+// The documents list every annotation that the controller manager warns of.
+func TestAnnotationsWithoutEffectAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/not-built-yet.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, annotation := range slices.Concat(serviceAnnotationsWithoutEffect, nodeAnnotationsWithoutEffect) {
+		if !strings.Contains(string(text), "`"+annotation+"`") {
+			t.Errorf("docs/not-built-yet.md does not list %s", annotation)
+		}
+	}
+}
 
 func TestWarnOfAnnotations(t *testing.T) {
 	const (

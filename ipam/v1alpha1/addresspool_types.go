@@ -30,7 +30,7 @@ type AddressPool struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says which addresses the pool holds and which Services may have them.
+	// spec says which addresses the pool contains and which Services may have them.
 	// +required
 	Spec AddressPoolSpec `json:"spec"`
 
@@ -48,7 +48,7 @@ type AddressPoolList struct {
 	Items           []AddressPool `json:"items"`
 }
 
-// AddressPoolSpec says which addresses a pool holds and which Services may have them.
+// AddressPoolSpec says which addresses a pool contains and which Services may have them.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.ipv4) || has(self.ipv6)",message="the pool is empty; give it spec.ipv4.ranges, spec.ipv6.ranges or both"
 type AddressPoolSpec struct {
@@ -169,8 +169,8 @@ const (
 
 // IPv4Partition is the IPv4 part of a pool.
 type IPv4Partition struct {
-	// ranges are the addresses of the partition. One that holds nothing but addresses of a reserved kind, such as
-	// loopback, is refused.
+	// ranges are the addresses of the partition. A range that consists of reserved addresses alone, such as loopback, is
+	// refused.
 	// +required
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -205,10 +205,14 @@ type IPv6Partition struct {
 // Each rule of IPv4Range and IPv6Range names one mistake: what is no range at all, the other family, two families, a
 // reversed range. self.find gets the first and the last address; they are the same where self is a single address.
 //
-// CEL cannot compare addresses. For IPv4 the last comes after the first where one of its octets is the larger and those
-// before are equal. IPv6 has hexadecimal groups, which CEL cannot read, so the rule asks for the bit n where the two
-// part: the last's network of length n does not hold the first, and the first masked to n bits, which ends in 0, equals
-// the last masked to n-1. Lengths are cut out of literals because the API server sees no bound in the cost of string(n).
+// CEL cannot compare addresses. For IPv4 the last address comes after the first where one of its octets is the larger and
+// those before are equal. IPv6 has hexadecimal groups, which CEL cannot read, so the rule asks for the first bit n in which
+// the two addresses differ: the last's network of length n does not contain the first, and the first masked to n bits,
+// which ends in 0, equals the last masked to n-1. In 2001:db8::fe-2001:db8::ff that is bit 128: 2001:db8::ff/128 does not
+// contain 2001:db8::fe, and both masked to 127 bits are 2001:db8::fe. Lengths are cut out of literals because the API
+// server sees no bound in the cost of string(n).
+//
+// A range of reserved addresses alone is a mistake in ranges and none in exclude, so that this rule stands at ranges.
 
 // IPv4Range is a CIDR ("192.0.2.0/24"), a range with its first and last address ("192.0.2.10-192.0.2.20") or a single
 // address ("192.0.2.1"). A CIDR means the whole network, whatever its host bits are.
@@ -240,8 +244,8 @@ type AddressPoolStatus struct {
 	// +optional
 	IPv6 *PartitionStatus `json:"ipv6,omitempty"`
 
-	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), no longer
-	// holds addresses that are in use (Stranded), or asks for what this version does not do (NotImplemented).
+	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), has lost
+	// addresses that are in use (Stranded), or has fields without effect in this version (NotImplemented).
 	// +optional
 	// +listType=map
 	// +listMapKey=type

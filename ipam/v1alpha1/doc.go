@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package v1alpha1 holds the part of the API group tandem-lb.io that says which addresses Services may get, and the
-// names every component shares: annotations, labels and the load balancer class.
+// names that users and other programs see of Tandem: the load balancer class, annotations, labels, conditions and events.
 //
 // An [AddressPool] has one partition per family. A dual-stack Service takes a pair, one address of each partition, and
 // every address it holds is claimed by a networking.k8s.io/v1 IPAddress of the same name. A pool therefore never
-// records who uses what: its status only counts.
+// records which Service has which address: its status only counts.
 //
 // What can be judged by looking at one object is judged by the API server, with CEL rules beside the fields, so that
 // a mistake never reaches the allocator. What needs more than one object (overlapping pools, addresses in use that a
-// pool no longer holds) is said in conditions.
+// pool has lost) is said in conditions, and so is a field that has no effect in this version.
 //
 // The speaker's kinds belong to the same group and live in speaker/v1alpha1.
 //

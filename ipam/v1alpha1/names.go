@@ -28,7 +28,7 @@ const (
 	// disjoint and their traffic policies agree.
 	AnnotationAllowSharedIP = "tandem-lb.io/allow-shared-ip"
 
-	// AnnotationReallocate, set to "true", gives up the addresses that their pool no longer holds and takes new ones.
+	// AnnotationReallocate, set to "true", gives up the addresses that their pool has lost and takes new ones.
 	AnnotationReallocate = "tandem-lb.io/reallocate"
 
 	// AnnotationShareWithNamespaces names other namespaces, separated by commas. The Service may share an address with Services
@@ -98,11 +98,11 @@ const (
 	// ConditionReady is True while each partition has a free address. It is False with reason Exhausted or Invalid.
 	ConditionReady = "Ready"
 
-	// ConditionOverlapping is True while another pool holds some of the same addresses. The message names those pools. No address
-	// is given twice, and each of the pools counts it as used.
+	// ConditionOverlapping is True while another pool contains some of the same addresses. The message names those pools. No
+	// address is given twice, and each of the pools counts it as used.
 	ConditionOverlapping = "Overlapping"
 
-	// ConditionStranded is True while Services hold addresses that the pool held once and no longer does. The message
+	// ConditionStranded is True while Services hold addresses that the pool has lost. The message
 	// names them. They stay until the Service goes or asks to be moved by [AnnotationReallocate].
 	ConditionStranded = "Stranded"
 

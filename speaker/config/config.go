@@ -155,7 +155,7 @@ func (f *findings) reference(field, kind, name string, exists func(string) bool)
 	return ok
 }
 
-// condition returns the condition that says it all, and whether the object is used.
+// condition returns the condition Ready of the object, and whether speakers use it.
 func (f *findings) condition(generation int64) (metav1.Condition, bool) {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, ObservedGeneration: generation}
 	used := true

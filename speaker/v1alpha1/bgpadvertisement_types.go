@@ -26,7 +26,7 @@ type BGPAdvertisement struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says which addresses are announced to whom, and with which attributes. An empty spec announces every
+	// spec says which addresses are announced to which peers, and with which attributes. An empty spec announces every
 	// address to every peer.
 	// +optional
 	// +kubebuilder:default={}
@@ -46,7 +46,7 @@ type BGPAdvertisementList struct {
 	Items           []BGPAdvertisement `json:"items"`
 }
 
-// BGPAdvertisementSpec says which addresses are announced to whom, and with which attributes.
+// BGPAdvertisementSpec says which addresses are announced to which peers, and with which attributes.
 type BGPAdvertisementSpec struct {
 	Selection `json:",inline"`
 

@@ -29,7 +29,7 @@ type BGPPeer struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says whom to talk to and how.
+	// spec describes the router and the session with it.
 	// +required
 	Spec BGPPeerSpec `json:"spec"`
 
@@ -47,7 +47,7 @@ type BGPPeerList struct {
 	Items           []BGPPeer `json:"items"`
 }
 
-// BGPPeerSpec says whom to talk BGP to and how.
+// BGPPeerSpec describes a router and the session with it.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.peerAddress) || has(self.defaultGateway) || has(self.interface)",fieldPath=".peerAddress",reason=FieldValueRequired,message="set peerAddress, or defaultGateway, or interface for an unnumbered session"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !has(self.defaultGateway)",fieldPath=".defaultGateway",message="peerAddress and defaultGateway exclude each other; remove one of them"
@@ -68,14 +68,14 @@ type BGPPeerSpec struct {
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967295
-	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 stands for numbers of 32 bits and is nobody's own (RFC 6793 section 9)"
+	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 is AS_TRANS, which stands for numbers of 32 bits (RFC 6793 section 9); use the router's or the nodes' own number"
 	MyASN int64 `json:"myASN"`
 
 	// peerASN is the autonomous system number of the peer. A peer with another one is turned away.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4294967295
-	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 stands for numbers of 32 bits and is nobody's own (RFC 6793 section 9)"
+	// +kubebuilder:validation:XValidation:rule="self != 23456",message="23456 is AS_TRANS, which stands for numbers of 32 bits (RFC 6793 section 9); use the router's or the nodes' own number"
 	PeerASN int64 `json:"peerASN,omitempty"`
 
 	// dynamicASN takes the peer's number from the peer, instead of peerASN: External accepts any but ours, Internal
@@ -125,15 +125,15 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
 	SourceInterface string `json:"sourceInterface,omitempty"`
 
-	// routerID is the BGP identifier of the speakers. Since it is the same on every node of the peer, it
-	// suits peers of one node. Without it each node uses its IPv4 address, or a number derived from its name.
+	// routerID is the BGP identifier of the speakers. Since it is the same on every node of the peer, it suits peers that
+	// nodeSelectors limit to one node. Without it each node uses its IPv4 address, or a number derived from its name.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule="isIP(self) && ip(self).family() == 4 && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback())",message="must be an IPv4 address other than 0.0.0.0 and no multicast one, whatever the session's family is"
 	RouterID string `json:"routerID,omitempty"`
 
 	// holdTime is how long a silent peer is taken for alive (RFC 4271 section 4.2). The smaller of both sides' values
-	// holds; 0s turns the check off.
+	// counts; 0s turns the check off.
 	// +optional
 	// +kubebuilder:default="90s"
 	// +kubebuilder:validation:Type=string

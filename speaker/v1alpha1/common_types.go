@@ -39,7 +39,7 @@ type Selection struct {
 	NodeSelectors []metav1.LabelSelector `json:"nodeSelectors,omitempty"`
 }
 
-// ConfigStatus is what speakers say about an object that users write.
+// ConfigStatus says of an object that users write whether speakers use it.
 type ConfigStatus struct {
 	// conditions say whether the object is in use (Ready) and, where it is not, what to change.
 	// +optional

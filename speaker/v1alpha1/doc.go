@@ -4,15 +4,18 @@
 // and the objects in which speakers report what they do.
 //
 // Three kinds of advertisement choose addresses, all by the same [Selection]: an [L2Advertisement] answers ARP and NDP
-// from one node, a [BGPAdvertisement] tells routers, and an [InterfaceAdvertisement] puts addresses on an interface for
-// other routing software to find. A [BGPPeer] is a router to talk to, a [BFDProfile] says how to notice its death, and
-// a [Community] gives names to community values. Whatever a selection leaves out means all: no pools means every pool,
-// no peers every peer, no nodes every node.
+// from one node, a [BGPAdvertisement] tells routers, and an [InterfaceAdvertisement] hands addresses to other routing
+// software on the node. A [BGPPeer] is a router that speakers have sessions with, a [BFDProfile] says how its death is
+// noticed, and a [Community] gives names to community values.
 //
-// Users write the spec of these kinds; speakers answer in the condition Ready. Two more kinds are written by speakers
-// only: one [SpeakerStatus] for each node, and one [L2Announcement] for each Service that is announced on layer 2.
+// Selectors are lists, of which one has to match. Whatever a selection leaves out means all: no pools and no
+// addressPoolSelectors mean every pool, no peers every peer, no nodeSelectors every node.
 //
-// AddressPool belongs to the same group and lives in ipam/v1alpha1, as do the names that every component shares.
+// Users write the spec of these kinds. The controller manager says in the condition Ready whether an object is in use, from
+// the same code that speakers follow (package speaker/config). Two more kinds are written by speakers only: one
+// [SpeakerStatus] for each node, and one [L2Announcement] for each Service that is announced on layer 2.
+//
+// AddressPool belongs to the same group and lives in ipam/v1alpha1, as do the names of annotations, labels and events.
 //
 // +kubebuilder:object:generate=true
 // +groupName=tandem-lb.io

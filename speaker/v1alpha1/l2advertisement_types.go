@@ -24,8 +24,8 @@ type L2Advertisement struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec says which addresses are announced, where and by whom. An empty spec announces every address on every
-	// interface that holds its prefix.
+	// spec says which addresses are announced, on which interfaces and by which nodes. An empty spec announces every
+	// address on every interface that has an address in the same subnet.
 	// +optional
 	Spec L2AdvertisementSpec `json:"spec,omitempty"`
 
@@ -43,19 +43,19 @@ type L2AdvertisementList struct {
 	Items           []L2Advertisement `json:"items"`
 }
 
-// L2AdvertisementSpec says which addresses are announced on layer 2, where and by whom.
+// L2AdvertisementSpec says which addresses are announced on layer 2, on which interfaces and by which nodes.
 type L2AdvertisementSpec struct {
 	Selection `json:",inline"`
 
 	// interfaces are the names of the interfaces to answer on; "*" and "?" stand for any characters and any one
-	// character. Without it an address is announced on every interface that holds a prefix the address belongs to.
+	// character. Without it an address is announced on every interface that has an address in the same subnet.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	Interfaces []InterfacePattern `json:"interfaces,omitempty"`
 
 	// preferredNodes order the nodes that could announce an address: the node with the highest sum of the weights it
-	// matches takes it. A preference decides where an address goes that nobody holds; it takes none from a live node,
+	// matches takes it. A preference decides where an address goes that has no holder; it takes none from a live node,
 	// unless failbackAfter is set.
 	// +optional
 	// +listType=atomic

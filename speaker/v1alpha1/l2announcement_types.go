@@ -32,7 +32,7 @@ type L2Announcement struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change; delete the object instead"
 	Service ServiceReference `json:"service"`
 
-	// status says who answers for which addresses.
+	// status says which node answers for which addresses.
 	// +optional
 	Status L2AnnouncementStatus `json:"status,omitempty"`
 }

@@ -484,8 +484,8 @@ func TestBGPPeer(t *testing.T) {
 			"multicast peer address of IPv6",
 			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "ff0e::1"}`, "spec.peerAddress: must be an IPv4 or IPv6 address of one machine",
 		},
-		{"AS_TRANS of our own", `spec: {myASN: 23456, peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: 23456 stands for"},
-		{"AS_TRANS of the peer", `spec: {myASN: 64512, peerASN: 23456, peerAddress: 192.0.2.1}`, "spec.peerASN: 23456 stands for"},
+		{"AS_TRANS of our own", `spec: {myASN: 23456, peerASN: 64513, peerAddress: 192.0.2.1}`, "spec.myASN: is AS_TRANS"},
+		{"AS_TRANS of the peer", `spec: {myASN: 64512, peerASN: 23456, peerAddress: 192.0.2.1}`, "spec.peerASN: is AS_TRANS"},
 		{
 			"link-local source address without its interface",
 			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "2001:db8::1", sourceAddress: "fe80::2"}`,
