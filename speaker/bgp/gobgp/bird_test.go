@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
 
 const wantBIRD = `Table master4:
@@ -61,7 +62,7 @@ protocol bgp tandem {
 		t.Fatal(err)
 	}
 	// It goes into the background and ends with its namespace.
-	command(t, "nsenter", "--net=/run/netns/"+r.ns, "--", "bird", "-c", config, "-s", control)
+	nettest.Run(t, "nsenter", "--net=/run/netns/"+r.ns, "--", "bird", "-c", config, "-s", control)
 
 	routes := []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
 	for i := range routes {
@@ -75,7 +76,7 @@ protocol bgp tandem {
 	awaitState(t, s, "tor1", bgp.Established)
 	want := r.expand(wantBIRD)
 	eventually(t, "BIRD's table (-want +got)", func() string {
-		out := command(t, "birdc", "-s", control, "show", "route", "all", "protocol", "tandem")
+		out := nettest.Run(t, "birdc", "-s", control, "show", "route", "all", "protocol", "tandem")
 		_, table, _ := strings.Cut(out, "\n") // after the greeting, which has the version
 		return cmp.Diff(want, table)
 	})

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
 
 const bothFamilies = `
@@ -329,13 +330,13 @@ func TestMultihop(t *testing.T) {
 
 func (r *frr) nft(rules string) {
 	r.t.Helper()
-	command(r.t, "nsenter", "--net=/run/netns/"+r.ns, "--", "nft", rules)
+	nettest.Run(r.t, "nsenter", "--net=/run/netns/"+r.ns, "--", "nft", rules)
 }
 
 func TestSourceAddressRouterIDAndTimers(t *testing.T) {
 	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "10.99.0.1"))
-	command(t, "ip", "addr", "add", "10.99.0.1/32", "dev", r.link)
-	r.ip("route", "add", "10.99.0.1/32", "dev", "up")
+	nettest.Run(t, "ip", "addr", "add", "10.99.0.1/32", "dev", r.link)
+	r.namespace.IP(t, "route add 10.99.0.1/32 dev up")
 	r.configure("router bgp 64513", "neighbor 10.99.0.1 disable-connected-check")
 	source := netip.MustParseAddr("10.99.0.1")
 	peer := r.peer()

@@ -54,18 +54,21 @@ func runInNamespace() int {
 func removeNamespaces(prefix string) {
 	list, _ := exec.Command("ip", "netns", "list").Output()
 	for line := range strings.SplitSeq(string(list), "\n") {
-		ns, _, _ := strings.Cut(line, " ")
-		if !strings.HasPrefix(ns, prefix) {
-			continue
+		if ns, _, _ := strings.Cut(line, " "); strings.HasPrefix(ns, prefix) {
+			clearNamespace(ns)
+			_ = exec.Command("ip", "netns", "delete", ns).Run()
 		}
-		pids, _ := exec.Command("ip", "netns", "pids", ns).Output()
-		for field := range strings.FieldsSeq(string(pids)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
-		_ = exec.Command("ip", "netns", "delete", ns).Run()
-		os.RemoveAll("/run/frr/" + ns)
-		os.RemoveAll("/etc/frr/" + ns)
 	}
+}
+
+// clearNamespace ends what still runs in a namespace, and removes the files of its FRR.
+func clearNamespace(ns string) {
+	pids, _ := exec.Command("ip", "netns", "pids", ns).Output()
+	for field := range strings.FieldsSeq(string(pids)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	os.RemoveAll("/run/frr/" + ns)
+	os.RemoveAll("/etc/frr/" + ns)
 }

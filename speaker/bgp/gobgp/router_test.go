@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +21,7 @@ import (
 	"k8s.io/klog/v2/ktesting"
 
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
 
 // patience bounds every wait for a router; nothing is expected to take that long.
@@ -34,9 +34,10 @@ var routers atomic.Int32
 //	speaker 10.77.N.1 ── 10.77.N.2 router
 //	     fd77:N::1          fd77:N::2
 type frr struct {
-	t    *testing.T
-	ns   string
-	link string // the speaker's end
+	t         *testing.T
+	namespace *nettest.Namespace
+	ns        string // its name
+	link      string // the speaker's end
 	// Addresses of the speaker and the router.
 	speaker4, speaker6, router4, router6 netip.Addr
 	config                               string
@@ -50,7 +51,7 @@ func newRouter(t *testing.T, config string) *frr {
 		t.Fatalf("FRR is missing: apt-get install -y frr (%v)", err)
 	}
 	for _, dir := range []string{"/run/frr/" + r.ns, "/etc/frr/" + r.ns} {
-		command(t, "install", "-d", "-o", "frr", "-g", "frr", dir)
+		nettest.Run(t, "install", "-d", "-o", "frr", "-g", "frr", dir)
 	}
 	r.write("vtysh.conf", "")
 	r.config = r.expand(config)
@@ -62,33 +63,31 @@ func newRouter(t *testing.T, config string) *frr {
 // newLink makes a router's namespace and its link, with no router in it.
 func newLink(t *testing.T) *frr {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for network namespaces")
-	}
+	namespace := nettest.New(t, os.Getenv(speakerNamespace)+"r")
+	t.Cleanup(func() { clearNamespace(namespace.Name) })
 	n := int(routers.Add(1))
 	r := &frr{
-		t:        t,
-		ns:       fmt.Sprintf("%sr%d", os.Getenv(speakerNamespace), n),
-		link:     fmt.Sprintf("r%d", n),
-		speaker4: netip.AddrFrom4([4]byte{10, 77, byte(n), 1}),
-		router4:  netip.AddrFrom4([4]byte{10, 77, byte(n), 2}),
-		speaker6: netip.MustParseAddr(fmt.Sprintf("fd77:%d::1", n)),
-		router6:  netip.MustParseAddr(fmt.Sprintf("fd77:%d::2", n)),
+		t:         t,
+		namespace: namespace,
+		ns:        namespace.Name,
+		link:      fmt.Sprintf("r%d", n),
+		speaker4:  netip.AddrFrom4([4]byte{10, 77, byte(n), 1}),
+		router4:   netip.AddrFrom4([4]byte{10, 77, byte(n), 2}),
+		speaker6:  netip.MustParseAddr(fmt.Sprintf("fd77:%d::1", n)),
+		router6:   netip.MustParseAddr(fmt.Sprintf("fd77:%d::2", n)),
 	}
-	command(t, "ip", "netns", "add", r.ns)
-	t.Cleanup(func() { removeNamespaces(r.ns) })
-	command(t, "ip", "link", "add", r.link, "type", "veth", "peer", "name", "up", "netns", r.ns)
-	command(t, "ip", "addr", "add", r.speaker4.String()+"/24", "dev", r.link)
-	command(t, "ip", "addr", "add", r.speaker6.String()+"/64", "dev", r.link, "nodad")
-	command(t, "ip", "link", "set", r.link, "addrgenmode", "none")
-	command(t, "ip", "addr", "add", "fe80::1/64", "dev", r.link, "nodad")
-	command(t, "ip", "link", "set", r.link, "up")
-	r.ip("addr", "add", r.router4.String()+"/24", "dev", "up")
-	r.ip("addr", "add", r.router6.String()+"/64", "dev", "up", "nodad")
-	r.ip("link", "set", "dev", "up", "addrgenmode", "none")
-	r.ip("addr", "add", "fe80::2/64", "dev", "up", "nodad")
-	r.ip("link", "set", "dev", "up", "up")
-	r.ip("link", "set", "lo", "up")
+	nettest.Run(t, "ip", "link", "add", r.link, "type", "veth", "peer", "name", "up", "netns", r.ns)
+	nettest.Run(t, "ip", "addr", "add", r.speaker4.String()+"/24", "dev", r.link)
+	nettest.Run(t, "ip", "addr", "add", r.speaker6.String()+"/64", "dev", r.link, "nodad")
+	nettest.Run(t, "ip", "link", "set", r.link, "addrgenmode", "none")
+	nettest.Run(t, "ip", "addr", "add", "fe80::1/64", "dev", r.link, "nodad")
+	nettest.Run(t, "ip", "link", "set", r.link, "up")
+	namespace.IP(t, "addr add %s/24 dev up", r.router4)
+	namespace.IP(t, "addr add %s/64 dev up nodad", r.router6)
+	namespace.IP(t, "link set dev up addrgenmode none")
+	namespace.IP(t, "addr add fe80::2/64 dev up nodad")
+	namespace.IP(t, "link set dev up up")
+	namespace.IP(t, "link set lo up")
 	return r
 }
 
@@ -106,13 +105,11 @@ func (r *frr) write(name, content string) string {
 	return path
 }
 
-func (r *frr) ip(args ...string) { command(r.t, "ip", append([]string{"-n", r.ns}, args...)...) }
-
 // start runs a daemon of FRR, which forks and returns once it listens.
 func (r *frr) start(daemon string, config string) {
 	r.t.Helper()
 	path := r.write(daemon+".conf", config)
-	command(r.t, "nsenter", "--net=/run/netns/"+r.ns, "--", "/usr/lib/frr/"+daemon,
+	nettest.Run(r.t, "nsenter", "--net=/run/netns/"+r.ns, "--", "/usr/lib/frr/"+daemon,
 		"-d", "-N", r.ns, "-A", "127.0.0.1", "-P", "0", "-f", path)
 }
 
@@ -151,7 +148,7 @@ func (r *frr) signalBGP(signal syscall.Signal) (pid int) {
 // show asks the router and parses its JSON.
 func (r *frr) show(into any, query string) {
 	r.t.Helper()
-	out := command(r.t, "vtysh", "-N", r.ns, "-c", "show "+query+" json")
+	out := nettest.Run(r.t, "vtysh", "-N", r.ns, "-c", "show "+query+" json")
 	if err := json.Unmarshal([]byte(out), into); err != nil {
 		r.t.Fatalf("show %s: %v: %s", query, err, out)
 	}
@@ -163,7 +160,7 @@ func (r *frr) configure(lines ...string) {
 	for _, line := range lines {
 		args = append(args, "-c", r.expand(line))
 	}
-	command(r.t, "vtysh", args...)
+	nettest.Run(r.t, "vtysh", args...)
 }
 
 // path is what the router knows about a path, all of it that a speaker can influence.
@@ -249,18 +246,6 @@ func eventually(t *testing.T, what string, check func() string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-// command runs a program that must succeed and returns what it printed.
-func command(t *testing.T, name string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
 }
 
 // newSpeaker returns a Speaker that is closed after the test.
