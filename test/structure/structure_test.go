@@ -8,12 +8,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -135,6 +137,49 @@ func TestDependencies(t *testing.T) {
 			if !slices.Contains(deps, module+"/"+tt.program) {
 				t.Errorf("go list names %d packages, and not the program itself", len(deps))
 			}
+		})
+	}
+}
+
+// TestPure holds the pure packages to what they are: functions of what they are given. Whoever wants to know what Tandem does can import them
+// without a client, the kernel or a protocol coming along, and a test can put any question to them.
+func TestPure(t *testing.T) {
+	impure := []string{
+		"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/vishvananda/netlink", "github.com/osrg/gobgp/v4",
+		"github.com/mdlayher", "github.com/hashicorp/memberlist",
+	}
+	pure := map[string]bool{} // packages by whether they may know Kubernetes' types
+	for _, p := range []string{"ipam", "ipam/family", "speaker/bgp", "speaker/election", "speaker/link"} {
+		pure[module+"/"+p] = false
+	}
+	for _, p := range []string{"ipam/selector", "ipam/v1alpha1", "speaker/config", "speaker/nodeinfo", "speaker/v1alpha1"} {
+		pure[module+"/"+p] = true
+	}
+	for p, kubernetes := range pure {
+		t.Run(strings.TrimPrefix(p, module+"/"), func(t *testing.T) {
+			bad := impure
+			if !kubernetes {
+				bad = append([]string{"k8s.io", "sigs.k8s.io", "github.com/prometheus"}, impure...)
+			}
+			for dep := range strings.FieldsSeq(string(goList(t, "-deps", p))) {
+				if i := slices.IndexFunc(bad, func(b string) bool { return dep == b || strings.HasPrefix(dep, b+"/") }); i >= 0 {
+					t.Errorf("links %s", dep)
+				}
+			}
+		})
+	}
+	clock := regexp.MustCompile(`^(Now|Since|Until|After|AfterFunc|Sleep|Tick|NewTimer|NewTicker)$`)
+	for _, f := range readProduct(t) {
+		if _, ok := pure[f.pkg]; !ok {
+			continue
+		}
+		ast.Inspect(f.syntax, func(node ast.Node) bool {
+			if e, ok := node.(ast.Expr); ok {
+				if c, ok := f.in(e); ok && c.pkg == "time" && clock.MatchString(c.name) {
+					t.Errorf("%s: time.%s, where the time has to be a parameter", f.at(node), c.name)
+				}
+			}
+			return true
 		})
 	}
 }
