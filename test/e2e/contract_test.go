@@ -18,13 +18,24 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // condition waits until the condition Ready of an object has a reason, and all of these texts in its message.
 func (s *stage) condition(t *testing.T, obj *unstructured.Unstructured, reason string, texts ...string) {
 	t.Helper()
-	s.until(t, patience, fmt.Sprintf("the reason %s with %q on %s %s", reason, texts, obj.GetKind(), obj.GetName()), func(ctx context.Context) (bool, string) {
+	status := metav1.ConditionFalse
+	if reason == speakerv1alpha1.ReasonAccepted || reason == ipamv1alpha1.ReasonAvailable {
+		status = metav1.ConditionTrue
+	}
+	s.conditionOf(t, obj, metav1.Condition{Type: speakerv1alpha1.ConditionReady, Status: status, Reason: reason}, texts...)
+}
+
+// conditionOf waits until an object has a condition with the type, status and reason of want, and all of these texts in its message.
+func (s *stage) conditionOf(t *testing.T, obj *unstructured.Unstructured, want metav1.Condition, texts ...string) {
+	t.Helper()
+	s.until(t, patience, fmt.Sprintf("%s=%s, %s with %q on %s %s", want.Type, want.Status, want.Reason, texts, obj.GetKind(), obj.GetName()), func(ctx context.Context) (bool, string) {
 		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 			return false, err.Error()
 		}
@@ -34,16 +45,15 @@ func (s *stage) condition(t *testing.T, obj *unstructured.Unstructured, reason s
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, &status); err != nil {
 			return false, err.Error()
 		}
-		ready := meta.FindStatusCondition(status.Status.Conditions, "Ready")
-		if ready == nil {
+		got := meta.FindStatusCondition(status.Status.Conditions, want.Type)
+		if got == nil {
 			return false, "it has none"
 		}
-		holds := ready.Reason == reason && ready.ObservedGeneration == obj.GetGeneration() &&
-			(ready.Status == metav1.ConditionTrue) == (reason == speakerv1alpha1.ReasonAccepted || reason == "Available")
+		holds := got.Status == want.Status && got.Reason == want.Reason && got.ObservedGeneration == obj.GetGeneration()
 		for _, text := range texts {
-			holds = holds && strings.Contains(ready.Message, text)
+			holds = holds && strings.Contains(got.Message, text)
 		}
-		return holds, fmt.Sprintf("%+v", *ready)
+		return holds, fmt.Sprintf("%+v", *got)
 	})
 }
 
@@ -64,16 +74,28 @@ func TestEveryObjectOfTheContractIsAcceptedAndSaysWhatItDoes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			switch obj.GetKind() {
 			case "AddressPool":
-				s.condition(t, obj, "Available")
+				s.condition(t, obj, ipamv1alpha1.ReasonAvailable)
+				if obj.GetName() == "team-a" {
+					s.conditionOf(t, obj, metav1.Condition{
+						Type: ipamv1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue, Reason: ipamv1alpha1.ReasonNotImplemented,
+					}, "spec.limits", "spec.fixedAddresses: Denied", "spec.reuseAfter")
+				}
 			case "Service":
 				ips := s.addresses(t, obj.GetName(), 2)
 				if want := []string{"2001:db8:1::10", "203.0.113.10"}; ips[0] != want[0] || ips[1] != want[1] {
 					t.Errorf("addresses = %v, want %v", ips, want)
 				}
-			case "InterfaceAdvertisement":
-				s.condition(t, obj, speakerv1alpha1.ReasonNotImplemented, "interfaces")
+				s.event(t, obj.GetName(), ipamv1alpha1.EventNotImplemented, ipamv1alpha1.AnnotationShareWithNamespaces)
+				s.event(t, obj.GetName(), ipamv1alpha1.EventNotImplemented, ipamv1alpha1.AnnotationPreferredNodes)
 			default:
-				if text, ok := map[string]string{"BGPPeer/fabric": "spec.interface"}[name]; ok {
+				if text, ok := map[string]string{
+					"L2Advertisement/lan":             "spec.failbackAfter",
+					"BGPPeer/tor2":                    "spec.maxReceivedPrefixes",
+					"BGPPeer/gateway":                 "spec.defaultGateway",
+					"BGPPeer/fabric":                  "spec.interface",
+					"InterfaceAdvertisement/kube-lb0": "interfaces",
+					"InterfaceAdvertisement/routes":   "routes of the kernel",
+				}[name]; ok {
 					s.condition(t, obj, speakerv1alpha1.ReasonNotImplemented, text)
 				} else {
 					s.condition(t, obj, speakerv1alpha1.ReasonAccepted)
