@@ -59,8 +59,8 @@ type Interface struct {
 type Address struct {
 	// Prefix is the address, unmasked, with the length of its subnet.
 	Prefix netip.Prefix
-	// Tentative and DADFailed are the states of duplicate address detection in which an address must not be used. An
-	// optimistic address (RFC 4429) is not tentative.
+	// Tentative and DADFailed are the states of duplicate address detection in which an address must not be used. An optimistic address
+	// (RFC 4429) is not tentative.
 	Tentative, DADFailed bool
 	// Deprecated addresses are not for new communication; Temporary ones (RFC 8981) change.
 	Deprecated, Temporary bool
@@ -85,11 +85,11 @@ const (
 	IsLoopback Reason = "loopback"
 	NoARP      Reason = "does not use ARP"
 	NoMAC      Reason = "has no Ethernet address"
-	Enslaved   Reason = "belongs to a bridge or bond"
+	HasMaster  Reason = "belongs to a bridge or bond"
 )
 
-// Unusable returns why the interface cannot announce addresses on its link, or "" if it can. A port of a bridge, bond
-// or team cannot: its master has the addresses and answers. A member of a VRF can: it keeps its own ARP and NDP.
+// Unusable returns why the interface cannot announce addresses on its link, or "" if it can. A port of a bridge, bond or team cannot: its
+// master has the addresses and answers. A member of a VRF can: it keeps its own ARP and NDP.
 func (i *Interface) Unusable() Reason {
 	switch {
 	case i.Loopback:
@@ -101,7 +101,7 @@ func (i *Interface) Unusable() Reason {
 	case len(i.MAC) != 6 || [6]byte(i.MAC) == [6]byte{}:
 		return NoMAC
 	case i.Master != 0 && !i.InVRF:
-		return Enslaved
+		return HasMaster
 	}
 	return ""
 }
@@ -187,8 +187,8 @@ func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip
 type Path struct {
 	// Interface is the name of the interface that leads there, "" where no path was ever found.
 	Interface string
-	// Source is the address that packets are sent from where the sender asks for none, the zero Addr if there is none. If the
-	// destination is link-local, so is Source, with its zone.
+	// Source is the address that packets are sent from where the sender asks for none, the zero Addr if there is none. If the destination
+	// is link-local, so is Source, with its zone.
 	Source netip.Addr
 	// OnLink says that there is no router on the way.
 	OnLink bool

@@ -48,7 +48,7 @@ func TestUnusable(t *testing.T) {
 		{"WireGuard has no MAC", Interface{Up: true}, NoMAC},
 		{"MAC of zeros", Interface{Up: true, MAC: make([]byte, 6)}, NoMAC},
 		{"InfiniBand", Interface{Up: true, MAC: make([]byte, 20)}, NoMAC},
-		{"port of a bridge", Interface{Up: true, MAC: someMAC, Master: 7}, Enslaved},
+		{"port of a bridge", Interface{Up: true, MAC: someMAC, Master: 7}, HasMaster},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := tt.i.Unusable(); got != tt.want {

@@ -17,8 +17,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
-// isRelevant reports whether a message may change a link.Snapshot. Of routes only the default ones may: a node that runs
-// a routing daemon changes others all the time.
+// isRelevant reports whether a message may change a link.Snapshot. Of routes only the default ones may: a node that runs a routing daemon
+// changes others all the time.
 func isRelevant(messageType uint16, data []byte) bool {
 	switch messageType {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:

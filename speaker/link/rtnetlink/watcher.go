@@ -26,31 +26,32 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
-const (
-	// settle is how long events are gathered, counted from the first, before the state is listed: an interface that
-	// comes up causes a dozen. It is also the delay with which a change is seen.
-	settle = 50 * time.Millisecond
-	// When the socket fails or the listing does, it is tried again after minRetry, then after twice as long each
-	// time, up to maxRetry.
-	minRetry = 100 * time.Millisecond
-	maxRetry = 10 * time.Second
-)
+// gatherTime is how long events are gathered, counted from the first, before the state is listed: an interface that comes up causes a
+// dozen. It is also the delay with which a change is seen.
+const gatherTime = 50 * time.Millisecond
+
+// newBackoff returns the delays after which a socket that failed, or a listing, is tried again: 0.1 s, then twice as long each time, up to
+// 10 s.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 10, Cap: 10 * time.Second}
+}
 
 // A Watcher keeps a link.Snapshot current. All methods may be called by any goroutine.
 type Watcher struct {
 	current atomic.Pointer[link.Snapshot]
 
-	mu          sync.Mutex // guards all following fields
+	mu          sync.Mutex // guards subscribers and paths
 	subscribers []signal.Signal
 	paths       map[netip.Addr]link.Path // as Paths returned them last
 
-	// Owned by the goroutine in Run once it runs.
+	// The goroutine in Run owns what follows, once it runs.
 
 	events *nl.NetlinkSocket
 	handle *netlink.Handle
@@ -58,15 +59,15 @@ type Watcher struct {
 	failed chan error
 }
 
-// Open lists the interfaces for the first time and returns a Watcher, which is to be run. It watches the network
-// namespace of the calling thread.
+// Open lists the interfaces for the first time and returns a Watcher, which is to be run. It watches the network namespace of the calling
+// thread.
 func Open() (*Watcher, error) {
 	w := &Watcher{hints: signal.New(), failed: make(chan error)}
 	if err := w.open(); err != nil {
 		return nil, err
 	}
 	s, err := list(w.handle)
-	for range 3 { // A listing is interrupted by each change in between.
+	for range 3 { // A change while the listing is read interrupts it.
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
@@ -103,29 +104,29 @@ func (w *Watcher) Run(ctx context.Context) error {
 	go w.read(w.events, done)
 
 	var timer <-chan time.Time // runs while there is something to list
-	retry := minRetry
+	backoff := newBackoff()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.hints:
 			if timer == nil {
-				timer = time.After(settle)
+				timer = time.After(gatherTime)
 			}
 		case err := <-w.failed:
 			logger.Error(err, "Lost the netlink socket, opening it again")
 			w.close()
-			timer = time.After(retry)
+			timer = time.After(backoff.Duration)
 		case <-timer:
 			timer = nil
 			if err := w.update(logger, done); err != nil {
+				delay := backoff.Step()
 				if !errors.Is(err, netlink.ErrDumpInterrupted) {
-					logger.Error(err, "Could not list interfaces, trying again", "after", retry)
+					logger.Error(err, "Could not list interfaces, trying again", "after", delay)
 				}
-				timer = time.After(retry)
-				retry = min(2*retry, maxRetry)
+				timer = time.After(delay)
 			} else {
-				retry = minRetry
+				backoff = newBackoff()
 			}
 		}
 	}
@@ -157,7 +158,7 @@ func (w *Watcher) update(logger klog.Logger, done <-chan struct{}) error {
 }
 
 func (w *Watcher) open() error {
-	// Both sockets stay in the namespace they were opened in.
+	// Both sockets stay in the namespace that they were opened in.
 	events, err := nl.Subscribe(unix.NETLINK_ROUTE,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
@@ -187,7 +188,7 @@ func (w *Watcher) read(events *nl.NetlinkSocket, done <-chan struct{}) {
 		messages, _, err := events.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			// Events were lost but the socket goes on. The listing finds what they said.
+			// Events were lost but the socket goes on. The listing finds what they would have said.
 		case errors.Is(err, os.ErrClosed), errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:

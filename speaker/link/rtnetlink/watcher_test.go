@@ -160,7 +160,7 @@ func TestRunFollowsChanges(t *testing.T) {
 		{"addr del 198.51.100.11/24 dev eth0", func(i link.Interface, _ bool) bool {
 			return !slices.Contains(i.Addresses, address("198.51.100.11/24")) && len(w.Snapshot().DefaultRoutes[family.IPv4]) == 0
 		}},
-		{"link set eth0 master br0", func(i link.Interface, _ bool) bool { return i.Unusable() == link.Enslaved }},
+		{"link set eth0 master br0", func(i link.Interface, _ bool) bool { return i.Unusable() == link.HasMaster }},
 		{"link set eth0 nomaster", func(i link.Interface, _ bool) bool { return i.Unusable() == "" }},
 		{"link set peer0 down", func(i link.Interface, _ bool) bool { return i.Unusable() == link.Down }},
 		{"link del eth0", func(_ link.Interface, ok bool) bool { return !ok }},
