@@ -26,6 +26,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"go4.org/netipx"
+
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
@@ -51,7 +53,7 @@ func ParseRange(s string) (Range, error) {
 			return Range{}, fmt.Errorf("%q is not a CIDR: %w", s, err)
 		}
 		p = p.Masked()
-		return checked(s, Range{p.Addr(), lastOf(p)})
+		return checked(s, Range{p.Addr(), netipx.PrefixLastIP(p)})
 	}
 	first, last, isPair := strings.Cut(s, "-")
 	a, err := netip.ParseAddr(strings.TrimSpace(first))
@@ -80,21 +82,6 @@ func checked(s string, r Range) (Range, error) {
 		return Range{}, fmt.Errorf("%q ends before it starts", s)
 	}
 	return r, nil
-}
-
-// lastOf returns the last address of a masked prefix.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := range b {
-		switch host := p.Bits() - 8*i; {
-		case host <= 0:
-			b[i] = 0xff
-		case host < 8:
-			b[i] |= 0xff >> host
-		}
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
 
 // Contains reports whether a lies in the range. An address with a zone lies in none: it is another one on each link.

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/google/btree"
+	"go4.org/netipx"
 )
 
 // partition is one family of one pool: the addresses that may be given, and those of them that are free.
@@ -30,7 +31,7 @@ type partition struct {
 
 func newPartition(ranges, exclude []Range, avoidBuggy, stable bool) *partition {
 	p := &partition{
-		allowed:    subtract(merge(ranges), merge(exclude)),
+		allowed:    without(ranges, exclude),
 		avoidBuggy: avoidBuggy,
 		stable:     stable,
 		free:       btree.NewG(16, func(a, b Range) bool { return a.First.Less(b.First) }),
@@ -217,44 +218,19 @@ func add(a netip.Addr, offset *big.Int) netip.Addr {
 	return sum
 }
 
-// merge sorts ranges of one family and joins those that overlap or touch.
-func merge(ranges []Range) []Range {
-	sorted := slices.Clone(ranges)
-	slices.SortFunc(sorted, func(a, b Range) int { return a.First.Compare(b.First) })
-	var merged []Range
-	for _, r := range sorted {
-		if n := len(merged); n > 0 && (!merged[n-1].Last.Less(r.First) || merged[n-1].Last.Next() == r.First) {
-			if merged[n-1].Last.Less(r.Last) {
-				merged[n-1].Last = r.Last
-			}
-			continue
-		}
-		merged = append(merged, r)
-	}
-	return merged
-}
-
-// subtract returns what is left of ranges without exclude, both merged.
-func subtract(ranges, exclude []Range) []Range {
-	var left []Range
+// without returns what ranges of one family have beyond exclude: sorted, disjoint, not adjacent.
+func without(ranges, exclude []Range) []Range {
+	var set netipx.IPSetBuilder
 	for _, r := range ranges {
-		alive := true
-		for _, x := range exclude {
-			if !r.Overlaps(x) {
-				continue
-			}
-			if r.First.Less(x.First) {
-				left = append(left, Range{r.First, x.First.Prev()})
-			}
-			if !x.Last.Less(r.Last) {
-				alive = false
-				break
-			}
-			r.First = x.Last.Next()
-		}
-		if alive {
-			left = append(left, r)
-		}
+		set.AddRange(netipx.IPRangeFrom(r.First, r.Last))
 	}
-	return left
+	for _, r := range exclude {
+		set.RemoveRange(netipx.IPRangeFrom(r.First, r.Last))
+	}
+	left, _ := set.IPSet() // The error would be of a range that ends before it starts: it is left out.
+	var allowed []Range
+	for _, r := range left.Ranges() {
+		allowed = append(allowed, Range{r.From(), r.To()})
+	}
+	return allowed
 }

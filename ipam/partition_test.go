@@ -50,7 +50,7 @@ func TestMergeAndSubtract(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := text(subtract(merge(ranges(tt.ranges)), merge(ranges(tt.exclude))))
+			got := text(without(ranges(tt.ranges), ranges(tt.exclude)))
 			if got != tt.want {
 				t.Errorf("%s without %s is %s, want %s", tt.ranges, tt.exclude, got, tt.want)
 			}
