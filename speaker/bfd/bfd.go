@@ -10,7 +10,7 @@
 // The protocol itself is in the type machine, which has neither clock nor socket. Around it, every session has one goroutine that owns its
 // machine and a socket to send from, and every local address has one socket and one goroutine to receive.
 //
-// # What is believed
+// # Which packets count
 //
 // Packets decide whether routes are kept, and any host can send some. A packet on one link counts only if it arrives with a TTL or hop
 // limit of 255, since a router would have lowered it (RFC 5881 §5). Over several hops the declared minimum is enough. A packet has to come

@@ -223,7 +223,7 @@ func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 	n.becomes(Up)
 }
 
-// TestPacketsOfOthersAreDropped sends packets that no session may believe.
+// TestPacketsOfOthersAreDropped sends packets that may not change any session.
 func TestPacketsOfOthersAreDropped(t *testing.T) {
 	a, b := pair(t, func(*Session) {})
 	down := Packet{State: Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}

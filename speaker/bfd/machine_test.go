@@ -256,7 +256,7 @@ func TestIntervals(t *testing.T) {
 			b: params(100 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms,
 		},
 		{
-			name: "nine tenths at most where none may be missed", a: Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 1},
+			name: "nine tenths at most where none may be lost", a: Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 1},
 			b:      params(100 * ms),
 			spread: 1, shortest: 90 * ms, longest: 90 * ms, detection: 100 * ms,
 		},

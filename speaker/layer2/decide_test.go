@@ -151,7 +151,10 @@ func TestDecideARP(t *testing.T) {
 		{name: "our own frame returned", frame: with(frame(arpBroadcast), 6, ownMAC[:]...), wantReason: DropOwnFrame},
 		{name: "our own packet returned by a proxy", frame: with(frame(arpBroadcast), 22, ownMAC[:]...), wantReason: DropOwnFrame},
 		{name: "sent by a group", frame: with(frame(arpBroadcast), 6, 0x03), wantReason: DropInvalidSender},
-		{name: "sender hardware address is broadcast", frame: with(frame(arpBroadcast), 22, broadcastMAC[:]...), wantReason: DropInvalidSender},
+		{
+			name:  "sender hardware address is broadcast",
+			frame: with(frame(arpBroadcast), 22, broadcastMAC[:]...), wantReason: DropInvalidSender,
+		},
 		{name: "sender hardware address is zero", frame: with(frame(arpBroadcast), 22, 0, 0, 0, 0, 0, 0), wantReason: DropInvalidSender},
 		{name: "sender address is multicast", frame: with(frame(arpBroadcast), 28, 224), wantReason: DropInvalidSender},
 		{name: "sender address is loopback", frame: with(frame(arpBroadcast), 28, 127), wantReason: DropInvalidSender},
@@ -163,7 +166,7 @@ func TestDecideARP(t *testing.T) {
 		{name: "hardware address length is eight, in a padded frame", frame: with(padded(arpBroadcast), 18, 8), wantReason: DropMalformed},
 		{name: "protocol address length is 16", frame: with(padded(arpBroadcast), 19, 16), wantReason: DropMalformed},
 		{name: "reverse ARP", frame: with(frame(arpBroadcast), 21, 3), wantReason: DropOperation},
-		{name: "answer to somebody", frame: with(frame(arpAnnouncementReply), 31, 1), wantReason: DropOperation},
+		{name: "answer to another station", frame: with(frame(arpAnnouncementReply), 31, 1), wantReason: DropOperation},
 		{name: "request for another address", frame: with(frame(arpBroadcast), 41, 0xc9), wantReason: DropNotAnnounced},
 	})
 }
@@ -290,8 +293,8 @@ func TestMetricNames(t *testing.T) {
 		reasons = append(reasons, r.String())
 	}
 	want = []string{
-		"truncated", "vlan", "protocol", "other_host", "own_frame", "invalid_sender", "malformed", "operation", "hop_limit", "code", "checksum",
-		"target_multicast", "unspecified_source", "not_announced", "conflict", "send_failed",
+		"truncated", "vlan", "protocol", "other_host", "own_frame", "invalid_sender", "malformed", "operation", "hop_limit", "code",
+		"checksum", "target_multicast", "unspecified_source", "not_announced", "conflict", "send_failed",
 	}
 	if diff := cmp.Diff(want, reasons); diff != "" {
 		t.Errorf("Reasons differ (-want +got):\n%s", diff)

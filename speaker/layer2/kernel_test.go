@@ -34,7 +34,7 @@ func TestKernelClientResolvesAndConfirms(t *testing.T) {
 			client.IP(t, "neigh flush dev eth0") // What the takeover announcements left.
 			client.talk(t, vip)
 			client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
-			// In this state the kernel asks by unicast, and forgets the neighbour when nobody answers.
+			// In this state the kernel asks by unicast, and forgets the neighbour if there is no answer.
 			client.IP(t, "neigh replace %s lladdr %s dev eth0 nud probe", vip, own)
 			client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
 		})
@@ -156,7 +156,7 @@ func TestInterfaceSetDownAndUpAnswersAgain(t *testing.T) {
 		t.Fatalf("Not in group %s", group)
 	}
 
-	// Nobody tells the Announcer: its readers notice.
+	// The Announcer is not told: its readers notice.
 	node.IP(t, "link set eth0 down")
 	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && !s[0].Announced && s[0].Err != nil })
 	node.IP(t, "link set eth0 up")
@@ -223,7 +223,7 @@ func TestConflictIsReportedAndDefended(t *testing.T) {
 		client.talk(t, vip)
 		client.waitNeighbour(t, vip, own, netlink.NUD_REACHABLE)
 	}
-	// The intruder tells everybody, as a second announcer of a split cluster would.
+	// The intruder announces the addresses to the whole link, as the holder on the other side of a partition would when it heals.
 	request, _ := gratuitousARP(mac(foreign), vip4)
 	intruder.tap(t, etherTypeARP).send(t, request)
 	intruder.tap(t, etherTypeIPv6).send(t, unsolicitedAdvertisement(mac(foreign), vip6))

@@ -222,8 +222,8 @@ func (l *lab) without(name string) []string {
 	return slices.DeleteFunc(slices.Clone(l.names), func(n string) bool { return n == name })
 }
 
-// awaitAll waits until everybody sees everybody.
+// awaitAll waits until every member sees every other.
 func (l *lab) awaitAll() map[string]time.Time {
 	l.t.Helper()
-	return l.await("everybody", l.names, func(v view) bool { return slices.Equal(v.Nodes, slices.Sorted(slices.Values(l.names))) })
+	return l.await("all of them", l.names, func(v view) bool { return slices.Equal(v.Nodes, slices.Sorted(slices.Values(l.names))) })
 }

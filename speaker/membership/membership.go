@@ -220,7 +220,7 @@ func (m *Members) run(ctx context.Context) {
 	defer func() {
 		m.mu.Lock()
 		for node := range m.confirmations {
-			m.refute(node) // without a socket, no node can be asked
+			m.endConfirmation(node) // without a socket, no node can be asked
 		}
 		m.mu.Unlock()
 		if err := m.list.Shutdown(); err != nil {
@@ -315,8 +315,8 @@ func (m *Members) declareDead(confirmation context.Context, node string) {
 	}
 }
 
-// refute ends the confirmation of a node's death, if there is one. mu is held.
-func (m *Members) refute(node string) {
+// endConfirmation ends the confirmation of a node's death, if there is one: the node has refuted it, or is gone. mu is held.
+func (m *Members) endConfirmation(node string) {
 	if cancel, confirming := m.confirmations[node]; confirming {
 		cancel()
 		delete(m.confirmations, node)
@@ -327,7 +327,7 @@ func (m *Members) refute(node string) {
 func (m *Members) arrived(node string, address netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.refute(node)
+	m.endConfirmation(node)
 	if m.snapshot.Has(node) {
 		return
 	}
@@ -347,7 +347,7 @@ func (m *Members) left(node string) {
 
 // goneLocked takes out a node that is dead, or has left. mu is held.
 func (m *Members) goneLocked(node string, hasLeft bool) {
-	m.refute(node)
+	m.endConfirmation(node)
 	if !m.snapshot.Has(node) || node == m.node {
 		return
 	}
@@ -357,8 +357,11 @@ func (m *Members) goneLocked(node string, hasLeft bool) {
 		m.lost[node] = struct{}{}
 	}
 	m.update(nodes)
-	m.logger.Info("Lost a speaker", "node", node, "left", hasLeft, "alive", len(nodes),
-		"alone", m.snapshot.Alone)
+	message := "Lost a speaker"
+	if hasLeft {
+		message = "A speaker left"
+	}
+	m.logger.Info(message, "node", node, "alive", len(nodes), "alone", m.snapshot.Alone)
 }
 
 // update replaces the snapshot if it has changed. mu is held.

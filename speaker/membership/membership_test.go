@@ -238,9 +238,9 @@ func TestAnotherKeyIsRejected(t *testing.T) {
 	a, registry := join(t, "a", loopback(1), "secret")
 	b, _ := join(t, "b", loopback(2), "secret")
 	outsider, _ := join(t, "c", loopback(3), "another secret")
-	everybody := map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)}
-	outsider.SetPeers(everybody)
-	a.SetPeers(everybody)
+	all := map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)}
+	outsider.SetPeers(all)
+	a.SetPeers(all)
 	awaitNodes(t, b, "a", "b")
 
 	// A stream and a packet: a Join sends the one, a probe the other.

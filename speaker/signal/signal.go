@@ -3,8 +3,8 @@
 // Package signal passes on between goroutines that something has changed, or what it has become, where only the present state matters and
 // not how often it changed on the way.
 //
-//   - A [Signal] says that something changed. Whoever reads it then looks up what the state is.
-//   - A [Latest] carries the state itself, of which a newer one replaces an older one that nobody has read yet.
+//   - A [Signal] says that something changed. The goroutine that receives it then looks up what the state is.
+//   - A [Latest] carries the state itself, of which a newer one replaces an older one that was not received yet.
 //   - [Gather] makes one signal of a burst of them.
 //   - [Every] writes a state somewhere when it has changed, and not more often than it is told.
 //

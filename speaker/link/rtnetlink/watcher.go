@@ -5,7 +5,7 @@
 // A [Watcher] listens to events and keeps the present state as an immutable [link.Snapshot]. An event is only a hint that something
 // changed. What changed is read by listing interfaces, addresses and default routes anew, so that lost, reordered or merged events (a full
 // socket buffer, ENOBUFS) never leave a state that the kernel does not have. Events that come close together are answered by one listing,
-// and a listing that finds nothing new notifies nobody. Nothing is polled.
+// and a listing that finds nothing new notifies no subscriber. Nothing is polled.
 //
 // [Watcher.Paths] asks the kernel for the route to each of some addresses. While the kernel has none, because an interface restarts for
 // instance, the path that was found last is returned, with the reason why it is not current.

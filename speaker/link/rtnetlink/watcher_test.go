@@ -176,7 +176,7 @@ func TestFailedSocketIsOpenedAgain(t *testing.T) {
 	changes := w.Subscribe()
 	n.run(t, w)
 	w.failed <- errors.New("test: no buffer space for anything")
-	n.IP(t, "link add br0 type bridge") // Perhaps while nobody listens.
+	n.IP(t, "link add br0 type bridge") // Perhaps while no socket listens.
 	waitFor(t, w, changes, "made while the socket was closed", "br0", func(_ link.Interface, ok bool) bool { return ok })
 	n.IP(t, "link set br0 up")
 	n.IP(t, "addr add 192.0.2.1/24 dev br0")
@@ -190,7 +190,7 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 	if err := w.events.SetReceiveBufferSize(1, false); err != nil { // The kernel makes it its minimum, about one event.
 		t.Fatal(err)
 	}
-	for i := range 10 { // Nobody reads yet, so the buffer overruns.
+	for i := range 10 { // The Watcher does not read yet, so the buffer overruns.
 		n.IP(t, "link add br%d type bridge", i)
 	}
 	n.run(t, w)
