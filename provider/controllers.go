@@ -17,14 +17,18 @@ import (
 	"k8s.io/controller-manager/controller"
 )
 
-// What every controller manager needs: its lease, and to have the requests to its own port checked.
+// Every controller manager needs the right to its lease, and to have requests to its own port authenticated and authorised.
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=tandem-system,resources=leases,verbs=get;create;update
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
 
-// Controllers returns the upstream controllers that run on a Cloud: those of nodes, with our own that labels Nodes with their topology, that
-// of Services on our informer, and none for routes. The flag --controllers chooses among them; a cluster whose nodes another provider initialises runs
-// --controllers=service-lb-controller.
+// Controllers returns the upstream controllers that run on a [Cloud], by the names that the flag --controllers knows:
+//
+//	cloud-node-controller            with our own beside it, which labels Nodes with their topology
+//	cloud-node-lifecycle-controller
+//	service-lb-controller            on our own informer
+//
+// There is none for routes. A cluster whose nodes another provider initialises runs --controllers=service-lb-controller.
 func Controllers() map[string]app.ControllerInitFuncConstructor {
 	constructors := maps.Clone(app.DefaultInitFuncConstructors)
 	delete(constructors, names.NodeRouteController)

@@ -25,8 +25,8 @@ import (
 // +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch
 
-// instances tells the upstream node controllers about machines that nobody rents out: they exist as long as their Node does, and
-// their addresses are those that they themselves report.
+// instances answers the questions that the upstream node controllers ask a cloud. Here is no cloud: a machine exists as long as its Node
+// does, and its addresses are those that the machine itself reports.
 type instances struct {
 	speakers client.Reader
 }
@@ -40,15 +40,21 @@ func (*instances) InstanceExists(context.Context, *corev1.Node) (bool, error) { 
 func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) { return false, nil }
 
 // InstanceMetadata returns the provider ID tandem://<node> and the addresses of both families: those of the kubelet's
-// --node-ip, else what the speaker found on the interfaces with the default routes, and of a family that the speaker has not
-// found what the Node says itself. The family that is first in the Node's status stays first. An error where nobody knows an
-// address leaves the node's taint until the next try.
+// --node-ip; without it those that the speaker found on the interfaces with the default routes, and for a family of which the speaker
+// found none those of the Node's status. The family that is first in the Node's status stays first.
 //
-// It returns no addresses, which the node controller passes over, where they shall stay as they are. That controller asks for every node,
-// takes any two addresses of one type for a change, and replaces all that it finds.
+//	--node-ip        speaker                          status           InternalIPs
+//	198.51.100.11    198.51.100.11, 2001:db8:51::11   198.51.100.11    198.51.100.11
+//	                 198.51.100.11, 2001:db8:51::11   198.51.100.11    198.51.100.11, 2001:db8:51::11
+//	                 198.51.100.11                    2001:db8:51::11  2001:db8:51::11, 198.51.100.11
+//
+// If there is no address at all, the error keeps the Node's taint until the next try.
+//
+// Where the addresses shall stay as they are, it returns none, which makes the node controller leave them alone. If it returned them, that
+// controller, which asks for every Node again and again, would take two addresses of one type for a change, and write the status.
 func (i *instances) InstanceMetadata(ctx context.Context, node *corev1.Node) (*cloudprovider.InstanceMetadata, error) {
 	metadata := &cloudprovider.InstanceMetadata{ProviderID: providerID(node)} // for zone and region see [topology]
-	// Of a node that we don't initialise the kubelet, or another provider, writes the addresses, and would take back what we add.
+	// The addresses of a node that we don't initialise are written by its kubelet or by another provider, which would remove any that we add.
 	if !initialises(node) && len(nodeinfo.InternalIPs(node)) > 0 {
 		return metadata, nil
 	}

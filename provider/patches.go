@@ -17,9 +17,9 @@ import (
 
 // patchMerger makes one patch out of each two that the service controller sends.
 //
-// The controller first adds its finalizer to a Service and then, when there are addresses, writes the status. Here the finalizer is added with
-// the status: a Service without addresses has nothing to be cleaned up, and a Service that is deleted in between reaches the controller by
-// [onDelete]. At the end the controller removes the finalizer, and then clears the status of a Service that is gone.
+// The controller first adds its finalizer to a Service and then, when there are addresses, writes the status. Here the finalizer is added
+// with the status: a Service without addresses has nothing to be cleaned up, and a Service that is deleted in between reaches the
+// controller by [onDelete]. At the end the controller removes the finalizer, and then clears the status of a Service that is gone.
 type patchMerger struct {
 	typedcorev1.ServiceInterface
 	services corelisters.ServiceNamespaceLister

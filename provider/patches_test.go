@@ -16,7 +16,7 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 )
 
-// TestPatches changes Services in the way of the service controller, through its own function.
+// TestPatches changes Services as the service controller does, through its own function.
 func TestPatches(t *testing.T) {
 	finalizers := func(names ...string) func(*corev1.Service) {
 		return func(svc *corev1.Service) { svc.Finalizers = names }

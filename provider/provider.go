@@ -2,16 +2,16 @@
 
 // Package provider is what Kubernetes sees of Tandem: the cloudprovider.Interface, and the controllers that run on it.
 //
-// It is thin. Addresses are package loadbalancer's business; here are the metadata of nodes ([Cloud.InstancesV2]), the conditions of the objects
-// that users write for speakers, the key of the speakers' gossip, and the connection to the upstream service controller, which drives everything
-// that happens to a Service. Two things make that controller serve more than it knows:
+// It is thin. Addresses are package loadbalancer's business; here are the metadata of nodes ([Cloud.InstancesV2]), the conditions of the
+// objects that users write for speakers, the key of the speakers' gossip, and the connection to the upstream service controller, which
+// drives everything that happens to a Service. Two things make that controller serve more than it knows:
 //
-//   - It skips Services with a load balancer class. In its cache, Services with our class therefore have none, and a Service without a class
-//     gets another one where it is left to another provider. One controller, one queue and one set of workers so serve Services with our class
-//     and, unless told otherwise, those without a class. No other Service reaches the controller, which would take the standard
-//     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that
-//     is not of type LoadBalancer any more: it is ours where an update turned one of our Services into it, or where package
-//     loadbalancer finds at the start that it still has addresses of ours.
+//   - It skips Services with a load balancer class. In its cache, Services with our class therefore have none, and a Service without a
+//     class gets another one where it is left to another provider. One controller, one queue and one set of workers so serve Services with
+//     our class and, unless told otherwise, those without a class. No other Service reaches the controller, which would take the standard
+//     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that is not of type
+//     LoadBalancer any more: it is ours where an update turned one of our Services into it, or where package loadbalancer finds at the
+//     start that it still has addresses of ours.
 //   - It looks at a Service only when the Service changes. [Cloud] hands it a waiting Service again, through the handler that
 //     it registered, when a pool edit or a release may help.
 //
@@ -60,7 +60,7 @@ type Cloud struct {
 	instances *instances
 	services  *serviceInformer
 	claims    informers.SharedInformerFactory
-	parts     map[string]func(context.Context) error // what runs on the leader, by what it is called in a log
+	parts     map[string]func(context.Context) error // run on the leader, by their names in logs
 	recorder  record.EventRecorder
 }
 
@@ -119,7 +119,8 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	}, nil
 }
 
-// Initialize starts what belongs to the provider: its caches, the server of addresses, and what the speakers need of a leader. It is called once, on the leader.
+// Initialize starts the parts of the provider: its caches, the server of addresses, and what a leader does for the speakers. The framework
+// calls it once, on the leader.
 func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -158,5 +159,5 @@ func (c *Cloud) Routes() (cloudprovider.Routes, bool) { return nil, false }
 // ProviderName returns Name.
 func (c *Cloud) ProviderName() string { return Name }
 
-// HasClusterID is always true: nothing is shared between clusters that would have to be told apart.
+// HasClusterID is always true: clusters share nothing in which an ID would have to tell them apart.
 func (c *Cloud) HasClusterID() bool { return true }

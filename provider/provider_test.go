@@ -165,7 +165,7 @@ func TestViewedServices(t *testing.T) {
 	})
 }
 
-// balancer is a LoadBalancer that gives everybody one address and writes down who asked.
+// balancer is a LoadBalancer that gives every Service the same address and records the Services that ask.
 type balancer struct {
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -202,8 +202,8 @@ func (b *balancer) EnsureLoadBalancerDeleted(_ context.Context, _ string, svc *c
 	return nil
 }
 
-// took returns who asked since it was last called, sorted.
-func (b *balancer) took() (ensured, deleted []string) {
+// asked returns the Services that have asked since it was last called, sorted.
+func (b *balancer) asked() (ensured, deleted []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	ensured, deleted = slices.Sorted(slices.Values(b.ensured)), slices.Sorted(slices.Values(b.deleted))
@@ -261,7 +261,7 @@ func service(name string, class *string) *corev1.Service {
 	}
 }
 
-// deletedService is one that somebody deletes and that the standard finalizer keeps.
+// deletedService returns a Service that has been deleted and that the standard finalizer keeps.
 func deletedService(name string, class *string) *corev1.Service {
 	svc := service(name, class)
 	svc.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
@@ -292,7 +292,7 @@ func TestServiceController(t *testing.T) {
 				client, _, b := run(t, tt.classOnly, everything()...)
 				time.Sleep(10 * time.Minute) // of the bubble's clock: resyncs show every Service again
 				synctest.Wait()
-				ensured, deleted := b.took()
+				ensured, deleted := b.asked()
 				if diff := cmp.Diff(tt.ensured, ensured); diff != "" {
 					t.Errorf("ensured (-want +got):\n%s", diff)
 				}
@@ -325,7 +325,7 @@ func TestServiceController(t *testing.T) {
 						t.Errorf("a patch writes the class, or the mark of the view: %s", patch.GetPatch())
 					}
 				}
-				// The role has no other right: who may patch Services as a whole may take any traffic of the cluster, by their external IPs.
+				// The role has no other right. A program that may patch Services as a whole could take any traffic of the cluster, by external IPs.
 				for _, action := range client.Actions() {
 					what := action.GetVerb() + " " + action.GetResource().Resource + "/" + action.GetSubresource()
 					switch action.GetVerb() {
@@ -345,7 +345,7 @@ func TestWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := new(v1alpha1.LoadBalancerClass), new("example.com/other")
 		_, viewed, b := run(t, false, service("ours", ours), service("theirs", theirs))
-		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
+		if ensured, _ := b.asked(); !slices.Equal(ensured, []string{"ours"}) {
 			t.Fatalf("ensured %v", ensured)
 		}
 		for _, name := range []string{"ours", "theirs"} {
@@ -356,11 +356,11 @@ func TestWake(t *testing.T) {
 			viewed.wake(svc)
 		}
 		synctest.Wait() // the clock stands still
-		if ensured, _ := b.took(); !slices.Equal(ensured, []string{"ours"}) {
+		if ensured, _ := b.asked(); !slices.Equal(ensured, []string{"ours"}) {
 			t.Errorf("ensured %v, want only ours", ensured)
 		}
 	})
-	// Who is woken before the service controller has registered is looked at when it does.
+	// A Service that is woken before the service controller has registered is handed to it when it does.
 	early := &serviceInformer{}
 	early.wake(service("ours", nil))
 	var woken []string
@@ -396,7 +396,7 @@ func TestServiceTurnsInternal(t *testing.T) {
 				all := []*corev1.Service{withFinalizer("ours", ours), withFinalizer("default", nil), withFinalizer("theirs", theirs)}
 				before, woken := turn(withFinalizer("before", nil)), turn(withFinalizer("woken", nil))
 				client, viewed, b := run(t, tt.classOnly, append(all, before, woken)...)
-				b.took()
+				b.asked()
 				for _, svc := range all {
 					if _, err := client.CoreV1().Services("default").Update(t.Context(), turn(svc.DeepCopy()), metav1.UpdateOptions{}); err != nil {
 						t.Fatal(err)
@@ -405,7 +405,7 @@ func TestServiceTurnsInternal(t *testing.T) {
 				viewed.wake(woken) // package loadbalancer has found that it is ours
 				time.Sleep(10 * time.Minute)
 				synctest.Wait()
-				if _, deleted := b.took(); !slices.Equal(deleted, tt.deleted) {
+				if _, deleted := b.asked(); !slices.Equal(deleted, tt.deleted) {
 					t.Errorf("deleted %v, want %v", deleted, tt.deleted)
 				}
 				for _, svc := range append(all, before, woken) {

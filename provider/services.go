@@ -17,8 +17,8 @@ import (
 // otherClass stands in the cache for the class of a Service without one that is left to another provider.
 const otherClass = "tandem-lb.io/other-provider"
 
-// viewedAnnotation marks a Service of the cache whose class was changed, so that it is not changed twice. The API refuses a key with a space:
-// no user can set this annotation, and it could not be written by mistake.
+// viewedAnnotation marks a Service of the cache whose class was changed, so that it is not changed twice. The API refuses a key with a
+// space: no user can set this annotation, and it could not be written by mistake.
 const viewedAnnotation = "tandem-lb.io/class in the cache is not that of the API"
 
 // A classView is the transformation of an informer after which, of the Services of type LoadBalancer, those without a class are ours.
@@ -34,8 +34,8 @@ type classView struct {
 	onlyOurs bool
 }
 
-// transform is a cache.TransformFunc. Client-go applies it twice to the Services that it lists at the start, and so needs the mark: a Service
-// of our class, once without it, would look like a Service that never had one. Managed fields are dropped to save memory.
+// transform is a cache.TransformFunc. Client-go applies it twice to the Services that it lists at the start, and so needs the mark: a
+// Service of our class, once without it, would look like a Service that never had one. Managed fields are dropped to save memory.
 func (v classView) transform(obj any) (any, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok {
@@ -63,15 +63,15 @@ func (v classView) transform(obj any) (any, error) {
 	return &viewed, nil
 }
 
-// serviceInformer is the informer as the service controller sees it: without the Services of other classes, and with a way to
-// hand it one again.
+// serviceInformer is the informer as the service controller sees it: without the Services of other classes. By wake it hands the controller
+// a Service once more.
 type serviceInformer struct {
 	coreinformers.ServiceInformer
 
 	mu sync.Mutex
 	// mu guards all following fields.
 	handler cache.ResourceEventHandler // the one that the service controller registered
-	early   []*corev1.Service          // woken before it did
+	early   []*corev1.Service          // woken before the controller registered
 }
 
 // Informer returns an informer whose handlers see the load balancers that are ours.
@@ -79,7 +79,7 @@ func (i *serviceInformer) Informer() cache.SharedIndexInformer {
 	return &filteredInformer{SharedIndexInformer: i.ServiceInformer.Informer(), parent: i}
 }
 
-// wake makes the service controller look at the Service, which is ours, now or as soon as it runs.
+// wake makes the service controller look at a Service of ours, now or as soon as it runs.
 func (i *serviceInformer) wake(svc *corev1.Service) {
 	i.mu.Lock()
 	handler := i.handler
@@ -108,8 +108,10 @@ type filteredInformer struct {
 	parent *serviceInformer
 }
 
-// AddEventHandlerWithResyncPeriod is the way in which the service controller registers.
-func (i *filteredInformer) AddEventHandlerWithResyncPeriod(handler cache.ResourceEventHandler, resync time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+// AddEventHandlerWithResyncPeriod is the method by which the service controller registers its handler.
+func (i *filteredInformer) AddEventHandlerWithResyncPeriod(
+	handler cache.ResourceEventHandler, resync time.Duration,
+) (cache.ResourceEventHandlerRegistration, error) {
 	filtered := cache.FilteringResourceEventHandler{
 		FilterFunc: func(obj any) bool { return isOurs(lastSeen(obj)) },
 		Handler:    onDelete{handler},

@@ -26,8 +26,8 @@ import (
 // topologyLabels are the labels by the annotations that ask for them.
 var topologyLabels = map[string]string{v1alpha1.AnnotationZone: corev1.LabelTopologyZone, v1alpha1.AnnotationRegion: corev1.LabelTopologyRegion}
 
-// topology labels the Nodes that we have initialised with their zone and region. The node controller could do so only while it initialises a
-// Node, which is mostly before anybody has annotated it, and would not come to an end with a value that cannot be a label.
+// topology labels the Nodes that we have initialised with their zone and region. The node controller could do so only while it initialises
+// a Node, which is mostly before anybody has annotated it, and would not come to an end with a value that cannot be a label.
 type topology struct {
 	client   kubernetes.Interface
 	nodes    corelisters.NodeLister
@@ -64,8 +64,8 @@ func (t *topology) follow(old, node *corev1.Node) {
 	}
 }
 
-// missingLabels returns the labels that the annotations of a Node of ours ask for and that the Node does not have, by their keys. The values
-// in invalid cannot be those of labels.
+// missingLabels returns the labels that the annotations of a Node of ours ask for and that the Node does not have, by their keys. The
+// values in invalid cannot be those of labels.
 func missingLabels(node *corev1.Node) (missing, invalid map[string]string) {
 	missing, invalid = map[string]string{}, map[string]string{}
 	if node.Spec.ProviderID != providerID(node) {

@@ -35,12 +35,13 @@ func run() int {
 		return 1
 	}
 	opts.KubeCloudShared.CloudProvider.Name = provider.Name
-	// Ten thousand Services cost about eight writes each after a restart that finds none of them done. The API server's own
-	// priority and fairness is the limit that is meant to hold, so ours only keeps a runaway loop in bounds.
+	// After a restart, each of ten thousand Services may cost eight writes. The limit that is meant to hold is the API server's priority and
+	// fairness; ours bounds a loop that runs wild.
 	opts.Generic.ClientConnection.QPS = 1000
 	opts.Generic.ClientConnection.Burst = 2000
 	opts.ServiceController.ConcurrentServiceSyncs = 16
-	// A node is initialised with what it reports, and its speaker may find the other family a moment later. Asking costs no request.
+	// A Node is initialised with the addresses of its status, and its speaker may find those of the other family a moment later. To ask for
+	// them costs no request.
 	opts.NodeStatusUpdateFrequency.Duration = 10 * time.Second
 	// A name of our own, so that a cluster may run another provider's controller manager for its nodes.
 	opts.Generic.LeaderElection.ResourceName = "tandem-cloud-controller-manager"

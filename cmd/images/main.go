@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images is a build tool: it compiles Tandem's programs and writes their container images to dist/images, without a container engine.
+// Command images is a build tool: it compiles Tandem's programs and writes their container images to dist/images, without a container
+// engine.
 //
 //	go run ./cmd/images -version v0.1.0
 //	ctr -n k8s.io images import dist/images/speaker.tar

@@ -93,8 +93,8 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("--kubeconfig: %w", err)
 	}
-	// A node that takes over thousands of Services records each. The API server's priority and fairness is the limit meant
-	// to hold.
+	// A node that takes over thousands of Services writes a record for each. The limit that is meant to hold is the API server's priority and
+	// fairness.
 	config.QPS, config.Burst = 200, 400
 	config.UserAgent = rest.DefaultKubernetesUserAgent()
 	clientset, err := kubernetes.NewForConfig(config)
@@ -129,9 +129,9 @@ func run(ctx context.Context, o options) error {
 	return s.Run(ctx)
 }
 
-// hostAddress returns the address of this node by which other speakers reach it. The downward API doesn't serve for that: a kubelet
-// with an external cloud provider and without --node-ip knows none until the node is initialised, and starts no container that asks,
-// while the cloud provider waits for this speaker to say what addresses the node has.
+// hostAddress returns the address of this node by which other speakers reach it. The downward API cannot tell it: a kubelet with
+// --cloud-provider=external and without --node-ip knows no address until the cloud provider has initialised the node, and starts no
+// container that asks for it. The cloud provider in turn waits for this speaker to report the addresses of the node.
 func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface) (netip.Addr, error) {
 	if o.hostIP != "" {
 		address, err := netip.ParseAddr(o.hostIP)
@@ -151,7 +151,7 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 		if address = nodeinfo.InternalIP(node, family.IPv4); !address.IsValid() {
 			address = nodeinfo.InternalIP(node, family.IPv6)
 		}
-		// A node that is not initialised may yet get an IPv4 address, from what its speaker finds.
+		// A node that is not initialised may yet get an IPv4 address, which its speaker finds.
 		if address.Is4() || address.IsValid() && !nodeinfo.Uninitialized(node) {
 			return true, nil
 		}
@@ -166,7 +166,7 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 	return address, nil
 }
 
-// serve answers for metrics and health. A port that is taken costs the metrics, not the announcements.
+// serve serves metrics and health. If another program has the port, the speaker announces without them.
 func serve(address string, s *speaker.Speaker) *http.Server {
 	check := func(check func(*http.Request) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

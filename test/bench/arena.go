@@ -195,7 +195,7 @@ func (a *arena) await(ctx context.Context, what string, n int, count func() int)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-changed:
-			// Enough is enough to look every few milliseconds, whatever the number of events.
+			// To look every few milliseconds suffices, however many events there are.
 			time.Sleep(5 * time.Millisecond)
 		case <-time.After(time.Second):
 		}
@@ -345,7 +345,7 @@ func (a *arena) countRequests(ctx context.Context) (requests, error) {
 	return counts, lines.Err()
 }
 
-// settle waits until nobody writes any more, events included, and returns the requests that were counted until then.
+// settle waits until nothing writes to the API any more, not even events, and returns the requests that were counted until then.
 func (a *arena) settle(ctx context.Context) (requests, error) {
 	last := -1.0
 	for range 60 {

@@ -212,7 +212,7 @@ func (*tandem) name() string { return "tandem" }
 
 func (t *tandem) start(ctx context.Context) (running, error) { return t.startAt(ctx, 7575) }
 
-// startAt starts a controller manager that believes to lead, whoever else does.
+// startAt starts a controller manager that leads without an election, even if another one leads too.
 func (t *tandem) startAt(ctx context.Context, port int) (*process, error) {
 	kubeconfig := t.kubeconfig()
 	return t.run(ctx, fmt.Sprintf("tandem-%d", port), t.program, "--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig,

@@ -13,8 +13,8 @@
 // The controllers are processes in the network namespace of the control plane and use the administrator's credentials, so that the
 // API server's priority and fairness holds none of them back. Each works twice for every number of Services: once they arrive,
 // created by many workers at full speed while the controller runs; once they wait, all created before the controller
-// starts. In the first figure a contestant shares the machine with those who create Services; the second is its own, from the first
-// Service that has both addresses to the last, and leaves the controller's start out.
+// starts. In the first figure a contestant shares the machine with the workers that create Services. The second counts from the first
+// Service that has both addresses to the last, without the controller's start.
 //
 // The Services have neither selector nor node ports, so that nothing but the contestant writes for them. There is one node, cut
 // from power before the start: its kubelet and kube-proxy would only take time from the others, and without any Node the upstream service

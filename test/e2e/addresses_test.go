@@ -161,7 +161,7 @@ func TestServicesShareAddressesByKey(t *testing.T) {
 	s.add(t, fixed(port(s.service("same-port", v4, v6), 443), ips))
 	s.event(t, "same-port", "SyncLoadBalancerFailed", ips[0], "443")
 
-	// The claim passes to who is left, and no address is lost on the way.
+	// The claim passes to the Service that is left, which keeps the address throughout.
 	s.remove(t, first)
 	s.claimsBecome(t, pairs("second", ips...))
 	if diff := cmp.Diff(ips, s.addresses(t, "second", 2)); diff != "" {

@@ -20,8 +20,8 @@ import (
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// A cluster whose nodes and Services without a class are another provider's: ours leaves both alone, also a Service with the standard
-// finalizer that was that provider's load balancer once.
+// In this cluster another provider has the nodes and the Services without a class. Tandem leaves both alone, and also a Service with the
+// standard finalizer that once was a load balancer of that provider.
 func TestBesideAnotherProvider(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", lanIPv4, lanIPv6)
@@ -92,7 +92,7 @@ func TestBesideAnotherProvider(t *testing.T) {
 	untouched()
 	s.claimsBecome(t, pairs("second", s.addresses(t, "second", 2)...))
 
-	// Alone again, ours has kept the addresses, and takes the node.
+	// When the other provider has gone, Tandem still has its addresses, and initialises the node.
 	before := s.addresses(t, "second", 2)
 	rollOut(alone)
 	restored = true

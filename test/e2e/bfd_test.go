@@ -83,7 +83,8 @@ func upBy(peer string, ms int) bfdPeer {
 	return bfdPeer{Peer: peer, Status: "up", Diagnostic: "ok", ReceiveInterval: ms, Transmit: ms, Multiplier: 3}
 }
 
-// TestBFDNoticesADeadNode has the switch forward nothing for a node. Its link stays up, so that BGP alone would take the hold time, 90 s here.
+// TestBFDNoticesADeadNode has the switch forward nothing for a node. Its link stays up, so that BGP alone would take the hold time, 90 s
+// here.
 func TestBFDNoticesADeadNode(t *testing.T) {
 	for family, name := range []string{"IPv4", "IPv6"} {
 		t.Run("over "+name, func(t *testing.T) {
@@ -189,8 +190,8 @@ spec: {addressPools: [$NS], peers: [$NS]}
 	})
 }
 
-// TestBFDLeavesAGracefulRestartAlone restarts the one speaker that announces a Service, to a router that keeps routes over a graceful restart and
-// drops them when BFD fails.
+// TestBFDLeavesAGracefulRestartAlone restarts the one speaker that announces a Service, to a router that keeps routes over a graceful
+// restart and drops them when BFD fails.
 func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", "192.0.2.0/24", "2001:db8:c::/64")

@@ -139,11 +139,11 @@ func TestWaysOfChoosing(t *testing.T) {
 	}
 }
 
-// A Service that is deleted and created again finds its addresses, whoever else has come meanwhile.
+// A Service that is deleted and created again gets the addresses that it had, although other Services were created meanwhile.
 func TestAStablePoolGivesTheSameAddressAgain(t *testing.T) {
 	s := newStage(t, dual)
-	// Where two Services have the same place, who comes first has it. In four million addresses five Services, whose names
-	// are others in each run, have places of their own.
+	// A Stable pool begins its search at a hash of the Service's name. If two names had the same hash, the Service that comes first would
+	// have the address; among four million addresses, five names (which are others in each run) have five hashes.
 	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: $NS}, spec: {allocation: Stable,
   ipv4: {ranges: [10.0.0.0/10]}, ipv6: {ranges: ["fd00:202::/64"]}, namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: $NS}}]}}`)
 	want := map[string][]string{}

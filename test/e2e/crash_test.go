@@ -17,8 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestNoAddressIsLostOrGivenTwiceInACrash kills the leader while Services are being created, and compares the three records of who has
-// an address: status, claims and the pool's count.
+// TestNoAddressIsLostOrGivenTwiceInACrash kills the leader while Services are being created, and compares the three records of
+// addresses: statuses, claims and the pool's count.
 func TestNoAddressIsLostOrGivenTwiceInACrash(t *testing.T) {
 	const n = 200
 	s := newStage(t, dual)

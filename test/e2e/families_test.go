@@ -215,7 +215,7 @@ func TestOnlyOurLoadBalancerClassIsServed(t *testing.T) {
 	s.pool(t, "", lanIPv4, lanIPv6)
 	other := s.service("other", v4, v6)
 	other.Spec.LoadBalancerClass = new("example.com/other")
-	// The finalizer that the upstream controller would clean up for.
+	// On account of this finalizer the upstream controller would clean up.
 	other.Finalizers = []string{"service.kubernetes.io/load-balancer-cleanup"}
 	s.add(t, other)
 	ours := s.service("ours", v4, v6)

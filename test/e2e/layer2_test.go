@@ -34,8 +34,8 @@ spec:
 `)
 }
 
-// heldBy makes a pool, web servers on all nodes but one, and a Service that this one holds on layer 2, so that losing it loses no
-// web server. It returns the Service's addresses.
+// heldBy makes a pool, web servers on all nodes but one, and a Service of which the node without a web server is the holder, so that its
+// failure fails no web server. It returns the Service's addresses.
 func (s *stage) heldBy(t *testing.T, node string) []string {
 	t.Helper()
 	s.pool(t, "", lanIPv4, lanIPv6)
@@ -110,7 +110,7 @@ func TestAddressesMoveFromANodeThatFails(t *testing.T) {
 		name      string
 		holder    string
 		cut, heal action
-		// returns says that the speaker is soon back by itself, perhaps before the others miss it.
+		// returns says that the speaker soon comes back by itself, perhaps before the others notice that it is gone.
 		returns bool
 	}{
 		{

@@ -93,8 +93,9 @@ func (c familyCase) before() []string {
 	return ips
 }
 
-// want returns what the Service is to publish in the end. What is right is said in three lines: a family is had if the Service has it or
-// a pool does; PreferDualStack is content with one, all else wants what it asked for; and who is refused keeps what he has.
+// want returns what the Service is to publish in the end. Three rules say what is right: a family can be had if the Service has an
+// address of it or a pool does; PreferDualStack needs one family, the other policies all that they ask for; and a Service whose request is
+// refused keeps its addresses.
 func (c familyCase) want() (ips []string, refused corev1.IPFamily) {
 	var missing []corev1.IPFamily
 	for _, family := range c.asks {

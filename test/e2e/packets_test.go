@@ -131,7 +131,7 @@ func (c *capture) since(mark int, ip string, f form) []packet {
 	return slices.DeleteFunc(slices.Clone(c.packets[mark:]), func(p packet) bool { return p.ip != ip || p.form != f })
 }
 
-// taken reports whether, after a mark, another node than the one with that MAC address has said of each address that it has it.
+// taken reports whether, after a mark, a node other than the one with that MAC address has announced each of the addresses.
 func (c *capture) taken(mark int, ips []string, mac string) (bool, string) {
 	for _, ip := range ips {
 		if !slices.ContainsFunc(c.since(mark, ip, gratuitous), func(p packet) bool { return p.src != mac }) {
@@ -160,7 +160,7 @@ func (s *stage) mac(t *testing.T, host string) string {
 	return strings.Fields(string(link))[2]
 }
 
-// ask makes the client on the LAN ask once who has an address, to everyone.
+// ask makes the client on the LAN send one ARP request or neighbour solicitation for an address, to all stations.
 func (s *stage) ask(ctx context.Context, ip string) error {
 	if strings.Contains(ip, ":") {
 		return s.Command(ctx, lab.Client, "ndisc6", "-1", "-q", "-r", "1", "-w", "1000", ip, "eth0").Run()
@@ -174,7 +174,7 @@ func (s *stage) probe(ctx context.Context, ip, mac string) error {
 	return s.Command(ctx, lab.Client, "ip", "neigh", "replace", ip, "lladdr", mac, "dev", "eth0", "nud", "probe").Run()
 }
 
-// answeredBy waits until, several times in a row, each question to everyone gets exactly one answer, and all from that node.
+// answeredBy waits until, several times in a row, each request to all stations gets exactly one answer, and all answers are that node's.
 func (s *stage) answeredBy(t *testing.T, c *capture, node string, ips []string) {
 	t.Helper()
 	const questions = 4

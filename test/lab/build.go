@@ -263,7 +263,7 @@ func goBuild(ctx context.Context, progress io.Writer, dir, what string, args ...
 	}
 }
 
-// lock takes the lock of the cache in dir. A process that ends in whatever way gives it up.
+// lock takes the lock of the cache in dir. The lock ends with the process, however that ends.
 func lock(ctx context.Context, dir string, progress io.Writer) (unlock func(), err error) {
 	file, err := os.Open(dir)
 	if err != nil {

@@ -12,7 +12,7 @@
 //	                                  ├── node2 .12
 //	                                  └── node3 .13
 //
-// Everything is the genuine article, built by [Build] from the module proxy into a cache that is keyed by version:
+// All programs are the real ones, built by [Build] from the module proxy into a cache that is keyed by version:
 // etcd, the API server, the controller manager and the scheduler on cp, containerd, the kubelet and kube-proxy
 // (nftables) on every node, and FRR wherever [Lab.StartFRR] puts it. Pods run. Their networks are routed, as by a CNI
 // plugin without an overlay.

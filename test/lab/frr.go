@@ -86,8 +86,8 @@ func (l *Lab) StartFRR(ctx context.Context, host, config string) error {
 	return nil
 }
 
-// forgetRoutes takes the routes away that an FRR which was killed has left in a host's kernel, with their next hops. The next FRR does so itself,
-// but leaves IPv6 routes over several next hops beside its own, so that the host would go on sending to nodes that are gone.
+// forgetRoutes takes the routes away that an FRR which was killed has left in a host's kernel, with their next hops. The next FRR does so
+// itself, but leaves IPv6 routes over several next hops beside its own, so that the host would go on sending to nodes that are gone.
 func (l *Lab) forgetRoutes(ctx context.Context, host string) error {
 	const zebra = "11" // as a number, since not every version of ip knows the name
 	if out, err := l.Command(ctx, host, "ip", "nexthop", "flush", "proto", zebra).CombinedOutput(); err != nil {

@@ -141,8 +141,8 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// TestPure holds the pure packages to what they are: functions of what they are given. Whoever wants to know what Tandem does can import them
-// without a client, the kernel or a protocol coming along, and a test can put any question to them.
+// TestPure checks that the pure packages are functions of their arguments. A program that wants to know what Tandem decides can import them
+// without linking a client, netlink or a protocol, and a table can test them.
 func TestPure(t *testing.T) {
 	impure := []string{
 		"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/vishvananda/netlink", "github.com/osrg/gobgp/v4",
