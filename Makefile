@@ -55,7 +55,7 @@ e2e: ## the tests against a real API server, and on a cluster in network namespa
 
 .PHONY: bench
 bench: deps ## the speed of what has to be fast, with ratios to MetalLB and to the API server's own limit
-	go test -run '^$$' -bench . -benchmem ./ipam ./speaker ./speaker/election ./speaker/layer2
+	go test -run '^$$' -bench . -benchmem ./ipam ./speaker ./speaker/decision ./speaker/election ./speaker/layer2
 	go run ./test/bench
 
 .PHONY: generate

@@ -106,7 +106,7 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 		members: members, bgp: gobgp.New(klog.Background()), bfd: bfd.New(bfd.Config{Logger: klog.Background()}), layer2: layer2.New(layer2.Config{}),
 		records: &recorder{wanted: make(latest[wanted], 1)},
 		changed: make(chan struct{}, 1), status: make(chan struct{}, 1), sessions: make(latest[peerings], 1),
-		met: map[string]bool{}, nextHops: map[string]nextHops{}, started: time.Now(),
+		met: map[string]bool{}, started: time.Now(),
 	}
 	if s.links, err = rtnetlink.Open(); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -60,9 +61,9 @@ func (o *objects) read(ctx context.Context, reader client.Reader) error {
 }
 
 // snapshot puts the objects together with what this node sees for itself.
-func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState, alive func(string) bool) *Snapshot {
+func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState, alive func(string) bool) *decision.Snapshot {
 	compiled, _ := config.Compile(o.config)
-	return &Snapshot{
+	return &decision.Snapshot{
 		Node:     node,
 		Config:   compiled,
 		Services: o.observedServices(),
@@ -71,7 +72,7 @@ func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState, alive fun
 	}
 }
 
-func (o *objects) observedServices() []Service {
+func (o *objects) observedServices() []decision.Service {
 	pools := map[netip.Addr]string{}
 	for i := range o.claims.Items {
 		claim := &o.claims.Items[i]
@@ -81,14 +82,14 @@ func (o *objects) observedServices() []Service {
 	}
 	holders := recordedHolders(o.announcements.Items)
 	endpoints := observedEndpoints(o.slices.Items)
-	var services []Service
+	var services []decision.Service
 	for i := range o.services.Items {
 		svc := &o.services.Items[i]
 		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			continue
 		}
 		name := client.ObjectKeyFromObject(svc)
-		observed := Service{
+		observed := decision.Service{
 			Name:      name,
 			Labels:    svc.Labels,
 			Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
@@ -97,15 +98,20 @@ func (o *objects) observedServices() []Service {
 		}
 		for _, ingress := range svc.Status.LoadBalancer.Ingress {
 			address, err := netip.ParseAddr(ingress.IP)
-			if pool, claimed := pools[address]; err == nil && claimed {
-				observed.Addresses = append(observed.Addresses, Address{address, pool})
+			if err != nil {
+				continue
+			}
+			if pool, claimed := pools[address]; claimed {
+				observed.Addresses = append(observed.Addresses, decision.Address{IP: address, Pool: pool})
+			} else {
+				observed.Unclaimed = append(observed.Unclaimed, address)
 			}
 		}
-		if len(observed.Addresses) > 0 {
+		if len(observed.Addresses)+len(observed.Unclaimed) > 0 {
 			services = append(services, observed)
 		}
 	}
-	slices.SortFunc(services, func(a, b Service) int {
+	slices.SortFunc(services, func(a, b decision.Service) int {
 		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 	})
 	return services
@@ -122,8 +128,8 @@ func recordedHolders(announcements []v1alpha1.L2Announcement) map[types.Namespac
 
 // observedEndpoints finds the usable endpoints: those that are ready or, of a Service and family with none, those that are
 // terminating and still serve, which is where kube-proxy sends the traffic then.
-func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[family.Family]Endpoints {
-	type found struct{ ready, serving Endpoints }
+func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[family.Family]decision.Endpoints {
+	type found struct{ ready, serving decision.Endpoints }
 	byService := map[types.NamespacedName]map[family.Family]*found{}
 	for i := range all {
 		slice := &all[i]
@@ -138,7 +144,7 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 		}
 		f := byService[name][af]
 		if f == nil {
-			f = &found{ready: Endpoints{Nodes: map[string]bool{}}, serving: Endpoints{Nodes: map[string]bool{}}}
+			f = &found{ready: decision.Endpoints{Nodes: map[string]bool{}}, serving: decision.Endpoints{Nodes: map[string]bool{}}}
 			byService[name][af] = f
 		}
 		for _, e := range slice.Endpoints {
@@ -157,9 +163,9 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 			}
 		}
 	}
-	endpoints := map[types.NamespacedName]map[family.Family]Endpoints{}
+	endpoints := map[types.NamespacedName]map[family.Family]decision.Endpoints{}
 	for name, families := range byService {
-		endpoints[name] = map[family.Family]Endpoints{}
+		endpoints[name] = map[family.Family]decision.Endpoints{}
 		for af, f := range families {
 			if f.ready.Any {
 				endpoints[name][af] = f.ready
@@ -171,33 +177,34 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 	return endpoints
 }
 
-func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]Node {
-	interfaces := map[string][]Interface{}
+func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]decision.Node {
+	interfaces := map[string][]decision.Interface{}
 	for i := range o.speakers.Items {
 		interfaces[o.speakers.Items[i].Name] = observedInterfaces(o.speakers.Items[i].Status.Interfaces)
 	}
 	interfaces[self] = observedInterfaces(own) // newer than what was published
-	nodes := map[string]Node{}
+	nodes := map[string]decision.Node{}
 	for i := range o.nodes.Items {
 		node := &o.nodes.Items[i]
-		nodes[node.Name] = Node{
+		nodes[node.Name] = decision.Node{
 			Labels:     node.Labels,
 			Excluded:   isExcluded(node),
 			Ready:      hasCondition(node, corev1.NodeReady),
 			Interfaces: interfaces[node.Name],
+			RouterID:   nodeinfo.InternalIP(node, family.IPv4),
 		}
 	}
 	return nodes
 }
 
 // observedInterfaces returns the usable ones.
-func observedInterfaces(states []v1alpha1.InterfaceState) []Interface {
-	var interfaces []Interface
+func observedInterfaces(states []v1alpha1.InterfaceState) []decision.Interface {
+	var interfaces []decision.Interface
 	for _, state := range states {
 		if !state.Usable {
 			continue
 		}
-		observed := Interface{Name: state.Name}
+		observed := decision.Interface{Name: state.Name}
 		for _, text := range state.Addresses {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				observed.Prefixes = append(observed.Prefixes, prefix.Masked())

@@ -16,8 +16,34 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
+
+// The addresses of the tests: v4 and v6 are a pair.
+const (
+	v4, v6         = "198.51.100.200", "2001:db8:51::1200"
+	other4, other6 = "198.51.100.201", "2001:db8:51::1201"
+)
+
+func endpointsOn(nodes ...string) decision.Endpoints {
+	e := decision.Endpoints{Any: true, Nodes: map[string]bool{}}
+	for _, node := range nodes {
+		e.Nodes[node] = true
+	}
+	return e
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+func sameAddr(a, b netip.Addr) bool     { return a == b }
+func samePrefix(a, b netip.Prefix) bool { return a == b }
 
 // endpoint returns one endpoint. Each condition is "+", "-" or, for nil, "?"; no node is "".
 func endpoint(node, ready, serving, terminating string) discoveryv1.Endpoint {
@@ -52,32 +78,32 @@ func TestObservedEndpoints(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		slices []discoveryv1.EndpointSlice
-		want   map[family.Family]Endpoints
+		want   map[family.Family]decision.Endpoints
 	}{
 		{
 			name:   "a ready endpoint counts on its node",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "+", "+", "-"))},
-			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name:   "an endpoint of which nobody says whether it is ready is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "?", "?", "?"))},
-			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name:   "an endpoint that is not ready does not count",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "+", "+", "-"))},
-			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node2")},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node2")},
 		},
 		{
 			name:   "where none is ready there is none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "-", "+", "-"))},
-			want:   map[family.Family]Endpoints{family.IPv4: {Nodes: map[string]bool{}}},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: {Nodes: map[string]bool{}}},
 		},
 		{
 			name:   "a terminating endpoint that still serves counts where none is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "+", "+"), endpoint("node2", "-", "-", "+"))},
-			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn("node1")},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
 			name: "a terminating endpoint does not count beside a ready one in another slice",
@@ -85,7 +111,7 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v4, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[family.Family]Endpoints{family.IPv4: endpointsOn("node2")},
+			want: map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node2")},
 		},
 		{
 			name: "a ready endpoint of one family does not keep a terminating one of the other out",
@@ -93,12 +119,12 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v4, "web", endpoint("node1", "-", "+", "+")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-")),
 			},
-			want: map[family.Family]Endpoints{family.IPv4: endpointsOn("node1"), family.IPv6: endpointsOn("node2")},
+			want: map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1"), family.IPv6: endpointsOn("node2")},
 		},
 		{
 			name:   "an endpoint without a node counts on none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("", "+", "+", "-"))},
-			want:   map[family.Family]Endpoints{family.IPv4: endpointsOn()},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn()},
 		},
 		{
 			name: "several slices of a family are one set",
@@ -106,7 +132,7 @@ func TestObservedEndpoints(t *testing.T) {
 				endpointSlice(v6, "web", endpoint("node1", "+", "+", "-")),
 				endpointSlice(v6, "web", endpoint("node2", "+", "+", "-"), endpoint("node1", "+", "+", "-")),
 			},
-			want: map[family.Family]Endpoints{family.IPv6: endpointsOn("node1", "node2")},
+			want: map[family.Family]decision.Endpoints{family.IPv6: endpointsOn("node1", "node2")},
 		},
 		{
 			name:   "names are no addresses",
@@ -186,21 +212,21 @@ func TestObservedServices(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		objects objects
-		want    []Service
+		want    []decision.Service
 	}{
 		{
 			name:    "addresses come in the order of the status, each with the pool of its claim",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours}},
-			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
-				{netip.MustParseAddr(v6), "six"}, {netip.MustParseAddr(v4), "lan"},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v6), Pool: "six"}, {IP: netip.MustParseAddr(v4), Pool: "lan"},
 			}}},
 		},
 		{
-			name:    "an address that is published and not claimed is not ours",
+			name:    "an address that is published and not claimed is none to announce",
 			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours}},
-			want: []Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{
-				{netip.MustParseAddr(v4), "lan"},
-			}}},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v4), Pool: "lan"},
+			}, Unclaimed: []netip.Addr{netip.MustParseAddr(other6)}}},
 		},
 		{
 			name:    "an address that is claimed and not published is not announced yet",
@@ -212,6 +238,9 @@ func TestObservedServices(t *testing.T) {
 				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
 				claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}},
 			},
+			want: []decision.Service{{
+				Name: types.NamespacedName{Namespace: "default", Name: "web"}, Unclaimed: []netip.Addr{netip.MustParseAddr(v4)},
+			}},
 		},
 		{
 			name: "a hostname is no address",
@@ -245,12 +274,12 @@ func TestObservedServices(t *testing.T) {
 					Service: v1alpha1.ServiceReference{Namespace: "default", Name: "db"}, Status: v1alpha1.L2AnnouncementStatus{Node: "node2"},
 				}}},
 			},
-			want: []Service{
+			want: []decision.Service{
 				{
 					Name: types.NamespacedName{Namespace: "default", Name: "db"}, Labels: map[string]string{"tier": "back"}, Local: true, Holder: "node2",
-					Addresses: []Address{{netip.MustParseAddr(v6), "six"}}, Endpoints: map[family.Family]Endpoints{family.IPv6: endpointsOn("node2")},
+					Addresses: []decision.Address{{IP: netip.MustParseAddr(v6), Pool: "six"}}, Endpoints: map[family.Family]decision.Endpoints{family.IPv6: endpointsOn("node2")},
 				},
-				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []Address{{netip.MustParseAddr(v4), "lan"}}},
+				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{{IP: netip.MustParseAddr(v4), Pool: "lan"}}},
 			},
 		},
 	} {
@@ -284,15 +313,15 @@ func TestObservedNodes(t *testing.T) {
 		}},
 	}
 	own := []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.11/24"}}}
-	want := map[string]Node{
+	want := map[string]decision.Node{
 		// What this node sees of itself goes before what it published.
-		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []Interface{{"eth0", prefixes("198.51.100.0/24")}}},
+		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []decision.Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}},
 		// A prefix is that of the subnet; what is not usable or cannot be read does not count.
-		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []Interface{{"eth0", prefixes("198.51.100.0/24", "2001:db8:51::/64")}}},
+		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []decision.Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24", "2001:db8:51::/64")}}},
 		// A node without a speaker is known, and has nothing to announce on.
 		"node3": {Labels: map[string]string{"name": "node3"}, Ready: true},
 	}
-	if diff := cmp.Diff(want, o.observedNodes("node1", own), cmp.Comparer(samePrefix)); diff != "" {
+	if diff := cmp.Diff(want, o.observedNodes("node1", own), cmp.Comparer(samePrefix), cmp.Comparer(sameAddr)); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
 	}
 }

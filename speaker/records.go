@@ -20,13 +20,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // wanted is what shall be on record, and what is.
 type wanted struct {
-	records       map[types.NamespacedName]Record
+	records       map[types.NamespacedName]decision.Record
 	announcements []v1alpha1.L2Announcement
 	services      map[client.ObjectKey]*corev1.Service
 	alive         membership.Snapshot
@@ -115,7 +116,7 @@ func (r *recorder) giveUp(ctx context.Context, a *v1alpha1.L2Announcement) error
 	return r.client.Update(ctx, given)
 }
 
-func (r *recorder) record(ctx context.Context, svc *corev1.Service, record Record, existing *v1alpha1.L2Announcement) error {
+func (r *recorder) record(ctx context.Context, svc *corev1.Service, record decision.Record, existing *v1alpha1.L2Announcement) error {
 	if existing != nil && existing.Status.Node == r.node &&
 		slices.Equal(existing.Status.Addresses, record.Addresses) && slices.Equal(existing.Status.Interfaces, record.Interfaces) {
 		return nil

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -47,8 +48,8 @@ func aliveNodes(nodes ...string) membership.Snapshot {
 	return s
 }
 
-func holding(addresses ...string) Record {
-	return Record{Addresses: addresses, Interfaces: []string{"eth0"}}
+func holding(addresses ...string) decision.Record {
+	return decision.Record{Addresses: addresses, Interfaces: []string{"eth0"}}
 }
 
 func TestRecorder(t *testing.T) {
@@ -61,7 +62,7 @@ func TestRecorder(t *testing.T) {
 		stored []v1alpha1.L2Announcement
 		// cached is what the recorder has read, where that is not what is stored now.
 		cached  []v1alpha1.L2Announcement
-		records map[types.NamespacedName]Record
+		records map[types.NamespacedName]decision.Record
 		gone    bool // the Service is
 		alive   membership.Snapshot
 		want    []v1alpha1.L2Announcement
@@ -70,45 +71,45 @@ func TestRecorder(t *testing.T) {
 	}{
 		{
 			name:    "the first holder creates the record and says so",
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
 		},
 		{
 			name:    "a successor takes the record over and says from whom",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took + ", after node node2"},
 		},
 		{
 			name:    "a record that was given up is taken without a word of its last holder",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "")},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
 		},
 		{
 			name:    "what is on record already is not written again",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
 		},
 		{
 			name:    "a holder of more addresses than before writes them, and no event",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node1", v4)},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1,
 		},
 		{
 			name:    "of two that take over at once the second stands back",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
 		},
 		{
 			name:    "of two that create a record the second stands back",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached:  []v1alpha1.L2Announcement{},
-			records: map[types.NamespacedName]Record{web: holding(v4, v6)},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
 		},
 		{
@@ -151,7 +152,7 @@ func TestRecorder(t *testing.T) {
 		},
 		{
 			name:    "a Service that was deleted a moment ago is not recorded",
-			records: map[types.NamespacedName]Record{web: holding(v4)}, gone: true,
+			records: map[types.NamespacedName]decision.Record{web: holding(v4)}, gone: true,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -247,7 +248,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 	services := map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&mine): &mine, client.ObjectKeyFromObject(&taken): &taken}
 	r := &recorder{client: store, node: "node1", events: record.NewFakeRecorder(10)}
 	if err := r.write(t.Context(), wanted{
-		records: map[types.NamespacedName]Record{
+		records: map[types.NamespacedName]decision.Record{
 			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
 		},
 		announcements: cached.Items, services: services, alive: aliveNodes("node1"),
@@ -291,7 +292,7 @@ func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 			events := record.NewFakeRecorder(1)
 			r := &recorder{client: store, node: "node1", events: events}
 			err := r.write(t.Context(), wanted{
-				records:  map[types.NamespacedName]Record{client.ObjectKeyFromObject(&svc): holding(v4)},
+				records:  map[types.NamespacedName]decision.Record{client.ObjectKeyFromObject(&svc): holding(v4)},
 				services: map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&svc): &svc},
 			})
 			if (err != nil) != tt.wantErr {
@@ -324,7 +325,7 @@ func TestRecorderTriesAgain(t *testing.T) {
 		defer cancel()
 		go func() { _ = r.run(ctx) }()
 		r.wanted.put(wanted{
-			records:  map[types.NamespacedName]Record{name: holding(v4)},
+			records:  map[types.NamespacedName]decision.Record{name: holding(v4)},
 			services: map[client.ObjectKey]*corev1.Service{name: &svc},
 		})
 		if event, want := <-events.Events, "Normal AnnouncingLayer2 Node node1 answers for "+v4+" on eth0"; event != want {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -31,8 +32,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/bgp/gobgp"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/layer2"
-	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -98,8 +99,6 @@ type Speaker struct {
 	met      map[string]bool // the speakers that gossip has shown at least once
 	alone    bool
 	isolated bool
-	nextHops map[string]nextHops      // of each peer, as last resolved
-	paths    map[netip.Addr]link.Path // to each peer that BFD watches, as last found
 }
 
 // Scheme returns a scheme with all kinds that a speaker reads and writes.
@@ -143,8 +142,6 @@ func New(cfg Config) (*Speaker, error) {
 		conflicts: make(chan layer2.Conflict, 16),
 		sessions:  make(latest[peerings], 1),
 		met:       map[string]bool{},
-		nextHops:  map[string]nextHops{},
-		paths:     map[netip.Addr]link.Path{},
 	}
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer,
@@ -336,12 +333,16 @@ func (s *Speaker) decide(ctx context.Context) error {
 	s.members.SetPeers(o.speakerAddresses(s.cfg.HostIP))
 	returned := s.meet(alive)
 	snapshot := o.snapshot(s.cfg.Node, announcing(links, held), s.presumedAlive(&o, alive))
-	snapshot.Newcomer = time.Since(s.started) < newcomer
-	desired := Decide(snapshot)
-	if s.isolated {
-		desired.Layer2 = nil
+	snapshot.StartupHold = time.Since(s.started) < newcomer
+	snapshot.Isolated = s.isolated
+	snapshot.Paths = s.links.Paths(decision.PeerAddresses(snapshot.Config, snapshot.Nodes[s.cfg.Node].Labels), held)
+	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.password(s.cfg.Namespace, key) }
+	desired := decision.Decide(snapshot)
+	announcements := make([]layer2.Announcement, len(desired.Layer2))
+	for i, a := range desired.Layer2 {
+		announcements[i] = layer2.Announcement(a)
 	}
-	s.layer2.Set(desired.Layer2)
+	s.layer2.Set(announcements)
 	if returned {
 		// Whoever comes back may have announced our addresses on its side of a partition.
 		s.layer2.Refresh("another speaker came back")
@@ -349,8 +350,17 @@ func (s *Speaker) decide(ctx context.Context) error {
 	if !s.isolated { // what is on record stays so, for nobody can read or change it from here
 		s.records.wanted.put(wanted{records: desired.Records, announcements: o.announcements.Items, services: o.serviceNames(), alive: alive})
 	}
-	s.sessions.put(s.resolve(snapshot, &o, desired, held))
+	s.sessions.put(peerings{bgp: desired.BGP, bfd: desired.BFD})
+	if old := s.problems.Swap(&desired.Problems); old == nil || !maps.Equal(*old, desired.Problems) {
+		signal(s.status)
+	}
 	return nil
+}
+
+// peerings are the sessions that this node is to have.
+type peerings struct {
+	bgp []bgp.Session
+	bfd []bfd.Session
 }
 
 // followSessions hands the latest sessions to BGP and BFD. It has a goroutine of its own, because a session that ends takes time, and layer 2

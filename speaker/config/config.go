@@ -54,8 +54,11 @@ type Selection struct {
 
 // Selects reports whether an address from the pool, of a Service with these labels, is concerned.
 func (s Selection) Selects(pool string, service labels.Set) bool {
-	return (s.Pools == nil || s.Pools[pool]) && s.Services.Matches(service)
+	return s.SelectsPool(pool) && s.Services.Matches(service)
 }
+
+// SelectsPool reports whether addresses from the pool are concerned.
+func (s Selection) SelectsPool(pool string) bool { return s.Pools == nil || s.Pools[pool] }
 
 // L2Advertisement is a compiled v1alpha1.L2Advertisement.
 type L2Advertisement struct {

@@ -95,6 +95,7 @@ func TestDependencies(t *testing.T) {
 	const (
 		noSockets = "the controller manager speaks with the API server alone; what is on the wire is the speaker's"
 		noTest    = "test/ is not part of the product"
+		pure      = "a decision is a function of its snapshot: whoever has one, a command or a test too, comes to the speaker's answer"
 		noWeight  = "every node runs a speaker, and pays for what it links"
 	)
 	for _, tt := range []struct {
@@ -113,6 +114,18 @@ func TestDependencies(t *testing.T) {
 			"github.com/google/go-containerregistry": "images are built by cmd/images",
 			module + "/test":                         noTest,
 			"testing":                                noTest,
+		}},
+		{program: "speaker/decision", badDeps: map[string]string{
+			"k8s.io/client-go":               pure,
+			"sigs.k8s.io/controller-runtime": pure,
+			"github.com/osrg/gobgp/v4":       pure,
+			"github.com/vishvananda/netlink": pure,
+			"github.com/mdlayher":            pure,
+			"github.com/hashicorp":           pure,
+			module + "/speaker/layer2":       pure,
+			module + "/speaker/membership":   pure,
+			module + "/test":                 noTest,
+			"testing":                        noTest,
 		}},
 		{program: "cmd/speaker", badDeps: map[string]string{
 			"k8s.io/cloud-provider":                  noWeight,

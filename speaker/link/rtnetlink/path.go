@@ -10,7 +10,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
@@ -66,25 +65,4 @@ func lookUp(s *link.Snapshot, dst netip.Addr, excluded func(netip.Addr) bool) (l
 	return link.Path{
 		Interface: i.Name, Source: source.Unmap(), OnLink: route.Gw == nil && route.Via == nil, Addresses: i.BestAddresses(dst, excluded),
 	}, nil
-}
-
-// PathTo is Paths for one address, without the memory.
-func (w *Watcher) PathTo(dst netip.Addr) (link.Path, error) {
-	path, err := lookUp(w.Snapshot(), dst, nil)
-	if err == nil && !path.Source.IsValid() {
-		err = fmt.Errorf("interface %s has no link-local address", path.Interface)
-	}
-	if err != nil {
-		return link.Path{}, fmt.Errorf("looking up the route to %s: %w", dst, err)
-	}
-	return path, nil
-}
-
-// SourceFor is Paths for one address, without the memory.
-func (w *Watcher) SourceFor(dst netip.Addr, excluded func(netip.Addr) bool) (iface string, v4, v6 netip.Addr, err error) {
-	path, err := lookUp(w.Snapshot(), dst, excluded)
-	if err != nil {
-		return "", v4, v6, fmt.Errorf("looking up the route to %s: %w", dst, err)
-	}
-	return path.Interface, path.Addresses[family.IPv4], path.Addresses[family.IPv6], nil
 }

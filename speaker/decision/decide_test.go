@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package speaker
+package decision
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -19,7 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/selector"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
-	"github.com/tandem-lb/tandem/speaker/layer2"
+	"github.com/tandem-lb/tandem/speaker/link"
 )
 
 // The addresses of the tests: v4 and v6 are a pair, shared4 and shared6 are those that Services share.
@@ -27,7 +28,8 @@ const (
 	v4, v6           = "198.51.100.200", "2001:db8:51::1200"
 	other4, other6   = "198.51.100.201", "2001:db8:51::1201"
 	shared4, shared6 = "198.51.100.202", "2001:db8:51::1202"
-	routed4          = "192.0.2.5" // in no subnet of any node
+	routed4          = "192.0.2.5"                        // in no subnet of any node
+	own4, own6       = "198.51.100.11", "2001:db8:51::11" // of the node itself, on the link to its peer
 )
 
 // service returns a Service with addresses of pool lan and an endpoint of each family on node1.
@@ -79,13 +81,17 @@ func labelSelector(text string) labels.Selector {
 	return s
 }
 
-// lan returns three nodes on one LAN, with two interfaces each, all alive, and one advertisement of everything.
+// lan returns three nodes on one LAN, with two interfaces each and a path to the router 198.51.100.1, all alive, and one layer 2 advertisement
+// of everything.
 func lan(services ...Service) *Snapshot {
 	s := &Snapshot{
 		Config:   config.Config{L2: []config.L2Advertisement{{Name: "everything", Selection: everywhere()}}},
 		Services: services,
 		Nodes:    map[string]Node{},
 		Alive:    func(string) bool { return true },
+		Paths: map[netip.Addr]link.Path{netip.MustParseAddr("198.51.100.1"): {
+			Interface: "eth0", Source: netip.MustParseAddr(own4), OnLink: true, Addresses: addresses(own4, own6),
+		}},
 	}
 	for i := 1; i <= 3; i++ {
 		name := fmt.Sprintf("node%d", i)
@@ -99,6 +105,16 @@ func lan(services ...Service) *Snapshot {
 		}
 	}
 	return s
+}
+
+// addresses are one of each family at the most.
+func addresses(texts ...string) map[family.Family]netip.Addr {
+	byFamily := map[family.Family]netip.Addr{}
+	for _, text := range texts {
+		a := netip.MustParseAddr(text)
+		byFamily[family.Of(a)] = a
+	}
+	return byFamily
 }
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -133,7 +149,7 @@ func sayAll(s *Snapshot) (answers, records []string) {
 			continue
 		}
 		d := Decide(s.from(node))
-		slices.SortFunc(d.Layer2, func(a, b layer2.Announcement) int { return a.Address.Compare(b.Address) })
+		slices.SortFunc(d.Layer2, func(a, b Announcement) int { return a.Address.Compare(b.Address) })
 		for _, a := range d.Layer2 {
 			answers = append(answers, fmt.Sprintf("%s: %s on %s", node, a.Address, strings.Join(a.Interfaces, ", ")))
 		}
@@ -529,18 +545,32 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// A newcomer goes on with what it is on record for and takes nothing else, though it is the only one alive in its eyes.
-func TestNewcomer(t *testing.T) {
+// A speaker that has just started goes on with what it is on record for and takes nothing else, though it sees no other speaker alive.
+func TestStartupHold(t *testing.T) {
 	s := lan(heldBy("node1", service("mine", v4)), heldBy("node2", service("theirs", other4)), service("nobodys", shared4)).from("node1")
 	s.Alive = dead("node2", "node3")
-	s.Newcomer = true
-	want := []layer2.Announcement{{Address: netip.MustParseAddr(v4), Interfaces: []string{"eth0"}}}
+	s.StartupHold = true
+	want := []Announcement{{Address: netip.MustParseAddr(v4), Interfaces: []string{"eth0"}}}
 	if diff := cmp.Diff(want, Decide(s).Layer2, cmp.Comparer(sameAddr)); diff != "" {
-		t.Errorf("announced by a newcomer (-want +got):\n%s", diff)
+		t.Errorf("announced during the startup hold (-want +got):\n%s", diff)
 	}
-	s.Newcomer = false
+	s.StartupHold = false
 	if got := Decide(s).Layer2; len(got) != 3 {
-		t.Errorf("announced %v when the newcomer has met the others, want all three addresses", got)
+		t.Errorf("announced %v after the startup hold, want all three addresses", got)
+	}
+}
+
+// A speaker that is isolated answers for nothing on layer 2, and leaves its BGP sessions alone.
+func TestIsolated(t *testing.T) {
+	s := lan(heldBy("node1", service("web", v4))).from("node1")
+	s.Config.Peers, s.Config.BGP = []config.Peer{tor("tor1")}, []config.BGPAdvertisement{toAll("all")}
+	s.Isolated = true
+	d := Decide(s)
+	if len(d.Layer2)+len(d.Records) > 0 {
+		t.Errorf("an isolated speaker answers for %v and records %v, want nothing", d.Layer2, d.Records)
+	}
+	if len(d.BGP) != 1 || len(d.BGP[0].Routes) != 1 {
+		t.Errorf("the sessions of an isolated speaker are %+v, want one with one route", d.BGP)
 	}
 }
 
@@ -580,10 +610,24 @@ func sayAttributes(r bgp.Route) string {
 	return strings.Join(words, " ")
 }
 
+// tor returns a peer at 198.51.100.1, as package config compiles it.
+func tor(name string) config.Peer {
+	p := config.Peer{Name: name, Peer: bgp.Peer{Name: name, LocalASN: 64512, PeerASN: 64513, Address: netip.MustParseAddr("198.51.100.1")}}
+	p.Peer.Defaults()
+	return p
+}
+
+// toAll returns an advertisement of every address to every peer.
+func toAll(name string) config.BGPAdvertisement {
+	return config.BGPAdvertisement{Name: name, Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}
+}
+
 func TestRoutes(t *testing.T) {
-	peer := func(name, nodes string) config.Peer { return config.Peer{Name: name, Nodes: selectors(nodes)} }
-	ad := func(name string) config.BGPAdvertisement {
-		return config.BGPAdvertisement{Name: name, Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}
+	ad := toAll
+	peer := func(name, nodes string) config.Peer {
+		p := tor(name)
+		p.Nodes = selectors(nodes)
+		return p
 	}
 	for _, tt := range []struct {
 		name     string
@@ -591,10 +635,10 @@ func TestRoutes(t *testing.T) {
 		ads      []config.BGPAdvertisement
 		services []Service
 		change   func(*Snapshot)
-		want     map[string][]string // what each peer of node1 hears
+		want     map[string][]string // what each peer of node1 is told
 	}{
 		{
-			name:  "a peer hears both families of every Service, whatever family its session has",
+			name:  "a peer is told both families of every Service, whatever family its session has",
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v6, v4), service("routed", routed4)},
 			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}},
@@ -755,10 +799,11 @@ func TestRoutes(t *testing.T) {
 				tt.change(s)
 			}
 			got := map[string][]string{}
-			for peer, routes := range Decide(s).Routes {
-				got[peer] = nil
-				for _, route := range routes {
-					got[peer] = append(got[peer], sayRoute(route))
+			for _, session := range Decide(s).BGP {
+				got[session.Peer.Name] = nil
+				for _, route := range session.Routes {
+					route.NextHop = netip.Addr{} // of which TestSessions has more
+					got[session.Peer.Name] = append(got[session.Peer.Name], sayRoute(route))
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -816,7 +861,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		s.Config.L2 = append(s.Config.L2, ad)
 	}
 	for i := range r.IntN(3) {
-		s.Config.Peers = append(s.Config.Peers, config.Peer{Name: fmt.Sprint("peer", i), Nodes: selection().Nodes})
+		peer := tor(fmt.Sprint("peer", i))
+		peer.Nodes = selection().Nodes
+		s.Config.Peers = append(s.Config.Peers, peer)
 		s.Config.BGP = append(s.Config.BGP, config.BGPAdvertisement{
 			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 24 + 8*r.IntN(2), LengthIPv6: 128,
 			Communities: []bgp.Community{{A: 64512, B: uint32(i)}},
@@ -853,7 +900,54 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		}
 		s.Services = append(s.Services, svc)
 	}
+	randomPeers(r, s)
 	return s
+}
+
+// randomPeers lets anything be wrong with the peers of a snapshot, and with the sessions of its nodes.
+func randomPeers(r *rand.Rand, s *Snapshot) {
+	chance := func(percent int) bool { return r.IntN(100) < percent }
+	s.Paths = map[netip.Addr]link.Path{}
+	s.Sessions = map[NodePeer]bgp.SessionState{}
+	s.Password = func(key config.SecretKey) (bgp.Password, error) {
+		if key.Secret == "missing" {
+			return "", errors.New("there is no Secret tandem-system/missing")
+		}
+		return "s3cret", nil
+	}
+	for i := range s.Config.Peers {
+		peer := &s.Config.Peers[i]
+		peer.Peer.Address = netip.MustParseAddr(fmt.Sprint("198.51.100.", 250+i))
+		if chance(30) {
+			peer.Peer.Families = family.All[r.IntN(2):][:1]
+		}
+		if chance(30) {
+			peer.PasswordSecret = &config.SecretKey{Secret: []string{"missing", "tor-auth"}[r.IntN(2)], Key: "password"}
+		}
+		if chance(20) {
+			peer.Peer.SourceAddress = netip.MustParseAddr("198.51.100.77")
+		}
+		path := link.Path{Interface: "eth0", Source: netip.MustParseAddr(own4), Addresses: addresses([]string{own4, own6}[r.IntN(3):]...)}
+		if chance(15) {
+			path.Err = errors.New("network is unreachable")
+		}
+		if chance(90) {
+			s.Paths[peer.Peer.Address] = path
+		}
+		for node := range s.Nodes {
+			if chance(70) {
+				s.Sessions[NodePeer{node, peer.Name}] = bgp.SessionState{
+					State: []bgp.State{bgp.Established, bgp.Established, bgp.Active}[r.IntN(3)], Families: family.All[r.IntN(2):],
+					Advertised: map[family.Family]int{family.IPv4: r.IntN(2)},
+				}
+			}
+		}
+	}
+	for i := range s.Services {
+		if chance(20) {
+			s.Services[i].Unclaimed = []netip.Addr{netip.MustParseAddr(fmt.Sprint("203.0.113.", r.IntN(4)))}
+		}
+	}
 }
 
 func TestDecideProperties(t *testing.T) {
@@ -892,7 +986,7 @@ func TestDecideProperties(t *testing.T) {
 }
 
 // checkAnnouncement checks what holds for an address that a node announces, without the code under test.
-func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a layer2.Announcement) {
+func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a Announcement) {
 	t.Helper()
 	if len(a.Interfaces) == 0 || s.Nodes[node].Excluded {
 		t.Fatalf("cluster %d: %s announces %s on %v; excluded: %v", n, node, a.Address, a.Interfaces, s.Nodes[node].Excluded)
@@ -948,7 +1042,7 @@ func checkOrder(t *testing.T, n uint64, s *Snapshot, r *rand.Rand) {
 	for node := range s.Nodes {
 		want, got := Decide(s.from(node)), Decide(shuffled.from(node))
 		for _, d := range []Desired{want, got} {
-			slices.SortFunc(d.Layer2, func(a, b layer2.Announcement) int { return a.Address.Compare(b.Address) })
+			slices.SortFunc(d.Layer2, func(a, b Announcement) int { return a.Address.Compare(b.Address) })
 		}
 		if diff := cmp.Diff(want, got, cmp.Comparer(sameAddr), cmp.Comparer(samePrefix)); diff != "" {
 			t.Fatalf("cluster %d: the order matters to %s (-want +got):\n%s", n, node, diff)
@@ -992,11 +1086,12 @@ func BenchmarkDecide(b *testing.B) {
 		Node: "node000",
 		Config: config.Config{
 			L2:    []config.L2Advertisement{{Name: "all", Selection: everywhere()}},
-			Peers: []config.Peer{{Name: "tor"}},
+			Peers: []config.Peer{tor("tor")},
 			BGP:   []config.BGPAdvertisement{{Name: "all", Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}},
 		},
 		Nodes: map[string]Node{},
 		Alive: func(string) bool { return true },
+		Paths: lan().Paths,
 	}
 	name := func(i int) string { return fmt.Sprintf("node%03d", i%nodes) }
 	for i := range nodes {

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decision
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/speaker/bfd"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+)
+
+// Desired is what this node announces and records.
+type Desired struct {
+	// Layer2 are the addresses that this node answers for, in no order.
+	Layer2 []Announcement
+	// Records are the Services that this node holds on layer 2.
+	Records map[types.NamespacedName]Record
+	// BGP are the sessions of this node with all that their peers are to be told, ordered by the peers' names.
+	BGP []bgp.Session
+	// BFD are the sessions that watch those peers whose BGPPeer names a BFDProfile, in the same order.
+	BFD []bfd.Session
+	// Problems say, by the peer's name, why a peer of this node has no session, or less than it should.
+	Problems map[string]string
+}
+
+// Announcement is an address that this node answers for on layer 2.
+type Announcement struct {
+	Address netip.Addr
+	// Interfaces are the names of the interfaces to answer on, sorted; at least one.
+	Interfaces []string
+}
+
+// Record is what the holder writes down about a Service.
+type Record struct {
+	Addresses, Interfaces []string
+}
+
+// Decide works out what the node announces. Speakers with the same view come to the same answer.
+func Decide(s *Snapshot) Desired {
+	v := &view{Snapshot: s}
+	d := Desired{Records: map[types.NamespacedName]Record{}, Problems: map[string]string{}}
+	if !s.Isolated {
+		v.decideLayer2(&d)
+	}
+	v.decideBGP(&d)
+	return d
+}
+
+// view is a Snapshot, and what is worked out of it no more than once.
+type view struct {
+	*Snapshot
+	subnets map[netip.Prefix]bool // of all nodes' interfaces, nil before onLink has been asked
+}
+
+// decideLayer2 fills in Layer2 and Records.
+func (v *view) decideLayer2(d *Desired) {
+	for _, g := range v.groups() {
+		if len(g.advertisements) == 0 {
+			continue
+		}
+		holder, ok := v.holder(g)
+		if !ok || holder != v.Node || v.startupHolds(g) {
+			continue
+		}
+		announced := map[netip.Addr][]string{}
+		for _, address := range g.addresses {
+			if interfaces := v.interfaces(g, address, v.Node); len(interfaces) > 0 {
+				announced[address.IP] = interfaces
+				d.Layer2 = append(d.Layer2, Announcement{Address: address.IP, Interfaces: interfaces})
+			}
+		}
+		for _, svc := range g.services {
+			record := Record{}
+			used := map[string]bool{}
+			for _, address := range svc.Addresses {
+				if interfaces, ok := announced[address.IP]; ok {
+					record.Addresses = append(record.Addresses, address.IP.String())
+					for _, name := range interfaces {
+						used[name] = true
+					}
+				}
+			}
+			if len(record.Addresses) == 0 {
+				continue // only its group has something to announce
+			}
+			record.Interfaces = slices.Sorted(maps.Keys(used))
+			d.Records[svc.Name] = record
+		}
+	}
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decision
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+)
+
+// Reason says whether a node announces an address in one way, and if it does not, the one reason why not: of several the first in the order
+// below.
+type Reason string
+
+// The reasons, from what concerns the address everywhere to what concerns one session.
+const (
+	// NoClaim: the Service publishes the address, and no claim of ours backs it.
+	NoClaim Reason = "NoClaim"
+	// PeerNotOnNode: the BGPPeer does not select the node.
+	PeerNotOnNode Reason = "PeerNotOnNode"
+	// NoAdvertisement: there is no L2Advertisement, or no BGPAdvertisement.
+	NoAdvertisement Reason = "NoAdvertisement"
+	// PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected: no advertisement selects the address. The one that comes closest
+	// fails by its pools, the labels of the Service, the labels of the node, or its peers.
+	PoolNotSelected    Reason = "PoolNotSelected"
+	ServiceNotSelected Reason = "ServiceNotSelected"
+	NodeNotSelected    Reason = "NodeNotSelected"
+	PeerNotSelected    Reason = "PeerNotSelected"
+	// NodeExcluded: the node announces nothing (Node.Excluded).
+	NodeExcluded Reason = "NodeExcluded"
+	// Draining is reserved for nodes from which announcements are moved away. Nothing gives it yet.
+	Draining Reason = "Draining"
+	// NoReadyEndpoint: no node has a usable endpoint of the address's family.
+	NoReadyEndpoint Reason = "NoReadyEndpoint"
+	// NoLocalEndpoint: externalTrafficPolicy is Local, and the node has no endpoint of the Service or, on layer 2, of another Service that
+	// shares the address.
+	NoLocalEndpoint Reason = "NoLocalEndpoint"
+	// NoInterface: no usable interface of the node holds the address's subnet, or none has a name that the advertisement wants.
+	NoInterface Reason = "NoInterface"
+	// NoLiveSpeaker: no speaker is alive on the node.
+	NoLiveSpeaker Reason = "NoLiveSpeaker"
+	// Isolated: the speaker of the node sees neither another speaker nor the API.
+	Isolated Reason = "Isolated"
+	// OtherHolder: another node answers for the address on layer 2, the Holder.
+	OtherHolder Reason = "OtherHolder"
+	// StartupHold: the speaker has just started, and takes nothing new for a moment.
+	StartupHold Reason = "StartupHold"
+	// NoSession: the node cannot have a session with the peer, for the reason in Detail.
+	NoSession Reason = "NoSession"
+	// FamilyNotCarried: the families of the BGPPeer leave the address's out.
+	FamilyNotCarried Reason = "FamilyNotCarried"
+	// NoNextHop: the node has no address to which the peer could send, for the reason in Detail.
+	NoNextHop Reason = "NoNextHop"
+	// SessionDown: the prefix is declared, and the session is not established. Detail has its latest error.
+	SessionDown Reason = "SessionDown"
+	// Withheld: the prefix is declared, and the peer has not agreed to the family, or to an IPv6 next hop for an IPv4 prefix (RFC 8950).
+	Withheld Reason = "Withheld"
+	// Announced: the node answers for the address on layer 2, or the peer is told a prefix of it.
+	Announced Reason = "Announced"
+)
+
+// Explanation says whether one node announces one address in one way.
+type Explanation struct {
+	Address netip.Addr
+	Node    string
+	// Peer is the name of the BGPPeer, "" for layer 2.
+	Peer   string
+	Reason Reason
+	// Interfaces are the names of those on which the node answers, if it is Announced on layer 2.
+	Interfaces []string
+	// Holder is the node that answers instead, if the Reason is OtherHolder.
+	Holder string
+	// Prefixes are those that the peer is told of the address, if it is Announced, SessionDown or Withheld by BGP. NextHop is theirs; the zero
+	// Addr for a node whose paths the snapshot does not have.
+	Prefixes []netip.Prefix
+	NextHop  netip.Addr
+	// Detail is the error that a Reason speaks of.
+	Detail string
+}
+
+// Declared reports whether Decide announces the address: it is Announced, or would be if the session with the peer carried it.
+func (e Explanation) Declared() bool {
+	return e.Reason == Announced || e.Reason == SessionDown || e.Reason == Withheld
+}
+
+// Explain says why each address that a Service publishes is announced or not: by each node on layer 2 and then to each peer, ordered by
+// address as in the Service's status, by node and by peer. It returns nothing for a Service that is not in the snapshot.
+//
+// What the snapshot does not know, Explain takes for well: it has the paths to peers of its own node alone, and may lack Sessions and
+// Password.
+func Explain(s *Snapshot, service types.NamespacedName) []Explanation {
+	return NewExplainer(s).Explain(service)
+}
+
+// Explainer explains several Services of one Snapshot, of which it works out only once what they have in common.
+type Explainer struct {
+	view
+	groups  map[types.NamespacedName]*group
+	holders map[*group]string
+	nodes   []string // sorted
+}
+
+// NewExplainer returns an Explainer of a Snapshot, which may not be changed any more.
+func NewExplainer(s *Snapshot) *Explainer {
+	e := &Explainer{
+		view: view{Snapshot: s}, groups: map[types.NamespacedName]*group{}, holders: map[*group]string{}, nodes: slices.Sorted(maps.Keys(s.Nodes)),
+	}
+	for _, g := range e.view.groups() {
+		for _, svc := range g.services {
+			e.groups[svc.Name] = g
+		}
+	}
+	return e
+}
+
+// Explain is the function Explain.
+func (e *Explainer) Explain(service types.NamespacedName) []Explanation {
+	g := e.groups[service]
+	if g == nil {
+		return nil
+	}
+	svc := g.services[slices.IndexFunc(g.services, func(svc *Service) bool { return svc.Name == service })]
+	var all []Explanation
+	each := func(ip netip.Addr, layer2 func(node string) Explanation, toPeer func(node string, peer *config.Peer) Explanation) {
+		for _, node := range e.nodes {
+			x := layer2(node)
+			x.Address, x.Node = ip, node
+			all = append(all, x)
+			for i := range e.Config.Peers {
+				peer := &e.Config.Peers[i]
+				x := toPeer(node, peer)
+				x.Address, x.Node, x.Peer = ip, node, peer.Name
+				all = append(all, x)
+			}
+		}
+	}
+	for _, address := range svc.Addresses {
+		each(address.IP, func(node string) Explanation { return e.layer2(g, address, node) },
+			func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
+	}
+	for _, ip := range svc.Unclaimed {
+		each(ip, func(string) Explanation { return Explanation{Reason: NoClaim} },
+			func(string, *config.Peer) Explanation { return Explanation{Reason: NoClaim} })
+	}
+	return all
+}
+
+// layer2 explains an address of a group on layer 2.
+func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
+	node := e.Nodes[name]
+	reason := NoAdvertisement
+	for i := range e.Config.L2 {
+		for _, svc := range g.services {
+			if svc.has(address.IP) {
+				reason = later(reason, selects(e.Config.L2[i].Selection, address.Pool, svc, node.Labels))
+			}
+		}
+	}
+	interfaces := e.interfaces(g, address, name)
+	switch {
+	case reason == NoAdvertisement || reason == PoolNotSelected || reason == ServiceNotSelected:
+		return Explanation{Reason: reason}
+	case node.Excluded:
+		return Explanation{Reason: NodeExcluded}
+	case reason == NodeNotSelected:
+		return Explanation{Reason: reason}
+	case !g.hasEndpoint(address.IP):
+		return Explanation{Reason: NoReadyEndpoint}
+	case !g.servedFrom(name, address.IP):
+		return Explanation{Reason: NoLocalEndpoint}
+	case len(interfaces) == 0:
+		return Explanation{Reason: NoInterface}
+	case !e.Alive(name):
+		return Explanation{Reason: NoLiveSpeaker}
+	case e.Isolated && name == e.Node:
+		return Explanation{Reason: Isolated}
+	case e.holderOf(g) != name:
+		return Explanation{Reason: OtherHolder, Holder: e.holderOf(g)}
+	case name == e.Node && e.startupHolds(g):
+		return Explanation{Reason: StartupHold}
+	}
+	return Explanation{Reason: Announced, Interfaces: interfaces}
+}
+
+// holderOf returns the node that answers for a group, "" if there is none.
+func (e *Explainer) holderOf(g *group) string {
+	holder, ok := e.holders[g]
+	if !ok {
+		holder, _ = e.holder(g)
+		e.holders[g] = holder
+	}
+	return holder
+}
+
+// toPeer explains an address of a group by BGP.
+func (e *Explainer) toPeer(g *group, address Address, name string, peer *config.Peer) Explanation {
+	node, f := e.Nodes[name], family.Of(address.IP)
+	if !peer.Nodes.Matches(node.Labels) {
+		return Explanation{Reason: PeerNotOnNode}
+	}
+	reason, prefixes := NoAdvertisement, []netip.Prefix(nil)
+	for i := range e.Config.BGP {
+		ad := &e.Config.BGP[i]
+		for _, svc := range g.services {
+			if !svc.has(address.IP) {
+				continue
+			}
+			why := selects(ad.Selection, address.Pool, svc, node.Labels)
+			switch {
+			case why != Announced:
+			case !tells(ad, peer):
+				why = PeerNotSelected
+			case !svc.Endpoints[f].Any:
+				why = NoReadyEndpoint
+			case !svc.servedFrom(name, address.IP):
+				why = NoLocalEndpoint
+			case !slices.Contains(prefixes, prefixOf(ad, address.IP)):
+				prefixes = append(prefixes, prefixOf(ad, address.IP))
+			}
+			reason = later(reason, why)
+		}
+	}
+	switch {
+	case node.Excluded && reason != NoAdvertisement && reason != PoolNotSelected && reason != ServiceNotSelected:
+		return Explanation{Reason: NodeExcluded}
+	case reason != Announced:
+		return Explanation{Reason: reason}
+	case name != e.Node && !e.Alive(name):
+		return Explanation{Reason: NoLiveSpeaker}
+	}
+	resolved, err := e.peer(peer, name)
+	if err != nil {
+		return Explanation{Reason: NoSession, Detail: err.Error()}
+	}
+	if !slices.Contains(resolved.Families, f) {
+		return Explanation{Reason: FamilyNotCarried}
+	}
+	x := Explanation{Prefixes: prefixes}
+	if name == e.Node { // The snapshot has no paths of other nodes.
+		hops, err := e.nextHops(&resolved)
+		hop, ok := nextHop(hops, f)
+		if !ok {
+			if err == nil {
+				err = fmt.Errorf("this node has no %s address on the peer's link", f)
+			}
+			return Explanation{Reason: NoNextHop, Detail: err.Error()}
+		}
+		x.NextHop = hop
+	}
+	x.Reason, x.Detail = e.carries(NodePeer{name, peer.Name}, f, x.NextHop)
+	return x
+}
+
+// carries tells what becomes of a prefix that is declared for a session.
+func (e *Explainer) carries(session NodePeer, f family.Family, hop netip.Addr) (reason Reason, detail string) {
+	if e.Sessions == nil {
+		return Announced, ""
+	}
+	state, known := e.Sessions[session]
+	switch {
+	case !known:
+		return SessionDown, "the speaker reports no session with the peer"
+	case state.State != bgp.Established:
+		return SessionDown, state.LastError
+	case !slices.Contains(state.Families, f):
+		return Withheld, fmt.Sprintf("the peer has agreed to %v only", state.Families)
+	case f == family.IPv4 && hop.Is6() && state.Advertised[f] == 0:
+		// All IPv4 prefixes of a session have the same next hop, so that the peer is told all of them or none.
+		return Withheld, "the peer has not agreed to IPv6 next hops for IPv4 prefixes (RFC 8950)"
+	}
+	return Announced, ""
+}
+
+// selects returns Announced if an advertisement with this selection is for an address of a Service on a node, or the selector that fails.
+func selects(s config.Selection, pool string, svc *Service, node labels.Set) Reason {
+	switch {
+	case !s.SelectsPool(pool):
+		return PoolNotSelected
+	case !s.Services.Matches(svc.Labels):
+		return ServiceNotSelected
+	case !s.Nodes.Matches(node):
+		return NodeNotSelected
+	}
+	return Announced
+}
+
+// order has the reasons by which several pairs of an advertisement and a Service are compared: that of the pair that comes furthest counts.
+var order = []Reason{
+	NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected, NoReadyEndpoint, NoLocalEndpoint, Announced,
+}
+
+// later returns the one of two reasons that is later in the order.
+func later(a, b Reason) Reason {
+	if slices.Index(order, a) < slices.Index(order, b) {
+		return b
+	}
+	return a
+}
+
+// String returns a line such as "192.0.2.10 by node1 on layer 2: OtherHolder (node2)".
+func (e Explanation) String() string {
+	way := "on layer 2"
+	if e.Peer != "" {
+		way = "to " + e.Peer
+	}
+	var details []string
+	details = append(details, e.Interfaces...)
+	for _, p := range e.Prefixes {
+		details = append(details, p.String())
+	}
+	if e.NextHop.IsValid() {
+		details = append(details, "next hop "+e.NextHop.String())
+	}
+	for _, text := range []string{e.Holder, e.Detail} {
+		if text != "" {
+			details = append(details, text)
+		}
+	}
+	line := fmt.Sprintf("%s by %s %s: %s", e.Address, e.Node, way, e.Reason)
+	if len(details) > 0 {
+		line += " (" + strings.Join(details, ", ") + ")"
+	}
+	return line
+}
