@@ -42,7 +42,7 @@ func auto(names ...string) []Candidate {
 	return pools
 }
 
-// state writes down all that an allocator knows, and is what "nothing has changed" means.
+// state writes down all that an allocator knows. Two equal states mean that nothing has changed.
 func state(a *Allocator) string {
 	var lines []string
 	for name, p := range a.pools {
@@ -63,7 +63,7 @@ func state(a *Allocator) string {
 	return strings.Join(lines, "\n")
 }
 
-// checkConsistent holds an allocator against what its fields promise each other.
+// checkConsistent checks that the fields of an allocator agree.
 func checkConsistent(a *Allocator) error {
 	byService, byKey := map[Service][]netip.Addr{}, map[string][]netip.Addr{}
 	for address, h := range a.held {
@@ -767,7 +767,7 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
-// A Service that must keep a shared address for want of another does not make those move who were there.
+// A Service that has to stay on a shared address, since there is no other, does not make the other Services on it move.
 func TestPlanOfSeveralRequests(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.0/30 2001:db8::/127"))
 	a.Hold(Service{"default", "old"}, addr("10.0.0.0"), "a", Sharing{})
@@ -835,7 +835,7 @@ func TestSharingConflictLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// An address has one pool, whoever joins it from an overlapping one.
+// A shared address stays with the pool that it was taken from, also when a Service of an overlapping pool joins.
 func TestSharedAddressKeepsItsPool(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.0/24"), makePool("b", "10.0.0.0/25"))
 	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}
@@ -905,7 +905,7 @@ func TestHoldAndRelease(t *testing.T) {
 		frees   bool
 	}{
 		{third, "10.0.0.1", false}, // not its own
-		{web, "10.0.0.2", false},   // nobody's
+		{web, "10.0.0.2", false},   // held by no Service
 		{web, "10.0.0.1", false},   // other still has it
 		{web, "10.0.0.1", false},   // a second time
 		{other, "10.0.0.1", true},

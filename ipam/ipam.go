@@ -4,7 +4,7 @@
 // and never waits.
 //
 // A [Pool] is cut into one partition for each address family, so that IPv4 and IPv6 live side by side under one name
-// and run out independently. An [Allocator] holds the pools and every address that somebody has, and answers a
+// and run out independently. An [Allocator] holds the pools and every address that is not free, and answers a
 // [Request] with one address for each family that the Service wants, in the order in which it wants them.
 //
 // Four rules hold whatever happens:
@@ -18,7 +18,7 @@
 //     /64 is as cheap as a /29, and the last free address as cheap as the first.
 //
 // The allocator is a cache. What makes an allocation true is the claim in the Kubernetes API that carries its name
-// (package loadbalancer); a claim that turns out to be somebody else's comes back through [Allocator.Block].
+// (package loadbalancer). An address whose claim turns out to be another owner's is made known by [Allocator.Block].
 package ipam
 
 import (

@@ -193,7 +193,7 @@ func FuzzParseRange(f *testing.F) {
 		if err != nil || again != r {
 			t.Fatalf("ParseRange(%q) = %s, which reads back as %s, %v", s, r, again, err)
 		}
-		// Whatever parses makes a partition that gives an address and takes it back, or has none to give.
+		// Of every text that parses, a partition can be made, which gives an address and takes it back, or has none to give.
 		p := newPartition([]Range{r}, nil, true, true)
 		a, ok := p.first(Service{"default", s})
 		if ok != (p.capacity > 0) {

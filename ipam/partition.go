@@ -17,7 +17,8 @@ import (
 
 // partition is one family of one pool: the addresses that may be given, and those of them that are free.
 //
-// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32. The ends
+// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32: in 192.0.2.0/29, of which
+// 192.0.2.2 is taken, two runs are free, 192.0.2.0-192.0.2.1 and 192.0.2.3-192.0.2.7. The ends
 // of every run are usable addresses; with avoidBuggy its inside may hold addresses that are not, and never two runs
 // of one allowed range that only such addresses separate. So the neighbour of any address in a run is found in at most two steps.
 type partition struct {
@@ -70,7 +71,7 @@ func (p *partition) skips(a netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
-// take marks a, which the partition contains, as no longer free. It reports whether a was free.
+// take removes a, which the partition contains, from the free addresses. It reports whether a was free.
 func (p *partition) take(a netip.Addr) bool {
 	run, ok := p.runAtOrBefore(a)
 	if !ok || !run.Contains(a) || p.skips(a) {

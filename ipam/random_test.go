@@ -16,7 +16,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
-// model is what an allocator should know, kept in the plainest way: who has which address, and which are blocked.
+// model is what an allocator should know, kept in the plainest way: which Service has which address, and which addresses are blocked.
 type model struct {
 	pools   []Pool
 	users   map[netip.Addr]map[Service]Sharing
@@ -352,7 +352,7 @@ func TestConcurrentServices(t *testing.T) {
 	a := withPools(small)
 	var (
 		mu    sync.Mutex
-		owner = map[netip.Addr]Service{} // who believes to have an address
+		owner = map[netip.Addr]Service{} // the Service that believes to have an address
 		wg    sync.WaitGroup
 	)
 	for i := range 16 {

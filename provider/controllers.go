@@ -64,7 +64,9 @@ func withTopology(upstream app.InitFuncConstructor) app.InitFuncConstructor {
 	}
 }
 
-func startServiceController(initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
+func startServiceController(
+	initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface,
+) app.InitFunc {
 	return func(ctx context.Context, controllerContext genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
 		tandem, ok := cloud.(*Cloud)
 		if !ok {

@@ -35,7 +35,8 @@ func warnOfAnnotations(factory informers.SharedInformerFactory, recorder record.
 	if _, err := factory.Core().V1().Services().Informer().AddEventHandler(services); err != nil {
 		return fmt.Errorf("watching the annotations of Services: %w", err)
 	}
-	if _, err := factory.Core().V1().Nodes().Informer().AddEventHandler(annotationHandler(recorder, nodeAnnotationsWithoutEffect)); err != nil {
+	nodes := annotationHandler(recorder, nodeAnnotationsWithoutEffect)
+	if _, err := factory.Core().V1().Nodes().Informer().AddEventHandler(nodes); err != nil {
 		return fmt.Errorf("watching the annotations of Nodes: %w", err)
 	}
 	return nil

@@ -24,10 +24,13 @@ import (
 )
 
 // topologyLabels are the labels by the annotations that ask for them.
-var topologyLabels = map[string]string{v1alpha1.AnnotationZone: corev1.LabelTopologyZone, v1alpha1.AnnotationRegion: corev1.LabelTopologyRegion}
+var topologyLabels = map[string]string{
+	v1alpha1.AnnotationZone:   corev1.LabelTopologyZone,
+	v1alpha1.AnnotationRegion: corev1.LabelTopologyRegion,
+}
 
-// topology labels the Nodes that we have initialised with their zone and region. The node controller could do so only while it initialises
-// a Node, which is mostly before anybody has annotated it, and would not come to an end with a value that cannot be a label.
+// topology labels the Nodes that we have initialised with their zone and region. The upstream node controller could do so only while it
+// initialises a Node. Most Nodes are annotated later; and with a value that cannot be a label, such as "hall 1", it would never finish.
 type topology struct {
 	client   kubernetes.Interface
 	nodes    corelisters.NodeLister
@@ -55,8 +58,8 @@ func (t *topology) follow(old, node *corev1.Node) {
 	missing, invalid := missingLabels(node)
 	for label, value := range invalid {
 		if reported[label] != value {
-			t.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventInvalidTopologyLabel, "%q cannot be the label %s; change the annotation: %s",
-				value, label, strings.Join(validation.IsValidLabelValue(value), "; "))
+			t.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventInvalidTopologyLabel,
+				"%q cannot be the label %s; change the annotation: %s", value, label, strings.Join(validation.IsValidLabelValue(value), "; "))
 		}
 	}
 	if len(missing) > 0 {

@@ -68,7 +68,8 @@ func run() int {
 		}
 		return cloud
 	}
-	command := app.NewCloudControllerManagerCommand(opts, newCloud, provider.Controllers(), names.CCMControllerAliases(), flags, wait.NeverStop)
+	command := app.NewCloudControllerManagerCommand(
+		opts, newCloud, provider.Controllers(), names.CCMControllerAliases(), flags, wait.NeverStop)
 	command.Use = "tandem-cloud-controller-manager"
 	return cli.Run(command)
 }

@@ -71,8 +71,10 @@ func command() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "Name of this node; default from the environment variable NODE_NAME.")
-	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default an InternalIP of the Node, IPv4 if it has one, or while it has none the address of the interface with the default route.")
-	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
+	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default an InternalIP of the Node, "+
+		"IPv4 if it has one, or while it has none the address of the interface with the default route.")
+	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"),
+		"Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
 	flags.StringVar(&o.metricsBindAddress, "metrics-bind-address", ":7574", "Address for /metrics, /healthz and /readyz.")
 	flags.Uint16Var(&o.membershipPort, "membership-port", 7573, "UDP and TCP port on which speakers watch each other, the same on every node.")

@@ -36,7 +36,8 @@ func TestNames(t *testing.T) {
 	t.Run("metrics", func(t *testing.T) {
 		var want [][]string
 		for _, m := range code.metrics {
-			if counts := strings.HasSuffix(m.name, "_total"); counts != (m.kind == "counter") || !regexp.MustCompile(`^tandem_[a-z0-9_]+$`).MatchString(m.name) {
+			counts := strings.HasSuffix(m.name, "_total")
+			if counts != (m.kind == "counter") || !regexp.MustCompile(`^tandem_[a-z0-9_]+$`).MatchString(m.name) {
 				t.Errorf("%s is not how Prometheus names a %s", m.name, m.kind)
 			}
 			var labels []string
@@ -325,7 +326,8 @@ func (n *names) metricsOf(t *testing.T, f sourceFile) {
 			return true
 		}
 		c, ok := f.in(call.Fun)
-		if !ok || !strings.HasSuffix(c.pkg, "/prometheus") && !strings.HasSuffix(c.pkg, "/component-base/metrics") || !constructor.MatchString(c.name) {
+		library := strings.HasSuffix(c.pkg, "/client_golang/prometheus") || strings.HasSuffix(c.pkg, "/component-base/metrics")
+		if !ok || !library || !constructor.MatchString(c.name) {
 			return true
 		}
 		m := metric{pkg: f.pkg}
