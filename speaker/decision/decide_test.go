@@ -868,6 +868,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 24 + 8*r.IntN(2), LengthIPv6: 128,
 			Communities: []bgp.Community{{A: 64512, B: uint32(i)}},
 		})
+		if chance(20) {
+			s.Config.BGP[i].Peers = map[string]bool{fmt.Sprint("peer", r.IntN(3)): true}
+		}
 	}
 	pool := func(a string) Address { // the pool follows from the address
 		ip := netip.MustParseAddr(a)

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decision
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/link"
+)
+
+var web = types.NamespacedName{Namespace: "default", Name: "web"}
+
+// explained is the line about one address of the Service web, by one node in one way, from its Reason on.
+func explained(t *testing.T, s *Snapshot, address, node, peer string) string {
+	t.Helper()
+	for _, e := range Explain(s, web) {
+		if e.Address == netip.MustParseAddr(address) && e.Node == node && e.Peer == peer {
+			_, reason, _ := strings.Cut(e.String(), ": ")
+			return reason
+		}
+	}
+	return ""
+}
+
+// onLAN is the Service web with 198.51.100.200, held by node1, with one endpoint on node1, on the three nodes of lan, as node1 sees it.
+func onLAN() *Snapshot { return lan(heldBy("node1", service("web", v4, v6))).from("node1") }
+
+func TestExplainLayer2(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		address string // v4 unless it says otherwise
+		node    string // node1 unless it says otherwise
+		change  func(s *Snapshot, web *Service)
+		want    string
+	}{
+		{name: "the holder announces", want: "Announced (eth0)"},
+		{name: "the holder announces the other family too", address: v6, want: "Announced (eth0)"},
+		{name: "another node does not", node: "node2", want: "OtherHolder (node1)"},
+		{
+			name: "without a claim nothing is announced", address: routed4,
+			change: func(_ *Snapshot, web *Service) { web.Unclaimed = []netip.Addr{netip.MustParseAddr(routed4)} },
+			want:   "NoClaim",
+		},
+		{name: "there is no advertisement", change: func(s *Snapshot, _ *Service) { s.Config.L2 = nil }, want: "NoAdvertisement"},
+		{
+			name:   "no advertisement names the pool",
+			change: func(s *Snapshot, _ *Service) { s.Config.L2[0].Selection = inPools("other") },
+			want:   "PoolNotSelected",
+		},
+		{
+			name:   "no advertisement selects the Service",
+			change: func(s *Snapshot, _ *Service) { s.Config.L2[0].Services = selectors("expose=yes") },
+			want:   "ServiceNotSelected",
+		},
+		{
+			name:   "no advertisement selects the node",
+			change: func(s *Snapshot, _ *Service) { s.Config.L2[0].Nodes = selectors("name=node2") },
+			want:   "NodeNotSelected",
+		},
+		{
+			name: "of two advertisements the one counts that comes closest",
+			change: func(s *Snapshot, _ *Service) {
+				s.Config.L2[0].Services = selectors("expose=yes")
+				s.Config.L2 = append(s.Config.L2, config.L2Advertisement{Name: "other", Selection: inPools("other")})
+			},
+			want: "ServiceNotSelected",
+		},
+		{
+			name:   "an excluded node announces nothing",
+			change: func(s *Snapshot, _ *Service) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
+			want:   "NodeExcluded",
+		},
+		{
+			name:   "no endpoint is ready",
+			change: func(_ *Snapshot, web *Service) { web.Endpoints = nil },
+			want:   "NoReadyEndpoint",
+		},
+		{
+			name:   "no endpoint of the address's family is ready",
+			change: func(_ *Snapshot, web *Service) { delete(web.Endpoints, family.IPv4) },
+			want:   "NoReadyEndpoint",
+		},
+		{
+			name: "the other family's endpoint is", address: v6,
+			change: func(_ *Snapshot, web *Service) { delete(web.Endpoints, family.IPv4) },
+			want:   "Announced (eth0)",
+		},
+		{
+			name: "no endpoint is on the node", node: "node2",
+			change: func(_ *Snapshot, web *Service) { *web = localOn(*web, "node1") },
+			want:   "NoLocalEndpoint",
+		},
+		{
+			name: "a sharer is local, and has no endpoint on the node", node: "node2",
+			change: func(s *Snapshot, _ *Service) {
+				s.Services = append(s.Services, localOn(service("sharer", v4), "node1"))
+			},
+			want: "NoLocalEndpoint",
+		},
+		{
+			name: "no interface holds the subnet",
+			change: func(s *Snapshot, _ *Service) {
+				changeNode(s, "node1", func(n *Node) { n.Interfaces = n.Interfaces[1:] })
+			},
+			want: "NoInterface",
+		},
+		{
+			name:   "no interface has the name that the advertisement wants",
+			change: func(s *Snapshot, _ *Service) { s.Config.L2[0].Interfaces = []string{"bond*"} },
+			want:   "NoInterface",
+		},
+		{
+			name: "no speaker is alive on the node", node: "node2",
+			change: func(s *Snapshot, _ *Service) { s.Alive = dead("node2") },
+			want:   "NoLiveSpeaker",
+		},
+		{name: "the speaker is isolated", change: func(s *Snapshot, _ *Service) { s.Isolated = true }, want: "Isolated"},
+		{
+			name: "another speaker is not isolated by that", node: "node2", change: func(s *Snapshot, _ *Service) { s.Isolated = true },
+			want: "OtherHolder (node1)",
+		},
+		{
+			name: "a node that just started takes nothing new",
+			change: func(s *Snapshot, web *Service) {
+				s.StartupHold, web.Holder, s.Alive = true, "node2", dead("node2", "node3")
+			},
+			want: "StartupHold",
+		},
+		{name: "a node that just started keeps what it is on record for", change: func(s *Snapshot, _ *Service) { s.StartupHold = true }, want: "Announced (eth0)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := onLAN()
+			if tt.change != nil {
+				tt.change(s, &s.Services[0])
+			}
+			if tt.address == "" {
+				tt.address = v4
+			}
+			if tt.node == "" {
+				tt.node = "node1"
+			}
+			if got := explained(t, s, tt.address, tt.node, ""); got != tt.want {
+				t.Errorf("%s by %s: %s, want %s", tt.address, tt.node, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestExplainBGP(t *testing.T) {
+	addr := netip.MustParseAddr
+	path := func(s *Snapshot, p link.Path) { s.Paths[addr("198.51.100.1")] = p }
+	session := func(s *Snapshot, node string, state bgp.SessionState) {
+		s.Sessions = map[NodePeer]bgp.SessionState{{node, "tor"}: state}
+	}
+	both := family.All[:]
+	for _, tt := range []struct {
+		name    string
+		address string // v4 unless it says otherwise
+		node    string // node1 unless it says otherwise
+		change  func(s *Snapshot, web *Service)
+		want    string
+	}{
+		{name: "the peer is told the prefix", want: "Announced (" + v4 + "/32, next hop " + own4 + ")"},
+		{name: "of the other family too", address: v6, want: "Announced (" + v6 + "/128, next hop " + own6 + ")"},
+		{name: "another node tells it too, by paths that only it knows", node: "node2", want: "Announced (" + v4 + "/32)"},
+		{
+			name: "two lengths are two prefixes",
+			change: func(s *Snapshot, _ *Service) {
+				s.Config.BGP = append(s.Config.BGP, advertise(toAll("wide"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 }))
+			},
+			want: "Announced (" + v4 + "/32, 198.51.100.0/24, next hop " + own4 + ")",
+		},
+		{
+			name: "without a claim nothing is announced", address: routed4,
+			change: func(_ *Snapshot, web *Service) { web.Unclaimed = []netip.Addr{addr(routed4)} },
+			want:   "NoClaim",
+		},
+		{
+			name: "the peer is not one of the node's", node: "node2",
+			change: func(s *Snapshot, _ *Service) { s.Config.Peers[0].Nodes = selectors("name=node1") },
+			want:   "PeerNotOnNode",
+		},
+		{name: "there is no advertisement", change: func(s *Snapshot, _ *Service) { s.Config.BGP = nil }, want: "NoAdvertisement"},
+		{
+			name:   "no advertisement names the pool",
+			change: func(s *Snapshot, _ *Service) { s.Config.BGP[0].Selection = inPools("other") },
+			want:   "PoolNotSelected",
+		},
+		{
+			name:   "no advertisement selects the Service",
+			change: func(s *Snapshot, _ *Service) { s.Config.BGP[0].Services = selectors("expose=yes") },
+			want:   "ServiceNotSelected",
+		},
+		{
+			name: "an advertisement selects a sharer of the address",
+			change: func(s *Snapshot, _ *Service) {
+				s.Config.BGP[0].Services = selectors("expose=yes")
+				s.Services = append(s.Services, with(service("sharer", v4), func(svc *Service) { svc.Labels = labels.Set{"expose": "yes"} }))
+			},
+			want: "Announced (" + v4 + "/32, next hop " + own4 + ")",
+		},
+		{
+			name:   "no advertisement selects the node",
+			change: func(s *Snapshot, _ *Service) { s.Config.BGP[0].Nodes = selectors("name=node2") },
+			want:   "NodeNotSelected",
+		},
+		{
+			name:   "no advertisement names the peer",
+			change: func(s *Snapshot, _ *Service) { s.Config.BGP[0].Peers = map[string]bool{"tor9": true} },
+			want:   "PeerNotSelected",
+		},
+		{
+			name:   "an excluded node announces nothing",
+			change: func(s *Snapshot, _ *Service) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
+			want:   "NodeExcluded",
+		},
+		{name: "no endpoint is ready", change: func(_ *Snapshot, web *Service) { web.Endpoints = nil }, want: "NoReadyEndpoint"},
+		{
+			name: "no endpoint is on the node", node: "node2",
+			change: func(_ *Snapshot, web *Service) { *web = localOn(*web, "node1") },
+			want:   "NoLocalEndpoint",
+		},
+		{
+			name: "no speaker is alive on the node", node: "node2",
+			change: func(s *Snapshot, _ *Service) { s.Alive = dead("node2") },
+			want:   "NoLiveSpeaker",
+		},
+		{
+			name: "the password is not there",
+			change: func(s *Snapshot, _ *Service) {
+				s.Config.Peers[0].PasswordSecret = &config.SecretKey{Secret: "tor-auth", Key: "password"}
+				s.Password = func(config.SecretKey) (bgp.Password, error) {
+					return "", errors.New("there is no Secret tandem-system/tor-auth")
+				}
+			},
+			want: "NoSession (spec.passwordSecret: there is no Secret tandem-system/tor-auth)",
+		},
+		{
+			name: "who may not read Secrets takes the password to be there",
+			change: func(s *Snapshot, _ *Service) {
+				s.Config.Peers[0].PasswordSecret = &config.SecretKey{Secret: "tor-auth"}
+			},
+			want: "Announced (" + v4 + "/32, next hop " + own4 + ")",
+		},
+		{
+			name:   "the peer is not told of the family",
+			change: func(s *Snapshot, _ *Service) { s.Config.Peers[0].Peer.Families = both[1:] },
+			want:   "FamilyNotCarried",
+		},
+		{
+			name:   "the node has no address on the peer's link",
+			change: func(s *Snapshot, _ *Service) { path(s, link.Path{Interface: "eth0"}) },
+			want:   "NoNextHop (this node has no IPv4 address on the peer's link)",
+		},
+		{
+			name:   "there never was a route to the peer",
+			change: func(s *Snapshot, _ *Service) { path(s, link.Path{Err: errors.New("network is unreachable")}) },
+			want:   "NoNextHop (no route to the peer: network is unreachable)",
+		},
+		{
+			name: "the session is not established",
+			change: func(s *Snapshot, _ *Service) {
+				session(s, "node1", bgp.SessionState{State: bgp.Active, LastError: "connection refused"})
+			},
+			want: "SessionDown (" + v4 + "/32, next hop " + own4 + ", connection refused)",
+		},
+		{
+			name:   "the speaker does not report the session",
+			change: func(s *Snapshot, _ *Service) { session(s, "node2", bgp.SessionState{}) },
+			want:   "SessionDown (" + v4 + "/32, next hop " + own4 + ", the speaker reports no session with the peer)",
+		},
+		{
+			name: "another node's session is not established", node: "node2",
+			change: func(s *Snapshot, _ *Service) {
+				session(s, "node2", bgp.SessionState{State: bgp.Idle, LastError: "hold timer expired"})
+			},
+			want: "SessionDown (" + v4 + "/32, hold timer expired)",
+		},
+		{
+			name: "the session is established",
+			change: func(s *Snapshot, _ *Service) {
+				session(s, "node1", bgp.SessionState{State: bgp.Established, Families: both, LastError: "of yesterday"})
+			},
+			want: "Announced (" + v4 + "/32, next hop " + own4 + ")",
+		},
+		{
+			name: "the peer has not agreed to the family", address: v6,
+			change: func(s *Snapshot, _ *Service) {
+				session(s, "node1", bgp.SessionState{State: bgp.Established, Families: both[:1]})
+			},
+			want: "Withheld (" + v6 + "/128, next hop " + own6 + ", the peer has agreed to [IPv4] only)",
+		},
+		{
+			name: "the peer has not agreed to IPv6 next hops",
+			change: func(s *Snapshot, _ *Service) {
+				path(s, link.Path{Interface: "eth0", Addresses: addresses(own6)})
+				session(s, "node1", bgp.SessionState{State: bgp.Established, Families: both, Advertised: map[family.Family]int{family.IPv6: 1}})
+			},
+			want: "Withheld (" + v4 + "/32, next hop " + own6 + ", the peer has not agreed to IPv6 next hops for IPv4 prefixes (RFC 8950))",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := onLAN()
+			s.Config.Peers, s.Config.BGP = []config.Peer{tor("tor")}, []config.BGPAdvertisement{toAll("all")}
+			if tt.change != nil {
+				tt.change(s, &s.Services[0])
+			}
+			if tt.address == "" {
+				tt.address = v4
+			}
+			if tt.node == "" {
+				tt.node = "node1"
+			}
+			if got := explained(t, s, tt.address, tt.node, "tor"); got != tt.want {
+				t.Errorf("%s by %s: %s, want %s", tt.address, tt.node, got, tt.want)
+			}
+		})
+	}
+}
+
+// TestExplainOrder: an explanation for each address, node and way, in this order, and none of a Service that nobody knows.
+func TestExplainOrder(t *testing.T) {
+	s := onLAN()
+	s.Config.Peers, s.Config.BGP = []config.Peer{tor("tor1"), tor("tor2")}, []config.BGPAdvertisement{toAll("all")}
+	s.Services[0].Unclaimed = []netip.Addr{netip.MustParseAddr(routed4)}
+	var got, want []string
+	for _, e := range Explain(s, web) {
+		got = append(got, fmt.Sprint(e.Address, e.Node, e.Peer))
+	}
+	for _, address := range []string{v4, v6, routed4} {
+		for _, node := range []string{"node1", "node2", "node3"} {
+			for _, peer := range []string{"", "tor1", "tor2"} {
+				want = append(want, address+node+peer)
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("explanations (-want +got):\n%s", diff)
+	}
+	if got := Explain(s, types.NamespacedName{Name: "web"}); got != nil {
+		t.Errorf("Explain of an unknown Service = %v, want none", got)
+	}
+}
+
+// TestExplainIsWhatDecideDoes compares the two over random clusters: what Explain calls declared is what Decide announces, on the same
+// interfaces, in the same prefixes and with the same next hops, and every reason comes up.
+func TestExplainIsWhatDecideDoes(t *testing.T) {
+	const seed, clusters = 3, 5000
+	seen := map[Reason]int{}
+	for n := range uint64(clusters) {
+		r := rand.New(rand.NewPCG(seed, n))
+		s := randomSnapshot(r)
+		for _, node := range slices.Sorted(maps.Keys(s.Nodes)) {
+			view := s.from(node)
+			view.Isolated, view.StartupHold = r.IntN(100) < 5, r.IntN(100) < 15
+			announced, explained := map[string]bool{}, map[string]bool{}
+			d := Decide(view)
+			for _, a := range d.Layer2 {
+				announced[fmt.Sprint(a.Address, " on ", a.Interfaces)] = true
+			}
+			for _, session := range d.BGP {
+				for _, route := range session.Routes {
+					announced[fmt.Sprint(route.Prefix, " to ", session.Peer.Name, " by ", route.NextHop)] = true
+				}
+			}
+			explainer := NewExplainer(view)
+			for i := range s.Services {
+				for _, e := range explainer.Explain(s.Services[i].Name) {
+					seen[e.Reason]++
+					if e.Node != node || !e.Declared() {
+						continue
+					}
+					if e.Peer == "" {
+						explained[fmt.Sprint(e.Address, " on ", e.Interfaces)] = true
+					}
+					for _, prefix := range e.Prefixes {
+						explained[fmt.Sprint(prefix, " to ", e.Peer, " by ", e.NextHop)] = true
+					}
+				}
+			}
+			if diff := cmp.Diff(announced, explained); diff != "" {
+				t.Fatalf("cluster %d, %s (-announced by Decide +explained):\n%s", n, node, diff)
+			}
+		}
+	}
+	t.Logf("reasons: %v", seen)
+	for _, reason := range []Reason{
+		NoClaim, PeerNotOnNode, NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected, NodeExcluded, NoReadyEndpoint,
+		NoLocalEndpoint, NoInterface, NoLiveSpeaker, Isolated, OtherHolder, StartupHold, NoSession, FamilyNotCarried, NoNextHop, SessionDown,
+		Withheld, Announced,
+	} {
+		if seen[reason] == 0 {
+			t.Errorf("no cluster has the reason %s: the comparison says little about it", reason)
+		}
+	}
+}
+
+// TestExplainOthers: what a speaker says of the other nodes' layer 2 is what these nodes do.
+func TestExplainOthers(t *testing.T) {
+	const seed, clusters = 4, 1000
+	for n := range uint64(clusters) {
+		s := randomSnapshot(rand.New(rand.NewPCG(seed, n)))
+		announced, explained := map[string]bool{}, map[string]bool{}
+		for node := range s.Nodes {
+			for _, a := range Decide(s.from(node)).Layer2 {
+				announced[fmt.Sprint(node, a.Address)] = true
+			}
+		}
+		explainer := NewExplainer(s.from("a node without a speaker"))
+		for i := range s.Services {
+			for _, e := range explainer.Explain(s.Services[i].Name) {
+				if e.Peer == "" && e.Declared() {
+					explained[fmt.Sprint(e.Node, e.Address)] = true
+				}
+			}
+		}
+		if diff := cmp.Diff(announced, explained); diff != "" {
+			t.Fatalf("cluster %d (-announced +explained):\n%s", n, diff)
+		}
+	}
+}
