@@ -7,7 +7,7 @@
 //	API objects ─┐
 //	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶ Desired ─┬─▶ layer2.Announcer   ARP and NDP
 //	gossip ──────┘                                  ├─▶ gobgp.Speaker      sessions and routes
-//	                                                ├─▶ bfd.Speaker        peers to watch
+//	                                                ├─▶ udp.Speaker        peers to watch
 //	                                                └─▶ records            who holds what, for kubectl and for the others
 //
 // Package decision, which is pure, says what is announced and why. Around it one goroutine, in [Speaker.Run], takes a new snapshot whenever

@@ -18,7 +18,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	"github.com/tandem-lb/tandem/speaker/bfd"
+	"github.com/tandem-lb/tandem/speaker/bfd/udp"
 	"github.com/tandem-lb/tandem/speaker/bgp/gobgp"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
@@ -103,7 +103,7 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 			&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node2"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.9.47.2"}}}},
 			&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node2"}},
 		).Build()},
-		members: members, bgp: gobgp.New(klog.Background()), bfd: bfd.New(bfd.Config{Logger: klog.Background()}), layer2: layer2.New(layer2.Config{}),
+		members: members, bgp: gobgp.New(klog.Background()), bfd: udp.New(udp.Config{Logger: klog.Background()}), layer2: layer2.New(layer2.Config{}),
 		records: &recorder{wanted: make(latest[wanted], 1)},
 		changed: make(chan struct{}, 1), status: make(chan struct{}, 1), sessions: make(latest[peerings], 1),
 		met: map[string]bool{}, started: time.Now(),

@@ -29,6 +29,7 @@ import (
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bfd"
+	"github.com/tandem-lb/tandem/speaker/bfd/udp"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/bgp/gobgp"
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -82,7 +83,7 @@ type Speaker struct {
 	members *membership.Members
 	layer2  *layer2.Announcer
 	bgp     *gobgp.Speaker
-	bfd     *bfd.Speaker
+	bfd     *udp.Speaker
 	records *recorder
 
 	changed   chan struct{} // the API's objects have changed
@@ -193,7 +194,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	// The parts outlive ctx by the farewell in stop.
 	parts, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	s.bfd = bfd.New(bfd.Config{Logger: logger, OnDown: func(peer, reason string) {
+	s.bfd = udp.New(udp.Config{Logger: logger, OnDown: func(peer, reason string) {
 		go func() { // which takes its time
 			if err := s.bgp.Reset(parts, peer, "BFD: "+reason); err != nil && parts.Err() == nil {
 				logger.Error(err, "Failed to end the BGP session of a peer that BFD has lost", "peer", peer)

@@ -24,9 +24,9 @@ const (
 	unheard = time.Microsecond
 )
 
-// machine is the state of one session (RFC 5880 §6.8.1). It has neither clock nor socket: it is told what arrived and what time it is, and
+// Machine is the state of one session (RFC 5880 §6.8.1). It has neither clock nor socket: it is told what arrived and what time it is, and
 // says what to send, and when it wants to be asked again.
-type machine struct {
+type Machine struct {
 	params Params
 	state  State
 	diag   Diagnostic
@@ -43,30 +43,47 @@ type machine struct {
 	polling bool
 	// nextTx is when to send next, expires when the peer is to be taken for dead. Zero means never.
 	nextTx, expires time.Time
-	// spread returns a number in [0, 1), which spreads packets of several sessions.
+	// spread is as in NewMachine.
 	spread func() float64
 }
 
-func newMachine(now time.Time, params Params, discriminator uint32, spread func() float64) *machine {
-	m := &machine{params: params, state: Down, mine: discriminator, spread: spread, rx: params.Receive}
+// NewMachine returns the machine of a session that is Down. discriminator must be one that no other session of this node has, and not zero.
+// spread returns a number in [0, 1) at each call, by which packets of several sessions are spread in time.
+func NewMachine(now time.Time, params Params, discriminator uint32, spread func() float64) *Machine {
+	m := &Machine{params: params, state: Down, mine: discriminator, spread: spread, rx: params.Receive}
 	m.remote.state, m.remote.minRx = Down, unheard
 	m.tx = m.desired()
-	if m.interval() > 0 {
+	if m.Interval() > 0 {
 		m.nextTx = now
 	}
 	return m
 }
 
+// State is the state of the session on this side.
+func (m *Machine) State() State { return m.state }
+
+// Diagnostic says why the session left the state Up the last time.
+func (m *Machine) Diagnostic() Diagnostic { return m.diag }
+
+// RemoteState is the state of the peer, as its last packet says, and Down while it is silent.
+func (m *Machine) RemoteState() State { return m.remote.state }
+
+// Heard reports whether the peer is heard: it has sent a packet, and was not silent for the detection time since.
+func (m *Machine) Heard() bool { return m.yours != 0 }
+
+// Params are what this side asks for, as NewMachine or Change set it last.
+func (m *Machine) Params() Params { return m.params }
+
 // desired is the interval of sending that we advertise.
-func (m *machine) desired() time.Duration {
+func (m *Machine) desired() time.Duration {
 	if m.state != Up {
 		return max(slow, m.params.Transmit)
 	}
 	return m.params.Transmit
 }
 
-// interval is the time between periodic packets without jitter, zero where none are to be sent (RFC 5880 §6.8.7).
-func (m *machine) interval() time.Duration {
+// Interval is the time between periodic packets without jitter, zero where none are to be sent (RFC 5880 §6.8.7).
+func (m *Machine) Interval() time.Duration {
 	switch {
 	case m.params.Passive && m.yours == 0, m.remote.minRx == 0:
 		return 0
@@ -76,19 +93,19 @@ func (m *machine) interval() time.Duration {
 	return max(m.tx, m.remote.minRx)
 }
 
-// detection is how long the peer may be silent (RFC 5880 §6.8.4).
-func (m *machine) detection() time.Duration {
+// Detection is how long the peer may be silent (RFC 5880 §6.8.4).
+func (m *Machine) Detection() time.Duration {
 	return time.Duration(m.remote.multiplier) * max(m.rx, m.remote.minTx)
 }
 
-// adminDownTime is how long AdminDown has to be sent (RFC 5880 §6.8.16): as long as the peer takes to find us silent.
-func (m *machine) adminDownTime() time.Duration {
+// AdminDownTime is how long AdminDown has to be sent (RFC 5880 §6.8.16): as long as the peer takes to find us silent.
+func (m *Machine) AdminDownTime() time.Duration {
 	return time.Duration(m.params.Multiplier) * max(m.params.Transmit, m.remote.minRx)
 }
 
 // schedule sets the time of the next periodic packet, 75 to 100 % of the interval away, or 75 to 90 % if no packet may be lost.
-func (m *machine) schedule(now time.Time) {
-	interval := m.interval()
+func (m *Machine) schedule(now time.Time) {
+	interval := m.Interval()
 	if interval == 0 {
 		m.nextTx = time.Time{}
 		return
@@ -102,20 +119,20 @@ func (m *machine) schedule(now time.Time) {
 }
 
 // packet returns a packet with the present state. A packet that answers a poll does not poll itself.
-func (m *machine) packet(final bool) Packet {
+func (m *Machine) packet(final bool) Packet {
 	return Packet{
 		Diagnostic: m.diag, State: m.state, Poll: m.polling && !final, Final: final, DetectMultiplier: m.params.Multiplier,
 		MyDiscriminator: m.mine, YourDiscriminator: m.yours, DesiredMinTx: m.desired(), RequiredMinRx: m.params.Receive,
 	}
 }
 
-// receive takes a packet that has passed Parse and is for this session (RFC 5880 §6.8.6), and returns what to send at once.
-func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
+// Receive takes a packet that has passed Parse and is for this session (RFC 5880 §6.8.6), and returns what to send at once.
+func (m *Machine) Receive(now time.Time, p Packet) (send []Packet) {
 	if m.state == AdminDown {
 		return nil
 	}
 	wasHeard := m.yours != 0
-	before := m.interval()
+	before := m.Interval()
 	m.yours = p.MyDiscriminator
 	m.remote.state, m.remote.demand = p.State, p.Demand
 	m.remote.minTx, m.remote.minRx, m.remote.multiplier = p.DesiredMinTx, p.RequiredMinRx, p.DetectMultiplier
@@ -135,7 +152,7 @@ func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
 	case m.state == Up && p.State == Down:
 		m.enter(Down, NeighborSignaledDown)
 	}
-	m.expires = now.Add(m.detection())
+	m.expires = now.Add(m.Detection())
 	if p.Poll {
 		send = append(send, m.packet(true))
 	}
@@ -146,14 +163,14 @@ func (m *machine) receive(now time.Time, p Packet) (send []Packet) {
 			send = append(send, m.packet(false))
 		}
 		m.schedule(now)
-	case m.interval() != before || !wasHeard:
+	case m.Interval() != before || !wasHeard:
 		m.schedule(now)
 	}
 	return send
 }
 
 // enter changes the state. The interval that we advertise changes with it, so a session that comes up polls.
-func (m *machine) enter(state State, diag Diagnostic) {
+func (m *Machine) enter(state State, diag Diagnostic) {
 	m.state, m.diag = state, diag
 	m.polling = state == Up && m.desired() != m.tx
 	if state != Up || m.desired() < m.tx {
@@ -161,8 +178,8 @@ func (m *machine) enter(state State, diag Diagnostic) {
 	}
 }
 
-// tick does what is due at this time, and returns what to send.
-func (m *machine) tick(now time.Time) (send []Packet) {
+// Tick does what is due at this time, and returns what to send.
+func (m *Machine) Tick(now time.Time) (send []Packet) {
 	old := m.state
 	if !m.expires.IsZero() && !now.Before(m.expires) {
 		m.expires, m.yours, m.remote.state = time.Time{}, 0, Down
@@ -172,7 +189,7 @@ func (m *machine) tick(now time.Time) (send []Packet) {
 		}
 	}
 	due := !m.nextTx.IsZero() && !now.Before(m.nextTx)
-	if m.interval() > 0 && (due || m.state != old) {
+	if m.Interval() > 0 && (due || m.state != old) {
 		send = append(send, m.packet(false))
 	}
 	if due || m.state != old {
@@ -181,16 +198,16 @@ func (m *machine) tick(now time.Time) (send []Packet) {
 	return send
 }
 
-// deadline is when tick has something to do, zero for never.
-func (m *machine) deadline() time.Time {
+// Deadline is when tick has something to do, zero for never.
+func (m *Machine) Deadline() time.Time {
 	if m.nextTx.IsZero() || !m.expires.IsZero() && m.expires.Before(m.nextTx) {
 		return m.expires
 	}
 	return m.nextTx
 }
 
-// change goes on with other parameters, and agrees on them by a poll if the session is up (RFC 5880 §6.8.3).
-func (m *machine) change(now time.Time, params Params) (send []Packet) {
+// Change goes on with other parameters, and agrees on them by a poll if the session is up (RFC 5880 §6.8.3).
+func (m *Machine) Change(now time.Time, params Params) (send []Packet) {
 	old := m.params
 	m.params = params
 	if m.state != Up || params.Receive > m.rx {
@@ -203,14 +220,14 @@ func (m *machine) change(now time.Time, params Params) (send []Packet) {
 		m.polling = true
 	}
 	m.schedule(now)
-	if m.interval() > 0 {
+	if m.Interval() > 0 {
 		send = append(send, m.packet(false))
 	}
 	return send
 }
 
-// goAdminDown takes the session down on purpose, and returns what to send at once.
-func (m *machine) goAdminDown(now time.Time) (send []Packet) {
+// GoAdminDown takes the session down on purpose, and returns what to send at once.
+func (m *Machine) GoAdminDown(now time.Time) (send []Packet) {
 	heard := m.yours != 0 || !m.params.Passive
 	m.enter(AdminDown, AdministrativelyDown)
 	m.expires = time.Time{}

@@ -20,7 +20,7 @@ var start = time.Unix(1_800_000_000, 0)
 type wire struct {
 	t    *testing.T
 	now  time.Time
-	ends [2]*machine
+	ends [2]*Machine
 	// cut says of each end that what it sends is lost, off that it does nothing.
 	cut, off [2]bool
 	sent     [2][]sent
@@ -42,7 +42,7 @@ func params(interval time.Duration) Params {
 func newWire(t *testing.T, spread float64, a, b Params) *wire {
 	w := &wire{t: t, now: start}
 	for i, p := range []Params{a, b} {
-		w.ends[i] = newMachine(start, p, uint32(10+i), func() float64 { return spread })
+		w.ends[i] = NewMachine(start, p, uint32(10+i), func() float64 { return spread })
 	}
 	return w
 }
@@ -64,7 +64,7 @@ func (w *wire) send(from int, packets []Packet) {
 				w.t.Fatalf("%+v: %v", p, err)
 			}
 			if !w.cut[from] && !w.off[1-from] {
-				w.watch(func() { answers = append(answers, w.ends[1-from].receive(w.now, parsed)...) })
+				w.watch(func() { answers = append(answers, w.ends[1-from].Receive(w.now, parsed)...) })
 			}
 		}
 		from, packets = 1-from, answers
@@ -72,7 +72,7 @@ func (w *wire) send(from int, packets []Packet) {
 }
 
 // act has an end do something, and sends what it says.
-func (w *wire) act(end int, do func(m *machine) []Packet) {
+func (w *wire) act(end int, do func(m *Machine) []Packet) {
 	var packets []Packet
 	w.watch(func() { packets = do(w.ends[end]) })
 	w.send(end, packets)
@@ -95,7 +95,7 @@ func (w *wire) run(d time.Duration) {
 	for range 100_000 {
 		next := -1
 		for i, m := range w.ends {
-			if at := m.deadline(); !w.off[i] && !at.IsZero() && !at.After(end) && (next < 0 || at.Before(w.ends[next].deadline())) {
+			if at := m.Deadline(); !w.off[i] && !at.IsZero() && !at.After(end) && (next < 0 || at.Before(w.ends[next].Deadline())) {
 				next = i
 			}
 		}
@@ -103,8 +103,8 @@ func (w *wire) run(d time.Duration) {
 			w.now = end
 			return
 		}
-		w.now = w.ends[next].deadline()
-		w.act(next, func(m *machine) []Packet { return m.tick(w.now) })
+		w.now = w.ends[next].Deadline()
+		w.act(next, func(m *Machine) []Packet { return m.Tick(w.now) })
 	}
 	w.t.Fatal("time does not pass")
 }
@@ -199,7 +199,7 @@ func TestStates(t *testing.T) {
 			name: "a side that goes AdminDown takes the other down", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
-				w.act(1, func(m *machine) []Packet { return m.goAdminDown(w.now) })
+				w.act(1, func(m *Machine) []Packet { return m.GoAdminDown(w.now) })
 				w.run(5 * time.Second)
 				if d := w.ends[0].diag; d != NeighborSignaledDown {
 					w.t.Errorf("diagnostic = %d, want %d", d, NeighborSignaledDown)
@@ -211,7 +211,7 @@ func TestStates(t *testing.T) {
 			name: "a peer that has started again comes up at once", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
-				w.ends[1] = newMachine(w.now, params(300*ms), 99, func() float64 { return 0 })
+				w.ends[1] = NewMachine(w.now, params(300*ms), 99, func() float64 { return 0 })
 				w.send(1, []Packet{w.ends[1].packet(false)})
 				w.run(time.Second)
 			},
@@ -267,7 +267,7 @@ func TestIntervals(t *testing.T) {
 			w.off[1] = tt.alone
 			if !tt.alone {
 				w.up()
-				if d := w.ends[1].detection(); d != tt.detection {
+				if d := w.ends[1].Detection(); d != tt.detection {
 					t.Errorf("detection time = %v, want %v", d, tt.detection)
 				}
 			}
@@ -328,7 +328,7 @@ func TestChange(t *testing.T) {
 			w := newWire(t, 0, tt.from, params(100*ms))
 			w.up()
 			w.cut[0] = true
-			w.send(0, w.ends[0].change(w.now, tt.to))
+			w.send(0, w.ends[0].Change(w.now, tt.to))
 			m := w.ends[0]
 			if m.tx != tt.tx || m.rx != tt.rx || !m.polling {
 				t.Errorf("tx %v, rx %v, polling %t before the answer, want %v, %v, true", m.tx, m.rx, m.polling, tt.tx, tt.rx)

@@ -107,6 +107,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/mdlayher":                    noSockets,
 			"github.com/vishvananda/netlink":         noSockets,
 			"github.com/hashicorp/memberlist":        noSockets,
+			module + "/speaker/bfd/udp":              noSockets,
 			module + "/speaker/bgp/gobgp":            noSockets,
 			module + "/speaker/layer2":               noSockets,
 			module + "/speaker/link/rtnetlink":       noSockets,
@@ -122,6 +123,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/vishvananda/netlink": pure,
 			"github.com/mdlayher":            pure,
 			"github.com/hashicorp":           pure,
+			module + "/speaker/bfd/udp":      pure,
 			module + "/speaker/layer2":       pure,
 			module + "/speaker/membership":   pure,
 			module + "/test":                 noTest,
@@ -162,7 +164,7 @@ func TestPure(t *testing.T) {
 		"github.com/mdlayher", "github.com/hashicorp/memberlist",
 	}
 	pure := map[string]bool{} // packages by whether they may know Kubernetes' types
-	for _, p := range []string{"ipam", "ipam/family", "speaker/bgp", "speaker/election", "speaker/link"} {
+	for _, p := range []string{"ipam", "ipam/family", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link"} {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{"ipam/selector", "ipam/v1alpha1", "speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/v1alpha1"} {

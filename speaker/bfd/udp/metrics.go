@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bfd
+package udp
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tandem-lb/tandem/speaker/bfd"
+)
 
 // dropReason says why a packet was dropped.
 type dropReason string
@@ -59,7 +63,7 @@ func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
 func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 	for _, state := range s.States() {
 		up := 0.0
-		if state.State == Up {
+		if state.State == bfd.Up {
 			up = 1
 		}
 		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up, state.Name)

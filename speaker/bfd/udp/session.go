@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bfd
+package udp
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
@@ -20,7 +21,7 @@ const backlog = 16
 
 // session runs a machine.
 type session struct {
-	declared      Session // with the Params that it began with
+	declared      bfd.Session // with the Params that it began with
 	discriminator uint32
 	speaker       *Speaker
 	listener      *listener
@@ -28,17 +29,17 @@ type session struct {
 	logger        klog.Logger
 	ctx           context.Context // ends the session at once
 	cancel        context.CancelFunc
-	packets       chan Packet
+	packets       chan bfd.Packet
 	leave         chan struct{} // closed for the session to go AdminDown
 	done          chan struct{} // closed when it has ended
-	params        signal.Latest[Params]
+	params        signal.Latest[bfd.Params]
 
 	mu sync.Mutex
 	// mu guards status.
-	status SessionState
+	status bfd.SessionState
 }
 
-func newSession(declared Session, s *Speaker, l *listener, conn *net.UDPConn) *session {
+func newSession(declared bfd.Session, s *Speaker, l *listener, conn *net.UDPConn) *session {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &session{
 		declared:      declared,
@@ -49,18 +50,18 @@ func newSession(declared Session, s *Speaker, l *listener, conn *net.UDPConn) *s
 		logger:        klog.LoggerWithValues(s.cfg.Logger, "peer", declared.Name, "address", declared.Remote),
 		ctx:           ctx,
 		cancel:        cancel,
-		packets:       make(chan Packet, backlog),
+		packets:       make(chan bfd.Packet, backlog),
 		leave:         make(chan struct{}),
 		done:          make(chan struct{}),
-		params:        signal.NewLatest[Params](),
-		status:        SessionState{Name: declared.Name, State: Down, Since: time.Now(), RemoteState: Down},
+		params:        signal.NewLatest[bfd.Params](),
+		status:        bfd.SessionState{Name: declared.Name, State: bfd.Down, Since: time.Now(), RemoteState: bfd.Down},
 	}
 }
 
 // update tells the session to go on with these parameters. Only Set calls it, one call at a time.
-func (s *session) update(params Params) { s.params.Put(params) }
+func (s *session) update(params bfd.Params) { s.params.Put(params) }
 
-func (s *session) state() SessionState {
+func (s *session) state() bfd.SessionState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status
@@ -70,37 +71,37 @@ func (s *session) state() SessionState {
 func (s *session) run() {
 	defer close(s.done)
 	defer s.conn.Close()
-	m := newMachine(time.Now(), s.declared.Params, s.discriminator, rand.Float64)
+	m := bfd.NewMachine(time.Now(), s.declared.Params, s.discriminator, rand.Float64)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	leave, gone := s.leave, (<-chan time.Time)(nil)
 	for {
-		if at := m.deadline(); at.IsZero() {
+		if at := m.Deadline(); at.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Until(at))
 		}
-		var send []Packet
+		var send []bfd.Packet
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-gone:
 			return
 		case <-leave:
-			tell := m.adminDownTime()
-			send = m.goAdminDown(time.Now())
+			tell := m.AdminDownTime()
+			send = m.GoAdminDown(time.Now())
 			leave, gone = nil, time.After(tell)
 			if len(send) == 0 {
 				return // the peer has never heard of this session
 			}
 		case params := <-s.params:
-			if params != m.params {
-				send = m.change(time.Now(), params)
+			if params != m.Params() {
+				send = m.Change(time.Now(), params)
 			}
 		case p := <-s.packets:
-			send = m.receive(time.Now(), p)
+			send = m.Receive(time.Now(), p)
 		case now := <-timer.C:
-			send = m.tick(now)
+			send = m.Tick(now)
 		}
 		for _, p := range send {
 			// An error is a lost packet, for which the protocol is made.
@@ -111,18 +112,18 @@ func (s *session) run() {
 }
 
 // note publishes the state of the machine.
-func (s *session) note(m *machine) {
+func (s *session) note(m *bfd.Machine) {
 	s.mu.Lock()
 	old := s.status.State
-	s.status.RemoteState, s.status.Transmit, s.status.Detection = m.remote.state, 0, 0
-	if m.yours != 0 {
-		s.status.Transmit, s.status.Detection = m.interval(), m.detection()
+	s.status.RemoteState, s.status.Transmit, s.status.Detection = m.RemoteState(), 0, 0
+	if m.Heard() {
+		s.status.Transmit, s.status.Detection = m.Interval(), m.Detection()
 	}
-	changed := m.state != old
+	changed := m.State() != old
 	if changed {
-		s.status.State, s.status.Since, s.status.Diagnostic = m.state, time.Now(), m.diag
+		s.status.State, s.status.Since, s.status.Diagnostic = m.State(), time.Now(), m.Diagnostic()
 	}
-	failed := old == Up && m.state == Down && m.remote.state != AdminDown
+	failed := old == bfd.Up && m.State() == bfd.Down && m.RemoteState() != bfd.AdminDown
 	if failed {
 		s.status.Downs++
 	}
@@ -131,14 +132,14 @@ func (s *session) note(m *machine) {
 		return
 	}
 	switch {
-	case failed && m.diag == DetectionTimeExpired:
-		s.fail(fmt.Sprintf("nothing was heard from the peer for %v", m.detection()))
+	case failed && m.Diagnostic() == bfd.DetectionTimeExpired:
+		s.fail(fmt.Sprintf("nothing was heard from the peer for %v", m.Detection()))
 	case failed:
 		s.fail("the peer said that it does not hear us")
-	case m.state == Up:
-		s.logger.Info("BFD session is up", "transmit", m.interval(), "detection", m.detection())
-	case old == Up:
-		s.logger.Info("BFD session was taken down on purpose", "byPeer", m.remote.state == AdminDown)
+	case m.State() == bfd.Up:
+		s.logger.Info("BFD session is up", "transmit", m.Interval(), "detection", m.Detection())
+	case old == bfd.Up:
+		s.logger.Info("BFD session was taken down on purpose", "byPeer", m.RemoteState() == bfd.AdminDown)
 	}
 	s.speaker.changes.Raise()
 }

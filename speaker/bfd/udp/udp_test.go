@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bfd
+package udp
 
 import (
 	"context"
@@ -15,7 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/net/ipv4"
 	"k8s.io/klog/v2/ktesting"
+
+	"github.com/tandem-lb/tandem/speaker/bfd"
 )
+
+const ms = time.Millisecond
 
 // patience bounds every wait; nothing is expected to take that long.
 const patience = 20 * time.Second
@@ -44,7 +48,7 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-func (n *node) set(sessions ...Session) {
+func (n *node) set(sessions ...bfd.Session) {
 	n.t.Helper()
 	if err := n.Set(sessions); err != nil {
 		n.t.Fatal(err)
@@ -52,7 +56,7 @@ func (n *node) set(sessions ...Session) {
 }
 
 // becomes waits until the node's only session is in a state.
-func (n *node) becomes(want State) SessionState {
+func (n *node) becomes(want bfd.State) bfd.SessionState {
 	n.t.Helper()
 	deadline := time.After(patience)
 	for {
@@ -69,12 +73,12 @@ func (n *node) becomes(want State) SessionState {
 }
 
 // between is a session that a busy machine does not end: three seconds of silence do.
-func between(local, remote netip.Addr) Session {
-	return Session{Name: "peer", Local: local, Remote: remote, Params: Params{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 60}}
+func between(local, remote netip.Addr) bfd.Session {
+	return bfd.Session{Name: "peer", Local: local, Remote: remote, Params: bfd.Params{Transmit: 50 * ms, Receive: 50 * ms, Multiplier: 60}}
 }
 
 // pair brings up a session between two nodes.
-func pair(t *testing.T, edit func(*Session)) (a, b *node) {
+func pair(t *testing.T, edit func(*bfd.Session)) (a, b *node) {
 	t.Helper()
 	a, b = newNode(t), newNode(t)
 	one, other := between(here, there), between(there, here)
@@ -83,7 +87,7 @@ func pair(t *testing.T, edit func(*Session)) (a, b *node) {
 	a.set(one)
 	b.set(other)
 	for _, n := range []*node{a, b} {
-		if s := n.becomes(Up); s.Detection == 0 || s.Transmit == 0 {
+		if s := n.becomes(bfd.Up); s.Detection == 0 || s.Transmit == 0 {
 			t.Errorf("state %+v, want times", s)
 		}
 	}
@@ -91,13 +95,13 @@ func pair(t *testing.T, edit func(*Session)) (a, b *node) {
 }
 
 func TestASessionComesUp(t *testing.T) {
-	t.Run("on one link", func(t *testing.T) { pair(t, func(*Session) {}) })
-	t.Run("over several hops", func(t *testing.T) { pair(t, func(s *Session) { s.Multihop, s.MinimumTTL = true, 254 }) })
+	t.Run("on one link", func(t *testing.T) { pair(t, func(*bfd.Session) {}) })
+	t.Run("over several hops", func(t *testing.T) { pair(t, func(s *bfd.Session) { s.Multihop, s.MinimumTTL = true, 254 }) })
 }
 
 // The names are part of what users see: dashboards and alerts are made of them.
 func TestMetricNames(t *testing.T) {
-	a, _ := pair(t, func(*Session) {})
+	a, _ := pair(t, func(*bfd.Session) {})
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(a)
 	families, err := registry.Gather()
@@ -123,12 +127,12 @@ func TestMetricNames(t *testing.T) {
 }
 
 func TestAPeerThatDiesIsReported(t *testing.T) {
-	a, b := pair(t, func(*Session) {})
-	b.end(b.lone().declared.ends(), b.lone())
+	a, b := pair(t, func(*bfd.Session) {})
+	b.end(endsOf(b.lone().declared), b.lone())
 	if got := <-a.downs; got != "peer: nothing was heard from the peer for 3s" {
 		t.Errorf("reported %q", got)
 	}
-	if s := a.becomes(Down); s.Downs != 1 || s.Diagnostic != DetectionTimeExpired {
+	if s := a.becomes(bfd.Down); s.Downs != 1 || s.Diagnostic != bfd.DetectionTimeExpired {
 		t.Errorf("state %+v, want one failure, of the detection time", s)
 	}
 }
@@ -153,9 +157,9 @@ func TestAdminDownIsNoFailure(t *testing.T) {
 		{"the speaker stops", func(n *node) { n.Close(context.Background()) }},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			a, b := pair(t, func(*Session) {})
+			a, b := pair(t, func(*bfd.Session) {})
 			row.adminDown(b)
-			if s := a.becomes(Down); s.Downs != 0 || s.RemoteState != AdminDown {
+			if s := a.becomes(bfd.Down); s.Downs != 0 || s.RemoteState != bfd.AdminDown {
 				t.Errorf("state %+v, want no failure, and a peer that is AdminDown", s)
 			}
 			select {
@@ -168,21 +172,21 @@ func TestAdminDownIsNoFailure(t *testing.T) {
 }
 
 func TestADeclarationThatComesBackIsServed(t *testing.T) {
-	a, b := pair(t, func(*Session) {})
+	a, b := pair(t, func(*bfd.Session) {})
 	b.set()
-	a.becomes(Down)
+	a.becomes(bfd.Down)
 	b.set(between(there, here))
-	a.becomes(Up)
-	err := b.Set([]Session{between(there, here), between(there, here)})
+	a.becomes(bfd.Up)
+	err := b.Set([]bfd.Session{between(there, here), between(there, here)})
 	if err == nil || !strings.Contains(err.Error(), "another peer has the same addresses") {
 		t.Errorf("error = %v for two sessions with the same ends", err)
 	}
-	b.becomes(Up)
+	b.becomes(bfd.Up)
 }
 
 // TestOtherParameters changes a session without taking it down.
 func TestOtherParameters(t *testing.T) {
-	a, b := pair(t, func(*Session) {})
+	a, b := pair(t, func(*bfd.Session) {})
 	faster := between(there, here)
 	faster.Transmit, faster.Receive, faster.Multiplier = 20*ms, 20*ms, 100
 	first := b.lone()
@@ -191,7 +195,7 @@ func TestOtherParameters(t *testing.T) {
 	for a.States()[0].Detection != 100*50*ms && time.Now().Before(deadline) {
 		time.Sleep(10 * ms) // intervals are no change that is told
 	}
-	if s := a.States()[0]; s.State != Up || s.Detection != 100*50*ms || s.Downs != 0 {
+	if s := a.States()[0]; s.State != bfd.Up || s.Detection != 100*50*ms || s.Downs != 0 {
 		t.Errorf("state %+v, want one that is up with a detection time of 5 s", s)
 	}
 	if b.lone() != first {
@@ -202,11 +206,11 @@ func TestOtherParameters(t *testing.T) {
 func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 	n := newNode(t)
 	elsewhere := between(netip.MustParseAddr("192.0.2.1"), there)
-	err := n.Set([]Session{elsewhere, between(here, there)})
+	err := n.Set([]bfd.Session{elsewhere, between(here, there)})
 	if err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on port 3784 of 192.0.2.1`) {
 		t.Errorf("error = %v", err)
 	}
-	if n.becomes(Down); len(n.listeners) != 1 {
+	if n.becomes(bfd.Down); len(n.listeners) != 1 {
 		t.Errorf("%d listeners, want one", len(n.listeners))
 	}
 	taken, err := net.ListenUDP("udp", &net.UDPAddr{IP: there.AsSlice(), Port: linkPort})
@@ -214,19 +218,19 @@ func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := newNode(t)
-	err = other.Set([]Session{between(there, here)})
+	err = other.Set([]bfd.Session{between(there, here)})
 	if err == nil || !strings.Contains(err.Error(), "does another BFD daemon run on this node?") {
 		t.Errorf("error = %v", err)
 	}
 	taken.Close()
 	other.set(between(there, here))
-	n.becomes(Up)
+	n.becomes(bfd.Up)
 }
 
 // TestPacketsOfOthersAreDropped sends packets that may not change any session.
 func TestPacketsOfOthersAreDropped(t *testing.T) {
-	a, b := pair(t, func(*Session) {})
-	down := Packet{State: Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}
+	a, b := pair(t, func(*bfd.Session) {})
+	down := bfd.Packet{State: bfd.Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}
 	dropped := func(reason dropReason) float64 { return testutil.ToFloat64(a.dropped.WithLabelValues(string(reason))) }
 	guessed := down
 	guessed.YourDiscriminator = a.lone().discriminator + 1
@@ -264,7 +268,7 @@ func TestPacketsOfOthersAreDropped(t *testing.T) {
 		})
 	}
 	for _, n := range []*node{a, b} {
-		if s := n.States()[0]; s.State != Up || s.Downs != 0 {
+		if s := n.States()[0]; s.State != bfd.Up || s.Downs != 0 {
 			t.Errorf("state %+v, want one that was not disturbed", s)
 		}
 	}

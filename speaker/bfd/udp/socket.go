@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bfd
+package udp
 
 import (
 	"errors"
@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
+
+	"github.com/tandem-lb/tandem/speaker/bfd"
 )
 
 const (
@@ -88,8 +90,8 @@ type listener struct {
 }
 
 // listen returns the listener that a session needs, and counts it as a user.
-func (s *Speaker) listen(w Session) (*listener, error) {
-	key := listenerKey{w.Local, w.ends().port()}
+func (s *Speaker) listen(w bfd.Session) (*listener, error) {
+	key := listenerKey{w.Local, endsOf(w).port()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.listeners[key]; l != nil {
@@ -181,7 +183,7 @@ func (l *listener) drop(reason dropReason) { l.dropped.WithLabelValues(string(re
 
 // deliver hands a packet to its session, or says why the packet is dropped.
 func (l *listener) deliver(b []byte, ttl int, from netip.Addr) (reason dropReason) {
-	p, err := Parse(b)
+	p, err := bfd.Parse(b)
 	if err != nil {
 		return dropMalformed
 	}
@@ -202,7 +204,7 @@ func (l *listener) deliver(b []byte, ttl int, from netip.Addr) (reason dropReaso
 
 // find returns the session whose peer sent a packet (RFC 5880 §6.8.6), or nil if there is none. If the packet names a discriminator, it has
 // to be that of the session.
-func (l *listener) find(p Packet, from netip.Addr) *session {
+func (l *listener) find(p bfd.Packet, from netip.Addr) *session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s := range l.sessions {
