@@ -231,28 +231,50 @@ func (a *Allocator) poolOf(address netip.Addr) string {
 	return ""
 }
 
-// Orphans returns the held addresses that were taken from pools that are gone, each with the first pool, by name, that contains it now.
-func (a *Allocator) Orphans() []Assignment {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var orphans []Assignment
-	for address, h := range a.held {
-		if h.blocked == "" && a.pools[h.pool] == nil {
-			if pool := a.poolOf(address); pool != "" {
-				orphans = append(orphans, Assignment{address, pool})
-			}
-		}
-	}
-	return orphans
+// Record is what the allocator knows of one address.
+type Record struct {
+	// Pool is the one that the address was taken from or, where nobody holds it, the first by name that contains it; "" where none does.
+	Pool string
+	// Services hold the address, sorted by name.
+	Services []Service
+	// Blocked says that Block took the address.
+	Blocked bool
 }
 
-// Adopt records that a held address belongs to the pool from now on.
-func (a *Allocator) Adopt(as Assignment) {
+// Lookup returns what is known of an address.
+func (a *Allocator) Lookup(address netip.Addr) Record {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if h, ok := a.held[as.Address]; ok && h.blocked == "" {
-		h.pool = as.Pool
+	h, ok := a.held[address]
+	if !ok || h.blocked != "" {
+		return Record{Pool: a.poolOf(address), Blocked: ok}
 	}
+	return Record{Pool: h.pool, Services: slices.SortedFunc(maps.Keys(h.users), compareServices)}
+}
+
+// Addresses returns every address that is held or blocked, in no order.
+func (a *Allocator) Addresses() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.held))
+}
+
+// AdoptOrphans records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and returns
+// these addresses. So the addresses of a pool that is renamed go along.
+func (a *Allocator) AdoptOrphans() []netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var adopted []netip.Addr
+	for address, h := range a.held {
+		if h.blocked != "" || a.pools[h.pool] != nil {
+			continue
+		}
+		if pool := a.poolOf(address); pool != "" {
+			h.pool = pool
+			adopted = append(adopted, address)
+		}
+	}
+	return adopted
 }
 
 // Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of
@@ -278,14 +300,6 @@ func (a *Allocator) Unblock(address netip.Addr) {
 	}
 }
 
-// Blocked reports whether Block took the address.
-func (a *Allocator) Blocked(address netip.Addr) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	h, ok := a.held[address]
-	return ok && h.blocked != ""
-}
-
 // Held returns what the Service has, IPv4 first.
 func (a *Allocator) Held(service Service) []Assignment {
 	a.mu.Lock()
@@ -300,17 +314,6 @@ func (a *Allocator) heldBy(service Service) []Assignment {
 	}
 	slices.SortFunc(held, func(x, y Assignment) int { return x.Address.Compare(y.Address) })
 	return held
-}
-
-// Users returns who has the address, sorted by name.
-func (a *Allocator) Users(address netip.Addr) []Service {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	h, ok := a.held[address]
-	if !ok {
-		return nil
-	}
-	return slices.SortedFunc(maps.Keys(h.users), compareServices)
 }
 
 // Sharers returns those of the address's users who are recorded with the sharing key, sorted by name; nobody for an empty key.

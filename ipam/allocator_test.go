@@ -893,7 +893,7 @@ func TestHoldAndRelease(t *testing.T) {
 	if diff := cmp.Diff([]Assignment{{addr("10.0.0.1"), "a"}, {addr("2001:db8::1"), ""}}, a.Held(web), compareAddr); diff != "" {
 		t.Errorf("held (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]Service{other, web}, a.Users(addr("10.0.0.1"))); diff != "" {
+	if diff := cmp.Diff([]Service{other, web}, a.Lookup(addr("10.0.0.1")).Services); diff != "" {
 		t.Errorf("users (-want +got):\n%s", diff)
 	}
 	if got := a.PoolOf(addr("10.0.0.3")) + a.PoolOf(addr("10.0.0.4")) + a.PoolOf(addr("2001:db8::1")); got != "a" {
@@ -955,7 +955,7 @@ func TestBlock(t *testing.T) {
 			a.Block(addr("10.0.0.0"), "kubernetes")
 			a.Block(addr("10.0.0.0"), "somebody else")
 			tt.then(a)
-			if got := a.Blocked(addr("10.0.0.0")); got != tt.wantBlocked {
+			if got := a.Lookup(addr("10.0.0.0")).Blocked; got != tt.wantBlocked {
 				t.Errorf("Blocked = %v, want %v", got, tt.wantBlocked)
 			}
 			if out, err := allocate(t, a, req); err != nil || out.Assigned[0].Address != addr(tt.want) {

@@ -630,20 +630,27 @@ func (l *leader) wantError(name string, want ...string) {
 	}
 }
 
-// delete does what the service controller does with a Service that is being deleted.
+// delete does what the service controller does with a Service that is being deleted, and has it go.
 func (l *leader) delete(name string) {
+	l.c.t.Helper()
+	l.release(name)
+	l.c.vanish(name)
+}
+
+// release does what the service controller does with a Service that is being deleted.
+func (l *leader) release(name string) {
 	l.c.t.Helper()
 	ctx, svc := context.Background(), l.c.service(name)
 	_, exists, err := l.GetLoadBalancer(ctx, "kubernetes", svc)
 	l.c.must(err)
-	if exists {
-		before := svc.DeepCopy()
-		l.c.must(l.EnsureLoadBalancerDeleted(ctx, "kubernetes", svc))
-		if diff := cmp.Diff(before, svc); diff != "" {
-			l.c.t.Errorf("EnsureLoadBalancerDeleted changed the Service (-before +after):\n%s", diff)
-		}
+	if !exists {
+		return
 	}
-	l.c.vanish(name)
+	before := svc.DeepCopy()
+	l.c.must(l.EnsureLoadBalancerDeleted(ctx, "kubernetes", svc))
+	if diff := cmp.Diff(before, svc); diff != "" {
+		l.c.t.Errorf("EnsureLoadBalancerDeleted changed the Service (-before +after):\n%s", diff)
+	}
 }
 
 // takeWoken returns the Services woken since it was last called, as words, in order, each once as the service controller's queue has them.

@@ -344,10 +344,10 @@ func TestWake(t *testing.T) {
 		c.setPool(newPool("lan", dualPool))
 		c.settle()
 		l.wantWoken("")
-		l.Server.mu.Lock()
-		defer l.Server.mu.Unlock()
-		if len(l.waiting) != 0 {
-			t.Errorf("still waiting: %v", l.waiting)
+		l.ledger.mu.Lock()
+		defer l.ledger.mu.Unlock()
+		if len(l.ledger.waiting) != 0 {
+			t.Errorf("still waiting: %v", l.ledger.waiting)
 		}
 	})
 	bubble("by a release of what a Service gave up", t, func(t *testing.T) {
@@ -588,7 +588,7 @@ func TestPoolEdits(t *testing.T) {
 		c.settle()
 		l.mustSync("web")
 		c.wantShown("web", bothKinds)
-		if u := l.allocator.Usage()["lan"]; len(u.Stranded) != 1 || u.Stranded[0] != addr("192.0.2.1") {
+		if u := l.ledger.allocator.Usage()["lan"]; len(u.Stranded) != 1 || u.Stranded[0] != addr("192.0.2.1") {
 			t.Errorf("stranded: %v, want 192.0.2.1", u.Stranded)
 		}
 		c.edit("web", annotate("tandem-lb.io/reallocate", "true"))

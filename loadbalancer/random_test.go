@@ -3,26 +3,32 @@
 package loadbalancer
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// TestRandomOperations does what users do, thousands of times in an order that a seed decides, and asks after each few operations whether
-// what the API shows can be true.
+// TestRandomOperations does what users, crashes and other leaders do, in an order that a seed decides, and asks after each few operations
+// whether what the API shows can be true. Its first seeds run always; CONTRIBUTING.md has the command for more.
 func TestRandomOperations(t *testing.T) {
-	const operations, between = 1500, 10
-	for seed := range uint64(2) {
+	const between = 10
+	seeds, operations := number(t, "TANDEM_SEEDS", 6), number(t, "TANDEM_OPERATIONS", 500)
+	for seed := range seeds {
 		bubble(fmt.Sprintf("seed %d", seed), t, func(t *testing.T) {
-			w := &world{cluster: newCluster(t), r: rand.New(rand.NewPCG(seed, 0)), failed: map[string]bool{}}
+			w := &world{cluster: newCluster(t), r: rand.New(rand.NewPCG(uint64(seed), 0)), failed: map[string]bool{}}
 			w.pools = []string{"a", "b", "c"}
 			w.editPool()
 			w.leader = w.lead()
@@ -31,51 +37,55 @@ func TestRandomOperations(t *testing.T) {
 				w.operate()
 				w.follow()
 				if i%between == between-1 {
+					w.depose()
 					w.hasty = false
+					time.Sleep(auditPeriod)
+					w.settle()
+					w.follow()
 					w.settle()
 					w.follow()
 					w.check()
 				}
 				if t.Failed() {
-					t.Fatalf("after operation %d: %s", i, strings.Join(w.log[max(0, len(w.log)-30):], "\n"))
+					t.Fatalf("after operation %d: %s", i, strings.Join(w.log[max(0, len(w.log)-number(t, "TANDEM_LOG", 60)):], "\n"))
 				}
 			}
-			w.hasty = false
-			for _, name := range w.names() {
-				w.leader.delete(name)
-			}
-			w.settle()
-			w.wantClaims("")
-			if u := w.leader.allocator.Usage(); len(u) != 0 {
-				for name, p := range u {
-					for family, f := range p.Families {
-						if f.Allocated != 0 {
-							t.Errorf("pool %s: %d %s addresses still allocated", name, f.Allocated, family)
-						}
-					}
-				}
-			}
+			w.end()
 		})
 	}
+}
+
+// number returns the number in an environment variable.
+func number(t *testing.T, variable string, otherwise int) int {
+	text, ok := os.LookupEnv(variable)
+	if !ok {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
 }
 
 // world is a cluster and what has been done to it.
 type world struct {
 	*cluster
-	leader *leader
-	r      *rand.Rand
-	pools  []string
-	next   int
-	failed map[string]bool // Services whose last request failed
-	log    []string
+	leader  *leader
+	deposed *leader // works on beside the leader, as it has not noticed yet; nil where there is none
+	r       *rand.Rand
+	pools   []string
+	next    int
+	failed  map[string]bool // Services whose last request failed
+	log     []string
 }
 
 func (w *world) names() []string {
 	w.t.Helper()
-	list, err := w.leader.services.List(labels.Everything())
+	list, err := w.api.CoreV1().Services("default").List(w.t.Context(), metav1.ListOptions{})
 	w.must(err)
 	var names []string
-	for _, svc := range list {
+	for _, svc := range list.Items {
 		names = append(names, svc.Name)
 	}
 	slices.Sort(names)
@@ -86,27 +96,125 @@ func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 
 func (w *world) note(format string, args ...any) { w.log = append(w.log, fmt.Sprintf(format, args...)) }
 
-// ask is what the service controller does when a Service changes.
-func (w *world) ask(name string) {
-	err := w.leader.sync(name)
-	w.failed[name] = err != nil
-	w.note("  %s %v: %q, %v", name, w.service(name).Spec.IPFamilies, w.shown(name), err)
+// everyLeader returns the leader and the deposed one, in any order.
+func (w *world) everyLeader() []*leader {
+	switch {
+	case w.deposed == nil:
+		return []*leader{w.leader}
+	case w.r.IntN(2) == 0:
+		return []*leader{w.leader, w.deposed}
+	}
+	return []*leader{w.deposed, w.leader}
 }
 
-func (w *world) follow() {
-	for range 100 {
-		woken := w.leader.takeWoken()
-		if woken == "" {
-			return
+// ask is what the service controllers do when a Service changes: each asks, and then each writes what it was answered.
+func (w *world) ask(name string) {
+	answers := map[*leader]*corev1.LoadBalancerStatus{}
+	for _, l := range w.everyLeader() {
+		got, err := l.ensure(name)
+		if err == nil {
+			answers[l] = got
 		}
-		for name := range strings.FieldsSeq(woken) {
-			if w.service(name) != nil {
+		if l == w.leader {
+			w.failed[name] = err != nil
+		}
+		w.note("  %s %v: %s, %v", name, w.service(name).Spec.IPFamilies, words(got), err)
+	}
+	for _, l := range w.everyLeader() {
+		if got := answers[l]; got != nil {
+			w.edit(name, func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
+		}
+	}
+}
+
+// follow has the service controllers look at the Services that were woken. Two leaders that know different sharers of an address may each
+// correct what the other wrote, until the deposed one notices.
+func (w *world) follow() {
+	for round := range 100 {
+		if round == 20 {
+			w.depose()
+		}
+		quiet := true
+		for _, l := range w.everyLeader() {
+			for name := range strings.FieldsSeq(l.takeWoken()) {
+				if w.service(name) == nil {
+					continue
+				}
+				quiet = false
 				w.note("  woken: %s", name)
-				w.ask(name)
+				got, err := l.ensure(name)
+				if l == w.leader {
+					w.failed[name] = err != nil
+				}
+				w.note("  %s: %s, %v", name, words(got), err)
+				if err == nil {
+					w.edit(name, func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
+				}
 			}
+		}
+		if quiet {
+			return
 		}
 	}
 	w.t.Error("Services are woken without end")
+}
+
+// depose ends the leader that was deposed.
+func (w *world) depose() {
+	if w.deposed != nil {
+		w.note("the deposed leader ends")
+		w.deposed.stop()
+		w.deposed = nil
+	}
+}
+
+// askAll is what the service controller does when it starts.
+func (w *world) askAll() {
+	names := w.names()
+	w.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	for _, name := range names {
+		w.ask(name)
+	}
+}
+
+// end deletes everything and checks that nothing is left.
+func (w *world) end() {
+	w.depose()
+	w.hasty = false
+	for _, name := range w.names() {
+		w.leader.delete(name)
+	}
+	w.settle()
+	w.wantClaims("")
+	for _, address := range w.foreign() {
+		w.deleteClaim(address)
+	}
+	w.settle()
+	for name, p := range w.leader.ledger.allocator.Usage() {
+		for family, f := range p.Families {
+			if f.Allocated != 0 {
+				w.t.Errorf("pool %s: %d %s addresses still allocated", name, f.Allocated, family)
+			}
+		}
+	}
+}
+
+// foreign returns the addresses that ClusterIPs have.
+func (w *world) foreign() []string {
+	list, err := w.api.NetworkingV1().IPAddresses().List(w.t.Context(), metav1.ListOptions{})
+	w.must(err)
+	var foreign []string
+	for _, claim := range list.Items {
+		if _, ours := parentOf(&claim); !ours {
+			foreign = append(foreign, claim.Name)
+		}
+	}
+	slices.Sort(foreign)
+	return foreign
+}
+
+func (w *world) randomAddress() string {
+	return addr(pick(w.r, fmt.Sprintf("192.0.2.%d", w.r.IntN(26)), fmt.Sprintf("2001:db8::%x", w.r.IntN(26)))).String()
 }
 
 func (w *world) randomFamilies() (corev1.IPFamilyPolicy, string) {
@@ -188,42 +296,107 @@ func (w *world) operate() {
 		w.note("label of the namespace")
 		w.label("default", labels.Set{"team": pick(w.r, "shop", "bank")})
 		w.settle()
-	case dice < 72:
+	case dice < 70:
 		w.note("delete %s", name)
-		w.leader.delete(name)
+		for _, l := range w.everyLeader() {
+			l.release(name)
+		}
+		w.vanish(name)
 		delete(w.failed, name)
-	case dice < 75:
+	case dice < 73:
 		w.note("vanish %s", name)
 		w.vanish(name)
 		delete(w.failed, name)
-	case dice < 85:
+	case dice < 82:
 		w.editPool()
-	case dice < 87:
+	case dice < 84:
 		w.note("delete the pools")
 		for _, pool := range w.pools {
 			if w.r.IntN(2) == 0 {
-				if err := w.cluster.pools.Delete(w.t.Context(), newPool(pool, "")); err == nil {
-					w.leader.pools.handlers[0].OnDelete(newPool(pool, ""))
-				}
+				w.deletePoolIfThere(pool)
 			}
 		}
 		w.settle()
-	case dice < 95:
-		if claims := slices.Sorted(maps.Keys(w.claims())); len(claims) > 0 {
-			claim := pick(w.r, claims...)
-			w.note("delete the claim of %s", claim)
-			w.deleteClaim(claim)
-			w.settle()
-		}
-	default:
-		w.note("restart")
-		w.leader.stop()
+	case dice < 96:
+		w.disturb(name)
+	case dice < 98 && w.deposed == nil:
+		w.note("another leader")
+		w.deposed = w.leader
 		w.leader = w.lead()
-		names := w.names()
-		w.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-		for _, name := range names {
-			w.ask(name)
+		w.askAll()
+	default:
+		w.restart(name)
+	}
+}
+
+// disturb does what no user should do, and what leaders leave behind.
+func (w *world) disturb(name string) {
+	var claims []string
+	for claim := range w.claims() {
+		claims = append(claims, claim)
+	}
+	slices.Sort(claims)
+	switch dice := w.r.IntN(7); {
+	case dice == 0 && len(claims) > 0:
+		claim := pick(w.r, claims...)
+		w.note("delete the claim of %s", claim)
+		w.deleteClaim(claim)
+	case dice == 1 && len(claims) > 0:
+		claim := pick(w.r, claims...)
+		w.note("%s becomes a ClusterIP", claim)
+		w.replaceClaim(claim, "ipallocator.k8s.io", "kube-system", "dns")
+	case dice == 2:
+		address := w.randomAddress()
+		w.note("%s becomes a ClusterIP unless it is claimed: %v", address, w.tryCreateClaim(address, "ipallocator.k8s.io", "kube-system", "dns"))
+	case dice == 3:
+		if foreign := w.foreign(); len(foreign) > 0 {
+			address := pick(w.r, foreign...)
+			w.note("%s is a ClusterIP no more", address)
+			w.deleteClaim(address)
 		}
+	case dice == 4:
+		shown := pick(w.r, "", strings.Join(strings.Fields(w.shown(name))[:min(1, len(strings.Fields(w.shown(name))))], ""))
+		w.note("the status of %s becomes %q", name, shown)
+		w.edit(name, publish(shown))
+	case dice == 5:
+		address := w.randomAddress()
+		w.note("another leader claims %s for %s: %v", address, name, w.tryCreateClaim(address, v1alpha1.ManagedBy, "default", name))
+	default:
+		address := w.randomAddress()
+		w.note("another leader publishes %s for %s", address, name)
+		w.edit(name, publish(address))
+	}
+	w.settle()
+}
+
+// restart has the leader crash in the middle of a request, or between two, and another take over.
+func (w *world) restart(name string) {
+	w.depose()
+	if w.r.IntN(2) == 0 {
+		left := w.r.IntN(3)
+		w.note("crash after %d writes for %s", left, name)
+		w.edit(name, annotate(fixedKey, ""), setFamilies(pick(w.r, prefer, require), "IPv4 IPv6"))
+		w.api.failing(func(verb, resource, _ string) error {
+			if left--; left < 0 && resource == "ipaddresses" && verb != "list" {
+				return apierrors.NewInternalError(errors.New("crashed"))
+			}
+			return nil
+		})
+		_, _ = w.leader.ensure(name)
+	}
+	w.note("restart")
+	w.leader.stop()
+	w.api.failing(nil)
+	w.leader = w.lead()
+	w.askAll()
+}
+
+func (w *world) deletePoolIfThere(name string) {
+	if err := w.cluster.pools.Delete(w.t.Context(), newPool(name, "")); err != nil {
+		return
+	}
+	for _, l := range w.leaders {
+		l.pools.handlers[0].OnDelete(newPool(name, ""))
 	}
 }
 
@@ -254,14 +427,20 @@ func (w *world) check() {
 	}
 	for address, services := range users {
 		owner, claimed := claims[address]
-		if !claimed || !slices.ContainsFunc(services, func(svc *corev1.Service) bool { return svc.Name == owner }) {
+		byOne := claimed && slices.ContainsFunc(services, func(svc *corev1.Service) bool { return svc.Name == owner })
+		if parent := w.service(owner); claimed && !byOne && parent != nil && w.refused(parent) {
+			byOne = true // it shares the address still
+		}
+		// A Service that was refused what it asks for keeps its status, whatever that shows.
+		if !byOne && slices.ContainsFunc(services, func(svc *corev1.Service) bool { return !w.refused(svc) }) {
 			w.t.Errorf("%s is claimed by %q and shown by %d others, the first %s", address, owner, len(services), services[0].Name)
 		}
-		delete(claims, address)
+		if byOne {
+			delete(claims, address)
+		}
 		for i, svc := range services {
 			for _, other := range services[i+1:] {
-				// A Service that was refused what it asks for keeps what it has.
-				if w.failed[svc.Name] || w.failed[other.Name] || w.missing(svc) || w.missing(other) {
+				if w.refused(svc) || w.refused(other) {
 					continue
 				}
 				one, two := sharingOf(svc), sharingOf(other)
@@ -271,12 +450,18 @@ func (w *world) check() {
 			}
 		}
 	}
-	if len(claims) > 0 {
-		w.t.Errorf("claims that nobody shows: %v", claims)
+	for address, owner := range claims {
+		// What was claimed for a Service by another leader, and does not complete what it asks for, is kept.
+		if svc := w.service(owner); svc == nil || !w.refused(svc) {
+			w.t.Errorf("%s is claimed for %s, which does not show it", address, owner)
+		}
 	}
-	// Whoever waits could not be served: otherwise somebody forgot to wake him.
+	// A Service that waits could not be served: otherwise it would have been woken. What a request claims before it is refused is free again
+	// a while later, and wakes another.
 	for _, name := range w.names() {
-		if svc := w.service(name); w.failed[name] || w.missing(svc) {
+		if w.refused(w.service(name)) {
+			w.settle()
+			w.follow()
 			before := w.shown(name)
 			w.ask(name)
 			if after := w.shown(name); after != before {
@@ -287,10 +472,18 @@ func (w *world) check() {
 	w.follow()
 }
 
-// missing reports whether the Service waits for something that it was not given.
-func (w *world) missing(svc *corev1.Service) bool {
-	w.leader.Server.mu.Lock()
-	defer w.leader.Server.mu.Unlock()
-	_, waits := w.leader.waiting[serviceOf(svc)]
-	return waits
+// refused reports whether the Service was refused what it asks for, or a part of it.
+func (w *world) refused(svc *corev1.Service) bool {
+	_, waits := w.leader.waitsFor(serviceOf(svc))
+	return waits || w.failed[svc.Name]
+}
+
+func words(got *corev1.LoadBalancerStatus) string {
+	var words []string
+	if got != nil {
+		for _, ingress := range got.Ingress {
+			words = append(words, ingress.IP)
+		}
+	}
+	return strings.Join(words, " ")
 }

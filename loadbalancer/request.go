@@ -21,9 +21,9 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// wants reports whether a Service is to have addresses from us. The load balancer class is not looked at: package
-// provider shows us only Services that are ours, with the class cleared.
-func wants(svc *corev1.Service) bool {
+// served reports whether a Service is to have addresses from us. The load balancer class is not looked at: package provider shows us only
+// Services that are ours without a class, and those of other providers with one.
+func served(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
@@ -33,9 +33,9 @@ func abandoned(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
 }
 
-// handedOver reports whether a Service is another provider's load balancer, as where we are told to leave those without a class alone
-// that we have served.
-func handedOver(svc *corev1.Service) bool {
+// otherProvider reports whether a Service is another provider's load balancer. We may have served it, as where Services without a class
+// were ours and are not any more.
+func otherProvider(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 

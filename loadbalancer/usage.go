@@ -130,7 +130,7 @@ func (s *Server) publishUsage(ctx context.Context) {
 }
 
 func (s *Server) writeUsage(ctx context.Context) error {
-	usage := s.allocator.Usage()
+	usage := s.ledger.allocator.Usage()
 	var list v1alpha1.AddressPoolList
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err

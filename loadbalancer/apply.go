@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the other. The service controller
+// waits up to 300 seconds; a claim that is missing keeps an address from being announced, so we try more often.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// repairWorkers is the number of goroutines that repair. A request to the API may hang for half a minute behind a webhook, and the others
+// go on meanwhile.
+const repairWorkers = 8
+
+// caller is what the caller of repair knows better than the ledger.
+type caller struct {
+	service    ipam.Service            // whose lock the caller holds; no other Service can be released
+	requesting bool                    // a request of the Service is being answered: there is no need to wake it
+	releasing  bool                    // the Service is to be released, whatever its spec says
+	claim      *networkingv1.IPAddress // read a moment ago
+	quiet      bool                    // the Service has been told of a claim that fails
+}
+
+// look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the API.
+func (s *Server) look(address netip.Addr) (more bool) {
+	e := s.ledger.Observe(address)
+	steps := Repair(e, time.Now())
+	if slices.ContainsFunc(steps, func(step Step) bool { return step.Do.needsLook() }) {
+		return true
+	}
+	for _, step := range steps {
+		s.remember(e, step)
+	}
+	return false
+}
+
+// repair locks an address, looks at its records again, at the API where the informers may lag, and makes them agree.
+func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error {
+	unlock, err := s.addressLocks.Lock(ctx, address)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, err := s.reread(ctx, address, c)
+	if err != nil {
+		return err
+	}
+	again := false
+	for _, step := range Repair(e, time.Now()) {
+		switch {
+		case step.Do == Release && step.Service != c.service:
+			s.repairs.Add(item{kind: serviceChanged, service: step.Service})
+			continue
+		case step.Do == Wake && step.Service == c.service && c.requesting:
+			continue
+		case step.Do < Relabel:
+			again = true
+		}
+		if err := s.apply(ctx, e, step, c); err != nil {
+			return err
+		}
+	}
+	if again {
+		s.events.Add(item{kind: addressChanged, address: address})
+		s.usageChanged()
+	}
+	return nil
+}
+
+// reread is Observe with the API's word where the informers may lag behind it. They are believed where they show the claim of a Service that
+// holds the address, since a claim is only ever deleted by its UID, and they are not believed where they lack a Service.
+func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (Entry, error) {
+	e := s.ledger.Observe(address)
+	if c.claim != nil {
+		e = s.ledger.observe(address, c.claim)
+	} else if e.Claim.State != Ours || !e.standing(e.Claim.Parent).Holds {
+		claim, err := s.claims.read(ctx, address)
+		if err != nil {
+			return Entry{}, err
+		}
+		e = s.ledger.observe(address, claim)
+	}
+	for i := range e.Services {
+		standing := &e.Services[i]
+		if c.releasing && standing.Service == c.service {
+			standing.Need = Gone
+		} else if standing.Need == Gone || standing.Need == OtherProvider {
+			svc, err := s.client.CoreV1().Services(standing.Service.Namespace).Get(ctx, standing.Service.Name, metav1.GetOptions{})
+			switch {
+			case apierrors.IsNotFound(err) || err == nil && abandoned(svc):
+				standing.Need = Gone
+			case err != nil:
+				return Entry{}, fmt.Errorf("reading Service %s, which has or had %s: %w", standing.Service, address, err)
+			case standing.Need == Gone:
+				standing.Need = Unread
+			default:
+				standing.Publishes = slices.Contains(published(svc), address)
+			}
+		}
+	}
+	return e, nil
+}
+
+// apply takes one step. The caller holds the address's lock and, for a Release, the Service's.
+func (s *Server) apply(ctx context.Context, e Entry, step Step, c caller) error {
+	logger := klog.FromContext(ctx)
+	switch step.Do {
+	case Write:
+		err := s.claimFor(ctx, e, step.Service)
+		if err != nil {
+			s.reportClaim(step.Service, err, c.quiet)
+			return err
+		}
+		logger.Info("Claimed an address again", "service", step.Service, "address", e.Address)
+	case Release, Delete:
+		if e.Claim.State == Ours && e.Claim.Parent == step.Service {
+			gone, err := s.claims.delete(ctx, e.Address, e.Claim.UID)
+			if err != nil {
+				return err
+			}
+			if gone && step.Heir != (ipam.Service{}) {
+				// A claim's parent cannot be changed, so the claim passes by a new one.
+				if err := s.claimFor(ctx, e, step.Heir); err != nil {
+					return err
+				}
+			}
+		}
+		s.ledger.drop(step.Service, e.Address)
+		logger.Info("Released an address", "service", step.Service, "address", e.Address)
+		// Even where others stay on the address: the Service may have kept another one from sharing it.
+		s.events.Add(item{kind: wakeWaiting})
+	case Relabel:
+		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, e.Claim.UID)
+	default:
+		s.remember(e, step)
+	}
+	return nil
+}
+
+// claimFor claims the address of an entry. Where the claim turns out to be another's, the address is looked at again.
+func (s *Server) claimFor(ctx context.Context, e Entry, service ipam.Service) error {
+	holders := s.ledger.allocator.Lookup(e.Address).Services
+	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
+	if _, ok := errors.AsType[*claimedByOther](err); ok {
+		s.repairs.Add(item{kind: addressChanged, address: e.Address})
+		return nil
+	}
+	return err
+}
+
+// remember takes a step that changes nothing but memory.
+func (s *Server) remember(e Entry, step Step) {
+	svc := s.ledger.service(step.Service)
+	switch step.Do {
+	case Hold:
+		s.ledger.hold(e, step)
+		s.events.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
+	case Drop:
+		s.ledger.drop(step.Service, e.Address)
+	case Block:
+		s.ledger.allocator.Block(e.Address, e.Claim.Owner)
+		s.foreignClaims.start()
+	case Unblock:
+		s.ledger.allocator.Unblock(e.Address)
+		s.events.Add(item{kind: wakeWaiting})
+	case GiveUp:
+		if svc != nil {
+			s.giveUp(svc, []ipam.Assignment{{Address: e.Address}})
+		}
+	case Keep:
+		s.ledger.keep(step.Service, e.Address)
+	case Look:
+		s.events.AddAfter(item{kind: addressChanged, address: e.Address}, time.Until(step.Until))
+	case Wake:
+		select {
+		case <-s.ready:
+			if svc != nil && served(svc) {
+				s.wake(svc)
+			}
+		default: // the service controller looks at every Service when it starts
+		}
+	}
+}
+
+// reportClaim says that a claim cannot be written, once for each time that this begins.
+func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
+	recordFailure(err)
+	if svc := s.ledger.service(service); svc != nil && !quiet {
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventClaimFailed, "Trying again: %v", err)
+	}
+}
+
+// work repairs what is in the queue until this is shut down. What fails is tried again later, and keeps nothing else waiting.
+func (s *Server) work(ctx context.Context) {
+	for {
+		it, shutdown := s.repairs.Get()
+		if shutdown {
+			return
+		}
+		if err := s.workOn(ctx, it); err == nil {
+			s.repairs.Forget(it)
+		} else {
+			if ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "Failed to repair, trying again", "what", it)
+			}
+			s.repairs.AddRateLimited(it)
+		}
+		s.repairs.Done(it)
+	}
+}
+
+// workOn repairs an address, or what a Service holds and publishes.
+func (s *Server) workOn(ctx context.Context, it item) error {
+	quiet := s.repairs.NumRequeues(it) > 0
+	if it.kind == addressChanged {
+		return s.repair(ctx, it.address, caller{quiet: quiet})
+	}
+	// A request on its way may want again what is to be released, or claim the other half of a pair for a Service that has gone.
+	unlock, err := s.serviceLocks.Lock(ctx, it.service)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var errs []error
+	for _, address := range s.ledger.of(it.service) {
+		if s.look(address) {
+			errs = append(errs, s.repair(ctx, address, caller{service: it.service, quiet: quiet}))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loadbalancer gives Services of type LoadBalancer their addresses. [Server] is the cloudprovider.LoadBalancer behind
+// the upstream service controller: that controller decides when a Service needs attention, this package decides what it gets, and
+// package ipam which address is free.
+//
+// Three records say which Service has an address, and they are kept in this order of trust:
+//
+//  1. The claim, a networking.k8s.io/v1 IPAddress named by the address. Creating it is the lock, across leaders, restarts and the
+//     ClusterIP allocator.
+//  2. The allocator in memory, a cache over the claims. A claim found to be another's corrects the cache.
+//  3. The Service's status, which the upstream controller writes from what EnsureLoadBalancer returns. A published address
+//     without a claim is held, and claimed again, before anything else is given.
+//
+// # One request
+//
+// A request (server.go) takes the Service's lock, plans with the allocator, and creates a claim for each new address, under the address's
+// lock. What the Service gives up is surplus, and is released when the status does not show it any more. A request that cannot be met changes
+// nothing: the error becomes an event on the Service, the Service keeps what it has and waits (waiting.go), and the event that could help it
+// (a pool edit, a release, a label) wakes it through the service controller's own queue.
+//
+// # Everything else
+//
+// Whatever else happens to an address, to its claim, to the status of a Service or to a pool, is an event (events.go), and means one thing:
+// look at the address. [Repair] (repair.go) is a pure function from what the three records say, an [Entry], to the [Step]s that make them
+// agree; its doc comment is the table of all cases. The ledger (ledger.go) makes the Entry from the informers and from what the server
+// remembers: the cache, what Services have given up, which of our own writes the informers do not show yet. Steps that need the API are
+// taken by workers (apply.go), which lock the address and look again, at the API where the informers may lag. So
+//
+//   - the goroutine that follows events asks the API nothing, and a slow API delays no event;
+//   - a claim that cannot be written is tried again with a back-off, is reported by an event on its Service, and stops nothing else;
+//   - the start is the same as an event of every address, and so is the audit every ten minutes, which repairs what a missed event has left.
+//
+// Nothing is allocated before pools, Services, namespaces and claims have all been read.
+package loadbalancer

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// unpublishedGrace is how long a Service keeps an address that it does not want any more and that its status does not show. Another
+// leader, which has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default. It is also how long
+// a request's answer may be on its way into the status.
+const unpublishedGrace = 20 * time.Second
+
+// byPublished is the index of Services by the addresses in their status.
+const byPublished = "published"
+
+// ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes nothing to the API, and
+// never waits.
+type ledger struct {
+	allocator     *ipam.Allocator // the cache; it has a lock of its own
+	services      corelisters.ServiceLister
+	statuses      cache.Indexer // of Services, with the index byPublished
+	claims        networkinglisters.IPAddressLister
+	foreignClaims *foreignClaims
+
+	mu sync.Mutex
+	// mu guards all following fields.
+	surplus  times                  // addresses that were given up, as in [Standing]
+	writing  times                  // addresses that were given and are not published yet, as in [Standing]
+	own      map[netip.Addr]written // our last write to a claim, until the informer shows it
+	waiting  map[ipam.Service]waiting
+	released map[ipam.Service]struct{} // the service controller had everything released, and has not asked for addresses since
+}
+
+// times has a time for some of the addresses of Services.
+type times map[ipam.Service]map[netip.Addr]time.Time
+
+func (t times) set(service ipam.Service, address netip.Addr, at time.Time) {
+	if t[service] == nil {
+		t[service] = map[netip.Addr]time.Time{}
+	}
+	t[service][address] = at
+}
+
+func (t times) remove(service ipam.Service, address netip.Addr) {
+	delete(t[service], address)
+	if len(t[service]) == 0 {
+		delete(t, service)
+	}
+}
+
+// written is a write of ours: the creation of a claim, or the deletion of the one with the UID.
+type written struct {
+	deleted types.UID
+	at      time.Time
+}
+
+// newLedger returns a ledger over the listers in cfg.
+func newLedger(cfg Config, foreign *foreignClaims) *ledger {
+	return &ledger{
+		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
+		foreignClaims: foreign, surplus: times{}, writing: times{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
+		released: map[ipam.Service]struct{}{},
+	}
+}
+
+// service returns the Service as the informer shows it, or nil.
+func (l *ledger) service(service ipam.Service) *corev1.Service {
+	svc, err := l.services.Services(service.Namespace).Get(service.Name)
+	if err != nil {
+		return nil
+	}
+	return svc
+}
+
+// Observe returns what is known of an address without asking the API.
+func (l *ledger) Observe(address netip.Addr) Entry {
+	l.mu.Lock()
+	own, pending := l.own[address]
+	l.mu.Unlock()
+	claim, err := l.claims.Get(address.String())
+	switch {
+	case pending && own.deleted == "":
+		e := l.observe(address, nil)
+		e.Claim.State = Pending
+		return e
+	case err == nil && claim.UID != own.deleted:
+		return l.observe(address, claim)
+	}
+	e := l.observe(address, nil)
+	if l.foreignClaims.has(address, e.Blocked) {
+		e.Claim.State = Foreign
+	}
+	return e
+}
+
+// observe returns what is known of an address with this claim, or with none.
+func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) Entry {
+	record := l.allocator.Lookup(address)
+	e := Entry{Address: address, Pool: record.Pool, Blocked: record.Blocked}
+	services := map[ipam.Service]Standing{}
+	for _, service := range record.Services {
+		services[service] = Standing{Service: service, Holds: true}
+	}
+	published, _ := l.statuses.ByIndex(byPublished, address.String()) // fails for an unknown index
+	for _, obj := range published {
+		service := serviceOf(obj.(*corev1.Service))
+		services[service] = Standing{Service: service, Holds: services[service].Holds, Publishes: true}
+	}
+	if parent, ours := parentOf(claim); ours {
+		e.Claim = Claim{State: Ours, UID: claim.UID, Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
+		if len(record.Services) == 0 && e.Claim.Pool != "" {
+			e.Pool = e.Claim.Pool
+		}
+		if _, known := services[parent]; !known {
+			services[parent] = Standing{Service: parent}
+		}
+	} else if claim != nil {
+		e.Claim = Claim{State: Foreign, Owner: parentName(claim)}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range services {
+		l.judge(&s, address)
+		e.Services = append(e.Services, s)
+	}
+	slices.SortFunc(e.Services, func(a, b Standing) int {
+		return strings.Compare(a.Service.String(), b.Service.String())
+	})
+	return e
+}
+
+// judge fills in what a Service has to do with an address. The caller holds mu.
+func (l *ledger) judge(s *Standing, address netip.Addr) {
+	svc := l.service(s.Service)
+	_, released := l.released[s.Service]
+	switch {
+	case svc == nil || abandoned(svc):
+		s.Need = Gone
+		return
+	case otherProvider(svc):
+		s.Need = OtherProvider
+		return
+	case released || !served(svc):
+		s.Need = Finishing
+		return
+	}
+	s.Sharing = sharingOf(svc)
+	duplicate := false
+	if !s.Holds || !s.Publishes {
+		for _, as := range l.allocator.Held(s.Service) {
+			if as.Address != address && family.Of(as.Address) == family.Of(address) {
+				s.HasOther = true
+				duplicate = duplicate || s.Holds && slices.Contains(published(svc), as.Address)
+			}
+		}
+	}
+	given, surplus := l.surplus[s.Service][address]
+	until, writing := l.writing[s.Service][address]
+	switch {
+	case surplus:
+		s.Need, s.Until = Surplus, given
+	case duplicate:
+		s.Need = Duplicate
+	case writing:
+		s.Need, s.Until = Writing, until
+	}
+}
+
+// hold takes a step Hold. Where another leader has created the claim, it may be about to publish it.
+func (l *ledger) hold(e Entry, step Step) {
+	l.allocator.Hold(step.Service, e.Address, e.Pool, step.Sharing)
+	if svc := l.service(step.Service); svc != nil {
+		l.give(svc, []ipam.Assignment{{Address: e.Address}})
+	}
+}
+
+// drop takes the address from the Service, and forgets what was known of the two.
+func (l *ledger) drop(service ipam.Service, address netip.Addr) {
+	l.allocator.Release(service, address)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.surplus.remove(service, address)
+	l.writing.remove(service, address)
+}
+
+// give records that a request gives the Service these addresses, or leaves them to it, and that the status is to show them soon. What the
+// Service gave up before and goes on with is surplus no more.
+func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
+	shown, until := published(svc), time.Now().Add(unpublishedGrace)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, as := range given {
+		l.surplus.remove(serviceOf(svc), as.Address)
+		if !slices.Contains(shown, as.Address) {
+			l.writing.set(serviceOf(svc), as.Address, until)
+		}
+	}
+}
+
+// release records that everything the Service has is to be released, or that the Service asks for addresses again.
+func (l *ledger) release(service ipam.Service, released bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.released, service)
+	if released {
+		l.released[service] = struct{}{}
+	}
+}
+
+// giveUp records that the Service does not want these addresses any more.
+func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
+	service, shown := serviceOf(svc), published(svc)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, as := range surplus {
+		l.writing.remove(service, as.Address)
+		if _, already := l.surplus[service][as.Address]; already {
+			continue
+		}
+		var until time.Time
+		if !slices.Contains(shown, as.Address) {
+			until = time.Now().Add(unpublishedGrace)
+		}
+		l.surplus.set(service, as.Address, until)
+	}
+}
+
+// keep records that the Service goes on with an address that it had given up.
+func (l *ledger) keep(service ipam.Service, address netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.surplus.remove(service, address)
+}
+
+// seenStatus records what a status shows, even if it shows it for a moment only.
+func (l *ledger) seenStatus(svc *corev1.Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.writing[serviceOf(svc)]) == 0 {
+		return
+	}
+	for _, address := range published(svc) {
+		l.writing.remove(serviceOf(svc), address)
+	}
+}
+
+// wrote records a write of ours to the claim of an address: a creation, or the deletion of the claim with the UID.
+func (l *ledger) wrote(address netip.Addr, deleted types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.own[address] = written{deleted: deleted, at: time.Now()}
+}
+
+// seenClaim records that the informer shows the claim of an address, so that it is right about our creation, or that a creation failed.
+func (l *ledger) seenClaim(address netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.own[address].deleted == "" {
+		delete(l.own, address)
+	}
+}
+
+// seenDeletion records that the informer shows the deletion of the claim with the UID, or that the deletion failed.
+func (l *ledger) seenDeletion(address netip.Addr, uid types.UID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.own[address].deleted == uid {
+		delete(l.own, address)
+	}
+}
+
+// expireWrites forgets writes that the informer should have shown long ago, as where a claim was created and deleted while its watch was down.
+func (l *ledger) expireWrites() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.own, func(_ netip.Addr, w written) bool { return time.Since(w.at) > time.Minute })
+}
+
+// addresses returns every address that anything is known of.
+func (l *ledger) addresses() map[netip.Addr]struct{} {
+	known := map[netip.Addr]struct{}{}
+	for _, address := range l.allocator.Addresses() {
+		known[address] = struct{}{}
+	}
+	names := l.statuses.ListIndexFuncValues(byPublished)
+	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
+	for _, claim := range claims {
+		names = append(names, claim.Name)
+	}
+	for _, name := range names {
+		if address, err := netip.ParseAddr(name); err == nil {
+			known[address] = struct{}{}
+		}
+	}
+	return known
+}
+
+// of returns the addresses that a Service holds or publishes.
+func (l *ledger) of(service ipam.Service) []netip.Addr {
+	addresses := addressesOf(l.allocator.Held(service))
+	if svc := l.service(service); svc != nil {
+		for _, address := range published(svc) {
+			if !slices.Contains(addresses, address) {
+				addresses = append(addresses, address)
+			}
+		}
+	}
+	return addresses
+}
+
+// publishedAddresses is the index function of byPublished. Names are spelt as netip does.
+func publishedAddresses(obj any) ([]string, error) {
+	svc, ok := obj.(*corev1.Service)
+	if !ok {
+		return nil, nil
+	}
+	var names []string
+	for _, address := range published(svc) {
+		names = append(names, address.String())
+	}
+	return names, nil
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam"
+)
+
+// ClaimState is what the API has under the name of an address.
+type ClaimState int
+
+// States of a claim.
+const (
+	// NoClaim means that there is no IPAddress of that name.
+	NoClaim ClaimState = iota
+	// Pending means that a request of this process is creating the claim, or has created it and the informer does not show it yet.
+	Pending
+	// Ours is a claim, with a Service as its parent.
+	Ours
+	// Foreign is an IPAddress of anybody else, of a ClusterIP for example.
+	Foreign
+)
+
+// Claim is the IPAddress of an address.
+type Claim struct {
+	State  ClaimState
+	UID    types.UID
+	Parent ipam.Service // of Ours
+	Pool   string       // of Ours: the AddressPool on its label
+	Owner  string       // of Foreign, in words
+}
+
+// Need is what a Service has to do with an address, whether or not it has it.
+type Need int
+
+// Needs of a Service.
+const (
+	// Needed: the Service is served by us and goes on with the address.
+	Needed Need = iota
+	// Writing: the address is needed, and was given by a request whose answer is on its way into the status until Standing.Until.
+	Writing
+	// Surplus: the Service is served by us and gave the address up. It is released when it is not published, from Standing.Until on.
+	// Until is zero where the address was published when it was given up.
+	Surplus
+	// Duplicate: the Service publishes another address of the family that it holds. Two leaders that served the Service at the same time
+	// leave one, and so does a crash between claim and status.
+	Duplicate
+	// Finishing: the Service is not served any more, and the service controller has its addresses released.
+	Finishing
+	// OtherProvider: the Service is the load balancer of another provider.
+	OtherProvider
+	// Gone: the Service does not exist, or is no load balancer and has lost the finalizer by which the service controller would notice.
+	Gone
+	// Unread: the API has the Service, and the informer does not show it yet.
+	Unread
+)
+
+// Standing is how one Service stands to an address.
+type Standing struct {
+	Service   ipam.Service
+	Holds     bool // by the cache
+	Publishes bool // by its status
+	Need      Need
+	Until     time.Time // of Writing and Surplus
+	Sharing   ipam.Sharing
+	// HasOther says that the Service holds another address of the family.
+	HasOther bool
+}
+
+// served reports whether the Service is to have the address.
+func (s Standing) served() bool { return s.Need == Needed || s.Need == Writing }
+
+// An Entry is what the three records, claim, cache and statuses, say of one address at one moment.
+type Entry struct {
+	Address netip.Addr
+	// Pool is the AddressPool that the address was taken from, by the cache or else by the claim. Where neither says it, it is one that
+	// contains the address; "" where none does.
+	Pool  string
+	Claim Claim
+	// Blocked says that the cache knows a foreign claim.
+	Blocked bool
+	// Services are those that hold or publish the address, and the claim's parent, sorted by name.
+	Services []Standing
+}
+
+// Action is what a step does.
+type Action int
+
+// Actions of a step.
+const (
+	Hold    Action = iota // record in the cache that Service has the address, with Sharing
+	Write                 // create the claim, with Service as its parent
+	Release               // delete the claim of Service, create it for Heir where there is one, and free the address. Needs the lock of Service.
+	Delete                // the same for a Service that does not hold the address. Needs no lock.
+	Drop                  // take the address from Service in the cache
+	Block                 // record the foreign claim in the cache
+	Unblock               // forget the foreign claim
+	Relabel               // write Pool on the claim
+	GiveUp                // record that Service gives the address up, at Until
+	Keep                  // record that Service does not give the address up
+	Wake                  // have the service controller look at Service
+	Look                  // look at the address again at Until
+)
+
+// needsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API. The others are taken in
+// memory, and do no harm where they were not necessary.
+func (a Action) needsLook() bool { return a < GiveUp }
+
+// A Step brings the records of an address closer together.
+type Step struct {
+	Do      Action
+	Service ipam.Service
+	Heir    ipam.Service // of Release and Delete; zero where there is none
+	Sharing ipam.Sharing // of Hold
+	Until   time.Time    // of GiveUp and Look
+}
+
+// Repair returns the steps that make the records of an address agree. It returns none where they do.
+//
+// A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or alone; then A need not be
+// the claim's parent. Every line of the table is a row of TestRepair.
+//
+//	 #  claim    holds    publishes  need                      steps
+//	 1  pending  any      any        any                       none: a request is at work
+//	 2  A        A*       A          A needed                  none
+//	 3  A        A*       -          A writing                 none: the status is being written
+//	 4  A        A*       -          A needed                  wake A: somebody took the address out of the status
+//	 5  A        A*       A          A surplus                 none: clients still find A here
+//	 6  A        A*       -          A surplus, later          look again then
+//	 7  A        A*       -          A surplus, now            release A
+//	 8  A        A*       A          A surplus, was unused     keep A: another leader has published it
+//	 9  A        A*       -          A duplicate               give A up in 20 s: another leader may be about to publish it
+//	10  A        A*       any        A finishing, unread       none: the service controller or the informer comes to it
+//	11  A        A*       A          A of another provider     none: A answers here until that provider has published other addresses
+//	12  A        A*       -          A of another provider     release A
+//	13  A        A*       any        A gone                    release A
+//	14  A        -        any        A any but the next three  hold A: another leader created the claim
+//	15  A        -        A          A of another provider     hold A
+//	16  A        -        -          A of another provider     delete the claim
+//	17  A        -        any        A gone                    delete the claim
+//	18  A        A, B     any        A to be released          release A, and claim for B
+//	19  A        A        B          A to be released          hold B, release A, and claim for B
+//	20  A        -        B          A gone, B needed          hold B, delete the claim, and claim for B
+//	21  A        B        any        same sharing key          hold A: they share
+//	22  A        B        any        no common key             hold A, drop B, wake B where B is served: the claim decides
+//	23  A        A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
+//	24  A        A        A, B       B needed, not admitted    hold B with A's key and no ports, wake B: B has nowhere else to go, and is in no
+//	                                                          other Service's way. Only where A has a key and B no other address of the family.
+//	25  A        A        A, B       B otherwise not admitted  wake B: it gets another address
+//	26  A        A*       any        claim names another pool  relabel to the pool in the cache: the other one was deleted
+//	27  none     A        any        A needed, writing         claim for A; A holds the address meanwhile
+//	28  none     A        A          A surplus                 claim for A
+//	29  none     A        -          A surplus, duplicate      release A: another leader has deleted the claim
+//	30  none     A        any        A finishing, unread       none
+//	31  none     A        A          A of another provider     none
+//	32  none     A        -          A of another provider     release A
+//	33  none     A        any        A gone                    release A
+//	34  none     -        A          A needed, in a pool       hold A, claim for A, wake A
+//	35  none     -        A          A needed, in no pool      wake A: it gets another address
+//	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 to 25
+//	37  none     blocked  any        any                       unblock
+//	38  foreign  A        any        any                       drop A, block, wake A where it is served
+//	39  foreign  -        A          A needed                  block, wake A
+//	40  foreign  -        -          -                         block
+//	41  foreign  blocked  -          -                         none
+//
+// For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). Somebody has edited the status, and the
+// service controller, woken, writes it again.
+func Repair(entry Entry, now time.Time) []Step {
+	entry.Services = slices.Clone(entry.Services) // join writes into it
+	switch entry.Claim.State {
+	case Pending:
+		return nil
+	case Foreign:
+		return entry.giveWay()
+	case NoClaim:
+		return entry.claimAgain()
+	}
+	parent := entry.standing(entry.Claim.Parent)
+	if !parent.Holds {
+		return entry.learn(parent)
+	}
+	var steps []Step
+	for i, s := range entry.Services {
+		if !s.Holds {
+			steps = append(steps, entry.join(i, parent)...)
+			continue
+		}
+		more := entry.follow(s, now)
+		if len(more) > 0 && more[0].Do == Hold {
+			return more // the others are looked at when the claim has passed
+		}
+		steps = append(steps, more...)
+	}
+	if len(steps) == 0 && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool {
+		return []Step{{Do: Relabel}}
+	}
+	return steps
+}
+
+func (e Entry) standing(service ipam.Service) Standing {
+	for _, s := range e.Services {
+		if s.Service == service {
+			return s
+		}
+	}
+	return Standing{Service: service, Need: Gone}
+}
+
+// follow is for a Service that holds the address by right of a claim of its own or of a Service that it shares with (2 to 13).
+func (e Entry) follow(s Standing, now time.Time) []Step {
+	switch {
+	case s.Need == Gone, s.Need == OtherProvider && !s.Publishes:
+		return e.release(s, Release)
+	case s.Need == Surplus && s.Publishes:
+		if s.Until.IsZero() {
+			return nil
+		}
+		return []Step{{Do: Keep, Service: s.Service}}
+	case s.Need == Surplus && now.Before(s.Until):
+		return []Step{{Do: Look, Until: s.Until}}
+	case s.Need == Surplus:
+		return e.release(s, Release)
+	case s.Need == Duplicate:
+		return []Step{{Do: GiveUp, Service: s.Service, Until: now.Add(unpublishedGrace)}}
+	case s.Need == Needed && !s.Publishes, s.Need == Writing && !s.Publishes && !now.Before(s.Until):
+		return []Step{{Do: Wake, Service: s.Service}}
+	}
+	return nil
+}
+
+// release ends what a Service has (7, 12, 13, 16 to 20). The claim passes to a Service that is served before it passes to one that only
+// still publishes the address.
+func (e Entry) release(s Standing, how Action) []Step {
+	var heir *Standing
+	for i, other := range e.Services {
+		if other.Service == s.Service || s.Service != e.Claim.Parent {
+			continue
+		}
+		switch {
+		case other.served() && (other.Holds || other.Publishes):
+			if heir == nil || !heir.served() || other.Holds && !heir.Holds {
+				heir = &e.Services[i]
+			}
+		case other.Holds && other.Publishes && other.Need != Gone && heir == nil:
+			heir = &e.Services[i]
+		}
+	}
+	step := Step{Do: how, Service: s.Service}
+	if heir == nil {
+		return []Step{step}
+	}
+	step.Heir = heir.Service
+	if heir.Holds {
+		return []Step{step}
+	}
+	return []Step{{Do: Hold, Service: heir.Service, Sharing: heir.Sharing}, step}
+}
+
+// learn is for a claim whose parent the cache does not know (14 to 17, 20 to 22).
+func (e Entry) learn(parent Standing) []Step {
+	if parent.Need == Gone || parent.Need == OtherProvider && !parent.Publishes {
+		return e.release(parent, Delete)
+	}
+	steps := []Step{{Do: Hold, Service: parent.Service, Sharing: parent.Sharing}}
+	for i, s := range e.Services {
+		switch {
+		case s.Service == parent.Service:
+		case !s.Holds:
+			steps = append(steps, e.join(i, parent)...)
+		case s.Sharing.Key == "" || s.Sharing.Key != parent.Sharing.Key:
+			steps = append(steps, drop(s)...)
+		}
+	}
+	return steps
+}
+
+// drop takes the address from a Service.
+func drop(s Standing) []Step {
+	steps := []Step{{Do: Drop, Service: s.Service}}
+	if s.Need <= Duplicate {
+		steps = append(steps, Step{Do: Wake, Service: s.Service})
+	}
+	return steps
+}
+
+// join is for a Service that publishes the address and does not hold it, beside the one that has the claim or gets it (23 to 25).
+func (e Entry) join(i int, first Standing) []Step {
+	s := &e.Services[i]
+	if !s.Publishes || !s.served() {
+		return nil
+	}
+	wake := Step{Do: Wake, Service: s.Service}
+	admitted := true
+	for _, other := range e.Services {
+		if (other.Holds || other.Service == first.Service) && s.Sharing.Admits(other.Sharing) != nil {
+			admitted = false
+		}
+	}
+	if !admitted {
+		if first.Sharing.Key == "" || s.HasOther {
+			return []Step{wake}
+		}
+		s.Sharing = ipam.Sharing{Key: first.Sharing.Key, Backends: first.Sharing.Backends}
+	}
+	s.Holds = true
+	return []Step{{Do: Hold, Service: s.Service, Sharing: s.Sharing}, wake}
+}
+
+// claimAgain is for an address without a claim (27 to 37).
+func (e Entry) claimAgain() []Step {
+	if e.Blocked {
+		return []Step{{Do: Unblock}}
+	}
+	var steps, releases []Step
+	var first *Standing // that gets the claim
+	ending := false     // a holder is about to be released, and not by us
+	for i, s := range e.Services {
+		switch {
+		case !s.Holds:
+		case s.served(), s.Need == Surplus && s.Publishes:
+			if first == nil {
+				first = &e.Services[i]
+			}
+		case s.Need == Surplus, s.Need == Duplicate, s.Need == Gone, s.Need == OtherProvider && !s.Publishes:
+			releases = append(releases, Step{Do: Release, Service: s.Service})
+		default:
+			ending = true
+		}
+	}
+	for i, s := range e.Services {
+		switch {
+		case s.Holds || !s.Publishes || !s.served():
+		case first == nil && (ending || e.Pool == ""):
+			steps = append(steps, Step{Do: Wake, Service: s.Service})
+		case first == nil:
+			first = &e.Services[i]
+			first.Holds = true
+			steps = append(steps, Step{Do: Hold, Service: s.Service, Sharing: s.Sharing}, Step{Do: Wake, Service: s.Service})
+		default:
+			steps = append(steps, e.join(i, *first)...)
+		}
+	}
+	if first != nil {
+		steps = append(steps, Step{Do: Write, Service: first.Service})
+	}
+	return append(steps, releases...)
+}
+
+// giveWay is for an address with a foreign claim (38 to 41).
+func (e Entry) giveWay() []Step {
+	var steps []Step
+	for _, s := range e.Services {
+		switch {
+		case s.Holds:
+			steps = append(steps, drop(s)...)
+		case s.Publishes && s.served():
+			steps = append(steps, Step{Do: Wake, Service: s.Service})
+		}
+	}
+	if !e.Blocked {
+		steps = append(steps, Step{Do: Block})
+	}
+	return steps
+}

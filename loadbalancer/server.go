@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch;update
+
+// maxClaimed bounds how many addresses in a row may turn out to be claimed by others before the Service goes to the back of the queue. The
+// cache knows each of them from then on, so that the next attempt starts behind them.
+const maxClaimed = 100
+
+// Config is what a Server works with. All fields are required.
+type Config struct {
+	Client kubernetes.Interface
+	// Pools reads AddressPools from a cache and writes their status.
+	Pools client.Client
+	// PoolInformer tells of changes to AddressPools.
+	PoolInformer Informer
+	// Services shows the Services that are ours, with spec.loadBalancerClass cleared; see package provider.
+	Services   coreinformers.ServiceInformer
+	Namespaces coreinformers.NamespaceInformer
+	// Claims shows IPAddresses with our label.
+	Claims   networkinginformers.IPAddressInformer
+	Recorder record.EventRecorder
+	// Wake makes the service controller look at a Service now.
+	Wake func(*corev1.Service)
+}
+
+// Informer is the part of an informer that is common to client-go's and controller-runtime's.
+type Informer interface {
+	AddEventHandler(handler cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error)
+	HasSynced() bool
+}
+
+// Server implements cloudprovider.LoadBalancer over pools of addresses. Run must be running for its methods to answer.
+//
+// Two locks order the work on addresses, and a goroutine takes them in this order: that of a Service, which a request holds from beginning
+// to end, and that of an address, held for one claim. What a Service holds is released under its lock, so that no request goes on with
+// an address that is being released.
+type Server struct {
+	ledger        *ledger
+	claims        *claims
+	serviceLocks  *keyedLock[ipam.Service]
+	addressLocks  *keyedLock[netip.Addr]
+	client        kubernetes.Interface
+	poolClient    client.Client
+	foreignClaims *foreignClaims
+	services      corelisters.ServiceLister
+	namespaces    corelisters.NamespaceLister
+	recorder      record.EventRecorder
+	wake          func(*corev1.Service)
+	synced        []cache.InformerSynced
+	events        workqueue.TypedDelayingInterface[item]
+	repairs       workqueue.TypedRateLimitingInterface[item]
+	usage         chan struct{} // has an item when pool statuses may have changed
+	ready         chan struct{} // closed when everything held has been read
+
+	mu    sync.Mutex
+	pools []pool // as they are tried; guarded by mu
+}
+
+var _ cloudprovider.LoadBalancer = &Server{}
+
+// New returns a server that has registered its event handlers; the caller starts the informers, then Run.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Services.Informer().AddIndexers(cache.Indexers{byPublished: publishedAddresses}); err != nil {
+		return nil, fmt.Errorf("indexing Services by address: %w", err)
+	}
+	foreign := newForeignClaims(cfg.Client)
+	ledger := newLedger(cfg, foreign)
+	s := &Server{
+		ledger:        ledger,
+		claims:        &claims{cfg.Client.NetworkingV1().IPAddresses(), ledger},
+		serviceLocks:  newKeyedLock[ipam.Service](),
+		addressLocks:  newKeyedLock[netip.Addr](),
+		client:        cfg.Client,
+		poolClient:    cfg.Pools,
+		foreignClaims: foreign,
+		services:      cfg.Services.Lister(),
+		namespaces:    cfg.Namespaces.Lister(),
+		recorder:      cfg.Recorder,
+		wake:          cfg.Wake,
+		events:        workqueue.NewTypedDelayingQueue[item](),
+		repairs:       workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry)),
+		usage:         make(chan struct{}, 1),
+		ready:         make(chan struct{}),
+	}
+	return s, s.watch(cfg)
+}
+
+// GetLoadBalancer returns what the Service has. exists is true as long as anything is held or published, so that the service
+// controller, which drops its finalizer where it is false, never skips a release.
+func (s *Server) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, false, err
+	}
+	held := s.ledger.allocator.Held(serviceOf(svc))
+	return svc.Status.LoadBalancer.DeepCopy(), len(held) > 0 || len(svc.Status.LoadBalancer.Ingress) > 0, nil
+}
+
+// GetLoadBalancerName returns namespace/name; there is nothing outside the cluster that needs another name.
+func (s *Server) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
+	return serviceOf(svc).String()
+}
+
+// UpdateLoadBalancer does nothing: which nodes answer for an address is the speakers' decision.
+func (s *Server) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
+	return nil
+}
+
+// EnsureLoadBalancer gives the Service one address for each family it wants and returns them in the order of its ipFamilies. An
+// error leaves the Service with what it has.
+func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	unlock, err := s.serviceLocks.Lock(ctx, serviceOf(svc))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	start := time.Now()
+	s.ledger.release(serviceOf(svc), false)
+	out, err := s.allocate(ctx, svc)
+	s.report(svc, out, err)
+	if err != nil {
+		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", serviceOf(svc), err)
+	}
+	if len(out.Added) > 0 {
+		for _, as := range out.Added {
+			allocationSeconds.WithLabelValues(as.Pool, string(family.Of(as.Address))).Observe(time.Since(start).Seconds())
+		}
+		klog.FromContext(ctx).Info("Allocated addresses", "service", klog.KObj(svc), "addresses", describe(out.Added))
+		s.usageChanged()
+	}
+	return status(out.Assigned), nil
+}
+
+// allocate answers a request: it allocates, claims, and allocates again where a claim is another's. Out.Added is what was claimed.
+func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcome, error) {
+	req, err := s.request(svc)
+	if err != nil {
+		return ipam.Outcome{}, err
+	}
+	var claimed []ipam.Assignment
+	for range maxClaimed {
+		out, err := s.ledger.allocator.Allocate(req)
+		if err == nil {
+			var done []ipam.Assignment
+			done, err = s.claim(ctx, svc, req, out.Added)
+			claimed = append(claimed, done...)
+		}
+		if other, ok := errors.AsType[*claimedByOther](err); ok {
+			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true, claim: other.claim}); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			// What was claimed is there for the next attempt, and is released after unpublishedGrace otherwise.
+			s.giveUp(svc, claimed)
+			return ipam.Outcome{}, err
+		}
+		out.Added = slices.DeleteFunc(slices.Clone(out.Assigned), func(as ipam.Assignment) bool { return !slices.Contains(claimed, as) })
+		s.ledger.give(svc, out.Assigned)
+		s.giveUp(svc, out.Surplus)
+		return out, nil
+	}
+	s.giveUp(svc, claimed)
+	return ipam.Outcome{}, fmt.Errorf("%d addresses in a row are claimed by others, see kubectl get ipaddresses; trying again", maxClaimed)
+}
+
+// request reads the Service together with the pools and namespaces as they are now.
+func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
+	namespace, err := s.namespaces.Get(svc.Namespace)
+	if err != nil {
+		// The namespace's labels decide about pools, and a Service keeps what it was once given. The namespace's event wakes the Service.
+		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
+	}
+	s.mu.Lock()
+	pools := s.pools
+	s.mu.Unlock()
+	return newRequest(svc, pools, namespace.Labels)
+}
+
+// claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the Service holds no longer.
+func (s *Server) claim(ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment) (done []ipam.Assignment, err error) {
+	s.ledger.give(svc, added)
+	for i, as := range added {
+		if err := s.claimOne(ctx, as, req); err != nil {
+			// If the API server created the claim and the answer was lost, the claim's event brings the address back.
+			for _, undo := range added[i:] {
+				s.ledger.drop(req.Service, undo.Address)
+			}
+			return added[:i], err
+		}
+	}
+	return added, nil
+}
+
+func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Request) error {
+	unlock, err := s.addressLocks.Lock(ctx, as.Address)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The sharers are read under the lock, so that none of them leaves meanwhile. A Service that changed its key and found no other address
+	// is recorded with the old key, and counts.
+	return s.claims.create(ctx, as, req.Service, s.ledger.allocator.Sharers(as.Address, req.Sharing.Key))
+}
+
+// giveUp has what a Service does not want any more released when the status does not show it, so that no other Service gets an address while
+// clients still find it here.
+func (s *Server) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
+	if len(surplus) == 0 {
+		return
+	}
+	s.ledger.giveUp(svc, surplus)
+	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
+	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, unpublishedGrace)
+}
+
+// EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success.
+func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
+	if err := s.waitReady(ctx); err != nil {
+		return err
+	}
+	service := serviceOf(svc)
+	unlock, err := s.serviceLocks.Lock(ctx, service)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s.forget(service)
+	s.ledger.release(service, true)
+	held := s.ledger.allocator.Held(service)
+	var errs []error
+	for _, as := range held {
+		errs = append(errs, s.repair(ctx, as.Address, caller{service: service, releasing: true}))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Nobody reads the events of a Service that is going away.
+	if len(held) > 0 && svc.DeletionTimestamp == nil {
+		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventReleasedAddresses, "Released %s", describe(held))
+	}
+	return nil
+}
+
+func (s *Server) waitReady(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("still reading pools, Services and claims: %w", context.Cause(ctx))
+	}
+}
+
+func addressesOf(assigned []ipam.Assignment) []netip.Addr {
+	var addresses []netip.Addr
+	for _, as := range assigned {
+		addresses = append(addresses, as.Address)
+	}
+	return addresses
+}
+
+// describe lists addresses with their pools: "192.0.2.1 and 2001:db8::1 from AddressPool lan".
+func describe(assigned []ipam.Assignment) string {
+	var parts []string
+	for i := 0; i < len(assigned); {
+		var same []string
+		pool := assigned[i].Pool
+		for ; i < len(assigned) && assigned[i].Pool == pool; i++ {
+			same = append(same, assigned[i].Address.String())
+		}
+		part := strings.Join(same, " and ")
+		if pool != "" {
+			part += " from AddressPool " + pool
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ", ")
+}
