@@ -33,6 +33,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -170,19 +171,10 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 
 // serve serves metrics and health. If another program has the port, the speaker announces without them.
 func serve(address string, s *speaker.Speaker) *http.Server {
-	check := func(check func(*http.Request) error) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if err := check(r); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
-			_, _ = w.Write([]byte("ok\n"))
-		}
-	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{}))
-	mux.Handle("GET /healthz", check(func(*http.Request) error { return nil }))
-	mux.Handle("GET /readyz", check(s.Ready))
+	mux.Handle("GET /healthz", healthz.CheckHandler{Checker: healthz.Ping})
+	mux.Handle("GET /readyz", healthz.CheckHandler{Checker: s.Ready})
 	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := server.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
