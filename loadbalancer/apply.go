@@ -18,6 +18,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
 // firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the other. The service controller
@@ -43,8 +44,8 @@ type caller struct {
 // look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the API.
 func (s *Server) look(address netip.Addr) (more bool) {
 	e := s.ledger.Observe(address)
-	steps := Repair(e, time.Now())
-	if slices.ContainsFunc(steps, func(step Step) bool { return step.Do.needsLook() }) {
+	steps := repair.Steps(e, time.Now())
+	if slices.ContainsFunc(steps, func(step repair.Step) bool { return step.Do.NeedsLook() }) {
 		return true
 	}
 	for _, step := range steps {
@@ -65,14 +66,14 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 		return err
 	}
 	again := false
-	for _, step := range Repair(e, time.Now()) {
+	for _, step := range repair.Steps(e, time.Now()) {
 		switch {
-		case step.Do == Release && step.Service != c.service:
+		case step.Do == repair.Release && step.Service != c.service:
 			s.repairs.Add(item{kind: serviceChanged, service: step.Service})
 			continue
-		case step.Do == Wake && step.Service == c.service && c.requesting:
+		case step.Do == repair.Wake && step.Service == c.service && c.requesting:
 			continue
-		case step.Do < Relabel:
+		case step.Do < repair.Relabel:
 			again = true
 		}
 		if err := s.apply(ctx, e, step, c); err != nil {
@@ -88,30 +89,30 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 
 // reread is Observe with the API's word where the informers may lag behind it. They are believed where they show the claim of a Service that
 // holds the address, since a claim is only ever deleted by its UID, and they are not believed where they lack a Service.
-func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (Entry, error) {
+func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repair.Entry, error) {
 	e := s.ledger.Observe(address)
 	if c.claim != nil {
 		e = s.ledger.observe(address, c.claim)
-	} else if e.Claim.State != Ours || !e.standing(e.Claim.Parent).Holds {
+	} else if e.Claim.State != repair.Ours || !e.Standing(e.Claim.Parent).Holds {
 		claim, err := s.claims.read(ctx, address)
 		if err != nil {
-			return Entry{}, err
+			return repair.Entry{}, err
 		}
 		e = s.ledger.observe(address, claim)
 	}
 	for i := range e.Services {
 		standing := &e.Services[i]
 		if c.releasing && standing.Service == c.service {
-			standing.Need = Gone
-		} else if standing.Need == Gone || standing.Need == OtherProvider {
+			standing.Need = repair.Gone
+		} else if standing.Need == repair.Gone || standing.Need == repair.OtherProvider {
 			svc, err := s.client.CoreV1().Services(standing.Service.Namespace).Get(ctx, standing.Service.Name, metav1.GetOptions{})
 			switch {
 			case apierrors.IsNotFound(err) || err == nil && abandoned(svc):
-				standing.Need = Gone
+				standing.Need = repair.Gone
 			case err != nil:
-				return Entry{}, fmt.Errorf("reading Service %s, which has or had %s: %w", standing.Service, address, err)
-			case standing.Need == Gone:
-				standing.Need = Unread
+				return repair.Entry{}, fmt.Errorf("reading Service %s, which has or had %s: %w", standing.Service, address, err)
+			case standing.Need == repair.Gone:
+				standing.Need = repair.Unread
 			default:
 				standing.Publishes = slices.Contains(published(svc), address)
 			}
@@ -121,18 +122,18 @@ func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (Entr
 }
 
 // apply takes one step. The caller holds the address's lock and, for a Release, the Service's.
-func (s *Server) apply(ctx context.Context, e Entry, step Step, c caller) error {
+func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c caller) error {
 	logger := klog.FromContext(ctx)
 	switch step.Do {
-	case Write:
+	case repair.Write:
 		err := s.claimFor(ctx, e, step.Service)
 		if err != nil {
 			s.reportClaim(step.Service, err, c.quiet)
 			return err
 		}
 		logger.Info("Claimed an address again", "service", step.Service, "address", e.Address)
-	case Release, Delete:
-		if e.Claim.State == Ours && e.Claim.Parent == step.Service {
+	case repair.Release, repair.Delete:
+		if e.Claim.State == repair.Ours && e.Claim.Parent == step.Service {
 			gone, err := s.claims.delete(ctx, e.Address, e.Claim.UID)
 			if err != nil {
 				return err
@@ -148,7 +149,7 @@ func (s *Server) apply(ctx context.Context, e Entry, step Step, c caller) error 
 		logger.Info("Released an address", "service", step.Service, "address", e.Address)
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
 		s.events.Add(item{kind: wakeWaiting})
-	case Relabel:
+	case repair.Relabel:
 		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, e.Claim.UID)
 	default:
 		s.remember(e, step)
@@ -157,7 +158,7 @@ func (s *Server) apply(ctx context.Context, e Entry, step Step, c caller) error 
 }
 
 // claimFor claims the address of an entry. Where the claim turns out to be another's, the address is looked at again.
-func (s *Server) claimFor(ctx context.Context, e Entry, service ipam.Service) error {
+func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
 	holders := s.ledger.allocator.Lookup(e.Address).Services
 	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
 	if _, ok := errors.AsType[*claimedByOther](err); ok {
@@ -168,29 +169,29 @@ func (s *Server) claimFor(ctx context.Context, e Entry, service ipam.Service) er
 }
 
 // remember takes a step that changes nothing but memory.
-func (s *Server) remember(e Entry, step Step) {
+func (s *Server) remember(e repair.Entry, step repair.Step) {
 	svc := s.ledger.service(step.Service)
 	switch step.Do {
-	case Hold:
+	case repair.Hold:
 		s.ledger.hold(e, step)
 		s.events.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
-	case Drop:
+	case repair.Drop:
 		s.ledger.drop(step.Service, e.Address)
-	case Block:
+	case repair.Block:
 		s.ledger.allocator.Block(e.Address, e.Claim.Owner)
 		s.foreignClaims.start()
-	case Unblock:
+	case repair.Unblock:
 		s.ledger.allocator.Unblock(e.Address)
 		s.events.Add(item{kind: wakeWaiting})
-	case GiveUp:
+	case repair.GiveUp:
 		if svc != nil {
 			s.giveUp(svc, []ipam.Assignment{{Address: e.Address}})
 		}
-	case Keep:
+	case repair.Keep:
 		s.ledger.keep(step.Service, e.Address)
-	case Look:
+	case repair.Look:
 		s.events.AddAfter(item{kind: addressChanged, address: e.Address}, time.Until(step.Until))
-	case Wake:
+	case repair.Wake:
 		select {
 		case <-s.ready:
 			if svc != nil && served(svc) {

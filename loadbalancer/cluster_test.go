@@ -41,6 +41,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
 // The tests of this package run in bubbles of testing/synctest: when settle returns, every informer has caught up, every event has been
@@ -387,7 +388,7 @@ func (c *cluster) settle() {
 	if c.hasty {
 		return
 	}
-	time.Sleep(2 * unpublishedGrace) // of the bubble's clock
+	time.Sleep(2 * repair.Grace) // of the bubble's clock
 	synctest.Wait()
 }
 

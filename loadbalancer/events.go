@@ -23,6 +23,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
 // auditPeriod is the time between two audits. An event that was missed leaves an address wrong for so long at most. An audit reads memory
@@ -192,8 +193,8 @@ func (s *Server) load(ctx context.Context) error {
 	for _, onlyParents := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
 			e := s.ledger.observe(address, claims[address])
-			for _, step := range Repair(e, time.Now()) {
-				if step.Do == Hold && (!onlyParents || step.Service == e.Claim.Parent) {
+			for _, step := range repair.Steps(e, time.Now()) {
+				if step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent) {
 					s.ledger.hold(e, step)
 				}
 			}

@@ -21,12 +21,8 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
-
-// unpublishedGrace is how long a Service keeps an address that it does not want any more and that its status does not show. Another
-// leader, which has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default. It is also how long
-// a request's answer may be on its way into the status.
-const unpublishedGrace = 20 * time.Second
 
 // byPublished is the index of Services by the addresses in their status.
 const byPublished = "published"
@@ -42,8 +38,8 @@ type ledger struct {
 
 	mu sync.Mutex
 	// mu guards all following fields.
-	surplus  times                  // addresses that were given up, as in [Standing]
-	writing  times                  // addresses that were given and are not published yet, as in [Standing]
+	surplus  times                  // addresses that were given up, as in [repair.Standing]
+	writing  times                  // addresses that were given and are not published yet, as in [repair.Standing]
 	own      map[netip.Addr]written // our last write to a claim, until the informer shows it
 	waiting  map[ipam.Service]waiting
 	released map[ipam.Service]struct{} // the service controller had everything released, and has not asked for addresses since
@@ -91,7 +87,7 @@ func (l *ledger) service(service ipam.Service) *corev1.Service {
 }
 
 // Observe returns what is known of an address without asking the API.
-func (l *ledger) Observe(address netip.Addr) Entry {
+func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	l.mu.Lock()
 	own, pending := l.own[address]
 	l.mu.Unlock()
@@ -99,41 +95,41 @@ func (l *ledger) Observe(address netip.Addr) Entry {
 	switch {
 	case pending && own.deleted == "":
 		e := l.observe(address, nil)
-		e.Claim.State = Pending
+		e.Claim.State = repair.Pending
 		return e
 	case err == nil && claim.UID != own.deleted:
 		return l.observe(address, claim)
 	}
 	e := l.observe(address, nil)
 	if l.foreignClaims.has(address, e.Blocked) {
-		e.Claim.State = Foreign
+		e.Claim.State = repair.Foreign
 	}
 	return e
 }
 
 // observe returns what is known of an address with this claim, or with none.
-func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) Entry {
+func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repair.Entry {
 	record := l.allocator.Lookup(address)
-	e := Entry{Address: address, Pool: record.Pool, Blocked: record.Blocked}
-	services := map[ipam.Service]Standing{}
+	e := repair.Entry{Address: address, Pool: record.Pool, Blocked: record.Blocked}
+	services := map[ipam.Service]repair.Standing{}
 	for _, service := range record.Services {
-		services[service] = Standing{Service: service, Holds: true}
+		services[service] = repair.Standing{Service: service, Holds: true}
 	}
 	published, _ := l.statuses.ByIndex(byPublished, address.String()) // fails for an unknown index
 	for _, obj := range published {
 		service := serviceOf(obj.(*corev1.Service))
-		services[service] = Standing{Service: service, Holds: services[service].Holds, Publishes: true}
+		services[service] = repair.Standing{Service: service, Holds: services[service].Holds, Publishes: true}
 	}
 	if parent, ours := parentOf(claim); ours {
-		e.Claim = Claim{State: Ours, UID: claim.UID, Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
+		e.Claim = repair.Claim{State: repair.Ours, UID: claim.UID, Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
 		if _, known := services[parent]; !known {
-			services[parent] = Standing{Service: parent}
+			services[parent] = repair.Standing{Service: parent}
 		}
 	} else if claim != nil {
-		e.Claim = Claim{State: Foreign, Owner: parentName(claim)}
+		e.Claim = repair.Claim{State: repair.Foreign, Owner: parentName(claim)}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -141,25 +137,25 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) Entr
 		l.judge(&s, address)
 		e.Services = append(e.Services, s)
 	}
-	slices.SortFunc(e.Services, func(a, b Standing) int {
+	slices.SortFunc(e.Services, func(a, b repair.Standing) int {
 		return strings.Compare(a.Service.String(), b.Service.String())
 	})
 	return e
 }
 
 // judge fills in what a Service has to do with an address. The caller holds mu.
-func (l *ledger) judge(s *Standing, address netip.Addr) {
+func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
 	switch {
 	case svc == nil || abandoned(svc):
-		s.Need = Gone
+		s.Need = repair.Gone
 		return
 	case otherProvider(svc):
-		s.Need = OtherProvider
+		s.Need = repair.OtherProvider
 		return
 	case released || !served(svc):
-		s.Need = Finishing
+		s.Need = repair.Finishing
 		return
 	}
 	s.Sharing = sharingOf(svc)
@@ -176,16 +172,16 @@ func (l *ledger) judge(s *Standing, address netip.Addr) {
 	until, writing := l.writing[s.Service][address]
 	switch {
 	case surplus:
-		s.Need, s.Until = Surplus, given
+		s.Need, s.Until = repair.Surplus, given
 	case duplicate:
-		s.Need = Duplicate
+		s.Need = repair.Duplicate
 	case writing:
-		s.Need, s.Until = Writing, until
+		s.Need, s.Until = repair.Writing, until
 	}
 }
 
 // hold takes a step Hold. Where another leader has created the claim, it may be about to publish it.
-func (l *ledger) hold(e Entry, step Step) {
+func (l *ledger) hold(e repair.Entry, step repair.Step) {
 	l.allocator.Hold(step.Service, e.Address, e.Pool, step.Sharing)
 	if svc := l.service(step.Service); svc != nil {
 		l.give(svc, []ipam.Assignment{{Address: e.Address}})
@@ -204,7 +200,7 @@ func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 // give records that a request gives the Service these addresses, or leaves them to it, and that the status is to show them soon. What the
 // Service gave up before and goes on with is surplus no more.
 func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
-	shown, until := published(svc), time.Now().Add(unpublishedGrace)
+	shown, until := published(svc), time.Now().Add(repair.Grace)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
@@ -237,7 +233,7 @@ func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 		}
 		var until time.Time
 		if !slices.Contains(shown, as.Address) {
-			until = time.Now().Add(unpublishedGrace)
+			until = time.Now().Add(repair.Grace)
 		}
 		l.surplus.set(service, as.Address, until)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
@@ -186,7 +187,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			}
 		}
 		if err != nil {
-			// What was claimed is there for the next attempt, and is released after unpublishedGrace otherwise.
+			// What was claimed is there for the next attempt, and is released after repair.Grace otherwise.
 			s.giveUp(svc, claimed)
 			return ipam.Outcome{}, err
 		}
@@ -246,7 +247,7 @@ func (s *Server) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	}
 	s.ledger.giveUp(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
-	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, unpublishedGrace)
+	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, repair.Grace)
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success.

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+// Package repair decides what has to be done so that the records of an address agree. It is pure: no client, no clock, no lock.
+//
+// Three records say which Service has an address: the claim in the API, the cache, and the statuses of Services. Leaders end between two
+// writes, two of them work at the same time, users edit statuses and pools, and the ClusterIP allocator takes addresses too. Whatever has
+// happened, an [Entry] says what the records say now, and [Steps] returns what brings them together. The doc comment of Steps is the table of
+// all cases, and each of its lines is a row of TestSteps.
+package repair
 
 import (
 	"net/netip"
@@ -11,6 +17,11 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 )
+
+// Grace is how long a Service keeps an address that it does not want any more and that its status does not show. Another leader, which has
+// not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default. It is also how long the answer to a
+// request may be on its way into the status.
+const Grace = 20 * time.Second
 
 // ClaimState is what the API has under the name of an address.
 type ClaimState int
@@ -108,9 +119,9 @@ const (
 	Look                  // look at the address again at Until
 )
 
-// needsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API. The others are taken in
+// NeedsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API. The others are taken in
 // memory, and do no harm where they were not necessary.
-func (a Action) needsLook() bool { return a < GiveUp }
+func (a Action) NeedsLook() bool { return a < GiveUp }
 
 // A Step brings the records of an address closer together.
 type Step struct {
@@ -121,10 +132,10 @@ type Step struct {
 	Until   time.Time    // of GiveUp and Look
 }
 
-// Repair returns the steps that make the records of an address agree. It returns none where they do.
+// Steps returns the steps that make the records of an address agree. It returns none where they do.
 //
 // A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or alone; then A need not be
-// the claim's parent. Every line of the table is a row of TestRepair.
+// the claim's parent. Every line of the table is a row of TestSteps.
 //
 //	 #  claim    holds    publishes  need                      steps
 //	 1  pending  any      any        any                       none: a request is at work
@@ -172,7 +183,7 @@ type Step struct {
 //
 // For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). Somebody has edited the status, and the
 // service controller, woken, writes it again.
-func Repair(entry Entry, now time.Time) []Step {
+func Steps(entry Entry, now time.Time) []Step {
 	entry.Services = slices.Clone(entry.Services) // join writes into it
 	switch entry.Claim.State {
 	case Pending:
@@ -182,7 +193,7 @@ func Repair(entry Entry, now time.Time) []Step {
 	case NoClaim:
 		return entry.claimAgain()
 	}
-	parent := entry.standing(entry.Claim.Parent)
+	parent := entry.Standing(entry.Claim.Parent)
 	if !parent.Holds {
 		return entry.learn(parent)
 	}
@@ -204,7 +215,8 @@ func Repair(entry Entry, now time.Time) []Step {
 	return steps
 }
 
-func (e Entry) standing(service ipam.Service) Standing {
+// Standing returns how a Service stands to the address.
+func (e Entry) Standing(service ipam.Service) Standing {
 	for _, s := range e.Services {
 		if s.Service == service {
 			return s
@@ -228,7 +240,7 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 	case s.Need == Surplus:
 		return e.release(s, Release)
 	case s.Need == Duplicate:
-		return []Step{{Do: GiveUp, Service: s.Service, Until: now.Add(unpublishedGrace)}}
+		return []Step{{Do: GiveUp, Service: s.Service, Until: now.Add(Grace)}}
 	case s.Need == Needed && !s.Publishes, s.Need == Writing && !s.Publishes && !now.Before(s.Until):
 		return []Step{{Do: Wake, Service: s.Service}}
 	}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repair
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tandem-lb/tandem/ipam"
+)
+
+var now = time.Unix(1_000_000, 0)
+
+// TestSteps has at least one row for each line of the table in the doc comment of Steps, by its number.
+//
+// A world is what the records of 192.0.2.1 say: the claim, and after a colon the Services, each with h where it holds the address, p where it
+// publishes it, its need, and a sharing key with a port where it has one. "+other" means that it holds another address of the family.
+func TestSteps(t *testing.T) {
+	tests := []struct {
+		line  int
+		world string
+		want  string
+	}{
+		{1, "pending: A h needed", ""},
+		{1, "pending: A h surplus; B p needed", ""},
+		{2, "A: A hp needed", ""},
+		{3, "A: A h writing in 5s", ""},
+		{4, "A: A h needed", "wake A"},
+		{4, "A: A h writing in -1s", "wake A"},
+		{4, "A: A hp needed k80; B h needed k81", "wake B"},
+		{5, "A: A hp surplus", ""},
+		{6, "A: A h surplus in 5s", "look in 5s"},
+		{7, "A: A h surplus", "release A"},
+		{7, "A: A h surplus in -1s", "release A"},
+		{7, "A: A hp needed k80; B h surplus k81", "release B"},
+		{8, "A: A hp surplus in 5s", "keep A"},
+		{9, "A: A h duplicate", "give up A in 20s"},
+		{10, "A: A h finishing", ""},
+		{10, "A: A hp unread", ""},
+		{11, "A: A hp other-provider", ""},
+		{12, "A: A h other-provider", "release A"},
+		{13, "A: A hp gone", "release A"},
+		{13, "A: A h gone", "release A"},
+		{13, "A: A hp needed k80; B hp gone", "release B"},
+		{14, "A: A - needed", "hold A"},
+		{14, "A: A p needed", "hold A"},
+		{14, "A: A - finishing", "hold A"},
+		{14, "A: A - unread", "hold A"},
+		{14, "A blocked: A - needed", "hold A"},
+		{15, "A: A p other-provider", "hold A"},
+		{16, "A: A - other-provider", "delete A"},
+		{17, "A: A - gone", "delete A"},
+		{17, "A: A p gone", "delete A"},
+		{18, "A: A hp gone; B hp needed", "release A for B"},
+		{18, "A: A h surplus; B h needed", "release A for B, wake B"},
+		{18, "A: A hp gone; B hp finishing; C h needed", "release A for C, wake C"},
+		{18, "A: A hp gone; B hp finishing", "release A for B"},
+		{18, "A: A hp gone; B h finishing", "release A"},
+		{18, "A: A hp gone; B hp gone", "release A, release B"},
+		{19, "A: A hp gone; B p needed", "hold B, release A for B"},
+		{19, "A: A h surplus; B p needed k81", "hold B k81, release A for B"},
+		{20, "A: A - gone; B p needed", "hold B, delete A for B"},
+		{20, "A: A - gone; B h needed; C p needed", "delete A for B"},
+		{21, "A: A - needed k80; B hp needed k81", "hold A k80"},
+		{22, "A: A - needed; B hp needed", "hold A, drop B, wake B"},
+		{22, "A: A - needed k80; B hp needed j81", "hold A k80, drop B, wake B"},
+		{22, "A: A - needed; B hp finishing", "hold A, drop B"},
+		{23, "A: A hp needed k80; B p needed k81", "hold B k81, wake B"},
+		{23, "A: A hp needed k80; B p needed k81; C p needed k81", "hold B k81, wake B, hold C k, wake C"},
+		{24, "A: A hp needed k80; B p needed k80", "hold B k, wake B"},
+		{24, "A: A hp needed k80; B p needed", "hold B k, wake B"},
+		{24, "A: A - needed k80; B p needed", "hold A k80, hold B k, wake B"},
+		{25, "A: A hp needed; B p needed", "wake B"},
+		{25, "A: A hp needed k80; B p needed +other", "wake B"},
+		{25, "A: A hp needed; B p finishing", ""},
+		{25, "A: A hp needed; B p other-provider", ""},
+		{26, "A in old: A hp needed", "relabel"},
+		{26, "A in old: A h needed", "wake A"},
+		{27, "none: A hp needed", "claim for A"},
+		{27, "none: A h needed", "claim for A"},
+		{27, "none: A h writing in 5s", "claim for A"},
+		{27, "none: A hp finishing; B hp needed", "claim for B"},
+		{28, "none: A hp surplus", "claim for A"},
+		{29, "none: A h surplus in 5s", "release A"},
+		{29, "none: A h duplicate", "release A"},
+		{29, "none: A h duplicate; B hp needed", "claim for B, release A"},
+		{30, "none: A hp finishing", ""},
+		{30, "none: A hp finishing; B p needed", "wake B"},
+		{31, "none: A hp other-provider", ""},
+		{32, "none: A h other-provider", "release A"},
+		{33, "none: A hp gone", "release A"},
+		{33, "none: A hp gone; B p needed", "hold B, wake B, claim for B, release A"},
+		{34, "none: A p needed", "hold A, wake A, claim for A"},
+		{34, "none: A p finishing", ""},
+		{34, "none: A p other-provider", ""},
+		{35, "none in no pool: A p needed", "wake A"},
+		{36, "none: A p needed k80; B p needed k81", "hold A k80, wake A, hold B k81, wake B, claim for A"},
+		{36, "none: A p needed; B p needed", "hold A, wake A, wake B, claim for A"},
+		{37, "none blocked:", "unblock"},
+		{37, "none blocked: A p needed", "unblock"},
+		{38, "foreign: A hp needed; B h finishing", "drop A, wake A, drop B, block"},
+		{39, "foreign: A p needed", "wake A, block"},
+		{39, "foreign blocked: A p needed", "wake A"},
+		{40, "foreign:", "block"},
+		{41, "foreign blocked:", ""},
+	}
+	tested := map[int]bool{}
+	for _, tt := range tests {
+		tested[tt.line] = true
+		t.Run(fmt.Sprintf("line %d, %s", tt.line, tt.world), func(t *testing.T) {
+			entry := world(t, tt.world)
+			before := slices.Clone(entry.Services)
+			if got := say(Steps(entry, now)); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			if !slices.EqualFunc(before, entry.Services, func(a, b Standing) bool { return fmt.Sprint(a) == fmt.Sprint(b) }) {
+				t.Error("Steps changed the entry")
+			}
+		})
+	}
+	source, err := os.ReadFile("repair.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^//\t *(\d+)  `).FindAllStringSubmatch(string(source), -1)
+	if len(lines) < 41 {
+		t.Errorf("the doc comment of Steps has %d lines with a number, want 41 or more", len(lines))
+	}
+	for i, line := range lines {
+		n, _ := strconv.Atoi(line[1])
+		if n != i+1 {
+			t.Errorf("line %d of the table has the number %d", i+1, n)
+		}
+		if !tested[n] {
+			t.Errorf("line %d of the table has no row in this test", n)
+		}
+		delete(tested, n)
+	}
+	for n := range tested {
+		t.Errorf("the test has rows for line %d, which the table does not have", n)
+	}
+}
+
+var needs = map[string]Need{
+	"needed": Needed, "writing": Writing, "surplus": Surplus, "duplicate": Duplicate, "finishing": Finishing, "other-provider": OtherProvider,
+	"gone": Gone, "unread": Unread,
+}
+
+// world reads a world.
+func world(t *testing.T, text string) Entry {
+	t.Helper()
+	record, services, _ := strings.Cut(text, ":")
+	e := Entry{Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan", Blocked: strings.Contains(record, "blocked")}
+	switch claim := strings.Fields(record)[0]; claim {
+	case "none":
+	case "pending":
+		e.Claim.State = Pending
+	case "foreign":
+		e.Claim.State = Foreign
+	default:
+		e.Claim = Claim{State: Ours, Parent: named(claim), Pool: "lan"}
+	}
+	if strings.Contains(record, "in old") {
+		e.Claim.Pool = "old"
+	}
+	if strings.Contains(record, "in no pool") {
+		e.Pool = ""
+	}
+	for service := range strings.SplitSeq(services, ";") {
+		words := strings.Fields(service)
+		if len(words) == 0 {
+			continue
+		}
+		need, ok := needs[words[2]]
+		if !ok {
+			t.Fatalf("%q is no need", words[2])
+		}
+		s := Standing{Service: named(words[0]), Holds: strings.Contains(words[1], "h"), Publishes: strings.Contains(words[1], "p"), Need: need}
+		for i, word := range words[3:] {
+			switch {
+			case word == "+other":
+				s.HasOther = true
+			case word == "in":
+				d, err := time.ParseDuration(words[3+i+1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Until = now.Add(d)
+			case i == 0 || words[3+i-1] != "in":
+				port, err := strconv.Atoi(word[1:])
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Sharing = ipam.Sharing{Key: word[:1], Ports: []ipam.Port{{Protocol: "TCP", Number: int32(port)}}}
+			}
+		}
+		e.Services = append(e.Services, s)
+	}
+	return e
+}
+
+func named(name string) ipam.Service { return ipam.Service{Namespace: "default", Name: name} }
+
+// say says what steps do.
+func say(steps []Step) string {
+	verbs := map[Action]string{
+		Hold: "hold", Write: "claim for", Release: "release", Delete: "delete", Drop: "drop", Block: "block", Unblock: "unblock", Relabel: "relabel",
+		GiveUp: "give up", Keep: "keep", Wake: "wake", Look: "look",
+	}
+	var said []string
+	for _, s := range steps {
+		words := []string{verbs[s.Do], s.Service.Name}
+		if s.Heir.Name != "" {
+			words = append(words, "for", s.Heir.Name)
+		}
+		if s.Sharing.Key != "" {
+			word := s.Sharing.Key
+			for _, port := range s.Sharing.Ports {
+				word += strconv.Itoa(int(port.Number))
+			}
+			words = append(words, word)
+		}
+		if !s.Until.IsZero() {
+			words = append(words, "in", s.Until.Sub(now).String())
+		}
+		said = append(said, strings.Join(strings.Fields(strings.Join(words, " ")), " "))
+	}
+	return strings.Join(said, ", ")
+}
+
+// TestStepsEnd takes the steps of every entry of up to three Services in memory, and checks that they come to an end: no row undoes what
+// another one did.
+func TestStepsEnd(t *testing.T) {
+	var standings []string
+	for _, flags := range []string{"-", "h", "p", "hp"} {
+		for need := range needs {
+			for _, key := range []string{"", " k80", " k81"} {
+				standings = append(standings, flags+" "+need+key)
+			}
+		}
+	}
+	slices.Sort(standings)
+	for _, claim := range []string{"none", "none blocked", "A", "B", "foreign", "foreign blocked"} {
+		for _, a := range standings {
+			for _, b := range standings {
+				text := fmt.Sprintf("%s: A %s; B %s", claim, a, b)
+				entry := world(t, text)
+				var all []string
+				for range 8 {
+					steps := Steps(entry, now)
+					all = append(all, say(steps))
+					if !slices.ContainsFunc(steps, func(s Step) bool { return s.Do < Relabel }) {
+						all = nil
+						break
+					}
+					for _, step := range steps {
+						entry = take(entry, step)
+					}
+				}
+				if all != nil {
+					t.Fatalf("%s: no end of steps: %q", text, all)
+				}
+			}
+		}
+	}
+}
+
+// take takes a step in an entry.
+func take(e Entry, step Step) Entry {
+	e.Services = slices.Clone(e.Services)
+	for i := range e.Services {
+		s := &e.Services[i]
+		if s.Service == step.Service {
+			switch step.Do {
+			case Hold:
+				s.Holds = true
+				e.Blocked = false
+			case Release, Delete, Drop:
+				s.Holds = false
+			case GiveUp:
+				s.Need, s.Until = Surplus, step.Until
+			}
+		}
+	}
+	switch step.Do {
+	case Write:
+		e.Claim = Claim{State: Ours, Parent: step.Service, Pool: e.Pool}
+	case Release, Delete:
+		if e.Claim.State == Ours && e.Claim.Parent == step.Service {
+			e.Claim = Claim{}
+			if step.Heir != (ipam.Service{}) {
+				e.Claim = Claim{State: Ours, Parent: step.Heir, Pool: e.Pool}
+			}
+		}
+	case Block:
+		e.Blocked = true
+	case Unblock:
+		e.Blocked = false
+	}
+	return e
+}
