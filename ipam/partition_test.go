@@ -31,21 +31,36 @@ func TestMergeAndSubtract(t *testing.T) {
 	}{
 		{name: "nothing"},
 		{name: "ranges that are apart stay apart", ranges: "10.0.0.1-10.0.0.3 10.0.0.5", want: "10.0.0.1-10.0.0.3 10.0.0.5"},
-		{name: "ranges are sorted", ranges: "10.0.1.0/24 10.0.3.0/24 10.0.0.0-10.0.0.9", want: "10.0.0.0-10.0.0.9 10.0.1.0-10.0.1.255 10.0.3.0-10.0.3.255"},
+		{
+			name: "ranges are sorted", ranges: "10.0.1.0/24 10.0.3.0/24 10.0.0.0-10.0.0.9",
+			want: "10.0.0.0-10.0.0.9 10.0.1.0-10.0.1.255 10.0.3.0-10.0.3.255",
+		},
 		{name: "ranges that touch become one", ranges: "10.0.0.128/25 10.0.0.0/25", want: "10.0.0.0-10.0.0.255"},
 		{name: "ranges that overlap become one", ranges: "10.0.0.0-10.0.0.9 10.0.0.5-10.0.0.20", want: "10.0.0.0-10.0.0.20"},
 		{name: "a range inside another disappears", ranges: "10.0.0.0/24 10.0.0.7 10.0.0.8-10.0.0.9", want: "10.0.0.0-10.0.0.255"},
 		{name: "a range given twice counts once", ranges: "10.0.0.7 10.0.0.7", want: "10.0.0.7"},
-		{name: "nothing comes after the top of IPv4", ranges: "255.255.255.254/31 255.255.255.255 0.0.0.0", want: "0.0.0.0 255.255.255.254-255.255.255.255"},
+		{
+			name: "nothing comes after the top of IPv4", ranges: "255.255.255.254/31 255.255.255.255 0.0.0.0",
+			want: "0.0.0.0 255.255.255.254-255.255.255.255",
+		},
 		{name: "nothing comes after the top of IPv6", ranges: "ffff::/16 " + topIPv6 + " ::", want: ":: ffff::-" + topIPv6},
 		{name: "an exclusion inside splits", ranges: "10.0.0.0/29", exclude: "10.0.0.3-10.0.0.4", want: "10.0.0.0-10.0.0.2 10.0.0.5-10.0.0.7"},
 		{name: "an exclusion of the ends shortens", ranges: "10.0.0.0/29", exclude: "10.0.0.0 10.0.0.7", want: "10.0.0.1-10.0.0.6"},
 		{name: "an exclusion of everything leaves nothing", ranges: "10.0.0.0/29 10.0.1.0/29", exclude: "10.0.0.0/16"},
 		{name: "an exclusion of just the range leaves nothing", ranges: "10.0.0.0/29", exclude: "10.0.0.0/29"},
-		{name: "an exclusion across two ranges shortens both", ranges: "10.0.0.0/30 10.0.0.8/30", exclude: "10.0.0.3-10.0.0.8", want: "10.0.0.0-10.0.0.2 10.0.0.9-10.0.0.11"},
-		{name: "exclusions that touch leave nothing between", ranges: "10.0.0.0/29", exclude: "10.0.0.2 10.0.0.3", want: "10.0.0.0-10.0.0.1 10.0.0.4-10.0.0.7"},
+		{
+			name: "an exclusion across two ranges shortens both", ranges: "10.0.0.0/30 10.0.0.8/30", exclude: "10.0.0.3-10.0.0.8",
+			want: "10.0.0.0-10.0.0.2 10.0.0.9-10.0.0.11",
+		},
+		{
+			name: "exclusions that touch leave nothing between", ranges: "10.0.0.0/29", exclude: "10.0.0.2 10.0.0.3",
+			want: "10.0.0.0-10.0.0.1 10.0.0.4-10.0.0.7",
+		},
 		{name: "an exclusion elsewhere changes nothing", ranges: "10.0.0.0/29", exclude: "10.0.1.0/24", want: "10.0.0.0-10.0.0.7"},
-		{name: "an exclusion up to the top of IPv4", ranges: "255.255.255.248/29", exclude: "255.255.255.254/31", want: "255.255.255.248-255.255.255.253"},
+		{
+			name: "an exclusion up to the top of IPv4", ranges: "255.255.255.248/29", exclude: "255.255.255.254/31",
+			want: "255.255.255.248-255.255.255.253",
+		},
 		{name: "an exclusion from the bottom of IPv6", ranges: "::/120", exclude: "::-::f", want: "::10-::ff"},
 	}
 	for _, tt := range tests {
@@ -72,17 +87,38 @@ func TestPartition(t *testing.T) {
 		{name: "only buggy addresses", ranges: "10.0.0.255-10.0.1.0", avoidBuggy: true},
 		{name: "one buggy address", ranges: "10.0.0.0/32", avoidBuggy: true},
 		{name: "buggy addresses at both ends", ranges: "10.0.0.255-10.0.2.0", avoidBuggy: true, capacity: 254, free: "10.0.1.1-10.0.1.254"},
-		{name: "avoiding buggy addresses concerns IPv4 alone", ranges: "2001:db8::/120", avoidBuggy: true, capacity: 256, free: "2001:db8::-2001:db8::ff"},
-		{name: "the top of IPv4 without buggy addresses", ranges: "255.255.255.252/30", avoidBuggy: true, capacity: 3, free: "255.255.255.252-255.255.255.254"},
-		{name: "excluded addresses", ranges: "10.0.0.0/24", exclude: "10.0.0.1 10.0.0.128/25", capacity: 127, free: "10.0.0.0 10.0.0.2-10.0.0.127"},
+		{
+			name: "avoiding buggy addresses concerns IPv4 alone", ranges: "2001:db8::/120", avoidBuggy: true, capacity: 256,
+			free: "2001:db8::-2001:db8::ff",
+		},
+		{
+			name: "the top of IPv4 without buggy addresses", ranges: "255.255.255.252/30", avoidBuggy: true, capacity: 3,
+			free: "255.255.255.252-255.255.255.254",
+		},
+		{
+			name: "excluded addresses", ranges: "10.0.0.0/24", exclude: "10.0.0.1 10.0.0.128/25", capacity: 127,
+			free: "10.0.0.0 10.0.0.2-10.0.0.127",
+		},
 		{name: "all excluded", ranges: "10.0.0.0/24", exclude: "10.0.0.0/8"},
 		{name: "all of IPv4", ranges: "0.0.0.0/0", capacity: 1 << 32, free: "0.0.0.0-255.255.255.255"},
-		{name: "all of IPv4 without buggy addresses", ranges: "0.0.0.0/0", avoidBuggy: true, capacity: 1<<32 - 2<<24, free: "0.0.0.1-255.255.255.254"},
+		{
+			name: "all of IPv4 without buggy addresses", ranges: "0.0.0.0/0", avoidBuggy: true, capacity: 1<<32 - 2<<24,
+			free: "0.0.0.1-255.255.255.254",
+		},
 		{name: "a /65 just saturates", ranges: "2001:db8::/65", capacity: math.MaxInt64, free: "2001:db8::-2001:db8::7fff:ffff:ffff:ffff"},
-		{name: "two less than a /65 does not", ranges: "2001:db8::2-2001:db8::7fff:ffff:ffff:ffff", capacity: math.MaxInt64 - 1, free: "2001:db8::2-2001:db8::7fff:ffff:ffff:ffff"},
-		{name: "a range across a /64 boundary", ranges: "2001:db8::ffff:ffff:ffff:fffe-2001:db8:0:1::1", capacity: 4, free: "2001:db8::ffff:ffff:ffff:fffe-2001:db8:0:1::1"},
+		{
+			name: "two less than a /65 does not", ranges: "2001:db8::2-2001:db8::7fff:ffff:ffff:ffff", capacity: math.MaxInt64 - 1,
+			free: "2001:db8::2-2001:db8::7fff:ffff:ffff:ffff",
+		},
+		{
+			name: "a range across a /64 boundary", ranges: "2001:db8::ffff:ffff:ffff:fffe-2001:db8:0:1::1", capacity: 4,
+			free: "2001:db8::ffff:ffff:ffff:fffe-2001:db8:0:1::1",
+		},
 		{name: "all of IPv6 saturates", ranges: "::/0", capacity: math.MaxInt64, free: "::-" + topIPv6},
-		{name: "two saturated ranges saturate", ranges: "2001:db8::/64 2001:db9::/64", capacity: math.MaxInt64, free: "2001:db8::-2001:db8::ffff:ffff:ffff:ffff 2001:db9::-2001:db9::ffff:ffff:ffff:ffff"},
+		{
+			name: "two saturated ranges saturate", ranges: "2001:db8::/64 2001:db9::/64", capacity: math.MaxInt64,
+			free: "2001:db8::-2001:db8::ffff:ffff:ffff:ffff 2001:db9::-2001:db9::ffff:ffff:ffff:ffff",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

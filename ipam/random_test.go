@@ -359,7 +359,9 @@ func TestConcurrentServices(t *testing.T) {
 		wg.Go(func() {
 			service := Service{"default", fmt.Sprint(i)}
 			for range 300 {
-				out, err := a.Allocate(Request{Service: service, Families: []family.Family{family.IPv4, family.IPv6}, RequireAll: i%2 == 0, Pools: auto("a")})
+				out, err := a.Allocate(
+					Request{Service: service, Families: []family.Family{family.IPv4, family.IPv6}, RequireAll: i%2 == 0, Pools: auto("a")},
+				)
 				if err != nil {
 					continue
 				}

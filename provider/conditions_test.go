@@ -26,8 +26,11 @@ import (
 // conditionWriterOf returns a conditionWriter on a store of objects whose statuses are patched through patch.
 func conditionWriterOf(t *testing.T, patch func(name string) error, objects ...client.Object) *conditionWriter {
 	t.Helper()
-	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).WithStatusSubresource(objects...).WithInterceptorFuncs(interceptor.Funcs{
-		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+	builder := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).WithStatusSubresource(objects...)
+	store := builder.WithInterceptorFuncs(interceptor.Funcs{
+		SubResourcePatch: func(
+			ctx context.Context, c client.Client, sub string, obj client.Object, p client.Patch, opts ...client.SubResourcePatchOption,
+		) error {
 			if err := patch(obj.GetName()); err != nil {
 				return err
 			}
@@ -42,7 +45,9 @@ func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name,
 // oneOfEach returns an object of every kind, all with the kind as its name.
 func oneOfEach() []client.Object {
 	return []client.Object{
-		&v1alpha1.L2Advertisement{ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"lan"}}}},
+		&v1alpha1.L2Advertisement{
+			ObjectMeta: named("l2"), Spec: v1alpha1.L2AdvertisementSpec{Selection: v1alpha1.Selection{AddressPools: []string{"lan"}}},
+		},
 		&v1alpha1.BGPPeer{ObjectMeta: named("peer"), Spec: v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1"}},
 		&v1alpha1.BGPAdvertisement{ObjectMeta: named("bgp")},
 		&v1alpha1.BFDProfile{ObjectMeta: named("bfd")},

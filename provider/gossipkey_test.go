@@ -51,7 +51,8 @@ func TestGossipKey(t *testing.T) {
 	})
 	t.Run("is left alone where a user made it", func(t *testing.T) {
 		api := fake.NewClientset(&corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: config.MembershipSecret}, Data: map[string][]byte{config.MembershipSecretKey: []byte("my own")},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: config.MembershipSecret},
+			Data:       map[string][]byte{config.MembershipSecretKey: []byte("my own")},
 		})
 		if err := (&gossipKey{client: api, namespace: namespace}).ensure(t.Context()); err != nil {
 			t.Fatal(err)

@@ -95,9 +95,13 @@ func TestInstanceMetadata(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			node := &corev1.Node{
-				ObjectMeta: metav1.ObjectMeta{Name: "node1", Annotations: map[string]string{v1alpha1.AnnotationZone: "hall-1", v1alpha1.AnnotationRegion: "vienna"}},
-				Spec:       corev1.NodeSpec{ProviderID: test.providerID, Taints: test.taints},
-				Status:     corev1.NodeStatus{Addresses: append(internal(test.status...), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "node1.example"})},
+				ObjectMeta: metav1.ObjectMeta{
+					Name: "node1", Annotations: map[string]string{v1alpha1.AnnotationZone: "hall-1", v1alpha1.AnnotationRegion: "vienna"},
+				},
+				Spec: corev1.NodeSpec{ProviderID: test.providerID, Taints: test.taints},
+				Status: corev1.NodeStatus{
+					Addresses: append(internal(test.status...), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "node1.example"}),
+				},
 			}
 			if test.provided != "" {
 				node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr] = test.provided

@@ -33,7 +33,10 @@ func TestNodeController(t *testing.T) {
 		addresses  []corev1.NodeAddress
 	}{
 		{name: "ours, with both families", providerID: "tandem://node1", addresses: append(internal(v4, v6), host)},
-		{name: "ours, with both families of --node-ip", providerID: "tandem://node1", provided: v6 + "," + v4, addresses: append(internal(v6, v4), host)},
+		{
+			name: "ours, with both families of --node-ip", providerID: "tandem://node1", provided: v6 + "," + v4,
+			addresses: append(internal(v6, v4), host),
+		},
 		{name: "of a kubelet without a cloud provider", addresses: append(internal(v4, v6), host)},
 		{
 			name: "of another provider, which knows more addresses", providerID: "metal://4711",
@@ -86,7 +89,9 @@ func runNodeController(t *testing.T, node *corev1.Node) *fake.Clientset {
 	}).Build()
 	client := fake.NewClientset(node)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	controller, err := nodecontroller.NewCloudNodeController(factory.Core().V1().Nodes(), client, &Cloud{instances: &instances{speakers: speakers}}, 10*time.Second, 1, 1)
+	controller, err := nodecontroller.NewCloudNodeController(
+		factory.Core().V1().Nodes(), client, &Cloud{instances: &instances{speakers: speakers}}, 10*time.Second, 1, 1,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

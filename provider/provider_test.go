@@ -49,18 +49,26 @@ func TestClassView(t *testing.T) {
 		want     *string // viewed
 	}{
 		{name: "our class becomes none", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer},
-		{name: "our class becomes none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true},
+		{
+			name: "our class becomes none where only it is served", class: new(v1alpha1.LoadBalancerClass), kind: corev1.ServiceTypeLoadBalancer,
+			onlyOurs: true,
+		},
 		{name: "none stays none", kind: corev1.ServiceTypeLoadBalancer},
 		{name: "none is another's where only our class is served", kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true, want: new(otherClass)},
 		{name: "another class stays", class: new(other), kind: corev1.ServiceTypeLoadBalancer, want: new(other)},
-		{name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true, want: new(other)},
+		{
+			name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true,
+			want: new(other),
+		},
 		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, onlyOurs: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			svc := &corev1.Service{
-				ObjectMeta: metav1.ObjectMeta{Name: "web", Annotations: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
-				Spec:       corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class},
+				ObjectMeta: metav1.ObjectMeta{
+					Name: "web", Annotations: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+				},
+				Spec: corev1.ServiceSpec{Type: tt.kind, LoadBalancerClass: tt.class},
 			}
 			want := svc.DeepCopy()
 			want.ManagedFields = nil
@@ -134,7 +142,8 @@ func TestViewedServices(t *testing.T) {
 			}
 			see("got", svc)
 		}
-		for _, list := range []func(labels.Selector) ([]*corev1.Service, error){services.Lister().List, services.Lister().Services("default").List} {
+		lister := services.Lister()
+		for _, list := range []func(labels.Selector) ([]*corev1.Service, error){lister.List, lister.Services("default").List} {
 			all, err := list(labels.Everything())
 			if err != nil {
 				t.Fatal(err)
@@ -144,7 +153,8 @@ func TestViewedServices(t *testing.T) {
 				see("listed", svc)
 			}
 		}
-		if _, err := client.CoreV1().Services("default").Update(ctx, service("ours", new(v1alpha1.LoadBalancerClass)), metav1.UpdateOptions{}); err != nil {
+		again := service("ours", new(v1alpha1.LoadBalancerClass))
+		if _, err := client.CoreV1().Services("default").Update(ctx, again, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -181,7 +191,9 @@ func (b *balancer) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.
 	return svc.Name
 }
 
-func (b *balancer) EnsureLoadBalancer(_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (b *balancer) EnsureLoadBalancer(
+	_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ensured = append(b.ensured, svc.Name)
@@ -233,7 +245,10 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 		t.Fatal(err)
 	}
 	b := &balancer{}
-	controller, err := servicecontroller.New(&cloud{balancer: b}, filteringClient{client, viewed.Lister()}, viewed, factory.Core().V1().Nodes(), "kubernetes", featuregate.NewFeatureGate())
+	controller, err := servicecontroller.New(
+		&cloud{balancer: b}, filteringClient{client, viewed.Lister()}, viewed, factory.Core().V1().Nodes(), "kubernetes",
+		featuregate.NewFeatureGate(),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,12 +332,17 @@ func TestServiceController(t *testing.T) {
 							t.Errorf("Service %s still has the finalizer", after.Name)
 						}
 					case touched:
-						t.Errorf("Service %s of another provider was touched: finalizers %v, status %v", after.Name, after.Finalizers, after.Status.LoadBalancer)
+						t.Errorf(
+							"Service %s of another provider was touched: finalizers %v, status %v", after.Name, after.Finalizers, after.Status.LoadBalancer,
+						)
 					}
 				}
 				for _, action := range client.Actions() {
-					if patch, ok := action.(clienttesting.PatchAction); ok && (strings.Contains(string(patch.GetPatch()), "loadBalancerClass") || strings.Contains(string(patch.GetPatch()), "annotations")) {
-						t.Errorf("a patch writes the class, or the mark of the view: %s", patch.GetPatch())
+					if action, ok := action.(clienttesting.PatchAction); ok {
+						patch := string(action.GetPatch())
+						if strings.Contains(patch, "loadBalancerClass") || strings.Contains(patch, "annotations") {
+							t.Errorf("a patch writes the class, or the mark of the view: %s", patch)
+						}
 					}
 				}
 				// The role has no other right. A program that may patch Services as a whole could take any traffic of the cluster, by external IPs.
@@ -332,7 +352,8 @@ func TestServiceController(t *testing.T) {
 					case "get", "list", "watch":
 						continue
 					}
-					if !slices.Contains([]string{"create services/", "create events/", "patch services/status"}, what) { // the test itself creates Services
+					// The test itself creates the Services.
+					if !slices.Contains([]string{"create services/", "create events/", "patch services/status"}, what) {
 						t.Errorf("the service controller has no right to %s", what)
 					}
 				}
@@ -413,7 +434,8 @@ func TestServiceTurnsInternal(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if cleaned := slices.Contains(tt.deleted, svc.Name); servicehelper.HasLBFinalizer(after) == cleaned || len(after.Status.LoadBalancer.Ingress) == 0 != cleaned {
+					cleaned, empty := slices.Contains(tt.deleted, svc.Name), len(after.Status.LoadBalancer.Ingress) == 0
+					if servicehelper.HasLBFinalizer(after) == cleaned || empty != cleaned {
 						t.Errorf("Service %s has finalizers %v and status %v", svc.Name, after.Finalizers, after.Status.LoadBalancer)
 					}
 				}

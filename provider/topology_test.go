@@ -44,8 +44,10 @@ func TestTopology(t *testing.T) {
 			annotate: map[string]string{"note": "x"}, want: map[string]string{zone: "hall-1"},
 		},
 		{
-			name: "what cannot be a label", providerID: "tandem://node1", annotate: map[string]string{v1alpha1.AnnotationZone: "hall 1", v1alpha1.AnnotationRegion: "vienna"},
-			want: map[string]string{region: "vienna"}, event: `Warning InvalidTopologyLabel "hall 1" cannot be the label topology.kubernetes.io/zone; change the annotation: `,
+			name: "what cannot be a label", providerID: "tandem://node1",
+			annotate: map[string]string{v1alpha1.AnnotationZone: "hall 1", v1alpha1.AnnotationRegion: "vienna"},
+			want:     map[string]string{region: "vienna"},
+			event:    `Warning InvalidTopologyLabel "hall 1" cannot be the label topology.kubernetes.io/zone; change the annotation: `,
 		},
 		{name: "a node of another provider", providerID: "metal://4711", annotate: map[string]string{v1alpha1.AnnotationZone: "hall-1"}},
 		{name: "a node of none", annotate: map[string]string{v1alpha1.AnnotationZone: "hall-1"}},
@@ -53,7 +55,9 @@ func TestTopology(t *testing.T) {
 		for _, when := range []string{"annotated before", "annotated later", "initialised later"} {
 			t.Run(tt.name+", "+when, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", Labels: maps.Clone(tt.labels)}, Spec: corev1.NodeSpec{ProviderID: tt.providerID}}
+					node := &corev1.Node{
+						ObjectMeta: metav1.ObjectMeta{Name: "node1", Labels: maps.Clone(tt.labels)}, Spec: corev1.NodeSpec{ProviderID: tt.providerID},
+					}
 					annotated := node.DeepCopy()
 					annotated.Annotations = tt.annotate
 					switch when {

@@ -265,7 +265,9 @@ func (a *arena) delete(ctx context.Context) error {
 
 // claims returns the names and Services of all IPAddresses that belong to a Service of ours without being its ClusterIP.
 func (a *arena) claims(ctx context.Context) (map[netip.Addr]string, error) {
-	list, err := a.api.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{LabelSelector: networkingv1.LabelManagedBy + "!=ipallocator.k8s.io"})
+	list, err := a.api.NetworkingV1().IPAddresses().List(
+		ctx, metav1.ListOptions{LabelSelector: networkingv1.LabelManagedBy + "!=ipallocator.k8s.io"},
+	)
 	if err != nil {
 		return nil, err
 	}

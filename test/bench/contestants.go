@@ -164,7 +164,9 @@ func (r *limitRun) serve(ctx context.Context, name string) error {
 		if _, err := claims.Create(ctx, claim, metav1.CreateOptions{}); err != nil {
 			return err
 		}
-		status.Status.LoadBalancer.Ingress = append(status.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: address.String(), IPMode: &vip})
+		status.Status.LoadBalancer.Ingress = append(
+			status.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: address.String(), IPMode: &vip},
+		)
 	}
 	data, err := json.Marshal(status)
 	if err != nil {
@@ -261,7 +263,10 @@ func (a *arena) newMetalLB(ctx context.Context) (*metalLB, error) {
 		}
 		return out, err
 	}
-	gomod := fmt.Sprintf("module bench/metallb\n\ngo 1.26.0\n\nrequire (\n\t%s %s\n\tgithub.com/metallb/frr-k8s %s\n)\n", metalLBModule, metalLBVersion, frrK8sVersion)
+	gomod := fmt.Sprintf(
+		"module bench/metallb\n\ngo 1.26.0\n\nrequire (\n\t%s %s\n\tgithub.com/metallb/frr-k8s %s\n)\n", metalLBModule, metalLBVersion,
+		frrK8sVersion,
+	)
 	if _, err := os.Stat(m.program); err != nil {
 		fmt.Fprintf(a.progress, "Building MetalLB %s, which takes minutes the first time\n", metalLBVersion)
 		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(gomod), 0o644); err != nil {
@@ -296,5 +301,8 @@ spec:
 func (*metalLB) name() string { return "metallb" }
 
 func (m *metalLB) start(ctx context.Context) (running, error) {
-	return m.run(ctx, "metallb", m.program, "--kubeconfig="+m.kubeconfig(), "--namespace=metallb-system", "--pod-name=controller", "--webhook-mode=disabled")
+	return m.run(
+		ctx, "metallb", m.program, "--kubeconfig="+m.kubeconfig(), "--namespace=metallb-system", "--pod-name=controller",
+		"--webhook-mode=disabled",
+	)
 }

@@ -113,7 +113,9 @@ func printTable(figures []figure) {
 		groups[key] = append(groups[key], f)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\nServices\t\t\tallocated/s\ttandem is\tmedian wait\tp99\tdeleted/s\ttandem is\twrites each: create\tdelete\treads\tCPU each\t")
+	fmt.Fprintln(
+		w, "\nServices\t\t\tallocated/s\ttandem is\tmedian wait\tp99\tdeleted/s\ttandem is\twrites each: create\tdelete\treads\tCPU each\t",
+	)
 	for _, key := range order {
 		group := groups[key]
 		of := func(g []figure, value func(figure) float64) float64 {

@@ -165,7 +165,8 @@ func Until(ctx context.Context, limit time.Duration, what string, condition func
 // ServiceIPs waits until a Service publishes n addresses, and returns them in order.
 func (c *Cluster) ServiceIPs(ctx context.Context, namespace, name string, n int) ([]string, error) {
 	var ips []string
-	err := Until(ctx, 30*time.Second, fmt.Sprintf("%d addresses of Service %s/%s", n, namespace, name), func(ctx context.Context) (bool, string) {
+	what := fmt.Sprintf("%d addresses of Service %s/%s", n, namespace, name)
+	err := Until(ctx, 30*time.Second, what, func(ctx context.Context) (bool, string) {
 		var svc corev1.Service
 		if err := c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &svc); err != nil {
 			return false, err.Error()

@@ -41,7 +41,10 @@ func run(ctx context.Context) error {
 
 	step("Tandem runs, and has initialised the nodes: no taint is left, both families are reported")
 	d.kubectl(ctx, "get", "pods", "-n", "tandem-system", "-o", "wide")
-	d.kubectl(ctx, "get", "nodes", "-o", "custom-columns=NAME:.metadata.name,PROVIDER ID:.spec.providerID,TAINTS:.spec.taints,ADDRESSES:.status.addresses[*].address")
+	d.kubectl(
+		ctx, "get", "nodes", "-o",
+		"custom-columns=NAME:.metadata.name,PROVIDER ID:.spec.providerID,TAINTS:.spec.taints,ADDRESSES:.status.addresses[*].address",
+	)
 
 	step("A pool, a layer 2 advertisement, a BGP peer and advertisement, and a dual-stack Service")
 	for _, file := range []string{"pool.yaml", "layer2.yaml", "bgp.yaml", "service.yaml"} {
@@ -186,6 +189,8 @@ func (d demo) failover(ctx context.Context, holder string, ips []string) error {
 		}
 		fmt.Printf("%-20s answered again %4d ms after the cut\n", ip, outage.Milliseconds())
 	}
-	fmt.Println("(Until Kubernetes takes its pods out of the Service, after 40 s, requests that kube-proxy sends to the dead node still fail.)")
+	fmt.Println(
+		"(Until Kubernetes takes its pods out of the Service, after 40 s, requests that kube-proxy sends to the dead node still fail.)",
+	)
 	return nil
 }

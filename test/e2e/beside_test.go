@@ -51,8 +51,10 @@ func TestBesideAnotherProvider(t *testing.T) {
 	})
 	taint := corev1.Taint{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule}
 	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: s.ns, Annotations: map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: "198.51.100.99"}},
-		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{taint}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: s.ns, Annotations: map[string]string{cloudproviderapi.AnnotationAlphaProvidedIPAddr: "198.51.100.99"},
+		},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}},
 	}
 	s.add(t, node)
 	tainted := func(ctx context.Context) (bool, error) {

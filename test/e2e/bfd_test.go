@@ -75,7 +75,10 @@ spec: {receiveInterval: %dms, transmitInterval: %dms, detectMultiplier: 3}
 
 // bfdRouter is the router's configuration with such BFD for every node.
 func bfdRouter(ms int) string {
-	return strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512\n", fmt.Sprintf("neighbor NODES remote-as 64512\n neighbor NODES bfd 3 %d %d\n", ms, ms), 1)
+	return strings.Replace(
+		cluster.RouterConfig, "neighbor NODES remote-as 64512\n",
+		fmt.Sprintf("neighbor NODES remote-as 64512\n neighbor NODES bfd 3 %d %d\n", ms, ms), 1,
+	)
 }
 
 // upBy is how FRR shows a session with such BFD that is up.
@@ -201,10 +204,16 @@ func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
 	node := s.Addresses("node1")[0].String()
 	// FRR forgets a neighbour that it knows by its range alone, and its routes, as soon as the connection closes.
 	config := strings.Replace(bfdRouter(300), "bfd 3 300 300\n", "bfd 3 300 300\n neighbor NODES bfd check-control-plane-failure\n", 1)
-	s.router(t, strings.Replace(config, " bgp listen range 198.51.100.0/24 peer-group NODES\n", " neighbor "+node+" peer-group NODES\n neighbor "+node+" graceful-restart-helper\n", 1))
+	s.router(t, strings.Replace(
+		config, " bgp listen range 198.51.100.0/24 peer-group NODES\n",
+		" neighbor "+node+" peer-group NODES\n neighbor "+node+" graceful-restart-helper\n", 1,
+	))
 	s.create(t, bfdProfile(300))
 	s.bgp(t)
-	s.patch(t, s.object(t, "BGPPeer"), `{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node1}}]}}`)
+	s.patch(
+		t, s.object(t, "BGPPeer"),
+		`{spec: {bfdProfile: $NS, gracefulRestart: {enabled: true}, nodeSelectors: [{matchLabels: {kubernetes.io/hostname: node1}}]}}`,
+	)
 	s.announcedFrom(t, ips, "node1")
 	up := upBy(node, 300)
 	s.watched(t, lab.Router, up)
@@ -217,7 +226,9 @@ func TestBFDLeavesAGracefulRestartAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	s.kubectl(t, "delete", "pod", "-n", "tandem-system", "-l", "app.kubernetes.io/component=speaker", "--field-selector", "spec.nodeName=node1")
+	s.kubectl(
+		t, "delete", "pod", "-n", "tandem-system", "-l", "app.kubernetes.io/component=speaker", "--field-selector", "spec.nodeName=node1",
+	)
 	s.until(t, patience, "another speaker on node1", func(context.Context) (bool, string) {
 		after, err := s.process("node1", programs["speaker"])
 		return err == nil && after.pid != before.pid, fmt.Sprint(err)

@@ -229,7 +229,9 @@ spec: {addressPools: [$NS], peers: [$NS], aggregationLength: 28, aggregationLeng
 		})
 	}
 	own := s.Addresses("node1")
-	full := route{ASPath: "64512 64512 64512", Communities: "64512:100 64512:1000 no-advertise", LargeCommunities: "64512:1:2", MED: 10, LocalPref: 0}
+	full := route{
+		ASPath: "64512 64512 64512", Communities: "64512:100 64512:1000 no-advertise", LargeCommunities: "64512:1:2", MED: 10, LocalPref: 0,
+	}
 	aggregate := route{ASPath: "64512", Communities: "no-export"}
 	lengths := []int{28, 120}
 	t.Run("over eBGP, without a local preference (RFC 4271 §5.1.5)", func(t *testing.T) {
@@ -259,7 +261,9 @@ func TestASessionNeedsItsPassword(t *testing.T) {
 	ips := s.addresses(t, "web", 2)
 	s.bgp(t)
 	s.announcedFrom(t, ips, s.Nodes()...)
-	s.router(t, strings.Replace(cluster.RouterConfig, "neighbor NODES remote-as 64512", "neighbor NODES remote-as 64512\n neighbor NODES password correct-horse", 1))
+	s.router(t, strings.Replace(
+		cluster.RouterConfig, "neighbor NODES remote-as 64512", "neighbor NODES remote-as 64512\n neighbor NODES password correct-horse", 1,
+	))
 	s.patch(t, s.object(t, "BGPPeer"), `{spec: {passwordSecret: {name: $NS}}}`)
 	s.until(t, patience, "word of the missing Secret", func(ctx context.Context) (bool, string) {
 		got, detail := s.bgpSession(ctx, "node1")

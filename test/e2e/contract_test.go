@@ -35,7 +35,8 @@ func (s *stage) condition(t *testing.T, obj *unstructured.Unstructured, reason s
 // conditionOf waits until an object has a condition with the type, status and reason of want, and all of these texts in its message.
 func (s *stage) conditionOf(t *testing.T, obj *unstructured.Unstructured, want metav1.Condition, texts ...string) {
 	t.Helper()
-	s.until(t, patience, fmt.Sprintf("%s=%s, %s with %q on %s %s", want.Type, want.Status, want.Reason, texts, obj.GetKind(), obj.GetName()), func(ctx context.Context) (bool, string) {
+	what := fmt.Sprintf("%s=%s, %s with %q on %s %s", want.Type, want.Status, want.Reason, texts, obj.GetKind(), obj.GetName())
+	s.until(t, patience, what, func(ctx context.Context) (bool, string) {
 		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 			return false, err.Error()
 		}
@@ -115,11 +116,17 @@ func TestAReferenceToNothingIsReportedUntilThereIsSomething(t *testing.T) {
 	s.create(t, l2)
 	s.create(t, bgp)
 	for _, kind := range []string{"L2Advertisement", "BGPAdvertisement"} {
-		s.condition(t, s.object(t, kind), speakerv1alpha1.ReasonUnknownReference, "spec.addressPools[0]", "AddressPool", s.ns, "create it or remove the name")
+		s.condition(
+			t, s.object(t, kind), speakerv1alpha1.ReasonUnknownReference, "spec.addressPools[0]", "AddressPool", s.ns,
+			"create it or remove the name",
+		)
 	}
 	pool := s.pool(t, "", lanIPv4, lanIPv6)
 	s.condition(t, s.object(t, "L2Advertisement"), speakerv1alpha1.ReasonAccepted)
-	s.condition(t, s.object(t, "BGPAdvertisement"), speakerv1alpha1.ReasonUnknownReference, "spec.peers[0]", "BGPPeer", s.ns, "create it or remove the name")
+	s.condition(
+		t, s.object(t, "BGPAdvertisement"), speakerv1alpha1.ReasonUnknownReference, "spec.peers[0]", "BGPPeer", s.ns,
+		"create it or remove the name",
+	)
 	s.create(t, peer)
 	s.condition(t, s.object(t, "BGPAdvertisement"), speakerv1alpha1.ReasonAccepted)
 

@@ -152,6 +152,8 @@ func (s *stage) deleteManyThen(t *testing.T, n int, halfway func()) {
 		return services == 0 && claims == 0, fmt.Sprintf("%d Services and %d claims are left", services, claims)
 	})
 	took := time.Since(start)
-	t.Logf("%d Services were deleted and their addresses free after %v: %.0f a second", n, took.Round(time.Millisecond), float64(n)/took.Seconds())
+	t.Logf(
+		"%d Services were deleted and their addresses free after %v: %.0f a second", n, took.Round(time.Millisecond), float64(n)/took.Seconds(),
+	)
 	s.usage(t, "", 0, 0)
 }

@@ -114,7 +114,8 @@ func TestExamplesReachFromBothSides(t *testing.T) {
 	files := []string{"pool.yaml", "layer2.yaml", "bgp.yaml", "service.yaml"}
 	t.Cleanup(func() {
 		for _, file := range slices.Backward(files) {
-			if out, err := s.Kubectl(context.Background(), "delete", "--ignore-not-found", "--timeout=60s", "-f", s.Example(file)).CombinedOutput(); err != nil {
+			remove := s.Kubectl(context.Background(), "delete", "--ignore-not-found", "--timeout=60s", "-f", s.Example(file))
+			if out, err := remove.CombinedOutput(); err != nil {
 				t.Errorf("deleting %s: %v\n%s", file, err, out)
 			}
 		}

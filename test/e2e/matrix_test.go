@@ -201,7 +201,9 @@ func (s *stage) caseService(c familyCase) *corev1.Service {
 }
 
 // casePool creates a pool for the Service of a case alone, with one address for each of these families.
-func (s *stage) casePool(t *testing.T, c familyCase, name string, ips map[corev1.IPFamily]string, families []corev1.IPFamily) *ipamv1alpha1.AddressPool {
+func (s *stage) casePool(
+	t *testing.T, c familyCase, name string, ips map[corev1.IPFamily]string, families []corev1.IPFamily,
+) *ipamv1alpha1.AddressPool {
 	t.Helper()
 	pool := &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: s.ns + "-" + c.service() + "-" + name}}
 	pool.Spec.ServiceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"case": c.service()}}}

@@ -407,7 +407,8 @@ func families(t *testing.T, ips []string) []corev1.IPFamily {
 // usage waits until the status of the stage's pool with that suffix counts so many addresses in use.
 func (s *stage) usage(t *testing.T, suffix string, ipv4, ipv6 int64) {
 	t.Helper()
-	s.until(t, patience, fmt.Sprintf("%d IPv4 and %d IPv6 addresses in use in the pool's status", ipv4, ipv6), func(ctx context.Context) (bool, string) {
+	what := fmt.Sprintf("%d IPv4 and %d IPv6 addresses in use in the pool's status", ipv4, ipv6)
+	s.until(t, patience, what, func(ctx context.Context) (bool, string) {
 		var pool ipamv1alpha1.AddressPool
 		if err := s.Client.Get(ctx, client.ObjectKey{Name: s.ns + suffix}, &pool); err != nil {
 			return false, err.Error()

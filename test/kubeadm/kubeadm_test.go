@@ -126,8 +126,9 @@ func TestKubeadm(t *testing.T) {
 				})
 			}
 			t.Logf("all nodes were initialised and had their addresses %.1fs after kubectl apply", time.Since(start).Seconds())
-			if got := c.kubectl(ctx, t, "get", "nodes", "-o", "jsonpath={.items[*].spec.providerID}"); got != "tandem://node1 tandem://node2 tandem://node3" {
-				t.Errorf("provider IDs = %q", got)
+			ids := c.kubectl(ctx, t, "get", "nodes", "-o", "jsonpath={.items[*].spec.providerID}")
+			if ids != "tandem://node1 tandem://node2 tandem://node3" {
+				t.Errorf("provider IDs = %q", ids)
 			}
 			c.kubectl(ctx, t, "rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=90s")
 			c.kubectl(ctx, t, "rollout", "status", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--timeout=90s")
@@ -363,7 +364,9 @@ func firewallTools(ctx context.Context, t *testing.T) []archive.File {
 // kubectl runs kubectl as a user of kubeadm does.
 func (c kubeadmCluster) kubectl(ctx context.Context, t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := c.NodeCommand(ctx, controlPlane, "kubectl", append([]string{"--kubeconfig=/etc/kubernetes/admin.conf"}, args...)...).CombinedOutput()
+	out, err := c.NodeCommand(
+		ctx, controlPlane, "kubectl", append([]string{"--kubeconfig=/etc/kubernetes/admin.conf"}, args...)...,
+	).CombinedOutput()
 	if err != nil {
 		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}

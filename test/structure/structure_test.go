@@ -167,7 +167,9 @@ func TestPure(t *testing.T) {
 	for _, p := range []string{"ipam", "ipam/family", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link"} {
 		pure[module+"/"+p] = false
 	}
-	for _, p := range []string{"ipam/selector", "ipam/v1alpha1", "speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/v1alpha1"} {
+	for _, p := range []string{
+		"ipam/selector", "ipam/v1alpha1", "speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/v1alpha1",
+	} {
 		pure[module+"/"+p] = true
 	}
 	for p, kubernetes := range pure {
