@@ -42,7 +42,7 @@ type Request struct {
 	Named bool
 	// Reallocate lets stranded addresses go: those that the pool they came from no longer contains.
 	Reallocate bool
-	// Sharing says with whom an address may be shared. The zero value shares with nobody.
+	// Sharing says with which Services an address may be shared. The zero value shares with none.
 	Sharing Sharing
 }
 
@@ -56,7 +56,7 @@ type Candidate struct {
 
 // Sharing describes what a Service does with its addresses, as far as others on the same address care.
 type Sharing struct {
-	// Key is common to all that share; empty shares with nobody.
+	// Key is common to all Services that share; a Service without a key shares with none.
 	Key string
 	// Ports must be disjoint.
 	Ports []Port
@@ -125,10 +125,10 @@ type Outcome struct {
 type holding struct {
 	pool    string // that the first of the users took it from
 	users   map[Service]Sharing
-	blocked string // who else has it; such a holding has no users
+	blocked string // the owner of a blocked address, which has no users
 }
 
-// Allocator knows the pools and who holds which address. It is safe for concurrent use; requests of one Service must
+// Allocator knows the pools, and which Services hold which address. It is safe for concurrent use; requests of one Service must
 // not run at the same time.
 type Allocator struct {
 	mu sync.Mutex
@@ -277,8 +277,8 @@ func (a *Allocator) AdoptOrphans() []netip.Addr {
 	return adopted
 }
 
-// Block takes an address that somebody else has out of the free ones, until the next SetPools or a Hold or Unblock of
-// it. by names the holder, for errors.
+// Block keeps an address of another owner, such as a ClusterIP, from being given, until the next SetPools or a Hold or Unblock of
+// it. by names the owner, for errors.
 func (a *Allocator) Block(address netip.Addr, by string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -316,7 +316,7 @@ func (a *Allocator) heldBy(service Service) []Assignment {
 	return held
 }
 
-// Sharers returns those of the address's users who are recorded with the sharing key, sorted by name; nobody for an empty key.
+// Sharers returns the Services that hold the address with this sharing key, sorted by name; none for an empty key.
 func (a *Allocator) Sharers(address netip.Addr, key string) []Service {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -369,9 +369,8 @@ func (a *Allocator) Allocate(req Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	for _, as := range out.Assigned {
-		// An address that stays only because there is no other, and that the Service's new key or ports
-		// forbid, stays recorded with the old ones: those who share it have done nothing that should make
-		// them move.
+		// A Service may keep an address that its new key or ports forbid, because there is no other. The address stays recorded with
+		// the old key and ports, since the Services that share it have changed nothing that should make them move.
 		if a.available(req, as.Address) == nil {
 			a.hold(req.Service, as, req.Sharing)
 		}
@@ -413,8 +412,8 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	}
 	held := map[family.Family]Assignment{}
 	for _, have := range a.heldBy(req.Service) {
-		// A Service that holds two addresses of one family is one whose surplus was not released yet. The one
-		// that it goes on with stays, so that asking again does not take a third.
+		// A Service holds two addresses of one family while its surplus has not been released. Of the two, the address that it goes on
+		// with is kept, so that asking again does not take a third.
 		af := family.Of(have.Address)
 		if other, ok := held[af]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
 			held[af] = have
@@ -441,7 +440,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		as := chosen[af]
 		if err := failed[af]; err != nil {
 			out.Missing = append(out.Missing, &FamilyError{af, a.asked(req, af), err})
-			// What the Service has is better than nothing, and taking it away would change something.
+			// The Service keeps its address, which is better than none, although it is not the one asked for.
 			if as = held[af]; !as.Address.IsValid() {
 				continue
 			}
