@@ -14,6 +14,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -42,6 +43,9 @@ type caller struct {
 }
 
 // look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the API.
+//
+// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim of 192.0.2.1 appears, the
+// status of web shows 192.0.2.1. The records agree then, and there is nothing to do.
 func (s *Server) look(address netip.Addr) (more bool) {
 	e := s.ledger.Observe(address)
 	steps := repair.Steps(e, time.Now())
@@ -55,6 +59,10 @@ func (s *Server) look(address netip.Addr) (more bool) {
 }
 
 // repair locks an address, looks at its records again, at the API where the informers may lag, and makes them agree.
+//
+// A Service can be released under its own lock only, and that lock is taken before an address's. A step that releases another Service than the
+// caller's is therefore left to the workers. For example, the claim of 192.0.2.1 is found to be web's, and web is gone and still holds the
+// address: the worker that looked at 192.0.2.1 queues web, and the one that takes web releases all its addresses.
 func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error {
 	unlock, err := s.addressLocks.Lock(ctx, address)
 	if err != nil {
@@ -87,8 +95,11 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 	return nil
 }
 
-// reread is Observe with the API's word where the informers may lag behind it. They are believed where they show the claim of a Service that
-// holds the address, since a claim is only ever deleted by its UID, and they are not believed where they lack a Service.
+// reread is Observe with the API's word where the informers may lag behind it.
+//
+//   - The informer of claims is believed where it shows the claim of a Service that holds the address: a claim is only ever deleted by its UID,
+//     so that a later claim of the same name is safe. So a release costs no read.
+//   - The informer of Services is not believed where it lacks a Service. Another leader may have served one that was created a moment ago.
 func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repair.Entry, error) {
 	e := s.ledger.Observe(address)
 	if c.claim != nil {
@@ -134,12 +145,12 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		logger.Info("Claimed an address again", "service", step.Service, "address", e.Address)
 	case repair.Release, repair.Delete:
 		if e.Claim.State == repair.Ours && e.Claim.Parent == step.Service {
-			gone, err := s.claims.delete(ctx, e.Address, e.Claim.UID)
+			gone, err := s.claims.delete(ctx, e.Address, types.UID(e.Claim.UID))
 			if err != nil {
 				return err
 			}
 			if gone && step.Heir != (ipam.Service{}) {
-				// A claim's parent cannot be changed, so the claim passes by a new one.
+				// A claim's parent is immutable, so the claim passes to another Service by a new claim.
 				if err := s.claimFor(ctx, e, step.Heir); err != nil {
 					return err
 				}
@@ -150,14 +161,15 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
 		s.events.Add(item{kind: wakeWaiting})
 	case repair.Relabel:
-		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, e.Claim.UID)
+		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, types.UID(e.Claim.UID))
 	default:
 		s.remember(e, step)
 	}
 	return nil
 }
 
-// claimFor claims the address of an entry. Where the claim turns out to be another's, the address is looked at again.
+// claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim turns out to be another's,
+// the address is looked at again.
 func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
 	holders := s.ledger.allocator.Lookup(e.Address).Services
 	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
@@ -202,7 +214,7 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	}
 }
 
-// reportClaim says that a claim cannot be written, once for each time that this begins.
+// reportClaim says on the Service that its claim cannot be written, once and not at each new attempt, and counts each attempt.
 func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	recordFailure(err)
 	if svc := s.ledger.service(service); svc != nil && !quiet {

@@ -41,13 +41,26 @@ type item struct {
 type kind int
 
 const (
+	// poolsChanged: read all AddressPools again.
 	poolsChanged kind = iota
+	// serviceChanged: look at the addresses that a Service holds or publishes. In Server.repairs, repair them under the Service's lock.
 	serviceChanged
+	// addressChanged: look at an address. In Server.repairs, repair it.
 	addressChanged
+	// wakeWaiting: something may be free that a waiting Service asked for.
 	wakeWaiting
 )
 
-// watch turns the informers' events into items.
+// watch turns the informers' events into items. The handlers do nothing else that could take time: client-go calls all handlers of an
+// informer one after the other.
+//
+//	event                                        item
+//	AddressPool created, changed, deleted        poolsChanged
+//	claim created, changed, deleted              addressChanged
+//	foreign claim deleted                        addressChanged; its creation is noticed when an address is claimed
+//	Service changed in spec, status or labels    serviceChanged; its creation is the service controller's business
+//	Service deleted                              serviceChanged
+//	Namespace created, or its labels changed     wakeWaiting
 func (s *Server) watch(cfg Config) error {
 	pools := func(any) { s.events.Add(item{kind: poolsChanged}) }
 	waiting := func(any) { s.events.Add(item{kind: wakeWaiting}) }
@@ -96,6 +109,7 @@ func (s *Server) watch(cfg Config) error {
 	return nil
 }
 
+// claimEvent is the handler of IPAddresses, ours and foreign ones.
 func (s *Server) claimEvent(obj any, gone bool) {
 	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = tombstone.Obj
@@ -116,6 +130,7 @@ func (s *Server) claimEvent(obj any, gone bool) {
 	s.events.Add(item{kind: addressChanged, address: address})
 }
 
+// serviceEvent is the handler of changed Services. Most changes are annotations that other controllers write about themselves.
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	s.ledger.seenStatus(cur)
 	if !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Labels, cur.Labels) || !reflect.DeepEqual(old.Spec, cur.Spec) {
@@ -189,7 +204,8 @@ func (s *Server) load(ctx context.Context) error {
 			known[address] = struct{}{}
 		}
 	}
-	// The parents of claims come first: with whom a Service may be on an address that it publishes depends on them.
+	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the parent, depends on what else
+	// it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a claim of 192.0.2.2: b is not held on 192.0.2.1.
 	for _, onlyParents := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
 			e := s.ledger.observe(address, claims[address])
@@ -205,7 +221,8 @@ func (s *Server) load(ctx context.Context) error {
 	return nil
 }
 
-// audit looks at every address and every Service, as if there had been an event of each.
+// audit looks at every address and every Service, as if there had been an event of each. It is the last part of the start, and runs every
+// auditPeriod from then on.
 func (s *Server) audit() {
 	s.ledger.expireWrites()
 	for _, address := range slices.SortedFunc(maps.Keys(s.ledger.addresses()), netip.Addr.Compare) {
@@ -244,6 +261,7 @@ func (s *Server) follow(ctx context.Context) {
 	}
 }
 
+// handle does what an item asks for, in memory, and leaves the rest to the workers.
 func (s *Server) handle(ctx context.Context, it item) {
 	switch it.kind {
 	case poolsChanged:
@@ -280,6 +298,7 @@ func (s *Server) handle(ctx context.Context, it item) {
 		if s.look(it.address) {
 			s.repairs.Add(it)
 		}
+		// Until foreign claims are watched, a blocked address has to be looked at without an event.
 		if s.ledger.allocator.Lookup(it.address).Blocked && !s.foreignClaims.watching() {
 			s.events.AddAfter(it, time.Second)
 		}
@@ -315,6 +334,8 @@ func (s *Server) setPools(ctx context.Context) error {
 	return nil
 }
 
+// holdPublished holds for Services what they publish, where no Service holds it and one of the pools to come contains it. For example, web
+// came from another load balancer with 192.0.2.5 in its status, and a pool is widened to 192.0.2.0/24.
 func (s *Server) holdPublished(pools []ipam.Pool) {
 	coming := ipam.New()
 	coming.SetPools(pools)

@@ -29,6 +29,10 @@ const byPublished = "published"
 
 // ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes nothing to the API, and
 // never waits.
+//
+// It remembers what the API does not say. For example, web asks for an IPv4 address and is given 192.0.2.1: from then on the cache holds the
+// address for web, own says that its claim is on its way, and marks that its status is. When both informers show what was written, own and
+// marks have nothing of the two any more.
 type ledger struct {
 	allocator     *ipam.Allocator // the cache; it has a lock of its own
 	services      corelisters.ServiceLister
@@ -38,28 +42,16 @@ type ledger struct {
 
 	mu sync.Mutex
 	// mu guards all following fields.
-	surplus  times                  // addresses that were given up, as in [repair.Standing]
-	writing  times                  // addresses that were given and are not published yet, as in [repair.Standing]
+	marks    map[ipam.Service]map[netip.Addr]mark
 	own      map[netip.Addr]written // our last write to a claim, until the informer shows it
 	waiting  map[ipam.Service]waiting
 	released map[ipam.Service]struct{} // the service controller had everything released, and has not asked for addresses since
 }
 
-// times has a time for some of the addresses of Services.
-type times map[ipam.Service]map[netip.Addr]time.Time
-
-func (t times) set(service ipam.Service, address netip.Addr, at time.Time) {
-	if t[service] == nil {
-		t[service] = map[netip.Addr]time.Time{}
-	}
-	t[service][address] = at
-}
-
-func (t times) remove(service ipam.Service, address netip.Addr) {
-	delete(t[service], address)
-	if len(t[service]) == 0 {
-		delete(t, service)
-	}
+// mark says that a Service does not simply need an address that it holds: the status that will show it is being written, or it is surplus.
+type mark struct {
+	need  repair.Need // Writing or Surplus
+	until time.Time   // as in [repair.Standing]
 }
 
 // written is a write of ours: the creation of a claim, or the deletion of the one with the UID.
@@ -72,8 +64,8 @@ type written struct {
 func newLedger(cfg Config, foreign *foreignClaims) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		foreignClaims: foreign, surplus: times{}, writing: times{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
-		released: map[ipam.Service]struct{}{},
+		foreignClaims: foreign, marks: map[ipam.Service]map[netip.Addr]mark{}, own: map[netip.Addr]written{},
+		waiting: map[ipam.Service]waiting{}, released: map[ipam.Service]struct{}{},
 	}
 }
 
@@ -86,7 +78,8 @@ func (l *ledger) service(service ipam.Service) *corev1.Service {
 	return svc
 }
 
-// Observe returns what is known of an address without asking the API.
+// Observe returns what is known of an address without asking the API. Our own writes, which the informers do not show yet, are taken into
+// account: a claim that was just created is Pending, and one that was just deleted is not there.
 func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	l.mu.Lock()
 	own, pending := l.own[address]
@@ -107,7 +100,7 @@ func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	return e
 }
 
-// observe returns what is known of an address with this claim, or with none.
+// observe returns what is known of an address with this claim, or with none where claim is nil.
 func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repair.Entry {
 	record := l.allocator.Lookup(address)
 	e := repair.Entry{Address: address, Pool: record.Pool, Blocked: record.Blocked}
@@ -121,7 +114,7 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 		services[service] = repair.Standing{Service: service, Holds: services[service].Holds, Publishes: true}
 	}
 	if parent, ours := parentOf(claim); ours {
-		e.Claim = repair.Claim{State: repair.Ours, UID: claim.UID, Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
+		e.Claim = repair.Claim{State: repair.Ours, UID: string(claim.UID), Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
@@ -143,7 +136,8 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	return e
 }
 
-// judge fills in what a Service has to do with an address. The caller holds mu.
+// judge fills in what a Service has to do with an address: what its spec says comes first, then what it gave up, then what is being written.
+// The caller holds mu.
 func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
@@ -168,15 +162,26 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 			}
 		}
 	}
-	given, surplus := l.surplus[s.Service][address]
-	until, writing := l.writing[s.Service][address]
+	m, marked := l.marks[s.Service][address]
 	switch {
-	case surplus:
-		s.Need, s.Until = repair.Surplus, given
-	case duplicate:
+	case duplicate && m.need != repair.Surplus:
 		s.Need = repair.Duplicate
-	case writing:
-		s.Need, s.Until = repair.Writing, until
+	case marked:
+		s.Need, s.Until = m.need, m.until
+	}
+}
+
+// mark sets a mark, or takes the one that there is away where m is zero. The caller holds mu.
+func (l *ledger) mark(service ipam.Service, address netip.Addr, m mark) {
+	if m == (mark{}) {
+		delete(l.marks[service], address)
+	} else if l.marks[service] == nil {
+		l.marks[service] = map[netip.Addr]mark{address: m}
+	} else {
+		l.marks[service][address] = m
+	}
+	if len(l.marks[service]) == 0 {
+		delete(l.marks, service)
 	}
 }
 
@@ -188,30 +193,31 @@ func (l *ledger) hold(e repair.Entry, step repair.Step) {
 	}
 }
 
-// drop takes the address from the Service, and forgets what was known of the two.
+// drop takes the address from the Service in the cache, and forgets what was known of the two.
 func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 	l.allocator.Release(service, address)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.surplus.remove(service, address)
-	l.writing.remove(service, address)
+	l.mark(service, address, mark{})
 }
 
 // give records that a request gives the Service these addresses, or leaves them to it, and that the status is to show them soon. What the
 // Service gave up before and goes on with is surplus no more.
 func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
-	shown, until := published(svc), time.Now().Add(repair.Grace)
+	shown, writing := published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
-		l.surplus.remove(serviceOf(svc), as.Address)
-		if !slices.Contains(shown, as.Address) {
-			l.writing.set(serviceOf(svc), as.Address, until)
+		if slices.Contains(shown, as.Address) {
+			l.mark(serviceOf(svc), as.Address, mark{})
+		} else {
+			l.mark(serviceOf(svc), as.Address, writing)
 		}
 	}
 }
 
-// release records that everything the Service has is to be released, or that the Service asks for addresses again.
+// release records that everything the Service has is to be released, or that the Service asks for addresses again. In between, its status
+// may show addresses for a while, and these are not claimed again.
 func (l *ledger) release(service ipam.Service, released bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -221,21 +227,21 @@ func (l *ledger) release(service ipam.Service, released bool) {
 	}
 }
 
-// giveUp records that the Service does not want these addresses any more.
+// giveUp records that the Service does not want these addresses any more. What it publishes stays until the status changes, however long that
+// takes; what it does not publish stays for repair.Grace.
 func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	service, shown := serviceOf(svc), published(svc)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range surplus {
-		l.writing.remove(service, as.Address)
-		if _, already := l.surplus[service][as.Address]; already {
-			continue
+		if l.marks[service][as.Address].need == repair.Surplus {
+			continue // the time counts from the first request that gave it up
 		}
-		var until time.Time
+		m := mark{need: repair.Surplus}
 		if !slices.Contains(shown, as.Address) {
-			until = time.Now().Add(repair.Grace)
+			m.until = time.Now().Add(repair.Grace)
 		}
-		l.surplus.set(service, as.Address, until)
+		l.mark(service, as.Address, m)
 	}
 }
 
@@ -243,18 +249,18 @@ func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 func (l *ledger) keep(service ipam.Service, address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.surplus.remove(service, address)
+	l.mark(service, address, mark{})
 }
 
-// seenStatus records what a status shows, even if it shows it for a moment only.
+// seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way into the status any more; if
+// it is missing later, somebody has taken it out.
 func (l *ledger) seenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.writing[serviceOf(svc)]) == 0 {
-		return
-	}
-	for _, address := range published(svc) {
-		l.writing.remove(serviceOf(svc), address)
+	for address, m := range l.marks[serviceOf(svc)] {
+		if m.need == repair.Writing && slices.Contains(published(svc), address) {
+			l.mark(serviceOf(svc), address, mark{})
+		}
 	}
 }
 

@@ -13,8 +13,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/tandem-lb/tandem/ipam"
 )
 
@@ -41,7 +39,7 @@ const (
 // Claim is the IPAddress of an address.
 type Claim struct {
 	State  ClaimState
-	UID    types.UID
+	UID    string
 	Parent ipam.Service // of Ours
 	Pool   string       // of Ours: the AddressPool on its label
 	Owner  string       // of Foreign, in words
