@@ -18,6 +18,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
@@ -60,18 +61,19 @@ func (o *objects) read(ctx context.Context, reader client.Reader) error {
 	return nil
 }
 
-// snapshot puts the objects together with what this node sees for itself.
-func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState, alive func(string) bool) *decision.Snapshot {
+// snapshot returns what the objects say, as the speaker of a node sees it that has these interfaces. What else is in a Snapshot, gossip and the
+// kernel say.
+func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState) *decision.Snapshot {
 	compiled, _ := config.Compile(o.config)
 	return &decision.Snapshot{
 		Node:     node,
 		Config:   compiled,
 		Services: o.observedServices(),
 		Nodes:    o.observedNodes(node, own),
-		Alive:    alive,
 	}
 }
 
+// observedServices returns the Services of type LoadBalancer that publish an address, ordered by name.
 func (o *objects) observedServices() []decision.Service {
 	pools := map[netip.Addr]string{}
 	for i := range o.claims.Items {
@@ -117,6 +119,7 @@ func (o *objects) observedServices() []decision.Service {
 	return services
 }
 
+// recordedHolders returns the node that each L2Announcement names, by the Service.
 func recordedHolders(announcements []v1alpha1.L2Announcement) map[types.NamespacedName]string {
 	holders := map[types.NamespacedName]string{}
 	for i := range announcements {
@@ -177,6 +180,7 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 	return endpoints
 }
 
+// observedNodes returns all Nodes with the interfaces that their speakers have published. Those of the speaker's own node are newer.
 func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]decision.Node {
 	interfaces := map[string][]decision.Interface{}
 	for i := range o.speakers.Items {
@@ -233,12 +237,59 @@ func hasCondition(node *corev1.Node, condition corev1.NodeConditionType) bool {
 	})
 }
 
-// addressOf returns the node's address of a family by which other nodes reach it.
-func addressOf(node *corev1.Node, is4 bool) (netip.Addr, bool) {
-	f := family.IPv6
-	if is4 {
-		f = family.IPv4
+// claimedAddresses returns whether a claim has an address. Such an address is a Service's, and never a node's own.
+func claimedAddresses(claims []networkingv1.IPAddress) func(netip.Addr) bool {
+	claimed := map[netip.Addr]bool{}
+	for i := range claims {
+		if address, err := netip.ParseAddr(claims[i].Name); err == nil {
+			claimed[address] = true
+		}
 	}
-	address := nodeinfo.InternalIP(node, f)
-	return address, address.IsValid()
+	return func(a netip.Addr) bool { return claimed[a] }
+}
+
+// speakerAddresses returns the nodes that have a speaker, and of each the InternalIP of a family. A node without one is left out.
+func (o *objects) speakerAddresses(f family.Family) map[string]netip.Addr {
+	nodes := map[string]*corev1.Node{}
+	for i := range o.nodes.Items {
+		nodes[o.nodes.Items[i].Name] = &o.nodes.Items[i]
+	}
+	addresses := map[string]netip.Addr{}
+	for i := range o.speakers.Items {
+		name := o.speakers.Items[i].Name
+		if node, ok := nodes[name]; ok {
+			if address := nodeinfo.InternalIP(node, f); address.IsValid() {
+				addresses[name] = address
+			}
+		}
+	}
+	return addresses
+}
+
+// loadBalancers returns the Services of type LoadBalancer by name, whether they publish an address or not.
+func (o *objects) loadBalancers() map[client.ObjectKey]*corev1.Service {
+	services := map[client.ObjectKey]*corev1.Service{}
+	for i := range o.services.Items {
+		if svc := &o.services.Items[i]; svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			services[client.ObjectKeyFromObject(svc)] = svc
+		}
+	}
+	return services
+}
+
+// password returns the password in a key of a Secret in the namespace. The errors name both.
+func (o *objects) password(namespace string, key config.SecretKey) (bgp.Password, error) {
+	for i := range o.secrets.Items {
+		secret := &o.secrets.Items[i]
+		if client.ObjectKeyFromObject(secret) != (client.ObjectKey{Namespace: namespace, Name: key.Secret}) {
+			continue
+		}
+		if password, ok := secret.Data[key.Key]; ok && len(password) == 0 {
+			return "", fmt.Errorf("key %q of Secret %s/%s is empty", key.Key, namespace, key.Secret)
+		} else if ok {
+			return bgp.Password(password), nil
+		}
+		return "", fmt.Errorf("Secret %s/%s has no key %q", namespace, key.Secret, key.Key)
+	}
+	return "", fmt.Errorf("there is no Secret %s/%s", namespace, key.Secret)
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -343,15 +345,16 @@ func TestSpeakerAddresses(t *testing.T) {
 		}},
 	}
 	for _, tt := range []struct {
-		name, like string
-		want       map[string]string
+		name string
+		of   family.Family
+		want map[string]string
 	}{
-		{name: "speakers that gossip over IPv4", like: "198.51.100.99", want: map[string]string{"both": "198.51.100.11"}},
-		{name: "speakers that gossip over IPv6", like: "2001:db8::1", want: map[string]string{"both": "2001:db8:51::11", "six": "2001:db8:51::12"}},
+		{name: "speakers that gossip over IPv4", of: family.IPv4, want: map[string]string{"both": "198.51.100.11"}},
+		{name: "speakers that gossip over IPv6", of: family.IPv6, want: map[string]string{"both": "2001:db8:51::11", "six": "2001:db8:51::12"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := map[string]string{}
-			for node, address := range o.speakerAddresses(netip.MustParseAddr(tt.like)) {
+			for node, address := range o.speakerAddresses(tt.of) {
 				got[node] = address.String()
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -388,8 +391,50 @@ func BenchmarkSnapshot(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if s := o.snapshot("node000", nil, func(string) bool { return true }); len(s.Services) != services {
+		if s := o.snapshot("node000", nil); len(s.Services) != services {
 			b.Fatalf("the snapshot has %d Services, want %d", len(s.Services), services)
 		}
+	}
+}
+
+func TestPassword(t *testing.T) {
+	secret := func(namespace, name, key, value string) corev1.Secret {
+		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: map[string][]byte{key: []byte(value)}}
+	}
+	o := &objects{secrets: corev1.SecretList{Items: []corev1.Secret{
+		secret("elsewhere", "tor-auth", "password", "not ours"),
+		secret("tandem-system", "tor-auth", "password", "s3cret"),
+		secret("tandem-system", "empty", "other", "x"),
+		secret("tandem-system", "blank", "password", ""),
+	}}}
+	for _, tt := range []struct {
+		name      string
+		key       config.SecretKey
+		want      bgp.Password
+		wantError string
+	}{
+		{name: "a password of our own namespace", key: config.SecretKey{Secret: "tor-auth", Key: "password"}, want: "s3cret"},
+		{
+			name: "a Secret that is missing", key: config.SecretKey{Secret: "tor2-auth", Key: "password"},
+			wantError: "there is no Secret tandem-system/tor2-auth",
+		},
+		{
+			name: "a key that is missing", key: config.SecretKey{Secret: "empty", Key: "password"},
+			wantError: `Secret tandem-system/empty has no key "password"`,
+		},
+		{
+			name: "a password that is empty", key: config.SecretKey{Secret: "blank", Key: "password"},
+			wantError: `key "password" of Secret tandem-system/blank is empty`,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := o.password("tandem-system", tt.key)
+			if (err == nil) != (tt.wantError == "") || err != nil && err.Error() != tt.wantError {
+				t.Fatalf("error %v, want %q", err, tt.wantError)
+			}
+			if got != tt.want {
+				t.Errorf("password %q, want %q", string(got), string(tt.want))
+			}
+		})
 	}
 }

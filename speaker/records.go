@@ -22,10 +22,11 @@ import (
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// wanted is what shall be on record, and what is.
+// wanted is what is to be on record, and what is.
 type wanted struct {
 	records       map[types.NamespacedName]decision.Record
 	announcements []v1alpha1.L2Announcement
@@ -33,15 +34,20 @@ type wanted struct {
 	alive         membership.Snapshot
 }
 
-// recorder writes the L2Announcements of this node. It follows the announcers and never holds them up: an API that is slow or away
+// recorder writes the L2Announcements of this node. It follows the decisions and never holds them up: an API that is slow or away
 // delays the record, not the announcement.
 type recorder struct {
 	client client.Client
 	node   string
 	events record.EventRecorder
-	wanted latest[wanted]
+	wanted signal.Latest[wanted]
 }
 
+func newRecorder(c client.Client, node string, events record.EventRecorder) *recorder {
+	return &recorder{client: c, node: node, events: events, wanted: signal.NewLatest[wanted]()}
+}
+
+// run writes what is wanted, the latest alone, until the context ends.
 func (r *recorder) run(ctx context.Context) error {
 	var latest wanted
 	var retry <-chan time.Time
@@ -69,22 +75,22 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 		a := &w.announcements[i]
 		name := types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}
 		existing[name] = a
-		_, lives := w.services[name]
+		_, exists := w.services[name]
 		_, held := w.records[name]
 		switch {
-		case !lives && r.buries(a, w.alive):
+		case !exists && r.collects(a, w.alive):
 			if err := r.client.Delete(ctx, a, client.Preconditions{UID: &a.UID}); !harmless(err) {
 				errs = append(errs, fmt.Errorf("deleting the record of Service %s: %w", name, err))
 			}
-		case lives && !held && a.Status.Node == r.node:
-			if err := r.giveUp(ctx, a); !harmless(err) {
-				errs = append(errs, fmt.Errorf("giving up Service %s: %w", name, err))
+		case exists && !held && a.Status.Node == r.node:
+			if err := r.clearHolder(ctx, a); !harmless(err) {
+				errs = append(errs, fmt.Errorf("clearing the holder of Service %s: %w", name, err))
 			}
 		}
 	}
 	for name, record := range w.records {
-		svc, lives := w.services[name]
-		if !lives {
+		svc, exists := w.services[name]
+		if !exists {
 			continue
 		}
 		if err := r.record(ctx, svc, record, existing[name]); !harmless(err) {
@@ -94,13 +100,14 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 	return errors.Join(errs...)
 }
 
+// harmless reports whether a write failed, if it did, because another speaker was first.
 func harmless(err error) bool {
 	return err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 }
 
-// buries reports whether this speaker deletes the record of a Service that is gone: its holder does or, where that is dead, the
-// first of the living.
-func (r *recorder) buries(a *v1alpha1.L2Announcement, alive membership.Snapshot) bool {
+// collects reports whether this speaker deletes the record of a Service that is gone. The holder does or, if its speaker is dead, the first
+// speaker by name that is alive: with node2 on record and dead, node1 of node1 and node3.
+func (r *recorder) collects(a *v1alpha1.L2Announcement, alive membership.Snapshot) bool {
 	if alive.Has(a.Status.Node) {
 		return a.Status.Node == r.node
 	}
@@ -108,14 +115,15 @@ func (r *recorder) buries(a *v1alpha1.L2Announcement, alive membership.Snapshot)
 	return len(nodes) > 0 && nodes[0] == r.node
 }
 
-// giveUp empties the record of a Service that this node no longer answers for. Whoever has taken it over by then has changed the
-// resource version.
-func (r *recorder) giveUp(ctx context.Context, a *v1alpha1.L2Announcement) error {
-	given := a.DeepCopy()
-	given.Status = v1alpha1.L2AnnouncementStatus{}
-	return r.client.Update(ctx, given)
+// clearHolder empties the record of a Service that this node no longer answers for. A node that has taken it over by then has changed the
+// resource version, so that its record stays.
+func (r *recorder) clearHolder(ctx context.Context, a *v1alpha1.L2Announcement) error {
+	cleared := a.DeepCopy()
+	cleared.Status = v1alpha1.L2AnnouncementStatus{}
+	return r.client.Update(ctx, cleared)
 }
 
+// record puts this node on record as the holder of a Service's addresses. It writes nothing if the existing record says so already.
 func (r *recorder) record(ctx context.Context, svc *corev1.Service, record decision.Record, existing *v1alpha1.L2Announcement) error {
 	if existing != nil && existing.Status.Node == r.node &&
 		slices.Equal(existing.Status.Addresses, record.Addresses) && slices.Equal(existing.Status.Interfaces, record.Interfaces) {
@@ -142,12 +150,12 @@ func (r *recorder) record(ctx context.Context, svc *corev1.Service, record decis
 		}
 	}
 	if from != r.node && len(record.Addresses) > 0 {
-		took := ""
+		after := ""
 		if from != "" {
-			took = ", after node " + from
+			after = ", after node " + from
 		}
 		r.events.Eventf(svc, corev1.EventTypeNormal, ipamv1alpha1.EventAnnouncingLayer2, "Node %s answers for %s on %s%s",
-			r.node, strings.Join(record.Addresses, " and "), strings.Join(record.Interfaces, " and "), took)
+			r.node, strings.Join(record.Addresses, " and "), strings.Join(record.Interfaces, " and "), after)
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -176,7 +177,7 @@ func TestRecorder(t *testing.T) {
 				services = nil
 			}
 			events := record.NewFakeRecorder(10)
-			r := &recorder{client: store, node: "node1", events: events}
+			r := newRecorder(store, "node1", events)
 			if err := r.write(t.Context(), wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}); err != nil {
 				t.Fatal(err)
 			}
@@ -201,11 +202,7 @@ func TestRecorder(t *testing.T) {
 // storeOf returns a store of records that counts the attempts to write to it.
 func storeOf(t *testing.T, writes *int, stored ...v1alpha1.L2Announcement) client.WithWatch {
 	t.Helper()
-	scheme, err := Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	builder := fake.NewClientBuilder().WithScheme(scheme)
+	builder := fake.NewClientBuilder().WithScheme(config.Scheme())
 	for i := range stored {
 		builder = builder.WithObjects(&stored[i])
 	}
@@ -246,7 +243,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 	}
 	mine, taken := published("mine", v4, other4), published("taken", v6)
 	services := map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&mine): &mine, client.ObjectKeyFromObject(&taken): &taken}
-	r := &recorder{client: store, node: "node1", events: record.NewFakeRecorder(10)}
+	r := newRecorder(store, "node1", record.NewFakeRecorder(10))
 	if err := r.write(t.Context(), wanted{
 		records: map[types.NamespacedName]decision.Record{
 			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
@@ -290,7 +287,7 @@ func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 				},
 			}).Build()
 			events := record.NewFakeRecorder(1)
-			r := &recorder{client: store, node: "node1", events: events}
+			r := newRecorder(store, "node1", events)
 			err := r.write(t.Context(), wanted{
 				records:  map[types.NamespacedName]decision.Record{client.ObjectKeyFromObject(&svc): holding(v4)},
 				services: map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&svc): &svc},
@@ -320,11 +317,11 @@ func TestRecorderTriesAgain(t *testing.T) {
 			},
 		}).Build()
 		events := record.NewFakeRecorder(1)
-		r := &recorder{client: store, node: "node1", events: events, wanted: make(latest[wanted], 1)}
+		r := newRecorder(store, "node1", events)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = r.run(ctx) }()
-		r.wanted.put(wanted{
+		r.wanted.Put(wanted{
 			records:  map[types.NamespacedName]decision.Record{name: holding(v4)},
 			services: map[client.ObjectKey]*corev1.Service{name: &svc},
 		})

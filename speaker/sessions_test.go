@@ -3,53 +3,57 @@
 package speaker
 
 import (
+	"net/netip"
 	"testing"
+	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
-	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/signal"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-func TestPassword(t *testing.T) {
-	secret := func(namespace, name, key, value string) corev1.Secret {
-		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: map[string][]byte{key: []byte(value)}}
+// A router on which one family is not activated is the usual mistake of dual-stack: the status says which prefixes it costs.
+func TestBGPSession(t *testing.T) {
+	since := metav1.NewTime(time.Unix(1700000000, 0))
+	got := bgpSession(bgp.SessionState{
+		Peer: "tor1", Address: netip.MustParseAddr("198.51.100.1"), State: bgp.Established, Since: since.Time,
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3}, Withheld: 2, LastError: "of yesterday",
+	})
+	want := v1alpha1.BGPSession{
+		Peer: "tor1", Address: "198.51.100.1", State: v1alpha1.BGPEstablished, Since: &since, AdvertisedIPv4: 3,
+		LastError: "2 prefixes are not announced: the peer has agreed to [IPv4] only, or to no IPv6 next hops for IPv4 (RFC 8950); " +
+			"activate the missing family or capability there",
 	}
-	o := &objects{secrets: corev1.SecretList{Items: []corev1.Secret{
-		secret("elsewhere", "tor-auth", "password", "not ours"),
-		secret("tandem-system", "tor-auth", "password", "s3cret"),
-		secret("tandem-system", "empty", "other", "x"),
-		secret("tandem-system", "blank", "password", ""),
-	}}}
-	for _, tt := range []struct {
-		name      string
-		key       config.SecretKey
-		want      bgp.Password
-		wantError string
-	}{
-		{name: "a password of our own namespace", key: config.SecretKey{Secret: "tor-auth", Key: "password"}, want: "s3cret"},
-		{
-			name: "a Secret that is missing", key: config.SecretKey{Secret: "tor2-auth", Key: "password"},
-			wantError: "there is no Secret tandem-system/tor2-auth",
-		},
-		{
-			name: "a key that is missing", key: config.SecretKey{Secret: "empty", Key: "password"},
-			wantError: `Secret tandem-system/empty has no key "password"`,
-		},
-		{
-			name: "a password that is empty", key: config.SecretKey{Secret: "blank", Key: "password"},
-			wantError: `key "password" of Secret tandem-system/blank is empty`,
-		},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := o.password("tandem-system", tt.key)
-			if (err == nil) != (tt.wantError == "") || err != nil && err.Error() != tt.wantError {
-				t.Fatalf("error %v, want %q", err, tt.wantError)
-			}
-			if got != tt.want {
-				t.Errorf("password %q, want %q", string(got), string(tt.want))
-			}
-		})
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("session (-want +got):\n%s", diff)
+	}
+}
+
+// A problem of a peer is in its state without a session, and is published once.
+func TestSessionsReportProblemsOnce(t *testing.T) {
+	changed := signal.New()
+	s := newSessions(t.Context(), changed)
+	s.Set(decision.Desired{Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"}})
+	want := []v1alpha1.BGPSession{{Peer: "tor2", State: v1alpha1.BGPIdle, LastError: "there is no Secret tandem-system/missing"}}
+	if diff := cmp.Diff(want, s.states()); diff != "" {
+		t.Errorf("states (-want +got):\n%s", diff)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Fatal("the problem is not published")
+	}
+	s.Set(decision.Desired{Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"}})
+	if len(changed) != 0 {
+		t.Error("a problem that has not changed is published again")
+	}
+	s.Set(decision.Desired{})
+	if len(changed) != 1 || len(s.states()) != 0 {
+		t.Errorf("the end of the problem is not published: %v", s.states())
 	}
 }

@@ -5,13 +5,12 @@ package speaker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -19,164 +18,109 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/tandem-lb/tandem/ipam/family"
-	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // statusPeriod is the least time between two writes of the SpeakerStatus.
 const statusPeriod = 500 * time.Millisecond
 
-// publishStatus writes what this node sees and does when it may have changed.
-func (s *Speaker) publishStatus(ctx context.Context) error {
-	signal(s.status)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.status:
-		}
-		if err := s.writeStatus(ctx); err != nil && ctx.Err() == nil {
-			if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-				klog.FromContext(ctx).Error(err, "Failed to publish the status of this node, trying again")
-			}
-			signal(s.status)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(statusPeriod):
-		}
-	}
+// statusWriter publishes what this node sees and does in its SpeakerStatus.
+type statusWriter struct {
+	node   string
+	client client.Client // reads from the cache
+	// links, announced and sessions say what is to be published.
+	links     func() *link.Snapshot
+	announced func() []layer2.Status
+	sessions  *sessions
 }
 
-func (s *Speaker) writeStatus(ctx context.Context) error {
+// run writes the status at first, and whenever changed is raised.
+func (w *statusWriter) run(ctx context.Context, changed signal.Signal) error {
+	changed.Raise()
+	signal.Every(ctx, changed, statusPeriod, statusPeriod, func(ctx context.Context) error {
+		err := w.write(ctx)
+		if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			klog.FromContext(ctx).Error(err, "Failed to publish the status of this node, trying again")
+		}
+		return err
+	})
+	return nil
+}
+
+// write makes the SpeakerStatus say what is so now, and creates it where there is none.
+func (w *statusWriter) write(ctx context.Context) error {
 	var node corev1.Node
-	if err := s.cache.Get(ctx, client.ObjectKey{Name: s.cfg.Node}, &node); err != nil {
+	if err := w.client.Get(ctx, client.ObjectKey{Name: w.node}, &node); err != nil {
 		return fmt.Errorf("reading this node: %w", err)
 	}
 	var published v1alpha1.SpeakerStatus
-	err := s.cache.Get(ctx, client.ObjectKey{Name: s.cfg.Node}, &published)
+	err := w.client.Get(ctx, client.ObjectKey{Name: w.node}, &published)
 	if apierrors.IsNotFound(err) {
 		published = v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{
-			Name:            s.cfg.Node,
+			Name:            w.node,
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
 		}}
-		err = s.client.Create(ctx, &published)
+		err = w.client.Create(ctx, &published)
 	}
 	if err != nil {
-		return fmt.Errorf("SpeakerStatus %s: %w", s.cfg.Node, err)
+		return fmt.Errorf("SpeakerStatus %s: %w", w.node, err)
 	}
 	old := published.DeepCopy()
-	published.Status = s.state(ctx, published.Status)
+	published.Status = w.state(ctx, published.Status)
 	if equality.Semantic.DeepEqual(old.Status, published.Status) {
 		return nil
 	}
-	if err := s.client.Status().Update(ctx, &published); err != nil {
-		return fmt.Errorf("status of SpeakerStatus %s: %w", s.cfg.Node, err)
+	if err := w.client.Status().Update(ctx, &published); err != nil {
+		return fmt.Errorf("status of SpeakerStatus %s: %w", w.node, err)
 	}
 	return nil
 }
 
 // state describes the node as it is now. Conditions keep their times from the old state.
-func (s *Speaker) state(ctx context.Context, old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
-	var o objects
-	held := func(netip.Addr) bool { return false }
-	if err := s.cache.List(ctx, &o.claims, client.UnsafeDisableDeepCopy); err == nil {
-		held = o.held()
+func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1alpha1.SpeakerState {
+	claimed := func(netip.Addr) bool { return false }
+	var claims networkingv1.IPAddressList
+	if err := w.client.List(ctx, &claims, client.UnsafeDisableDeepCopy); err == nil {
+		claimed = claimedAddresses(claims.Items)
 	}
-	links := s.links.Snapshot()
+	links := w.links()
 	state := v1alpha1.SpeakerState{Conditions: old.Conditions}
-	for _, address := range links.DefaultRouteAddresses(held) {
+	for _, address := range links.DefaultRouteAddresses(claimed) {
 		state.Addresses = append(state.Addresses, address.String())
 	}
-	state.Interfaces = announcing(links, held)
-	state.BGPSessions = s.bgpSessions()
-	var trouble []string
-	for _, announced := range s.layer2.Announced() {
-		if announced.Err != nil {
-			trouble = append(trouble, fmt.Sprintf("%s on %s: %v", announced.Address, announced.Interface, announced.Err))
-		}
-	}
+	state.Interfaces = interfaceStates(links, claimed)
+	state.BGPSessions = w.sessions.states()
+	meta.SetStatusCondition(&state.Conditions, ready(state.BGPSessions, w.sessions.err(), w.announced()))
+	return state
+}
+
+// ready returns the condition Ready of a SpeakerStatus.
+func ready(sessions []v1alpha1.BGPSession, bgpFailure error, announced []layer2.Status) metav1.Condition {
 	established := 0
-	for _, session := range state.BGPSessions {
+	for _, session := range sessions {
 		if session.State == v1alpha1.BGPEstablished {
 			established++
 		}
 	}
 	condition := metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAnnouncing,
-		Message: fmt.Sprintf("%d of %d BGP sessions established", established, len(state.BGPSessions)),
+		Message: fmt.Sprintf("%d of %d BGP sessions established", established, len(sessions)),
 	}
-	if err := s.bgpError.Load(); err != nil && *err != nil {
-		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, v1alpha1.ReasonBGPFailed, (*err).Error()
+	if bgpFailure != nil {
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, v1alpha1.ReasonBGPFailed, bgpFailure.Error()
 	}
-	if len(trouble) > 0 {
+	var failures []string
+	for _, a := range announced {
+		if a.Err != nil {
+			failures = append(failures, fmt.Sprintf("%s on %s: %v", a.Address, a.Interface, a.Err))
+		}
+	}
+	if len(failures) > 0 {
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonLayer2Failed
-		condition.Message = strings.Join(trouble[:min(len(trouble), 5)], "; ")
+		condition.Message = strings.Join(failures[:min(len(failures), 5)], "; ")
 	}
-	meta.SetStatusCondition(&state.Conditions, condition)
-	return state
-}
-
-// announcing describes the interfaces that announce or might. The decision of this node is made from it as well, so that what
-// the others believe of this node is what it goes by itself. Addresses that Services hold are not the node's.
-func announcing(links *link.Snapshot, held func(netip.Addr) bool) []v1alpha1.InterfaceState {
-	var states []v1alpha1.InterfaceState
-	for _, i := range links.Interfaces {
-		state := v1alpha1.InterfaceState{Name: i.Name, MAC: i.MAC.String(), Usable: i.Unusable() == "", Reason: string(i.Unusable())}
-		for _, a := range i.Addresses {
-			if ip := a.Prefix.Addr(); !held(ip) && !ip.IsLinkLocalUnicast() {
-				state.Addresses = append(state.Addresses, a.Prefix.String())
-			}
-		}
-		// The host's ends of pods' links come and go by the hundred; they have no address, and no Service is announced there.
-		if i.Loopback || len(state.Addresses) == 0 && (i.Kind == "veth" || !state.Usable) {
-			continue
-		}
-		states = append(states, state)
-	}
-	return states
-}
-
-// bgpSession describes a session. What keeps prefixes from a peer now says more than what once ended the session.
-func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
-	since := metav1.NewTime(state.Since.Truncate(time.Second))
-	session := v1alpha1.BGPSession{
-		Peer: state.Peer, Address: state.Address.String(), State: v1alpha1.BGPState(state.State), Since: &since,
-		AdvertisedIPv4: int32(state.Advertised[family.IPv4]), AdvertisedIPv6: int32(state.Advertised[family.IPv6]),
-		LastError: state.LastError,
-	}
-	if state.Withheld > 0 {
-		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, or to no IPv6 next hops for IPv4 (RFC 8950); "+
-			"activate the missing family or capability there", state.Withheld, state.Families)
-	}
-	return session
-}
-
-// bgpSessions describes every peer of this node, those without a session too.
-func (s *Speaker) bgpSessions() []v1alpha1.BGPSession {
-	problems := map[string]string{}
-	if p := s.problems.Load(); p != nil {
-		problems = maps.Clone(*p)
-	}
-	watched := map[string]v1alpha1.BFDState{}
-	for _, state := range s.bfd.States() {
-		watched[state.Name] = v1alpha1.BFDState(state.State.String())
-	}
-	var sessions []v1alpha1.BGPSession
-	for _, state := range s.bgp.States() {
-		session := bgpSession(state)
-		session.BFD = watched[state.Peer]
-		if problem, ok := problems[state.Peer]; ok {
-			session.LastError = problem
-			delete(problems, state.Peer)
-		}
-		sessions = append(sessions, session)
-	}
-	for _, peer := range slices.Sorted(maps.Keys(problems)) {
-		sessions = append(sessions, v1alpha1.BGPSession{Peer: peer, State: v1alpha1.BGPIdle, LastError: problems[peer]})
-	}
-	return sessions
+	return condition
 }

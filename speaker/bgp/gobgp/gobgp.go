@@ -67,6 +67,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // ErrClosed is returned by Set after Close.
@@ -75,7 +76,7 @@ var ErrClosed = errors.New("the speaker is closed")
 // Speaker holds the sessions of one node. Its methods may be called from any goroutine.
 type Speaker struct {
 	logger  klog.Logger
-	changes chan struct{}
+	changes signal.Signal
 
 	setMu sync.Mutex // serialises Set and Close
 
@@ -96,7 +97,7 @@ func connectionOf(p bgp.Peer) connection { return connection{p.Address, p.Source
 func New(logger klog.Logger) *Speaker {
 	return &Speaker{
 		logger:   logger,
-		changes:  make(chan struct{}, 1),
+		changes:  signal.New(),
 		sessions: map[string]*session{},
 	}
 }
@@ -254,12 +255,7 @@ func (s *Speaker) remove(name string) {
 	s.notify()
 }
 
-func (s *Speaker) notify() {
-	select {
-	case s.changes <- struct{}{}:
-	default: // one is waiting already
-	}
-}
+func (s *Speaker) notify() { s.changes.Raise() }
 
 // sameSession reports whether a running session of p serves q as well: whether both have the same OPEN message and the same connection. A
 // session that has not come up yet serves no other ConnectTime, see Speaker.Set.
