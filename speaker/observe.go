@@ -289,7 +289,7 @@ func (o *objects) password(namespace string, key config.SecretKey) (bgp.Password
 		} else if ok {
 			return bgp.Password(password), nil
 		}
-		return "", fmt.Errorf("Secret %s/%s has no key %q", namespace, key.Secret, key.Key)
+		return "", fmt.Errorf("there is no key %q in Secret %s/%s", key.Key, namespace, key.Secret)
 	}
 	return "", fmt.Errorf("there is no Secret %s/%s", namespace, key.Secret)
 }

@@ -420,7 +420,7 @@ func TestPassword(t *testing.T) {
 		},
 		{
 			name: "a key that is missing", key: config.SecretKey{Secret: "empty", Key: "password"},
-			wantError: `Secret tandem-system/empty has no key "password"`,
+			wantError: `there is no key "password" in Secret tandem-system/empty`,
 		},
 		{
 			name: "a password that is empty", key: config.SecretKey{Secret: "blank", Key: "password"},
