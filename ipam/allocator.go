@@ -259,9 +259,9 @@ func (a *Allocator) Addresses() []netip.Addr {
 	return slices.Collect(maps.Keys(a.held))
 }
 
-// AdoptOrphans records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and returns
+// ReplaceDeletedPools records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and returns
 // these addresses. So the addresses of a pool that is renamed go along.
-func (a *Allocator) AdoptOrphans() []netip.Addr {
+func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var adopted []netip.Addr

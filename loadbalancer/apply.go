@@ -118,7 +118,7 @@ func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repa
 		} else if standing.Need == repair.Gone || standing.Need == repair.OtherProvider {
 			svc, err := s.client.CoreV1().Services(standing.Service.Namespace).Get(ctx, standing.Service.Name, metav1.GetOptions{})
 			switch {
-			case apierrors.IsNotFound(err) || err == nil && abandoned(svc):
+			case apierrors.IsNotFound(err) || err == nil && cleanupIsOurs(svc):
 				standing.Need = repair.Gone
 			case err != nil:
 				return repair.Entry{}, fmt.Errorf("reading Service %s, which has or had %s: %w", standing.Service, address, err)
@@ -149,9 +149,9 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 			if err != nil {
 				return err
 			}
-			if gone && step.Heir != (ipam.Service{}) {
+			if gone && step.PassTo != (ipam.Service{}) {
 				// A claim's parent is immutable, so the claim passes to another Service by a new claim.
-				if err := s.claimFor(ctx, e, step.Heir); err != nil {
+				if err := s.claimFor(ctx, e, step.PassTo); err != nil {
 					return err
 				}
 			}

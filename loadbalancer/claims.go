@@ -22,8 +22,8 @@ import (
 // claims creates and deletes the IPAddress objects that make allocations true. The caller holds the lock of the address.
 //
 // An address is claimed by an IPAddress of the same name, whose parent is the Service: 192.0.2.1 of Service default/web by the IPAddress
-// 192.0.2.1 with the parent services default/web. The API server lets one creation through whoever asks, another leader or the ClusterIP
-// allocator included. A shared address has one claim, with one of its Services as the parent.
+// 192.0.2.1 with the parent services default/web. The API server lets one creation through, and refuses those of other leaders and of
+// the ClusterIP allocator. A shared address has one claim, with one of its Services as the parent.
 type claims struct {
 	client networkingv1client.IPAddressInterface
 	ledger *ledger // is told of each write

@@ -16,7 +16,7 @@ import (
 // should have come first.
 
 func TestPublishedBeforeThereIsAPool(t *testing.T) {
-	bubble("a pool that comes later gives nobody what a Service shows", t, func(t *testing.T) {
+	bubble("a pool that comes later gives no other Service an address that is published", t, func(t *testing.T) {
 		c := newCluster(t)
 		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("b", single, "IPv4", publish("192.0.2.1")), newService("new", single, "IPv4"))
 		l := c.lead()
@@ -51,7 +51,7 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
 		return newService(name, require, "IPv4 IPv6", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
 	}
-	bubble("whose selector changes has to leave", t, func(t *testing.T) {
+	bubble("a Service whose selector changes has to leave", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80, local("shop")), keyed("b", 81, local("shop")))
@@ -64,7 +64,7 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 		c.wantShown("a", bothKinds)
 		c.wantShown("b", "192.0.2.2 2001:db8::2")
 	})
-	bubble("whose selector becomes the same lets in who waits", t, func(t *testing.T) {
+	bubble("a Service whose selector becomes the same lets in a Service that waits", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
 		l := c.lead()
 		c.create(keyed("a", 80, local("shop")), keyed("b", 81, local("bank")))
@@ -79,7 +79,7 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 	})
 }
 
-func TestStatusThatSomebodyWiped(t *testing.T) {
+func TestWipedStatus(t *testing.T) {
 	bubble("is written again", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
@@ -115,11 +115,11 @@ func TestStatusThatSomebodyWiped(t *testing.T) {
 	})
 }
 
-func TestNewSharerBesideOneWhoCannotLeave(t *testing.T) {
+func TestNewSharerBesideServiceThatCannotLeave(t *testing.T) {
 	keyed := func(name string, port int32) *corev1.Service {
 		return newService(name, single, "IPv4", annotate(shareKey, "k"), listen("TCP", port))
 	}
-	bubble("takes the address from nobody", t, func(t *testing.T) {
+	bubble("takes the address from no other", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1"))
 		l := c.lead()
 		c.create(keyed("b", 81), keyed("a", 80))
@@ -164,7 +164,7 @@ func TestServiceThatComesBeforeItsNamespace(t *testing.T) {
 	})
 }
 
-func TestRestartBesideOneWhoCannotLeave(t *testing.T) {
+func TestRestartBesideServiceThatCannotLeave(t *testing.T) {
 	keyed := func(name string, port int32) *corev1.Service {
 		return newService(name, require, "IPv4 IPv6", annotate(shareKey, "k"), listen("TCP", port))
 	}
@@ -200,7 +200,7 @@ func TestRestartBesideOneWhoCannotLeave(t *testing.T) {
 }
 
 func TestWokenAndServedElsewhere(t *testing.T) {
-	bubble("lets the next have the address it was woken for", t, func(t *testing.T) {
+	bubble("lets the next Service have the address it was woken for", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1-2001:db8::9"), newPool("wan", "198.51.100.1", noAutoAssign))
 		l := c.lead()
 		c.create(newService("a", single, "IPv4"))
@@ -219,7 +219,7 @@ func TestWokenAndServedElsewhere(t *testing.T) {
 }
 
 func TestClaimThatBecomesAClusterIP(t *testing.T) {
-	bubble("before it is restored moves the Service", t, func(t *testing.T) {
+	bubble("before it is created again moves the Service", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", single, "IPv4"))

@@ -216,7 +216,7 @@ func (s *Server) load(ctx context.Context) error {
 			}
 		}
 	}
-	s.ledger.allocator.AdoptOrphans()
+	s.ledger.allocator.ReplaceDeletedPools()
 	s.audit()
 	return nil
 }
@@ -270,7 +270,7 @@ func (s *Server) handle(ctx context.Context, it item) {
 			s.events.AddAfter(it, time.Second)
 			return
 		}
-		for _, address := range s.ledger.allocator.AdoptOrphans() {
+		for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
 			s.events.Add(item{kind: addressChanged, address: address})
 		}
 		s.usageChanged()

@@ -142,7 +142,7 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
 	switch {
-	case svc == nil || abandoned(svc):
+	case svc == nil || cleanupIsOurs(svc):
 		s.Need = repair.Gone
 		return
 	case otherProvider(svc):

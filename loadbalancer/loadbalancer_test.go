@@ -43,7 +43,7 @@ func bubble(name string, t *testing.T, test func(*testing.T)) {
 
 // TestFamilies goes through every policy and order of families, with every content of the pools, and everything that the Service may have
 // had before. What is right is said in three lines: a family is had if the Service has it or a pool does; PreferDualStack is content with
-// one, all else wants what it asked for; and whoever is refused keeps what he has.
+// one, all else wants what it asked for; and a Service that is refused keeps what it has.
 func TestFamilies(t *testing.T) {
 	asks := []struct {
 		policy   corev1.IPFamilyPolicy
@@ -256,7 +256,7 @@ func TestWake(t *testing.T) {
 		synctest.Wait() // the clock stands still
 		l.wantWoken("web")
 	})
-	bubble("all whom a new pool helps, the oldest first, and nobody else", t, func(t *testing.T) {
+	bubble("all Services that a new pool can serve, the oldest first, and no other", t, func(t *testing.T) {
 		c := newCluster(t)
 		l := c.lead()
 		c.create(newService("z", single, "IPv4"), newService("a", require, "IPv4 IPv6"), newService("m", prefer, "IPv6 IPv4"),
@@ -643,7 +643,7 @@ func TestPoolEdits(t *testing.T) {
 }
 
 func TestRestart(t *testing.T) {
-	bubble("everyone keeps his addresses, whoever asks first", t, func(t *testing.T) {
+	bubble("each Service keeps its addresses, in whatever order they ask", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		for _, name := range []string{"a", "b", "c"} {
@@ -718,7 +718,7 @@ func TestRestart(t *testing.T) {
 		l.mustSync("web")
 		c.wantShown("web", "192.0.2.1")
 	})
-	bubble("the end of a Service that turned internal is resumed, and that of another provider's left to him", t, func(t *testing.T) {
+	bubble("the clean-up of a Service that became a ClusterIP Service is resumed, and that of another provider's Service is not", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		internal := func(svc *corev1.Service) {
 			svc.Spec.Type, svc.Finalizers = corev1.ServiceTypeClusterIP, []string{servicehelper.LoadBalancerCleanupFinalizer}
@@ -817,8 +817,8 @@ func (s slowClaims) Create(ctx context.Context, claim *networkingv1.IPAddress, o
 	return s.IPAddressInterface.Create(ctx, claim, opts)
 }
 
-// TestTurns has something happen to a Service while the API server is slow to answer a request for it.
-func TestTurns(t *testing.T) {
+// TestLocks has something happen to a Service while the API server is slow to answer a request for it.
+func TestLocks(t *testing.T) {
 	// slow starts to serve a Service and returns when its first claim is being created. answer has the API server go on.
 	slow := func(c *cluster, l *leader, name string) (answer func()) {
 		held := make(chan struct{})
@@ -828,7 +828,7 @@ func TestTurns(t *testing.T) {
 		synctest.Wait()
 		return func() { close(held) }
 	}
-	bubble("what a request on the way wants again is not released", t, func(t *testing.T) {
+	bubble("an address that a request on its way wants again is not released", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", require, "IPv4 IPv6"))
@@ -852,7 +852,7 @@ func TestTurns(t *testing.T) {
 			t.Error("the claim of an address that stayed was deleted and made again")
 		}
 	})
-	bubble("who waits for a turn ends with the context", t, func(t *testing.T) {
+	bubble("a request that waits for a lock ends with its context", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", require, "IPv4 IPv6"))
@@ -879,7 +879,7 @@ func TestClaimsOfOthers(t *testing.T) {
 		c.wantShown("web", "192.0.2.3 2001:db8::2")
 		l.wantError("fixed", "192.0.2.1", "kube-system/dns", "ipallocator.k8s.io")
 	})
-	bubble("who waits for a ClusterIP gets it when it is gone", t, func(t *testing.T) {
+	bubble("a Service that waits for the address of a ClusterIP gets it when that is gone", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
 			c.createClaim(a, "ipallocator.k8s.io", "kube-system", "dns")
@@ -898,7 +898,7 @@ func TestClaimsOfOthers(t *testing.T) {
 		l.mustSync("web")
 		c.wantClaims("192.0.2.1=web")
 	})
-	bubble("a ClusterIP that goes before it is watched is missed too", t, func(t *testing.T) {
+	bubble("the deletion of a foreign claim is noticed even before foreign claims are watched", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		c.createClaim("192.0.2.1", "ipallocator.k8s.io", "kube-system", "dns")
 		l := c.lead()
@@ -942,7 +942,7 @@ func TestClaimsOfOthers(t *testing.T) {
 
 // TestDeposedLeader has a status written by somebody who did not lead any more.
 func TestDeposedLeader(t *testing.T) {
-	bubble("an address that somebody else has by now is taken out of the status", t, func(t *testing.T) {
+	bubble("an address that another Service has by now is taken out of the status", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("a", single, "IPv4"), newService("b", single, "IPv4"))
@@ -983,7 +983,7 @@ func TestDeposedLeader(t *testing.T) {
 }
 
 func TestClaimDeletedByHand(t *testing.T) {
-	bubble("it is restored, and nobody gets the address meanwhile", t, func(t *testing.T) {
+	bubble("it is created again, and no other Service gets the address meanwhile", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", require, "IPv4 IPv6"), newService("late", require, "IPv4 IPv6"))
@@ -994,7 +994,7 @@ func TestClaimDeletedByHand(t *testing.T) {
 		c.settle()
 		c.wantClaims("192.0.2.1=web 2001:db8::1=web 192.0.2.2=late 2001:db8::2=late")
 	})
-	bubble("it is restored even before the status shows the address", t, func(t *testing.T) {
+	bubble("it is created again even before the address is published", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", single, "IPv4"))
@@ -1005,7 +1005,7 @@ func TestClaimDeletedByHand(t *testing.T) {
 		c.edit("web", func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
 		c.wantClaims("192.0.2.1=web")
 	})
-	bubble("of a shared address it is restored for all", t, func(t *testing.T) {
+	bubble("of a shared address it is created again for all", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("a", single, "IPv4", annotate(shareKey, "k")), newService("b", single, "IPv4", annotate(shareKey, "k"), listen("TCP", 81)))
@@ -1030,7 +1030,7 @@ func TestClaimDeletedByHand(t *testing.T) {
 		c.wantShown("web", "192.0.2.2")
 		c.wantClaims("192.0.2.1=thief 192.0.2.2=web")
 	})
-	bubble("of a Service that gave the address up it is not", t, func(t *testing.T) {
+	bubble("it is not created again for a Service that gave the address up", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", single, "IPv4"))
@@ -1170,7 +1170,7 @@ func TestDeletion(t *testing.T) {
 			t.Errorf("GetLoadBalancer of a Service that shows addresses: exists %v, error %v", exists, err)
 		}
 	})
-	bubble("leaves the claim of somebody else alone", t, func(t *testing.T) {
+	bubble("leaves a foreign claim alone", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(newService("web", single, "IPv4"))
@@ -1232,7 +1232,7 @@ func TestSharing(t *testing.T) {
 		c.wantShown("b", bothKinds)
 		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
 	})
-	bubble("of one who may not share any more and has nowhere to go is in nobody's way after a restart", t, func(t *testing.T) {
+	bubble("a Service that may not share any more and finds no other address keeps no other from sharing, after a restart too", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1255,7 +1255,7 @@ func TestSharing(t *testing.T) {
 		c.vanish("a")
 		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
 	})
-	bubble("passes on when the parent vanishes while nobody leads", t, func(t *testing.T) {
+	bubble("passes on when the parent vanishes while there is no leader", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1267,7 +1267,7 @@ func TestSharing(t *testing.T) {
 		l.mustSync("b")
 		c.wantShown("b", bothKinds)
 	})
-	bubble("survives a crash between the release of the parent and the heir's claim", t, func(t *testing.T) {
+	bubble("survives a crash between the release of the parent and the next claim", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1314,7 +1314,7 @@ func TestSharing(t *testing.T) {
 		{"the key", annotate(shareKey, "other")},
 		{"the policy", local("shop")},
 	} {
-		bubble("ends for the one who changes "+change.name, t, func(t *testing.T) {
+		bubble("ends for the Service that changes "+change.name, t, func(t *testing.T) {
 			c := newCluster(t, newPool("lan", dualPool))
 			l := c.lead()
 			c.create(keyed("a", 80), keyed("b", 81))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -110,6 +111,7 @@ func (w *world) everyLeader() []*leader {
 // ask is what the service controllers do when a Service changes: each asks, and then each writes what it was answered.
 func (w *world) ask(name string) {
 	answers := map[*leader]*corev1.LoadBalancerStatus{}
+	shown, before := w.shown(name), w.claims()
 	for _, l := range w.everyLeader() {
 		got, err := l.ensure(name)
 		if err == nil {
@@ -119,6 +121,13 @@ func (w *world) ask(name string) {
 			w.failed[name] = err != nil
 		}
 		w.note("  %s %v: %s, %v", name, w.service(name).Spec.IPFamilies, words(got), err)
+	}
+	synctest.Wait()
+	after := w.claims()
+	for address := range strings.FieldsSeq(shown) {
+		if _, claimed := after[address]; before[address] == name && !claimed && w.deposed == nil {
+			w.t.Errorf("%s of %s was released before its status changed", address, name)
+		}
 	}
 	for _, l := range w.everyLeader() {
 		if got := answers[l]; got != nil {

@@ -27,9 +27,9 @@ func served(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
-// abandoned reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
+// cleanupIsOurs reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
 // finalizer is gone.
-func abandoned(svc *corev1.Service) bool {
+func cleanupIsOurs(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
 }
 
@@ -191,7 +191,7 @@ func fixedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 	return addresses, nil
 }
 
-// sharingOf returns what decides with whom the Service may share an address.
+// sharingOf returns what decides which other Services the Service may share an address with.
 func sharingOf(svc *corev1.Service) ipam.Sharing {
 	keys, _ := list(svc, v1alpha1.AnnotationAllowSharedIP, v1alpha1.MetalLBAnnotationAllowSharedIP, v1alpha1.MetalLBLegacyAnnotationAllowSharedIP)
 	s := ipam.Sharing{Key: strings.Join(keys, ",")}

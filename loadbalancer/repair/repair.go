@@ -105,7 +105,7 @@ type Action int
 const (
 	Hold    Action = iota // record in the cache that Service has the address, with Sharing
 	Write                 // create the claim, with Service as its parent
-	Release               // delete the claim of Service, create it for Heir where there is one, and free the address. Needs the lock of Service.
+	Release               // delete the claim of Service, create it for PassTo where there is one, and free the address. Needs the lock of Service.
 	Delete                // the same for a Service that does not hold the address. Needs no lock.
 	Drop                  // take the address from Service in the cache
 	Block                 // record the foreign claim in the cache
@@ -125,7 +125,7 @@ func (a Action) NeedsLook() bool { return a < GiveUp }
 type Step struct {
 	Do      Action
 	Service ipam.Service
-	Heir    ipam.Service // of Release and Delete; zero where there is none
+	PassTo  ipam.Service // of Release and Delete; zero where there is none
 	Sharing ipam.Sharing // of Hold
 	Until   time.Time    // of GiveUp and Look
 }
@@ -248,29 +248,29 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 // release ends what a Service has (7, 12, 13, 16 to 20). The claim passes to a Service that is served before it passes to one that only
 // still publishes the address.
 func (e Entry) release(s Standing, how Action) []Step {
-	var heir *Standing
+	var next *Standing
 	for i, other := range e.Services {
 		if other.Service == s.Service || s.Service != e.Claim.Parent {
 			continue
 		}
 		switch {
 		case other.served() && (other.Holds || other.Publishes):
-			if heir == nil || !heir.served() || other.Holds && !heir.Holds {
-				heir = &e.Services[i]
+			if next == nil || !next.served() || other.Holds && !next.Holds {
+				next = &e.Services[i]
 			}
-		case other.Holds && other.Publishes && other.Need != Gone && heir == nil:
-			heir = &e.Services[i]
+		case other.Holds && other.Publishes && other.Need != Gone && next == nil:
+			next = &e.Services[i]
 		}
 	}
 	step := Step{Do: how, Service: s.Service}
-	if heir == nil {
+	if next == nil {
 		return []Step{step}
 	}
-	step.Heir = heir.Service
-	if heir.Holds {
+	step.PassTo = next.Service
+	if next.Holds {
 		return []Step{step}
 	}
-	return []Step{{Do: Hold, Service: heir.Service, Sharing: heir.Sharing}, step}
+	return []Step{{Do: Hold, Service: next.Service, Sharing: next.Sharing}, step}
 }
 
 // learn is for a claim whose parent the cache does not know (14 to 17, 20 to 22).

@@ -217,8 +217,8 @@ func say(steps []Step) string {
 	var said []string
 	for _, s := range steps {
 		words := []string{verbs[s.Do], s.Service.Name}
-		if s.Heir.Name != "" {
-			words = append(words, "for", s.Heir.Name)
+		if s.PassTo.Name != "" {
+			words = append(words, "for", s.PassTo.Name)
 		}
 		if s.Sharing.Key != "" {
 			word := s.Sharing.Key
@@ -295,8 +295,8 @@ func take(e Entry, step Step) Entry {
 	case Release, Delete:
 		if e.Claim.State == Ours && e.Claim.Parent == step.Service {
 			e.Claim = Claim{}
-			if step.Heir != (ipam.Service{}) {
-				e.Claim = Claim{State: Ours, Parent: step.Heir, Pool: e.Pool}
+			if step.PassTo != (ipam.Service{}) {
+				e.Claim = Claim{State: Ours, Parent: step.PassTo, Pool: e.Pool}
 			}
 		}
 	case Block:
