@@ -220,3 +220,48 @@ func TestAudit(t *testing.T) {
 		})
 	}
 }
+
+// TestRequestsToTheAPI counts what a Service costs from its creation to its end, with everything that our own writes make the server look at.
+func TestRequestsToTheAPI(t *testing.T) {
+	requests := func(c *cluster) string {
+		var said []string
+		for _, action := range c.api.Actions() {
+			if verb := action.GetVerb(); action.GetResource().Resource == "ipaddresses" && verb != "list" && verb != "watch" || verb == "get" {
+				said = append(said, verb+" "+action.GetResource().Resource)
+			}
+		}
+		slices.Sort(said)
+		c.api.ClearActions()
+		return strings.Join(said, ", ")
+	}
+	bubble("there are no more than its claims need", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", require, "IPv4 IPv6"))
+		svc := c.service("web")
+		c.api.ClearActions()
+		got, err := l.EnsureLoadBalancer(t.Context(), "", svc, nil)
+		c.must(err)
+		c.settle()
+		if got, want := requests(c), "create ipaddresses, create ipaddresses"; got != want {
+			t.Errorf("an allocation made the requests %s, want %s", got, want)
+		}
+		c.edit("web", func(svc *corev1.Service) { svc.Status.LoadBalancer = *got }, label("x", "y"))
+		c.edit("web", annotate("note", "x"))
+		c.api.ClearActions()
+		time.Sleep(2 * auditPeriod)
+		if got := requests(c); got != "" {
+			t.Errorf("a Service that has its addresses made the requests %s", got)
+		}
+		c.edit("web", setFamilies(single, "IPv4"))
+		l.mustSync("web")
+		c.api.ClearActions()
+		svc = c.service("web")
+		c.api.ClearActions()
+		c.must(l.EnsureLoadBalancerDeleted(t.Context(), "", svc))
+		c.settle()
+		if got, want := requests(c), "delete ipaddresses"; got != want {
+			t.Errorf("a release made the requests %s, want %s", got, want)
+		}
+	})
+}

@@ -396,8 +396,30 @@ func (w *world) restart(name string) {
 	w.note("restart")
 	w.leader.stop()
 	w.api.failing(nil)
+	for range w.r.IntN(3) {
+		w.whileNoLeader()
+	}
 	w.leader = w.lead()
 	w.askAll()
+}
+
+// whileNoLeader does something that no leader sees happen.
+func (w *world) whileNoLeader() {
+	name := pick(w.r, w.names()...)
+	switch w.r.IntN(4) {
+	case 0:
+		w.note("vanish %s while there is no leader", name)
+		w.vanish(name)
+		delete(w.failed, name)
+	case 1:
+		w.editPool()
+	case 2:
+		w.disturb(name)
+	default:
+		policy, families := w.randomFamilies()
+		w.note("%s %s of %s while there is no leader", policy, families, name)
+		w.edit(name, setFamilies(policy, families))
+	}
 }
 
 func (w *world) deletePoolIfThere(name string) {
