@@ -22,15 +22,16 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
-// firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the other. The service controller
-// waits up to 300 seconds; a claim that is missing keeps an address from being announced, so we try more often.
+// firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the
+// other. The service controller waits up to 300 seconds; a claim that is missing keeps an address from being
+// announced, so we try more often.
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
 )
 
-// repairWorkers is the number of goroutines that repair. A request to the API may hang for half a minute behind a webhook, and the others
-// go on meanwhile.
+// repairWorkers is the number of goroutines that repair. A request to the API may hang for half a minute behind a
+// webhook, and the others go on meanwhile.
 const repairWorkers = 8
 
 // caller is what the caller of repair knows better than the ledger.
@@ -42,10 +43,11 @@ type caller struct {
 	quiet      bool                    // the Service has been told of a claim that fails
 }
 
-// look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the API.
+// look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the
+// API.
 //
-// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim of 192.0.2.1 appears, the
-// status of web shows 192.0.2.1. The records agree then, and there is nothing to do.
+// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim
+// of 192.0.2.1 appears, the status of web shows 192.0.2.1. The records agree then, and there is nothing to do.
 func (s *Server) look(address netip.Addr) (more bool) {
 	e := s.ledger.Observe(address)
 	steps := repair.Steps(e, time.Now())
@@ -58,11 +60,13 @@ func (s *Server) look(address netip.Addr) (more bool) {
 	return false
 }
 
-// repair locks an address, looks at its records again, at the API where the informers may lag, and makes them agree.
+// repair locks an address, looks at its records again, at the API where the informers may lag, and makes them
+// agree.
 //
-// A Service can be released under its own lock only, and that lock is taken before an address's. A step that releases another Service than the
-// caller's is therefore left to the workers. For example, the claim of 192.0.2.1 is found to be web's, and web is gone and still holds the
-// address: the worker that looked at 192.0.2.1 queues web, and the one that takes web releases all its addresses.
+// A Service can be released under its own lock only, and that lock is taken before an address's. A step that
+// releases another Service than the caller's is therefore left to the workers. For example, the claim of 192.0.2.1
+// is found to be web's, and web is gone and still holds the address: the worker that looked at 192.0.2.1 queues
+// web, and the one that takes web releases all its addresses.
 func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error {
 	unlock, err := s.addressLocks.Lock(ctx, address)
 	if err != nil {
@@ -132,7 +136,8 @@ func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repa
 	return e, nil
 }
 
-// apply takes one step. The caller holds the address's lock and, for a Release, the Service's.
+// apply takes one step. The caller holds the address's lock and, for a Release, the Service's. An error leaves the
+// rest of the steps to the next attempt, which starts from what the records say then; so steps need not be undone.
 func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c caller) error {
 	logger := klog.FromContext(ctx)
 	switch step.Do {
@@ -168,8 +173,8 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 	return nil
 }
 
-// claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim turns out to be another's,
-// the address is looked at again.
+// claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim
+// turns out to be another's, the address is looked at again.
 func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
 	holders := s.ledger.allocator.Lookup(e.Address).Services
 	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
@@ -180,7 +185,8 @@ func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Serv
 	return err
 }
 
-// remember takes a step that changes nothing but memory.
+// remember takes a step that changes nothing but memory. It may be called without the address's lock for steps that
+// need no second look.
 func (s *Server) remember(e repair.Entry, step repair.Step) {
 	svc := s.ledger.service(step.Service)
 	switch step.Do {
@@ -214,7 +220,8 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	}
 }
 
-// reportClaim says on the Service that its claim cannot be written, once and not at each new attempt, and counts each attempt.
+// reportClaim says on the Service that its claim cannot be written, once and not at each new attempt, and counts
+// each attempt.
 func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	recordFailure(err)
 	if svc := s.ledger.service(service); svc != nil && !quiet {
@@ -222,7 +229,9 @@ func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	}
 }
 
-// work repairs what is in the queue until this is shut down. What fails is tried again later, and keeps nothing else waiting.
+// work repairs what is in the queue until this is shut down. What fails is tried again later, and keeps nothing
+// else waiting. The queue hands out an item to one worker at a time, and once where it was added several times
+// before.
 func (s *Server) work(ctx context.Context) {
 	for {
 		it, shutdown := s.repairs.Get()
@@ -247,7 +256,8 @@ func (s *Server) workOn(ctx context.Context, it item) error {
 	if it.kind == addressChanged {
 		return s.repair(ctx, it.address, caller{quiet: quiet})
 	}
-	// A request on its way may want again what is to be released, or claim the other half of a pair for a Service that has gone.
+	// A request on its way may want again what is to be released, or claim the other half of a pair for a Service
+	// that has gone.
 	unlock, err := s.serviceLocks.Lock(ctx, it.service)
 	if err != nil {
 		return err
@@ -255,6 +265,7 @@ func (s *Server) workOn(ctx context.Context, it item) error {
 	defer unlock()
 	var errs []error
 	for _, address := range s.ledger.of(it.service) {
+		// Most often only one address of a pair has to be repaired, and none where another worker was faster.
 		if s.look(address) {
 			errs = append(errs, s.repair(ctx, address, caller{service: it.service, quiet: quiet}))
 		}

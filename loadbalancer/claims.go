@@ -19,11 +19,13 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// claims creates and deletes the IPAddress objects that make allocations true. The caller holds the lock of the address.
+// claims creates and deletes the IPAddress objects that make allocations true. The caller holds the lock of the
+// address.
 //
-// An address is claimed by an IPAddress of the same name, whose parent is the Service: 192.0.2.1 of Service default/web by the IPAddress
-// 192.0.2.1 with the parent services default/web. The API server lets one creation through, and refuses those of other leaders and of
-// the ClusterIP allocator. A shared address has one claim, with one of its Services as the parent.
+// An address is claimed by an IPAddress of the same name, whose parent is the Service: 192.0.2.1 of Service
+// default/web by the IPAddress 192.0.2.1 with the parent services default/web. The API server lets one creation
+// through, and refuses those of other leaders and of the ClusterIP allocator. A shared address has one claim, with
+// one of its Services as the parent.
 type claims struct {
 	client networkingv1client.IPAddressInterface
 	ledger *ledger // is told of each write
@@ -35,12 +37,17 @@ type claimedByOther struct {
 	claim   *networkingv1.IPAddress
 }
 
+// Error names the owner, as in "IPAddress 192.0.2.1 exists and belongs to services kube-system/dns, managed by
+// ipallocator.k8s.io".
 func (c *claimedByOther) Error() string {
 	return fmt.Sprintf("IPAddress %s exists and belongs to %s", c.address, parentName(c.claim))
 }
 
-// create claims an address for a Service. It accepts a claim that exists where its parent is the Service or one of sharers; any other is a
-// *claimedByOther.
+// create claims an address for a Service. It accepts a claim that exists where its parent is the Service or one of
+// sharers; any other is a *claimedByOther.
+//
+// A claim of the Service itself may exist because the answer to an earlier creation was lost, or because another
+// leader serves the Service too. Both leaders then publish the same address, which is right.
 func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, sharers []ipam.Service) error {
 	claim := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
@@ -92,7 +99,8 @@ func (c *claims) read(ctx context.Context, address netip.Addr) (*networkingv1.IP
 	return claim, nil
 }
 
-// delete removes exactly this claim. gone is false where another IPAddress has taken its name since; that one stays.
+// delete removes exactly this claim, by a precondition on its UID. gone is false where another IPAddress has taken
+// its name since; that one stays.
 func (c *claims) delete(ctx context.Context, address netip.Addr, uid types.UID) (gone bool, err error) {
 	c.ledger.wrote(address, uid)
 	err = c.client.Delete(ctx, address.String(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
@@ -106,7 +114,8 @@ func (c *claims) delete(ctx context.Context, address netip.Addr, uid types.UID) 
 	return false, fmt.Errorf("releasing %s: %w", address, err)
 }
 
-// relabel writes another pool on exactly this claim.
+// relabel writes another pool on exactly this claim. Speakers match the label with spec.addressPools of an
+// advertisement. Where another IPAddress has taken the name since, the UID in the patch keeps it as it is.
 func (c *claims) relabel(ctx context.Context, as ipam.Assignment, uid types.UID) error {
 	patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:%q}}}`, uid, v1alpha1.LabelAddressPool, as.Pool)
 	_, err := c.client.Patch(ctx, as.Address.String(), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
@@ -125,7 +134,8 @@ func parentOf(claim *networkingv1.IPAddress) (parent ipam.Service, ours bool) {
 	return ipam.Service{Namespace: claim.Spec.ParentRef.Namespace, Name: claim.Spec.ParentRef.Name}, true
 }
 
-// parentName describes the owner of any IPAddress, for messages: "services kube-system/dns, managed by ipallocator.k8s.io".
+// parentName describes the owner of any IPAddress, for messages: "services kube-system/dns, managed by
+// ipallocator.k8s.io".
 func parentName(claim *networkingv1.IPAddress) string {
 	ref := claim.Spec.ParentRef
 	if ref == nil {

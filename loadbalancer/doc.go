@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loadbalancer gives Services of type LoadBalancer their addresses. [Server] is the cloudprovider.LoadBalancer behind
-// the upstream service controller: that controller decides when a Service needs attention, this package decides what it gets, and
-// package ipam which address is free.
+// Package loadbalancer gives Services of type LoadBalancer their addresses. [Server] is the
+// cloudprovider.LoadBalancer behind the upstream service controller: that controller decides when a Service needs
+// attention, this package decides what it gets, and package ipam which address is free.
 //
 // Three records say which Service has an address, and they are kept in this order of trust:
 //
@@ -14,18 +14,20 @@
 //
 // # One request
 //
-// A request (server.go) takes the Service's lock, plans with the allocator, and creates a claim for each new address, under the address's
-// lock. What the Service gives up is surplus, and is released when the status does not show it any more. A request that cannot be met changes
-// nothing: the error becomes an event on the Service, the Service keeps what it has and waits (waiting.go), and the event that could help it
-// (a pool edit, a release, a label) wakes it through the service controller's own queue.
+// A request (server.go) takes the Service's lock, plans with the allocator, and creates a claim for each new
+// address, under the address's lock. What the Service gives up is surplus, and is released when the status does not
+// show it any more. A request that cannot be met changes nothing: the error becomes an event on the Service, the
+// Service keeps what it has and waits (waiting.go), and the event that could help it (a pool edit, a release, a
+// label) wakes it through the service controller's own queue.
 //
 // # Everything else
 //
-// Whatever else happens to an address, to its claim, to the status of a Service or to a pool, is an event (events.go), and means one thing:
-// look at the address. [Repair] (repair.go) is a pure function from what the three records say, an [Entry], to the [Step]s that make them
-// agree; its doc comment is the table of all cases. The ledger (ledger.go) makes the Entry from the informers and from what the server
-// remembers: the cache, what Services have given up, which of our own writes the informers do not show yet. Steps that need the API are
-// taken by workers (apply.go), which lock the address and look again, at the API where the informers may lag. So
+// Whatever else happens to an address, to its claim, to the status of a Service or to a pool, is an event
+// (events.go), and means one thing: look at the address. [Repair] (repair.go) is a pure function from what the
+// three records say, an [Entry], to the [Step]s that make them agree; its doc comment is the table of all cases.
+// The ledger (ledger.go) makes the Entry from the informers and from what the server remembers: the cache, what
+// Services have given up, which of our own writes the informers do not show yet. Steps that need the API are taken
+// by workers (apply.go), which lock the address and look again, at the API where the informers may lag. So
 //
 //   - the goroutine that follows events asks the API nothing, and a slow API delays no event;
 //   - a claim that cannot be written is tried again with a back-off, is reported by an event on its Service, and stops nothing else;

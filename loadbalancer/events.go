@@ -26,12 +26,12 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
-// auditPeriod is the time between two audits. An event that was missed leaves an address wrong for so long at most. An audit reads memory
-// only, 20,000 addresses in a fraction of a second.
+// auditPeriod is the time between two audits. An event that was missed leaves an address wrong for so long at most.
+// An audit reads memory only, 20,000 addresses in a fraction of a second.
 const auditPeriod = 10 * time.Minute
 
-// item is something to look at again. One goroutine takes items from Server.events and works in memory only, so that a slow API delays none
-// of them. What needs the API goes on to Server.repairs.
+// item is something to look at again. One goroutine takes items from Server.events and works in memory only, so
+// that a slow API delays none of them. What needs the API goes on to Server.repairs.
 type item struct {
 	kind    kind
 	service ipam.Service // of serviceChanged
@@ -43,7 +43,8 @@ type kind int
 const (
 	// poolsChanged: read all AddressPools again.
 	poolsChanged kind = iota
-	// serviceChanged: look at the addresses that a Service holds or publishes. In Server.repairs, repair them under the Service's lock.
+	// serviceChanged: look at the addresses that a Service holds or publishes. In Server.repairs, repair them under
+	// the Service's lock.
 	serviceChanged
 	// addressChanged: look at an address. In Server.repairs, repair it.
 	addressChanged
@@ -51,8 +52,8 @@ const (
 	wakeWaiting
 )
 
-// watch turns the informers' events into items. The handlers do nothing else that could take time: client-go calls all handlers of an
-// informer one after the other.
+// watch turns the informers' events into items. The handlers do nothing else that could take time: client-go calls
+// all handlers of an informer one after the other.
 //
 //	event                                        item
 //	AddressPool created, changed, deleted        poolsChanged
@@ -71,7 +72,8 @@ func (s *Server) watch(cfg Config) error {
 		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc: pools,
 			UpdateFunc: func(old, cur any) {
-				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts at generation 1 again.
+				// Our own writes of the status are no news. A pool that was replaced while the watch was down
+				// starts at generation 1 again.
 				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation || o.UID != c.UID {
 					pools(c)
 				}
@@ -130,20 +132,23 @@ func (s *Server) claimEvent(obj any, gone bool) {
 	s.events.Add(item{kind: addressChanged, address: address})
 }
 
-// serviceEvent is the handler of changed Services. Most changes are annotations that other controllers write about themselves.
+// serviceEvent is the handler of changed Services. Most changes are annotations that other controllers write about
+// themselves.
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	s.ledger.seenStatus(cur)
 	if !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Labels, cur.Labels) || !reflect.DeepEqual(old.Spec, cur.Spec) {
 		s.events.Add(item{kind: serviceChanged, service: serviceOf(cur)})
 	}
 	if sharing := sharingOf(cur); served(cur) && sharing.Key != "" && sharing.Backends != sharingOf(old).Backends {
-		// The service controller does not look at selectors. With another selector the Service may have to leave its address to the Services
-		// that share it, or may keep no other Service from sharing any more.
+		// The service controller does not look at selectors. With another selector the Service may have to leave
+		// its address to the Services that share it, or may keep no other Service from sharing any more.
 		s.wake(cur)
 	}
 }
 
-// Run reads everything that is held, opens the server for requests, and follows events until the context ends.
+// Run reads everything that is held, opens the server for requests, and follows events until the context ends. It
+// returns an error only where the context ended before, and tries for ever to read what is held: a server that
+// exited would not be better off in the next attempt.
 func (s *Server) Run(ctx context.Context) error {
 	if !cache.WaitForNamedCacheSyncWithContext(ctx, s.synced...) {
 		return context.Cause(ctx)
@@ -183,13 +188,18 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// load brings the cache up to what the API holds. It may run again after an error. A claim that has to be written is left to the workers; the
-// Service holds its address meanwhile.
+// load brings the cache up to what the API holds. It may run again after an error.
+//
+//  1. The pools are read, so that each address has one.
+//  2. What is claimed is held for the claims' parents. What is published is held for the Services that publish it, where no claim speaks against it.
+//  3. Everything is audited. What has to be written or deleted is left to the workers: a claim that cannot be written holds up nobody, and its Service
+//     holds its address meanwhile.
 func (s *Server) load(ctx context.Context) error {
 	if err := s.setPools(ctx); err != nil {
 		return err
 	}
-	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read afresh.
+	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read
+	// afresh.
 	list, err := s.client.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{
 		LabelSelector: labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String(),
 	})
@@ -204,8 +214,9 @@ func (s *Server) load(ctx context.Context) error {
 			known[address] = struct{}{}
 		}
 	}
-	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the parent, depends on what else
-	// it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a claim of 192.0.2.2: b is not held on 192.0.2.1.
+	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the
+	// parent, depends on what else it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a
+	// claim of 192.0.2.2: b is not held on 192.0.2.1.
 	for _, onlyParents := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
 			e := s.ledger.observe(address, claims[address])
@@ -221,8 +232,8 @@ func (s *Server) load(ctx context.Context) error {
 	return nil
 }
 
-// audit looks at every address and every Service, as if there had been an event of each. It is the last part of the start, and runs every
-// auditPeriod from then on.
+// audit looks at every address and every Service, as if there had been an event of each. It is the last part of the
+// start, and runs every auditPeriod from then on.
 func (s *Server) audit() {
 	s.ledger.expireWrites()
 	for _, address := range slices.SortedFunc(maps.Keys(s.ledger.addresses()), netip.Addr.Compare) {
@@ -239,8 +250,8 @@ func (s *Server) audit() {
 	s.events.Add(item{kind: wakeWaiting})
 }
 
-// interrupted reports whether a leader ended before it had cleaned up after a Service that is no load balancer any more. First the claims go,
-// then the finalizer, then the status.
+// interrupted reports whether a leader ended before it had cleaned up after a Service that is no load balancer any
+// more. First the claims go, then the finalizer, then the status.
 func (s *Server) interrupted(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && servicehelper.HasLBFinalizer(svc) &&
 		slices.ContainsFunc(s.ledger.of(serviceOf(svc)), func(address netip.Addr) bool {
@@ -249,7 +260,8 @@ func (s *Server) interrupted(svc *corev1.Service) bool {
 		})
 }
 
-// follow takes items until the queue is shut down.
+// follow takes items until the queue is shut down. It is the only goroutine that does so; what it plans for waiting
+// Services is never planned by another at the same time.
 func (s *Server) follow(ctx context.Context) {
 	for {
 		it, shutdown := s.events.Get()
@@ -307,8 +319,8 @@ func (s *Server) handle(ctx context.Context, it item) {
 	}
 }
 
-// setPools gives the allocator the pools as they are. What Services publish and no Service holds is held first, before a pool that is to come
-// gives it away; the workers claim it.
+// setPools gives the allocator the pools as they are, with what it cannot use of them left out. What Services
+// publish and no Service holds is held first, before a pool that is to come gives it away; the workers claim it.
 func (s *Server) setPools(ctx context.Context) error {
 	var list v1alpha1.AddressPoolList
 	if err := s.poolClient.List(ctx, &list); err != nil {
@@ -334,8 +346,9 @@ func (s *Server) setPools(ctx context.Context) error {
 	return nil
 }
 
-// holdPublished holds for Services what they publish, where no Service holds it and one of the pools to come contains it. For example, web
-// came from another load balancer with 192.0.2.5 in its status, and a pool is widened to 192.0.2.0/24.
+// holdPublished holds for Services what they publish, where no Service holds it and one of the pools to come
+// contains it. For example, web came from another load balancer with 192.0.2.5 in its status, and a pool is widened
+// to 192.0.2.0/24.
 func (s *Server) holdPublished(pools []ipam.Pool) {
 	coming := ipam.New()
 	coming.SetPools(pools)

@@ -16,15 +16,17 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// foreignClaims watches the IPAddresses that are not ours, so that a blocked address is given again when the foreign claim goes. Most
-// clusters have one or two for each of their Services, the ClusterIPs, and none of them in a pool. The watch therefore begins with the
-// first foreign claim that blocks an address.
+// foreignClaims watches the IPAddresses that are not ours, so that a blocked address is given again when the
+// foreign claim goes. Most clusters have one or two for each of their Services, the ClusterIPs, and none of them in
+// a pool. The watch therefore begins with the first foreign claim that blocks an address.
 type foreignClaims struct {
 	cache.SharedIndexInformer
 	found chan struct{} // closed when there is one
 	once  sync.Once
 }
 
+// newForeignClaims returns a watch that has not begun. It keeps nothing of a foreign claim but its name, since
+// there may be many.
 func newForeignClaims(client kubernetes.Interface) *foreignClaims {
 	informer := networkinginformers.NewFilteredIPAddressInformer(client, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.LabelSelector = networkingv1.LabelManagedBy + "!=" + v1alpha1.ManagedBy

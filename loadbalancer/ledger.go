@@ -27,12 +27,12 @@ import (
 // byPublished is the index of Services by the addresses in their status.
 const byPublished = "published"
 
-// ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes nothing to the API, and
-// never waits.
+// ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes
+// nothing to the API, and never waits.
 //
-// It remembers what the API does not say. For example, web asks for an IPv4 address and is given 192.0.2.1: from then on the cache holds the
-// address for web, own says that its claim is on its way, and marks that its status is. When both informers show what was written, own and
-// marks have nothing of the two any more.
+// It remembers what the API does not say. For example, web asks for an IPv4 address and is given 192.0.2.1: from
+// then on the cache holds the address for web, own says that its claim is on its way, and marks that its status is.
+// When both informers show what was written, own and marks have nothing of the two any more.
 type ledger struct {
 	allocator     *ipam.Allocator // the cache; it has a lock of its own
 	services      corelisters.ServiceLister
@@ -48,13 +48,18 @@ type ledger struct {
 	released map[ipam.Service]struct{} // the service controller had everything released, and has not asked for addresses since
 }
 
-// mark says that a Service does not simply need an address that it holds: the status that will show it is being written, or it is surplus.
+// mark says that a Service does not simply need an address that it holds: the status that will show it is being
+// written, or it is surplus.
 type mark struct {
 	need  repair.Need // Writing or Surplus
 	until time.Time   // as in [repair.Standing]
 }
 
 // written is a write of ours: the creation of a claim, or the deletion of the one with the UID.
+//
+// Without it each of our own writes would look like a fault. For example, web is given 192.0.2.1, the status that
+// shows it arrives by one watch, and the claim a few milliseconds later by another: in between, web publishes an
+// address without a claim.
 type written struct {
 	deleted types.UID
 	at      time.Time
@@ -78,8 +83,9 @@ func (l *ledger) service(service ipam.Service) *corev1.Service {
 	return svc
 }
 
-// Observe returns what is known of an address without asking the API. Our own writes, which the informers do not show yet, are taken into
-// account: a claim that was just created is Pending, and one that was just deleted is not there.
+// Observe returns what is known of an address without asking the API. Our own writes, which the informers do not
+// show yet, are taken into account: a claim that was just created is Pending, and one that was just deleted is not
+// there.
 func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	l.mu.Lock()
 	own, pending := l.own[address]
@@ -136,8 +142,8 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	return e
 }
 
-// judge fills in what a Service has to do with an address: what its spec says comes first, then what it gave up, then what is being written.
-// The caller holds mu.
+// judge fills in what a Service has to do with an address: what its spec says comes first, then what it gave up,
+// then what is being written. The caller holds mu.
 func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
@@ -154,6 +160,8 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	}
 	s.Sharing = sharingOf(svc)
 	duplicate := false
+	// The other addresses of the Service matter only where it has this one by one record alone. Most addresses are
+	// held and published.
 	if !s.Holds || !s.Publishes {
 		for _, as := range l.allocator.Held(s.Service) {
 			if as.Address != address && family.Of(as.Address) == family.Of(address) {
@@ -201,8 +209,8 @@ func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 	l.mark(service, address, mark{})
 }
 
-// give records that a request gives the Service these addresses, or leaves them to it, and that the status is to show them soon. What the
-// Service gave up before and goes on with is surplus no more.
+// give records that a request gives the Service these addresses, or leaves them to it, and that the status is to
+// show them soon. What the Service gave up before and goes on with is surplus no more.
 func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
 	shown, writing := published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
 	l.mu.Lock()
@@ -216,8 +224,8 @@ func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
 	}
 }
 
-// release records that everything the Service has is to be released, or that the Service asks for addresses again. In between, its status
-// may show addresses for a while, and these are not claimed again.
+// release records that everything the Service has is to be released, or that the Service asks for addresses again.
+// In between, its status may show addresses for a while, and these are not claimed again.
 func (l *ledger) release(service ipam.Service, released bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -227,8 +235,8 @@ func (l *ledger) release(service ipam.Service, released bool) {
 	}
 }
 
-// giveUp records that the Service does not want these addresses any more. What it publishes stays until the status changes, however long that
-// takes; what it does not publish stays for repair.Grace.
+// giveUp records that the Service does not want these addresses any more. What it publishes stays until the status
+// changes, however long that takes; what it does not publish stays for repair.Grace.
 func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	service, shown := serviceOf(svc), published(svc)
 	l.mu.Lock()
@@ -252,8 +260,8 @@ func (l *ledger) keep(service ipam.Service, address netip.Addr) {
 	l.mark(service, address, mark{})
 }
 
-// seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way into the status any more; if
-// it is missing later, somebody has taken it out.
+// seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way
+// into the status any more; if it is missing later, somebody has taken it out.
 func (l *ledger) seenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -271,7 +279,8 @@ func (l *ledger) wrote(address netip.Addr, deleted types.UID) {
 	l.own[address] = written{deleted: deleted, at: time.Now()}
 }
 
-// seenClaim records that the informer shows the claim of an address, so that it is right about our creation, or that a creation failed.
+// seenClaim records that the informer shows the claim of an address, so that it is right about our creation, or
+// that a creation failed.
 func (l *ledger) seenClaim(address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -289,14 +298,15 @@ func (l *ledger) seenDeletion(address netip.Addr, uid types.UID) {
 	}
 }
 
-// expireWrites forgets writes that the informer should have shown long ago, as where a claim was created and deleted while its watch was down.
+// expireWrites forgets writes that the informer should have shown long ago, as where a claim was created and
+// deleted while its watch was down.
 func (l *ledger) expireWrites() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.own, func(_ netip.Addr, w written) bool { return time.Since(w.at) > time.Minute })
 }
 
-// addresses returns every address that anything is known of.
+// addresses returns every address that anything is known of: held or blocked by the cache, published, or claimed.
 func (l *ledger) addresses() map[netip.Addr]struct{} {
 	known := map[netip.Addr]struct{}{}
 	for _, address := range l.allocator.Addresses() {
@@ -315,7 +325,7 @@ func (l *ledger) addresses() map[netip.Addr]struct{} {
 	return known
 }
 
-// of returns the addresses that a Service holds or publishes.
+// of returns the addresses that a Service holds or publishes, each once.
 func (l *ledger) of(service ipam.Service) []netip.Addr {
 	addresses := addressesOf(l.allocator.Held(service))
 	if svc := l.service(service); svc != nil {

@@ -345,7 +345,7 @@ func (w *world) disturb(name string) {
 		claims = append(claims, claim)
 	}
 	slices.Sort(claims)
-	switch dice := w.r.IntN(7); {
+	switch dice := w.r.IntN(8); {
 	case dice == 0 && len(claims) > 0:
 		claim := pick(w.r, claims...)
 		w.note("delete the claim of %s", claim)
@@ -367,7 +367,11 @@ func (w *world) disturb(name string) {
 		shown := pick(w.r, "", strings.Join(strings.Fields(w.shown(name))[:min(1, len(strings.Fields(w.shown(name))))], ""))
 		w.note("the status of %s becomes %q", name, shown)
 		w.edit(name, publish(shown))
-	case dice == 5:
+	case dice == 5 && len(claims) > 0:
+		claim := pick(w.r, claims...)
+		w.note("another leader claims %s for %s instead", claim, name)
+		w.replaceClaim(claim, v1alpha1.ManagedBy, "default", name)
+	case dice == 6:
 		address := w.randomAddress()
 		w.note("another leader claims %s for %s: %v", address, name, w.tryCreateClaim(address, v1alpha1.ManagedBy, "default", name))
 	default:

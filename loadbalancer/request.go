@@ -39,6 +39,7 @@ func otherProvider(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 
+// serviceOf returns the name of a Service.
 func serviceOf(svc *corev1.Service) ipam.Service {
 	return ipam.Service{Namespace: svc.Namespace, Name: svc.Name}
 }
@@ -135,6 +136,10 @@ func sortPools(pools []pool) {
 }
 
 // newRequest translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
+//
+// For example, a Service with the annotation address-pool: "lan,wan" and ipFamilies IPv6, IPv4 asks for an address of each family from lan or wan, in
+// this order, and is refused where one of the two does not exist or does not admit it. Without the annotation every pool that admits the Service is
+// asked, in the order of sortPools.
 func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.Request, error) {
 	req := ipam.Request{
 		Service:    serviceOf(svc),
@@ -191,7 +196,7 @@ func fixedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 	return addresses, nil
 }
 
-// sharingOf returns what decides which other Services the Service may share an address with.
+// sharingOf returns the key, the ports and the endpoints of a Service, which decide which other Services the Service may share an address with.
 func sharingOf(svc *corev1.Service) ipam.Sharing {
 	keys, _ := list(svc, v1alpha1.AnnotationAllowSharedIP, v1alpha1.MetalLBAnnotationAllowSharedIP, v1alpha1.MetalLBLegacyAnnotationAllowSharedIP)
 	s := ipam.Sharing{Key: strings.Join(keys, ",")}

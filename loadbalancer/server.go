@@ -36,8 +36,8 @@ import (
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch;update
 
-// maxClaimed bounds how many addresses in a row may turn out to be claimed by others before the Service goes to the back of the queue. The
-// cache knows each of them from then on, so that the next attempt starts behind them.
+// maxClaimed bounds how many addresses in a row may turn out to be claimed by others before the Service goes to the
+// back of the queue. The cache knows each of them from then on, so that the next attempt starts behind them.
 const maxClaimed = 100
 
 // Config is what a Server works with. All fields are required.
@@ -63,14 +63,15 @@ type Informer interface {
 	HasSynced() bool
 }
 
-// Server implements cloudprovider.LoadBalancer over pools of addresses. Run must be running for its methods to answer.
+// Server implements cloudprovider.LoadBalancer over pools of addresses. Run must be running for its methods to
+// answer.
 //
-// Two locks order the work on addresses, and a goroutine takes them in this order: that of a Service, which a request holds from beginning
-// to end, and that of an address, held for one claim. What a Service holds is released under its lock, so that no request goes on with
-// an address that is being released.
+// Two locks order the work on addresses, and a goroutine takes them in this order: that of a Service, which a
+// request holds from beginning to end, and that of an address, held for one claim. What a Service holds is released
+// under its lock, so that no request goes on with an address that is being released.
 type Server struct {
-	ledger        *ledger
-	claims        *claims
+	ledger        *ledger // what is known of addresses and Services
+	claims        *claims // writes claims
 	serviceLocks  *keyedLock[ipam.Service]
 	addressLocks  *keyedLock[netip.Addr]
 	client        kubernetes.Interface
@@ -80,11 +81,11 @@ type Server struct {
 	namespaces    corelisters.NamespaceLister
 	recorder      record.EventRecorder
 	wake          func(*corev1.Service)
-	synced        []cache.InformerSynced
-	events        workqueue.TypedDelayingInterface[item]
-	repairs       workqueue.TypedRateLimitingInterface[item]
-	usage         chan struct{} // has an item when pool statuses may have changed
-	ready         chan struct{} // closed when everything held has been read
+	synced        []cache.InformerSynced                     // of all informers
+	events        workqueue.TypedDelayingInterface[item]     // for the one goroutine that works in memory
+	repairs       workqueue.TypedRateLimitingInterface[item] // for the workers, which ask the API
+	usage         chan struct{}                              // has an item when pool statuses may have changed
+	ready         chan struct{}                              // closed when everything held has been read
 
 	mu    sync.Mutex
 	pools []pool // as they are tried; guarded by mu
@@ -119,8 +120,8 @@ func New(cfg Config) (*Server, error) {
 	return s, s.watch(cfg)
 }
 
-// GetLoadBalancer returns what the Service has. exists is true as long as anything is held or published, so that the service
-// controller, which drops its finalizer where it is false, never skips a release.
+// GetLoadBalancer returns what the Service has. exists is true as long as anything is held or published, so that
+// the service controller, which drops its finalizer where it is false, never skips a release.
 func (s *Server) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
 	if err := s.waitReady(ctx); err != nil {
 		return nil, false, err
@@ -139,8 +140,13 @@ func (s *Server) UpdateLoadBalancer(context.Context, string, *corev1.Service, []
 	return nil
 }
 
-// EnsureLoadBalancer gives the Service one address for each family it wants and returns them in the order of its ipFamilies. An
-// error leaves the Service with what it has.
+// EnsureLoadBalancer gives the Service one address for each family it wants and returns them in the order of its
+// ipFamilies. An error leaves the Service with what it has: the service controller then keeps the status, and tries
+// again after 5 to 300 seconds.
+//
+// For example, web has ipFamilies IPv4, IPv6 and PreferDualStack, and no pool has IPv6 addresses. It returns
+// 192.0.2.1 alone, and web waits: as soon as a pool has an IPv6 address, web is woken, and the next call returns
+// 192.0.2.1 and 2001:db8::1.
 func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
@@ -167,7 +173,11 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	return status(out.Assigned), nil
 }
 
-// allocate answers a request: it allocates, claims, and allocates again where a claim is another's. Out.Added is what was claimed.
+// allocate answers a request: it allocates, claims, and allocates again where a claim is another's. Added in the
+// outcome is what was claimed.
+//
+// For example, web is to get 192.0.2.1, and that is the IPAddress of a ClusterIP. The creation of the claim fails,
+// repair blocks the address in the cache, and the allocator gives 192.0.2.2.
 func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcome, error) {
 	req, err := s.request(svc)
 	if err != nil {
@@ -204,7 +214,8 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	namespace, err := s.namespaces.Get(svc.Namespace)
 	if err != nil {
-		// The namespace's labels decide about pools, and a Service keeps what it was once given. The namespace's event wakes the Service.
+		// The namespace's labels decide about pools, and a Service keeps what it was once given. The namespace's
+		// event wakes the Service.
 		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
 	}
 	s.mu.Lock()
@@ -213,12 +224,14 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	return newRequest(svc, pools, namespace.Labels)
 }
 
-// claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the Service holds no longer.
+// claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
+// Service holds no longer.
 func (s *Server) claim(ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment) (done []ipam.Assignment, err error) {
 	s.ledger.give(svc, added)
 	for i, as := range added {
 		if err := s.claimOne(ctx, as, req); err != nil {
-			// If the API server created the claim and the answer was lost, the claim's event brings the address back.
+			// If the API server created the claim and the answer was lost, the claim's event brings the address
+			// back.
 			for _, undo := range added[i:] {
 				s.ledger.drop(req.Service, undo.Address)
 			}
@@ -228,19 +241,20 @@ func (s *Server) claim(ctx context.Context, svc *corev1.Service, req ipam.Reques
 	return added, nil
 }
 
+// claimOne creates one claim, under the lock of its address.
 func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Request) error {
 	unlock, err := s.addressLocks.Lock(ctx, as.Address)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	// The sharers are read under the lock, so that none of them leaves meanwhile. A Service that changed its key and found no other address
-	// is recorded with the old key, and counts.
+	// The sharers are read under the lock, so that none of them leaves meanwhile. A Service that changed its key
+	// and found no other address is recorded with the old key, and counts.
 	return s.claims.create(ctx, as, req.Service, s.ledger.allocator.Sharers(as.Address, req.Sharing.Key))
 }
 
-// giveUp has what a Service does not want any more released when the status does not show it, so that no other Service gets an address while
-// clients still find it here.
+// giveUp has what a Service does not want any more released when the status does not show it, so that no other
+// Service gets an address while clients still find it here.
 func (s *Server) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	if len(surplus) == 0 {
 		return
@@ -250,7 +264,9 @@ func (s *Server) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, repair.Grace)
 }
 
-// EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success.
+// EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success. After an
+// error the Service holds what was not released, so that GetLoadBalancer still says that it exists, and the service
+// controller calls again.
 func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
 	if err := s.waitReady(ctx); err != nil {
 		return err
@@ -278,6 +294,8 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	return nil
 }
 
+// waitReady waits until everything that is held has been read. Before, an address that looks free may be a
+// Service's.
 func (s *Server) waitReady(ctx context.Context) error {
 	select {
 	case <-s.ready:
@@ -287,6 +305,7 @@ func (s *Server) waitReady(ctx context.Context) error {
 	}
 }
 
+// addressesOf returns the addresses without their pools.
 func addressesOf(assigned []ipam.Assignment) []netip.Addr {
 	var addresses []netip.Addr
 	for _, as := range assigned {

@@ -25,8 +25,8 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// usagePeriod is the least time between two rounds of pool status writes. It bounds them at two a second for each pool while
-// thousands of Services are being created, and is short enough for a person who watches kubectl.
+// usagePeriod is the least time between two rounds of pool status writes. It bounds them at two a second for each
+// pool while thousands of Services are being created, and is short enough for a person who watches kubectl.
 const usagePeriod = 500 * time.Millisecond
 
 var (
@@ -57,6 +57,8 @@ func recordFailure(err error) {
 	}
 }
 
+// recordMissing counts a family that has no address, once for each pool that was asked: "IPv6 of lan is exhausted"
+// is what an alert can say.
 func recordMissing(e *ipam.FamilyError) {
 	if len(e.Pools) == 0 {
 		failures.WithLabelValues("", string(e.Family), reason(e)).Inc()
@@ -66,6 +68,7 @@ func recordMissing(e *ipam.FamilyError) {
 	}
 }
 
+// unjoin returns the errors that errors.Join has joined, or the error itself.
 func unjoin(err error) []error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
@@ -109,7 +112,8 @@ func (s *Server) usageChanged() {
 	}
 }
 
-// publishUsage writes the pools' statuses and metrics when they may have changed, and not more often than every usagePeriod.
+// publishUsage writes the pools' statuses and metrics when they may have changed, and not more often than every
+// usagePeriod.
 func (s *Server) publishUsage(ctx context.Context) {
 	for {
 		select {
@@ -129,6 +133,8 @@ func (s *Server) publishUsage(ctx context.Context) {
 	}
 }
 
+// writeUsage writes what has changed: the gauges of all pools, and the statuses that differ from those in the
+// cache. One status that cannot be written keeps no other from being written.
 func (s *Server) writeUsage(ctx context.Context) error {
 	usage := s.ledger.allocator.Usage()
 	var list v1alpha1.AddressPoolList

@@ -19,8 +19,16 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// nextTurn is how long the other waiting Services wait where one was woken for an address and did not take it. It keeps a Service that
-// fails again and again from being woken without a pause.
+// Waiting Services
+//
+// A Service waits when it has less than it asked for. The service controller would try again by itself only after a
+// back-off of up to 300 seconds, and not at all where the Service got one of two families. Therefore everything
+// that may help a waiting Service leads to wakeWaiting: a pool edit, a release, a label of a namespace, a claim
+// that goes, a Service that shares differently. It asks the allocator what each of them would get, and wakes those
+// that would get more than they have.
+
+// nextTurn is how long the other waiting Services wait where one was woken for an address and did not take it. It
+// keeps a Service that fails again and again from being woken without a pause.
 const nextTurn = time.Second
 
 // waiting is what a Service that lacks something was told, and the addresses it goes on with meanwhile.
@@ -32,12 +40,13 @@ type waiting struct {
 	promised []netip.Addr
 	// failed says that the Service was woken and got nothing; it stands behind the others from then on.
 	failed bool
-	// refused says that the API failed or refused a claim. To wake the Service would not help; the service controller tries again with a
-	// back-off of 5 to 300 seconds.
+	// refused says that the API failed or refused a claim. To wake the Service would not help; the service
+	// controller tries again with a back-off of 5 to 300 seconds.
 	refused bool
 }
 
-// report records and tells the user, by events on the Service, what came of a request.
+// report records and tells the user, by events on the Service, what came of a request. An error has its own event,
+// SyncLoadBalancerFailed of the service controller.
 func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	service := serviceOf(svc)
 	before, waited := s.waitsFor(service)
@@ -77,6 +86,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	}
 }
 
+// waitsFor returns what a Service waits for.
 func (s *Server) waitsFor(service ipam.Service) (w waiting, waits bool) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
@@ -84,13 +94,15 @@ func (s *Server) waitsFor(service ipam.Service) (w waiting, waits bool) {
 	return w, waits
 }
 
+// setWaiting records that a Service waits, and forgets that it was woken.
 func (s *Server) setWaiting(service ipam.Service, w waiting) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
 	s.ledger.waiting[service] = w
 }
 
-// forget ends the waiting of a Service that is not served any more. Where it was woken for an address, another Service can have that.
+// forget ends the waiting of a Service that is not served any more. Where it was woken for an address, another
+// Service can have that.
 func (s *Server) forget(service ipam.Service) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
@@ -100,7 +112,9 @@ func (s *Server) forget(service ipam.Service) {
 	delete(s.ledger.waiting, service)
 }
 
-// wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be.
+// wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be. For
+// example, web has 192.0.2.1 and the annotation reallocate, and the range of its pool becomes 198.51.100.0/24: web
+// is woken, and gets 198.51.100.1.
 func (s *Server) wakeStranded() {
 	services, _ := s.services.List(labels.Everything()) // a lister does not fail
 	for _, svc := range services {
@@ -115,9 +129,10 @@ func (s *Server) wakeStranded() {
 	}
 }
 
-// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first. They are planned together, so that one free
-// address wakes one Service and not all that would like it. For example, p, q and r wait for an IPv4 address when 192.0.2.1 becomes free: p is
-// woken. If it does not take the address, q is woken a second later.
+// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first. They are planned
+// together, so that one free address wakes one Service and not all that would like it. For example, p, q and r wait
+// for an IPv4 address when 192.0.2.1 becomes free: p is woken. If it does not take the address, q is woken a second
+// later.
 func (s *Server) wakeWaiting(ctx context.Context) {
 	type candidate struct {
 		*corev1.Service
@@ -149,8 +164,8 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 	}
 }
 
-// wakeServable wakes those of the waiting Services that would get something, the first served first, and returns their number. It asks the
-// allocator before the service controller, whose every attempt writes events.
+// wakeServable wakes those of the waiting Services that would get something, the first served first, and returns
+// their number. It asks the allocator before the service controller, whose every attempt writes events.
 func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 	var services []*corev1.Service
 	var requests []ipam.Request
@@ -166,6 +181,8 @@ func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 		svc, out := services[i], answer.Outcome
 		s.ledger.mu.Lock()
 		w, waits := s.ledger.waiting[serviceOf(svc)]
+		// A Service with one of two families is helped by the other one, or by a pair that is better than what it
+		// has.
 		helps := waits && answer.Err == nil && (len(out.Missing) == 0 || !slices.Equal(addressesOf(out.Assigned), w.has))
 		if helps {
 			w.woken, w.promised = true, addressesOf(out.Assigned)

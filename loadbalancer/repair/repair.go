@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package repair decides what has to be done so that the records of an address agree. It is pure: no client, no clock, no lock.
+// Package repair decides what has to be done so that the records of an address agree. It is pure: no client, no
+// clock, no lock.
 //
-// Three records say which Service has an address: the claim in the API, the cache, and the statuses of Services. Leaders end between two
-// writes, two of them work at the same time, users edit statuses and pools, and the ClusterIP allocator takes addresses too. Whatever has
-// happened, an [Entry] says what the records say now, and [Steps] returns what brings them together. The doc comment of Steps is the table of
-// all cases, and each of its lines is a row of TestSteps.
+// Three records say which Service has an address: the claim in the API, the cache, and the statuses of Services.
+// Leaders end between two writes, two of them work at the same time, users edit statuses and pools, and the
+// ClusterIP allocator takes addresses too. Whatever has happened, an [Entry] says what the records say now, and
+// [Steps] returns what brings them together. The doc comment of Steps is the table of all cases, and each of its
+// lines is a row of TestSteps.
 package repair
 
 import (
@@ -16,9 +18,9 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 )
 
-// Grace is how long a Service keeps an address that it does not want any more and that its status does not show. Another leader, which has
-// not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds by default. It is also how long the answer to a
-// request may be on its way into the status.
+// Grace is how long a Service keeps an address that it does not want any more and that its status does not show.
+// Another leader, which has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds
+// by default. It is also how long the answer to a request may be on its way into the status.
 const Grace = 20 * time.Second
 
 // ClaimState is what the API has under the name of an address.
@@ -28,7 +30,8 @@ type ClaimState int
 const (
 	// NoClaim means that there is no IPAddress of that name.
 	NoClaim ClaimState = iota
-	// Pending means that a request of this process is creating the claim, or has created it and the informer does not show it yet.
+	// Pending means that a request of this process is creating the claim, or has created it and the informer does
+	// not show it yet.
 	Pending
 	// Ours is a claim, with a Service as its parent.
 	Ours
@@ -52,19 +55,21 @@ type Need int
 const (
 	// Needed: the Service is served by us and goes on with the address.
 	Needed Need = iota
-	// Writing: the address is needed, and was given by a request whose answer is on its way into the status until Standing.Until.
+	// Writing: the address is needed, and was given by a request whose answer is on its way into the status until
+	// Standing.Until.
 	Writing
-	// Surplus: the Service is served by us and gave the address up. It is released when it is not published, from Standing.Until on.
-	// Until is zero where the address was published when it was given up.
+	// Surplus: the Service is served by us and gave the address up. It is released when it is not published, from
+	// Standing.Until on. Until is zero where the address was published when it was given up.
 	Surplus
-	// Duplicate: the Service publishes another address of the family that it holds. Two leaders that served the Service at the same time
-	// leave one, and so does a crash between claim and status.
+	// Duplicate: the Service publishes another address of the family that it holds. Two leaders that served the
+	// Service at the same time leave one, and so does a crash between claim and status.
 	Duplicate
 	// Finishing: the Service is not served any more, and the service controller has its addresses released.
 	Finishing
 	// OtherProvider: the Service is the load balancer of another provider.
 	OtherProvider
-	// Gone: the Service does not exist, or is no load balancer and has lost the finalizer by which the service controller would notice.
+	// Gone: the Service does not exist, or is no load balancer and has lost the finalizer by which the service
+	// controller would notice.
 	Gone
 	// Unread: the API has the Service, and the informer does not show it yet.
 	Unread
@@ -88,8 +93,8 @@ func (s Standing) served() bool { return s.Need == Needed || s.Need == Writing }
 // An Entry is what the three records, claim, cache and statuses, say of one address at one moment.
 type Entry struct {
 	Address netip.Addr
-	// Pool is the AddressPool that the address was taken from, by the cache or else by the claim. Where neither says it, it is one that
-	// contains the address; "" where none does.
+	// Pool is the AddressPool that the address was taken from, by the cache or else by the claim. Where neither
+	// says it, it is one that contains the address; "" where none does.
 	Pool  string
 	Claim Claim
 	// Blocked says that the cache knows a foreign claim.
@@ -101,24 +106,37 @@ type Entry struct {
 // Action is what a step does.
 type Action int
 
-// Actions of a step.
+// Actions of a step. Those up to Relabel change what the API or other Services see, and need another look first.
 const (
-	Hold    Action = iota // record in the cache that Service has the address, with Sharing
-	Write                 // create the claim, with Service as its parent
-	Release               // delete the claim of Service, create it for PassTo where there is one, and free the address. Needs the lock of Service.
-	Delete                // the same for a Service that does not hold the address. Needs no lock.
-	Drop                  // take the address from Service in the cache
-	Block                 // record the foreign claim in the cache
-	Unblock               // forget the foreign claim
-	Relabel               // write Pool on the claim
-	GiveUp                // record that Service gives the address up, at Until
-	Keep                  // record that Service does not give the address up
-	Wake                  // have the service controller look at Service
-	Look                  // look at the address again at Until
+	// Hold records in the cache that Service has the address, with Sharing.
+	Hold Action = iota
+	// Write creates the claim, with Service as its parent.
+	Write
+	// Release deletes the claim of Service, creates it for PassTo where there is one, and takes the address from
+	// Service in the cache. The lock of Service is needed, so that no request goes on with the address.
+	Release
+	// Delete is Release for a Service that does not hold the address. It needs no lock.
+	Delete
+	// Drop takes the address from Service in the cache, and leaves the claim, which is another's.
+	Drop
+	// Block records the foreign claim in the cache.
+	Block
+	// Unblock forgets the foreign claim.
+	Unblock
+	// Relabel writes Entry.Pool on the claim.
+	Relabel
+	// GiveUp records that Service gives the address up, at Until.
+	GiveUp
+	// Keep records that Service does not give the address up.
+	Keep
+	// Wake has the service controller look at Service.
+	Wake
+	// Look has the address looked at again, at Until.
+	Look
 )
 
-// NeedsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API. The others are taken in
-// memory, and do no harm where they were not necessary.
+// NeedsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API.
+// The others are taken in memory, and do no harm where they were not necessary.
 func (a Action) NeedsLook() bool { return a < GiveUp }
 
 // A Step brings the records of an address closer together.
@@ -132,8 +150,8 @@ type Step struct {
 
 // Steps returns the steps that make the records of an address agree. It returns none where they do.
 //
-// A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or alone; then A need not be
-// the claim's parent. Every line of the table is a row of TestSteps.
+// A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or
+// alone; then A need not be the claim's parent. Every line of the table is a row of TestSteps.
 //
 //	 #  claim    holds    publishes  need                      steps
 //	 1  pending  any      any        any                       none: a request is at work
@@ -179,8 +197,8 @@ type Step struct {
 //	40  foreign  -        -          -                         block
 //	41  foreign  blocked  -          -                         none
 //
-// For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). Somebody has edited the status, and the
-// service controller, woken, writes it again.
+// For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). Somebody has
+// edited the status, and the service controller, woken, writes it again.
 func Steps(entry Entry, now time.Time) []Step {
 	entry.Services = slices.Clone(entry.Services) // join writes into it
 	switch entry.Claim.State {
@@ -223,7 +241,8 @@ func (e Entry) Standing(service ipam.Service) Standing {
 	return Standing{Service: service, Need: Gone}
 }
 
-// follow is for a Service that holds the address by right of a claim of its own or of a Service that it shares with (2 to 13).
+// follow is for a Service that holds the address by right of a claim of its own or of a Service that it shares with
+// (2 to 13).
 func (e Entry) follow(s Standing, now time.Time) []Step {
 	switch {
 	case s.Need == Gone, s.Need == OtherProvider && !s.Publishes:
@@ -245,8 +264,8 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 	return nil
 }
 
-// release ends what a Service has (7, 12, 13, 16 to 20). The claim passes to a Service that is served before it passes to one that only
-// still publishes the address.
+// release ends what a Service has (7, 12, 13, 16 to 20). The claim passes to a Service that is served before it
+// passes to one that only still publishes the address.
 func (e Entry) release(s Standing, how Action) []Step {
 	var next *Standing
 	for i, other := range e.Services {
@@ -300,7 +319,8 @@ func drop(s Standing) []Step {
 	return steps
 }
 
-// join is for a Service that publishes the address and does not hold it, beside the one that has the claim or gets it (23 to 25).
+// join is for a Service that publishes the address and does not hold it, beside the one that has the claim or gets
+// it (23 to 25).
 func (e Entry) join(i int, first Standing) []Step {
 	s := &e.Services[i]
 	if !s.Publishes || !s.served() {
