@@ -30,10 +30,19 @@ import (
 const usagePeriod = 500 * time.Millisecond
 
 var (
-	poolAddresses = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_pool_addresses", Help: "Addresses of an AddressPool by family and state (capacity, allocated, available); huge counts saturate at 2^63-1.",
+	// Three gauges and not one with a label for the state, since a sum over capacity, allocated and available addresses means nothing.
+	poolCapacity = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_capacity_addresses", Help: "Addresses that an AddressPool has, by family; huge counts saturate at 2^63-1.",
 		StabilityLevel: metrics.ALPHA,
-	}, []string{"pool", "family", "state"})
+	}, []string{"pool", "family"})
+	poolAllocated = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_allocated_addresses", Help: "Addresses of an AddressPool that Services hold, by family.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
+	poolAvailable = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_available_addresses", Help: "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
 	allocationSeconds = metrics.NewHistogramVec(&metrics.HistogramOpts{
 		Name: "tandem_allocation_duration_seconds", Help: "Time from a Service's request to the claims of its new addresses, for each of these by pool and family.",
 		Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
@@ -44,7 +53,9 @@ var (
 	}, []string{"pool", "family", "reason"})
 )
 
-func init() { legacyregistry.MustRegister(poolAddresses, allocationSeconds, failures) }
+func init() {
+	legacyregistry.MustRegister(poolCapacity, poolAllocated, poolAvailable, allocationSeconds, failures)
+}
 
 // recordFailure counts each family that err names, or the request as a whole.
 func recordFailure(err error) {
@@ -141,18 +152,13 @@ func (s *Server) writeUsage(ctx context.Context) error {
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err
 	}
-	poolAddresses.Reset()
+	setGauges(usage)
 	var errs []error
 	for i := range list.Items {
 		old := &list.Items[i]
 		u, ok := usage[old.Name]
 		if !ok {
 			continue // younger than the allocator's view; its event is on the way
-		}
-		for af, f := range u.Families {
-			for state, n := range map[string]int64{"capacity": f.Capacity, "allocated": f.Allocated, "available": f.Available} {
-				poolAddresses.WithLabelValues(old.Name, string(af), state).Set(float64(n))
-			}
 		}
 		updated := old.DeepCopy()
 		setStatus(updated, u)
@@ -164,6 +170,20 @@ func (s *Server) writeUsage(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// setGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
+func setGauges(usage map[string]ipam.PoolUsage) {
+	for _, gauge := range []*metrics.GaugeVec{poolCapacity, poolAllocated, poolAvailable} {
+		gauge.Reset()
+	}
+	for name, u := range usage {
+		for af, f := range u.Families {
+			poolCapacity.WithLabelValues(name, string(af)).Set(float64(f.Capacity))
+			poolAllocated.WithLabelValues(name, string(af)).Set(float64(f.Allocated))
+			poolAvailable.WithLabelValues(name, string(af)).Set(float64(f.Available))
+		}
+	}
 }
 
 // setStatus writes a pool's usage into its status.

@@ -13,9 +13,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	promtest "github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/testutil"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
@@ -232,4 +235,23 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 			t.Errorf("conditions after the release: %v", c.pool("lan").Status.Conditions)
 		}
 	})
+}
+
+func TestGauges(t *testing.T) {
+	usage := func(available int64) map[string]ipam.PoolUsage {
+		return map[string]ipam.PoolUsage{"gauges": {Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: 8, Allocated: 8 - available, Available: available}}}}
+	}
+	setGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"]})
+	setGauges(usage(5))
+	for name, tt := range map[string]struct {
+		gauge *metrics.GaugeVec
+		want  float64
+	}{"capacity": {poolCapacity, 8}, "allocated": {poolAllocated, 3}, "available": {poolAvailable, 5}} {
+		if got, err := testutil.GetGaugeMetricValue(tt.gauge.WithLabelValues("gauges", "IPv6")); err != nil || got != tt.want {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, tt.want)
+		}
+		if n := promtest.CollectAndCount(tt.gauge.GaugeVec); n != 1 {
+			t.Errorf("%s: %d series, want that of the pool that is left", name, n)
+		}
+	}
 }
