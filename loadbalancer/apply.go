@@ -201,12 +201,12 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	case repair.Unblock:
 		s.ledger.allocator.Unblock(e.Address)
 		s.events.Add(item{kind: wakeWaiting})
-	case repair.GiveUp:
+	case repair.MarkSurplus:
 		if svc != nil {
-			s.giveUp(svc, []ipam.Assignment{{Address: e.Address}})
+			s.markSurplus(svc, []ipam.Assignment{{Address: e.Address}})
 		}
 	case repair.Keep:
-		s.ledger.keep(step.Service, e.Address)
+		s.ledger.unmark(step.Service, e.Address)
 	case repair.Look:
 		s.events.AddAfter(item{kind: addressChanged, address: e.Address}, time.Until(step.Until))
 	case repair.Wake:

@@ -197,7 +197,7 @@ func (l *ledger) mark(service ipam.Service, address netip.Addr, m mark) {
 func (l *ledger) hold(e repair.Entry, step repair.Step) {
 	l.allocator.Hold(step.Service, e.Address, e.Pool, step.Sharing)
 	if svc := l.service(step.Service); svc != nil {
-		l.give(svc, []ipam.Assignment{{Address: e.Address}})
+		l.markWriting(svc, []ipam.Assignment{{Address: e.Address}})
 	}
 }
 
@@ -209,9 +209,9 @@ func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 	l.mark(service, address, mark{})
 }
 
-// give records that a request gives the Service these addresses, or leaves them to it, and that the status is to
+// markWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
 // show them soon. What the Service gave up before and goes on with is surplus no more.
-func (l *ledger) give(svc *corev1.Service, given []ipam.Assignment) {
+func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
 	shown, writing := published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -235,9 +235,9 @@ func (l *ledger) release(service ipam.Service, released bool) {
 	}
 }
 
-// giveUp records that the Service does not want these addresses any more. What it publishes stays until the status
+// markSurplus records that the Service does not want these addresses any more. What it publishes stays until the status
 // changes, however long that takes; what it does not publish stays for repair.Grace.
-func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
+func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	service, shown := serviceOf(svc), published(svc)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -253,15 +253,15 @@ func (l *ledger) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
 	}
 }
 
-// keep records that the Service goes on with an address that it had given up.
-func (l *ledger) keep(service ipam.Service, address netip.Addr) {
+// unmark records that the Service goes on with an address that it had given up.
+func (l *ledger) unmark(service ipam.Service, address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mark(service, address, mark{})
 }
 
 // seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way
-// into the status any more; if it is missing later, somebody has taken it out.
+// into the status any more; if it is missing later, it was taken out.
 func (l *ledger) seenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 // whether what the API shows can be true. Its first seeds run always; CONTRIBUTING.md has the command for more.
 func TestRandomOperations(t *testing.T) {
 	const between = 10
-	seeds, operations := number(t, "TANDEM_SEEDS", 6), number(t, "TANDEM_OPERATIONS", 500)
+	seeds, operations := number(t, "TANDEM_SEEDS", 4), number(t, "TANDEM_OPERATIONS", 500)
 	for seed := range seeds {
 		bubble(fmt.Sprintf("seed %d", seed), t, func(t *testing.T) {
 			w := &world{cluster: newCluster(t), r: rand.New(rand.NewPCG(uint64(seed), 0)), failed: map[string]bool{}}

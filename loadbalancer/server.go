@@ -198,15 +198,15 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 		}
 		if err != nil {
 			// What was claimed is there for the next attempt, and is released after repair.Grace otherwise.
-			s.giveUp(svc, claimed)
+			s.markSurplus(svc, claimed)
 			return ipam.Outcome{}, err
 		}
 		out.Added = slices.DeleteFunc(slices.Clone(out.Assigned), func(as ipam.Assignment) bool { return !slices.Contains(claimed, as) })
-		s.ledger.give(svc, out.Assigned)
-		s.giveUp(svc, out.Surplus)
+		s.ledger.markWriting(svc, out.Assigned)
+		s.markSurplus(svc, out.Surplus)
 		return out, nil
 	}
-	s.giveUp(svc, claimed)
+	s.markSurplus(svc, claimed)
 	return ipam.Outcome{}, fmt.Errorf("%d addresses in a row are claimed by others, see kubectl get ipaddresses; trying again", maxClaimed)
 }
 
@@ -227,7 +227,7 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
 // Service holds no longer.
 func (s *Server) claim(ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment) (done []ipam.Assignment, err error) {
-	s.ledger.give(svc, added)
+	s.ledger.markWriting(svc, added)
 	for i, as := range added {
 		if err := s.claimOne(ctx, as, req); err != nil {
 			// If the API server created the claim and the answer was lost, the claim's event brings the address
@@ -253,13 +253,13 @@ func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Requ
 	return s.claims.create(ctx, as, req.Service, s.ledger.allocator.Sharers(as.Address, req.Sharing.Key))
 }
 
-// giveUp has what a Service does not want any more released when the status does not show it, so that no other
+// markSurplus has what a Service does not want any more released when the status does not show it, so that no other
 // Service gets an address while clients still find it here.
-func (s *Server) giveUp(svc *corev1.Service, surplus []ipam.Assignment) {
+func (s *Server) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	if len(surplus) == 0 {
 		return
 	}
-	s.ledger.giveUp(svc, surplus)
+	s.ledger.markSurplus(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
 	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, repair.Grace)
 }

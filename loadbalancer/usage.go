@@ -90,7 +90,7 @@ func unjoin(err error) []error {
 // Values of the label reason of tandem_allocation_failures_total.
 const (
 	reasonExhausted  = "exhausted"   // the pools have no free address of the family
-	reasonInUse      = "in_use"      // the address asked for belongs to somebody else
+	reasonInUse      = "in_use"      // the address asked for belongs to another
 	reasonNoPool     = "no_pool"     // no pool with addresses of the family admits the Service
 	reasonNotInPool  = "not_in_pool" // the address asked for is in no pool that the Service may use
 	reasonAPI        = "api"         // the API server failed, or refused a claim

@@ -27,9 +27,9 @@ import (
 // that goes, a Service that shares differently. It asks the allocator what each of them would get, and wakes those
 // that would get more than they have.
 
-// nextTurn is how long the other waiting Services wait where one was woken for an address and did not take it. It
+// nextWake is how long the other waiting Services wait where one was woken for an address and did not take it. It
 // keeps a Service that fails again and again from being woken without a pause.
-const nextTurn = time.Second
+const nextWake = time.Second
 
 // waiting is what a Service that lacks something was told, and the addresses it goes on with meanwhile.
 type waiting struct {
@@ -52,7 +52,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	before, waited := s.waitsFor(service)
 	if before.woken && !slices.Equal(addressesOf(out.Assigned), before.promised) {
 		// Others were not woken, because this one was.
-		s.events.AddAfter(item{kind: wakeWaiting}, nextTurn)
+		s.events.AddAfter(item{kind: wakeWaiting}, nextWake)
 	}
 	if err != nil {
 		recordFailure(err)

@@ -125,8 +125,8 @@ const (
 	Unblock
 	// Relabel writes Entry.Pool on the claim.
 	Relabel
-	// GiveUp records that Service gives the address up, at Until.
-	GiveUp
+	// MarkSurplus records that Service gives the address up, at Until.
+	MarkSurplus
 	// Keep records that Service does not give the address up.
 	Keep
 	// Wake has the service controller look at Service.
@@ -137,7 +137,7 @@ const (
 
 // NeedsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API.
 // The others are taken in memory, and do no harm where they were not necessary.
-func (a Action) NeedsLook() bool { return a < GiveUp }
+func (a Action) NeedsLook() bool { return a < MarkSurplus }
 
 // A Step brings the records of an address closer together.
 type Step struct {
@@ -145,7 +145,7 @@ type Step struct {
 	Service ipam.Service
 	PassTo  ipam.Service // of Release and Delete; zero where there is none
 	Sharing ipam.Sharing // of Hold
-	Until   time.Time    // of GiveUp and Look
+	Until   time.Time    // of MarkSurplus and Look
 }
 
 // Steps returns the steps that make the records of an address agree. It returns none where they do.
@@ -157,12 +157,12 @@ type Step struct {
 //	 1  pending  any      any        any                       none: a request is at work
 //	 2  A        A*       A          A needed                  none
 //	 3  A        A*       -          A writing                 none: the status is being written
-//	 4  A        A*       -          A needed                  wake A: somebody took the address out of the status
+//	 4  A        A*       -          A needed                  wake A: the status was wiped
 //	 5  A        A*       A          A surplus                 none: clients still find A here
 //	 6  A        A*       -          A surplus, later          look again then
 //	 7  A        A*       -          A surplus, now            release A
 //	 8  A        A*       A          A surplus, was unused     keep A: another leader has published it
-//	 9  A        A*       -          A duplicate               give A up in 20 s: another leader may be about to publish it
+//	 9  A        A*       -          A duplicate               mark A's surplus, from 20 s on: another leader may be about to publish it
 //	10  A        A*       any        A finishing, unread       none: the service controller or the informer comes to it
 //	11  A        A*       A          A of another provider     none: A answers here until that provider has published other addresses
 //	12  A        A*       -          A of another provider     release A
@@ -197,7 +197,7 @@ type Step struct {
 //	40  foreign  -        -          -                         block
 //	41  foreign  blocked  -          -                         none
 //
-// For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). Somebody has
+// For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). A user has
 // edited the status, and the service controller, woken, writes it again.
 func Steps(entry Entry, now time.Time) []Step {
 	entry.Services = slices.Clone(entry.Services) // join writes into it
@@ -257,7 +257,7 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 	case s.Need == Surplus:
 		return e.release(s, Release)
 	case s.Need == Duplicate:
-		return []Step{{Do: GiveUp, Service: s.Service, Until: now.Add(Grace)}}
+		return []Step{{Do: MarkSurplus, Service: s.Service, Until: now.Add(Grace)}}
 	case s.Need == Needed && !s.Publishes, s.Need == Writing && !s.Publishes && !now.Before(s.Until):
 		return []Step{{Do: Wake, Service: s.Service}}
 	}

@@ -41,7 +41,7 @@ func TestSteps(t *testing.T) {
 		{7, "A: A h surplus in -1s", "release A"},
 		{7, "A: A hp needed k80; B h surplus k81", "release B"},
 		{8, "A: A hp surplus in 5s", "keep A"},
-		{9, "A: A h duplicate", "give up A in 20s"},
+		{9, "A: A h duplicate", "mark surplus A in 20s"},
 		{10, "A: A h finishing", ""},
 		{10, "A: A hp unread", ""},
 		{11, "A: A hp other-provider", ""},
@@ -212,7 +212,7 @@ func named(name string) ipam.Service { return ipam.Service{Namespace: "default",
 func say(steps []Step) string {
 	verbs := map[Action]string{
 		Hold: "hold", Write: "claim for", Release: "release", Delete: "delete", Drop: "drop", Block: "block", Unblock: "unblock", Relabel: "relabel",
-		GiveUp: "give up", Keep: "keep", Wake: "wake", Look: "look",
+		MarkSurplus: "mark surplus", Keep: "keep", Wake: "wake", Look: "look",
 	}
 	var said []string
 	for _, s := range steps {
@@ -284,7 +284,7 @@ func take(e Entry, step Step) Entry {
 				e.Blocked = false
 			case Release, Delete, Drop:
 				s.Holds = false
-			case GiveUp:
+			case MarkSurplus:
 				s.Need, s.Until = Surplus, step.Until
 			}
 		}
