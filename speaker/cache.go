@@ -23,8 +23,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// newCache returns a cache of what a speaker reads, without what it does not look at, and a client that reads from the cache and writes to the
-// API.
+// newCache returns a cache of what a speaker reads, without what it does not look at, and a client that reads from the cache and writes to
+// the API.
 func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	scheme := config.Scheme()
 	objects, err := cache.New(cfg.REST, cache.Options{
@@ -48,8 +48,8 @@ func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	return objects, writer, nil
 }
 
-// watch raises changed with every change of what a speaker reads. It raises statusDeleted too when a SpeakerStatus is deleted: a SpeakerStatus
-// goes with its Node, and the Node may come back while this speaker runs.
+// watch raises changed with every change of what a speaker reads. It raises statusDeleted too when a SpeakerStatus is deleted: a
+// SpeakerStatus goes with its Node, and the Node may come back while this speaker runs.
 func watch(ctx context.Context, informers cache.Informers, changed, statusDeleted signal.Signal) error {
 	raise := toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { changed.Raise() },

@@ -17,12 +17,13 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// What is dropped before it is cached must not be what the snapshot is made from.
+// TestStripKeepsWhatIsRead: the strip functions drop no field that the snapshot is made from.
 func TestStripKeepsWhatIsRead(t *testing.T) {
 	bulk := func(name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{
 			Namespace: "default", Name: name, Labels: map[string]string{"tier": "front"},
-			Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+			Annotations:   map[string]string{corev1.LastAppliedConfigAnnotation: "{}"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
 		}
 	}
 	svc := published("web", v4)
@@ -30,9 +31,11 @@ func TestStripKeepsWhatIsRead(t *testing.T) {
 	svc.Spec.Ports, svc.Spec.Selector = []corev1.ServicePort{{Port: 443}}, map[string]string{"app": "web"}
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	clusterIP := corev1.Service{
-		ObjectMeta: bulk("db"), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: 1}}},
+		ObjectMeta: bulk("db"),
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: 1}}},
 	}
-	node := corev1.Node{ObjectMeta: bulk("node1"), Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}}, Status: corev1.NodeStatus{
+	taints := corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}}
+	node := corev1.Node{ObjectMeta: bulk("node1"), Spec: taints, Status: corev1.NodeStatus{
 		Images: []corev1.ContainerImage{{Names: []string{"big"}}}, Capacity: corev1.ResourceList{}, Allocatable: corev1.ResourceList{},
 		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "198.51.100.11"}},
 		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},

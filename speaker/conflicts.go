@@ -47,8 +47,8 @@ func (r *conflictReporter) run(ctx context.Context) error {
 	}
 }
 
-// report writes an event for each Service that publishes the address. Another speaker is no other machine: two speakers may both answer for a
-// moment when an address moves.
+// report writes an event for each Service that publishes the address. Another speaker is no other machine: two speakers may both answer for
+// a moment when an address moves.
 func (r *conflictReporter) report(ctx context.Context, c layer2.Conflict) {
 	var services corev1.ServiceList
 	var speakers v1alpha1.SpeakerStatusList
@@ -66,7 +66,8 @@ func (r *conflictReporter) report(ctx context.Context, c layer2.Conflict) {
 		svc := &services.Items[i]
 		if slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == c.Address.String() }) {
 			r.events.Eventf(svc, corev1.EventTypeWarning, ipamv1alpha1.EventAddressConflict,
-				"%s on %s of node %s says that it has %s too; take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host",
+				"%s on %s of node %s says that it has %s too; "+
+					"take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host",
 				c.MAC, c.Interface, r.node, c.Address)
 		}
 	}

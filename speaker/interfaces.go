@@ -11,8 +11,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// interfaceStates describes the interfaces that announce or might. The decision of this node is made from it as well, so that the node goes by
-// what the others believe of it. Claimed addresses are the Services' and not the node's.
+// interfaceStates describes the interfaces that announce or might. The decision of this node is made from it as well, so that the node goes
+// by what the others believe of it. Claimed addresses are the Services' and not the node's.
 func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1alpha1.InterfaceState {
 	var states []v1alpha1.InterfaceState
 	for _, i := range links.Interfaces {

@@ -22,8 +22,8 @@ import (
 // isolationCheck is how often a speaker without any other asks whether it has lost the API too, and how long it waits for the answer.
 const isolationCheck = time.Second
 
-// isolation says whether this speaker sees neither another speaker nor the API. Such a node is more likely cut off than alone in the world, so
-// that it stops answering on layer 2.
+// isolation says whether this speaker sees neither another speaker nor the API. Such a node is more likely cut off than alone in the world,
+// so that it stops answering on layer 2.
 type isolation struct {
 	// alone says that gossip shows no other speaker.
 	alone bool
@@ -41,10 +41,11 @@ type answer struct {
 // asks reports whether the API is to be asked.
 func (i *isolation) asks() bool { return i.alone || i.isolated }
 
-// Step takes in an answer, and reports whether that begins or ends isolation. Isolation does not end before the cache knows who has taken over
-// meanwhile: a watch that was cut off for minutes is tried again only every 30 to 60 s, and until then the record in the cache is still this
-// node's. For example node1 held 192.0.2.10 and was cut off, and node2 took it. When the API answers node1 again, its cache says node1, and the
-// API says node2: node1 stays silent until the cache says node2 too. If the others have no API either, they all go by the old record.
+// Step takes in an answer, and reports whether that begins or ends isolation. Isolation does not end before the cache knows who has taken
+// over meanwhile: a watch that was cut off for minutes is tried again only every 30 to 60 s, and until then the record in the cache is
+// still this node's. For example node1 held 192.0.2.10 and was cut off, and node2 took it. When the API answers node1 again, its cache says
+// node1, and the API says node2: node1 stays silent until the cache says node2 too. If the others have no API either, they all go by the
+// old record.
 func (i *isolation) Step(a answer) (changed bool) {
 	isolated := i.isolated
 	switch {

@@ -23,14 +23,20 @@ func TestIsolationStep(t *testing.T) {
 		wantChanged, isolated bool
 	}{
 		{name: "with others, the API away", answer: answer{outOfReach: true}},
-		{name: "alone, the API away", was: isolation{alone: true}, answer: answer{alone: true, outOfReach: true}, wantChanged: true, isolated: true},
+		{
+			name: "alone, the API away",
+			was:  isolation{alone: true}, answer: answer{alone: true, outOfReach: true}, wantChanged: true, isolated: true,
+		},
 		{name: "alone, the API there", was: isolation{alone: true}, answer: answer{alone: true}},
 		{name: "alone by now, which the answer does not know", was: isolation{alone: true}, answer: answer{outOfReach: true}},
 		{name: "no more alone, which the answer does not know", answer: answer{alone: true, outOfReach: true}},
 		{name: "still isolated", was: isolation{alone: true, isolated: true}, answer: answer{alone: true, outOfReach: true}, isolated: true},
 		{name: "another speaker comes back", was: isolation{isolated: true}, answer: answer{outOfReach: true}, wantChanged: true},
 		{name: "the API comes back", was: isolation{alone: true, isolated: true}, answer: answer{alone: true}, wantChanged: true},
-		{name: "the API comes back, the cache is behind", was: isolation{alone: true, isolated: true}, answer: answer{alone: true, behind: true}, isolated: true},
+		{
+			name: "the API comes back, the cache is behind",
+			was:  isolation{alone: true, isolated: true}, answer: answer{alone: true, behind: true}, isolated: true,
+		},
 		{name: "everything comes back, the cache is behind", was: isolation{isolated: true}, answer: answer{behind: true}, isolated: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -46,14 +52,15 @@ func TestIsolationStep(t *testing.T) {
 func probeOf(t *testing.T, host, holder string) *apiProbe {
 	t.Helper()
 	cached := announcement("web", holder, v4)
-	probe, err := newAPIProbe(&rest.Config{Host: host}, "node1", fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&cached).Build())
+	cache := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&cached).Build()
+	probe, err := newAPIProbe(&rest.Config{Host: host}, "node1", cache)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return probe
 }
 
-// A speaker withdraws when it has lost both the API and every other speaker, and comes back with either.
+// A speaker is isolated when it has lost both the API and every other speaker, and not any more when it sees either.
 func TestIsolationByTheAPI(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	t.Cleanup(api.Close)

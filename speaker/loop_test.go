@@ -32,7 +32,7 @@ func (c readerCache) List(ctx context.Context, list client.ObjectList, opts ...c
 	return c.reader.List(ctx, list, opts...)
 }
 
-// TestSilentAPIHoldsUpNothing has a speaker that is alone ask an API that does not answer. A decision does not wait for that.
+// TestSilentAPIHoldsUpNothing: a speaker that is alone asks an API that does not answer, and decides meanwhile.
 func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	asked, over := make(chan *http.Request, 10), make(chan struct{})
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

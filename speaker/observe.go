@@ -61,8 +61,8 @@ func (o *objects) read(ctx context.Context, reader client.Reader) error {
 	return nil
 }
 
-// snapshot returns what the objects say, as the speaker of a node sees it that has these interfaces. What else is in a Snapshot, gossip and the
-// kernel say.
+// snapshot returns a Snapshot with everything that the objects say, as the speaker of a node sees it that has these interfaces. The fields
+// that come of gossip and of the kernel are left out.
 func (o *objects) snapshot(node string, own []v1alpha1.InterfaceState) *decision.Snapshot {
 	compiled, _ := config.Compile(o.config)
 	return &decision.Snapshot{
@@ -129,8 +129,8 @@ func recordedHolders(announcements []v1alpha1.L2Announcement) map[types.Namespac
 	return holders
 }
 
-// observedEndpoints finds the usable endpoints: those that are ready or, of a Service and family with none, those that are
-// terminating and still serve, which is where kube-proxy sends the traffic then.
+// observedEndpoints finds the usable endpoints: those that are ready. If a Service has none of a family, they are those that are
+// terminating and still serve, to which kube-proxy sends the traffic then.
 func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[family.Family]decision.Endpoints {
 	type found struct{ ready, serving decision.Endpoints }
 	byService := map[types.NamespacedName]map[family.Family]*found{}
@@ -154,7 +154,7 @@ func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName
 			c := e.Conditions
 			into := &f.ready
 			switch {
-			case c.Ready == nil || *c.Ready: // nil means that nobody says otherwise
+			case c.Ready == nil || *c.Ready: // nil is to be taken for true
 			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
 				into = &f.serving
 			default:
@@ -201,7 +201,7 @@ func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[
 	return nodes
 }
 
-// observedInterfaces returns the usable ones.
+// observedInterfaces returns the interfaces that are usable, each with its subnets.
 func observedInterfaces(states []v1alpha1.InterfaceState) []decision.Interface {
 	var interfaces []decision.Interface
 	for _, state := range states {
@@ -219,8 +219,8 @@ func observedInterfaces(states []v1alpha1.InterfaceState) []decision.Interface {
 	return interfaces
 }
 
-// isExcluded reports whether a node must not announce: it bears the well-known exclusion label with anything but a value that
-// means false, it is shut down for good, or its network is not set up.
+// isExcluded reports whether a node must not announce: it bears the label node.kubernetes.io/exclude-from-external-load-balancers with a
+// value that does not mean false, it is shut down for good, or its network is not set up.
 func isExcluded(node *corev1.Node) bool {
 	if value, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
 		if excludes, err := strconv.ParseBool(value); err != nil || excludes {

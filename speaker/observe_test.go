@@ -88,7 +88,7 @@ func TestObservedEndpoints(t *testing.T) {
 			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1")},
 		},
 		{
-			name:   "an endpoint of which nobody says whether it is ready is ready",
+			name:   "an endpoint whose condition ready is not set is ready",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "?", "?", "?"))},
 			want:   map[family.Family]decision.Endpoints{family.IPv4: endpointsOn("node1")},
 		},
@@ -171,12 +171,15 @@ func TestIsExcluded(t *testing.T) {
 		{name: "the label true", node: label("true"), want: true},
 		{name: "the label false", node: label("false")},
 		{name: "the label 0", node: label("0")},
-		{name: "the label with what is no truth value", node: label("garbage"), want: true},
+		{name: "the label with a text that is no truth value", node: label("garbage"), want: true},
 		{
 			name: "shut down for good", want: true,
 			node: corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown"}}}},
 		},
-		{name: "the network is not set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)}, want: true},
+		{
+			name: "the network is not set up",
+			node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)}, want: true,
+		},
 		{name: "the network is set up", node: corev1.Node{Status: condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)}},
 		{name: "cordoned: a node that takes no new pods serves those it has", node: corev1.Node{Spec: corev1.NodeSpec{
 			Unschedulable: true, Taints: []corev1.Taint{{Key: corev1.TaintNodeUnschedulable}},
@@ -217,25 +220,31 @@ func TestObservedServices(t *testing.T) {
 		want    []decision.Service
 	}{
 		{
-			name:    "addresses come in the order of the status, each with the pool of its claim",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours}},
+			name: "addresses come in the order of the status, each with the pool of its claim",
+			objects: objects{
+				services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours},
+			},
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v6), Pool: "six"}, {IP: netip.MustParseAddr(v4), Pool: "lan"},
 			}}},
 		},
 		{
-			name:    "an address that is published and not claimed is none to announce",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours}},
+			name: "an address that is published and not claimed is none to announce",
+			objects: objects{
+				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours},
+			},
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v4), Pool: "lan"},
 			}, Unclaimed: []netip.Addr{netip.MustParseAddr(other6)}}},
 		},
 		{
-			name:    "an address that is claimed and not published is not announced yet",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours}},
+			name: "an address that is claimed and not published is not announced yet",
+			objects: objects{
+				services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours},
+			},
 		},
 		{
-			name: "a claim of somebody else is not ours, whatever its other labels",
+			name: "an IPAddress of another controller is no claim of ours, whatever its other labels",
 			objects: objects{
 				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
 				claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}},
@@ -279,9 +288,13 @@ func TestObservedServices(t *testing.T) {
 			want: []decision.Service{
 				{
 					Name: types.NamespacedName{Namespace: "default", Name: "db"}, Labels: map[string]string{"tier": "back"}, Local: true, Holder: "node2",
-					Addresses: []decision.Address{{IP: netip.MustParseAddr(v6), Pool: "six"}}, Endpoints: map[family.Family]decision.Endpoints{family.IPv6: endpointsOn("node2")},
+					Addresses: []decision.Address{{IP: netip.MustParseAddr(v6), Pool: "six"}},
+					Endpoints: map[family.Family]decision.Endpoints{family.IPv6: endpointsOn("node2")},
 				},
-				{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{{IP: netip.MustParseAddr(v4), Pool: "lan"}}},
+				{
+					Name:      types.NamespacedName{Namespace: "default", Name: "web"},
+					Addresses: []decision.Address{{IP: netip.MustParseAddr(v4), Pool: "lan"}},
+				},
 			},
 		},
 	} {
@@ -300,7 +313,8 @@ func TestObservedNodes(t *testing.T) {
 		}}
 	}
 	status := func(name string, interfaces ...v1alpha1.InterfaceState) v1alpha1.SpeakerStatus {
-		return v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces}}
+		return v1alpha1.SpeakerStatus{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces}}
 	}
 	o := objects{
 		nodes: corev1.NodeList{Items: []corev1.Node{
@@ -317,9 +331,13 @@ func TestObservedNodes(t *testing.T) {
 	own := []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.11/24"}}}
 	want := map[string]decision.Node{
 		// What this node sees of itself goes before what it published.
-		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []decision.Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}},
+		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []decision.Interface{
+			{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")},
+		}},
 		// A prefix is that of the subnet; what is not usable or cannot be read does not count.
-		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []decision.Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24", "2001:db8:51::/64")}}},
+		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []decision.Interface{
+			{Name: "eth0", Prefixes: prefixes("198.51.100.0/24", "2001:db8:51::/64")},
+		}},
 		// A node without a speaker is known, and has nothing to announce on.
 		"node3": {Labels: map[string]string{"name": "node3"}, Ready: true},
 	}
@@ -341,7 +359,8 @@ func TestSpeakerAddresses(t *testing.T) {
 			node("no-speaker", internal("198.51.100.13")),
 		}},
 		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
-			{ObjectMeta: metav1.ObjectMeta{Name: "both"}}, {ObjectMeta: metav1.ObjectMeta{Name: "six"}}, {ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "both"}}, {ObjectMeta: metav1.ObjectMeta{Name: "six"}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
 		}},
 	}
 	for _, tt := range []struct {
@@ -371,9 +390,10 @@ func BenchmarkSnapshot(b *testing.B) {
 	for i := range nodes {
 		name := fmt.Sprintf("node%03d", i)
 		o.nodes.Items = append(o.nodes.Items, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
-		o.speakers.Items = append(o.speakers.Items, v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
-			Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8", "2001:db8::1/64"}}},
-		}})
+		o.speakers.Items = append(o.speakers.Items, v1alpha1.SpeakerStatus{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
+				Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8", "2001:db8::1/64"}}},
+			}})
 	}
 	for i := range services {
 		name, node := fmt.Sprintf("service%05d", i), fmt.Sprintf("node%03d", i%nodes)

@@ -26,7 +26,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// wanted is what is to be on record, and what is.
+// wanted has the records that are to be, and everything that is needed to compare them with those that are: the L2Announcements in the
+// cache, the Services that exist, and the speakers that are alive.
 type wanted struct {
 	records       map[types.NamespacedName]decision.Record
 	announcements []v1alpha1.L2Announcement
@@ -66,8 +67,8 @@ func (r *recorder) run(ctx context.Context) error {
 	}
 }
 
-// write makes the records agree with what is wanted. A conflict is no error: the record has changed, and so a new decision is
-// under way.
+// write makes the records agree with what is wanted. A write that is refused since the record has changed is no error: the change brings a
+// new decision.
 func (r *recorder) write(ctx context.Context, w wanted) error {
 	existing := map[types.NamespacedName]*v1alpha1.L2Announcement{}
 	var errs []error
@@ -141,7 +142,7 @@ func (r *recorder) record(ctx context.Context, svc *corev1.Service, record decis
 			return err
 		}
 	} else {
-		a.ObjectMeta = *existing.ObjectMeta.DeepCopy() // its resource version decides between two who take over at once
+		a.ObjectMeta = *existing.ObjectMeta.DeepCopy() // its resource version decides between two nodes that take over at once
 		if from = existing.Status.Node; from == r.node {
 			a.Status.Since = existing.Status.Since
 		}

@@ -76,13 +76,13 @@ func TestRecorder(t *testing.T) {
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
 		},
 		{
-			name:    "a successor takes the record over and says from whom",
+			name:    "a successor takes the record over and names its predecessor",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took + ", after node node2"},
 		},
 		{
-			name:    "a record that was given up is taken without a word of its last holder",
+			name:    "a record that was cleared is taken without naming its last holder",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "")},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
@@ -100,14 +100,14 @@ func TestRecorder(t *testing.T) {
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1,
 		},
 		{
-			name:    "of two that take over at once the second stands back",
+			name:    "of two nodes that take over at once the second leaves the record alone",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
 		},
 		{
-			name:    "of two that create a record the second stands back",
+			name:    "of two nodes that create a record the second leaves it alone",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached:  []v1alpha1.L2Announcement{},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
@@ -119,7 +119,7 @@ func TestRecorder(t *testing.T) {
 			want:   []v1alpha1.L2Announcement{announcement("web", "")}, writes: 1,
 		},
 		{
-			name:   "a holder that gives up does not undo a successor",
+			name:   "a holder that clears its record does not clear that of a successor",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
 			want:   []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
@@ -134,21 +134,21 @@ func TestRecorder(t *testing.T) {
 			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4)}, gone: true, writes: 1,
 		},
 		{
-			name:   "a living holder buries its own",
+			name:   "a holder that is alive deletes its own",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true,
 			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)},
 		},
 		{
-			name:   "the first of the living buries for a dead holder",
+			name:   "the first speaker that is alive deletes that of a dead holder",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node1", "node3"), writes: 1,
 		},
 		{
-			name:   "the others of the living do not",
+			name:   "the other speakers that are alive do not",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node0", "node1"),
 			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)},
 		},
 		{
-			name:   "a record that nobody holds is buried by the first of the living",
+			name:   "a record without a holder is deleted by the first speaker that is alive",
 			stored: []v1alpha1.L2Announcement{announcement("web", "")}, gone: true, writes: 1,
 		},
 		{
@@ -178,7 +178,8 @@ func TestRecorder(t *testing.T) {
 			}
 			events := record.NewFakeRecorder(10)
 			r := newRecorder(store, "node1", events)
-			if err := r.write(t.Context(), wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}); err != nil {
+			w := wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}
+			if err := r.write(t.Context(), w); err != nil {
 				t.Fatal(err)
 			}
 			var got v1alpha1.L2AnnouncementList
@@ -276,7 +277,7 @@ func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 	}{
 		{name: "no permission is an error", refusal: apierrors.NewForbidden(resource, "default.web", nil), wantErr: true},
 		{name: "an API that is away is an error", refusal: errors.New("connection refused"), wantErr: true},
-		{name: "a conflict brings a new decision by itself", refusal: apierrors.NewConflict(resource, "default.web", nil)},
+		{name: "a record that has changed brings a new decision by itself", refusal: apierrors.NewConflict(resource, "default.web", nil)},
 		{name: "so does a record that vanished", refusal: apierrors.NewNotFound(resource, "default.web")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -302,7 +303,7 @@ func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 	}
 }
 
-// A failure is tried again, with what is wanted by then, and without a new decision.
+// After a failure the records that are wanted by then are written again, without a new decision.
 func TestRecorderTriesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		svc := published("web", v4)

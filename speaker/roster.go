@@ -18,8 +18,8 @@ const (
 )
 
 // roster remembers which speakers gossip has shown. A speaker that has just started has seen no other: by gossip alone it would take over
-// everything. For example node1 starts anew, and the API knows speakers on node2 and node3. node1 presumes both alive until gossip shows them.
-// If it does not show node3 within the discoveryWindow, node3 is dead.
+// everything. For example node1 starts anew, and the API knows speakers on node2 and node3. node1 presumes both alive until gossip shows
+// them. If it does not show node3 within the discoveryWindow, node3 is dead.
 type roster struct {
 	started time.Time
 	seen    map[string]bool // the speakers that gossip has shown at least once => whether it shows them now
@@ -40,7 +40,7 @@ type presence struct {
 	startupHold bool
 }
 
-// Update takes in whom gossip shows at a time. The keys of known are the nodes that have a speaker according to the API.
+// Update takes in which speakers gossip shows at a time. The keys of known are the nodes that have a speaker according to the API.
 func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[string]netip.Addr) presence {
 	p := presence{startupHold: now.Sub(r.started) < startupHold}
 	for node := range alive.Nodes {

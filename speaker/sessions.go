@@ -27,8 +27,8 @@ import (
 // bfdRetry is how soon a BFD session that could not be started is tried again.
 const bfdRetry = 5 * time.Second
 
-// sessions hands the desired sessions of this node over to what speaks BGP and BFD, in a goroutine of its own: a session that ends takes time,
-// and layer 2 must not wait for it.
+// sessions hands the desired sessions of this node over to what speaks BGP and BFD, in a goroutine of its own: a session that ends takes
+// time, and layer 2 must not wait for it.
 type sessions struct {
 	bgp     *gobgp.Speaker
 	bfd     *udp.Speaker
@@ -106,8 +106,8 @@ func (s *sessions) watch(ctx context.Context) error {
 	}
 }
 
-// close ends all sessions so that peers with graceful restart keep the routes for the speaker that follows. BFD ends after BGP: a router that
-// knows of the restart does not take the end of BFD for a failure (RFC 5882 §4.3.2).
+// close ends all sessions so that peers with graceful restart keep the routes for the speaker that follows. BFD ends after BGP: a router
+// that knows of the restart does not take the end of BFD for a failure (RFC 5882 §4.3.2).
 func (s *sessions) close(ctx context.Context) {
 	s.bgp.Close(ctx, bgp.Restart)
 	s.bfd.Close(ctx)
@@ -156,7 +156,9 @@ func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
 		LastError: state.LastError,
 	}
 	if state.Withheld > 0 {
-		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, or to no IPv6 next hops for IPv4 (RFC 8950); "+
+		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, "+
+			"or to no IPv6 next hops for IPv4 (RFC 8950); "+
+
 			"activate the missing family or capability there", state.Withheld, state.Families)
 	}
 	return session

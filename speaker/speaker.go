@@ -149,7 +149,10 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("joining the other speakers: %w", err)
 	}
-	publisher := &statusWriter{node: s.cfg.Node, client: s.client, links: s.links.Snapshot, announced: s.layer2.Announced, sessions: s.sessions}
+	publisher := &statusWriter{
+		node: s.cfg.Node, client: s.client,
+		links: s.links.Snapshot, announced: s.layer2.Announced, sessions: s.sessions,
+	}
 	start("records", s.records.run)
 	start("conflicts", s.conflicts.run)
 	start("BGP and BFD", s.sessions.run)

@@ -61,7 +61,8 @@ func TestReadyCondition(t *testing.T) {
 func TestStatusWriter(t *testing.T) {
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", UID: "uid-node1"}}
 	claim := claim(v4, ipamv1alpha1.ManagedBy, "lan")
-	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim).WithStatusSubresource(&v1alpha1.SpeakerStatus{}).Build()
+	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim).
+		WithStatusSubresource(&v1alpha1.SpeakerStatus{}).Build()
 	w := &statusWriter{
 		node: "node1", client: store, announced: func() []layer2.Status { return nil }, sessions: newSessions(t.Context(), signal.New()),
 		links: func() *link.Snapshot {

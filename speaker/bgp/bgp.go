@@ -3,8 +3,8 @@
 // Package bgp has the words of BGP (RFC 4271) that a speaker is configured with and reports: a [Peer] with its defaults and what makes it
 // invalid, a [Route] with its attributes and communities, the [Session] that is both, and the [SessionState] that comes of it.
 //
-// The package knows addresses and numbers alone. Whoever decides or explains what is announced imports it, the controller manager too;
-// package gobgp, which speaks the protocol, is for speakers.
+// The package knows addresses and numbers alone, so that a decision, its explanation and the conditions of a BGPPeer can be made of it in
+// any program. Package gobgp speaks the protocol, in speakers only.
 package bgp
 
 import (

@@ -22,7 +22,7 @@ type Community struct {
 var GracefulShutdown = Community{A: 65535, B: 0}
 
 // WellKnownCommunities holds the names of IANA's registry of well-known communities that a route originator may use. The CEL rule of the
-// Community kind repeats them, which test/api holds it to. Nobody changes it.
+// Community kind repeats them, and a test in test/api compares the two. The map is never changed.
 var WellKnownCommunities = map[string]Community{
 	"graceful-shutdown":   GracefulShutdown,      // RFC 8326
 	"accept-own":          {A: 65535, B: 1},      // RFC 7611

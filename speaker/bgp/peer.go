@@ -20,9 +20,9 @@ type DynamicASN string
 const (
 	// Internal is the same AS as ours.
 	Internal DynamicASN = "Internal"
-	// External is any AS but ours. GoBGP takes any AS, ours too, so a peer of our own AS is found out after the OPEN
-	// messages, shut down with CEASE, and stays down until its declaration changes. Nor does GoBGP set the TTL of the
-	// connection to 1, since it does not know the session to be external: use TTLSecurityHops for that.
+	// External is any AS but ours. GoBGP accepts any AS, ours too, so that a peer of our own AS is found out after the OPEN
+	// messages. It is shut down with CEASE then, and stays down until its declaration changes. Nor does GoBGP set the TTL
+	// of the connection to 1, since it does not know the session to be external: use TTLSecurityHops for that.
 	External DynamicASN = "External"
 )
 
@@ -41,7 +41,7 @@ func (Password) MarshalText() ([]byte, error) { return []byte("REDACTED"), nil }
 // GracefulRestart is the restarting side of RFC 4724.
 type GracefulRestart struct {
 	Enabled bool
-	// RestartTime is how long the peer shall keep our routes after it has lost us: whole seconds, up to 4095.
+	// RestartTime is how long the peer is to keep our routes after it has lost us: whole seconds, up to 4095.
 	RestartTime time.Duration
 }
 
@@ -49,15 +49,15 @@ type GracefulRestart struct {
 type Peer struct {
 	Name     string
 	LocalASN uint32
-	// PeerASN is the neighbour's AS; zero where Dynamic says what to accept.
+	// PeerASN is the neighbour's AS, or zero if Dynamic says which AS to accept.
 	PeerASN uint32
 	Dynamic DynamicASN
-	// Address may be link-local, then with the zone of the interface.
+	// Address is the neighbour's. A link-local one has the interface as its zone, as in fe80::1%eth1.
 	Address netip.Addr
 	Port    uint16
-	// SourceAddress is the local address of the connection. Invalid leaves the choice to the kernel, which is a
-	// gamble where the node has several addresses on the link: a router that sends router advertisements gives it one
-	// more.
+	// SourceAddress is the local address of the connection. The zero Addr leaves the choice to the kernel, which cannot be
+	// foreseen where the node has several addresses on the link: a router that sends router advertisements gives the
+	// node one more.
 	SourceAddress netip.Addr
 	// RouterID is the BGP identifier, an IPv4 address unique in the AS. See the function RouterID.
 	RouterID netip.Addr
@@ -84,7 +84,7 @@ const (
 	defaultConnectTime = 5 * time.Second
 	defaultRestartTime = 120 * time.Second
 
-	asTrans = 23456 // stands for a four-octet AS in two octets and belongs to nobody (RFC 6793 §9)
+	asTrans = 23456 // stands for a four-octet AS in two octets and is assigned to no network (RFC 6793 §9)
 
 	maxPasswordBytes = 80                 // TCP_MD5SIG_MAXKEYLEN
 	maxRestartTime   = 4095 * time.Second // twelve bits (RFC 4724 §3)
@@ -120,8 +120,8 @@ func (p *Peer) Defaults() {
 // Validate reports everything that is wrong with a peer whose defaults are filled in: the Faults, each on a line.
 func (p Peer) Validate() error { return errors.Join(p.Faults()...) }
 
-// Faults returns everything that is wrong with a peer whose defaults are filled in, none for a valid one. Each error begins with the name of
-// the field as users type it below spec of a BGPPeer, for example "holdTime: 2s is not between 3s and 18h12m15s".
+// Faults returns everything that is wrong with a peer whose defaults are filled in, none for a valid one. Each error begins with the name
+// of the field as users type it below spec of a BGPPeer, for example "holdTime: 2s is not between 3s and 18h12m15s".
 func (p Peer) Faults() (errs []error) {
 	refuse := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))

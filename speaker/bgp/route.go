@@ -52,6 +52,6 @@ func (r Route) Validate() error {
 	return nil
 }
 
-// NeedsExtendedNextHop reports whether the route is an IPv4 prefix with an IPv6 next hop, which only a peer that has offered the capability of
-// RFC 8950 can be sent.
+// NeedsExtendedNextHop reports whether the route is an IPv4 prefix with an IPv6 next hop, which only a peer that has offered the capability
+// of RFC 8950 can be sent.
 func (r Route) NeedsExtendedNextHop() bool { return r.Family() == family.IPv4 && r.NextHop.Is6() }

@@ -18,7 +18,10 @@ func TestRouteValidate(t *testing.T) {
 		{name: "IPv4 by IPv6", prefix: "192.0.2.1/32", nextHop: "2001:db8:51::11"},
 		{name: "an aggregate", prefix: "192.0.2.0/24", nextHop: "198.51.100.11"},
 		{name: "IPv6 by IPv4", prefix: "2001:db8::1/128", nextHop: "198.51.100.11", wantError: "needs an IPv6 next hop"},
-		{name: "IPv6 by an IPv4 address in IPv6 form", prefix: "2001:db8::1/128", nextHop: "::ffff:198.51.100.11", wantError: "IPv4 in IPv6 form"},
+		{
+			name:   "IPv6 by an IPv4 address in IPv6 form",
+			prefix: "2001:db8::1/128", nextHop: "::ffff:198.51.100.11", wantError: "IPv4 in IPv6 form",
+		},
 		{name: "a link-local next hop", prefix: "2001:db8::1/128", nextHop: "fe80::1", wantError: "not an address the peer can forward to"},
 		{name: "the next hop GoBGP would fill in", prefix: "2001:db8::1/128", nextHop: "::", wantError: "not an address the peer can forward to"},
 		{name: "no next hop", prefix: "192.0.2.1/32", wantError: "has no next hop"},

@@ -93,9 +93,11 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 	switch {
 	case addressed:
 	case spec.DefaultGateway != "":
-		f.notBuilt = append(f.notBuilt, "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress")
+		f.notBuilt = append(f.notBuilt,
+			"spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress")
 	default:
-		f.notBuilt = append(f.notBuilt, "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
+		f.notBuilt = append(f.notBuilt,
+			"spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
 	}
 	if spec.SourceInterface != "" {
 		f.notBuilt = append(f.notBuilt, "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress")

@@ -76,8 +76,8 @@ func (v *view) peer(peer *config.Peer, node string) (bgp.Peer, error) {
 }
 
 // nextHops returns the addresses of this node, one of each family that it has, to which a peer is to send. While there is no route to the
-// peer they are those of the last path to it, and there is an error as well: what the peer has been told stays true while the route flaps, and
-// if it does not come back, the hold time ends the session.
+// peer they are those of the last path to it, and there is an error as well: what the peer has been told stays true while the route flaps,
+// and if it does not come back, the hold time ends the session.
 func (v *view) nextHops(peer *bgp.Peer) (map[family.Family]netip.Addr, error) {
 	path := v.Paths[peer.Address]
 	hops := path.Addresses
@@ -105,8 +105,8 @@ func nextHop(hops map[family.Family]netip.Addr, f family.Family) (netip.Addr, bo
 	return hop, ok
 }
 
-// withNextHops fills in, in place, the next hops of the routes whose families the session carries, and says which routes it leaves out because
-// the node has no address of their family on the peer's link.
+// withNextHops fills in, in place, the next hops of the routes whose families the session carries, and says which routes it leaves out
+// because the node has no address of their family on the peer's link.
 func withNextHops(routes []bgp.Route, families []family.Family, hops map[family.Family]netip.Addr) ([]bgp.Route, error) {
 	filled := routes[:0]
 	missing := map[family.Family]int{}
@@ -130,8 +130,8 @@ func withNextHops(routes []bgp.Route, families []family.Family, hops map[family.
 	return filled, errors.Join(errs...)
 }
 
-// bfdSession decides the BFD session that watches a peer. While there is no route to the peer, it is watched on the last path to it, where BFD
-// finds it dead.
+// bfdSession decides the BFD session that watches a peer. While there is no route to the peer, it is watched on the last path to it, where
+// BFD finds it dead.
 func (v *view) bfdSession(peer bgp.Peer, profile *config.BFD) (bfd.Session, error) {
 	path := v.Paths[peer.Address]
 	if path.Err != nil && path.Interface == "" { // there never was one

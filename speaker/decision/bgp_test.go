@@ -126,7 +126,8 @@ func TestBFDSessionOn(t *testing.T) {
 			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
 		},
 		{
-			name: "a peer of a dynamic internal session behind a router", peer: with(internal, func(p *bgp.Peer) { p.PeerASN, p.Dynamic = 0, bgp.Internal }), path: far,
+			name: "a peer of a dynamic internal session behind a router",
+			peer: with(internal, func(p *bgp.Peer) { p.PeerASN, p.Dynamic = 0, bgp.Internal }), path: far,
 			want: bfd.Session{Local: far.Source, Multihop: true, Params: params},
 		},
 		{
@@ -176,7 +177,8 @@ func TestSessions(t *testing.T) {
 	}{
 		{name: "both families to the node's own addresses", change: func(*Snapshot, *config.Peer) {}, want: usual + hop4 + hop6},
 		{
-			name: "a peer that does not select the node has no session", change: func(_ *Snapshot, p *config.Peer) { p.Nodes = selectors("name=node2") },
+			name:   "a peer that does not select the node has no session",
+			change: func(_ *Snapshot, p *config.Peer) { p.Nodes = selectors("name=node2") },
 		},
 		{
 			name:   "the peer's router ID goes before the node's",

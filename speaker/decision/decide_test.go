@@ -81,8 +81,8 @@ func labelSelector(text string) labels.Selector {
 	return s
 }
 
-// lan returns three nodes on one LAN, with two interfaces each and a path to the router 198.51.100.1, all alive, and one layer 2 advertisement
-// of everything.
+// lan returns three nodes on one LAN, with two interfaces each and a path to the router 198.51.100.1, all alive, and one layer 2
+// advertisement of everything.
 func lan(services ...Service) *Snapshot {
 	s := &Snapshot{
 		Config:   config.Config{L2: []config.L2Advertisement{{Name: "everything", Selection: everywhere()}}},
@@ -142,7 +142,7 @@ func (s *Snapshot) from(node string) *Snapshot {
 	return &view
 }
 
-// sayAll tells in sentences what all speakers come to, sorted by node: who answers for what, and what is recorded.
+// sayAll tells in sentences what all speakers come to, sorted by node: which node answers for which address, and what is recorded.
 func sayAll(s *Snapshot) (answers, records []string) {
 	for _, node := range slices.Sorted(maps.Keys(s.Nodes)) {
 		if !s.Alive(node) {
@@ -165,7 +165,7 @@ func sayAll(s *Snapshot) (answers, records []string) {
 }
 
 func TestLayer2(t *testing.T) {
-	const elected = "node3" // whom XXH64 ranks first for default/web
+	const elected = "node3" // XXH64 ranks it first for default/web
 	pair := func(node string) []string {
 		return []string{node + ": " + v4 + " on eth0", node + ": " + v6 + " on eth0"}
 	}
@@ -644,7 +644,7 @@ func TestRoutes(t *testing.T) {
 			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}},
 		},
 		{
-			name:  "a peer without an advertisement has a session and hears nothing",
+			name:  "a peer without an advertisement has a session and is told nothing",
 			peers: []config.Peer{peer("tor1", "")}, services: []Service{service("web", v4)},
 			want: map[string][]string{"tor1": nil},
 		},

@@ -8,14 +8,14 @@
 //	                      │                  Problems  why a peer has no session, or less than it should
 //	                      └─────▶ Explain ─▶ for each address, node and way: announced, or the one reason why not
 //
-// [Decide] and [Explain] are pure. They have no client, no clock and no memory: what takes time (a speaker that has just started, a route that
-// is gone and was there a moment ago) is said in the [Snapshot]. Speakers with the same view come to the same answer, and whoever has a
-// Snapshot, a test or a command of users, comes to the answer of the speaker.
+// [Decide] and [Explain] are pure. They have no client, no clock and no memory: what takes time (a speaker that has just started, a route
+// that is gone and was there a moment ago) is said in the [Snapshot]. Speakers with the same view come to the same answer, and a test or a
+// command that has the Snapshot of a speaker comes to the answer of that speaker.
 //
 // # What is announced
 //
-// An address is announced where the Service publishes it, a claim of ours backs it, an advertisement selects it, and an endpoint of its family
-// would get the traffic: without a ready endpoint nothing is announced, and with externalTrafficPolicy Local only where one runs.
+// An address is announced where the Service publishes it, a claim of ours backs it, an advertisement selects it, and an endpoint of its
+// family would get the traffic: without a ready endpoint nothing is announced, and with externalTrafficPolicy Local only where one runs.
 //
 // On layer 2 one node answers for all addresses of a Service, and of the Services that it shares addresses with: the holder of the sharing
 // group. The recorded holder keeps the group while its speaker is alive and it can serve as much of it as any node could; else package

@@ -112,7 +112,8 @@ type Explainer struct {
 // NewExplainer returns an Explainer of a Snapshot, which may not be changed any more.
 func NewExplainer(s *Snapshot) *Explainer {
 	e := &Explainer{
-		view: view{Snapshot: s}, groups: map[types.NamespacedName]*group{}, holders: map[*group]string{}, nodes: slices.Sorted(maps.Keys(s.Nodes)),
+		view: view{Snapshot: s}, groups: map[types.NamespacedName]*group{}, holders: map[*group]string{},
+		nodes: slices.Sorted(maps.Keys(s.Nodes)),
 	}
 	for _, g := range e.view.groups() {
 		for _, svc := range g.services {

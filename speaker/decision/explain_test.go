@@ -36,7 +36,8 @@ func explained(t *testing.T, s *Snapshot, address, node, peer string) string {
 	return ""
 }
 
-// onLAN is the Service web with 198.51.100.200, held by node1, with one endpoint on node1, on the three nodes of lan, as node1 sees it.
+// onLAN is the cluster of lan as node1 sees it, with the Service web, which has v4 and v6, its endpoint on node1, and node1 as its recorded
+// holder.
 func onLAN() *Snapshot { return lan(heldBy("node1", service("web", v4, v6))).from("node1") }
 
 func TestExplainLayer2(t *testing.T) {
@@ -140,7 +141,10 @@ func TestExplainLayer2(t *testing.T) {
 			},
 			want: "StartupHold",
 		},
-		{name: "a node that just started keeps what it is on record for", change: func(s *Snapshot, _ *Service) { s.StartupHold = true }, want: "Announced (eth0)"},
+		{
+			name:   "a node that just started keeps what it is on record for",
+			change: func(s *Snapshot, _ *Service) { s.StartupHold = true }, want: "Announced (eth0)",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := onLAN()
@@ -399,7 +403,8 @@ func TestExplainIsWhatDecideDoes(t *testing.T) {
 	}
 	t.Logf("reasons: %v", seen)
 	for _, reason := range []Reason{
-		NoClaim, PeerNotOnNode, NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected, NodeExcluded, NoReadyEndpoint,
+		NoClaim, PeerNotOnNode, NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected,
+		NodeExcluded, NoReadyEndpoint,
 		NoLocalEndpoint, NoInterface, NoLiveSpeaker, Isolated, OtherHolder, StartupHold, NoSession, FamilyNotCarried, NoNextHop, SessionDown,
 		Withheld, Announced,
 	} {

@@ -169,8 +169,8 @@ func (v *view) interfaces(g *group, address Address, node string) []string {
 	return slices.Compact(slices.Sorted(v.usable(g, address, node)))
 }
 
-// usable yields the names of the interfaces on which the node can answer for an address of the group, some more than once: none unless every
-// Service on the address that has endpoints at all can be served from there.
+// usable yields the names of the interfaces on which the node can answer for an address of the group, some more than once: none unless
+// every Service on the address that has endpoints at all can be served from there.
 func (v *view) usable(g *group, address Address, name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		node, ok := v.Nodes[name]

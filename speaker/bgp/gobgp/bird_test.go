@@ -40,7 +40,7 @@ Table master6:
 	BGP.large_community: (64512, 1, 2)
 `
 
-// TestBIRD is the second opinion: another implementation, and its own words for what it heard.
+// TestBIRD compares the routes with what another implementation received, in its own words.
 func TestBIRD(t *testing.T) {
 	r := newLink(t)
 	if _, err := exec.LookPath("bird"); err != nil {

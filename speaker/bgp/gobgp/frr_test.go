@@ -111,7 +111,7 @@ func TestIPv6Session(t *testing.T) {
 	}
 }
 
-// TestExtendedNextHop covers RFC 8950: an IPv4 prefix by an IPv6 next hop is for those who have offered to take it.
+// TestExtendedNextHop covers RFC 8950: an IPv4 prefix with an IPv6 next hop is for peers that have offered to take it.
 func TestExtendedNextHop(t *testing.T) {
 	r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", "$S6"))
 	peer := r.peer()
@@ -168,11 +168,11 @@ func TestAttributes(t *testing.T) {
 		want      func(*path)
 	}{
 		{
-			name: "an external peer hears the prepended path and no local preference", remoteASN: "64512", peerASN: 64513,
+			name: "an external peer is told the prepended path and no local preference", remoteASN: "64512", peerASN: 64513,
 			want: func(p *path) { p.ASPath.String = "64512 64512 64512" },
 		},
 		{
-			name: "an internal peer hears the local preference and an empty path", remoteASN: "64513", peerASN: 64513,
+			name: "an internal peer is told the local preference and an empty path", remoteASN: "64513", peerASN: 64513,
 			want: func(p *path) {
 				p.ASPath.String, p.Peer.Type = "Local", "internal"
 				p.LocalPref = new(200)
@@ -205,8 +205,8 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-// TestPeersHearTheirOwn declares one prefix to two routers in two ways.
-func TestPeersHearTheirOwn(t *testing.T) {
+// TestPeersAreToldTheirOwn declares one prefix to two routers in two ways.
+func TestPeersAreToldTheirOwn(t *testing.T) {
 	r1, r2 := newRouter(t, bothFamilies), newRouter(t, bothFamilies)
 	p1, p2 := r1.peer(), r2.peer()
 	p2.Name, p2.RouterID = "tor2", netip.MustParseAddr("192.0.2.253")
@@ -313,7 +313,7 @@ func TestGTSM(t *testing.T) {
 	awaitState(t, s, "tor1", bgp.Established)
 }
 
-// TestMultihop puts a rule on the router that drops what could not have crossed a second hop.
+// TestMultihop puts a rule on the router that drops packets whose TTL would not have lasted for a second hop.
 func TestMultihop(t *testing.T) {
 	r := newRouter(t, withNeighbor("ebgp-multihop"))
 	r.nft("table ip hop { chain in { type filter hook input priority 0; tcp dport 179 ip ttl < 2 drop; }; }")
@@ -548,8 +548,8 @@ func TestWrongASNumbersAreReported(t *testing.T) {
 	}
 }
 
-// TestSetServesTheOthers shows that one bad declaration is nobody else's trouble, and leaves what it was meant to
-// change.
+// TestSetServesTheOthers shows that one bad declaration changes nothing for the other peers, and leaves the session that it was to
+// change as it is.
 func TestSetServesTheOthers(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	good, bad := r.peer(), r.peer()
@@ -624,7 +624,7 @@ func TestEditedIntoAnother(t *testing.T) {
 	r1.wantRIB(map[string][]path{"198.51.100.200/32": {external(r1.speaker4)}})
 }
 
-// TestEditsThatNeedNoNewSession are those that neither an OPEN message nor a connection depends on.
+// TestEditsThatNeedNoNewSession changes fields on which neither an OPEN message nor a connection depends.
 func TestEditsThatNeedNoNewSession(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
@@ -655,14 +655,14 @@ func TestEditsThatNeedNoNewSession(t *testing.T) {
 	}
 }
 
-// TestWellKnownCommunities: GoBGP keeps none of the routes to itself that bear one.
+// TestWellKnownCommunities: GoBGP sends the routes that bear a well-known community, and keeps none of them back.
 func TestWellKnownCommunities(t *testing.T) {
 	r := newRouter(t, bothFamilies)
 	s := newSpeaker(t)
 	var routes []bgp.Route
 	for i, name := range slices.Sorted(maps.Keys(bgp.WellKnownCommunities)) {
 		if name == "llgr-stale" {
-			continue // It does that one, see package config.
+			continue // GoBGP keeps routes with this one back, see package config.
 		}
 		route := r.route(netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 32).String())
 		route.Communities = []bgp.Community{bgp.WellKnownCommunities[name]}

@@ -85,7 +85,7 @@ type Speaker struct {
 	sessions map[string]*session // peer name => session
 }
 
-// connection is what a router tells sessions apart by.
+// connection has the fields by which a router tells sessions apart.
 type connection struct {
 	remote, local netip.Addr
 	port          uint16
@@ -122,7 +122,7 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 	connections := map[connection]string{}
 	for _, w := range want {
 		// Of two declarations of one router the one whose session runs is served, whatever their order: a session that is left alone
-		// would go on with routes that nobody takes back.
+		// would go on with routes that are never withdrawn.
 		if old := running[w.Peer.Name]; old != nil && sameSession(old.peer, w.Peer) {
 			connections[connectionOf(w.Peer)] = w.Peer.Name
 		}
@@ -261,7 +261,7 @@ func (s *Speaker) notify() { s.changes.Raise() }
 // session that has not come up yet serves no other ConnectTime, see Speaker.Set.
 func sameSession(p, q bgp.Peer) bool { return reflect.DeepEqual(normalPeer(p), normalPeer(q)) }
 
-// normalPeer returns what of p its session depends on.
+// normalPeer returns p without the differences that its session does not depend on.
 func normalPeer(p bgp.Peer) bgp.Peer {
 	p.ConnectTime = 0
 	p.Families = slices.Sorted(slices.Values(p.Families))

@@ -56,8 +56,8 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &logHandler{Handler: h.Handler.WithGroup(name), failed: h.failed, muted: h.muted}
 }
 
-// failure returns what a record of GoBGP's log says has gone wrong with the session, or nothing. The texts are those
-// of the pinned version; the tests against routers hold them.
+// failure returns what has gone wrong with the session according to a record of GoBGP's log, "" if nothing has. The texts are those
+// of the pinned version, which the tests against routers compare.
 func failure(r slog.Record) string {
 	attrs := map[string]slog.Value{}
 	collect := func() {
@@ -71,7 +71,7 @@ func failure(r slog.Record) string {
 		collect()
 		text := attrs["Error"].String()
 		if strings.HasSuffix(text, "i/o timeout") {
-			// RFC 2385 §4.1 and RFC 5082 §3 drop what does not fit without a word.
+			// By RFC 2385 §4.1 and RFC 5082 §3 a packet with a wrong signature or TTL is dropped, and not answered.
 			text += ": no answer from the peer; a different password or TTL security looks the same"
 		}
 		return text

@@ -16,7 +16,7 @@ var (
 	establishedDesc = prometheus.NewDesc("tandem_bgp_session_established_total",
 		"How many times the BGP session was established.", []string{"peer"}, nil)
 	announcedDesc = prometheus.NewDesc("tandem_bgp_announced_prefixes",
-		"Prefixes the peer has been sent.", []string{"peer", "family"}, nil)
+		"Prefixes that the peer has been sent.", []string{"peer", "family"}, nil)
 	withheldDesc = prometheus.NewDesc("tandem_bgp_withheld_prefixes",
 		"Prefixes that an established peer cannot be sent for want of a family or capability.", []string{"peer"}, nil)
 	updatesDesc = prometheus.NewDesc("tandem_bgp_updates_sent_total",

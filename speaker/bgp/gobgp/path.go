@@ -13,8 +13,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
-// normalRoute returns the route with its communities in an order of their own and without repetition, so that equal routes
-// compare equal.
+// normalRoute returns the route with its communities sorted and without repetition, so that equal routes compare equal.
 func normalRoute(r bgp.Route) bgp.Route {
 	communities := slices.Clone(r.Communities)
 	slices.SortFunc(communities, bgp.Community.Compare)

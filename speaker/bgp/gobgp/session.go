@@ -77,7 +77,7 @@ func (s *session) start(ctx, watching context.Context) error {
 	}}); err != nil {
 		return err
 	}
-	// A route of the peer that won against ours would take ours back. Our own pass through the same policy.
+	// A route of the peer's that won against one of ours would withdraw ours. Our own routes pass through the same policy.
 	ours := &api.Policy{
 		Name: "ours",
 		Statements: []*api.Statement{{
@@ -131,10 +131,10 @@ func (s *session) config() *api.Peer {
 		GracefulRestart: &api.GracefulRestart{
 			Enabled:     gr.Enabled,
 			RestartTime: uint32(gr.RestartTime / time.Second),
-			// The first OPEN says that this process has restarted and that the node forwarded all the while, which is
-			// what keeps the routes of the process before it (RFC 4724 §4.2). Where there was none it changes nothing.
+			// The first OPEN says that this process has restarted and that the node has gone on forwarding: so the peer
+			// keeps the routes of the process before (RFC 4724 §4.2). If there was none, it changes nothing.
 			LocalRestarting: gr.Enabled,
-			// Nothing of what the peer sends is needed to tell it our routes.
+			// Our routes do not depend on those of the peer, so that there is nothing to wait for.
 			DeferralTime: 1,
 		},
 	}
@@ -161,8 +161,8 @@ func (s *session) config() *api.Peer {
 	return config
 }
 
-// setRoutes makes routes the declared ones. Those that cannot be announced are left out and reported; of two that
-// disagree about one prefix the first counts.
+// setRoutes makes routes the declared ones. A route that cannot be announced is left out and reported. Of two routes with the
+// same prefix and different attributes the first counts.
 func (s *session) setRoutes(routes []bgp.Route) error {
 	var errs []error
 	declared := make(map[netip.Prefix]bgp.Route, len(routes))
@@ -186,8 +186,8 @@ func (s *session) setRoutes(routes []bgp.Route) error {
 	return errors.Join(append(errs, s.syncRIB())...)
 }
 
-// syncRIB makes the embedded RIB hold what is declared and may be sent. New paths go first, so that where an aggregate
-// and its parts change places there is always one of them. It is called with ribMu held.
+// syncRIB makes the embedded RIB hold the declared routes that may be sent. New paths go first: where 192.0.2.0/24 takes the
+// place of 192.0.2.10/32, the peer has one of the two at any moment. It is called with ribMu held.
 func (s *session) syncRIB() error {
 	var adding []bgp.Route
 	var paths, stale []*apiutil.Path
@@ -323,9 +323,10 @@ func (s *session) peerChanged(peer *apiutil.Peer) {
 	s.notify()
 }
 
-// refuseInternal ends the session of a peer that was to be external and turned out to be of our own AS.
+// refuseInternal ends the session of a peer that was declared External and is of our own AS.
 func (s *session) refuseInternal() {
-	reason := fmt.Sprintf("the peer is in our own AS %d, but dynamicASN is External; no further try until the peer is declared otherwise", s.peer.LocalASN)
+	reason := fmt.Sprintf("the peer is in our own AS %d, but dynamicASN is External; no further try until the peer is declared otherwise",
+		s.peer.LocalASN)
 	s.failed(reason)
 	if err := s.server.DisablePeer(context.Background(), &api.DisablePeerRequest{
 		Address:       s.peer.Address.String(),
@@ -367,7 +368,7 @@ func offersExtendedNextHop(caps []packet.ParameterCapabilityInterface) bool {
 	return false
 }
 
-// failed takes note of an error. Repetitions only move its time.
+// failed takes note of an error. A repetition of the same text changes nothing.
 func (s *session) failed(text string) {
 	s.mu.Lock()
 	repeated := s.status.LastError == text
@@ -410,7 +411,7 @@ const (
 )
 
 // withdraw takes every prefix back and waits until GoBGP's queue is written: until the count of UPDATEs has risen and
-// then rests. GoBGP offers no better sign.
+// then stays the same. GoBGP offers no better sign.
 func (s *session) withdraw(ctx context.Context) {
 	state, before := s.state(), s.updatesSent(ctx)
 	if err := s.setRoutes(nil); err != nil {
@@ -448,7 +449,7 @@ func (s *session) updatesSent(ctx context.Context) (updates uint64) {
 
 func (s *session) stopServer(ctx context.Context, mode bgp.CloseMode) {
 	s.stopWatching()
-	s.log.mute() // what GoBGP reports from here on is our own doing
+	s.log.mute() // from here on GoBGP reports failures that the stop causes
 	if err := s.server.StopBgp(context.WithoutCancel(ctx), &api.StopBgpRequest{
 		AllowGracefulRestart: mode == bgp.Restart,
 	}); err != nil {
