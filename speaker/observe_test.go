@@ -314,7 +314,8 @@ func TestObservedNodes(t *testing.T) {
 	}
 	status := func(name string, interfaces ...v1alpha1.InterfaceState) v1alpha1.SpeakerStatus {
 		return v1alpha1.SpeakerStatus{
-			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces}}
+			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces},
+		}
 	}
 	o := objects{
 		nodes: corev1.NodeList{Items: []corev1.Node{
