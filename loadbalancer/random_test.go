@@ -116,6 +116,7 @@ func (w *world) ask(name string) {
 		got, err := l.ensure(name)
 		if err == nil {
 			answers[l] = got
+			w.checkGiven(name, shown, words(got))
 		}
 		if l == w.leader {
 			w.failed[name] = err != nil
@@ -132,6 +133,21 @@ func (w *world) ask(name string) {
 	for _, l := range w.everyLeader() {
 		if got := answers[l]; got != nil {
 			w.edit(name, func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
+		}
+	}
+}
+
+// checkGiven checks that what a Service is given, and did not show before, is claimed for it or for a Service with the same key.
+func (w *world) checkGiven(name, shown, given string) {
+	claims := w.claims()
+	for address := range strings.FieldsSeq(given) {
+		owner := claims[address]
+		if strings.Contains(" "+shown+" ", " "+address+" ") || owner == name {
+			continue
+		}
+		parent := w.service(owner)
+		if key := sharingOf(w.service(name)).Key; parent == nil || key == "" || sharingOf(parent).Key != key && !w.refused(parent) {
+			w.t.Errorf("%s was given %s, which is claimed for %q", name, address, owner)
 		}
 	}
 }
