@@ -360,7 +360,8 @@ func TestSpeakerAddresses(t *testing.T) {
 			node("no-speaker", internal("198.51.100.13")),
 		}},
 		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
-			{ObjectMeta: metav1.ObjectMeta{Name: "both"}}, {ObjectMeta: metav1.ObjectMeta{Name: "six"}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "both"}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "six"}},
 			{ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
 		}},
 	}
@@ -394,7 +395,8 @@ func BenchmarkSnapshot(b *testing.B) {
 		o.speakers.Items = append(o.speakers.Items, v1alpha1.SpeakerStatus{
 			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
 				Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8", "2001:db8::1/64"}}},
-			}})
+			},
+		})
 	}
 	for i := range services {
 		name, node := fmt.Sprintf("service%05d", i), fmt.Sprintf("node%03d", i%nodes)
