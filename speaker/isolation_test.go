@@ -60,6 +60,41 @@ func probeOf(t *testing.T, host, holder string) *apiProbe {
 	return probe
 }
 
+// An answer of any kind says that the API is in reach, of an API that is not ready too.
+func TestProbeTakesAnyAnswer(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		status         int // 0 for no server at all
+		body           string
+		isolated       bool
+		wantOutOfReach bool
+	}{
+		{name: "ready", status: http.StatusOK, body: "ok"},
+		{name: "not ready", status: http.StatusInternalServerError, body: "[-]etcd failed: reason withheld"},
+		{name: "overloaded", status: http.StatusTooManyRequests, body: "later"},
+		{name: "forbidden", status: http.StatusForbidden},
+		{name: "gone", wantOutOfReach: true},
+		{name: "an isolated speaker may not list", isolated: true, status: http.StatusForbidden},
+		{name: "an isolated speaker and no API", isolated: true, wantOutOfReach: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+				w.WriteHeader(tt.status)
+				_, _ = w.Write([]byte(tt.body))
+			}))
+			t.Cleanup(api.Close)
+			if tt.status == 0 {
+				api.Close()
+			}
+			a := probeOf(t, api.URL, "node2").Ask(t.Context(), isolation{alone: true, isolated: tt.isolated})
+			if want := (answer{alone: true, outOfReach: tt.wantOutOfReach}); a != want {
+				t.Errorf("answer %+v, want %+v", a, want)
+			}
+		})
+	}
+}
+
 // A speaker is isolated when it has lost both the API and every other speaker, and not any more when it sees either.
 func TestIsolationByTheAPI(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
