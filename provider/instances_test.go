@@ -42,12 +42,12 @@ func TestInstanceMetadata(t *testing.T) {
 			want: []string{v4},
 		},
 		{
-			name:    "what the speaker found, where the kubelet knows none",
+			name:    "the addresses that the speaker found, where the kubelet knows none",
 			speaker: []string{v4, v6}, taints: uninitialized,
 			want: []string{v4, v6},
 		},
 		{
-			name:   "what the speaker found and the kubelet has not",
+			name:   "an address that the speaker found and the kubelet has not",
 			status: []string{v4}, speaker: []string{v4, v6}, taints: uninitialized,
 			want: []string{v4, v6},
 		},
@@ -57,7 +57,7 @@ func TestInstanceMetadata(t *testing.T) {
 			want: []string{v6, v4, second4},
 		},
 		{
-			name:   "what the kubelet knows, until the speaker reports",
+			name:   "the addresses that the kubelet knows, until the speaker reports",
 			status: []string{v4}, taints: uninitialized,
 			want: []string{v4},
 		},

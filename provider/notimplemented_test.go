@@ -59,7 +59,7 @@ func TestWarnOfAnnotations(t *testing.T) {
 			objects: []runtime.Object{svc(nil, map[string]string{v1alpha1.AnnotationAddressPool: "lan"})},
 		},
 		{
-			name: "a Service with two that have none",
+			name: "a Service with two annotations that have no effect",
 			objects: []runtime.Object{svc(nil, map[string]string{
 				v1alpha1.AnnotationShareWithNamespaces: "shop", v1alpha1.AnnotationPreferredNodes: "rack=1",
 			})},
@@ -74,7 +74,7 @@ func TestWarnOfAnnotations(t *testing.T) {
 			want: []string{preferred},
 		},
 		{
-			name: "another value is warned of again, and none is not",
+			name: "another value is warned of again, and a removed annotation is not",
 			objects: []runtime.Object{
 				svc(nil, nil),
 				svc(nil, map[string]string{v1alpha1.AnnotationPreferredNodes: "rack=1"}),
@@ -84,7 +84,7 @@ func TestWarnOfAnnotations(t *testing.T) {
 			want: []string{preferred, preferred},
 		},
 		{
-			name:    "a Service of another class is not ours to speak of",
+			name:    "a Service of another class has no event",
 			objects: []runtime.Object{svc(new("example.com/other"), map[string]string{v1alpha1.AnnotationPreferredNodes: "rack=1"})},
 		},
 		{

@@ -40,17 +40,17 @@ func TestTopology(t *testing.T) {
 			annotate: map[string]string{v1alpha1.AnnotationZone: "hall-2"}, want: map[string]string{zone: "hall-2", region: "vienna"},
 		},
 		{
-			name: "what nobody asks for stays", providerID: "tandem://node1", labels: map[string]string{zone: "hall-1"},
+			name: "a label without an annotation stays", providerID: "tandem://node1", labels: map[string]string{zone: "hall-1"},
 			annotate: map[string]string{"note": "x"}, want: map[string]string{zone: "hall-1"},
 		},
 		{
-			name: "what cannot be a label", providerID: "tandem://node1",
+			name: "an annotation that cannot be a label", providerID: "tandem://node1",
 			annotate: map[string]string{v1alpha1.AnnotationZone: "hall 1", v1alpha1.AnnotationRegion: "vienna"},
 			want:     map[string]string{region: "vienna"},
 			event:    `Warning InvalidTopologyLabel "hall 1" cannot be the label topology.kubernetes.io/zone; change the annotation: `,
 		},
 		{name: "a node of another provider", providerID: "metal://4711", annotate: map[string]string{v1alpha1.AnnotationZone: "hall-1"}},
-		{name: "a node of none", annotate: map[string]string{v1alpha1.AnnotationZone: "hall-1"}},
+		{name: "a node of no provider", annotate: map[string]string{v1alpha1.AnnotationZone: "hall-1"}},
 	} {
 		for _, when := range []string{"annotated before", "annotated later", "initialised later"} {
 			t.Run(tt.name+", "+when, func(t *testing.T) {

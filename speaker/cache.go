@@ -23,8 +23,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// newCache returns a cache of what a speaker reads, without what it does not look at, and a client that reads from the cache and writes to
-// the API.
+// newCache returns a cache of the objects that a speaker reads, without the fields that it does not use, and a client that reads from the
+// cache and writes to the API.
 func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	scheme := config.Scheme()
 	objects, err := cache.New(cfg.REST, cache.Options{
@@ -48,7 +48,7 @@ func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	return objects, writer, nil
 }
 
-// watch raises changed with every change of what a speaker reads. It raises statusDeleted too when a SpeakerStatus is deleted: a
+// watch raises changed with every change of an object that a speaker reads. It raises statusDeleted too when a SpeakerStatus is deleted: a
 // SpeakerStatus goes with its Node, and the Node may come back while this speaker runs.
 func watch(ctx context.Context, informers cache.Informers, changed, statusDeleted signal.Signal) error {
 	raise := toolscache.ResourceEventHandlerFuncs{
@@ -101,7 +101,7 @@ func membershipKey(ctx context.Context, reader client.Reader, namespace string) 
 	return key, nil
 }
 
-// The strip functions drop what the speaker does not look at, since every node holds every Service.
+// The strip functions drop the fields that the speaker does not use: the cache of every node has every Service of the cluster.
 
 func stripService(obj any) (any, error) {
 	if svc, ok := obj.(*corev1.Service); ok {

@@ -67,7 +67,7 @@ func TestStripKeepsWhatIsRead(t *testing.T) {
 			}(), got: stripped(stripService, svc.DeepCopy()),
 		},
 		{
-			name: "of another Service its type is left, by which it is passed over",
+			name: "a Service of another type keeps its type alone",
 			want: &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "db"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP},
 			}, got: stripped(stripService, clusterIP.DeepCopy()),
@@ -89,7 +89,7 @@ func TestStripKeepsWhatIsRead(t *testing.T) {
 			}(), got: stripped(stripEndpointSlice, slice.DeepCopy()),
 		},
 		{
-			name: "what is none of these passes",
+			name: "an object of another kind is left as it is",
 			want: "tombstone", got: stripped(stripService, stripped(stripNode, stripped(stripEndpointSlice, "tombstone"))),
 		},
 	} {

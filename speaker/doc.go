@@ -7,8 +7,8 @@
 //	API objects ─┐
 //	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶ Desired ─┬─▶ layer2.Announcer   ARP and NDP
 //	gossip ──────┘                                  ├─▶ gobgp.Speaker      sessions and routes
-//	                                                ├─▶ udp.Speaker        peers to watch
-//	                                                └─▶ records            who holds what, for kubectl and for the others
+//	                                                ├─▶ udp.Speaker        peers to watch by BFD
+//	                                                └─▶ records            this node as the holder of addresses on layer 2
 //
 // Package decision, which is pure, says what is announced and why. Around it one goroutine, in [Speaker.Run], takes a new snapshot whenever
 // something has changed, and is the only one to do so. So that all speakers come to the same answer, each publishes its interfaces in a

@@ -11,8 +11,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// interfaceStates describes the interfaces that announce or might. The decision of this node is made from it as well, so that the node goes
-// by what the others believe of it. Claimed addresses are the Services' and not the node's.
+// interfaceStates describes the interfaces that announce or might. It is published in the SpeakerStatus, and this node decides from it too:
+// so all speakers decide from the same description. Claimed addresses are the Services' and not the node's.
 func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1alpha1.InterfaceState {
 	var states []v1alpha1.InterfaceState
 	for _, i := range links.Interfaces {
@@ -31,7 +31,7 @@ func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1al
 	return states
 }
 
-// usableInterfaces returns the interfaces that can announce, in the words of layer 2.
+// usableInterfaces returns the interfaces that can announce, as package layer2 takes them.
 func usableInterfaces(links *link.Snapshot) []layer2.Interface {
 	var usable []layer2.Interface
 	for _, i := range links.Interfaces {
@@ -42,7 +42,7 @@ func usableInterfaces(links *link.Snapshot) []layer2.Interface {
 	return usable
 }
 
-// announcements returns what is to be announced, in the words of layer 2.
+// announcements returns the announcements of a decision, as package layer2 takes them.
 func announcements(d decision.Desired) []layer2.Announcement {
 	all := make([]layer2.Announcement, len(d.Layer2))
 	for i, a := range d.Layer2 {

@@ -27,14 +27,14 @@ const isolationCheck = time.Second
 type isolation struct {
 	// alone says that gossip shows no other speaker.
 	alone bool
-	// isolated is what the steps have come to.
+	// isolated is the state after the latest Step.
 	isolated bool
 }
 
 // answer is what the API said, and whether the speaker was alone when it asked.
 type answer struct {
 	alone, outOfReach bool
-	// behind says that other speakers have taken over what the cache has on record for this node.
+	// behind says that the cache still has this node on record for addresses that another node has taken over.
 	behind bool
 }
 
@@ -70,7 +70,7 @@ type apiProbe struct {
 // newAPIProbe returns a probe for the speaker of a node, which compares the API with a cache.
 func newAPIProbe(api *rest.Config, node string, cached client.Reader) (*apiProbe, error) {
 	scheme := config.Scheme()
-	// The mapper is told the one kind that is asked for, so that no discovery takes of the little time.
+	// The mapper is told the one kind that is asked for. Discovery would cost requests, and the time for an answer is short.
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{v1alpha1.GroupVersion})
 	mapper.Add(v1alpha1.GroupVersion.WithKind("L2Announcement"), meta.RESTScopeRoot)
 	live, err := client.New(api, client.Options{Scheme: scheme, Mapper: mapper})

@@ -28,8 +28,8 @@ func TestIsolationStep(t *testing.T) {
 			was:  isolation{alone: true}, answer: answer{alone: true, outOfReach: true}, wantChanged: true, isolated: true,
 		},
 		{name: "alone, the API there", was: isolation{alone: true}, answer: answer{alone: true}},
-		{name: "alone by now, which the answer does not know", was: isolation{alone: true}, answer: answer{outOfReach: true}},
-		{name: "no more alone, which the answer does not know", answer: answer{alone: true, outOfReach: true}},
+		{name: "alone since the probe asked", was: isolation{alone: true}, answer: answer{outOfReach: true}},
+		{name: "not alone any more since the probe asked", answer: answer{alone: true, outOfReach: true}},
 		{name: "still isolated", was: isolation{alone: true, isolated: true}, answer: answer{alone: true, outOfReach: true}, isolated: true},
 		{name: "another speaker comes back", was: isolation{isolated: true}, answer: answer{outOfReach: true}, wantChanged: true},
 		{name: "the API comes back", was: isolation{alone: true, isolated: true}, answer: answer{alone: true}, wantChanged: true},
@@ -109,7 +109,7 @@ func TestIsolationByTheAPI(t *testing.T) {
 		changed, isolated bool
 	}{
 		{name: "with others, the API away", host: gone.URL},
-		{name: "alone with the API, that answers something", alone: true, host: api.URL},
+		{name: "alone, and the API answers with an error", alone: true, host: api.URL},
 		{name: "alone without the API", alone: true, host: gone.URL, changed: true, isolated: true},
 		{name: "still", alone: true, host: gone.URL, isolated: true},
 		{name: "the API comes back", alone: true, host: api.URL, changed: true},

@@ -26,8 +26,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// wanted has the records that are to be, and everything that is needed to compare them with those that are: the L2Announcements in the
-// cache, the Services that exist, and the speakers that are alive.
+// wanted has the records that a decision wants, and everything that is needed to compare them with the existing ones: the L2Announcements
+// in the cache, the Services that exist, and the speakers that are alive.
 type wanted struct {
 	records       map[types.NamespacedName]decision.Record
 	announcements []v1alpha1.L2Announcement
@@ -101,13 +101,13 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 	return errors.Join(errs...)
 }
 
-// harmless reports whether a write failed, if it did, because another speaker was first.
+// harmless reports whether a write succeeded, or failed only because another speaker had changed the record first.
 func harmless(err error) bool {
 	return err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
 }
 
 // collects reports whether this speaker deletes the record of a Service that is gone. The holder does or, if its speaker is dead, the first
-// speaker by name that is alive: with node2 on record and dead, node1 of node1 and node3.
+// speaker by name that is alive. For example, node2 is on record and dead, and node1 and node3 are alive: node1 deletes the record.
 func (r *recorder) collects(a *v1alpha1.L2Announcement, alive membership.Snapshot) bool {
 	if alive.Has(a.Status.Node) {
 		return a.Status.Node == r.node

@@ -57,7 +57,7 @@ func TestRecorder(t *testing.T) {
 	web := types.NamespacedName{Namespace: "default", Name: "web"}
 	svc := published("web", v4, v6)
 	living := map[client.ObjectKey]*corev1.Service{web: &svc}
-	const took = "Normal AnnouncingLayer2 Node node1 answers for " + v4 + " and " + v6 + " on eth0"
+	const announcing = "Normal AnnouncingLayer2 Node node1 answers for " + v4 + " and " + v6 + " on eth0"
 	for _, tt := range []struct {
 		name   string
 		stored []v1alpha1.L2Announcement
@@ -73,19 +73,19 @@ func TestRecorder(t *testing.T) {
 		{
 			name:    "the first holder creates the record and says so",
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
-			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing},
 		},
 		{
 			name:    "a successor takes the record over and names its predecessor",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
-			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took + ", after node node2"},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing + ", after node node2"},
 		},
 		{
 			name:    "a record that was cleared is taken without naming its last holder",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "")},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
-			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{took},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing},
 		},
 		{
 			name:    "what is on record already is not written again",
@@ -264,7 +264,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !got.Status.Since.After(since.Time) {
-		t.Errorf("a successor has its addresses since %v, which is when its predecessor took them", got.Status.Since)
+		t.Errorf("a successor has its addresses since %v, the time of its predecessor", got.Status.Since)
 	}
 }
 

@@ -28,7 +28,7 @@ type roster struct {
 // newRoster returns the roster of a speaker that starts now.
 func newRoster(now time.Time) *roster { return &roster{started: now, seen: map[string]bool{}} }
 
-// presence is what a roster makes of gossip.
+// presence is what follows from an update of a roster.
 type presence struct {
 	// alive reports whether the speaker of a node is alive, or presumed to be.
 	alive func(node string) bool

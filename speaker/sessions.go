@@ -46,7 +46,7 @@ type peerings struct {
 	bfd []bfd.Session
 }
 
-// newSessions returns no sessions yet. What it starts outlives no context but ctx.
+// newSessions returns a sessions that has none yet. A reset that BFD causes ends with ctx.
 func newSessions(ctx context.Context, changed signal.Signal) *sessions {
 	logger := klog.FromContext(ctx)
 	s := &sessions{bgp: gobgp.New(logger), changed: changed, desired: signal.NewLatest[peerings]()}
@@ -147,7 +147,7 @@ func (s *sessions) states() []v1alpha1.BGPSession {
 	return states
 }
 
-// bgpSession describes a session. What keeps prefixes from a peer now says more than what once ended the session.
+// bgpSession describes a session. While prefixes are withheld, LastError says why, rather than why the session once ended.
 func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
 	since := metav1.NewTime(state.Since.Truncate(time.Second))
 	session := v1alpha1.BGPSession{
@@ -158,7 +158,6 @@ func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
 	if state.Withheld > 0 {
 		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, "+
 			"or to no IPv6 next hops for IPv4 (RFC 8950); "+
-
 			"activate the missing family or capability there", state.Withheld, state.Families)
 	}
 	return session

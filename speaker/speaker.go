@@ -29,8 +29,8 @@ import (
 )
 
 const (
-	// settle is how long changes in the API are gathered before a new decision, so that a burst of them costs one. Changes that come of a
-	// failure (gossip, interfaces) are never delayed.
+	// settle is how long changes in the API are gathered before a new decision, so that a burst of them costs one. Changes that a failure
+	// causes (of gossip, of interfaces) are never delayed.
 	settle = 20 * time.Millisecond
 	// stopTimeout bounds the end of all parts.
 	stopTimeout = 10 * time.Second
@@ -114,7 +114,7 @@ func (s *Speaker) Ready(*http.Request) error {
 	return nil
 }
 
-// Run announces until the context ends. Its error is of the part without which the speaker cannot go on.
+// Run announces until the context ends, or until a part fails without which the speaker cannot go on. The error is that of the part.
 func (s *Speaker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -235,7 +235,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 		// A speaker that comes back may have announced our addresses on its side of a partition.
 		s.layer2.Refresh("another speaker came back")
 	}
-	if !snapshot.Isolated { // Nobody could read what is recorded from here, or change what is on record.
+	if !snapshot.Isolated { // An isolated speaker has no API to write records to.
 		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.announcements.Items, services: o.loadBalancers(), alive: alive})
 	}
 	s.sessions.Set(desired)

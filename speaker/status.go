@@ -31,7 +31,7 @@ const statusPeriod = 500 * time.Millisecond
 type statusWriter struct {
 	node   string
 	client client.Client // reads from the cache
-	// links, announced and sessions say what is to be published.
+	// links, announced and sessions return the state that is published.
 	links     func() *link.Snapshot
 	announced func() []layer2.Status
 	sessions  *sessions
@@ -50,7 +50,7 @@ func (w *statusWriter) run(ctx context.Context, changed signal.Signal) error {
 	return nil
 }
 
-// write makes the SpeakerStatus say what is so now, and creates it where there is none.
+// write brings the SpeakerStatus up to date, and creates it where there is none.
 func (w *statusWriter) write(ctx context.Context) error {
 	var node corev1.Node
 	if err := w.client.Get(ctx, client.ObjectKey{Name: w.node}, &node); err != nil {

@@ -198,7 +198,7 @@ func (m *Machine) Tick(now time.Time) (send []Packet) {
 	return send
 }
 
-// Deadline is when tick has something to do, zero for never.
+// Deadline is when Tick has something to do, zero for never.
 func (m *Machine) Deadline() time.Time {
 	if m.nextTx.IsZero() || !m.expires.IsZero() && m.expires.Before(m.nextTx) {
 		return m.expires

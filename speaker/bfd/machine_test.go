@@ -135,7 +135,7 @@ func (w *wire) want(story ...string) {
 	w.story = nil
 }
 
-// up brings both sides up and forgets how.
+// up brings both sides up and clears the story.
 func (w *wire) up() {
 	w.t.Helper()
 	w.run(3 * time.Second)
@@ -176,7 +176,7 @@ func TestStates(t *testing.T) {
 			},
 		},
 		{
-			name: "a peer that dies is found dead after three intervals", a: params(300 * ms), b: params(300 * ms),
+			name: "the session with a peer that dies fails after three intervals", a: params(300 * ms), b: params(300 * ms),
 			play: func(w *wire) {
 				w.up()
 				w.off[1] = true
@@ -246,7 +246,7 @@ func TestIntervals(t *testing.T) {
 			name: "alone and slower than that", a: params(5 * time.Second),
 			b: params(10 * ms), alone: true, spread: 1, shortest: 5 * time.Second, longest: 5 * time.Second,
 		},
-		{name: "as both like it", a: params(100 * ms), b: params(100 * ms), shortest: 75 * ms, longest: 75 * ms, detection: 300 * ms},
+		{name: "the interval that both sides ask for", a: params(100 * ms), b: params(100 * ms), shortest: 75 * ms, longest: 75 * ms, detection: 300 * ms},
 		{
 			name: "no faster than the other receives", a: params(100 * ms),
 			b: params(400 * ms), shortest: 300 * ms, longest: 300 * ms, detection: 1200 * ms,
@@ -310,7 +310,7 @@ func TestAPeerInDemandModeGetsNothing(t *testing.T) {
 	}
 }
 
-// TestChange has one side change its mind while the session is up (RFC 5880 §6.8.3).
+// TestChange changes the parameters of one side while the session is up (RFC 5880 §6.8.3).
 func TestChange(t *testing.T) {
 	tests := []struct {
 		name     string

@@ -35,18 +35,18 @@ func TestParse(t *testing.T) {
 			},
 		},
 		{
-			name: "the first of all, with something behind it", packet: "2040031800000001_00000000_000f4240_000f4240_00000000_ff",
+			name: "the first packet of a session, with a byte after its end", packet: "2040031800000001_00000000_000f4240_000f4240_00000000_ff",
 			want: Packet{State: Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second},
 		},
 		{name: "empty", packet: "", err: ErrShort},
 		{name: "a byte short", packet: "20c00318000000010000000200000000000000000000_00", err: ErrShort},
-		{name: "says less than 24 bytes", packet: "20c00317000000010000000200000000000000000000_0000", err: ErrShort},
-		{name: "says more than there is", packet: "20c00319000000010000000200000000000000000000_0000", err: ErrShort},
+		{name: "the length field says less than 24 bytes", packet: "20c00317000000010000000200000000000000000000_0000", err: ErrShort},
+		{name: "the length field says more bytes than there are", packet: "20c00319000000010000000200000000000000000000_0000", err: ErrShort},
 		{name: "version 0", packet: "00c00318000000010000000200000000000000000000_0000", err: ErrVersion},
 		{name: "multiplier 0", packet: "20c00018000000010000000200000000000000000000_0000", err: ErrMultiplier},
 		{name: "multipoint", packet: "20c10318000000010000000200000000000000000000_0000", err: ErrMultipoint},
 		{name: "no discriminator of the sender", packet: "20c00318000000000000000200000000000000000000_0000", err: ErrDiscriminator},
-		{name: "up, and knows none of ours", packet: "20c00318000000010000000000000000000000000000_0000", err: ErrDiscriminator},
+		{name: "up without our discriminator", packet: "20c00318000000010000000000000000000000000000_0000", err: ErrDiscriminator},
 		{name: "authenticated", packet: "20c40318000000010000000200000000000000000000_0000", err: ErrAuthenticated},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

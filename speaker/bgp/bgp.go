@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bgp has the words of BGP (RFC 4271) that a speaker is configured with and reports: a [Peer] with its defaults and what makes it
-// invalid, a [Route] with its attributes and communities, the [Session] that is both, and the [SessionState] that comes of it.
+// Package bgp has the types of BGP (RFC 4271) with which a speaker is configured and in which it reports: a [Peer] with its defaults and
+// its faults, a [Route] with its attributes and communities, the [Session] that consists of a Peer and its Routes, and the [SessionState]
+// that says how the session goes.
 //
-// The package knows addresses and numbers alone, so that a decision, its explanation and the conditions of a BGPPeer can be made of it in
-// any program. Package gobgp speaks the protocol, in speakers only.
+// The package imports netip and package family alone, so that every program can use it: the speaker decides and explains with these types,
+// and the controller manager writes the conditions of BGPPeers from them. Package gobgp speaks the protocol, in speakers only.
 package bgp
 
 import (

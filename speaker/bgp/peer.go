@@ -79,8 +79,8 @@ type Peer struct {
 const (
 	defaultPort     = 179
 	defaultHoldTime = 90 * time.Second // RFC 4271 §10
-	// RFC 4271 §10 suggests 120 s between attempts, for which a router that came back would wait in vain. A SYN every
-	// 5 s is nothing to either side.
+	// RFC 4271 §10 suggests 120 s between attempts. A router that has come back would have no session for so long, and a
+	// SYN every 5 s costs neither side anything.
 	defaultConnectTime = 5 * time.Second
 	defaultRestartTime = 120 * time.Second
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config turns the objects that users write for the speakers into what speakers follow, and says of each object whether it is in
-// use and, where it is not, what to change.
+// Package config compiles the objects that users write for the speakers into the [Config] that speakers follow, and says of each object
+// whether it is in use and, where it is not, what to change.
 //
-// [Compile] is called by both sides: every speaker takes the [Config] from it, and the controller manager's leader takes the conditions and
-// writes them, so that what users read is what speakers do. An object with a mistake
-// is left out, or used without the part at fault; it never keeps another from being used.
+// [Compile] is called by both sides: every speaker takes the Config from it, and the controller manager's leader takes the conditions and
+// writes them, so that the conditions say what the speakers do. An object with a mistake is left out, or used without the part at fault. It
+// never keeps another object from being used.
 //
 // The package is pure: it knows API types, and no client. [Read] is handed the function that lists.
 package config
@@ -184,7 +184,7 @@ func (c *compiler) conclude(kind, name string, generation int64, f *findings) bo
 
 func (c *compiler) compile() Config {
 	var config Config
-	// The order of a cache is none, and every speaker must take the same one of two definitions.
+	// A cache has no order, and of two definitions of one name every speaker must take the same.
 	c.Communities = slices.SortedFunc(slices.Values(c.Communities), func(a, b v1alpha1.Community) int { return strings.Compare(a.Name, b.Name) })
 	for _, ad := range c.L2Advertisements {
 		var f findings

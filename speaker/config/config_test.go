@@ -32,7 +32,7 @@ func pool(name string, labels map[string]string) ipamv1alpha1.AddressPool {
 	return ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 }
 
-// impossible is a selector that the API server lets through and nobody can follow.
+// impossible is a selector that the API server accepts and that cannot be compiled.
 func impossible() metav1.LabelSelector {
 	return metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "rack", Operator: "Near"}}}
 }
@@ -114,7 +114,7 @@ func TestConditions(t *testing.T) {
 			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator,
 		},
 		{
-			name: "nothing goes back to a preferred node", kind: "L2Advertisement",
+			name: "failbackAfter has no effect", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{FailbackAfter: &metav1.Duration{Duration: time.Minute}}),
 			reason:  v1alpha1.ReasonNotImplemented, used: true,
 			message: "spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one",
@@ -152,7 +152,7 @@ func TestConditions(t *testing.T) {
 			message: "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s",
 		},
 		{
-			name: "a hold time that can be", kind: "BGPPeer",
+			name: "a hold time of 9s", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", HoldTime: &metav1.Duration{Duration: 9 * time.Second}}),
 			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
@@ -162,7 +162,7 @@ func TestConditions(t *testing.T) {
 			message: "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress",
 		},
 		{
-			name: "what this version leaves undone of a peer with an address is told, and the session is opened", kind: "BGPPeer",
+			name: "fields of a peer with an address that have no effect are named, and the session is opened", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", SourceInterface: "lo", MaxReceivedPrefixes: 1000}),
 			reason:  v1alpha1.ReasonNotImplemented, used: true,
 			message: "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress; " +
@@ -197,7 +197,7 @@ func TestConditions(t *testing.T) {
 			message: `spec.communities[1]: there is no community "primary-path"; define it in a Community object or write its value`,
 		},
 		{
-			name: "a community that a router without long-lived graceful restart may not hear", kind: "BGPAdvertisement",
+			name: "llgr-stale, whose routes GoBGP would not send", kind: "BGPAdvertisement",
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Communities: []v1alpha1.CommunityReference{"64512:1", "65535:6"}}),
 			reason:  v1alpha1.ReasonNotImplemented, used: true,
 			message: "spec.communities[1]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice",
@@ -391,7 +391,7 @@ func TestCompiledAdvertisement(t *testing.T) {
 	}
 }
 
-// The objects that users are promised to be accepted, and what they are told of each.
+// TestContract checks the condition Ready of each object that the API contract promises to accept.
 func TestContract(t *testing.T) {
 	var o Objects
 	for _, document := range documents(t, "../../test/api/testdata/accepted.yaml") {

@@ -23,8 +23,8 @@ import (
 type Peer struct {
 	Name  string
 	Nodes selector.List
-	// Peer is valid and has its defaults, but for two fields that a node fills in: Password, which is in the Secret that PasswordSecret
-	// names, and RouterID where it is the zero Addr, in the place of which every node takes its own.
+	// Peer is valid and has its defaults, but for two fields that each node fills in: Password, from the Secret that PasswordSecret names,
+	// and RouterID, by the node's own address where the BGPPeer has none (the zero Addr).
 	Peer bgp.Peer
 	// PasswordSecret is where the password of the session is, nil for a session without one.
 	PasswordSecret *SecretKey
@@ -44,7 +44,7 @@ type BFD struct {
 	MinimumTTL uint8
 }
 
-// What a BFDProfile means where it is silent. The API server fills in the same, so that users see it.
+// The defaults of a BFDProfile. The API server fills in the same, so that users see them.
 const (
 	defaultBFDInterval         = 300 * time.Millisecond
 	defaultBFDMultiplier int32 = 3
@@ -106,7 +106,7 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 		f.notBuilt = append(f.notBuilt, "spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer")
 	}
 	p.Defaults()
-	if addressed && len(f.invalid) == 0 { // An address that could not be read is told once.
+	if addressed && len(f.invalid) == 0 { // An address that could not be read has been reported already.
 		complete := *p
 		if !p.RouterID.IsValid() {
 			complete.RouterID = anyRouterID

@@ -44,12 +44,12 @@ func TestPeer(t *testing.T) {
 		password SecretKey
 	}{
 		{
-			name: "the least that is needed",
+			name: "the required fields alone",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1"},
 			want: func(*Peer) {},
 		},
 		{
-			name: "everything that can be said",
+			name: "all fields",
 			spec: v1alpha1.BGPPeerSpec{
 				MyASN: 4200000000, DynamicASN: v1alpha1.DynamicASNExternal, PeerAddress: "2001:db8:51::1", PeerPort: 1790,
 				SourceAddress: "2001:db8:51::11", RouterID: "10.0.0.1",
@@ -77,7 +77,7 @@ func TestPeer(t *testing.T) {
 			want: func(p *Peer) { p.Peer.Address, p.Peer.EBGPMultiHop = addr("203.0.113.1"), true },
 		},
 		{
-			name: "graceful restart that says nothing more is enabled, for two minutes",
+			name: "an empty gracefulRestart is enabled, for two minutes",
 			spec: v1alpha1.BGPPeerSpec{
 				MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", GracefulRestart: &v1alpha1.GracefulRestart{},
 			},
@@ -108,7 +108,7 @@ func TestPeer(t *testing.T) {
 			want: func(p *Peer) { p.PasswordSecret = &SecretKey{"tor-auth", "password"} },
 		},
 		{
-			name:    "a BFD profile that says nothing",
+			name:    "an empty BFD profile",
 			spec:    v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", BFDProfile: "fast"},
 			profile: &v1alpha1.BFDProfileSpec{},
 			want: func(p *Peer) {
@@ -116,7 +116,7 @@ func TestPeer(t *testing.T) {
 			},
 		},
 		{
-			name: "a BFD profile that says everything",
+			name: "a BFD profile with all fields",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", BFDProfile: "fast"},
 			profile: &v1alpha1.BFDProfileSpec{
 				ReceiveInterval: seconds(1), TransmitInterval: seconds(2), DetectMultiplier: 5, PassiveMode: true, MinimumTTL: 250,
@@ -155,17 +155,17 @@ func TestInvalidPeers(t *testing.T) {
 		want string
 	}{
 		{
-			name: "an address that is none",
+			name: "a peerAddress that is no address",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "tor1"},
 			want: `spec.peerAddress: ParseAddr("tor1"): unable to parse IP`,
 		},
 		{
-			name: "a source address that is none",
+			name: "a sourceAddress that is no address",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", SourceAddress: "eth0"},
 			want: `spec.sourceAddress: ParseAddr("eth0"): unable to parse IP`,
 		},
 		{
-			name: "a router ID that is none",
+			name: "a routerID that is no address",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", RouterID: "one"},
 			want: `spec.routerID: ParseAddr("one"): unable to parse IP`,
 		},

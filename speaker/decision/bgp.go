@@ -144,8 +144,9 @@ func (v *view) bfdSession(peer bgp.Peer, profile *config.BFD) (bfd.Session, erro
 	return session, nil
 }
 
-// bfdSessionOn is the BFD session that watches a peer over a path. Whether routers may be between the two is what BGP says of an external
-// peer. An internal peer may be anywhere: it is watched as on the link if the path has no router.
+// bfdSessionOn returns the BFD session that watches a peer over a path. An external peer is several hops away if its BGPPeer says so, by
+// ebgpMultiHop or ttlSecurityHops, whatever the path is. A BGPPeer does not say how far away an internal peer is, so that the path decides.
+// For example, 198.51.100.1 of our own AS is watched on the link from 198.51.100.11/24, and 203.0.113.1 behind a router over several hops.
 func bfdSessionOn(path link.Path, peer bgp.Peer, profile *config.BFD) bfd.Session {
 	local := peer.SourceAddress
 	if !local.IsValid() {

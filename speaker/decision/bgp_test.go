@@ -53,7 +53,7 @@ func TestWithNextHops(t *testing.T) {
 				"1 IPv6 prefixes are not announced: this node has no IPv6 address on the peer's link",
 		},
 		{
-			name:     "a family that the session does not carry is not missed",
+			name:     "the node needs no next hop of a family that the session does not carry",
 			prefixes: prefixes(v4+"/32", v6+"/128"), families: []family.Family{family.IPv4}, own: []string{own4},
 			want: []string{v4 + "/32 nextHop=" + own4},
 		},

@@ -50,7 +50,7 @@ func Decide(s *Snapshot) Desired {
 	return d
 }
 
-// view is a Snapshot, and what is worked out of it no more than once.
+// view is a Snapshot with the intermediate results that are computed once for a decision.
 type view struct {
 	*Snapshot
 	subnets map[netip.Prefix]bool // of all nodes' interfaces, nil before onLink has been asked
@@ -85,7 +85,7 @@ func (v *view) decideLayer2(d *Desired) {
 				}
 			}
 			if len(record.Addresses) == 0 {
-				continue // only its group has something to announce
+				continue // other Services of the group are announced, and this one is not
 			}
 			record.Interfaces = slices.Sorted(maps.Keys(used))
 			d.Records[svc.Name] = record

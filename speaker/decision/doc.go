@@ -3,7 +3,7 @@
 // Package decision works out what a node announces from everything that it knows at one moment, and says why not more.
 //
 //	API objects ─┐                           Layer2    an address and the interfaces that answer for it
-//	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶   Records   who holds what, for kubectl and for the other speakers
+//	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶   Records   Services that this node holds on layer 2
 //	gossip ──────┘        │                  BGP, BFD  whole sessions: peers, routes, next hops
 //	                      │                  Problems  why a peer has no session, or less than it should
 //	                      └─────▶ Explain ─▶ for each address, node and way: announced, or the one reason why not

@@ -95,13 +95,13 @@ func (e Explanation) Declared() bool {
 // Explain says why each address that a Service publishes is announced or not: by each node on layer 2 and then to each peer, ordered by
 // address as in the Service's status, by node and by peer. It returns nothing for a Service that is not in the snapshot.
 //
-// What the snapshot does not know, Explain takes for well: it has the paths to peers of its own node alone, and may lack Sessions and
-// Password.
+// Where the snapshot lacks a fact, Explain assumes that nothing is wrong there. A snapshot has the paths of its own node alone, and may
+// lack Sessions and Password. For example, the speaker of node1 does not know how node2 reaches a peer, and never says NoNextHop of node2.
 func Explain(s *Snapshot, service types.NamespacedName) []Explanation {
 	return NewExplainer(s).Explain(service)
 }
 
-// Explainer explains several Services of one Snapshot, of which it works out only once what they have in common.
+// Explainer explains several Services of one Snapshot. It works out their sharing groups and holders once, and not again for each Service.
 type Explainer struct {
 	view
 	groups  map[types.NamespacedName]*group
@@ -123,7 +123,7 @@ func NewExplainer(s *Snapshot) *Explainer {
 	return e
 }
 
-// Explain is the function Explain.
+// Explain returns what the function Explain returns.
 func (e *Explainer) Explain(service types.NamespacedName) []Explanation {
 	g := e.groups[service]
 	if g == nil {
@@ -261,7 +261,7 @@ func (e *Explainer) toPeer(g *group, address Address, name string, peer *config.
 	return x
 }
 
-// carries tells what becomes of a prefix that is declared for a session.
+// carries returns Announced if the session carries a prefix that is declared for it, or else SessionDown or Withheld, with the cause.
 func (e *Explainer) carries(session NodePeer, f family.Family, hop netip.Addr) (reason Reason, detail string) {
 	if e.Sessions == nil {
 		return Announced, ""
@@ -294,7 +294,8 @@ func selects(s config.Selection, pool string, svc *Service, node labels.Set) Rea
 	return Announced
 }
 
-// order has the reasons by which several pairs of an advertisement and a Service are compared: that of the pair that comes furthest counts.
+// order ranks the reasons where several pairs of an advertisement and a Service have the address: the last of them in this order counts.
+// For example, one BGPAdvertisement does not select the pool and another does not select the node: the reason is NodeNotSelected.
 var order = []Reason{
 	NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected, NoReadyEndpoint, NoLocalEndpoint, Announced,
 }

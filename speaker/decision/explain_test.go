@@ -96,7 +96,7 @@ func TestExplainLayer2(t *testing.T) {
 			want:   "NoReadyEndpoint",
 		},
 		{
-			name: "the other family's endpoint is", address: v6,
+			name: "an endpoint of the other family is ready, and its address is announced", address: v6,
 			change: func(_ *Snapshot, web *Service) { delete(web.Endpoints, family.IPv4) },
 			want:   "Announced (eth0)",
 		},
@@ -179,7 +179,7 @@ func TestExplainBGP(t *testing.T) {
 		want    string
 	}{
 		{name: "the peer is told the prefix", want: "Announced (" + v4 + "/32, next hop " + own4 + ")"},
-		{name: "of the other family too", address: v6, want: "Announced (" + v6 + "/128, next hop " + own6 + ")"},
+		{name: "the peer is told the prefix of the other family too", address: v6, want: "Announced (" + v6 + "/128, next hop " + own6 + ")"},
 		{name: "another node tells it too, by paths that only it knows", node: "node2", want: "Announced (" + v4 + "/32)"},
 		{
 			name: "two lengths are two prefixes",
@@ -254,7 +254,7 @@ func TestExplainBGP(t *testing.T) {
 			want: "NoSession (spec.passwordSecret: there is no Secret tandem-system/tor-auth)",
 		},
 		{
-			name: "who may not read Secrets takes the password to be there",
+			name: "a caller that may not read Secrets assumes that the password is there",
 			change: func(s *Snapshot, _ *Service) {
 				s.Config.Peers[0].PasswordSecret = &config.SecretKey{Secret: "tor-auth"}
 			},

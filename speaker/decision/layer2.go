@@ -26,8 +26,9 @@ type group struct {
 // key names the group for the election. It is that of the first Service by name.
 func (g *group) key() string { return g.services[0].Name.String() }
 
-// recorded returns the recorded holder: that of the first Service whose holder is alive or else of the first Service that has one. Where a
-// takeover is recorded in part, the dead holder's records must not outweigh those of its successor.
+// recorded returns the recorded holder of a group: that of the first Service whose holder is alive or else of the first Service that has
+// one. For example, mail and web share 192.0.2.10, and node1, which is on record for both, dies. node2 takes over and has recorded itself
+// for web so far: the holder is node2, although mail, which still names node1, comes first by name.
 func (v *view) recorded(g *group) string {
 	recorded := ""
 	for _, svc := range g.services {

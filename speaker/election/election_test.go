@@ -190,13 +190,13 @@ func TestTheGroupsOfADeadNodeSpreadOverTheOthers(t *testing.T) {
 	candidates := cluster(5)
 	before := assign(candidates, nil, allAlive)
 	after := assign(candidates, before, func(node string) bool { return node != "node0" })
-	heirs := map[string]int{}
+	successors := map[string]int{}
 	for key, holder := range after {
 		if before[key] == "node0" {
-			heirs[holder]++
+			successors[holder]++
 		}
 	}
-	checkBalance(t, heirs, 4)
+	checkBalance(t, successors, 4)
 }
 
 func TestANodeThatJoins(t *testing.T) {

@@ -166,7 +166,7 @@ func (i *Interface) LinkLocal() netip.Addr {
 
 // DefaultRouteAddresses returns the node's best own addresses on the interfaces that carry a default route, of each family those of its
 // default routes: the IPv4 ones first, and the preferred route's first among those of a family. These are what a node is usually known by.
-// What excluded is for, BestAddresses says.
+// For excluded see BestAddresses.
 func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip.Addr {
 	var addrs []netip.Addr
 	for _, af := range family.All {

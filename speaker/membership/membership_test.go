@@ -314,7 +314,7 @@ func TestOnALAN(t *testing.T) {
 	}
 }
 
-// Peers are declared with every decision. Only those that are new are dialled out of turn.
+// Peers are declared with every decision. Only new ones are dialled before the next round.
 func TestDeclaringTheSamePeersAgain(t *testing.T) {
 	dead, err := net.Listen("tcp", netip.AddrPortFrom(loopback(99), 7946).String())
 	if err != nil {
@@ -336,10 +336,10 @@ func TestDeclaringTheSamePeersAgain(t *testing.T) {
 	start := time.Now()
 	for range 100 {
 		m.SetPeers(map[string]netip.Addr{"node2": loopback(99)})
-		time.Sleep(10 * time.Millisecond) // so that a dial that is out of turn can be seen
+		time.Sleep(10 * time.Millisecond) // in which a dial outside of the rounds would be counted
 	}
-	took := time.Since(start)
-	if got, most := dials.Load(), int32(took/redialInterval)+3; got > most {
-		t.Errorf("dialled %d times in %v, want %d at most", got, took, most)
+	elapsed := time.Since(start)
+	if got, most := dials.Load(), int32(elapsed/redialInterval)+3; got > most {
+		t.Errorf("dialled %d times in %v, want %d at most", got, elapsed, most)
 	}
 }

@@ -13,7 +13,7 @@ const (
 	// ReasonAccepted is the reason of Ready=True: the object is valid and in use.
 	ReasonAccepted = "Accepted"
 	// ReasonUnknownReference is the reason where the object names a pool, peer, profile or community that does not exist.
-	// What it names besides is used. The message names what is missing. A Secret that is missing is told of in the
+	// The other objects that it names are used. The message names those that are missing. A missing Secret is reported in the
 	// SpeakerStatus of each node, since only speakers may read Secrets.
 	ReasonUnknownReference = "UnknownReference"
 	// ReasonInvalid is the reason where the API server could not see a mistake, such as a selector with an unknown

@@ -6,7 +6,7 @@
 // the differences: a session is opened, closed, or restarted because something that its OPEN message or its TCP
 // connection depends on has changed, and everything else is an UPDATE. A peer that comes up late, or comes back, is
 // told everything. Nothing is learned: the routes that a router sends are refused by policy, and no connection is
-// accepted, so that port 179 stays free for a routing daemon on the same node. Package bgp has the words.
+// accepted, so that port 179 stays free for a routing daemon on the same node. The types are those of package bgp.
 //
 // # Invariants
 //
@@ -37,7 +37,7 @@
 // restart bits.
 //
 // Every peer has an embedded server of its own. Advertisements differ from peer to peer in local preference,
-// communities, MED, prepending and in the prefixes themselves. In one shared RIB that would be export policies, whose
+// communities, MED, prepending and in the prefixes themselves. In one shared RIB that would take export policies, whose
 // mistakes leak routes; with a RIB each, the separation, the router ID and the local AS of every peer are true by
 // construction. A server restricted to the two unicast families costs about 0.8 MiB and a peer about 0.4 MiB.
 //
@@ -142,7 +142,7 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 		if other, ok := connections[c]; ok && other != name {
 			errs = append(errs, fmt.Errorf("peer %q: peerAddress: %v is that of peer %q, and a router keeps one session "+
 				"with each address of ours: merge the two or give one a sourceAddress", name, c.remote, other))
-			if old := running[name]; old != nil { // no declaration has the router that it is with any more
+			if old := running[name]; old != nil { // the peer is not declared with the old router any more
 				old.close(ctx, bgp.Withdraw)
 				s.remove(name)
 			}

@@ -14,7 +14,7 @@ import (
 )
 
 // Paths asks the kernel how it reaches each of the addresses. A link-local address needs its zone, an interface name. The node's own
-// addresses in a path are chosen as by link.Interface.BestAddresses, which says what excluded is for. Routes are looked up in the network
+// addresses in a path are chosen as by link.Interface.BestAddresses; see there for excluded. Routes are looked up in the network
 // namespace of the calling thread.
 //
 // There is a path for every address. While there is no route to one, its path is the one of the last call that found it, with Err saying
