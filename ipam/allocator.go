@@ -16,7 +16,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
-// What keeps a family of a request from being met. Each error that Allocate returns wraps one or more of them.
+// The reasons why a family of a request cannot be met. Each error that Allocate returns wraps one or more of them.
 var (
 	ErrNoPool     = errors.New("no pool")
 	ErrExhausted  = errors.New("no free address")
@@ -259,22 +259,23 @@ func (a *Allocator) Addresses() []netip.Addr {
 	return slices.Collect(maps.Keys(a.held))
 }
 
-// ReplaceDeletedPools records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and returns
-// these addresses. So the addresses of a pool that is renamed go along.
+// ReplaceDeletedPools records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and
+// returns these addresses. For example, web holds 192.0.2.1 from lan, and lan is replaced by office with the same ranges: the address then
+// belongs to office.
 func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var adopted []netip.Addr
+	var moved []netip.Addr
 	for address, h := range a.held {
 		if h.blocked != "" || a.pools[h.pool] != nil {
 			continue
 		}
 		if pool := a.poolOf(address); pool != "" {
 			h.pool = pool
-			adopted = append(adopted, address)
+			moved = append(moved, address)
 		}
 	}
-	return adopted
+	return moved
 }
 
 // Block keeps an address of another owner, such as a ClusterIP, from being given, until the next SetPools or a Hold or Unblock of

@@ -76,7 +76,7 @@ func checked(s string, r Range) (Range, error) {
 		return Range{}, fmt.Errorf("%q has a zone; a pool holds addresses without one", s)
 	case r.First.Is4In6() || r.Last.Is4In6():
 		return Range{}, fmt.Errorf("%q is IPv4-mapped IPv6; write it as IPv4", s)
-	case r.First.Is4() != r.Last.Is4():
+	case family.Of(r.First) != family.Of(r.Last):
 		return Range{}, fmt.Errorf("%q starts in one family and ends in the other", s)
 	case r.Last.Less(r.First):
 		return Range{}, fmt.Errorf("%q ends before it starts", s)

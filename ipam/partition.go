@@ -17,10 +17,12 @@ import (
 
 // partition is one family of one pool: the addresses that may be given, and those of them that are free.
 //
-// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32: in 192.0.2.0/29, of which
-// 192.0.2.2 is taken, two runs are free, 192.0.2.0-192.0.2.1 and 192.0.2.3-192.0.2.7. The ends
-// of every run are usable addresses; with avoidBuggy its inside may hold addresses that are not, and never two runs
-// of one allowed range that only such addresses separate. So the neighbour of any address in a run is found in at most two steps.
+// Free addresses are kept as maximal runs in a tree, never one by one, so that a /64 costs as much as a /32. In 192.0.2.0/29, of which
+// 192.0.2.2 is taken, two runs are free, 192.0.2.0-192.0.2.1 and 192.0.2.3-192.0.2.7.
+//
+// The ends of a run are usable addresses. With avoidBuggy there may be addresses inside it that are not, and two runs of one allowed range
+// are never separated by such addresses alone: 192.0.2.254-192.0.3.1 is one run. So the neighbour of any address in a run is found in at
+// most two steps.
 type partition struct {
 	allowed    []Range // sorted, disjoint, not adjacent
 	avoidBuggy bool
@@ -88,7 +90,7 @@ func (p *partition) take(a netip.Addr) bool {
 	return true
 }
 
-// put returns a, which take took, to the free addresses.
+// put makes a free again, which take has removed from the free addresses.
 func (p *partition) put(a netip.Addr) {
 	run := Range{a, a}
 	if before, ok := p.runAtOrBefore(a); ok && p.next(before.Last) == a && p.adjoins(before.Last, a) {
@@ -111,10 +113,10 @@ func (p *partition) adjoins(a, b netip.Addr) bool {
 }
 
 // first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after
-// the service's own place, going round at the end.
+// the address that the service's name hashes to, going round at the end.
 func (p *partition) first(service Service) (netip.Addr, bool) {
 	if p.stable && len(p.allowed) > 0 {
-		start := p.place(service)
+		start := p.hashed(service)
 		if run, ok := p.runAtOrBefore(start); ok && run.Contains(start) {
 			if p.skips(start) {
 				start = p.next(start)
@@ -131,8 +133,8 @@ func (p *partition) first(service Service) (netip.Addr, bool) {
 	return run.First, ok
 }
 
-// place returns the address at a hash of the service's name, taken modulo the size of the partition.
-func (p *partition) place(service Service) netip.Addr {
+// hashed returns the allowed address at a hash of the service's name, taken modulo the size of the partition.
+func (p *partition) hashed(service Service) netip.Addr {
 	total := new(big.Int)
 	for _, r := range p.allowed {
 		total.Add(total, size(r))

@@ -180,7 +180,7 @@ func (m *modelPartition) first(place int) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (m *modelPartition) place(service Service) int {
+func (m *modelPartition) hashed(service Service) int {
 	hash := sha256.Sum256([]byte(service.Namespace + "/" + service.Name))
 	n := new(big.Int).SetBytes(hash[:])
 	return int(n.Mod(n, big.NewInt(int64(len(m.allowed)))).Int64())
@@ -283,7 +283,7 @@ func TestPartitionAgainstModel(t *testing.T) {
 						service := Service{"default", fmt.Sprint("s", op)}
 						place := 0
 						if stable && len(m.allowed) > 0 {
-							place = m.place(service)
+							place = m.hashed(service)
 						}
 						want, wantOK := m.first(place)
 						got, ok := p.first(service)

@@ -58,7 +58,7 @@ func (w *conditionWriter) run(ctx context.Context) error {
 	signal.Every(ctx, changed, leastBetweenConditions, time.Second, func(ctx context.Context) error {
 		err := w.write(ctx)
 		if err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Failed to write what speakers make of their configuration, trying again")
+			klog.FromContext(ctx).Error(err, "Failed to write the conditions of the objects that configure the speakers, trying again")
 		}
 		return err
 	})

@@ -9,8 +9,8 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 )
 
-// progress are the reasons of the events with which the service controller reports each step that went well. These events say less than
-// those of package loadbalancer, which name the addresses, and would be two out of seven writes for every new Service.
+// progress are the reasons of the events with which the service controller reports each step that succeeded. These events say less than
+// those of package loadbalancer, which name the addresses, and would be two of seven writes for every new Service.
 var progress = map[string]bool{
 	"EnsuringLoadBalancer": true,
 	"EnsuredLoadBalancer":  true,
@@ -19,7 +19,7 @@ var progress = map[string]bool{
 	"DeletedLoadBalancer":  true,
 }
 
-// filteringClient is a client that spares the API server what the service controller writes without need: its progress events (those of
+// filteringClient is a client that keeps needless writes of the service controller from the API server: its progress events (events of
 // failures pass), and half of its patches of Services.
 type filteringClient struct {
 	kubernetes.Interface

@@ -35,8 +35,8 @@ func run() int {
 		return 1
 	}
 	opts.KubeCloudShared.CloudProvider.Name = provider.Name
-	// After a restart, each of ten thousand Services may cost eight writes. The limit that is meant to hold is the API server's priority and
-	// fairness; ours bounds a loop that runs wild.
+	// After a restart, each of ten thousand Services may cost eight writes. The API server limits its load by priority and fairness; this
+	// limit bounds a faulty loop only.
 	opts.Generic.ClientConnection.QPS = 1000
 	opts.Generic.ClientConnection.Burst = 2000
 	opts.ServiceController.ConcurrentServiceSyncs = 16

@@ -196,7 +196,7 @@ func tells(ad *config.BGPAdvertisement, peer *config.Peer) bool {
 // prefixOf returns the prefix in which an advertisement announces an address.
 func prefixOf(ad *config.BGPAdvertisement, ip netip.Addr) netip.Prefix {
 	length := ad.LengthIPv4
-	if ip.Is6() {
+	if family.Of(ip) == family.IPv6 {
 		length = ad.LengthIPv6
 	}
 	return netip.PrefixFrom(ip, length).Masked()

@@ -35,26 +35,26 @@ const (
 	// The suspicion lasts 5 intervals, times log10 of the number of nodes beyond ten: 0.5 s, and 1 s at a hundred.
 	suspicionMult = 5
 
-	// That is, if three others confirm it, and up to twice as long if fewer do: a node that is cut off, or unhealthy, is slower to declare
+	// The suspicion lasts so long if three others confirm it, and up to twice as long if fewer do: a node that is cut off, or unhealthy, is slower to declare
 	// the others dead than they are to declare it dead. Where there are no three others, the short time holds at once. With the default of
 	// 6 it would take seconds until a second death, soon after a first one, is found.
 	suspicionMaxMult = 2
 
-	// A prober that finds itself unhealthy (Lifeguard's local health awareness) stretches its interval up to so many times, not up to the
+	// A prober that finds itself unhealthy (Lifeguard's local health awareness) stretches its interval up to 4 times, and not up to the
 	// default of 8: in a small cluster there may be no other that could notice a death.
 	awarenessMax = 4
 
 	// Gossip is sent beside the probes. Where there is no news, nothing is sent.
 	gossipInterval = 50 * time.Millisecond
 
-	// The dead are gossiped to for so long, so that they can refute, and are remembered for so long, so that the stale state of a speaker
-	// that was cut off does not make them alive again.
+	// For this long a dead speaker is still sent gossip, so that it can refute, and remembered, so that the stale state of a speaker that was
+	// cut off does not make it alive again.
 	tombstoneTime = 10 * time.Second
 
 	// A dead node's name may come back with another address at once: the names are Kubernetes' and unique. Zero would mean never.
 	reclaimTime = time.Nanosecond
 
-	// The whole state is exchanged with one other speaker so often, in case gossip lost some of it.
+	// At this interval the whole state is exchanged with one other speaker, in case gossip lost some of it.
 	pushPullInterval = 10 * time.Second
 
 	// A stream ends after this, and so does a dial to an address that does not answer.

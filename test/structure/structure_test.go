@@ -95,7 +95,7 @@ func TestDependencies(t *testing.T) {
 	const (
 		noSockets = "the controller manager speaks with the API server alone; what is on the wire is the speaker's"
 		noTest    = "test/ is not part of the product"
-		pure      = "a decision is a function of its snapshot: whoever has one, a command or a test too, comes to the speaker's answer"
+		pure      = "a decision is a function of its snapshot: a command or a test that has the snapshot comes to the answer of the speaker"
 		noWeight  = "every node runs a speaker, and pays for what it links"
 	)
 	for _, tt := range []struct {
