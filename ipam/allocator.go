@@ -325,7 +325,8 @@ func (a *Allocator) Sharers(address netip.Addr, key string) []Service {
 	if !ok || key == "" {
 		return nil
 	}
-	return slices.DeleteFunc(slices.SortedFunc(maps.Keys(h.users), compareServices), func(user Service) bool { return h.users[user].Key != key })
+	users := slices.SortedFunc(maps.Keys(h.users), compareServices)
+	return slices.DeleteFunc(users, func(user Service) bool { return h.users[user].Key != key })
 }
 
 func compareServices(x, y Service) int {
@@ -385,8 +386,9 @@ type Answer struct {
 	Err     error
 }
 
-// Plan returns, for each request, what Allocate would answer if it got them in turn, and changes nothing. The requests are of different
-// Services; what one of them changes about addresses that its Service has, their sharing and what it gives up, the next do not see.
+// Plan returns, for each request, what Allocate would answer if it got one after the other, and changes nothing. The requests are of
+// different Services. A request sees the free addresses that earlier ones have taken, and not what these change about addresses that their Services
+// hold already, such as a sharing key, or an address that becomes surplus.
 func (a *Allocator) Plan(reqs ...Request) []Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -590,9 +592,11 @@ func (a *Allocator) planAny(req Request, af family.Family, preferred string) (As
 		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, af, candidates(auto),
 			strings.ToLower(string(af)))
 	case len(req.Pools) > 0:
-		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign", ErrNoPool, candidates(req.Pools))
+		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign",
+			ErrNoPool, candidates(req.Pools))
 	}
-	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, or check its namespaceSelectors and serviceSelectors", ErrNoPool)
+	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, "+
+		"or check its namespaceSelectors and serviceSelectors", ErrNoPool)
 }
 
 // asked returns the pools that may give the Service any address of the family.
@@ -713,7 +717,7 @@ type PoolUsage struct {
 	Stranded []netip.Addr
 }
 
-// Usage returns the state of every pool, and under the name of a pool that is gone what was taken from it.
+// Usage returns the state of every pool, and of each pool that is gone while Services hold addresses from it, under its name.
 func (a *Allocator) Usage() map[string]PoolUsage {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -165,7 +165,7 @@ func (p *partition) runAtOrBefore(a netip.Addr) (found Range, ok bool) {
 	return found, ok
 }
 
-// insertFree adds what is usable at the ends of r and what lies between.
+// insertFree adds the addresses from the first to the last usable one of r to the free ones.
 func (p *partition) insertFree(r Range) {
 	for p.skips(r.First) && r.First.Less(r.Last) {
 		r.First = r.First.Next()

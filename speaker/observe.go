@@ -186,7 +186,7 @@ func (o *objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[
 	for i := range o.speakers.Items {
 		interfaces[o.speakers.Items[i].Name] = observedInterfaces(o.speakers.Items[i].Status.Interfaces)
 	}
-	interfaces[self] = observedInterfaces(own) // newer than what was published
+	interfaces[self] = observedInterfaces(own) // newer than its SpeakerStatus
 	nodes := map[string]decision.Node{}
 	for i := range o.nodes.Items {
 		node := &o.nodes.Items[i]

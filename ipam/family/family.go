@@ -23,8 +23,8 @@ const (
 // All lists both families, IPv4 first.
 var All = [...]Family{IPv4, IPv6}
 
-// Of returns the family of a valid address. The IPv4-mapped form of an IPv4 address, such as ::ffff:198.51.100.7 (RFC 4291 §2.5.5.2), counts as
-// IPv6; code that reads addresses from users refuses that form.
+// Of returns the family of a valid address. The IPv4-mapped form of an IPv4 address, such as ::ffff:198.51.100.7 (RFC 4291 §2.5.5.2),
+// counts as IPv6. Code that reads addresses from users refuses that form.
 func Of(a netip.Addr) Family {
 	if a.Is4() {
 		return IPv4

@@ -185,7 +185,9 @@ func (c *compiler) conclude(kind, name string, generation int64, f *findings) bo
 func (c *compiler) compile() Config {
 	var config Config
 	// A cache has no order, and of two definitions of one name every speaker must take the same.
-	c.Communities = slices.SortedFunc(slices.Values(c.Communities), func(a, b v1alpha1.Community) int { return strings.Compare(a.Name, b.Name) })
+	c.Communities = slices.SortedFunc(slices.Values(c.Communities), func(a, b v1alpha1.Community) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 	for _, ad := range c.L2Advertisements {
 		var f findings
 		compiled := L2Advertisement{Name: ad.Name, Selection: c.selection(&f, ad.Spec.Selection)}
@@ -197,7 +199,8 @@ func (c *compiler) compile() Config {
 			compiled.Preferred = append(compiled.Preferred, Preference{p.Weight, nodes})
 		}
 		if ad.Spec.FailbackAfter != nil {
-			f.notBuilt = append(f.notBuilt, "spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one")
+			f.notBuilt = append(f.notBuilt,
+				"spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one")
 		}
 		if c.conclude("L2Advertisement", ad.Name, ad.Generation, &f) {
 			config.L2 = append(config.L2, compiled)
@@ -234,7 +237,8 @@ func (c *compiler) compile() Config {
 			if value == bgp.WellKnownCommunities["llgr-stale"] {
 				// GoBGP withdraws such a route from every peer without long-lived graceful restart (RFC 9494 §4.3).
 				f.notBuilt = append(f.notBuilt, fmt.Sprintf(
-					"spec.communities[%d]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice", i))
+					"spec.communities[%d]: this version sends no routes with llgr-stale and leaves it out; "+
+						"use graceful-shutdown to make routes the last choice", i))
 				continue
 			}
 			compiled.Communities = append(compiled.Communities, value)
@@ -278,7 +282,8 @@ func (c *compiler) compile() Config {
 }
 
 func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
-	pools := f.names("spec.addressPools", "AddressPool", s.AddressPools, exists(c.AddressPools, func(p ipamv1alpha1.AddressPool) string { return p.Name }))
+	pools := f.names("spec.addressPools", "AddressPool", s.AddressPools,
+		exists(c.AddressPools, func(p ipamv1alpha1.AddressPool) string { return p.Name }))
 	if len(s.AddressPoolSelectors) > 0 {
 		selectors := f.selectors("spec.addressPoolSelectors", s.AddressPoolSelectors)
 		if pools == nil {

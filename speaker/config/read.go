@@ -25,8 +25,8 @@ type List interface {
 	runtime.Object
 }
 
-// Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind. If
-// list does not copy the objects, they may not be changed.
+// Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind.
+// If list does not copy the objects, they may not be changed.
 func Read(list func(List) error) (Objects, error) {
 	var (
 		pools       ipamv1alpha1.AddressPoolList

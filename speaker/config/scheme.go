@@ -13,8 +13,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// Scheme returns a new scheme with all of Tandem's own kinds and with the kinds of Kubernetes that its programs read: Service, Node and Secret,
-// EndpointSlice, and IPAddress with the rest of their groups.
+// Scheme returns a new scheme with all of Tandem's own kinds and with the kinds of Kubernetes that its programs read: Service, Node and
+// Secret, EndpointSlice, and IPAddress with the rest of their groups.
 func Scheme() *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	for _, addToScheme := range []func(*runtime.Scheme) error{

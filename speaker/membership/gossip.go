@@ -35,9 +35,9 @@ const (
 	// The suspicion lasts 5 intervals, times log10 of the number of nodes beyond ten: 0.5 s, and 1 s at a hundred.
 	suspicionMult = 5
 
-	// The suspicion lasts so long if three others confirm it, and up to twice as long if fewer do: a node that is cut off, or unhealthy, is slower to declare
-	// the others dead than they are to declare it dead. Where there are no three others, the short time holds at once. With the default of
-	// 6 it would take seconds until a second death, soon after a first one, is found.
+	// The suspicion lasts so long if three others confirm it, and up to twice as long if fewer do: a node that is cut off, or unhealthy, is
+	// slower to declare the others dead than they are to declare it dead. Where there are no three others, the short time holds at once. With
+	// the default of 6 it would take seconds until a second death, soon after a first one, is found.
 	suspicionMaxMult = 2
 
 	// A prober that finds itself unhealthy (Lifeguard's local health awareness) stretches its interval up to 4 times, and not up to the

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeinfo reads what a Node says of its machine, once for speakers and for the controller manager: by which addresses other nodes reach
-// it, and whether a cloud provider has initialised it.
+// Package nodeinfo reads from a Node, for speakers and for the controller manager alike, by which addresses other nodes reach it, and
+// whether a cloud provider has initialised it.
 //
 //	addresses of the Node       InternalIPs      InternalIP(node, family.IPv6)
 //	InternalIP 198.51.100.11

@@ -160,8 +160,8 @@ type BGPPeerSpec struct {
 	// +optional
 	EBGPMultiHop bool `json:"ebgpMultiHop,omitempty"`
 
-	// ttlSecurityHops turns on the generalised TTL security mechanism (RFC 5082): what comes from more than this many
-	// hops away is dropped. 1 is a peer on the same link.
+	// ttlSecurityHops turns on the generalised TTL security mechanism (RFC 5082): packets from more than this many
+	// hops away are dropped. 1 is a peer on the same link.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=254

@@ -9,8 +9,8 @@ import (
 // Selection says which addresses an advertisement concerns, and on which nodes. An address is selected where its pool,
 // its Service and the node all match; what is left out matches everything.
 type Selection struct {
-	// addressPools names pools. Together with addressPoolSelectors it is a union: a pool matches that is named or
-	// selected. Where neither is set every pool matches.
+	// addressPools names pools. Together with addressPoolSelectors it is a union: a pool that is named or selected
+	// matches. Where neither is set every pool matches.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256
@@ -18,7 +18,7 @@ type Selection struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	AddressPools []string `json:"addressPools,omitempty"`
 
-	// addressPoolSelectors select pools by their labels: a pool is selected that one of the selectors matches.
+	// addressPoolSelectors select pools by their labels: one of the selectors has to match the pool.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64

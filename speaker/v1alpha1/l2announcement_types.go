@@ -64,7 +64,7 @@ type ServiceReference struct {
 // L2AnnouncementStatus says which node answers for which addresses.
 type L2AnnouncementStatus struct {
 	// node is the name of the node that answers. It is empty after the holder gave the addresses up and before another
-	// node took them.
+	// node has taken them over.
 	// +optional
 	Node string `json:"node,omitempty"`
 
@@ -78,7 +78,7 @@ type L2AnnouncementStatus struct {
 	// +listType=set
 	Interfaces []string `json:"interfaces,omitempty"`
 
-	// since is when the node took the addresses.
+	// since is when the node took the addresses over.
 	// +optional
 	Since *metav1.MicroTime `json:"since,omitempty"`
 }

@@ -17,19 +17,17 @@ import (
 	"syscall"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
-	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
+	speakerconfig "github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
@@ -91,13 +89,8 @@ func start(ctx context.Context, env *envtest.Environment) error {
 	if config, err = env.Start(); err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(
-		corev1.AddToScheme(scheme),
-		apiextensionsv1.AddToScheme(scheme),
-		ipamv1alpha1.AddToScheme(scheme),
-		speakerv1alpha1.AddToScheme(scheme),
-	); err != nil {
+	scheme := speakerconfig.Scheme()
+	if err := apiextensionsv1.AddToScheme(scheme); err != nil {
 		return err
 	}
 	apiClient, err = client.New(config, client.Options{Scheme: scheme})
