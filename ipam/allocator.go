@@ -333,32 +333,26 @@ func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
 
-// Release ends the Service's hold on the addresses. Those it does not hold are passed over. It reports whether an
-// address became free.
-func (a *Allocator) Release(service Service, addresses ...netip.Addr) bool {
+// Release ends the Service's hold on the address, and frees the address where no other Service holds it. It does nothing if the Service does
+// not hold the address.
+func (a *Allocator) Release(service Service, address netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	freed := false
-	for _, address := range addresses {
-		freed = a.release(service, address) || freed
-	}
-	return freed
+	a.release(service, address)
 }
 
-func (a *Allocator) release(service Service, address netip.Addr) (freed bool) {
+func (a *Allocator) release(service Service, address netip.Addr) {
 	h, ok := a.held[address]
 	if !ok {
-		return false
+		return
 	}
 	if _, uses := h.users[service]; !uses {
-		return false
+		return
 	}
 	a.drop(service, address)
-	if len(h.users) > 0 {
-		return false
+	if len(h.users) == 0 {
+		a.free(address)
 	}
-	a.free(address)
-	return true
 }
 
 // Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a

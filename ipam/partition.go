@@ -73,11 +73,11 @@ func (p *partition) skips(a netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
-// take removes a, which the partition contains, from the free addresses. It reports whether a was free.
-func (p *partition) take(a netip.Addr) bool {
+// take removes a, which the partition contains, from the free addresses. It does nothing if a is not free.
+func (p *partition) take(a netip.Addr) {
 	run, ok := p.runAtOrBefore(a)
 	if !ok || !run.Contains(a) || p.skips(a) {
-		return false
+		return
 	}
 	p.free.Delete(run)
 	if run.First.Less(a) {
@@ -87,7 +87,6 @@ func (p *partition) take(a netip.Addr) bool {
 		p.insertFree(Range{a.Next(), run.Last})
 	}
 	p.taken++
-	return true
 }
 
 // put makes a free again, which take has removed from the free addresses.

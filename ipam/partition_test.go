@@ -295,8 +295,10 @@ func TestPartitionAgainstModel(t *testing.T) {
 						}
 						fallthrough
 					default:
-						if got, want := p.take(a), m.free[a]; got != want {
-							t.Fatalf("Operation %d, %s: take(%s) = %v, want %v", op, what, a, got, want)
+						before := p.taken
+						p.take(a)
+						if got, want := p.taken > before, m.free[a]; got != want {
+							t.Fatalf("Operation %d, %s: take(%s) found it free: %v, want %v", op, what, a, got, want)
 						}
 						delete(m.free, a)
 					}
