@@ -333,8 +333,8 @@ func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
 
-// Release ends the Service's hold on the address, and frees the address where no other Service holds it. It does nothing if the Service does
-// not hold the address.
+// Release ends the Service's hold on the address, and frees the address where no other Service holds it. It does nothing if the Service
+// does not hold the address.
 func (a *Allocator) Release(service Service, address netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -381,8 +381,8 @@ type Answer struct {
 }
 
 // Plan returns, for each request, what Allocate would answer if it got one after the other, and changes nothing. The requests are of
-// different Services. A request sees the free addresses that earlier ones have taken, and not what these change about addresses that their Services
-// hold already, such as a sharing key, or an address that becomes surplus.
+// different Services. For a request the addresses that earlier ones have taken are not free. What these change about addresses that their
+// Services hold already does not count, such as a sharing key, or an address that becomes surplus.
 func (a *Allocator) Plan(reqs ...Request) []Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()

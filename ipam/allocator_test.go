@@ -767,7 +767,6 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
-// A Service that has to stay on a shared address, since there is no other, does not make the other Services on it move.
 func TestPlanOfSeveralRequests(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.0/30 2001:db8::/127"))
 	a.Hold(Service{"default", "old"}, addr("10.0.0.0"), "a", Sharing{})
@@ -818,7 +817,8 @@ func TestPlanOfSeveralRequests(t *testing.T) {
 	}
 }
 
-func TestSharingConflictLeavesOthersAlone(t *testing.T) {
+// A Service that has to stay on a shared address, since there is no other, does not make the other Services on it move.
+func TestServiceThatMayNotShareAnyMoreMovesNoOther(t *testing.T) {
 	a := withPools(makePool("a", "10.0.0.1 2001:db8::/125"))
 	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}
 	a.Hold(other, addr("10.0.0.1"), "a", http)

@@ -11,7 +11,7 @@
 //
 //   - A request is a transaction. Either its outcome is in place when Allocate returns, or nothing has changed.
 //   - An address that a Service has, it keeps, unless the request itself asks for something else. A pool that shrinks
-//     takes nothing away: what it no longer contains is stranded, and goes when the Service gives it up.
+//     takes nothing away: an address that it no longer contains is stranded, and goes when the Service gives it up.
 //   - An address has one holder, or several that share it by a common key, with disjoint ports and the same idea of
 //     where traffic goes.
 //   - The cost of an allocation depends on the number of free runs of addresses, and on that only as its logarithm: a

@@ -48,7 +48,7 @@ func newRecorder(c client.Client, node string, events record.EventRecorder) *rec
 	return &recorder{client: c, node: node, events: events, wanted: signal.NewLatest[wanted]()}
 }
 
-// run writes what is wanted, the latest alone, until the context ends.
+// run writes the records of the latest decision until the context ends.
 func (r *recorder) run(ctx context.Context) error {
 	var latest wanted
 	var retry <-chan time.Time
@@ -61,14 +61,14 @@ func (r *recorder) run(ctx context.Context) error {
 		}
 		retry = nil
 		if err := r.write(ctx, latest); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Failed to record who holds addresses on layer 2, trying again")
+			klog.FromContext(ctx).Error(err, "Failed to write the L2Announcements of this node, trying again")
 			retry = time.After(time.Second)
 		}
 	}
 }
 
-// write makes the records agree with what is wanted. A write that is refused since the record has changed is no error: the change brings a
-// new decision.
+// write makes the existing records agree with the wanted ones. A write that is refused since the record has changed is no error: the change
+// brings a new decision.
 func (r *recorder) write(ctx context.Context, w wanted) error {
 	existing := map[types.NamespacedName]*v1alpha1.L2Announcement{}
 	var errs []error

@@ -202,7 +202,7 @@ type IPv6Partition struct {
 	Exclude []IPv6Range `json:"exclude,omitempty"`
 }
 
-// Each rule of IPv4Range and IPv6Range names one mistake: what is no range at all, the other family, two families, a
+// Each rule of IPv4Range and IPv6Range names one mistake: a text that is no range at all, the other family, two families, a
 // reversed range. self.find gets the first and the last address; they are the same where self is a single address.
 //
 // CEL cannot compare addresses. For IPv4 the last address comes after the first where one of its octets is the larger and

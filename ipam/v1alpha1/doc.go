@@ -7,9 +7,9 @@
 // every address it holds is claimed by a networking.k8s.io/v1 IPAddress of the same name. A pool therefore never
 // records which Service has which address: its status only counts.
 //
-// What can be judged by looking at one object is judged by the API server, with CEL rules beside the fields, so that
-// a mistake never reaches the allocator. What needs more than one object (overlapping pools, addresses in use that a
-// pool has lost) is said in conditions, and so is a field that has no effect in this version.
+// The API server refuses the mistakes that one object shows by itself, by CEL rules beside the fields, so that they never
+// reach the allocator. Conditions report those that take more than one object (overlapping pools, addresses in use that a
+// pool has lost), and fields that have no effect in this version.
 //
 // The speaker's kinds belong to the same group and live in speaker/v1alpha1.
 //

@@ -169,7 +169,7 @@ func (v *view) routes(peer *config.Peer) []bgp.Route {
 	byPrefix := make(map[netip.Prefix]bgp.Route, len(v.Services))
 	for i := range v.Config.BGP {
 		ad := &v.Config.BGP[i]
-		if !ad.Nodes.Matches(node.Labels) || !tells(ad, peer) {
+		if !ad.Nodes.Matches(node.Labels) || !isFor(ad, peer) {
 			continue
 		}
 		for j := range v.Services {
@@ -188,8 +188,8 @@ func (v *view) routes(peer *config.Peer) []bgp.Route {
 	return routes
 }
 
-// tells reports whether an advertisement is for a peer.
-func tells(ad *config.BGPAdvertisement, peer *config.Peer) bool {
+// isFor reports whether an advertisement is for a peer.
+func isFor(ad *config.BGPAdvertisement, peer *config.Peer) bool {
 	return ad.Peers == nil || ad.Peers[peer.Name]
 }
 

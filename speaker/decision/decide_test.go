@@ -251,7 +251,7 @@ func TestLayer2(t *testing.T) {
 		},
 
 		{
-			name:     "a preferred node takes what nobody holds",
+			name:     "a preferred node takes addresses without a holder",
 			snapshot: lan(service("web", v4, v6)),
 			change: func(s *Snapshot) {
 				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name=node1")}}
@@ -396,7 +396,7 @@ func TestLayer2(t *testing.T) {
 			want:     []string{"node1: " + v6 + " on eth0"},
 		},
 		{
-			name:     "an endpoint on a node nobody knows suffices for externalTrafficPolicy Cluster",
+			name:     "an endpoint on an unknown node suffices for externalTrafficPolicy Cluster",
 			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints[family.IPv4] = Endpoints{Any: true} }))),
 			want:     []string{"node1: " + v4 + " on eth0"},
 		},
@@ -409,7 +409,7 @@ func TestLayer2(t *testing.T) {
 			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6), "node2"))), want: pair("node2"),
 		},
 		{
-			name:     "with externalTrafficPolicy Local an endpoint on a node nobody knows serves nobody",
+			name:     "with externalTrafficPolicy Local an endpoint on an unknown node does not count",
 			snapshot: lan(heldBy("node1", localOn(service("web", v4, v6)))),
 		},
 		{
@@ -655,21 +655,21 @@ func TestRoutes(t *testing.T) {
 			want:     map[string][]string{"tor1": {v4 + "/32"}},
 		},
 		{
-			name:     "an advertisement that does not select the node is not heard from it",
+			name:     "a node does not announce by an advertisement that does not select it",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Nodes = selectors("name=node2") })},
 			services: []Service{service("web", v4)},
 			want:     map[string][]string{"tor1": nil},
 		},
 		{
-			name:     "an advertisement is heard by the peers it names",
+			name:     "an advertisement is for the peers that it names",
 			peers:    []config.Peer{peer("tor1", ""), peer("tor2", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{"tor2": true} })},
 			services: []Service{service("web", v4)},
 			want:     map[string][]string{"tor1": nil, "tor2": {v4 + "/32"}},
 		},
 		{
-			name:     "an advertisement whose peers do not exist is heard by none",
+			name:     "an advertisement whose peers do not exist is for none",
 			peers:    []config.Peer{peer("tor1", "")},
 			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.Peers = map[string]bool{} })},
 			services: []Service{service("web", v4)},

@@ -218,7 +218,7 @@ func (e *Explainer) toPeer(g *group, address Address, name string, peer *config.
 			why := selects(ad.Selection, address.Pool, svc, node.Labels)
 			switch {
 			case why != Announced:
-			case !tells(ad, peer):
+			case !isFor(ad, peer):
 				why = PeerNotSelected
 			case !svc.Endpoints[f].Any:
 				why = NoReadyEndpoint
