@@ -63,7 +63,7 @@ func newRouter(t *testing.T, config string) *frr {
 // newLink makes a router's namespace and its link, with no router in it.
 func newLink(t *testing.T) *frr {
 	t.Helper()
-	namespace := nettest.New(t, os.Getenv(speakerNamespace)+"r")
+	namespace := nettest.New(t, "router")
 	t.Cleanup(func() { clearNamespace(namespace.Name) })
 	n := int(routers.Add(1))
 	r := &frr{

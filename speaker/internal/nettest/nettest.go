@@ -7,7 +7,7 @@
 //	node.IP(t, "link add eth0 type veth peer name peer0")
 //	node.Do(t, func() error { … })   // sockets that are opened in here are the namespace's
 //
-// Several namespaces are one LAN when they are plugged into a [Switch].
+// Several namespaces are one LAN when they are plugged into a [Switch]. [Main] has all tests of a package run in one namespace.
 //
 // Programs must not import this package, since it imports testing.
 package nettest
@@ -39,11 +39,15 @@ type Namespace struct {
 
 var created atomic.Int32
 
-// New creates a namespace that lasts until the test ends. Its Name begins with name and is unique on this machine.
+// New creates a namespace that lasts until the test ends. Its Name has name in it and is unique on this machine. In a package whose TestMain
+// calls Main, it begins with the name of that namespace.
 func New(t testing.TB, name string) *Namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for network namespaces")
+	}
+	if outer := os.Getenv(inside); outer != "" {
+		name = outer + "-" + name
 	}
 	n := &Namespace{Name: fmt.Sprintf("%s-%d-%d", name, os.Getpid(), created.Add(1))}
 	Run(t, "ip", "netns", "add", n.Name)

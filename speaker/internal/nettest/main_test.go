@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nettest
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestMain(m *testing.M) { os.Exit(Main(m, func(string) {})) }
+
+func TestMainRunsTestsInANamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	out, err := exec.Command("ip", "netns", "identify", strconv.Itoa(os.Getpid())).CombinedOutput()
+	if got := strings.TrimSpace(string(out)); err != nil || got != os.Getenv(inside) || got == "" {
+		t.Errorf("ip netns identify: %v, %q; want %q", err, got, os.Getenv(inside))
+	}
+	if n := New(t, "node"); !strings.HasPrefix(n.Name, os.Getenv(inside)+"-node-") {
+		t.Errorf("a namespace made in that one is called %s", n.Name)
+	}
+}
