@@ -414,9 +414,9 @@ func TestExplainIsWhatDecideDoes(t *testing.T) {
 	}
 }
 
-// TestExplainOthers compares what a speaker says of the other nodes with what these nodes do. It does not know their paths. So it may say of
-// node2, which has no IPv6 next hop, that node2 announces 2001:db8::10 to a peer: where a node has a problem with a peer, the speaker may say
-// of more prefixes than the node announces that they are announced, and of no fewer.
+// TestExplainOthers compares what a speaker says of the other nodes with what these nodes do. It does not know their paths. So it may say
+// of node2, which has no IPv6 next hop, that node2 announces 2001:db8::10 to a peer: where a node has a problem with a peer, the speaker
+// may name more prefixes than the node announces, and never fewer.
 func TestExplainOthers(t *testing.T) {
 	const seed, clusters = 4, 1000
 	for n := range uint64(clusters) {

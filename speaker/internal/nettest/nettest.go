@@ -39,8 +39,8 @@ type Namespace struct {
 
 var created atomic.Int32
 
-// New creates a namespace that lasts until the test ends. Its Name has name in it and is unique on this machine. In a package whose TestMain
-// calls Main, it begins with the name of that namespace.
+// New creates a namespace that lasts until the test ends. Its Name has name in it and is unique on this machine. In a package whose
+// TestMain calls Main, it begins with the name of that namespace.
 func New(t testing.TB, name string) *Namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
