@@ -20,6 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the
@@ -122,14 +123,14 @@ func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repa
 		} else if standing.Need == repair.Gone || standing.Need == repair.OtherProvider {
 			svc, err := s.client.CoreV1().Services(standing.Service.Namespace).Get(ctx, standing.Service.Name, metav1.GetOptions{})
 			switch {
-			case apierrors.IsNotFound(err) || err == nil && cleanupIsOurs(svc):
+			case apierrors.IsNotFound(err) || err == nil && request.CleanupIsOurs(svc):
 				standing.Need = repair.Gone
 			case err != nil:
 				return repair.Entry{}, fmt.Errorf("reading Service %s, which has or had %s: %w", standing.Service, address, err)
 			case standing.Need == repair.Gone:
 				standing.Need = repair.Unread
 			default:
-				standing.Publishes = slices.Contains(published(svc), address)
+				standing.Publishes = slices.Contains(request.Published(svc), address)
 			}
 		}
 	}
@@ -212,7 +213,7 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	case repair.Wake:
 		select {
 		case <-s.ready:
-			if svc != nil && served(svc) {
+			if svc != nil && request.Served(svc) {
 				s.wake(svc)
 			}
 		default: // the service controller looks at every Service when it starts

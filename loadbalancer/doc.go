@@ -23,8 +23,8 @@
 // # Everything else
 //
 // Whatever else happens to an address, to its claim, to the status of a Service or to a pool, is an event
-// (events.go), and means one thing: look at the address. [Repair] (repair.go) is a pure function from what the
-// three records say, an [Entry], to the [Step]s that make them agree; its doc comment is the table of all cases.
+// (events.go), and means one thing: look at the address. [repair.Steps] is a pure function from what the
+// three records say, a [repair.Entry], to the steps that make them agree; its doc comment is the table of all cases.
 // The ledger (ledger.go) makes the Entry from the informers and from what the server remembers: the cache, what
 // Services have given up, which of our own writes the informers do not show yet. Steps that need the API are taken
 // by workers (apply.go), which lock the address and look again, at the API where the informers may lag. So

@@ -24,6 +24,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // auditPeriod is the time between two audits. An event that was missed leaves an address wrong for so long at most.
@@ -137,9 +138,9 @@ func (s *Server) claimEvent(obj any, gone bool) {
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	s.ledger.seenStatus(cur)
 	if !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Labels, cur.Labels) || !reflect.DeepEqual(old.Spec, cur.Spec) {
-		s.events.Add(item{kind: serviceChanged, service: serviceOf(cur)})
+		s.events.Add(item{kind: serviceChanged, service: request.ServiceOf(cur)})
 	}
-	if sharing := sharingOf(cur); served(cur) && sharing.Key != "" && sharing.Backends != sharingOf(old).Backends {
+	if sharing := request.SharingOf(cur); request.Served(cur) && sharing.Key != "" && sharing.Backends != request.SharingOf(old).Backends {
 		// The service controller does not look at selectors. With another selector the Service may have to leave
 		// its address to the Services that share it, or may keep no other Service from sharing any more.
 		s.wake(cur)
@@ -254,9 +255,9 @@ func (s *Server) audit() {
 // more. First the claims go, then the finalizer, then the status.
 func (s *Server) interrupted(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && servicehelper.HasLBFinalizer(svc) &&
-		slices.ContainsFunc(s.ledger.of(serviceOf(svc)), func(address netip.Addr) bool {
+		slices.ContainsFunc(s.ledger.of(request.ServiceOf(svc)), func(address netip.Addr) bool {
 			record := s.ledger.allocator.Lookup(address)
-			return slices.Contains(record.Services, serviceOf(svc)) || s.ledger.allocator.PoolOf(address) != ""
+			return slices.Contains(record.Services, request.ServiceOf(svc)) || s.ledger.allocator.PoolOf(address) != ""
 		})
 }
 
@@ -290,7 +291,7 @@ func (s *Server) handle(ctx context.Context, it item) {
 		s.wakeWaiting(ctx)
 	case serviceChanged:
 		svc := s.ledger.service(it.service)
-		if svc == nil || !served(svc) {
+		if svc == nil || !request.Served(svc) {
 			s.forget(it.service)
 		}
 		if svc == nil {
@@ -303,7 +304,7 @@ func (s *Server) handle(ctx context.Context, it item) {
 		if more {
 			s.repairs.Add(it)
 		}
-		if svc != nil && served(svc) {
+		if svc != nil && request.Served(svc) {
 			s.wakeServable(svc)
 		}
 	case addressChanged:
@@ -326,14 +327,14 @@ func (s *Server) setPools(ctx context.Context) error {
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return fmt.Errorf("listing AddressPools: %w", err)
 	}
-	var pools []pool
+	var pools []request.Pool
 	var described []ipam.Pool
 	for i := range list.Items {
-		p := parsePool(&list.Items[i])
+		p := request.ParsePool(&list.Items[i])
 		pools = append(pools, p)
 		described = append(described, p.Pool)
 	}
-	sortPools(pools)
+	request.SortPools(pools)
 	select {
 	case <-s.ready:
 		s.holdPublished(described)
@@ -354,13 +355,13 @@ func (s *Server) holdPublished(pools []ipam.Pool) {
 	coming.SetPools(pools)
 	services, _ := s.services.List(labels.Everything()) // a lister does not fail
 	for _, svc := range services {
-		if !served(svc) {
+		if !request.Served(svc) {
 			continue
 		}
-		for _, address := range published(svc) {
+		for _, address := range request.Published(svc) {
 			record := s.ledger.allocator.Lookup(address)
 			if pool := coming.PoolOf(address); len(record.Services) == 0 && !record.Blocked && pool != "" {
-				s.ledger.allocator.Hold(serviceOf(svc), address, pool, sharingOf(svc))
+				s.ledger.allocator.Hold(request.ServiceOf(svc), address, pool, request.SharingOf(svc))
 				s.events.Add(item{kind: addressChanged, address: address})
 			}
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // byPublished is the index of Services by the addresses in their status.
@@ -116,7 +117,7 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	}
 	published, _ := l.statuses.ByIndex(byPublished, address.String()) // fails for an unknown index
 	for _, obj := range published {
-		service := serviceOf(obj.(*corev1.Service))
+		service := request.ServiceOf(obj.(*corev1.Service))
 		services[service] = repair.Standing{Service: service, Holds: services[service].Holds, Publishes: true}
 	}
 	if parent, ours := parentOf(claim); ours {
@@ -148,17 +149,17 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
 	switch {
-	case svc == nil || cleanupIsOurs(svc):
+	case svc == nil || request.CleanupIsOurs(svc):
 		s.Need = repair.Gone
 		return
-	case otherProvider(svc):
+	case request.OtherProvider(svc):
 		s.Need = repair.OtherProvider
 		return
-	case released || !served(svc):
+	case released || !request.Served(svc):
 		s.Need = repair.Finishing
 		return
 	}
-	s.Sharing = sharingOf(svc)
+	s.Sharing = request.SharingOf(svc)
 	duplicate := false
 	// The other addresses of the Service matter only where it has this one by one record alone. Most addresses are
 	// held and published.
@@ -166,7 +167,7 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 		for _, as := range l.allocator.Held(s.Service) {
 			if as.Address != address && family.Of(as.Address) == family.Of(address) {
 				s.HasOther = true
-				duplicate = duplicate || s.Holds && slices.Contains(published(svc), as.Address)
+				duplicate = duplicate || s.Holds && slices.Contains(request.Published(svc), as.Address)
 			}
 		}
 	}
@@ -212,14 +213,14 @@ func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 // markWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
 // show them soon. What the Service gave up before and goes on with is surplus no more.
 func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
-	shown, writing := published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
+	shown, writing := request.Published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
 		if slices.Contains(shown, as.Address) {
-			l.mark(serviceOf(svc), as.Address, mark{})
+			l.mark(request.ServiceOf(svc), as.Address, mark{})
 		} else {
-			l.mark(serviceOf(svc), as.Address, writing)
+			l.mark(request.ServiceOf(svc), as.Address, writing)
 		}
 	}
 }
@@ -238,7 +239,7 @@ func (l *ledger) release(service ipam.Service, released bool) {
 // markSurplus records that the Service does not want these addresses any more. What it publishes stays until the status
 // changes, however long that takes; what it does not publish stays for repair.Grace.
 func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
-	service, shown := serviceOf(svc), published(svc)
+	service, shown := request.ServiceOf(svc), request.Published(svc)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range surplus {
@@ -265,9 +266,9 @@ func (l *ledger) unmark(service ipam.Service, address netip.Addr) {
 func (l *ledger) seenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for address, m := range l.marks[serviceOf(svc)] {
-		if m.need == repair.Writing && slices.Contains(published(svc), address) {
-			l.mark(serviceOf(svc), address, mark{})
+	for address, m := range l.marks[request.ServiceOf(svc)] {
+		if m.need == repair.Writing && slices.Contains(request.Published(svc), address) {
+			l.mark(request.ServiceOf(svc), address, mark{})
 		}
 	}
 }
@@ -329,7 +330,7 @@ func (l *ledger) addresses() map[netip.Addr]struct{} {
 func (l *ledger) of(service ipam.Service) []netip.Addr {
 	addresses := addressesOf(l.allocator.Held(service))
 	if svc := l.service(service); svc != nil {
-		for _, address := range published(svc) {
+		for _, address := range request.Published(svc) {
 			if !slices.Contains(addresses, address) {
 				addresses = append(addresses, address)
 			}
@@ -345,7 +346,7 @@ func publishedAddresses(obj any) ([]string, error) {
 		return nil, nil
 	}
 	var names []string
-	for _, address := range published(svc) {
+	for _, address := range request.Published(svc) {
 		names = append(names, address.String())
 	}
 	return names, nil

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // TestRandomOperations does what users, crashes and other leaders do, in an order that a seed decides, and asks after each few operations
@@ -148,11 +149,11 @@ func (w *world) checkGiven(name, shown, given string) {
 			continue
 		}
 		parent := w.service(owner)
-		key := sharingOf(w.service(name)).Key
+		key := request.SharingOf(w.service(name)).Key
 		if key != "" && parent != nil && w.deposed != nil {
 			continue
 		}
-		if parent == nil || key == "" || sharingOf(parent).Key != key && !w.refused(parent) {
+		if parent == nil || key == "" || request.SharingOf(parent).Key != key && !w.refused(parent) {
 			w.t.Errorf("%s was given %s, which is claimed for %q", name, address, owner)
 		}
 	}
@@ -465,7 +466,7 @@ func (w *world) check() {
 	for _, name := range w.names() {
 		svc := w.service(name)
 		var families []string
-		for _, a := range published(svc) {
+		for _, a := range request.Published(svc) {
 			users[a.String()] = append(users[a.String()], svc)
 			families = append(families, string(map[bool]corev1.IPFamily{true: corev1.IPv4Protocol, false: corev1.IPv6Protocol}[a.Is4()]))
 		}
@@ -500,7 +501,7 @@ func (w *world) check() {
 				if w.refused(svc) || w.refused(other) {
 					continue
 				}
-				one, two := sharingOf(svc), sharingOf(other)
+				one, two := request.SharingOf(svc), request.SharingOf(other)
 				if one.Key == "" || one.Key != two.Key || one.Backends != two.Backends || one.Ports[0] == two.Ports[0] {
 					w.t.Errorf("%s is shown by %s %v and %s %v", address, svc.Name, one, other.Name, two)
 				}
@@ -531,7 +532,7 @@ func (w *world) check() {
 
 // refused reports whether the Service was refused what it asks for, or a part of it.
 func (w *world) refused(svc *corev1.Service) bool {
-	_, waits := w.leader.waitsFor(serviceOf(svc))
+	_, waits := w.leader.waitsFor(request.ServiceOf(svc))
 	return waits || w.failed[svc.Name]
 }
 

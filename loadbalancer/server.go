@@ -28,6 +28,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
@@ -88,7 +89,7 @@ type Server struct {
 	ready         chan struct{}                              // closed when everything held has been read
 
 	mu    sync.Mutex
-	pools []pool // as they are tried; guarded by mu
+	pools []request.Pool // as they are tried; guarded by mu
 }
 
 var _ cloudprovider.LoadBalancer = &Server{}
@@ -126,13 +127,13 @@ func (s *Server) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Serv
 	if err := s.waitReady(ctx); err != nil {
 		return nil, false, err
 	}
-	held := s.ledger.allocator.Held(serviceOf(svc))
+	held := s.ledger.allocator.Held(request.ServiceOf(svc))
 	return svc.Status.LoadBalancer.DeepCopy(), len(held) > 0 || len(svc.Status.LoadBalancer.Ingress) > 0, nil
 }
 
 // GetLoadBalancerName returns namespace/name; there is nothing outside the cluster that needs another name.
 func (s *Server) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.Service) string {
-	return serviceOf(svc).String()
+	return request.ServiceOf(svc).String()
 }
 
 // UpdateLoadBalancer does nothing: which nodes answer for an address is the speakers' decision.
@@ -151,17 +152,17 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := s.serviceLocks.Lock(ctx, serviceOf(svc))
+	unlock, err := s.serviceLocks.Lock(ctx, request.ServiceOf(svc))
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	start := time.Now()
-	s.ledger.release(serviceOf(svc), false)
+	s.ledger.release(request.ServiceOf(svc), false)
 	out, err := s.allocate(ctx, svc)
 	s.report(svc, out, err)
 	if err != nil {
-		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", serviceOf(svc), err)
+		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", request.ServiceOf(svc), err)
 	}
 	if len(out.Added) > 0 {
 		for _, as := range out.Added {
@@ -221,7 +222,7 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	s.mu.Lock()
 	pools := s.pools
 	s.mu.Unlock()
-	return newRequest(svc, pools, namespace.Labels)
+	return request.New(svc, pools, namespace.Labels)
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
@@ -261,7 +262,7 @@ func (s *Server) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	}
 	s.ledger.markSurplus(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
-	s.events.AddAfter(item{kind: serviceChanged, service: serviceOf(svc)}, repair.Grace)
+	s.events.AddAfter(item{kind: serviceChanged, service: request.ServiceOf(svc)}, repair.Grace)
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success. After an
@@ -271,7 +272,7 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	if err := s.waitReady(ctx); err != nil {
 		return err
 	}
-	service := serviceOf(svc)
+	service := request.ServiceOf(svc)
 	unlock, err := s.serviceLocks.Lock(ctx, service)
 	if err != nil {
 		return err
@@ -330,4 +331,14 @@ func describe(assigned []ipam.Assignment) string {
 		parts = append(parts, part)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// status is what a Service with these addresses shows.
+func status(assigned []ipam.Assignment) *corev1.LoadBalancerStatus {
+	mode := corev1.LoadBalancerIPModeVIP
+	s := &corev1.LoadBalancerStatus{}
+	for _, as := range assigned {
+		s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: as.Address.String(), IPMode: &mode})
+	}
+	return s
 }

@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
@@ -21,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
-	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/poolstatus"
 )
 
 // usagePeriod is the least time between two rounds of pool status writes. It bounds them at two a second for each
@@ -30,19 +27,6 @@ import (
 const usagePeriod = 500 * time.Millisecond
 
 var (
-	// Three gauges and not one with a label for the state, since a sum over capacity, allocated and available addresses means nothing.
-	poolCapacity = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_pool_capacity_addresses", Help: "Addresses that an AddressPool has, by family; huge counts saturate at 2^63-1.",
-		StabilityLevel: metrics.ALPHA,
-	}, []string{"pool", "family"})
-	poolAllocated = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_pool_allocated_addresses", Help: "Addresses of an AddressPool that Services hold, by family.",
-		StabilityLevel: metrics.ALPHA,
-	}, []string{"pool", "family"})
-	poolAvailable = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_pool_available_addresses", Help: "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
-		StabilityLevel: metrics.ALPHA,
-	}, []string{"pool", "family"})
 	allocationSeconds = metrics.NewHistogramVec(&metrics.HistogramOpts{
 		Name: "tandem_allocation_duration_seconds", Help: "Time from a Service's request to the claims of its new addresses, for each of these by pool and family.",
 		Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
@@ -54,7 +38,7 @@ var (
 )
 
 func init() {
-	legacyregistry.MustRegister(poolCapacity, poolAllocated, poolAvailable, allocationSeconds, failures)
+	legacyregistry.MustRegister(allocationSeconds, failures)
 }
 
 // recordFailure counts each family that err names, or the request as a whole.
@@ -152,7 +136,7 @@ func (s *Server) writeUsage(ctx context.Context) error {
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err
 	}
-	setGauges(usage)
+	poolstatus.SetGauges(usage)
 	var errs []error
 	for i := range list.Items {
 		old := &list.Items[i]
@@ -161,7 +145,7 @@ func (s *Server) writeUsage(ctx context.Context) error {
 			continue // younger than the allocator's view; its event is on the way
 		}
 		updated := old.DeepCopy()
-		setStatus(updated, u)
+		poolstatus.Set(updated, u)
 		if equality.Semantic.DeepEqual(old.Status, updated.Status) {
 			continue
 		}
@@ -170,106 +154,4 @@ func (s *Server) writeUsage(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// setGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
-func setGauges(usage map[string]ipam.PoolUsage) {
-	for _, gauge := range []*metrics.GaugeVec{poolCapacity, poolAllocated, poolAvailable} {
-		gauge.Reset()
-	}
-	for name, u := range usage {
-		for af, f := range u.Families {
-			poolCapacity.WithLabelValues(name, string(af)).Set(float64(f.Capacity))
-			poolAllocated.WithLabelValues(name, string(af)).Set(float64(f.Allocated))
-			poolAvailable.WithLabelValues(name, string(af)).Set(float64(f.Available))
-		}
-	}
-}
-
-// setStatus writes a pool's usage into its status.
-func setStatus(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
-	partition := func(af family.Family) *v1alpha1.PartitionStatus {
-		f, ok := u.Families[af]
-		if !ok {
-			return nil
-		}
-		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
-	}
-	ap.Status.IPv4, ap.Status.IPv6 = partition(family.IPv4), partition(family.IPv6)
-
-	set := func(conditionType string, is bool, reason, message string) {
-		state := metav1.ConditionFalse
-		if is {
-			state = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(&ap.Status.Conditions, metav1.Condition{
-			Type: conditionType, Status: state, Reason: reason, Message: message, ObservedGeneration: ap.Generation,
-		})
-	}
-	var full, void []string
-	for _, af := range family.All {
-		switch f, ok := u.Families[af]; {
-		case ok && f.Capacity == 0:
-			void = append(void, "spec."+strings.ToLower(string(af)))
-		case ok && f.Available == 0:
-			full = append(full, string(af))
-		}
-	}
-	switch invalid := parsePool(ap).invalid; {
-	case invalid != nil:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, invalid.Error())
-	case len(u.Families) == 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
-	case len(void) > 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
-	case len(full) > 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, "no free "+strings.Join(full, " and no free ")+" address; add ranges or delete Services")
-	default:
-		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonAvailable, "")
-	}
-	if len(u.Overlaps) > 0 {
-		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
-			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap", strings.Join(u.Overlaps, ", ")))
-	} else {
-		set(v1alpha1.ConditionOverlapping, false, v1alpha1.ReasonNoOverlap, "")
-	}
-	if n := len(u.Stranded); n > 0 {
-		set(v1alpha1.ConditionStranded, true, v1alpha1.ReasonStranded,
-			fmt.Sprintf("%s in use but no longer in the pool; they go with their Services, or at once where a Service has the annotation %s: \"true\"",
-				listed(u.Stranded), v1alpha1.AnnotationReallocate))
-	} else {
-		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
-	}
-	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
-		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
-	} else {
-		meta.RemoveStatusCondition(&ap.Status.Conditions, v1alpha1.ConditionNotImplemented)
-	}
-}
-
-// withoutEffect names the fields of the spec that this version accepts and that have no effect in it.
-func withoutEffect(spec *v1alpha1.AddressPoolSpec) (fields []string) {
-	if spec.Limits != nil {
-		fields = append(fields, "spec.limits")
-	}
-	if spec.FixedAddresses == v1alpha1.FixedAddressesDenied {
-		fields = append(fields, "spec.fixedAddresses: Denied")
-	}
-	if spec.ReuseAfter != nil && spec.ReuseAfter.Duration > 0 {
-		fields = append(fields, "spec.reuseAfter")
-	}
-	return fields
-}
-
-// listed names the first addresses and counts the rest.
-func listed(addresses []netip.Addr) string {
-	const most = 5
-	var names []string
-	for _, a := range addresses[:min(len(addresses), most)] {
-		names = append(names, a.String())
-	}
-	if more := len(addresses) - most; more > 0 {
-		names = append(names, fmt.Sprintf("%d more", more))
-	}
-	return strings.Join(names, ", ")
 }

@@ -4,184 +4,18 @@ package loadbalancer
 
 import (
 	"fmt"
-	"math"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	promtest "github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/component-base/metrics"
-	"k8s.io/component-base/metrics/testutil"
 
-	"github.com/tandem-lb/tandem/ipam"
-	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
-
-func TestSetStatus(t *testing.T) {
-	both := newPool("lan", dualPool)
-	many := addrs("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4 192.0.2.5 192.0.2.6 2001:db8::1")
-	tests := []struct {
-		name    string
-		pool    *v1alpha1.AddressPool
-		usage   ipam.PoolUsage
-		want    map[string]string // condition -> status reason
-		message map[string]string // condition -> part of its message
-		wantV4  *v1alpha1.PartitionStatus
-		wantV6  *v1alpha1.PartitionStatus
-	}{
-		{
-			name:   "a pool with room in both families",
-			pool:   both,
-			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 8, Available: 1}, family.IPv6: {Capacity: 9, Available: 9}}},
-			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 8, Available: 1}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name:   "huge counts stay at the largest number",
-			pool:   both,
-			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64}}},
-			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			wantV6: &v1alpha1.PartitionStatus{Capacity: math.MaxInt64, Allocated: 5, Available: math.MaxInt64},
-		},
-		{
-			name:    "one family is exhausted",
-			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 9}, family.IPv6: {Capacity: 9, Available: 9}}},
-			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Ready": "no free IPv4 address; add ranges"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name:    "both families are exhausted",
-			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 9}, family.IPv6: {Capacity: 9, Allocated: 9}}},
-			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Ready": "no free IPv4 and no free IPv6 address"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9}, wantV6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 9},
-		},
-		{
-			name: "a partition that excludes all of its ranges is invalid rather than exhausted",
-			pool: newPool("lan", "192.0.2.1", func(ap *v1alpha1.AddressPool) {
-				ap.Spec.IPv4.Exclude = []v1alpha1.IPv4Range{"192.0.2.0/24"}
-			}),
-			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {}}},
-			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Ready": "spec.ipv4 excludes every address"},
-			wantV4:  &v1alpha1.PartitionStatus{},
-		},
-		{
-			name: "a range that does not parse",
-			pool: newPool("lan", "192.0.2.1 192.0.2.9-192.0.2.8"),
-			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{
-				family.IPv4: {Capacity: 1, Allocated: 1},
-			}},
-			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Ready": "spec.ipv4.ranges[1]: "},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 1, Allocated: 1},
-		},
-		{
-			name:    "no range at all",
-			pool:    newPool("lan", ""),
-			want:    map[string]string{"Ready": "False Invalid", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Ready": "spec: the pool has no range"},
-		},
-		{
-			name:    "pools that overlap",
-			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}, Overlaps: []string{"dmz", "wan"}},
-			want:    map[string]string{"Ready": "True Available", "Overlapping": "True AddressesInSeveralPools", "Stranded": "False NoneStranded"},
-			message: map[string]string{"Overlapping": "dmz, wan"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name:    "stranded addresses are named, and counted beyond five",
-			pool:    both,
-			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}, Stranded: many},
-			want:    map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "True AddressesOutsidePool"},
-			message: map[string]string{"Stranded": "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5, 2 more in use"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name: "fields that have no effect in this version are named",
-			pool: newPool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.Limits = &v1alpha1.PoolLimits{PerNamespace: v1alpha1.FamilyLimits{IPv4: new(int32(2))}}
-				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesDenied
-				ap.Spec.ReuseAfter = &metav1.Duration{Duration: 10 * time.Minute}
-			}),
-			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
-			want: map[string]string{
-				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "NotImplemented": "True NotImplemented",
-			},
-			message: map[string]string{"NotImplemented": "without effect in this version: spec.limits, spec.fixedAddresses: Denied, spec.reuseAfter"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name: "fields with the values that they have by default are not, and the condition goes",
-			pool: newPool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesAllowed
-				ap.Spec.ReuseAfter = &metav1.Duration{}
-				ap.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue}}
-			}),
-			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
-			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			ap := tt.pool.DeepCopy()
-			ap.Generation = 7
-			setStatus(ap, tt.usage)
-			got := map[string]string{}
-			for _, condition := range ap.Status.Conditions {
-				got[condition.Type] = string(condition.Status) + " " + condition.Reason
-				if condition.ObservedGeneration != 7 || condition.LastTransitionTime.IsZero() {
-					t.Errorf("condition %s: observedGeneration %d, lastTransitionTime %v", condition.Type, condition.ObservedGeneration, condition.LastTransitionTime)
-				}
-				if want, ok := tt.message[condition.Type]; ok != (condition.Message != "") || !strings.Contains(condition.Message, want) {
-					t.Errorf("condition %s says %q, want %q", condition.Type, condition.Message, want)
-				}
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("conditions (-want +got):\n%s", diff)
-			}
-			want := v1alpha1.AddressPoolStatus{IPv4: tt.wantV4, IPv6: tt.wantV6}
-			if diff := cmp.Diff(want, ap.Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions")); diff != "" {
-				t.Errorf("status (-want +got):\n%s", diff)
-			}
-			again := ap.DeepCopy()
-			setStatus(again, tt.usage)
-			if diff := cmp.Diff(ap, again); diff != "" {
-				t.Errorf("the same usage changed the status (-first +second):\n%s", diff)
-			}
-			// A family that the spec loses goes from the status too.
-			setStatus(ap, ipam.PoolUsage{})
-			if ap.Status.IPv4 != nil || ap.Status.IPv6 != nil {
-				t.Errorf("status without families: %v", ap.Status)
-			}
-		})
-	}
-}
-
-func TestListed(t *testing.T) {
-	for n, want := range []string{"", "192.0.2.0", "192.0.2.0, 192.0.2.1"} {
-		var addresses []netip.Addr
-		for i := range n {
-			addresses = append(addresses, addr(fmt.Sprintf("192.0.2.%d", i)))
-		}
-		if got := listed(addresses); got != want {
-			t.Errorf("listed %d: %q, want %q", n, got, want)
-		}
-	}
-}
 
 func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -235,23 +69,4 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 			t.Errorf("conditions after the release: %v", c.pool("lan").Status.Conditions)
 		}
 	})
-}
-
-func TestGauges(t *testing.T) {
-	usage := func(available int64) map[string]ipam.PoolUsage {
-		return map[string]ipam.PoolUsage{"gauges": {Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: 8, Allocated: 8 - available, Available: available}}}}
-	}
-	setGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"]})
-	setGauges(usage(5))
-	for name, tt := range map[string]struct {
-		gauge *metrics.GaugeVec
-		want  float64
-	}{"capacity": {poolCapacity, 8}, "allocated": {poolAllocated, 3}, "available": {poolAvailable, 5}} {
-		if got, err := testutil.GetGaugeMetricValue(tt.gauge.WithLabelValues("gauges", "IPv6")); err != nil || got != tt.want {
-			t.Errorf("%s: %v, %v, want %v", name, got, err, tt.want)
-		}
-		if n := promtest.CollectAndCount(tt.gauge.GaugeVec); n != 1 {
-			t.Errorf("%s: %d series, want that of the pool that is left", name, n)
-		}
-	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // Waiting Services
@@ -48,7 +49,7 @@ type waiting struct {
 // report records and tells the user, by events on the Service, what came of a request. An error has its own event,
 // SyncLoadBalancerFailed of the service controller.
 func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
-	service := serviceOf(svc)
+	service := request.ServiceOf(svc)
 	before, waited := s.waitsFor(service)
 	if before.woken && !slices.Equal(addressesOf(out.Assigned), before.promised) {
 		// Others were not woken, because this one was.
@@ -58,10 +59,10 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 		recordFailure(err)
 		// Only a namespace is not found, and its event wakes the Service.
 		refused := reason(err) == reasonAPI && !apierrors.IsNotFound(err)
-		s.setWaiting(service, waiting{message: err.Error(), has: published(svc), failed: before.woken, refused: refused})
+		s.setWaiting(service, waiting{message: err.Error(), has: request.Published(svc), failed: before.woken, refused: refused})
 		return
 	}
-	if sharingOf(svc).Key != "" {
+	if request.SharingOf(svc).Key != "" {
 		// Its ports, its key or its policy may no longer keep waiting Services from sharing its addresses.
 		s.events.Add(item{kind: wakeWaiting})
 	}
@@ -118,7 +119,7 @@ func (s *Server) forget(service ipam.Service) {
 func (s *Server) wakeStranded() {
 	services, _ := s.services.List(labels.Everything()) // a lister does not fail
 	for _, svc := range services {
-		if !served(svc) {
+		if !request.Served(svc) {
 			continue
 		}
 		if req, err := s.request(svc); err == nil && req.Reallocate {
@@ -143,7 +144,7 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 	for service, w := range s.ledger.waiting {
 		svc := s.ledger.service(service)
 		switch {
-		case svc == nil || !served(svc):
+		case svc == nil || !request.Served(svc):
 			delete(s.ledger.waiting, service)
 		case w.failed:
 			candidates = append(candidates, candidate{svc, 1})
@@ -170,7 +171,7 @@ func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 	var services []*corev1.Service
 	var requests []ipam.Request
 	for _, svc := range candidates {
-		if w, waits := s.waitsFor(serviceOf(svc)); !waits || w.refused {
+		if w, waits := s.waitsFor(request.ServiceOf(svc)); !waits || w.refused {
 			continue
 		}
 		if req, err := s.request(svc); err == nil {
@@ -180,13 +181,13 @@ func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 	for i, answer := range s.ledger.allocator.Plan(requests...) {
 		svc, out := services[i], answer.Outcome
 		s.ledger.mu.Lock()
-		w, waits := s.ledger.waiting[serviceOf(svc)]
+		w, waits := s.ledger.waiting[request.ServiceOf(svc)]
 		// A Service with one of two families is helped by the other one, or by a pair that is better than what it
 		// has.
 		helps := waits && answer.Err == nil && (len(out.Missing) == 0 || !slices.Equal(addressesOf(out.Assigned), w.has))
 		if helps {
 			w.woken, w.promised = true, addressesOf(out.Assigned)
-			s.ledger.waiting[serviceOf(svc)] = w
+			s.ledger.waiting[request.ServiceOf(svc)] = w
 		}
 		s.ledger.mu.Unlock()
 		if helps {

@@ -15,6 +15,10 @@ const ManagedBy = "tandem-lb.io"
 // LabelAddressPool is the label of an IPAddress that names the AddressPool the address was taken from.
 const LabelAddressPool = "tandem-lb.io/address-pool"
 
+// Finalizer is the finalizer of a Service whose addresses have to be released before it goes. Every provider that runs the service controller of
+// k8s.io/cloud-provider sets the same one, which stands here too because that package links a client.
+const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
+
 // Annotations of a Service, as users type them.
 const (
 	// AnnotationAddressPool names the pools a Service may take addresses from, separated by commas. One pool of both

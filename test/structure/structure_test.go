@@ -168,7 +168,8 @@ func TestPure(t *testing.T) {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{
-		"ipam/selector", "ipam/v1alpha1", "loadbalancer/repair", "speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/v1alpha1",
+		"ipam/selector", "ipam/v1alpha1", "loadbalancer/repair", "loadbalancer/request",
+		"speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/v1alpha1",
 	} {
 		pure[module+"/"+p] = true
 	}

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+package request
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
@@ -16,135 +15,33 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/internal/fixture"
 )
 
 // compareAddr lets cmp look into addresses, which have no exported fields.
 var compareAddr = cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
 
-func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
-
-// addrs reads addresses separated by spaces.
-func addrs(s string) []netip.Addr {
-	var parsed []netip.Addr
-	for word := range strings.FieldsSeq(s) {
-		parsed = append(parsed, addr(word))
-	}
-	return parsed
-}
-
-// Shorthands for the policies.
+// The tests below speak of fixtures by these names.
 const (
-	single  = corev1.IPFamilyPolicySingleStack
-	prefer  = corev1.IPFamilyPolicyPreferDualStack
-	require = corev1.IPFamilyPolicyRequireDualStack
+	single  = fixture.Single
+	prefer  = fixture.Prefer
+	require = fixture.Require
 )
 
-// newService returns a Service of type LoadBalancer in namespace default with port 80. families are separated by spaces.
-func newService(name string, policy corev1.IPFamilyPolicy, families string, edits ...func(*corev1.Service)) *corev1.Service {
-	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec: corev1.ServiceSpec{
-			Type:                  corev1.ServiceTypeLoadBalancer,
-			IPFamilyPolicy:        &policy,
-			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyCluster,
-			Ports:                 []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
-		},
-	}
-	setFamilies(policy, families)(svc)
-	for _, edit := range edits {
-		edit(svc)
-	}
-	return svc
-}
+var (
+	addrs         = fixture.Addrs
+	newService    = fixture.Service
+	annotate      = fixture.Annotate
+	label         = fixture.Label
+	local         = fixture.Local
+	newPool       = fixture.Pool
+	noAutoAssign  = fixture.NoAutoAssign
+	priority      = fixture.Priority
+	forServices   = fixture.ForServices
+	forNamespaces = fixture.ForNamespaces
+)
 
-func setFamilies(policy corev1.IPFamilyPolicy, families string) func(*corev1.Service) {
-	return func(svc *corev1.Service) {
-		svc.Spec.IPFamilyPolicy, svc.Spec.IPFamilies = &policy, nil
-		for af := range strings.FieldsSeq(families) {
-			svc.Spec.IPFamilies = append(svc.Spec.IPFamilies, corev1.IPFamily(af))
-		}
-	}
-}
-
-// annotate sets an annotation; an empty value removes it.
-func annotate(key, value string) func(*corev1.Service) {
-	return func(svc *corev1.Service) {
-		if svc.Annotations == nil {
-			svc.Annotations = map[string]string{}
-		}
-		if svc.Annotations[key] = value; value == "" {
-			delete(svc.Annotations, key)
-		}
-	}
-}
-
-func label(key, value string) func(*corev1.Service) {
-	return func(svc *corev1.Service) { svc.Labels = map[string]string{key: value} }
-}
-
-// listen replaces the ports.
-func listen(protocol corev1.Protocol, ports ...int32) func(*corev1.Service) {
-	return func(svc *corev1.Service) {
-		svc.Spec.Ports = nil
-		for _, port := range ports {
-			svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{Protocol: protocol, Port: port})
-		}
-	}
-}
-
-// local sends external traffic to endpoints on the same node only.
-func local(selector string) func(*corev1.Service) {
-	return func(svc *corev1.Service) {
-		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-		if selector != "" {
-			svc.Spec.Selector = map[string]string{"app": selector}
-		}
-	}
-}
-
-// newPool returns a pool with ranges of both families, separated by spaces.
-func newPool(name, ranges string, edits ...func(*v1alpha1.AddressPool)) *v1alpha1.AddressPool {
-	ap := &v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	for r := range strings.FieldsSeq(ranges) {
-		if strings.Contains(r, ":") {
-			if ap.Spec.IPv6 == nil {
-				ap.Spec.IPv6 = &v1alpha1.IPv6Partition{}
-			}
-			ap.Spec.IPv6.Ranges = append(ap.Spec.IPv6.Ranges, v1alpha1.IPv6Range(r))
-		} else {
-			if ap.Spec.IPv4 == nil {
-				ap.Spec.IPv4 = &v1alpha1.IPv4Partition{}
-			}
-			ap.Spec.IPv4.Ranges = append(ap.Spec.IPv4.Ranges, v1alpha1.IPv4Range(r))
-		}
-	}
-	for _, edit := range edits {
-		edit(ap)
-	}
-	return ap
-}
-
-func noAutoAssign(ap *v1alpha1.AddressPool) { ap.Spec.AutoAssign = new(false) }
-
-func stable(ap *v1alpha1.AddressPool) { ap.Spec.Allocation = v1alpha1.AllocationStable }
-
-func priority(n int32) func(*v1alpha1.AddressPool) {
-	return func(ap *v1alpha1.AddressPool) { ap.Spec.Priority = &n }
-}
-
-func forServices(key, value string) func(*v1alpha1.AddressPool) {
-	return func(ap *v1alpha1.AddressPool) {
-		ap.Spec.ServiceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
-	}
-}
-
-func forNamespaces(key, value string) func(*v1alpha1.AddressPool) {
-	return func(ap *v1alpha1.AddressPool) {
-		ap.Spec.NamespaceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{key: value}}}
-	}
-}
-
-func TestNewRequest(t *testing.T) {
+func TestNew(t *testing.T) {
 	const both = "192.0.2.0/24 2001:db8::/64"
 	auto := func(names ...string) (pools []ipam.Candidate) {
 		for _, name := range names {
@@ -317,13 +214,13 @@ func TestNewRequest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var pools []pool
+			var pools []Pool
 			for _, ap := range tt.pools {
-				pools = append(pools, parsePool(ap))
+				pools = append(pools, ParsePool(ap))
 			}
-			sortPools(pools)
+			SortPools(pools)
 			before := tt.svc.DeepCopy()
-			got, err := newRequest(tt.svc, pools, tt.namespace)
+			got, err := New(tt.svc, pools, tt.namespace)
 			if diff := cmp.Diff(before, tt.svc); diff != "" {
 				t.Errorf("the Service was changed (-before +after):\n%s", diff)
 			}
@@ -338,7 +235,7 @@ func TestNewRequest(t *testing.T) {
 			}
 			want := tt.want
 			want.Service = ipam.Service{Namespace: "default", Name: "web"}
-			want.Sharing = sharingOf(tt.svc)
+			want.Sharing = SharingOf(tt.svc)
 			if want.Families == nil {
 				for _, af := range tt.svc.Spec.IPFamilies {
 					want.Families = append(want.Families, family.Family(af))
@@ -433,7 +330,7 @@ func TestSharingOf(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, sharingOf(tt.svc)); diff != "" {
+			if diff := cmp.Diff(tt.want, SharingOf(tt.svc)); diff != "" {
 				t.Errorf("sharing (-want +got):\n%s", diff)
 			}
 		})
@@ -512,19 +409,19 @@ func TestParsePool(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := parsePool(tt.ap)
+			p := ParsePool(tt.ap)
 			if got := texts(p.Ranges); got != tt.wantRanges {
 				t.Errorf("ranges %q, want %q", got, tt.wantRanges)
 			}
 			if got := texts(p.Exclude); got != tt.wantExclude {
 				t.Errorf("exclude %q, want %q", got, tt.wantExclude)
 			}
-			if (p.invalid != nil) != (tt.wantInvalid != nil) {
-				t.Errorf("invalid: %v, want %q", p.invalid, tt.wantInvalid)
+			if (p.Invalid != nil) != (tt.wantInvalid != nil) {
+				t.Errorf("invalid: %v, want %q", p.Invalid, tt.wantInvalid)
 			}
 			for _, want := range tt.wantInvalid {
-				if p.invalid != nil && !strings.Contains(p.invalid.Error(), want) {
-					t.Errorf("invalid: %v, want it to say %q", p.invalid, want)
+				if p.Invalid != nil && !strings.Contains(p.Invalid.Error(), want) {
+					t.Errorf("invalid: %v, want it to say %q", p.Invalid, want)
 				}
 			}
 			if got := p.matches(newService("web", single, "IPv4"), nil); got != tt.matches {
@@ -540,18 +437,4 @@ func texts(ranges []ipam.Range) string {
 		words = append(words, r.String())
 	}
 	return strings.Join(words, " ")
-}
-
-func TestStatus(t *testing.T) {
-	vip := corev1.LoadBalancerIPModeVIP
-	got := status([]ipam.Assignment{{Address: addr("2001:db8::1")}, {Address: addr("192.0.2.1")}})
-	want := &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "2001:db8::1", IPMode: &vip}, {IP: "192.0.2.1", IPMode: &vip}}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("status (-want +got):\n%s", diff)
-	}
-	svc := &corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: *got}}
-	svc.Status.LoadBalancer.Ingress = slices.Insert(svc.Status.LoadBalancer.Ingress, 1, corev1.LoadBalancerIngress{Hostname: "lb.example"})
-	if diff := cmp.Diff(addrs("2001:db8::1 192.0.2.1"), published(svc), compareAddr); diff != "" {
-		t.Errorf("published (-want +got):\n%s", diff)
-	}
 }

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+// Package request says what a Service asks for: it translates the Service, with the AddressPools and the labels of its namespace, into a
+// request to the allocator. It also says which Services are ours, what a Service publishes, and with which others it may share. It is pure.
+//
+// For example, web in a namespace with the label team=a asks for both families, and the annotation tandem-lb.io/address-pool names no pool:
+// [New] returns a request whose candidates are the pools with a selector that matches web, then those by priority, then those by name.
+package request
 
 import (
 	"cmp"
@@ -13,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
@@ -21,43 +25,44 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// served reports whether a Service is to have addresses from us. The load balancer class is not looked at: package provider shows us only
+// Served reports whether a Service is to have addresses from us. The load balancer class is not looked at: package provider shows us only
 // Services that are ours without a class, and those of other providers with one.
-func served(svc *corev1.Service) bool {
+func Served(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil
 }
 
-// cleanupIsOurs reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
+// CleanupIsOurs reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
 // finalizer is gone.
-func cleanupIsOurs(svc *corev1.Service) bool {
-	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !servicehelper.HasLBFinalizer(svc)
+func CleanupIsOurs(svc *corev1.Service) bool {
+	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !slices.Contains(svc.Finalizers, v1alpha1.Finalizer)
 }
 
-// otherProvider reports whether a Service is another provider's load balancer. We may have served it, as where Services without a class
+// OtherProvider reports whether a Service is another provider's load balancer. We may have served it, as where Services without a class
 // were ours and are not any more.
-func otherProvider(svc *corev1.Service) bool {
+func OtherProvider(svc *corev1.Service) bool {
 	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 
-// serviceOf returns the name of a Service.
-func serviceOf(svc *corev1.Service) ipam.Service {
+// ServiceOf returns the name of a Service.
+func ServiceOf(svc *corev1.Service) ipam.Service {
 	return ipam.Service{Namespace: svc.Namespace, Name: svc.Name}
 }
 
-// pool is an AddressPool made ready: its ranges parsed, its selectors compiled.
-type pool struct {
+// Pool is an AddressPool made ready: its ranges parsed, its selectors compiled.
+type Pool struct {
 	ipam.Pool
 	auto                bool
 	priority            int32 // math.MaxInt32 where there is none
 	namespaces, service selector.List
 	restricted          bool // has a selector
-	invalid             error
+	// Invalid names the fields that cannot be used, and is nil if there is none.
+	Invalid error
 }
 
-// parsePool never fails: what it cannot use it leaves out and names, with its field, in invalid, so that one bad range takes no other
+// ParsePool never fails: what it cannot use it leaves out and names, with its field, in invalid, so that one bad range takes no other
 // away. CEL has refused such pools before; this serves clusters whose CRD is older than the pool.
-func parsePool(ap *v1alpha1.AddressPool) pool {
-	p := pool{
+func ParsePool(ap *v1alpha1.AddressPool) Pool {
+	p := Pool{
 		Pool: ipam.Pool{
 			Name:          ap.Name,
 			AvoidBuggyIPs: ap.Spec.AvoidBuggyIPs,
@@ -103,7 +108,7 @@ func parsePool(ap *v1alpha1.AddressPool) pool {
 	p.service = compile("spec.serviceSelectors", ap.Spec.ServiceSelectors)
 	p.restricted = len(p.namespaces) > 0 || len(p.service) > 0
 	if len(errs) > 0 {
-		p.invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
+		p.Invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
 	}
 	return p
 }
@@ -117,14 +122,14 @@ func stringsOf[S ~string](in []S) []string {
 }
 
 // matches reports whether the pool's selectors admit the Service.
-func (p pool) matches(svc *corev1.Service, namespace labels.Set) bool {
+func (p Pool) matches(svc *corev1.Service, namespace labels.Set) bool {
 	return p.namespaces.Matches(namespace) && p.service.Matches(labels.Set(svc.Labels))
 }
 
-// sortPools orders pools as they are tried: those kept for certain Services before those for everyone, then by priority, then by
+// SortPools orders pools as they are tried: those kept for certain Services before those for everyone, then by priority, then by
 // name. MetalLB orders them the same way.
-func sortPools(pools []pool) {
-	slices.SortFunc(pools, func(a, b pool) int {
+func SortPools(pools []Pool) {
+	slices.SortFunc(pools, func(a, b Pool) int {
 		if a.restricted != b.restricted {
 			if a.restricted {
 				return -1
@@ -135,17 +140,17 @@ func sortPools(pools []pool) {
 	})
 }
 
-// newRequest translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
+// New translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
 //
 // For example, a Service with the annotation address-pool: "lan,wan" and ipFamilies IPv6, IPv4 asks for an address of each family from lan or wan, in
 // this order, and is refused where one of the two does not exist or does not admit it. Without the annotation every pool that admits the Service is
 // asked, in the order of sortPools.
-func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.Request, error) {
+func New(svc *corev1.Service, pools []Pool, namespace labels.Set) (ipam.Request, error) {
 	req := ipam.Request{
-		Service:    serviceOf(svc),
+		Service:    ServiceOf(svc),
 		RequireAll: svc.Spec.IPFamilyPolicy == nil || *svc.Spec.IPFamilyPolicy != corev1.IPFamilyPolicyPreferDualStack,
 		Reallocate: svc.Annotations[v1alpha1.AnnotationReallocate] == "true",
-		Sharing:    sharingOf(svc),
+		Sharing:    SharingOf(svc),
 	}
 	for _, af := range svc.Spec.IPFamilies {
 		req.Families = append(req.Families, family.Family(af))
@@ -166,7 +171,7 @@ func newRequest(svc *corev1.Service, pools []pool, namespace labels.Set) (ipam.R
 	}
 	req.Named = true
 	for _, name := range names {
-		i := slices.IndexFunc(pools, func(p pool) bool { return p.Name == name })
+		i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == name })
 		switch {
 		case i < 0:
 			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", annotation, name)
@@ -196,8 +201,8 @@ func fixedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
 	return addresses, nil
 }
 
-// sharingOf returns the key, the ports and the endpoints of a Service, which decide which other Services the Service may share an address with.
-func sharingOf(svc *corev1.Service) ipam.Sharing {
+// SharingOf returns the key, the ports and the endpoints of a Service, which decide which other Services the Service may share an address with.
+func SharingOf(svc *corev1.Service) ipam.Sharing {
 	keys, _ := list(svc, v1alpha1.AnnotationAllowSharedIP, v1alpha1.MetalLBAnnotationAllowSharedIP, v1alpha1.MetalLBLegacyAnnotationAllowSharedIP)
 	s := ipam.Sharing{Key: strings.Join(keys, ",")}
 	for _, port := range svc.Spec.Ports {
@@ -229,8 +234,8 @@ func list(svc *corev1.Service, annotations ...string) (values []string, annotati
 	return nil, ""
 }
 
-// published returns the addresses in the Service's status.
-func published(svc *corev1.Service) []netip.Addr {
+// Published returns the addresses in the Service's status.
+func Published(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr
 	for _, ingress := range svc.Status.LoadBalancer.Ingress {
 		if a, err := netip.ParseAddr(ingress.IP); err == nil {
@@ -238,14 +243,4 @@ func published(svc *corev1.Service) []netip.Addr {
 		}
 	}
 	return addresses
-}
-
-// status is what a Service with these addresses shows.
-func status(assigned []ipam.Assignment) *corev1.LoadBalancerStatus {
-	mode := corev1.LoadBalancerIPModeVIP
-	s := &corev1.LoadBalancerStatus{}
-	for _, as := range assigned {
-		s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: as.Address.String(), IPMode: &mode})
-	}
-	return s
 }

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package poolstatus says how an AddressPool is: how many addresses of each family it has, has given and can still give, and in
+// conditions what is wrong with it. [Set] writes it into the status of the object, [SetGauges] into the metrics.
+//
+// For example, a pool 192.0.2.0/30 whose four addresses are all given has the counts 4, 4 and 0, the condition Ready=False with the reason
+// Exhausted, and tandem_pool_available_addresses{pool="lan",family="IPv4"} is 0.
+package poolstatus
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics"
+	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
+)
+
+var (
+	// Three gauges and not one with a label for the state, since a sum over capacity, allocated and available addresses means nothing.
+	capacity = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_capacity_addresses", Help: "Addresses that an AddressPool has, by family; huge counts saturate at 2^63-1.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
+	allocated = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_allocated_addresses", Help: "Addresses of an AddressPool that Services hold, by family.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
+	available = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_available_addresses", Help: "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
+)
+
+func init() { legacyregistry.MustRegister(capacity, allocated, available) }
+
+// SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
+func SetGauges(usage map[string]ipam.PoolUsage) {
+	for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available} {
+		gauge.Reset()
+	}
+	for name, u := range usage {
+		for af, f := range u.Families {
+			capacity.WithLabelValues(name, string(af)).Set(float64(f.Capacity))
+			allocated.WithLabelValues(name, string(af)).Set(float64(f.Allocated))
+			available.WithLabelValues(name, string(af)).Set(float64(f.Available))
+		}
+	}
+}
+
+// Set writes a pool's usage into its status.
+func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
+	partition := func(af family.Family) *v1alpha1.PartitionStatus {
+		f, ok := u.Families[af]
+		if !ok {
+			return nil
+		}
+		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
+	}
+	ap.Status.IPv4, ap.Status.IPv6 = partition(family.IPv4), partition(family.IPv6)
+
+	set := func(conditionType string, is bool, reason, message string) {
+		state := metav1.ConditionFalse
+		if is {
+			state = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&ap.Status.Conditions, metav1.Condition{
+			Type: conditionType, Status: state, Reason: reason, Message: message, ObservedGeneration: ap.Generation,
+		})
+	}
+	var full, void []string
+	for _, af := range family.All {
+		switch f, ok := u.Families[af]; {
+		case ok && f.Capacity == 0:
+			void = append(void, "spec."+strings.ToLower(string(af)))
+		case ok && f.Available == 0:
+			full = append(full, string(af))
+		}
+	}
+	switch invalid := request.ParsePool(ap).Invalid; {
+	case invalid != nil:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, invalid.Error())
+	case len(u.Families) == 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
+	case len(void) > 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
+	case len(full) > 0:
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, "no free "+strings.Join(full, " and no free ")+" address; add ranges or delete Services")
+	default:
+		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonAvailable, "")
+	}
+	if len(u.Overlaps) > 0 {
+		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
+			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap", strings.Join(u.Overlaps, ", ")))
+	} else {
+		set(v1alpha1.ConditionOverlapping, false, v1alpha1.ReasonNoOverlap, "")
+	}
+	if n := len(u.Stranded); n > 0 {
+		set(v1alpha1.ConditionStranded, true, v1alpha1.ReasonStranded,
+			fmt.Sprintf("%s in use but no longer in the pool; they go with their Services, or at once where a Service has the annotation %s: \"true\"",
+				listed(u.Stranded), v1alpha1.AnnotationReallocate))
+	} else {
+		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
+	}
+	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
+		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
+	} else {
+		meta.RemoveStatusCondition(&ap.Status.Conditions, v1alpha1.ConditionNotImplemented)
+	}
+}
+
+// withoutEffect names the fields of the spec that this version accepts and that have no effect in it.
+func withoutEffect(spec *v1alpha1.AddressPoolSpec) (fields []string) {
+	if spec.Limits != nil {
+		fields = append(fields, "spec.limits")
+	}
+	if spec.FixedAddresses == v1alpha1.FixedAddressesDenied {
+		fields = append(fields, "spec.fixedAddresses: Denied")
+	}
+	if spec.ReuseAfter != nil && spec.ReuseAfter.Duration > 0 {
+		fields = append(fields, "spec.reuseAfter")
+	}
+	return fields
+}
+
+// listed names the first addresses and counts the rest.
+func listed(addresses []netip.Addr) string {
+	const most = 5
+	var names []string
+	for _, a := range addresses[:min(len(addresses), most)] {
+		names = append(names, a.String())
+	}
+	if more := len(addresses) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
+}
