@@ -6,22 +6,35 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/google/btree"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // The reasons why a family of a request cannot be met. Each error that Allocate returns wraps one or more of them.
 var (
-	ErrNoPool     = errors.New("no pool")
-	ErrExhausted  = errors.New("no free address")
-	ErrNotInPool  = errors.New("address is in no pool the Service may use")
-	ErrInUse      = errors.New("address is in use")
+	ErrNoPool    = errors.New("no pool")
+	ErrExhausted = errors.New("no free address")
+	ErrNotInPool = errors.New("address is in no pool the Service may use")
+	ErrInUse     = errors.New("address is in use")
+	// ErrReserved is that of an address that must not be given, see [Allocator.SetReserved].
+	ErrReserved = errors.New("address is reserved")
+	// ErrLimit is that of a namespace that has as many addresses as a pool gives it.
+	ErrLimit = errors.New("namespace is at its limit")
+	// ErrFixedDenied is that of a Service that asks for an address of a pool with FixedDenied.
+	ErrFixedDenied = errors.New("pool gives no address that is asked for")
+	// ErrReleased is that of an address that another Service released, less than the pool's ReuseAfter ago.
+	ErrReleased   = errors.New("address was released too recently")
 	ErrBadRequest = errors.New("bad request")
 )
 
@@ -40,10 +53,14 @@ type Request struct {
 	// Named says that the user named the pools: an address that neither came from one of these nor is in one is
 	// given up for one from these.
 	Named bool
-	// Reallocate lets stranded addresses go: those that the pool they came from no longer contains.
+	// Reallocate lets stranded addresses go, which the pool they came from no longer contains, and reserved ones.
 	Reallocate bool
 	// Sharing says with which Services an address may be shared. The zero value shares with none.
 	Sharing Sharing
+	// Published are the addresses that the Service shows to its clients. Of two of one family that it holds, it goes on with one of these.
+	Published []netip.Addr
+
+	now time.Time
 }
 
 // Candidate is a pool that may serve a request.
@@ -52,40 +69,6 @@ type Candidate struct {
 	// Auto reports whether an address may be chosen from the pool; without it the pool gives only addresses asked
 	// for by name.
 	Auto bool
-}
-
-// Sharing describes what a Service does with its addresses, as far as others on the same address care.
-type Sharing struct {
-	// Key is common to all Services that share; a Service without a key shares with none.
-	Key string
-	// Ports must be disjoint.
-	Ports []Port
-	// Backends names the endpoints of a Service whose traffic stays on the node (externalTrafficPolicy Local),
-	// and is empty for any other. All that share must agree: one node answers for an address, and must serve all
-	// its Services.
-	Backends string
-}
-
-// Port is a transport protocol, spelt as in the Kubernetes API, and a port.
-type Port struct {
-	Protocol string
-	Number   int32
-}
-
-// Admits returns nil if s and other can be on one address, or why not.
-func (s Sharing) Admits(other Sharing) error {
-	switch {
-	case s.Key == "" || s.Key != other.Key:
-		return errors.New("without the same sharing key")
-	case s.Backends != other.Backends:
-		return errors.New("and sends its traffic to other endpoints (externalTrafficPolicy Local)")
-	}
-	for _, p := range s.Ports {
-		if slices.Contains(other.Ports, p) {
-			return fmt.Errorf("on the same port %s/%d", p.Protocol, p.Number)
-		}
-	}
-	return nil
 }
 
 // Assignment is an address and the pool that it was taken from.
@@ -126,6 +109,9 @@ type holding struct {
 	pool    string // that the first of the users took it from
 	users   map[Service]Sharing
 	blocked string // the owner of a blocked address, which has no users
+	sharers *sharers
+	left    map[Service]time.Time // when Services released it, the last time each, if the pool has ReuseAfter
+	until   time.Time             // the end of its cooling; zero while it is not cooling
 }
 
 // Allocator knows the pools, and which Services hold which address. It is safe for concurrent use; requests of one Service must
@@ -133,24 +119,38 @@ type holding struct {
 type Allocator struct {
 	mu sync.Mutex
 	// mu guards all following fields.
-	pools     map[string]*pool
-	held      map[netip.Addr]*holding
-	byService map[Service][]netip.Addr
-	byKey     map[string][]netip.Addr // sharing key -> addresses, in the order in which they were given
+	pools        map[string]*pool
+	ordered      []*pool // by name
+	index        index   // of the addresses of ordered
+	held         map[netip.Addr]*holding
+	byService    map[Service][]netip.Addr
+	groups       map[groupKey]*group
+	turns        uint64
+	reservations []Reservation
+	reserved     index                         // of reservations
+	tenants      map[tenant]map[netip.Addr]int // users of each address; of pools with limits
+	cooling      *btree.BTreeG[expiry]
+	leftBy       map[Service][]netip.Addr // what is cooling, by the Services that released it
 }
 
 type pool struct {
 	Pool
 	partitions map[family.Family]*partition
+	overlaps   []string // sorted
 }
 
 // New returns an allocator without pools.
 func New() *Allocator {
 	return &Allocator{
-		pools:     map[string]*pool{},
-		held:      map[netip.Addr]*holding{},
-		byService: map[Service][]netip.Addr{},
-		byKey:     map[string][]netip.Addr{},
+		pools:        map[string]*pool{},
+		held:         map[netip.Addr]*holding{},
+		byService:    map[Service][]netip.Addr{},
+		groups:       map[groupKey]*group{},
+		reservations: special,
+		reserved:     specialIndex,
+		tenants:      map[tenant]map[netip.Addr]int{},
+		cooling:      newExpiries(),
+		leftBy:       map[Service][]netip.Addr{},
 	}
 }
 
@@ -165,23 +165,97 @@ func (a *Allocator) SetPools(pools []Pool) {
 		}
 	}
 	kept := map[string]*pool{}
+	var changed []*pool
 	for _, want := range pools {
-		if have, ok := a.pools[want.Name]; ok && same(have.Pool, want) {
-			kept[want.Name] = have
-			continue
+		p, ok := a.pools[want.Name]
+		if !ok || !same(p.Pool, want) {
+			p = newPool(want)
+			changed = append(changed, p)
 		}
-		p := &pool{Pool: want, partitions: map[family.Family]*partition{}}
-		for _, af := range family.All {
-			if own := ofFamily(want.Ranges, af); len(own) > 0 {
-				p.partitions[af] = newPartition(own, ofFamily(want.Exclude, af), want.AvoidBuggyIPs, want.Stable)
-			}
-		}
+		p.Pool = want
 		kept[want.Name] = p
-		for address := range a.held {
-			p.take(address)
+	}
+	if len(changed) > 0 || len(kept) != len(a.pools) {
+		a.pools = kept
+		a.arrange()
+	}
+	a.fill(changed)
+	a.countTenants()
+	a.coolAgain()
+}
+
+func newPool(want Pool) *pool {
+	p := &pool{Pool: want, partitions: map[family.Family]*partition{}}
+	for _, af := range family.All {
+		if own := ofFamily(want.Ranges, af); len(own) > 0 {
+			p.partitions[af] = newPartition(own, ofFamily(want.Exclude, af), want.AvoidBuggyIPs, want.Stable)
 		}
 	}
-	a.pools = kept
+	return p
+}
+
+// fill takes what is reserved and what is held out of new pools.
+func (a *Allocator) fill(pools []*pool) {
+	isNew := map[*pool]bool{}
+	for _, p := range pools {
+		isNew[p] = true
+		for _, part := range p.partitions {
+			for _, allowed := range part.allowed {
+				for _, s := range a.reserved.overlapping(allowed) {
+					part.reserve(common(s.Range, allowed))
+				}
+			}
+		}
+	}
+	for address := range a.held {
+		if len(pools) < 10 { // After an edit, to ask these few is quicker than the index.
+			for _, p := range pools {
+				p.take(address)
+			}
+			continue
+		}
+		for p := range a.poolsWith(address) {
+			if isNew[p] {
+				p.take(address)
+			}
+		}
+	}
+}
+
+// arrange makes the index of the pools, and finds those that overlap.
+func (a *Allocator) arrange() {
+	a.ordered = a.ordered[:0]
+	for _, name := range slices.Sorted(maps.Keys(a.pools)) {
+		a.ordered = append(a.ordered, a.pools[name])
+	}
+	var spans []span
+	for i, p := range a.ordered {
+		p.overlaps = nil
+		for _, part := range p.partitions {
+			for _, r := range part.allowed {
+				spans = append(spans, span{r, i})
+			}
+		}
+	}
+	a.index = newIndex(spans)
+	together := map[int]map[int]bool{}
+	for _, s := range a.index {
+		for _, i := range s.items {
+			for _, j := range s.items {
+				if i != j {
+					if together[i] == nil {
+						together[i] = map[int]bool{}
+					}
+					together[i][j] = true
+				}
+			}
+		}
+	}
+	for i, others := range together {
+		for _, j := range slices.Sorted(maps.Keys(others)) {
+			a.ordered[i].overlaps = append(a.ordered[i].overlaps, a.ordered[j].Name)
+		}
+	}
 }
 
 func same(a, b Pool) bool {
@@ -200,6 +274,24 @@ func (p *pool) contains(a netip.Addr) bool {
 func (p *pool) take(a netip.Addr) {
 	if p.contains(a) {
 		p.partitions[family.Of(a)].take(a)
+	}
+}
+
+// poolsWith returns the pools that contain an address, by name.
+func (a *Allocator) poolsWith(address netip.Addr) iter.Seq[*pool] {
+	return func(yield func(*pool) bool) {
+		for _, i := range a.index.at(address) {
+			if p := a.ordered[i]; p.contains(address) && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// takeFromPools has every pool know that an address is not free any more.
+func (a *Allocator) takeFromPools(address netip.Addr) {
+	for p := range a.poolsWith(address) {
+		p.take(address)
 	}
 }
 
@@ -223,10 +315,8 @@ func (a *Allocator) PoolOf(address netip.Addr) string {
 }
 
 func (a *Allocator) poolOf(address netip.Addr) string {
-	for _, name := range slices.Sorted(maps.Keys(a.pools)) {
-		if a.pools[name].contains(address) {
-			return name
-		}
+	for p := range a.poolsWith(address) {
+		return p.Name
 	}
 	return ""
 }
@@ -239,6 +329,8 @@ type Record struct {
 	Services []Service
 	// Blocked says that Block took the address.
 	Blocked bool
+	// Cooling says that the address was released lately, and is nil for any other. It has no Services then.
+	Cooling *Cooling
 }
 
 // Lookup returns what is known of an address.
@@ -249,10 +341,14 @@ func (a *Allocator) Lookup(address netip.Addr) Record {
 	if !ok || h.blocked != "" {
 		return Record{Pool: a.poolOf(address), Blocked: ok}
 	}
-	return Record{Pool: h.pool, Services: slices.SortedFunc(maps.Keys(h.users), compareServices)}
+	record := Record{Pool: h.pool, Services: slices.SortedFunc(maps.Keys(h.users), compareServices)}
+	if !h.until.IsZero() {
+		record.Cooling = &Cooling{h.until, maps.Clone(h.left)}
+	}
+	return record
 }
 
-// Addresses returns every address that is held or blocked, in no order.
+// Addresses returns every address that is held, blocked or cooling, in no order.
 func (a *Allocator) Addresses() []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -271,7 +367,7 @@ func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 			continue
 		}
 		if pool := a.poolOf(address); pool != "" {
-			h.pool = pool
+			a.setPool(address, h, pool)
 			moved = append(moved, address)
 		}
 	}
@@ -283,13 +379,15 @@ func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 func (a *Allocator) Block(address netip.Addr, by string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, ok := a.held[address]; ok {
+	if h, ok := a.held[address]; ok {
+		if !h.until.IsZero() {
+			a.warm(address, h)
+			*h = holding{blocked: by}
+		}
 		return
 	}
 	a.held[address] = &holding{blocked: by}
-	for _, p := range a.pools {
-		p.take(address)
-	}
+	a.takeFromPools(address)
 }
 
 // Unblock makes an address that Block took free again.
@@ -333,15 +431,12 @@ func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
 
-// Release ends the Service's hold on the address, and frees the address where no other Service holds it. It does nothing if the Service
-// does not hold the address.
-func (a *Allocator) Release(service Service, address netip.Addr) {
+// Release ends the Service's hold on the address at this time. It does nothing if the Service does not hold the address. Where no other Service
+// holds it, the address is free, or cooling if it came from a pool with ReuseAfter; Lookup says so. A zero time means that no client knows the
+// address from the Service, as where its claim could not be created: it does not cool.
+func (a *Allocator) Release(at time.Time, service Service, address netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.release(service, address)
-}
-
-func (a *Allocator) release(service Service, address netip.Addr) {
 	h, ok := a.held[address]
 	if !ok {
 		return
@@ -350,16 +445,21 @@ func (a *Allocator) release(service Service, address netip.Addr) {
 		return
 	}
 	a.drop(service, address)
-	if len(h.users) == 0 {
+	if !at.IsZero() {
+		a.left(h, service, at)
+	}
+	if len(h.users) == 0 && !a.cool(address, h) {
 		a.free(address)
 	}
 }
 
 // Allocate answers the request and records the outcome. On error nothing has changed, and the error wraps a
 // *FamilyError for every family that could not be had. The Service's addresses in Outcome.Surplus stay held.
-func (a *Allocator) Allocate(req Request) (Outcome, error) {
+func (a *Allocator) Allocate(now time.Time, req Request) (Outcome, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.expire(now)
+	req.now = now
 	out, err := a.plan(req)
 	if err != nil {
 		return Outcome{}, err
@@ -383,20 +483,36 @@ type Answer struct {
 // Plan returns, for each request, what Allocate would answer if it got one after the other, and changes nothing. The requests are of
 // different Services. For a request the addresses that earlier ones have taken are not free. What these change about addresses that their
 // Services hold already does not count, such as a sharing key, or an address that becomes surplus.
-func (a *Allocator) Plan(reqs ...Request) []Answer {
+func (a *Allocator) Plan(now time.Time, reqs ...Request) []Answer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.expire(now)
 	answers := make([]Answer, len(reqs))
+	pools := map[netip.Addr]string{} // of addresses that were cooling
 	for i, req := range reqs {
+		req.now = now
 		out, err := a.plan(req)
 		answers[i] = Answer{out, err}
 		for _, as := range out.Added {
+			if h := a.held[as.Address]; h != nil && !h.until.IsZero() {
+				pools[as.Address] = h.pool
+			}
 			a.hold(req.Service, as, req.Sharing)
 		}
 	}
 	for i, req := range slices.Backward(reqs) {
 		for _, as := range answers[i].Outcome.Added {
-			a.release(req.Service, as.Address)
+			a.drop(req.Service, as.Address)
+			h := a.held[as.Address]
+			if len(h.users) > 0 {
+				continue
+			}
+			if pool, was := pools[as.Address]; was {
+				h.pool = pool
+			}
+			if !a.cool(as.Address, h) {
+				a.free(as.Address)
+			}
 		}
 	}
 	return answers
@@ -409,10 +525,11 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	}
 	held := map[family.Family]Assignment{}
 	for _, have := range a.heldBy(req.Service) {
-		// A Service holds two addresses of one family while its surplus has not been released. Of the two, the address that it goes on
-		// with is kept, so that asking again does not take a third.
+		// A Service holds two addresses of one family while its surplus has not been released, or after two leaders served it. Of the
+		// two, the address that it goes on with is kept, so that asking again does not take a third, and rather the one that its
+		// clients know.
 		af := family.Of(have.Address)
-		if other, ok := held[af]; !ok || !a.keeps(req, other) && a.keeps(req, have) {
+		if other, ok := held[af]; !ok || a.rank(req, have) > a.rank(req, other) {
 			held[af] = have
 		}
 	}
@@ -421,7 +538,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	var open []family.Family // families for which any address will do and none is held
 	for _, af := range req.Families {
 		if address, ok := fixed[af]; ok {
-			chosen[af], failed[af] = a.planFixed(req, address)
+			chosen[af], failed[af] = a.planFixed(req, address, held[af])
 		} else if have, ok := held[af]; ok && a.keeps(req, have) {
 			chosen[af] = have
 		} else {
@@ -429,7 +546,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		}
 	}
 	for _, af := range open {
-		chosen[af], failed[af] = a.planAny(req, af, a.preferred(req, open, chosen))
+		chosen[af], failed[af] = a.planAny(req, af, a.preferred(req, open, chosen, held), held[af])
 	}
 
 	var out Outcome
@@ -492,10 +609,21 @@ func (a *Allocator) keeps(req Request, have Assignment) bool {
 	if req.Named && !slices.ContainsFunc(req.Pools, named) {
 		return false
 	}
-	if req.Reallocate && a.stranded(have) {
+	if req.Reallocate && (a.stranded(have) || a.isReserved(have.Address)) {
 		return false
 	}
 	return a.available(req, have.Address) == nil
+}
+
+// rank is the higher the more an address that the Service holds is the one to go on with.
+func (a *Allocator) rank(req Request, have Assignment) (rank int) {
+	if a.keeps(req, have) {
+		rank += 2
+	}
+	if slices.Contains(req.Published, have.Address) {
+		rank++
+	}
+	return rank
 }
 
 // stranded reports whether the pool that an address came from no longer contains it.
@@ -504,20 +632,35 @@ func (a *Allocator) stranded(as Assignment) bool {
 	return p == nil || !p.contains(as.Address)
 }
 
-func (a *Allocator) planFixed(req Request, address netip.Addr) (Assignment, error) {
+func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment) (Assignment, error) {
 	pool, own := "", false
-	if h, ok := a.held[address]; ok {
+	if h, ok := a.held[address]; ok && len(h.users) > 0 {
 		_, own = h.users[req.Service]
 		pool = h.pool
 	}
 	if own && a.available(req, address) == nil {
 		return Assignment{address, pool}, nil
 	}
+	if err := a.reservedError(address); err != nil && !own {
+		return Assignment{}, err
+	}
+	var denied error
 	for _, c := range req.Pools {
-		if p, ok := a.pools[c.Pool]; ok && p.contains(address) {
-			// All that share an address have it from one pool.
-			return Assignment{address, cmp.Or(pool, c.Pool)}, a.available(req, address)
+		if p, ok := a.pools[c.Pool]; !ok || !p.contains(address) {
+			continue
 		}
+		as := Assignment{address, cmp.Or(pool, c.Pool)} // All that share an address have it from one pool.
+		if p := a.pools[as.Pool]; p != nil && p.FixedDenied {
+			denied = fmt.Errorf("%w: pool %s has fixedAddresses Denied; do not ask for %s, or ask for one of another pool", ErrFixedDenied, as.Pool, address)
+			continue
+		}
+		if err := a.available(req, address); err != nil {
+			return as, err
+		}
+		return as, a.withinLimit(req, as.Pool, family.Of(address), address, gives)
+	}
+	if denied != nil {
+		return Assignment{}, denied
 	}
 	return Assignment{}, fmt.Errorf("%w: %s; ask for one from %s, or add it to one of them", ErrNotInPool, address, candidates(req.Pools))
 }
@@ -526,11 +669,32 @@ func (a *Allocator) planFixed(req Request, address netip.Addr) (Assignment, erro
 func (a *Allocator) available(req Request, address netip.Addr) error {
 	h, ok := a.held[address]
 	if !ok {
+		return a.reservedError(address)
+	}
+	own, uses := h.users[req.Service]
+	if !uses {
+		if err := a.reservedError(address); err != nil {
+			return err
+		}
+	}
+	switch {
+	case h.blocked != "":
+		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, address, h.blocked)
+	case !h.until.IsZero() && !a.mayReturn(req, h):
+		return a.coolingError(address, h)
+	case len(h.users) == 0 || uses && len(h.users) == 1:
 		return nil
 	}
-	if h.blocked != "" {
-		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, address, h.blocked)
+	if h.sharers != nil {
+		var mine *Sharing
+		if uses {
+			mine = &own
+		}
+		if h.sharers.admit(req.Sharing, mine) {
+			return nil
+		}
 	}
+	// Users are sorted so that the same one is named each time.
 	for _, user := range slices.SortedFunc(maps.Keys(h.users), compareServices) {
 		if user == req.Service {
 			continue
@@ -544,17 +708,22 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 
 // preferred returns the pool to try first: the one that serves the families already chosen, or the first that can
 // serve all those that are open, so that a pair comes from one pool where it can.
-func (a *Allocator) preferred(req Request, open []family.Family, chosen map[family.Family]Assignment) string {
+func (a *Allocator) preferred(req Request, open []family.Family, chosen, held map[family.Family]Assignment) string {
 	for _, as := range chosen {
 		if as.Pool != "" {
 			return as.Pool
 		}
 	}
+	if len(open) < 2 {
+		return "" // The first pool that has the family is the one.
+	}
 	for _, c := range req.Pools {
 		all := c.Auto
 		for _, af := range open {
-			_, ok := a.firstIn(req, af, c.Pool)
-			all = all && ok
+			if !all {
+				break
+			}
+			_, all = a.firstIn(req, af, c.Pool, held[af])
 		}
 		if all {
 			return c.Pool
@@ -563,33 +732,46 @@ func (a *Allocator) preferred(req Request, open []family.Family, chosen map[fami
 	return ""
 }
 
-func (a *Allocator) planAny(req Request, af family.Family, preferred string) (Assignment, error) {
-	best := Assignment{}
+func (a *Allocator) planAny(req Request, af family.Family, preferred string, gives Assignment) (Assignment, error) {
+	if preferred != "" && slices.Contains(req.Pools, Candidate{preferred, true}) {
+		if address, ok := a.firstIn(req, af, preferred, gives); ok {
+			return Assignment{address, preferred}, nil
+		}
+	}
 	for _, c := range req.Pools {
 		if !c.Auto {
 			continue
 		}
-		address, ok := a.firstIn(req, af, c.Pool)
-		if ok && (c.Pool == preferred || !best.Address.IsValid()) {
-			best = Assignment{address, c.Pool}
+		if address, ok := a.firstIn(req, af, c.Pool, gives); ok {
+			return Assignment{address, c.Pool}, nil
 		}
 	}
-	if best.Address.IsValid() {
-		return best, nil
-	}
+	return Assignment{}, a.whyNone(req, af, gives)
+}
+
+// whyNone says why no pool has an address for the request.
+func (a *Allocator) whyNone(req Request, af family.Family, gives Assignment) error {
 	asked := a.asked(req, af)
 	auto := slices.DeleteFunc(slices.Clone(req.Pools), func(c Candidate) bool { return !c.Auto })
+	for _, name := range asked {
+		if err := a.withinLimit(req, name, af, netip.Addr{}, gives); err != nil && a.pools[name].partitions[af].free.Len() > 0 {
+			return err
+		}
+	}
 	switch {
 	case len(asked) > 0:
-		return best, fmt.Errorf("%w in pool %s; widen a pool or delete a Service", ErrExhausted, strings.Join(asked, ", "))
+		advice := "widen a pool or delete a Service"
+		if next, ok := a.nextIn(asked); ok {
+			advice = fmt.Sprintf("%s is free again at %s, see reuseAfter", next.address, next.until.UTC().Format(time.RFC3339))
+		}
+		return fmt.Errorf("%w in pool %s; %s", ErrExhausted, listed(asked, len(asked)), advice)
 	case len(auto) > 0:
-		return best, fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, af, candidates(auto),
+		return fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, af, candidates(auto),
 			strings.ToLower(string(af)))
 	case len(req.Pools) > 0:
-		return best, fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign",
-			ErrNoPool, candidates(req.Pools))
+		return fmt.Errorf("%w that this Service may use without naming it; name %s, or set its autoAssign", ErrNoPool, candidates(req.Pools))
 	}
-	return best, fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, "+
+	return fmt.Errorf("%w that this Service may use; create an AddressPool with autoAssign, "+
 		"or check its namespaceSelectors and serviceSelectors", ErrNoPool)
 }
 
@@ -604,18 +786,24 @@ func (a *Allocator) asked(req Request, af family.Family) []string {
 	return names
 }
 
-// firstIn returns the address that the Service would get from a pool: one that it may share before a free one.
-func (a *Allocator) firstIn(req Request, af family.Family, name string) (netip.Addr, bool) {
+// firstIn returns the address that the Service would get from a pool: one that it released and that is kept for it, then one that it may share,
+// then a free one. gives is what it has of the family, and would give up.
+func (a *Allocator) firstIn(req Request, af family.Family, name string, gives Assignment) (netip.Addr, bool) {
 	p := a.pools[name]
 	if p == nil || p.partitions[af] == nil {
 		return netip.Addr{}, false
 	}
-	if req.Sharing.Key != "" {
-		for _, address := range a.byKey[req.Sharing.Key] {
-			if family.Of(address) == af && a.held[address].pool == name && p.contains(address) && a.available(req, address) == nil {
-				return address, true
-			}
-		}
+	fits := func(address netip.Addr) bool {
+		return family.Of(address) == af && p.contains(address) && !a.isReserved(address) && a.withinLimit(req, name, af, address, gives) == nil
+	}
+	if address, ok := a.returning(req, fits); ok {
+		return address, true
+	}
+	if address, ok := a.shareable(req, af, name, fits); ok {
+		return address, true
+	}
+	if len(p.PerNamespace) > 0 && a.withinLimit(req, name, af, netip.Addr{}, gives) != nil {
+		return netip.Addr{}, false
 	}
 	return p.partitions[af].first(req.Service)
 }
@@ -628,7 +816,7 @@ func candidates(pools []Candidate) string {
 	for i, c := range pools {
 		names[i] = c.Pool
 	}
-	return "pool " + strings.Join(names, ", ")
+	return "pool " + listed(names, len(names))
 }
 
 // hold records a user of an address. The caller has checked that it may be one.
@@ -637,126 +825,155 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 	if !ok {
 		h = &holding{users: map[Service]Sharing{}}
 		a.held[as.Address] = h
-		for _, p := range a.pools {
-			p.take(as.Address)
-		}
+		a.takeFromPools(as.Address)
 	}
+	a.warm(as.Address, h)
 	if h.blocked != "" {
 		h.blocked, h.users = "", map[Service]Sharing{}
 	}
 	old, uses := h.users[service]
 	if !uses {
 		a.byService[service] = append(a.byService[service], as.Address)
-	} else if old.Key != sharing.Key {
-		a.unindex(old.Key, as.Address, service)
+	} else if h.sharers != nil {
+		h.sharers.leave(old)
 	}
-	if len(h.users) == 0 || uses && len(h.users) == 1 {
-		h.pool = as.Pool
+	if pool := as.Pool; pool != h.pool && (len(h.users) == 0 || uses && len(h.users) == 1) {
+		a.setPool(as.Address, h, pool)
+	}
+	if h.sharers == nil && sharing.Key != "" {
+		h.sharers = &sharers{address: as.Address, kinds: map[kind]int{}, ports: map[Port]int{}}
+		for user, other := range h.users {
+			if user != service {
+				h.sharers.enter(other)
+			}
+		}
 	}
 	h.users[service] = sharing
-	if sharing.Key != "" && !slices.Contains(a.byKey[sharing.Key], as.Address) {
-		a.byKey[sharing.Key] = append(a.byKey[sharing.Key], as.Address)
+	if h.sharers != nil {
+		h.sharers.enter(sharing)
+		a.share(as.Address, h)
 	}
+	if !uses {
+		a.countTenant(as.Address, h, service, 1)
+	}
+}
+
+// setPool records the pool that an address was taken from.
+func (a *Allocator) setPool(address netip.Addr, h *holding, pool string) {
+	for user := range h.users {
+		a.countTenant(address, h, user, -1)
+	}
+	h.pool = pool
+	for user := range h.users {
+		a.countTenant(address, h, user, 1)
+	}
+	a.share(address, h)
 }
 
 func (a *Allocator) drop(service Service, address netip.Addr) {
 	h := a.held[address]
-	key := h.users[service].Key
-	a.unindex(key, address, service)
+	a.countTenant(address, h, service, -1)
+	sharing := h.users[service]
 	delete(h.users, service)
+	if h.sharers != nil {
+		h.sharers.leave(sharing)
+		a.share(address, h)
+		if len(h.users) == 0 {
+			h.sharers = nil
+		}
+	}
 	a.byService[service] = slices.DeleteFunc(a.byService[service], func(x netip.Addr) bool { return x == address })
 	if len(a.byService[service]) == 0 {
 		delete(a.byService, service)
 	}
 }
 
-// unindex removes the address from the sharing key's list, unless another user has the same key.
-func (a *Allocator) unindex(key string, address netip.Addr, except Service) {
-	if key == "" {
-		return
-	}
-	for user, sharing := range a.held[address].users {
-		if user != except && sharing.Key == key {
-			return
-		}
-	}
-	a.byKey[key] = slices.DeleteFunc(a.byKey[key], func(x netip.Addr) bool { return x == address })
-	if len(a.byKey[key]) == 0 {
-		delete(a.byKey, key)
-	}
-}
-
+// free makes an address that has no users any more free, unless it is reserved.
 func (a *Allocator) free(address netip.Addr) {
 	delete(a.held, address)
-	for _, p := range a.pools {
-		if p.contains(address) {
-			p.partitions[family.Of(address)].put(address)
-		}
+	if a.isReserved(address) {
+		return
+	}
+	for p := range a.poolsWith(address) {
+		p.partitions[family.Of(address)].put(address)
 	}
 }
 
 // Usage is how full one partition of a pool is. Counts saturate at math.MaxInt64, and so does Available wherever
 // Capacity does.
 type Usage struct {
-	Capacity, Allocated, Available int64
+	// Capacity is the number of addresses that the pool gives: not of those that are reserved.
+	Capacity int64
+	// Allocated is the number of them that are held or blocked, and Cooling the number of those that were released lately.
+	Allocated, Cooling int64
+	// Available is the number of them that are free.
+	Available int64
 }
 
 // PoolUsage is the state of one pool.
 type PoolUsage struct {
 	// Families has an entry for each family that the pool has a partition of.
 	Families map[family.Family]Usage
-	// Overlaps names the pools that contain some of the same addresses, sorted.
+	// Overlaps names the pools that contain some of the same addresses, sorted. The caller must not change it.
 	Overlaps []string
 	// Stranded are the addresses that were taken from this pool and that it no longer contains, sorted.
 	Stranded []netip.Addr
+	// Reserved is what the pool contains and does not give.
+	Reserved ReservedUsage
 }
 
 // Usage returns the state of every pool, and of each pool that is gone while Services hold addresses from it, under its name.
 func (a *Allocator) Usage() map[string]PoolUsage {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	cooling := map[*partition]int64{}
+	a.cooling.Ascend(func(e expiry) bool {
+		if !a.isReserved(e.address) {
+			for p := range a.poolsWith(e.address) {
+				cooling[p.partitions[family.Of(e.address)]]++
+			}
+		}
+		return true
+	})
 	usage := map[string]PoolUsage{}
 	for name, p := range a.pools {
-		u := PoolUsage{Families: map[family.Family]Usage{}}
+		u := PoolUsage{Families: map[family.Family]Usage{}, Overlaps: p.overlaps}
 		for af, part := range p.partitions {
-			f := Usage{Capacity: int64(part.capacity), Allocated: int64(part.taken), Available: math.MaxInt64}
-			if part.capacity < math.MaxInt64 {
-				f.Available = f.Capacity - f.Allocated
+			f := Usage{Capacity: saturated(part.capacity), Allocated: int64(part.taken) - cooling[part], Cooling: cooling[part], Available: math.MaxInt64}
+			if part.capacity.IsInt64() {
+				f.Available = f.Capacity - int64(part.taken)
 			}
 			u.Families[af] = f
-		}
-		for other, o := range a.pools {
-			if other != name && p.overlaps(o) {
-				u.Overlaps = append(u.Overlaps, other)
+			if reserved := saturated(new(big.Int).Sub(part.usable, part.capacity)); reserved > 0 {
+				if u.Reserved.Addresses == nil {
+					u.Reserved.Addresses = map[family.Family]int64{}
+					u.Reserved.First = a.reservedIn(p, mostReserved)
+				}
+				u.Reserved.Addresses[af] = reserved
 			}
 		}
-		slices.Sort(u.Overlaps)
 		usage[name] = u
 	}
 	for address, h := range a.held {
-		if h.pool != "" && a.stranded(Assignment{address, h.pool}) {
-			u := usage[h.pool]
-			u.Stranded = append(u.Stranded, address)
-			usage[h.pool] = u
+		if len(h.users) == 0 || h.pool == "" {
+			continue
 		}
+		stranded, reserved := a.stranded(Assignment{address, h.pool}), a.isReserved(address)
+		if !stranded && !reserved {
+			continue
+		}
+		u := usage[h.pool]
+		if stranded {
+			u.Stranded = append(u.Stranded, address)
+		}
+		if reserved {
+			u.Reserved.Held = append(u.Reserved.Held, address)
+		}
+		usage[h.pool] = u
 	}
 	for _, u := range usage {
 		slices.SortFunc(u.Stranded, netip.Addr.Compare)
+		slices.SortFunc(u.Reserved.Held, netip.Addr.Compare)
 	}
 	return usage
-}
-
-func (p *pool) overlaps(o *pool) bool {
-	for af, mine := range p.partitions {
-		theirs := o.partitions[af]
-		if theirs == nil {
-			continue
-		}
-		for _, r := range mine.allowed {
-			if slices.ContainsFunc(theirs.allowed, r.Overlaps) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -3,16 +3,19 @@
 package ipam
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
@@ -22,6 +25,9 @@ var (
 	other = Service{"default", "other"}
 	third = Service{"default", "third"}
 )
+
+// noon is when the tests ask, where the time does not matter.
+var noon = time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 
 // makePool makes a pool of the ranges, of either family, separated by spaces.
 func makePool(name, in string) Pool { return Pool{Name: name, Ranges: ranges(in)} }
@@ -51,29 +57,69 @@ func state(a *Allocator) string {
 		}
 	}
 	for address, h := range a.held {
-		lines = append(lines, fmt.Sprintf("held %s: pool %q, blocked %q, users %v", address, h.pool, h.blocked, h.users))
+		lines = append(lines, fmt.Sprintf("held %s: pool %q, blocked %q, users %v, cooling until %s", address, h.pool, h.blocked, h.users, h.until))
 	}
 	for service, addresses := range a.byService {
 		lines = append(lines, fmt.Sprintf("service %s: %s", service, addresses))
 	}
-	for key, addresses := range a.byKey {
-		lines = append(lines, fmt.Sprintf("key %s: %s", key, addresses))
+	for key, g := range a.groups {
+		var members []*sharers
+		for _, set := range g.sets {
+			set.Ascend(func(s *sharers) bool { members = append(members, s); return true })
+		}
+		slices.SortFunc(members, func(x, y *sharers) int { return cmp.Compare(x.turn, y.turn) })
+		line := fmt.Sprintf("group %v: %d addresses in %d sets, ports %v:", key, g.addresses, len(g.sets), g.ports)
+		for _, s := range members {
+			line += fmt.Sprintf(" %s %v", s.address, s.ports)
+		}
+		lines = append(lines, line)
 	}
+	for t, has := range a.tenants {
+		lines = append(lines, fmt.Sprintf("tenant %v: %v", t, has))
+	}
+	for service, addresses := range a.leftBy {
+		slices.SortFunc(addresses, netip.Addr.Compare)
+		lines = append(lines, fmt.Sprintf("service %s left %s", service, addresses))
+	}
+	a.cooling.Ascend(func(e expiry) bool { lines = append(lines, fmt.Sprintf("cooling %v", e)); return true })
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
 
 // checkConsistent checks that the fields of an allocator agree.
 func checkConsistent(a *Allocator) error {
-	byService, byKey := map[Service][]netip.Addr{}, map[string][]netip.Addr{}
+	byService, byKey := map[Service][]netip.Addr{}, map[groupKey][]netip.Addr{}
+	tenants, leftBy := map[tenant]map[netip.Addr]int{}, map[Service][]netip.Addr{}
+	coolingCount := 0
 	for address, h := range a.held {
-		if (h.blocked != "") == (len(h.users) > 0) {
-			return fmt.Errorf("%s is blocked by %q and has users %v", address, h.blocked, h.users)
+		cooling := !h.until.IsZero()
+		if _, listed := a.cooling.Get(expiry{h.until, address}); listed != cooling {
+			return fmt.Errorf("%s is cooling until %s, in the tree: %v", address, h.until, listed)
+		}
+		if cooling {
+			coolingCount++
+			for service := range h.left {
+				leftBy[service] = append(leftBy[service], address)
+			}
+		}
+		if states := count01(h.blocked != "") + count01(len(h.users) > 0) + count01(cooling); states != 1 {
+			return fmt.Errorf("%s is blocked by %q, has users %v and is cooling until %s", address, h.blocked, h.users, h.until)
 		}
 		keys := map[string]bool{}
+		ports := map[Port]int{}
 		for user, sharing := range h.users {
 			byService[user] = append(byService[user], address)
 			keys[sharing.Key] = sharing.Key != ""
+			for _, p := range sharing.Ports {
+				ports[p]++
+			}
+			if p := a.pools[h.pool]; p != nil && len(p.PerNamespace) > 0 {
+				t := tenant{h.pool, user.Namespace, family.Of(address)}
+				if tenants[t] == nil {
+					tenants[t] = map[netip.Addr]int{}
+				}
+				tenants[t][address]++
+			}
 			for neighbour, theirs := range h.users {
 				if user != neighbour && sharing.Admits(theirs) != nil {
 					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.Admits(theirs))
@@ -82,11 +128,37 @@ func checkConsistent(a *Allocator) error {
 		}
 		for key, present := range keys {
 			if present {
-				byKey[key] = append(byKey[key], address)
+				g := groupKey{key, h.pool, family.Of(address)}
+				byKey[g] = append(byKey[g], address)
+				if diff := gocmp.Diff(ports, h.sharers.ports); diff != "" {
+					return fmt.Errorf("ports of %s (-want +got):\n%s", address, diff)
+				}
 			}
 		}
 	}
-	sorted := cmp.Transformer("sorted", func(in []netip.Addr) []string {
+	if coolingCount != a.cooling.Len() {
+		return fmt.Errorf("%d addresses are cooling, and the tree has %d", coolingCount, a.cooling.Len())
+	}
+	groups := map[groupKey][]netip.Addr{}
+	for key, g := range a.groups {
+		ports := map[Port]int{}
+		for k, set := range g.sets {
+			set.Ascend(func(s *sharers) bool {
+				groups[key] = append(groups[key], s.address)
+				for p := range s.ports {
+					ports[p]++
+				}
+				if s.group != g || s.setKey != k || a.held[s.address].sharers != s {
+					groups[key] = append(groups[key], netip.Addr{}) // is found below
+				}
+				return true
+			})
+		}
+		if diff := gocmp.Diff(ports, g.ports); diff != "" || g.addresses != len(groups[key]) {
+			return fmt.Errorf("group %v has %d addresses, %s; ports (-want +got):\n%s", key, g.addresses, groups[key], diff)
+		}
+	}
+	sorted := gocmp.Transformer("sorted", func(in []netip.Addr) []string {
 		out := make([]string, len(in))
 		for i, address := range in {
 			out[i] = address.String()
@@ -94,17 +166,24 @@ func checkConsistent(a *Allocator) error {
 		slices.Sort(out)
 		return out
 	})
-	if diff := cmp.Diff(byService, a.byService, sorted); diff != "" {
+	if diff := gocmp.Diff(byService, a.byService, sorted); diff != "" {
 		return fmt.Errorf("addresses by Service (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(byKey, a.byKey, sorted); diff != "" {
+	if diff := gocmp.Diff(byKey, groups, sorted); diff != "" {
 		return fmt.Errorf("addresses by sharing key (-want +got):\n%s", diff)
+	}
+	if diff := gocmp.Diff(tenants, a.tenants, compareAddr); diff != "" {
+		return fmt.Errorf("addresses by namespace (-want +got):\n%s", diff)
+	}
+	if diff := gocmp.Diff(leftBy, a.leftBy, sorted); diff != "" {
+		return fmt.Errorf("cooling addresses by Service (-want +got):\n%s", diff)
 	}
 	for name, p := range a.pools {
 		for af, part := range p.partitions {
-			var taken, free uint64
+			var taken uint64
+			free := new(big.Int)
 			for address := range a.held {
-				if part.contains(address) {
+				if part.contains(address) && !a.isReserved(address) {
 					taken++
 					if run, ok := part.runAtOrBefore(address); ok && run.Contains(address) {
 						return fmt.Errorf("%s is held, and free in %s", address, name)
@@ -112,20 +191,32 @@ func checkConsistent(a *Allocator) error {
 				}
 			}
 			for _, run := range part.runs() {
-				free = saturatingAdd(free, part.usableIn(run))
+				free.Add(free, part.usableIn(run))
+				for _, s := range a.reserved.overlapping(run) {
+					if cut, usable := part.trim(common(s.Range, run)); usable {
+						return fmt.Errorf("%s is reserved, and free in %s", cut, name)
+					}
+				}
 			}
-			if part.taken != taken || part.capacity < math.MaxInt64 && taken+free != part.capacity {
-				return fmt.Errorf("pool %s %s: taken %d of %d, free %d; held %d", name, af, part.taken, part.capacity, free, taken)
+			if part.taken != taken || free.Add(free, new(big.Int).SetUint64(taken)).Cmp(part.capacity) != 0 {
+				return fmt.Errorf("pool %s %s: taken %d of %d, free and held %d; held %d", name, af, part.taken, part.capacity, free, taken)
 			}
 		}
 	}
 	return nil
 }
 
+func count01(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
 // describe writes an outcome as the tables do: assigned, then what is special.
 func describe(out Outcome, err error) string {
 	if err != nil {
-		for _, known := range []error{ErrBadRequest, ErrNotInPool, ErrInUse, ErrExhausted, ErrNoPool} {
+		for _, known := range []error{ErrBadRequest, ErrNotInPool, ErrInUse, ErrExhausted, ErrNoPool, ErrReserved, ErrLimit, ErrFixedDenied, ErrReleased} {
 			if errors.Is(err, known) {
 				return "error: " + known.Error()
 			}
@@ -151,27 +242,33 @@ func describe(out Outcome, err error) string {
 // Allocate does, asking again changes nothing, and the allocator agrees with itself.
 func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
 	t.Helper()
+	return allocateAt(t, a, noon, req)
+}
+
+func allocateAt(t *testing.T, a *Allocator, now time.Time, req Request) (Outcome, error) {
+	t.Helper()
+	a.Expire(now)
 	before := state(a)
-	plan := a.Plan(req)[0]
-	if diff := cmp.Diff(before, state(a)); diff != "" {
+	plan := a.Plan(now, req)[0]
+	if diff := gocmp.Diff(before, state(a)); diff != "" {
 		t.Errorf("Plan(%+v) changed the allocator (-before +after):\n%s", req, diff)
 	}
-	out, err := a.Allocate(req)
+	out, err := a.Allocate(now, req)
 	if describe(plan.Outcome, plan.Err) != describe(out, err) {
 		t.Errorf("Plan said %s; Allocate did %s", describe(plan.Outcome, plan.Err), describe(out, err))
 	}
-	if diff := cmp.Diff(before, state(a)); err != nil && diff != "" {
+	if diff := gocmp.Diff(before, state(a)); err != nil && diff != "" {
 		t.Errorf("Allocate(%+v) changed something and ended with %v (-before +after):\n%s", req, err, diff)
 	}
 	if err == nil {
 		after := state(a)
-		again, err := a.Allocate(req)
+		again, err := a.Allocate(now, req)
 		out := out
 		out.Added = nil
 		if describe(again, err) != describe(out, nil) {
 			t.Errorf("Allocate(%+v) did %s, and asked again %s", req, describe(out, nil), describe(again, err))
 		}
-		if diff := cmp.Diff(after, state(a)); diff != "" {
+		if diff := gocmp.Diff(after, state(a)); diff != "" {
 			t.Errorf("asking again changed something (-before +after):\n%s", diff)
 		}
 	}
@@ -281,7 +378,7 @@ func TestAllocateFamilies(t *testing.T) {
 							}
 							missing = append(missing, describe(Outcome{Missing: []*FamilyError{familyError}}, nil))
 						}
-						if diff := cmp.Diff(want.missing, missing); diff != "" {
+						if diff := gocmp.Diff(want.missing, missing); diff != "" {
 							t.Errorf("missing families in the error (-want +got):\n%s", diff)
 						}
 					})
@@ -798,21 +895,21 @@ func TestPlanOfSeveralRequests(t *testing.T) {
 	}
 	before := state(a)
 	var got []string
-	for _, answer := range a.Plan(reqs...) {
+	for _, answer := range a.Plan(noon, reqs...) {
 		got = append(got, describe(answer.Outcome, answer.Err))
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("Plan (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(before, state(a)); diff != "" {
+	if diff := gocmp.Diff(before, state(a)); diff != "" {
 		t.Errorf("Plan changed the allocator (-before +after):\n%s", diff)
 	}
 	got = nil
 	for _, req := range reqs {
-		out, err := a.Allocate(req)
+		out, err := a.Allocate(noon, req)
 		got = append(got, describe(out, err))
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("Allocate (-want +got):\n%s", diff)
 	}
 }
@@ -851,8 +948,8 @@ func TestSharedAddressKeepsItsPool(t *testing.T) {
 	if got, want := describe(out, err), "10.0.0.7@a"; got != want {
 		t.Errorf("the first user got %s, want %s", got, want)
 	}
-	a.Release(other, addr("10.0.0.7"))
-	if diff := cmp.Diff([]Assignment{{addr("10.0.0.7"), "a"}}, a.Held(web), compareAddr); diff != "" {
+	a.Release(time.Time{}, other, addr("10.0.0.7"))
+	if diff := gocmp.Diff([]Assignment{{addr("10.0.0.7"), "a"}}, a.Held(web), compareAddr); diff != "" {
 		t.Errorf("held after the first user left (-want +got):\n%s", diff)
 	}
 }
@@ -871,14 +968,14 @@ func TestStableSurvivesReleaseAndRestart(t *testing.T) {
 		}
 	}
 	for _, as := range first.Assigned {
-		a.Release(web, as.Address)
+		a.Release(time.Time{}, web, as.Address)
 	}
 	again, err := allocate(t, a, req)
-	if diff := cmp.Diff(describe(first, nil), describe(again, err)); diff != "" {
+	if diff := gocmp.Diff(describe(first, nil), describe(again, err)); diff != "" {
 		t.Errorf("created again (-want +got):\n%s", diff)
 	}
 	rebuilt, err := allocate(t, withPools(pool), req)
-	if diff := cmp.Diff(describe(first, nil), describe(rebuilt, err)); diff != "" {
+	if diff := gocmp.Diff(describe(first, nil), describe(rebuilt, err)); diff != "" {
 		t.Errorf("in a rebuilt cluster (-want +got):\n%s", diff)
 	}
 }
@@ -890,10 +987,10 @@ func TestHoldAndRelease(t *testing.T) {
 	a.Hold(web, addr("10.0.0.1"), "", key) // a claim that is seen twice
 	a.Hold(web, addr("2001:db8::1"), "", Sharing{})
 	a.Hold(other, addr("10.0.0.1"), "b", Sharing{Key: "web", Ports: []Port{{"TCP", 443}}})
-	if diff := cmp.Diff([]Assignment{{addr("10.0.0.1"), "a"}, {addr("2001:db8::1"), ""}}, a.Held(web), compareAddr); diff != "" {
+	if diff := gocmp.Diff([]Assignment{{addr("10.0.0.1"), "a"}, {addr("2001:db8::1"), ""}}, a.Held(web), compareAddr); diff != "" {
 		t.Errorf("held (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]Service{other, web}, a.Lookup(addr("10.0.0.1")).Services); diff != "" {
+	if diff := gocmp.Diff([]Service{other, web}, a.Lookup(addr("10.0.0.1")).Services); diff != "" {
 		t.Errorf("users (-want +got):\n%s", diff)
 	}
 	if got := a.PoolOf(addr("10.0.0.3")) + a.PoolOf(addr("10.0.0.4")) + a.PoolOf(addr("2001:db8::1")); got != "a" {
@@ -912,7 +1009,7 @@ func TestHoldAndRelease(t *testing.T) {
 		{web, "2001:db8::1", true},
 	} {
 		before := len(a.Addresses())
-		a.Release(step.service, addr(step.address))
+		a.Release(noon, step.service, addr(step.address))
 		if got := len(a.Addresses()) < before; got != step.frees {
 			t.Errorf("step %d: Release(%s, %s) freed the address: %v, want %v", i, step.service, step.address, got, step.frees)
 		}
@@ -921,7 +1018,7 @@ func TestHoldAndRelease(t *testing.T) {
 		}
 	}
 	if fresh := withPools(makePool("a", "10.0.0.0/30"), makePool("b", "10.0.0.0/30")); state(a) != state(fresh) {
-		t.Errorf("after releasing all (-want +got):\n%s", cmp.Diff(state(fresh), state(a)))
+		t.Errorf("after releasing all (-want +got):\n%s", gocmp.Diff(state(fresh), state(a)))
 	}
 }
 
@@ -942,9 +1039,9 @@ func TestBlock(t *testing.T) {
 		{"Hold gives it to a Service", func(a *Allocator) { a.Hold(other, addr("10.0.0.0"), "lan", Sharing{}) }, false, "10.0.0.1"},
 		{"Hold and Release free it", func(a *Allocator) {
 			a.Hold(other, addr("10.0.0.0"), "lan", Sharing{})
-			a.Release(other, addr("10.0.0.0"))
+			a.Release(time.Time{}, other, addr("10.0.0.0"))
 		}, false, "10.0.0.0"},
-		{"Release for a Service that does not hold it does nothing", func(a *Allocator) { a.Release(web, addr("10.0.0.0")) }, true, "10.0.0.1"},
+		{"Release for a Service that does not hold it does nothing", func(a *Allocator) { a.Release(time.Time{}, web, addr("10.0.0.0")) }, true, "10.0.0.1"},
 		{"a held address cannot be blocked", func(a *Allocator) {
 			a.Hold(other, addr("10.0.0.1"), "lan", Sharing{})
 			a.Block(addr("10.0.0.1"), "kubernetes")
@@ -998,18 +1095,18 @@ func TestUsage(t *testing.T) {
 		"d":    {Families: map[family.Family]Usage{family.IPv4: {Capacity: 255 * 254, Allocated: 1, Available: 255*254 - 1}}, Stranded: []netip.Addr{addr("10.0.1.0")}},
 		"gone": {Stranded: []netip.Addr{addr("192.0.2.8"), addr("192.0.2.9")}},
 	}
-	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
+	if diff := gocmp.Diff(want, a.Usage(), compareAddr); diff != "" {
 		t.Errorf("usage (-want +got):\n%s", diff)
 	}
 
 	for _, service := range []Service{web, other, third} {
 		for _, as := range a.Held(service) {
-			a.Release(service, as.Address)
+			a.Release(time.Time{}, service, as.Address)
 		}
 	}
 	a.SetPools([]Pool{makePool("b", "10.0.0.128/25")})
 	want = map[string]PoolUsage{"b": {Families: map[family.Family]Usage{family.IPv4: {Capacity: 128, Available: 128}}}}
-	if diff := cmp.Diff(want, a.Usage(), compareAddr); diff != "" {
+	if diff := gocmp.Diff(want, a.Usage(), compareAddr); diff != "" {
 		t.Errorf("usage of the pool that is left (-want +got):\n%s", diff)
 	}
 }
@@ -1031,14 +1128,14 @@ func TestSetPools(t *testing.T) {
 	} {
 		held := maps.Clone(a.held)
 		a.SetPools(edit)
-		if diff := cmp.Diff(len(held), len(a.held)); diff != "" {
+		if diff := gocmp.Diff(len(held), len(a.held)); diff != "" {
 			t.Errorf("SetPools(%v) changed what is held (-want +got):\n%s", edit, diff)
 		}
 		if err := checkConsistent(a); err != nil {
 			t.Errorf("SetPools(%v): %v", edit, err)
 		}
 		a.SetPools(before)
-		if diff := cmp.Diff(want, state(a)); diff != "" {
+		if diff := gocmp.Diff(want, state(a)); diff != "" {
 			t.Errorf("after %v and back (-want +got):\n%s", edit, diff)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
@@ -51,16 +52,141 @@ func BenchmarkAllocate(b *testing.B) {
 					req := Request{Service: web, Families: families, RequireAll: true, Pools: auto(pool.Name)}
 					b.ReportAllocs()
 					for b.Loop() {
-						out, err := a.Allocate(req)
+						out, err := a.Allocate(noon, req)
 						if err != nil {
 							b.Fatal(err)
 						}
 						for _, as := range out.Assigned {
-							a.Release(web, as.Address)
+							a.Release(time.Time{}, web, as.Address)
 						}
 					}
 				})
 			}
 		}
+	}
+}
+
+// BenchmarkUsage measures the state of all pools, which is asked for up to twice a second.
+func BenchmarkUsage(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("%d pools", n), func(b *testing.B) {
+			a := withPools(manyPools(n)...)
+			for b.Loop() {
+				a.Usage()
+			}
+		})
+	}
+}
+
+// BenchmarkSetPools measures an edit of one of many pools, beside 10,000 addresses that are held.
+func BenchmarkSetPools(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("%d pools", n), func(b *testing.B) {
+			pools := manyPools(n)
+			a := withPools(pools...)
+			fill(a, n, 10_000)
+			for b.Loop() {
+				pools[0].Stable = !pools[0].Stable
+				a.SetPools(pools)
+			}
+		})
+	}
+}
+
+// BenchmarkPools measures one Service that comes and goes, and may use all of many pools.
+func BenchmarkPools(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("%d pools", n), func(b *testing.B) {
+			pools := manyPools(n)
+			a := withPools(pools...)
+			var candidates []Candidate
+			for _, p := range pools {
+				candidates = append(candidates, Candidate{p.Name, true})
+			}
+			req := Request{Service: web, Families: []family.Family{family.IPv4}, RequireAll: true, Pools: candidates}
+			for b.Loop() {
+				out, err := a.Allocate(noon, req)
+				if err != nil {
+					b.Fatal(err)
+				}
+				a.Release(time.Time{}, web, out.Assigned[0].Address)
+			}
+		})
+	}
+}
+
+// manyPools makes pools of a /24 each.
+func manyPools(n int) (pools []Pool) {
+	for i := range n {
+		pools = append(pools, makePool(fmt.Sprint("pool-", i), fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)))
+	}
+	return pools
+}
+
+// fill holds addresses of many pools, one after the other.
+func fill(a *Allocator, pools, services int) {
+	for i := range services {
+		p := i % pools
+		address := netip.AddrFrom4([4]byte{10, byte(p / 256), byte(p % 256), byte(i / pools)})
+		a.Hold(Service{"default", fmt.Sprint(i)}, address, fmt.Sprint("pool-", p), Sharing{})
+	}
+}
+
+// BenchmarkSharingKey measures Services under one sharing key that come one after the other. ns/Service is the time for one of them, and must
+// not grow with their number.
+func BenchmarkSharingKey(b *testing.B) {
+	for _, mix := range []struct {
+		name  string
+		ports func(i int) []Port
+	}{
+		{"all on 443", func(int) []Port { return []Port{{"TCP", 443}} }},
+		{"half on 443, then half on 80", nil},
+		{"443 and one of their own", func(i int) []Port { return []Port{{"TCP", 443}, {"TCP", int32(1000 + i)}} }},
+		{"all on one address", func(i int) []Port { return []Port{{"TCP", int32(1000 + i)}} }},
+	} {
+		for _, n := range []int{1000, 10_000} {
+			ports := mix.ports
+			if ports == nil {
+				ports = func(i int) []Port { return []Port{{"TCP", int32(443 - 363*(2*i/n))}} }
+			}
+			b.Run(fmt.Sprintf("%s/%d Services", mix.name, n), func(b *testing.B) {
+				for b.Loop() {
+					a := withPools(makePool("a", "10.0.0.0/16"))
+					for i := range n {
+						req := Request{
+							Service: Service{"default", fmt.Sprint(i)}, Families: []family.Family{family.IPv4}, Pools: auto("a"),
+							Sharing: Sharing{Key: "shared", Ports: ports(i)},
+						}
+						if _, err := a.Allocate(noon, req); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/Service")
+			})
+		}
+	}
+}
+
+// BenchmarkSetReserved measures one Node that joins and leaves a cluster of 1,000, whose addresses are in a pool.
+func BenchmarkSetReserved(b *testing.B) {
+	for _, pool := range []string{"10.0.0.0/16", "2001:db8::/64", "10.0.0.0/16 2001:db8::/64"} {
+		b.Run(pool, func(b *testing.B) {
+			network := Network{}
+			for i := range 1001 {
+				network.Nodes = append(network.Nodes, NetworkNode{Name: fmt.Sprintf("node%04d", i), Interfaces: []netip.Prefix{
+					netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i%250 + 1)}), 16),
+					netip.MustParsePrefix(fmt.Sprintf("2001:db8::%x/64", i+1)),
+				}})
+			}
+			with := ReservedOf(network)
+			network.Nodes = network.Nodes[:1000]
+			without := ReservedOf(network)
+			a := withPools(makePool("a", pool))
+			for b.Loop() {
+				a.SetReserved(with)
+				a.SetReserved(without)
+			}
+		})
 	}
 }

@@ -7,13 +7,14 @@
 // and run out independently. An [Allocator] holds the pools and every address that is not free, and answers a
 // [Request] with one address for each family that the Service wants, in the order in which it wants them.
 //
-// Four rules hold whatever happens:
+// Five rules hold whatever happens:
 //
 //   - A request is a transaction. Either its outcome is in place when Allocate returns, or nothing has changed.
 //   - An address that a Service has, it keeps, unless the request itself asks for something else. A pool that shrinks
 //     takes nothing away: an address that it no longer contains is stranded, and goes when the Service gives it up.
 //   - An address has one holder, or several that share it by a common key, with disjoint ports and the same idea of
 //     where traffic goes.
+//   - An address that is reserved ([Allocator.SetReserved]) is never given. A Service that has it when it becomes reserved keeps it.
 //   - The cost of an allocation depends on the number of free runs of addresses, and on that only as its logarithm: a
 //     /64 is as cheap as a /29, and the last free address as cheap as the first.
 //
@@ -25,6 +26,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 
@@ -113,7 +115,14 @@ type Pool struct {
 	Ranges, Exclude []Range
 	// AvoidBuggyIPs leaves out IPv4 addresses that end in .0 or .255, which some old equipment refuses.
 	AvoidBuggyIPs bool
-	// Stable starts the search at a hash of the Service's name instead of at the lowest address, so that a
-	// Service that comes back finds the address it had, where that is free.
+	// Stable gives an address that follows from the Service's name instead of the lowest one, so that a Service that comes back finds the
+	// address it had, where that is free.
 	Stable bool
+	// PerNamespace bounds how many addresses of a family the Services of one namespace have from the pool; a family that is missing has no
+	// bound. An address that several of them share counts once.
+	PerNamespace map[family.Family]int
+	// FixedDenied refuses Services that ask for a certain address. One that has it keeps it.
+	FixedDenied bool
+	// ReuseAfter is how long a released address is kept for a Service of the same namespace and name, before another one may get it.
+	ReuseAfter time.Duration
 }

@@ -196,7 +196,7 @@ func FuzzParseRange(f *testing.F) {
 		// Of every text that parses, a partition can be made, which gives an address and takes it back, or has none to give.
 		p := newPartition([]Range{r}, nil, true, true)
 		a, ok := p.first(Service{"default", s})
-		if ok != (p.capacity > 0) {
+		if ok != (p.capacity.Sign() > 0) {
 			t.Fatalf("a partition of %s has room for %d, and first says %v", r, p.capacity, ok)
 		}
 		if ok {

@@ -3,11 +3,9 @@
 package ipam
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"math"
 	"math/big"
-	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -23,12 +21,16 @@ import (
 // The ends of a run are usable addresses. With avoidBuggy there may be addresses inside it that are not, and two runs of one allowed range
 // are never separated by such addresses alone: 192.0.2.254-192.0.3.1 is one run. So the neighbour of any address in a run is found in at
 // most two steps.
+//
+// Reserved addresses are neither free nor taken, and capacity does not count them, although the partition contains them.
 type partition struct {
-	allowed    []Range // sorted, disjoint, not adjacent
+	ranges     []Range // sorted, disjoint, not adjacent
+	allowed    []Range // ranges without what is excluded; sorted, disjoint, not adjacent
 	avoidBuggy bool
 	stable     bool
-	capacity   uint64 // usable addresses in allowed; saturates at math.MaxInt64
-	taken      uint64
+	usable     *big.Int // addresses in allowed that avoidBuggy does not leave out
+	capacity   *big.Int // usable ones that are not reserved
+	taken      uint64   // of capacity
 	free       *btree.BTreeG[Range]
 }
 
@@ -37,16 +39,22 @@ func newPartition(ranges, exclude []Range, avoidBuggy, stable bool) *partition {
 		allowed:    without(ranges, exclude),
 		avoidBuggy: avoidBuggy,
 		stable:     stable,
+		usable:     new(big.Int),
 		free:       btree.NewG(16, func(a, b Range) bool { return a.First.Less(b.First) }),
 	}
+	p.ranges = p.allowed
+	if len(exclude) > 0 {
+		p.ranges = without(ranges, nil)
+	}
 	for _, r := range p.allowed {
-		p.capacity = saturatingAdd(p.capacity, p.usableIn(r))
+		p.usable.Add(p.usable, p.usableIn(r))
 		p.insertFree(r)
 	}
+	p.capacity = new(big.Int).Set(p.usable)
 	return p
 }
 
-// contains reports whether the partition may give a.
+// contains reports whether a is one of the partition's addresses, reserved or not.
 func (p *partition) contains(a netip.Addr) bool {
 	_, ok := p.rangeOf(a)
 	return ok && !p.skips(a)
@@ -91,18 +99,80 @@ func (p *partition) take(a netip.Addr) {
 
 // put makes a free again, which take has removed from the free addresses.
 func (p *partition) put(a netip.Addr) {
-	run := Range{a, a}
-	if before, ok := p.runAtOrBefore(a); ok && p.next(before.Last) == a && p.adjoins(before.Last, a) {
+	p.join(Range{a, a})
+	p.taken--
+}
+
+// join adds a run, of which no address is free and whose ends are usable, to the free addresses.
+func (p *partition) join(run Range) {
+	if before, ok := p.runAtOrBefore(run.First); ok && p.next(before.Last) == run.First && p.adjoins(before.Last, run.First) {
 		p.free.Delete(before)
 		run.First = before.First
 	}
-	next := p.next(a)
-	if after, ok := p.free.Get(Range{First: next}); ok && p.adjoins(a, next) {
+	next := p.next(run.Last)
+	if after, ok := p.free.Get(Range{First: next}); ok && p.adjoins(run.Last, next) {
 		p.free.Delete(after)
 		run.Last = after.Last
 	}
 	p.free.ReplaceOrInsert(run)
-	p.taken--
+}
+
+// reserve takes the partition's addresses in r, of which none is reserved, from those that may be given, whether they are free or taken. It
+// costs as much as r has free runs.
+func (p *partition) reserve(r Range) {
+	for _, allowed := range rangesAround(p.allowed, r) {
+		cut, ok := p.trim(common(allowed, r))
+		if !ok {
+			continue
+		}
+		var runs []Range
+		if before, ok := p.runAtOrBefore(cut.First); ok && before.Overlaps(cut) {
+			runs = append(runs, before)
+		}
+		p.free.AscendGreaterOrEqual(cut, func(run Range) bool {
+			if run.First.Compare(cut.Last) > 0 {
+				return false
+			}
+			if run.First != cut.First || len(runs) == 0 {
+				runs = append(runs, run)
+			}
+			return true
+		})
+		taken := p.usableIn(cut)
+		for _, run := range runs {
+			taken.Sub(taken, p.usableIn(common(run, cut)))
+			p.free.Delete(run)
+			if run.First.Less(cut.First) {
+				p.insertFree(Range{run.First, cut.First.Prev()})
+			}
+			if cut.Last.Less(run.Last) {
+				p.insertFree(Range{cut.Last.Next(), run.Last})
+			}
+		}
+		p.capacity.Sub(p.capacity, p.usableIn(cut))
+		p.taken -= taken.Uint64()
+	}
+}
+
+// unreserve undoes reserve. The addresses in held come back as taken, and all others as free. It reports whether there are any of these.
+func (p *partition) unreserve(r Range, held []netip.Addr) (freed bool) {
+	for _, allowed := range rangesAround(p.allowed, r) {
+		cut, ok := p.trim(common(allowed, r))
+		if !ok {
+			continue
+		}
+		p.join(cut)
+		back := p.usableIn(cut)
+		p.capacity.Add(p.capacity, back)
+		before := p.taken
+		for _, a := range held {
+			if cut.Contains(a) {
+				p.take(a)
+			}
+		}
+		freed = freed || back.Cmp(new(big.Int).SetUint64(p.taken-before)) > 0
+	}
+	return freed
 }
 
 // adjoins reports whether a and b lie in the same allowed range.
@@ -111,16 +181,22 @@ func (p *partition) adjoins(a, b netip.Addr) bool {
 	return ok && r.Contains(b)
 }
 
-// first returns the free address that service gets: the lowest one, or, in a stable partition, the first at or after
-// the address that the service's name hashes to, going round at the end.
+// first returns the free address that service gets: the lowest one, or, in a stable partition, the first of the service's own places that is
+// free. Where none of these is, the first one after its first place is taken, going round at the end.
 func (p *partition) first(service Service) (netip.Addr, bool) {
-	if p.stable && len(p.allowed) > 0 {
-		start := p.hashed(service)
-		if run, ok := p.runAtOrBefore(start); ok && run.Contains(start) {
-			if p.skips(start) {
-				start = p.next(start)
+	if p.stable && len(p.ranges) > 0 {
+		var start netip.Addr
+		for i, seed := range seeds(service) {
+			place := p.place(seed)
+			if p.isFree(place) {
+				return place, true
 			}
-			return start, true
+			if i == 0 {
+				start = place
+			}
+		}
+		if run, ok := p.runAtOrBefore(start); ok && run.Contains(start) { // avoidBuggy leaves out start.
+			return p.next(start), true
 		}
 		found := Range{}
 		p.free.AscendGreaterOrEqual(Range{First: start}, func(run Range) bool { found = run; return false })
@@ -132,23 +208,10 @@ func (p *partition) first(service Service) (netip.Addr, bool) {
 	return run.First, ok
 }
 
-// hashed returns the allowed address at a hash of the service's name, taken modulo the size of the partition.
-func (p *partition) hashed(service Service) netip.Addr {
-	total := new(big.Int)
-	for _, r := range p.allowed {
-		total.Add(total, size(r))
-	}
-	hash := sha256.Sum256([]byte(service.String()))
-	offset := new(big.Int).SetBytes(hash[:])
-	offset.Mod(offset, total)
-	for _, r := range p.allowed {
-		n := size(r)
-		if offset.Cmp(n) < 0 {
-			return add(r.First, offset)
-		}
-		offset.Sub(offset, n)
-	}
-	panic("ipam: an offset below the size of a partition lies in none of its ranges")
+// isFree reports whether a may be given.
+func (p *partition) isFree(a netip.Addr) bool {
+	run, ok := p.runAtOrBefore(a)
+	return ok && run.Contains(a) && !p.skips(a)
 }
 
 // next returns the usable address after a, which may lie outside the partition.
@@ -166,27 +229,26 @@ func (p *partition) runAtOrBefore(a netip.Addr) (found Range, ok bool) {
 
 // insertFree adds the addresses from the first to the last usable one of r to the free ones.
 func (p *partition) insertFree(r Range) {
+	if r, ok := p.trim(r); ok {
+		p.free.ReplaceOrInsert(r)
+	}
+}
+
+// trim takes away from both ends of r what avoidBuggy leaves out, and reports whether anything is left.
+func (p *partition) trim(r Range) (trimmed Range, ok bool) {
 	for p.skips(r.First) && r.First.Less(r.Last) {
 		r.First = r.First.Next()
 	}
 	for p.skips(r.Last) && r.First.Less(r.Last) {
 		r.Last = r.Last.Prev()
 	}
-	if !p.skips(r.First) {
-		p.free.ReplaceOrInsert(r)
-	}
+	return r, !p.skips(r.First)
 }
 
-// usableIn counts the addresses of r that may be given, saturating at math.MaxInt64.
-func (p *partition) usableIn(r Range) uint64 {
+// usableIn counts the addresses of r that avoidBuggy does not leave out.
+func (p *partition) usableIn(r Range) *big.Int {
 	if !r.First.Is4() {
-		first, last := r.First.As16(), r.Last.As16()
-		lo, borrow := bits.Sub64(binary.BigEndian.Uint64(last[8:]), binary.BigEndian.Uint64(first[8:]), 0)
-		hi, _ := bits.Sub64(binary.BigEndian.Uint64(last[:8]), binary.BigEndian.Uint64(first[:8]), borrow)
-		if hi > 0 || lo >= math.MaxInt64 {
-			return math.MaxInt64
-		}
-		return lo + 1
+		return size(r)
 	}
 	first, last := uint64(v4(r.First)), uint64(v4(r.Last))
 	n := last - first + 1
@@ -197,7 +259,15 @@ func (p *partition) usableIn(r Range) uint64 {
 			n -= upTo(last+1, k) - upTo(first, k)
 		}
 	}
-	return n
+	return new(big.Int).SetUint64(n)
+}
+
+// saturated returns a count, or math.MaxInt64 where it is larger.
+func saturated(n *big.Int) int64 {
+	if !n.IsInt64() {
+		return math.MaxInt64
+	}
+	return n.Int64()
 }
 
 func v4(a netip.Addr) uint32 {
@@ -205,19 +275,10 @@ func v4(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-// saturatingAdd adds two counts of at most math.MaxInt64, which is also the most that it returns.
-func saturatingAdd(a, b uint64) uint64 { return min(a+b, math.MaxInt64) }
-
+// size counts the addresses of r.
 func size(r Range) *big.Int {
 	first, last := new(big.Int).SetBytes(r.First.AsSlice()), new(big.Int).SetBytes(r.Last.AsSlice())
 	return last.Sub(last, first).Add(last, big.NewInt(1))
-}
-
-func add(a netip.Addr, offset *big.Int) netip.Addr {
-	b := a.AsSlice()
-	new(big.Int).Add(new(big.Int).SetBytes(b), offset).FillBytes(b)
-	sum, _ := netip.AddrFromSlice(b)
-	return sum
 }
 
 // without returns what ranges of one family have beyond exclude: sorted, disjoint, not adjacent.

@@ -3,10 +3,8 @@
 package ipam
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"math"
-	"math/big"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -123,7 +121,7 @@ func TestPartition(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPartition(ranges(tt.ranges), ranges(tt.exclude), tt.avoidBuggy, false)
-			if p.capacity != tt.capacity {
+			if uint64(saturated(p.capacity)) != tt.capacity {
 				t.Errorf("capacity is %d, want %d", p.capacity, tt.capacity)
 			}
 			if got := text(p.runs()); got != tt.free {
@@ -146,17 +144,22 @@ func (p *partition) runs() []Range {
 
 // modelPartition is a partition written one address at a time.
 type modelPartition struct {
-	allowed []netip.Addr // with the buggy ones
-	usable  []netip.Addr
-	free    map[netip.Addr]bool
+	ranged   []netip.Addr // with the excluded ones
+	allowed  []netip.Addr // with the buggy ones
+	usable   []netip.Addr
+	free     map[netip.Addr]bool
+	reserved map[netip.Addr]bool // of usable
 }
 
 func newModelPartition(universe Range, ranges, exclude []Range, avoidBuggy bool) *modelPartition {
-	m := &modelPartition{free: map[netip.Addr]bool{}}
+	m := &modelPartition{free: map[netip.Addr]bool{}, reserved: map[netip.Addr]bool{}}
 	in := func(ranges []Range, a netip.Addr) bool {
 		return slices.ContainsFunc(ranges, func(r Range) bool { return r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0 })
 	}
 	for _, a := range addresses(universe) {
+		if in(ranges, a) {
+			m.ranged = append(m.ranged, a)
+		}
 		if !in(ranges, a) || in(exclude, a) {
 			continue
 		}
@@ -170,20 +173,72 @@ func newModelPartition(universe Range, ranges, exclude []Range, avoidBuggy bool)
 	return m
 }
 
-// first is what a service gets: place steps into the allowed addresses, then on, then round.
-func (m *modelPartition) first(place int) (netip.Addr, bool) {
+// first is what a service gets: the lowest free address or, where its places matter, the first of these that is free, or else what follows the
+// first place, going round.
+func (m *modelPartition) first(service Service, stable bool) (netip.Addr, bool) {
+	start := 0
+	if stable && len(m.ranged) > 0 {
+		for i, seed := range seeds(service) {
+			place := modelPlace(m.ranged, seed)
+			if m.free[place] {
+				return place, true
+			}
+			if i == 0 {
+				start = max(0, slices.IndexFunc(m.allowed, func(a netip.Addr) bool { return !a.Less(place) }))
+			}
+		}
+	}
 	for i := range m.allowed {
-		if a := m.allowed[(place+i)%len(m.allowed)]; m.free[a] {
+		if a := m.allowed[(start+i)%len(m.allowed)]; m.free[a] {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-func (m *modelPartition) hashed(service Service) int {
-	hash := sha256.Sum256([]byte(service.Namespace + "/" + service.Name))
-	n := new(big.Int).SetBytes(hash[:])
-	return int(n.Mod(n, big.NewInt(int64(len(m.allowed)))).Int64())
+// modelPlace draws between the halves of a list until one address is left.
+func modelPlace(list []netip.Addr, seed u128) netip.Addr {
+	if len(list) == 1 {
+		return list[0]
+	}
+	hostBits := number(list[0]).xor(number(list[len(list)-1])).len()
+	middle := slices.IndexFunc(list, func(a netip.Addr) bool { return number(a).bit(hostBits - 1) })
+	if seed.draws(hostBits, u128{0, uint64(middle)}, u128{0, uint64(len(list) - middle)}) {
+		return modelPlace(list[middle:], seed)
+	}
+	return modelPlace(list[:middle], seed)
+}
+
+// reserveOrBack reserves a run of addresses that are not reserved, or ends the reservation of one that is. Of the addresses that come back some
+// are held.
+func (m *modelPartition) reserveOrBack(p *partition, rng *rand.Rand, all []netip.Addr) {
+	i := rng.IntN(len(all))
+	j := i
+	for most := rng.IntN(12); j+1 < len(all) && j-i < most && (m.reserved[all[j+1]] == m.reserved[all[i]] || !slices.Contains(m.usable, all[j+1])); {
+		j++
+	}
+	var held []netip.Addr
+	back := m.reserved[all[i]]
+	for _, a := range all[i : j+1] {
+		if !slices.Contains(m.usable, a) {
+			continue
+		}
+		if !back {
+			m.reserved[a] = true
+			delete(m.free, a)
+			continue
+		}
+		delete(m.reserved, a)
+		if m.free[a] = rng.IntN(3) > 0; !m.free[a] {
+			delete(m.free, a)
+			held = append(held, a)
+		}
+	}
+	if back {
+		p.unreserve(Range{all[i], all[j]}, held)
+	} else {
+		p.reserve(Range{all[i], all[j]})
+	}
 }
 
 // addresses lists a small range.
@@ -198,10 +253,10 @@ func addresses(r Range) []netip.Addr {
 
 // checkPartition compares a partition with its model and holds it against what its comment promises.
 func checkPartition(p *partition, m *modelPartition) error {
-	if p.capacity != uint64(len(m.usable)) {
-		return fmt.Errorf("capacity is %d, want %d", p.capacity, len(m.usable))
+	if want := len(m.usable) - len(m.reserved); saturated(p.capacity) != int64(want) {
+		return fmt.Errorf("capacity is %d, want %d", p.capacity, want)
 	}
-	if want := len(m.usable) - len(m.free); p.taken != uint64(want) {
+	if want := len(m.usable) - len(m.reserved) - len(m.free); p.taken != uint64(want) {
 		return fmt.Errorf("taken is %d, want %d", p.taken, want)
 	}
 	// The maximal runs of the model: free addresses with nothing but buggy ones, all of them allowed, between two.
@@ -274,18 +329,17 @@ func TestPartitionAgainstModel(t *testing.T) {
 				all := addresses(universe)
 				for op := range 150 {
 					a := all[rng.IntN(len(all))]
-					taken := slices.Contains(m.usable, a) && !m.free[a]
+					taken := slices.Contains(m.usable, a) && !m.free[a] && !m.reserved[a]
 					switch {
+					case rng.IntN(5) == 0:
+						m.reserveOrBack(p, rng, all)
+						a = all[0]
 					case rng.IntN(2) == 0 && taken:
 						p.put(a)
 						m.free[a] = true
 					case rng.IntN(2) == 0:
 						service := Service{"default", fmt.Sprint("s", op)}
-						place := 0
-						if stable && len(m.allowed) > 0 {
-							place = m.hashed(service)
-						}
-						want, wantOK := m.first(place)
+						want, wantOK := m.first(service, stable)
 						got, ok := p.first(service)
 						if got != want || ok != wantOK {
 							t.Fatalf("Operation %d, %s: first is %s, %v; want %s, %v", op, what, got, ok, want, wantOK)
@@ -361,7 +415,7 @@ func TestStable(t *testing.T) {
 			t.Errorf("256 names share %d places", len(seen))
 		}
 	})
-	t.Run("the search goes round at the end and skips buggy addresses", func(t *testing.T) {
+	t.Run("every address is given once, and no buggy one", func(t *testing.T) {
 		p := newPartition(ranges("10.0.0.250-10.0.1.5"), nil, true, true)
 		web := Service{"default", "web"}
 		var got []netip.Addr
@@ -373,19 +427,15 @@ func TestStable(t *testing.T) {
 			p.take(a)
 			got = append(got, a)
 		}
-		at := slices.IndexFunc(got, func(a netip.Addr) bool { return a == addr("10.0.0.250") })
-		if at < 0 {
-			t.Fatalf("10.0.0.250 was never given: %s", got)
-		}
-		lowestFirst := append(slices.Clone(got[at:]), got[:at]...)
+		slices.SortFunc(got, netip.Addr.Compare)
 		var want []netip.Addr
 		for _, a := range addresses(ranges("10.0.0.250-10.0.1.5")[0]) {
 			if a != addr("10.0.0.255") && a != addr("10.0.1.0") {
 				want = append(want, a)
 			}
 		}
-		if diff := cmp.Diff(want, lowestFirst, compareAddr); diff != "" {
-			t.Errorf("addresses in the order given (-want +got):\n%s", diff)
+		if diff := cmp.Diff(want, got, compareAddr); diff != "" {
+			t.Errorf("addresses given, sorted (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -10,29 +10,51 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
 
-// model is what an allocator should know, kept in the plainest way: which Service has which address, and which addresses are blocked.
+// model is what an allocator should know, kept in the plainest way: which Service has which address, which addresses are blocked, reserved or
+// cooling.
 type model struct {
-	pools   []Pool
-	users   map[netip.Addr]map[Service]Sharing
-	from    map[netip.Addr]string // pool of each used address
-	blocked map[netip.Addr]bool
+	pools    []Pool
+	users    map[netip.Addr]map[Service]Sharing
+	from     map[netip.Addr]string // pool of each used or cooling address
+	blocked  map[netip.Addr]bool
+	reserved []Range
+	left     map[netip.Addr]map[Service]time.Time
+	until    map[netip.Addr]time.Time
+	now      time.Time
 }
 
-// gives reports whether the pool may give the address.
-func (m *model) gives(pool string, a netip.Addr) bool {
-	i := slices.IndexFunc(m.pools, func(p Pool) bool { return p.Name == pool })
-	if i < 0 {
-		return false
+func newModel() *model {
+	return &model{
+		users: map[netip.Addr]map[Service]Sharing{}, from: map[netip.Addr]string{}, blocked: map[netip.Addr]bool{},
+		left: map[netip.Addr]map[Service]time.Time{}, until: map[netip.Addr]time.Time{}, now: noon,
 	}
+}
+
+// pool returns the pool of a name, or an empty one.
+func (m *model) pool(name string) Pool {
+	if i := slices.IndexFunc(m.pools, func(p Pool) bool { return p.Name == name }); i >= 0 {
+		return m.pools[i]
+	}
+	return Pool{}
+}
+
+// has reports whether the pool contains the address.
+func (m *model) has(pool string, a netip.Addr) bool {
+	p := m.pool(pool)
 	in := func(r Range) bool { return r.Contains(a) }
-	buggy := m.pools[i].AvoidBuggyIPs && a.Is4() && (a.As4()[3] == 0 || a.As4()[3] == 255)
-	return slices.ContainsFunc(m.pools[i].Ranges, in) && !slices.ContainsFunc(m.pools[i].Exclude, in) && !buggy
+	buggy := p.AvoidBuggyIPs && a.Is4() && (a.As4()[3] == 0 || a.As4()[3] == 255)
+	return slices.ContainsFunc(p.Ranges, in) && !slices.ContainsFunc(p.Exclude, in) && !buggy
+}
+
+func (m *model) isReserved(a netip.Addr) bool {
+	return slices.ContainsFunc(m.reserved, func(r Range) bool { return r.Contains(a) })
 }
 
 // allows reports whether the Service may be on the address.
@@ -42,7 +64,69 @@ func (m *model) allows(service Service, a netip.Addr, sharing Sharing) bool {
 			return false
 		}
 	}
+	if _, own := m.users[a][service]; !own && m.isReserved(a) {
+		return false
+	}
+	if _, cooling := m.until[a]; cooling {
+		at, was := m.left[a][service]
+		if !was || !at.Add(m.pool(m.from[a]).ReuseAfter).After(m.now) {
+			return false
+		}
+	}
 	return !m.blocked[a]
+}
+
+// within reports whether the limit of a pool lets the Service have the address for the one that it gives up.
+func (m *model) within(service Service, pool string, a, gives netip.Addr) bool {
+	limit, limited := m.pool(pool).PerNamespace[family.Of(a)]
+	if !limited {
+		return true
+	}
+	n := 0
+	for other, users := range m.users {
+		ofNamespace := 0
+		for user := range users {
+			if user.Namespace == service.Namespace {
+				ofNamespace++
+			}
+		}
+		if m.from[other] != pool || family.Of(other) != family.Of(a) || ofNamespace == 0 {
+			continue
+		}
+		if other == a {
+			return true
+		}
+		if _, own := users[service]; other != gives || !own || ofNamespace > 1 {
+			n++
+		}
+	}
+	return n < limit
+}
+
+// keeps reports whether the Service goes on with an address that it has.
+func (m *model) keeps(req Request, a netip.Addr) bool {
+	named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] || m.has(c.Pool, a) })
+	gone := req.Reallocate && (!m.has(m.from[a], a) || m.isReserved(a))
+	return m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone
+}
+
+// gives returns the address of the family that the Service has, and goes on with or gives up.
+func (m *model) gives(req Request, af family.Family) (best netip.Addr) {
+	rank := func(a netip.Addr) (rank int) {
+		if m.keeps(req, a) {
+			rank += 2
+		}
+		if slices.Contains(req.Published, a) {
+			rank++
+		}
+		return rank
+	}
+	for _, a := range slices.SortedFunc(slices.Values(m.held(req.Service, af)), netip.Addr.Compare) {
+		if !best.IsValid() || rank(a) > rank(best) {
+			best = a
+		}
+	}
+	return best
 }
 
 func (m *model) held(service Service, af family.Family) (addresses []netip.Addr) {
@@ -57,32 +141,37 @@ func (m *model) held(service Service, af family.Family) (addresses []netip.Addr)
 // obtainable lists the addresses of the family that a request may get by right, whichever the allocator prefers: the
 // fixed one, else those that the Service keeps, else those that are free or may be shared.
 func (m *model) obtainable(req Request, af family.Family, universe []netip.Addr) (may []netip.Addr) {
-	in := func(a netip.Addr, fixed bool) bool {
-		return slices.ContainsFunc(req.Pools, func(c Candidate) bool { return (fixed || c.Auto) && m.gives(c.Pool, a) })
-	}
+	gives := m.gives(req, af)
 	for _, a := range req.Addresses {
 		if family.Of(a) != af {
 			continue
 		}
-		_, own := m.users[a][req.Service]
-		if m.allows(req.Service, a, req.Sharing) && (own || in(a, true)) {
+		allowed := m.allows(req.Service, a, req.Sharing)
+		if _, own := m.users[a][req.Service]; own && allowed {
 			return []netip.Addr{a}
+		}
+		for _, c := range req.Pools {
+			pool := c.Pool
+			if len(m.users[a]) > 0 && m.from[a] != "" {
+				pool = m.from[a]
+			}
+			if m.has(c.Pool, a) && !m.pool(pool).FixedDenied {
+				if allowed && m.within(req.Service, pool, a, gives) {
+					may = []netip.Addr{a}
+				}
+				return may
+			}
 		}
 		return nil
 	}
-	for _, a := range m.held(req.Service, af) {
-		named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] || m.gives(c.Pool, a) })
-		gone := req.Reallocate && !m.gives(m.from[a], a)
-		if m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone {
-			may = append(may, a)
-		}
-	}
-	if may != nil {
-		return may
+	if gives.IsValid() && m.keeps(req, gives) {
+		return []netip.Addr{gives}
 	}
 	for _, a := range universe {
-		sharesPool := len(m.users[a]) == 0 || slices.Contains(req.Pools, Candidate{m.from[a], true}) && m.gives(m.from[a], a)
-		if family.Of(a) == af && in(a, false) && sharesPool && m.allows(req.Service, a, req.Sharing) {
+		in := slices.ContainsFunc(req.Pools, func(c Candidate) bool {
+			return c.Auto && m.has(c.Pool, a) && (len(m.users[a]) == 0 || m.from[a] == c.Pool) && m.within(req.Service, c.Pool, a, gives)
+		})
+		if family.Of(a) == af && in && !m.isReserved(a) && m.allows(req.Service, a, req.Sharing) {
 			may = append(may, a)
 		}
 	}
@@ -152,6 +241,7 @@ func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr
 
 func (m *model) hold(service Service, as Assignment, sharing Sharing) {
 	delete(m.blocked, as.Address)
+	delete(m.until, as.Address)
 	_, uses := m.users[as.Address][service]
 	if n := len(m.users[as.Address]); n == 0 || uses && n == 1 {
 		m.from[as.Address] = as.Pool
@@ -162,24 +252,80 @@ func (m *model) hold(service Service, as Assignment, sharing Sharing) {
 	m.users[as.Address][service] = sharing
 }
 
-func (m *model) release(service Service, a netip.Addr) {
-	if delete(m.users[a], service); len(m.users[a]) == 0 {
-		delete(m.users, a)
-		delete(m.from, a)
+func (m *model) release(service Service, a netip.Addr, at time.Time) {
+	delete(m.users[a], service)
+	if !at.IsZero() {
+		m.leave(service, a, at)
 	}
+	if len(m.users[a]) == 0 {
+		delete(m.users, a)
+		m.cool(a)
+	}
+}
+
+func (m *model) leave(service Service, a netip.Addr, at time.Time) {
+	wait := m.pool(m.from[a]).ReuseAfter
+	if wait == 0 {
+		return
+	}
+	if m.left[a] == nil {
+		m.left[a] = map[Service]time.Time{}
+	}
+	maps.DeleteFunc(m.left[a], func(_ Service, when time.Time) bool { return at.Sub(when) >= wait })
+	m.left[a][service] = at
+}
+
+// cool has an address without users wait, or forgets it.
+func (m *model) cool(a netip.Addr) {
+	wait := m.pool(m.from[a]).ReuseAfter
+	if wait == 0 || len(m.left[a]) == 0 {
+		m.forget(a)
+		return
+	}
+	m.until[a] = slices.MaxFunc(slices.Collect(maps.Values(m.left[a])), time.Time.Compare).Add(wait)
+}
+
+func (m *model) forget(a netip.Addr) {
+	delete(m.from, a)
+	delete(m.left, a)
+	delete(m.until, a)
+}
+
+func (m *model) setPools(pools []Pool) {
+	m.pools, m.blocked = pools, map[netip.Addr]bool{}
+	for a := range maps.Clone(m.until) {
+		delete(m.until, a)
+		m.cool(a)
+	}
+}
+
+func (m *model) expire() (freed bool) {
+	for a, until := range maps.Clone(m.until) {
+		if !until.After(m.now) {
+			m.forget(a)
+			freed = true
+		}
+	}
+	return freed
 }
 
 // compare holds what the allocator knows against the model.
 func (m *model) compare(a *Allocator) error {
 	users, from, blocked := map[netip.Addr]map[Service]Sharing{}, map[netip.Addr]string{}, map[netip.Addr]bool{}
+	until := map[netip.Addr]time.Time{}
 	for address, h := range a.held {
 		if h.blocked != "" {
 			blocked[address] = true
 			continue
 		}
-		users[address], from[address] = h.users, h.pool
+		if from[address] = h.pool; !h.until.IsZero() {
+			until[address] = h.until
+			continue
+		}
+		users[address] = h.users
 	}
-	if diff := cmp.Diff(m.users, users) + cmp.Diff(m.from, from) + cmp.Diff(m.blocked, blocked); diff != "" {
+	diff := cmp.Diff(m.users, users) + cmp.Diff(m.from, from) + cmp.Diff(m.blocked, blocked) + cmp.Diff(m.until, until)
+	if diff != "" {
 		return fmt.Errorf("holdings (-want +got):\n%s", diff)
 	}
 	return checkConsistent(a)
@@ -197,11 +343,28 @@ func (m *model) restart(rng *rand.Rand) *Allocator {
 			a.Hold(service, address, m.from[address], sharing)
 		}
 	}
+	m.setReserved(a)
 	if !poolsFirst {
 		a.SetPools(m.pools)
 	}
 	m.blocked = map[netip.Addr]bool{}
+	for address, left := range m.left {
+		services := slices.SortedFunc(maps.Keys(left), func(x, y Service) int { return left[x].Compare(left[y]) })
+		m.left[address] = nil
+		for _, service := range services {
+			a.Released(service, address, m.from[address], left[service])
+			m.leave(service, address, left[service])
+		}
+	}
 	return a
+}
+
+func (m *model) setReserved(a *Allocator) {
+	var reservations []Reservation
+	for _, r := range m.reserved {
+		reservations = append(reservations, Reservation{r, ReasonNodeAddress, "somebody"})
+	}
+	a.SetReserved(reservations)
 }
 
 // randomPools makes up to four pools that may overlap and run out soon.
@@ -214,6 +377,13 @@ func randomPools(rng *rand.Rand, universe4, universe6 Range) []Pool {
 		if rng.IntN(3) > 0 {
 			p.Exclude = nil
 		}
+		if rng.IntN(3) == 0 {
+			p.PerNamespace = map[family.Family]int{family.IPv4: 1 + rng.IntN(3)}
+		}
+		if rng.IntN(3) == 0 {
+			p.ReuseAfter = time.Duration(1+rng.IntN(10)) * time.Minute
+		}
+		p.FixedDenied = rng.IntN(4) == 0
 		if rng.IntN(6) > 0 {
 			pools = append(pools, p)
 		}
@@ -244,6 +414,9 @@ func randomRequest(rng *rand.Rand, service Service, universe []netip.Addr) Reque
 	for _, i := range rng.Perm(5)[:rng.IntN(6)] {
 		req.Pools = append(req.Pools, Candidate{string(rune('a' + i)), rng.IntN(5) > 0})
 	}
+	for range rng.IntN(3) {
+		req.Published = append(req.Published, universe[rng.IntN(len(universe))])
+	}
 	for _, af := range req.Families {
 		if a := universe[rng.IntN(len(universe))]; rng.IntN(3) == 0 && family.Of(a) == af {
 			req.Addresses = append(req.Addresses, a)
@@ -259,23 +432,25 @@ func TestAllocatorAgainstModel(t *testing.T) {
 	for round := range 6 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
 			rng := seeded(t)
-			m := &model{users: map[netip.Addr]map[Service]Sharing{}, from: map[netip.Addr]string{}, blocked: map[netip.Addr]bool{}}
+			m := newModel()
 			a := New()
 			counts := map[string]int{}
 			for step := range 1000 {
-				service := Service{"default", fmt.Sprint("s", rng.IntN(12))}
+				service := Service{[]string{"default", "team-a"}[rng.IntN(2)], fmt.Sprint("s", rng.IntN(6))}
 				address := universe[rng.IntN(len(universe))]
 				what := ""
 				switch dice := rng.IntN(100); {
 				case dice < 3:
-					what, m.pools = "SetPools", randomPools(rng, universe4, universe6)
-					m.blocked = map[netip.Addr]bool{}
+					what = "SetPools"
+					m.setPools(randomPools(rng, universe4, universe6))
 					a.SetPools(m.pools)
 				case dice < 5:
 					what, a = "Restart", m.restart(rng)
 				case dice < 9:
 					sharing := randomSharing(rng)
-					if !m.allows(service, address, sharing) && !m.blocked[address] {
+					if slices.ContainsFunc(slices.Collect(maps.Keys(m.users[address])), func(user Service) bool {
+						return user != service && sharing.Admits(m.users[address][user]) != nil
+					}) {
 						continue // the claims of the API hold no such thing
 					}
 					what = fmt.Sprintf("Hold(%s, %s)", service, address)
@@ -285,27 +460,38 @@ func TestAllocatorAgainstModel(t *testing.T) {
 					what = fmt.Sprintf("Block(%s)", address)
 					a.Block(address, "kubernetes")
 					if len(m.users[address]) == 0 {
+						m.forget(address)
 						m.blocked[address] = true
 					}
 				case dice < 14:
 					what = fmt.Sprintf("Unblock(%s)", address)
 					a.Unblock(address)
 					delete(m.blocked, address)
-				case dice < 34:
+				case dice < 19:
+					what, m.reserved = "SetReserved", slices.Concat(randomRanges(rng, universe4, 2), randomRanges(rng, universe6, 2))
+					m.setReserved(a)
+				case dice < 24:
+					m.now = m.now.Add(time.Duration(rng.IntN(300)) * time.Second)
+					what = "Expire"
+					if got, want := a.Expire(m.now), m.expire(); got != want {
+						t.Fatalf("Step %d, %s = %v, want %v", step, what, got, want)
+					}
+				case dice < 40:
+					at := m.now
+					if rng.IntN(4) == 0 {
+						at = time.Time{}
+					}
 					all := append(m.held(service, family.IPv4), m.held(service, family.IPv6)...)
 					what = fmt.Sprintf("Release(%s, %s)", service, all)
 					for _, x := range all {
-						last := len(m.users[x]) == 1
-						m.release(service, x)
-						a.Release(service, x)
-						if freed := !slices.Contains(a.Addresses(), x); freed != last {
-							t.Fatalf("Step %d, %s freed %s: %v, want %v", step, what, x, freed, last)
-						}
+						m.release(service, x, at)
+						a.Release(at, service, x)
 					}
 				default:
 					req := randomRequest(rng, service, universe)
 					what = fmt.Sprintf("Allocate(%+v)", req)
-					out, err := allocate(t, a, req)
+					m.expire()
+					out, err := allocateAt(t, a, m.now, req)
 					if wrong := m.check(req, out, err, universe); wrong != nil {
 						t.Fatalf("Step %d, %s did %s: %v\npools %v\nmodel %v", step, what, describe(out, err), wrong, m.pools, m.users)
 					}
@@ -317,8 +503,8 @@ func TestAllocatorAgainstModel(t *testing.T) {
 					}
 					if rng.IntN(5) > 0 {
 						for _, as := range out.Surplus {
-							a.Release(service, as.Address)
-							m.release(service, as.Address)
+							a.Release(m.now, service, as.Address)
+							m.release(service, as.Address, m.now)
 						}
 					}
 				}
@@ -332,12 +518,14 @@ func TestAllocatorAgainstModel(t *testing.T) {
 
 			for address, users := range m.users {
 				for service := range maps.Clone(users) {
-					a.Release(service, address)
+					a.Release(time.Time{}, service, address)
 				}
 			}
 			for address := range m.blocked {
 				a.Unblock(address)
 			}
+			a.Expire(m.now.Add(24 * time.Hour))
+			a.SetReserved(nil)
 			if diff := cmp.Diff(state(withPools(m.pools...)), state(a)); diff != "" {
 				t.Errorf("after everything was released the pools are not wholly free (-want +got):\n%s", diff)
 			}
@@ -359,7 +547,7 @@ func TestConcurrentServices(t *testing.T) {
 		wg.Go(func() {
 			service := Service{"default", fmt.Sprint(i)}
 			for range 300 {
-				out, err := a.Allocate(
+				out, err := a.Allocate(noon,
 					Request{Service: service, Families: []family.Family{family.IPv4, family.IPv6}, RequireAll: i%2 == 0, Pools: auto("a")},
 				)
 				if err != nil {
@@ -382,7 +570,7 @@ func TestConcurrentServices(t *testing.T) {
 				}
 				mu.Unlock()
 				for _, as := range out.Assigned {
-					a.Release(service, as.Address)
+					a.Release(time.Time{}, service, as.Address)
 				}
 			}
 		})

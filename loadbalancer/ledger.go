@@ -204,7 +204,7 @@ func (l *ledger) hold(e repair.Entry, step repair.Step) {
 
 // drop takes the address from the Service in the cache, and forgets what was known of the two.
 func (l *ledger) drop(service ipam.Service, address netip.Addr) {
-	l.allocator.Release(service, address)
+	l.allocator.Release(time.Time{}, service, address)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mark(service, address, mark{})

@@ -186,7 +186,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 	}
 	var claimed []ipam.Assignment
 	for range maxClaimed {
-		out, err := s.ledger.allocator.Allocate(req)
+		out, err := s.ledger.allocator.Allocate(time.Now(), req)
 		if err == nil {
 			var done []ipam.Assignment
 			done, err = s.claim(ctx, svc, req, out.Added)

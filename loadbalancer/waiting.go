@@ -123,7 +123,7 @@ func (s *Server) wakeStranded() {
 			continue
 		}
 		if req, err := s.request(svc); err == nil && req.Reallocate {
-			if answer := s.ledger.allocator.Plan(req)[0]; answer.Err == nil && len(answer.Outcome.Added) > 0 {
+			if answer := s.ledger.allocator.Plan(time.Now(), req)[0]; answer.Err == nil && len(answer.Outcome.Added) > 0 {
 				s.wake(svc)
 			}
 		}
@@ -178,7 +178,7 @@ func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
 			services, requests = append(services, svc), append(requests, req)
 		}
 	}
-	for i, answer := range s.ledger.allocator.Plan(requests...) {
+	for i, answer := range s.ledger.allocator.Plan(time.Now(), requests...) {
 		svc, out := services[i], answer.Outcome
 		s.ledger.mu.Lock()
 		w, waits := s.ledger.waiting[request.ServiceOf(svc)]

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+)
+
+// tenant is a namespace, as far as one pool and family go.
+type tenant struct {
+	pool, namespace string
+	family          family.Family
+}
+
+// countTenants counts afresh what each namespace has of the pools with limits.
+func (a *Allocator) countTenants() {
+	clear(a.tenants)
+	if !slices.ContainsFunc(a.ordered, func(p *pool) bool { return len(p.PerNamespace) > 0 }) {
+		return
+	}
+	for address, h := range a.held {
+		for user := range h.users {
+			a.countTenant(address, h, user, 1)
+		}
+	}
+}
+
+// countTenant adds a user of an address to what its namespace has, or takes it away. It does nothing where the pool of the address has
+// no limit.
+func (a *Allocator) countTenant(address netip.Addr, h *holding, user Service, n int) {
+	p := a.pools[h.pool]
+	if p == nil || len(p.PerNamespace) == 0 {
+		return
+	}
+	t := tenant{h.pool, user.Namespace, family.Of(address)}
+	if a.tenants[t] == nil {
+		a.tenants[t] = map[netip.Addr]int{}
+	}
+	if a.tenants[t][address] += n; a.tenants[t][address] <= 0 {
+		delete(a.tenants[t], address)
+	}
+	if len(a.tenants[t]) == 0 {
+		delete(a.tenants, t)
+	}
+}
+
+// withinLimit returns nil if the namespace of the Service may have the address from the pool, or one address more where it is the zero address.
+// An address that the Service has from the pool, and that it would give up for the other, does not count, so that a namespace at its limit
+// can still move from one address to another.
+func (a *Allocator) withinLimit(req Request, pool string, af family.Family, address netip.Addr, gives Assignment) error {
+	p := a.pools[pool]
+	if p == nil {
+		return nil
+	}
+	limit, ok := p.PerNamespace[af]
+	if !ok {
+		return nil
+	}
+	has := a.tenants[tenant{pool, req.Service.Namespace, af}]
+	if has[address] > 0 {
+		return nil
+	}
+	n := len(has)
+	if has[gives.Address] == 1 {
+		n--
+	}
+	if n < limit {
+		return nil
+	}
+	var names []string
+	for _, address := range slices.SortedFunc(maps.Keys(has), netip.Addr.Compare) {
+		for _, user := range slices.SortedFunc(maps.Keys(a.held[address].users), compareServices) {
+			if user.Namespace == req.Service.Namespace {
+				names = append(names, fmt.Sprintf("%s (Service %s)", address, user.Name))
+				break
+			}
+		}
+		if len(names) > mostNamed {
+			break
+		}
+	}
+	return fmt.Errorf("%w: namespace %s has %d of %d %s addresses of pool %s: %s; delete one of its Services or raise limits.perNamespace",
+		ErrLimit, req.Service.Namespace, len(has), limit, af, pool, listed(names, len(has)))
+}
+
+// mostNamed is how many things an error names.
+const mostNamed = 5
+
+// listed joins the first names, and counts the rest of all.
+func listed(names []string, all int) string {
+	text := strings.Join(names[:min(len(names), mostNamed)], ", ")
+	if more := all - mostNamed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
