@@ -59,8 +59,6 @@ type Request struct {
 	Sharing Sharing
 	// Published are the addresses that the Service shows to its clients. Of two of one family that it holds, it goes on with one of these.
 	Published []netip.Addr
-
-	now time.Time
 }
 
 // Candidate is a pool that may serve a request.
@@ -129,6 +127,7 @@ type Allocator struct {
 	reservations []Reservation
 	reserved     index                         // of reservations
 	tenants      map[tenant]map[netip.Addr]int // users of each address; of pools with limits
+	now          time.Time // of the request that is being answered
 	cooling      *btree.BTreeG[expiry]
 	leftBy       map[Service][]netip.Addr // what is cooling, by the Services that released it
 }
@@ -459,7 +458,6 @@ func (a *Allocator) Allocate(now time.Time, req Request) (Outcome, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.expire(now)
-	req.now = now
 	out, err := a.plan(req)
 	if err != nil {
 		return Outcome{}, err
@@ -490,7 +488,6 @@ func (a *Allocator) Plan(now time.Time, reqs ...Request) []Answer {
 	answers := make([]Answer, len(reqs))
 	pools := map[netip.Addr]string{} // of addresses that were cooling
 	for i, req := range reqs {
-		req.now = now
 		out, err := a.plan(req)
 		answers[i] = Answer{out, err}
 		for _, as := range out.Added {

@@ -134,6 +134,7 @@ func (a *Allocator) Expire(now time.Time) (freed bool) {
 }
 
 func (a *Allocator) expire(now time.Time) (freed bool) {
+	a.now = now
 	for {
 		next, ok := a.cooling.Min()
 		if !ok || next.until.After(now) {
@@ -157,7 +158,7 @@ func (a *Allocator) NextExpiry() (at time.Time, ok bool) {
 // mayReturn reports whether the Service may have an address that is cooling.
 func (a *Allocator) mayReturn(req Request, h *holding) bool {
 	at, was := h.left[req.Service]
-	return was && at.Add(a.reuseAfter(h.pool)).After(req.now)
+	return was && at.Add(a.reuseAfter(h.pool)).After(a.now)
 }
 
 // coolingError says how long an address is kept, and for which Services.
