@@ -127,7 +127,7 @@ type Allocator struct {
 	reservations []Reservation
 	reserved     index                         // of reservations
 	tenants      map[tenant]map[netip.Addr]int // users of each address; of pools with limits
-	now          time.Time // of the request that is being answered
+	now          time.Time                     // of the request that is being answered
 	cooling      *btree.BTreeG[expiry]
 	leftBy       map[Service][]netip.Addr // what is cooling, by the Services that released it
 }
