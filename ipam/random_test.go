@@ -362,7 +362,7 @@ func (m *model) restart(rng *rand.Rand) *Allocator {
 func (m *model) setReserved(a *Allocator) {
 	var reservations []Reservation
 	for _, r := range m.reserved {
-		reservations = append(reservations, Reservation{r, ReasonNodeAddress, "somebody"})
+		reservations = append(reservations, Reservation{Range: r, Reason: ReasonNodeAddress, Owner: "somebody"})
 	}
 	a.SetReserved(reservations)
 }

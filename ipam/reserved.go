@@ -48,6 +48,8 @@ type Reservation struct {
 	Reason Reason
 	// Owner says whose the addresses are, in words that complete "198.51.100.12 is the …": "address of Node node2".
 	Owner string
+	// Node is the name of the first of the Nodes that the reservation comes from, or "".
+	Node string
 }
 
 // String returns the addresses and their owner: "198.51.100.12 (address of Node node2)".
@@ -71,10 +73,10 @@ var special = func() (reservations []Reservation) {
 		if err != nil {
 			panic(err)
 		}
-		reservations = append(reservations, Reservation{r, ReasonSpecial, s.owner})
+		reservations = append(reservations, Reservation{Range: r, Reason: ReasonSpecial, Owner: s.owner})
 	}
 	mapped := Range{netip.MustParseAddr("::ffff:0.0.0.0"), netip.MustParseAddr("::ffff:255.255.255.255")} // ParseRange refuses them.
-	return append(reservations, Reservation{mapped, ReasonSpecial, "IPv4-mapped"})
+	return append(reservations, Reservation{Range: mapped, Reason: ReasonSpecial, Owner: "IPv4-mapped"})
 }()
 
 // Network is what is known of the network that the Nodes are on.
@@ -164,7 +166,11 @@ func ReservedOf(network Network) []Reservation {
 		if more := len(owners[k]) - 1; more > 0 {
 			owner += fmt.Sprintf(" and %d more", more)
 		}
-		reservations = append(reservations, Reservation{Range{k.address, k.address}, k.reason, owner})
+		r := Reservation{Range: Range{k.address, k.address}, Reason: k.reason, Owner: owner}
+		if k.reason != ReasonPeer && k.reason != ReasonAPIServer {
+			r.Node = owners[k][0]
+		}
+		reservations = append(reservations, r)
 	}
 	return reservations
 }
@@ -235,6 +241,16 @@ func (a *Allocator) heldIn(r Range) (held []netip.Addr) {
 		}
 	}
 	return held
+}
+
+// ReservedAt returns the reservations of an address, in the order in which they were given to SetReserved.
+func (a *Allocator) ReservedAt(address netip.Addr) (reservations []Reservation) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, i := range a.reserved.at(address) {
+		reservations = append(reservations, a.reservations[i])
+	}
+	return reservations
 }
 
 // isReserved reports whether the address is reserved.

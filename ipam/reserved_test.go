@@ -19,7 +19,7 @@ import (
 // reserve makes reservations of ranges separated by spaces.
 func reserve(in, owner string) (reservations []Reservation) {
 	for _, r := range ranges(in) {
-		reservations = append(reservations, Reservation{r, ReasonNodeAddress, owner})
+		reservations = append(reservations, Reservation{Range: r, Reason: ReasonNodeAddress, Owner: owner})
 	}
 	return reservations
 }
@@ -188,7 +188,7 @@ func TestReserved(t *testing.T) {
 		},
 		{
 			name: "all owners are told", pools: []Pool{lan},
-			reserved: []Reservation{{ranges("198.51.100.1")[0], ReasonGateway, "default gateway of node1"}, {ranges("198.51.100.1")[0], ReasonPeer, "BGP peer tor1"}},
+			reserved: []Reservation{{ranges("198.51.100.1")[0], ReasonGateway, "default gateway of node1", "node1"}, {ranges("198.51.100.1")[0], ReasonPeer, "BGP peer tor1", ""}},
 			req:      Request{Families: v4, Pools: auto("lan"), Addresses: []netip.Addr{addr("198.51.100.1")}},
 			want:     "error: address is reserved", says: "198.51.100.1 (default gateway of node1, BGP peer tor1)",
 		},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -260,6 +261,7 @@ type cluster struct {
 	patches int  // of pool statuses
 	hasty   bool // settle does not wait for what is to happen later
 	leaders []*leader
+	network atomic.Pointer[ipam.Network]
 }
 
 // newCluster returns a cluster with the namespace default and the given pools. It is to be called in a bubble.
@@ -270,6 +272,7 @@ func newCluster(t *testing.T, pools ...*v1alpha1.AddressPool) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, api: newAPIServer()}
+	c.network.Store(&ipam.Network{})
 	c.pools = ctrlfake.NewClientBuilder().WithScheme(kinds).WithStatusSubresource(&v1alpha1.AddressPool{}).
 		WithInterceptorFuncs(interceptor.Funcs{
 			SubResourcePatch: func(ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
@@ -341,6 +344,7 @@ func (c *cluster) build() (l *leader, start func()) {
 	l.Server, err = New(Config{
 		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: core.Core().V1().Services(), Namespaces: core.Core().V1().Namespaces(),
 		Claims: claims.Networking().V1().IPAddresses(), Recorder: l,
+		Network: func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
 		Wake: func(svc *corev1.Service) {
 			l.mu.Lock()
 			defer l.mu.Unlock()

@@ -31,6 +31,9 @@ import (
 // An audit reads memory only, 20,000 addresses in a fraction of a second.
 const auditPeriod = 10 * time.Minute
 
+// networkPeriod is how long changes of the network of the Nodes are gathered before it is read again.
+const networkPeriod = 500 * time.Millisecond
+
 // item is something to look at again. One goroutine takes items from Server.events and works in memory only, so
 // that a slow API delays none of them. What needs the API goes on to Server.repairs.
 type item struct {
@@ -49,6 +52,8 @@ const (
 	serviceChanged
 	// addressChanged: look at an address. In Server.repairs, repair it.
 	addressChanged
+	// networkChanged: read the network of the Nodes again.
+	networkChanged
 	// wakeWaiting: something may be free that a waiting Service asked for.
 	wakeWaiting
 )
@@ -229,6 +234,9 @@ func (s *Server) load(ctx context.Context) error {
 		}
 	}
 	s.ledger.allocator.ReplaceDeletedPools()
+	if err := s.setReserved(ctx); err != nil {
+		return err
+	}
 	s.audit()
 	return nil
 }
@@ -313,6 +321,11 @@ func (s *Server) handle(ctx context.Context, it item) {
 		}
 		// Until foreign claims are watched, a blocked address has to be looked at without an event.
 		if s.ledger.allocator.Lookup(it.address).Blocked && !s.foreignClaims.watching() {
+			s.events.AddAfter(it, time.Second)
+		}
+	case networkChanged:
+		if err := s.setReserved(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Failed to read the network of the Nodes, trying again")
 			s.events.AddAfter(it, time.Second)
 		}
 	case wakeWaiting:

@@ -46,7 +46,8 @@ type ledger struct {
 	marks    map[ipam.Service]map[netip.Addr]mark
 	own      map[netip.Addr]written // our last write to a claim, until the informer shows it
 	waiting  map[ipam.Service]waiting
-	released map[ipam.Service]struct{} // the service controller had everything released, and has not asked for addresses since
+	answers  map[ipam.Service][]netip.Addr // what the last request of a Service gave it
+	released map[ipam.Service]struct{}     // the service controller had everything released, and has not asked for addresses since
 }
 
 // mark says that a Service does not simply need an address that it holds: the status that will show it is being
@@ -71,7 +72,7 @@ func newLedger(cfg Config, foreign *foreignClaims) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
 		foreignClaims: foreign, marks: map[ipam.Service]map[netip.Addr]mark{}, own: map[netip.Addr]written{},
-		waiting: map[ipam.Service]waiting{}, released: map[ipam.Service]struct{}{},
+		waiting: map[ipam.Service]waiting{}, answers: map[ipam.Service][]netip.Addr{}, released: map[ipam.Service]struct{}{},
 	}
 }
 
@@ -259,6 +260,25 @@ func (l *ledger) unmark(service ipam.Service, address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mark(service, address, mark{})
+}
+
+// answered records what a request gives a Service.
+func (l *ledger) answered(service ipam.Service, addresses []netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers[service] = addresses
+}
+
+// shows returns what a Service is to show its clients: what its last request gave it or, for the first one of a leader, what its status says.
+// A status that another writer has changed since does not count. For example, web was given 192.0.2.1 and another controller writes
+// 192.0.2.7, which nobody has: web holds both, and goes on with 192.0.2.1.
+func (l *ledger) shows(svc *corev1.Service) []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if given, ok := l.answers[request.ServiceOf(svc)]; ok {
+		return given
+	}
+	return request.Published(svc)
 }
 
 // seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way

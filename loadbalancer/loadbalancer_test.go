@@ -963,6 +963,30 @@ func TestDeposedLeader(t *testing.T) {
 		c.wantShown("a", "192.0.2.1")
 		c.wantClaims("192.0.2.1=a")
 	})
+	for _, address := range []string{"192.0.2.1", "192.0.2.7"} {
+		bubble("a second claim beside the address that the Service shows moves nothing: "+address, t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", dualPool))
+			l := c.lead()
+			c.create(newService("a", single, "IPv4", annotate(fixedKey, "192.0.2.5")))
+			l.mustSync("a")
+			c.edit("a", annotate(fixedKey, ""))
+			for _, atStart := range []bool{false, true} {
+				if atStart {
+					l.stop()
+				}
+				c.createClaim(address, v1alpha1.ManagedBy, "default", "a")
+				if atStart {
+					l = c.lead()
+				}
+				l.mustSync("a")
+				c.wantShown("a", "192.0.2.5")
+				c.settle()
+				l.mustSync("a")
+				c.wantShown("a", "192.0.2.5")
+				c.wantClaims("192.0.2.5=a")
+			}
+		})
+	}
 	bubble("what another leader claimed and may publish is kept for a while", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()

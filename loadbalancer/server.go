@@ -41,7 +41,7 @@ import (
 // back of the queue. The cache knows each of them from then on, so that the next attempt starts behind them.
 const maxClaimed = 100
 
-// Config is what a Server works with. All fields are required.
+// Config is what a Server works with. All fields but Network and NetworkSynced are required.
 type Config struct {
 	Client kubernetes.Interface
 	// Pools reads AddressPools from a cache and writes their status.
@@ -56,6 +56,10 @@ type Config struct {
 	Recorder record.EventRecorder
 	// Wake makes the service controller look at a Service now.
 	Wake func(*corev1.Service)
+	// Network reads, from caches, the network that the Nodes are on, so that no address of it is given; nothing is given before
+	// NetworkSynced. The caller calls Server.NetworkChanged when it changes.
+	Network       func(context.Context) (ipam.Network, error)
+	NetworkSynced []cache.InformerSynced
 }
 
 // Informer is the part of an informer that is common to client-go's and controller-runtime's.
@@ -82,11 +86,13 @@ type Server struct {
 	namespaces    corelisters.NamespaceLister
 	recorder      record.EventRecorder
 	wake          func(*corev1.Service)
-	synced        []cache.InformerSynced                     // of all informers
-	events        workqueue.TypedDelayingInterface[item]     // for the one goroutine that works in memory
-	repairs       workqueue.TypedRateLimitingInterface[item] // for the workers, which ask the API
-	usage         chan struct{}                              // has an item when pool statuses may have changed
-	ready         chan struct{}                              // closed when everything held has been read
+	network       func(context.Context) (ipam.Network, error) // nil where nothing is known of it
+	reservedHeld  map[netip.Addr]bool                         // the reserved addresses that Services held when last reported; of Run's goroutine
+	synced        []cache.InformerSynced                      // of all informers
+	events        workqueue.TypedDelayingInterface[item]      // for the one goroutine that works in memory
+	repairs       workqueue.TypedRateLimitingInterface[item]  // for the workers, which ask the API
+	usage         chan struct{}                               // has an item when pool statuses may have changed
+	ready         chan struct{}                               // closed when everything held has been read
 
 	mu    sync.Mutex
 	pools []request.Pool // as they are tried; guarded by mu
@@ -113,6 +119,8 @@ func New(cfg Config) (*Server, error) {
 		namespaces:    cfg.Namespaces.Lister(),
 		recorder:      cfg.Recorder,
 		wake:          cfg.Wake,
+		network:       cfg.Network,
+		synced:        slices.Clone(cfg.NetworkSynced),
 		events:        workqueue.NewTypedDelayingQueue[item](),
 		repairs:       workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry)),
 		usage:         make(chan struct{}, 1),
@@ -203,6 +211,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			return ipam.Outcome{}, err
 		}
 		out.Added = slices.DeleteFunc(slices.Clone(out.Assigned), func(as ipam.Assignment) bool { return !slices.Contains(claimed, as) })
+		s.ledger.answered(req.Service, addressesOf(out.Assigned))
 		s.ledger.markWriting(svc, out.Assigned)
 		s.markSurplus(svc, out.Surplus)
 		return out, nil
@@ -222,7 +231,9 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	s.mu.Lock()
 	pools := s.pools
 	s.mu.Unlock()
-	return request.New(svc, pools, namespace.Labels)
+	req, err := request.New(svc, pools, namespace.Labels)
+	req.Published = s.ledger.shows(svc)
+	return req, err
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the

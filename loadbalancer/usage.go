@@ -77,6 +77,9 @@ const (
 	reasonInUse      = "in_use"      // the address asked for belongs to another
 	reasonNoPool     = "no_pool"     // no pool with addresses of the family admits the Service
 	reasonNotInPool  = "not_in_pool" // the address asked for is in no pool that the Service may use
+	reasonReserved   = "reserved"    // the address asked for is that of a Node, a router or the like
+	reasonLimit      = "limit"       // the namespace of the Service has as many addresses as its limit
+	reasonFixed      = "fixed"       // the pool with the address asked for denies fixed addresses
 	reasonAPI        = "api"         // the API server failed, or refused a claim
 	reasonBadRequest = "bad_request" // the Service asks for something that cannot be
 )
@@ -93,6 +96,12 @@ func reason(err error) string {
 		return reasonNoPool
 	case errors.Is(err, ipam.ErrNotInPool):
 		return reasonNotInPool
+	case errors.Is(err, ipam.ErrReserved):
+		return reasonReserved
+	case errors.Is(err, ipam.ErrLimit):
+		return reasonLimit
+	case errors.Is(err, ipam.ErrFixedDenied):
+		return reasonFixed
 	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown, errors.As(err, &network), errors.Is(err, context.Canceled):
 		return reasonAPI
 	}

@@ -111,6 +111,7 @@ func (s *Server) forget(service ipam.Service) {
 		s.events.Add(item{kind: wakeWaiting})
 	}
 	delete(s.ledger.waiting, service)
+	delete(s.ledger.answers, service)
 }
 
 // wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be. For

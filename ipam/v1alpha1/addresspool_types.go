@@ -92,9 +92,9 @@ type AddressPoolSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
 
-	// allocation says where the search for a free address starts. Sequential starts at the first address of the pool.
-	// Stable starts at a hash of the Service's namespace and name, so that a Service that is deleted and created again,
-	// or a cluster that is rebuilt, gets the same address where it is free.
+	// allocation says how an address is chosen. Sequential takes the lowest free address. With Stable the address follows
+	// from the Service's namespace and name, so that a Service that is deleted and created again, or a cluster that is
+	// rebuilt, gets the same address where it is free. Most do so even after ranges have grown or excludes have changed.
 	// +optional
 	// +kubebuilder:default=Sequential
 	Allocation Allocation `json:"allocation,omitempty"`
@@ -161,9 +161,9 @@ const (
 type Allocation string
 
 const (
-	// AllocationSequential starts at the first address of the pool.
+	// AllocationSequential takes the lowest free address of the pool.
 	AllocationSequential Allocation = "Sequential"
-	// AllocationStable starts at a hash of the Service's namespace and name.
+	// AllocationStable takes an address that follows from the Service's namespace and name.
 	AllocationStable Allocation = "Stable"
 )
 
@@ -245,7 +245,8 @@ type AddressPoolStatus struct {
 	IPv6 *PartitionStatus `json:"ipv6,omitempty"`
 
 	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), has lost
-	// addresses that are in use (Stranded), or has fields without effect in this version (NotImplemented).
+	// addresses that are in use (Stranded), contains some that are never given (Reserved), or has fields without effect
+	// in this version (NotImplemented).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -255,7 +256,7 @@ type AddressPoolStatus struct {
 // PartitionStatus counts the addresses of one family. Counts that do not fit (an IPv6 /64 has 2^64 addresses) stay at
 // the largest number that does, 2^63-1.
 type PartitionStatus struct {
-	// capacity is the number of addresses that may be given: ranges without exclude and avoidBuggyIPs.
+	// capacity is the number of addresses that may be given: ranges without exclude, avoidBuggyIPs and what is reserved.
 	// +required
 	Capacity int64 `json:"capacity"`
 

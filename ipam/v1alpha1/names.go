@@ -110,8 +110,13 @@ const (
 	// names them. They stay until the Service goes or asks to be moved by [AnnotationReallocate].
 	ConditionStranded = "Stranded"
 
+	// ConditionReserved is True while the pool contains addresses that are never given: those of Nodes, routers, BGP peers and the API
+	// server, network, broadcast and anycast addresses, and special ranges such as loopback. The message counts them, and names the first
+	// ten and their owners. It names first what Services hold nevertheless, since they had it before it was reserved.
+	ConditionReserved = "Reserved"
+
 	// ConditionNotImplemented is True where the spec has fields that this version accepts and that have no effect in it, such as
-	// limits. The message names them. The condition is absent where there are none.
+	// reuseAfter. The message names them. The condition is absent where there are none.
 	ConditionNotImplemented = "NotImplemented"
 )
 
@@ -132,6 +137,12 @@ const (
 	ReasonStranded = "AddressesOutsidePool"
 	// ReasonNoneStranded is the reason of Stranded=False.
 	ReasonNoneStranded = "NoneStranded"
+	// ReasonReserved is the reason of Reserved=True where no Service holds such an address.
+	ReasonReserved = "AddressesReserved"
+	// ReasonReservedInUse is the reason of Reserved=True where Services hold such addresses. The message names them.
+	ReasonReservedInUse = "ReservedAddressesInUse"
+	// ReasonNoneReserved is the reason of Reserved=False.
+	ReasonNoneReserved = "NoneReserved"
 	// ReasonNotImplemented is the reason of NotImplemented=True.
 	ReasonNotImplemented = "NotImplemented"
 )
@@ -146,6 +157,10 @@ const (
 
 	// EventMissingAddress says which family of a PreferDualStack Service has no address, and why.
 	EventMissingAddress = "MissingAddress"
+
+	// EventReservedAddress says, of a Service and of the Node, that an address of the Service has become one that must not be given, such as
+	// the address of a Node. Nothing is taken away.
+	EventReservedAddress = "ReservedAddress"
 
 	// EventClaimFailed says that the IPAddress of an address that the Service publishes could not be created, and why. It is
 	// tried again.

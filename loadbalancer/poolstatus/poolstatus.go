@@ -37,20 +37,34 @@ var (
 		Name: "tandem_pool_available_addresses", Help: "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
+	reserved = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_reserved_addresses", Help: "Addresses of an AddressPool that are never given, such as those of Nodes, by family.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
+	reservedInUse = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_reserved_in_use_addresses", Help: "Reserved addresses of an AddressPool that Services hold, by family; alert above 0.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool", "family"})
 )
 
-func init() { legacyregistry.MustRegister(capacity, allocated, available) }
+func init() { legacyregistry.MustRegister(capacity, allocated, available, reserved, reservedInUse) }
 
 // SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
 func SetGauges(usage map[string]ipam.PoolUsage) {
-	for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available} {
+	for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available, reserved, reservedInUse} {
 		gauge.Reset()
 	}
 	for name, u := range usage {
+		inUse := map[family.Family]int{}
+		for _, address := range u.Reserved.Held {
+			inUse[family.Of(address)]++
+		}
 		for af, f := range u.Families {
 			capacity.WithLabelValues(name, string(af)).Set(float64(f.Capacity))
 			allocated.WithLabelValues(name, string(af)).Set(float64(f.Allocated))
 			available.WithLabelValues(name, string(af)).Set(float64(f.Available))
+			reserved.WithLabelValues(name, string(af)).Set(float64(u.Reserved.Addresses[af]))
+			reservedInUse.WithLabelValues(name, string(af)).Set(float64(inUse[af]))
 		}
 	}
 }
@@ -78,6 +92,8 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	var full, void []string
 	for _, af := range family.All {
 		switch f, ok := u.Families[af]; {
+		case ok && f.Capacity == 0 && u.Reserved.Addresses[af] > 0:
+			full = append(full, string(af)) // A reservation may end.
 		case ok && f.Capacity == 0:
 			void = append(void, "spec."+strings.ToLower(string(af)))
 		case ok && f.Available == 0:
@@ -109,6 +125,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	} else {
 		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
 	}
+	setReserved(u.Reserved, set)
 	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
 		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
 	} else {
@@ -116,14 +133,32 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	}
 }
 
+// setReserved sets the condition Reserved.
+func setReserved(r ipam.ReservedUsage, set func(conditionType string, is bool, reason, message string)) {
+	var counts, first []string
+	for _, af := range family.All {
+		if n := r.Addresses[af]; n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, af))
+		}
+	}
+	for _, reservation := range r.First {
+		first = append(first, reservation.String())
+	}
+	message := strings.Join(counts, " and ") + " addresses are never given, the first of them: " + strings.Join(first, ", ")
+	switch {
+	case len(r.Held) > 0:
+		set(v1alpha1.ConditionReserved, true, v1alpha1.ReasonReservedInUse, fmt.Sprintf(
+			"%s reserved and in use; they go with their Services, or at once where a Service has the annotation %s: \"true\"; %s",
+			listed(r.Held), v1alpha1.AnnotationReallocate, message))
+	case len(counts) > 0:
+		set(v1alpha1.ConditionReserved, true, v1alpha1.ReasonReserved, message)
+	default:
+		set(v1alpha1.ConditionReserved, false, v1alpha1.ReasonNoneReserved, "")
+	}
+}
+
 // withoutEffect names the fields of the spec that this version accepts and that have no effect in it.
 func withoutEffect(spec *v1alpha1.AddressPoolSpec) (fields []string) {
-	if spec.Limits != nil {
-		fields = append(fields, "spec.limits")
-	}
-	if spec.FixedAddresses == v1alpha1.FixedAddressesDenied {
-		fields = append(fields, "spec.fixedAddresses: Denied")
-	}
 	if spec.ReuseAfter != nil && spec.ReuseAfter.Duration > 0 {
 		fields = append(fields, "spec.reuseAfter")
 	}

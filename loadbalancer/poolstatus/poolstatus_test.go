@@ -28,6 +28,9 @@ const dualPool = "192.0.2.1-192.0.2.9 2001:db8::1-2001:db8::9"
 func TestSet(t *testing.T) {
 	both := fixture.Pool("lan", dualPool)
 	many := fixture.Addrs("192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4 192.0.2.5 192.0.2.6 2001:db8::1")
+	node := []ipam.Reservation{{
+		Range: ipam.Range{First: fixture.Addr("192.0.2.5"), Last: fixture.Addr("192.0.2.5")}, Owner: "address of Node node7",
+	}}
 	tests := []struct {
 		name    string
 		pool    *v1alpha1.AddressPool
@@ -112,21 +115,20 @@ func TestSet(t *testing.T) {
 		{
 			name: "fields that have no effect in this version are named",
 			pool: fixture.Pool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.Limits = &v1alpha1.PoolLimits{PerNamespace: v1alpha1.FamilyLimits{IPv4: new(int32(2))}}
-				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesDenied
 				ap.Spec.ReuseAfter = &metav1.Duration{Duration: 10 * time.Minute}
 			}),
 			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
 			want: map[string]string{
 				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "NotImplemented": "True NotImplemented",
 			},
-			message: map[string]string{"NotImplemented": "without effect in this version: spec.limits, spec.fixedAddresses: Denied, spec.reuseAfter"},
+			message: map[string]string{"NotImplemented": "without effect in this version: spec.reuseAfter"},
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
 		{
-			name: "fields with the values that they have by default are not, and the condition goes",
+			name: "fields that have an effect are not, and the condition goes",
 			pool: fixture.Pool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesAllowed
+				ap.Spec.Limits = &v1alpha1.PoolLimits{PerNamespace: v1alpha1.FamilyLimits{IPv4: new(int32(2))}}
+				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesDenied
 				ap.Spec.ReuseAfter = &metav1.Duration{}
 				ap.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue}}
 			}),
@@ -134,8 +136,53 @@ func TestSet(t *testing.T) {
 			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
+		{
+			name: "reserved addresses are counted, and the first are named",
+			pool: both,
+			usage: ipam.PoolUsage{
+				Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}},
+				Reserved: ipam.ReservedUsage{Addresses: map[family.Family]int64{family.IPv4: 2, family.IPv6: 7}, First: node},
+			},
+			want: map[string]string{
+				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "Reserved": "True AddressesReserved",
+			},
+			message: map[string]string{"Reserved": "2 IPv4 and 7 IPv6 addresses are never given, the first of them: 192.0.2.5 (address of Node node7)"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name: "reserved addresses that Services hold are named first",
+			pool: both,
+			usage: ipam.PoolUsage{
+				Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}},
+				Reserved: ipam.ReservedUsage{
+					Addresses: map[family.Family]int64{family.IPv4: 1}, First: node, Held: fixture.Addrs("192.0.2.5"),
+				},
+			},
+			want: map[string]string{
+				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded",
+				"Reserved": "True ReservedAddressesInUse",
+			},
+			message: map[string]string{"Reserved": "192.0.2.5 reserved and in use; they go with their Services"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+		},
+		{
+			name: "a pool of reserved addresses alone is exhausted",
+			pool: fixture.Pool("lan", "192.0.2.5"),
+			usage: ipam.PoolUsage{
+				Families: map[family.Family]ipam.Usage{family.IPv4: {}},
+				Reserved: ipam.ReservedUsage{Addresses: map[family.Family]int64{family.IPv4: 1}, First: node},
+			},
+			want: map[string]string{
+				"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "Reserved": "True AddressesReserved",
+			},
+			message: map[string]string{"Ready": "no free IPv4 address", "Reserved": "1 IPv4 addresses are never given"},
+			wantV4:  &v1alpha1.PartitionStatus{},
+		},
 	}
 	for _, tt := range tests {
+		if tt.want["Reserved"] == "" {
+			tt.want["Reserved"] = "False NoneReserved"
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			ap := tt.pool.DeepCopy()
 			ap.Generation = 7
@@ -185,14 +232,17 @@ func TestListed(t *testing.T) {
 
 func TestGauges(t *testing.T) {
 	usage := func(available int64) map[string]ipam.PoolUsage {
-		return map[string]ipam.PoolUsage{"gauges": {Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: 8, Allocated: 8 - available, Available: available}}}}
+		return map[string]ipam.PoolUsage{"gauges": {
+			Families: map[family.Family]ipam.Usage{family.IPv6: {Capacity: 8, Allocated: 8 - available, Available: available}},
+			Reserved: ipam.ReservedUsage{Addresses: map[family.Family]int64{family.IPv6: 4}, Held: fixture.Addrs("2001:db8::1 192.0.2.1")},
+		}}
 	}
 	SetGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"]})
 	SetGauges(usage(5))
 	for name, tt := range map[string]struct {
 		gauge *metrics.GaugeVec
 		want  float64
-	}{"capacity": {capacity, 8}, "allocated": {allocated, 3}, "available": {available, 5}} {
+	}{"capacity": {capacity, 8}, "allocated": {allocated, 3}, "available": {available, 5}, "reserved": {reserved, 4}, "in use": {reservedInUse, 1}} {
 		if got, err := testutil.GetGaugeMetricValue(tt.gauge.WithLabelValues("gauges", "IPv6")); err != nil || got != tt.want {
 			t.Errorf("%s: %v, %v, want %v", name, got, err, tt.want)
 		}

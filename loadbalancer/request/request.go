@@ -67,6 +67,8 @@ func ParsePool(ap *v1alpha1.AddressPool) Pool {
 			Name:          ap.Name,
 			AvoidBuggyIPs: ap.Spec.AvoidBuggyIPs,
 			Stable:        ap.Spec.Allocation == v1alpha1.AllocationStable,
+			PerNamespace:  perNamespace(ap.Spec.Limits),
+			FixedDenied:   ap.Spec.FixedAddresses == v1alpha1.FixedAddressesDenied,
 		},
 		auto:     ap.Spec.AutoAssign == nil || *ap.Spec.AutoAssign,
 		priority: math.MaxInt32,
@@ -111,6 +113,19 @@ func ParsePool(ap *v1alpha1.AddressPool) Pool {
 		p.Invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
 	}
 	return p
+}
+
+func perNamespace(limits *v1alpha1.PoolLimits) map[family.Family]int {
+	if limits == nil {
+		return nil
+	}
+	most := map[family.Family]int{}
+	for af, n := range map[family.Family]*int32{family.IPv4: limits.PerNamespace.IPv4, family.IPv6: limits.PerNamespace.IPv6} {
+		if n != nil {
+			most[af] = int(*n)
+		}
+	}
+	return most
 }
 
 func stringsOf[S ~string](in []S) []string {

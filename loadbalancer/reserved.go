@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// NetworkChanged has the server read the network of the Nodes again, as when a Node joins.
+func (s *Server) NetworkChanged() {
+	s.events.AddAfter(item{kind: networkChanged}, networkPeriod)
+}
+
+// setReserved gives the allocator what is reserved on the network as it is now. Addresses that are not reserved any more may help waiting
+// Services.
+func (s *Server) setReserved(ctx context.Context) error {
+	if s.network == nil {
+		return nil
+	}
+	network, err := s.network(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the network of the Nodes: %w", err)
+	}
+	if s.ledger.allocator.SetReserved(ipam.ReservedOf(network)) {
+		s.events.Add(item{kind: wakeWaiting})
+	}
+	s.reportReserved()
+	s.usageChanged()
+	return nil
+}
+
+// reportReserved tells the user, by events on the Service and on the Node, of each address that a Service holds and that has become reserved.
+// For example, web has 192.0.2.5, and node7 joins with that address: nothing is taken away, and both get an event.
+func (s *Server) reportReserved() {
+	held := map[netip.Addr]bool{}
+	for _, u := range s.ledger.allocator.Usage() {
+		for _, address := range u.Reserved.Held {
+			held[address] = true
+			if s.reservedHeld[address] {
+				continue
+			}
+			for _, r := range s.ledger.allocator.ReservedAt(address) {
+				for _, service := range s.ledger.allocator.Lookup(address).Services {
+					s.warnReserved(service, address, r)
+				}
+			}
+		}
+	}
+	s.reservedHeld = held
+}
+
+func (s *Server) warnReserved(service ipam.Service, address netip.Addr, r ipam.Reservation) {
+	if svc := s.ledger.service(service); svc != nil {
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventReservedAddress,
+			"%s is the %s; the Service keeps it until it gives it up, or at once gets another one with the annotation %s: \"true\"",
+			address, r.Owner, v1alpha1.AnnotationReallocate)
+	}
+	if r.Node != "" {
+		// Events on a Node are shown under its name as UID, as the kubelet writes them.
+		node := &corev1.ObjectReference{Kind: "Node", Name: r.Node, UID: types.UID(r.Node)}
+		s.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventReservedAddress, "%s, the %s, is an address of Service %s", address, r.Owner, service)
+	}
+}
