@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -105,8 +106,8 @@ func (p *apiProbe) Ask(ctx context.Context, state isolation) answer {
 		a.behind = true
 		return a
 	}
-	holders := recordedHolders(live.Items)
-	for service, node := range recordedHolders(cached.Items) {
+	holders := observation.Holders(live.Items)
+	for service, node := range observation.Holders(cached.Items) {
 		a.behind = a.behind || node == p.node && holders[service] != node
 	}
 	return a

@@ -25,6 +25,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
@@ -209,25 +210,25 @@ func (s *Speaker) loop(ctx context.Context) {
 
 // decide takes a snapshot and hands what follows from it to the announcers.
 func (s *Speaker) decide(ctx context.Context) error {
-	var o objects
-	if err := o.read(ctx, s.cache); err != nil {
+	o, err := readObjects(ctx, s.cache)
+	if err != nil {
 		return err
 	}
-	links, claimed := s.links.Snapshot(), claimedAddresses(o.claims.Items)
+	links, claimed := s.links.Snapshot(), observation.Claimed(o.Claims.Items)
 	s.layer2.SetInterfaces(usableInterfaces(links))
-	speakers := o.speakerAddresses(family.Of(s.cfg.HostIP))
+	speakers := o.SpeakerAddresses(family.Of(s.cfg.HostIP))
 	alive := s.members.Alive()
 	s.members.SetPeers(speakers)
 	presence := s.roster.Update(time.Now(), alive, speakers)
 	s.ready.Store(presence.complete)
 	s.isolation.alone = alive.Alone
 
-	snapshot := o.snapshot(s.cfg.Node, interfaceStates(links, claimed))
+	snapshot := o.Snapshot(s.cfg.Node, interfaceStates(links, claimed))
 	snapshot.Alive = presence.alive
 	snapshot.StartupHold = presence.startupHold
 	snapshot.Isolated = s.isolation.isolated
 	snapshot.Paths = s.links.Paths(decision.PeerAddresses(snapshot.Config, snapshot.Nodes[s.cfg.Node].Labels), claimed)
-	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.password(s.cfg.Namespace, key) }
+	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.Password(s.cfg.Namespace, key) }
 
 	desired := decision.Decide(snapshot)
 	s.layer2.Set(announcements(desired))
@@ -236,7 +237,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 		s.layer2.Refresh("another speaker came back")
 	}
 	if !snapshot.Isolated { // An isolated speaker has no API to write records to.
-		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.announcements.Items, services: o.loadBalancers(), alive: alive})
+		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.Announcements.Items, services: o.LoadBalancers(), alive: alive})
 	}
 	s.sessions.Set(desired)
 	return nil

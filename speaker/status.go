@@ -20,6 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -84,7 +85,7 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 	claimed := func(netip.Addr) bool { return false }
 	var claims networkingv1.IPAddressList
 	if err := w.client.List(ctx, &claims, client.UnsafeDisableDeepCopy); err == nil {
-		claimed = claimedAddresses(claims.Items)
+		claimed = observation.Claimed(claims.Items)
 	}
 	links := w.links()
 	state := v1alpha1.SpeakerState{Conditions: old.Conditions}

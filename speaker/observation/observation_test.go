@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package speaker
+package observation
 
 import (
 	"fmt"
@@ -216,13 +216,13 @@ func TestObservedServices(t *testing.T) {
 	ours := []networkingv1.IPAddress{claim(v4, ipamv1alpha1.ManagedBy, "lan"), claim(v6, ipamv1alpha1.ManagedBy, "six")}
 	for _, tt := range []struct {
 		name    string
-		objects objects
+		objects Objects
 		want    []decision.Service
 	}{
 		{
 			name: "addresses come in the order of the status, each with the pool of its claim",
-			objects: objects{
-				services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, claims: networkingv1.IPAddressList{Items: ours},
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", v6, v4)}}, Claims: networkingv1.IPAddressList{Items: ours},
 			},
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v6), Pool: "six"}, {IP: netip.MustParseAddr(v4), Pool: "lan"},
@@ -230,8 +230,8 @@ func TestObservedServices(t *testing.T) {
 		},
 		{
 			name: "an address that is published and not claimed is none to announce",
-			objects: objects{
-				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, claims: networkingv1.IPAddressList{Items: ours},
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", v4, other6)}}, Claims: networkingv1.IPAddressList{Items: ours},
 			},
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v4), Pool: "lan"},
@@ -239,15 +239,15 @@ func TestObservedServices(t *testing.T) {
 		},
 		{
 			name: "an address that is claimed and not published is not announced yet",
-			objects: objects{
-				services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, claims: networkingv1.IPAddressList{Items: ours},
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, Claims: networkingv1.IPAddressList{Items: ours},
 			},
 		},
 		{
 			name: "an IPAddress of another controller is no claim of ours, whatever its other labels",
-			objects: objects{
-				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
-				claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}},
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", v4)}},
+				Claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claim(v4, "ipallocator.k8s.io", "lan")}},
 			},
 			want: []decision.Service{{
 				Name: types.NamespacedName{Namespace: "default", Name: "web"}, Unclaimed: []netip.Addr{netip.MustParseAddr(v4)},
@@ -255,33 +255,33 @@ func TestObservedServices(t *testing.T) {
 		},
 		{
 			name: "a hostname is no address",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{{
+			objects: Objects{Services: corev1.ServiceList{Items: []corev1.Service{{
 				ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
 				Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example"}}}},
-			}}}, claims: networkingv1.IPAddressList{Items: ours}},
+			}}}, Claims: networkingv1.IPAddressList{Items: ours}},
 		},
 		{
 			name: "a Service of another type with addresses left in its status has none",
-			objects: objects{services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
+			objects: Objects{Services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
 				svc := published("web", v4)
 				svc.Spec.Type = corev1.ServiceTypeNodePort
 				return svc
-			}()}}, claims: networkingv1.IPAddressList{Items: ours}},
+			}()}}, Claims: networkingv1.IPAddressList{Items: ours}},
 		},
 		{
 			name: "policy, labels, endpoints and holder are those of the Service, and Services are in order",
-			objects: objects{
-				services: corev1.ServiceList{Items: []corev1.Service{published("web", v4), func() corev1.Service {
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", v4), func() corev1.Service {
 					svc := published("db", v6)
 					svc.Labels = map[string]string{"tier": "back"}
 					svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 					return svc
 				}()}},
-				claims: networkingv1.IPAddressList{Items: ours},
-				slices: discoveryv1.EndpointSliceList{Items: []discoveryv1.EndpointSlice{
+				Claims: networkingv1.IPAddressList{Items: ours},
+				EndpointSlices: discoveryv1.EndpointSliceList{Items: []discoveryv1.EndpointSlice{
 					endpointSlice(discoveryv1.AddressTypeIPv6, "db", endpoint("node2", "+", "+", "-")),
 				}},
-				announcements: v1alpha1.L2AnnouncementList{Items: []v1alpha1.L2Announcement{{
+				Announcements: v1alpha1.L2AnnouncementList{Items: []v1alpha1.L2Announcement{{
 					Service: v1alpha1.ServiceReference{Namespace: "default", Name: "db"}, Status: v1alpha1.L2AnnouncementStatus{Node: "node2"},
 				}}},
 			},
@@ -317,11 +317,11 @@ func TestObservedNodes(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{Interfaces: interfaces},
 		}
 	}
-	o := objects{
-		nodes: corev1.NodeList{Items: []corev1.Node{
+	o := Objects{
+		Nodes: corev1.NodeList{Items: []corev1.Node{
 			node("node1", corev1.ConditionTrue), node("node2", corev1.ConditionUnknown), node("node3", corev1.ConditionTrue),
 		}},
-		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+		Speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
 			status("node1", v1alpha1.InterfaceState{Name: "stale", Usable: true}),
 			status("node2",
 				v1alpha1.InterfaceState{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.12/24", "garbage", "2001:db8:51::12/64"}},
@@ -352,14 +352,14 @@ func TestSpeakerAddresses(t *testing.T) {
 		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Addresses: addresses}}
 	}
 	internal := func(a string) corev1.NodeAddress { return corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a} }
-	o := objects{
-		nodes: corev1.NodeList{Items: []corev1.Node{
+	o := Objects{
+		Nodes: corev1.NodeList{Items: []corev1.Node{
 			node("both", corev1.NodeAddress{Type: corev1.NodeHostName, Address: "both"},
 				corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}, internal("198.51.100.11"), internal("2001:db8:51::11")),
 			node("six", internal("2001:db8:51::12")),
 			node("no-speaker", internal("198.51.100.13")),
 		}},
-		speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+		Speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
 			{ObjectMeta: metav1.ObjectMeta{Name: "both"}},
 			{ObjectMeta: metav1.ObjectMeta{Name: "six"}},
 			{ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
@@ -375,7 +375,7 @@ func TestSpeakerAddresses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := map[string]string{}
-			for node, address := range o.speakerAddresses(tt.of) {
+			for node, address := range o.SpeakerAddresses(tt.of) {
 				got[node] = address.String()
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -388,11 +388,11 @@ func TestSpeakerAddresses(t *testing.T) {
 // BenchmarkSnapshot is the reading of ten thousand dual-stack Services that comes before a decision.
 func BenchmarkSnapshot(b *testing.B) {
 	const services, nodes = 10_000, 100
-	var o objects
+	var o Objects
 	for i := range nodes {
 		name := fmt.Sprintf("node%03d", i)
-		o.nodes.Items = append(o.nodes.Items, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
-		o.speakers.Items = append(o.speakers.Items, v1alpha1.SpeakerStatus{
+		o.Nodes.Items = append(o.Nodes.Items, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		o.Speakers.Items = append(o.Speakers.Items, v1alpha1.SpeakerStatus{
 			ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
 				Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8", "2001:db8::1/64"}}},
 			},
@@ -401,20 +401,20 @@ func BenchmarkSnapshot(b *testing.B) {
 	for i := range services {
 		name, node := fmt.Sprintf("service%05d", i), fmt.Sprintf("node%03d", i%nodes)
 		addresses := []string{fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::%x", i+1)}
-		o.services.Items = append(o.services.Items, published(name, addresses...))
+		o.Services.Items = append(o.Services.Items, published(name, addresses...))
 		for _, a := range addresses {
-			o.claims.Items = append(o.claims.Items, claim(a, ipamv1alpha1.ManagedBy, "lan"))
+			o.Claims.Items = append(o.Claims.Items, claim(a, ipamv1alpha1.ManagedBy, "lan"))
 		}
-		o.slices.Items = append(o.slices.Items,
+		o.EndpointSlices.Items = append(o.EndpointSlices.Items,
 			endpointSlice(discoveryv1.AddressTypeIPv4, name, endpoint(node, "+", "+", "-")),
 			endpointSlice(discoveryv1.AddressTypeIPv6, name, endpoint(node, "+", "+", "-")))
-		o.announcements.Items = append(o.announcements.Items, v1alpha1.L2Announcement{
+		o.Announcements.Items = append(o.Announcements.Items, v1alpha1.L2Announcement{
 			Service: v1alpha1.ServiceReference{Namespace: "default", Name: name}, Status: v1alpha1.L2AnnouncementStatus{Node: node},
 		})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if s := o.snapshot("node000", nil); len(s.Services) != services {
+		if s := o.Snapshot("node000", nil); len(s.Services) != services {
 			b.Fatalf("the snapshot has %d Services, want %d", len(s.Services), services)
 		}
 	}
@@ -424,7 +424,7 @@ func TestPassword(t *testing.T) {
 	secret := func(namespace, name, key, value string) corev1.Secret {
 		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: map[string][]byte{key: []byte(value)}}
 	}
-	o := &objects{secrets: corev1.SecretList{Items: []corev1.Secret{
+	o := &Objects{Secrets: corev1.SecretList{Items: []corev1.Secret{
 		secret("elsewhere", "tor-auth", "password", "not ours"),
 		secret("tandem-system", "tor-auth", "password", "s3cret"),
 		secret("tandem-system", "empty", "other", "x"),
@@ -451,7 +451,7 @@ func TestPassword(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := o.password("tandem-system", tt.key)
+			got, err := o.Password("tandem-system", tt.key)
 			if (err == nil) != (tt.wantError == "") || err != nil && err.Error() != tt.wantError {
 				t.Fatalf("error %v, want %q", err, tt.wantError)
 			}

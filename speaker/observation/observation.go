@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package observation turns the objects of the API into a [decision.Snapshot].
+//
+// Speakers and the controller manager's leader both read the API, each by its own client, and hand what they have read to this package, so
+// that both see the same Services, endpoints, claims and nodes. For example a Service of type LoadBalancer that publishes 192.0.2.10 becomes
+// a decision.Service with that address and the pool that the label of the IPAddress names. What gossip and the kernel know is not in the
+// API, and the caller adds it.
+//
+// The package is pure: it knows API types, and no client.
+package observation
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/nodeinfo"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// Objects is what the API holds, as the cache gave it. Nothing in it may be changed.
+type Objects struct {
+	Services       corev1.ServiceList
+	EndpointSlices discoveryv1.EndpointSliceList
+	Nodes          corev1.NodeList
+	Claims         networkingv1.IPAddressList // of any manager
+	Announcements  v1alpha1.L2AnnouncementList
+	Speakers       v1alpha1.SpeakerStatusList
+	Secrets        corev1.SecretList
+	Config         config.Objects
+}
+
+// Snapshot returns a Snapshot with everything that the objects say, as the speaker of a node sees it that has these interfaces. The fields
+// that come of gossip and of the kernel are left out.
+func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision.Snapshot {
+	compiled, _ := config.Compile(o.Config)
+	return &decision.Snapshot{
+		Node:     node,
+		Config:   compiled,
+		Services: o.observedServices(),
+		Nodes:    o.observedNodes(node, own),
+	}
+}
+
+// observedServices returns the Services of type LoadBalancer that publish an address, ordered by name.
+func (o *Objects) observedServices() []decision.Service {
+	pools := map[netip.Addr]string{}
+	for i := range o.Claims.Items {
+		claim := &o.Claims.Items[i]
+		if address, err := netip.ParseAddr(claim.Name); err == nil && claim.Labels[networkingv1.LabelManagedBy] == ipamv1alpha1.ManagedBy {
+			pools[address] = claim.Labels[ipamv1alpha1.LabelAddressPool]
+		}
+	}
+	holders := Holders(o.Announcements.Items)
+	endpoints := observedEndpoints(o.EndpointSlices.Items)
+	var services []decision.Service
+	for i := range o.Services.Items {
+		svc := &o.Services.Items[i]
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		name := nameOf(svc)
+		observed := decision.Service{
+			Name:      name,
+			Labels:    svc.Labels,
+			Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+			Endpoints: endpoints[name],
+			Holder:    holders[name],
+		}
+		for _, ingress := range svc.Status.LoadBalancer.Ingress {
+			address, err := netip.ParseAddr(ingress.IP)
+			if err != nil {
+				continue
+			}
+			if pool, claimed := pools[address]; claimed {
+				observed.Addresses = append(observed.Addresses, decision.Address{IP: address, Pool: pool})
+			} else {
+				observed.Unclaimed = append(observed.Unclaimed, address)
+			}
+		}
+		if len(observed.Addresses)+len(observed.Unclaimed) > 0 {
+			services = append(services, observed)
+		}
+	}
+	slices.SortFunc(services, func(a, b decision.Service) int {
+		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
+	})
+	return services
+}
+
+// Holders returns the node that each L2Announcement names, by the Service.
+func Holders(announcements []v1alpha1.L2Announcement) map[types.NamespacedName]string {
+	holders := map[types.NamespacedName]string{}
+	for i := range announcements {
+		a := &announcements[i]
+		holders[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = a.Status.Node
+	}
+	return holders
+}
+
+// observedEndpoints finds the usable endpoints: those that are ready. If a Service has none of a family, they are those that are
+// terminating and still serve, to which kube-proxy sends the traffic then.
+func observedEndpoints(all []discoveryv1.EndpointSlice) map[types.NamespacedName]map[family.Family]decision.Endpoints {
+	type found struct{ ready, serving decision.Endpoints }
+	byService := map[types.NamespacedName]map[family.Family]*found{}
+	for i := range all {
+		slice := &all[i]
+		af := family.Family(slice.AddressType)
+		service, ok := slice.Labels[discoveryv1.LabelServiceName]
+		if !ok || af != family.IPv4 && af != family.IPv6 {
+			continue
+		}
+		name := types.NamespacedName{Namespace: slice.Namespace, Name: service}
+		if byService[name] == nil {
+			byService[name] = map[family.Family]*found{}
+		}
+		f := byService[name][af]
+		if f == nil {
+			f = &found{ready: decision.Endpoints{Nodes: map[string]bool{}}, serving: decision.Endpoints{Nodes: map[string]bool{}}}
+			byService[name][af] = f
+		}
+		for _, e := range slice.Endpoints {
+			c := e.Conditions
+			into := &f.ready
+			switch {
+			case c.Ready == nil || *c.Ready: // nil is to be taken for true
+			case c.Serving != nil && *c.Serving && c.Terminating != nil && *c.Terminating:
+				into = &f.serving
+			default:
+				continue
+			}
+			into.Any = true
+			if e.NodeName != nil {
+				into.Nodes[*e.NodeName] = true
+			}
+		}
+	}
+	endpoints := map[types.NamespacedName]map[family.Family]decision.Endpoints{}
+	for name, families := range byService {
+		endpoints[name] = map[family.Family]decision.Endpoints{}
+		for af, f := range families {
+			if f.ready.Any {
+				endpoints[name][af] = f.ready
+			} else {
+				endpoints[name][af] = f.serving
+			}
+		}
+	}
+	return endpoints
+}
+
+// observedNodes returns all Nodes with the interfaces that their speakers have published. Those of the speaker's own node are newer.
+func (o *Objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]decision.Node {
+	interfaces := map[string][]decision.Interface{}
+	for i := range o.Speakers.Items {
+		interfaces[o.Speakers.Items[i].Name] = observedInterfaces(o.Speakers.Items[i].Status.Interfaces)
+	}
+	interfaces[self] = observedInterfaces(own) // newer than its SpeakerStatus
+	nodes := map[string]decision.Node{}
+	for i := range o.Nodes.Items {
+		node := &o.Nodes.Items[i]
+		nodes[node.Name] = decision.Node{
+			Labels:     node.Labels,
+			Excluded:   isExcluded(node),
+			Ready:      hasCondition(node, corev1.NodeReady),
+			Interfaces: interfaces[node.Name],
+			RouterID:   nodeinfo.InternalIP(node, family.IPv4),
+		}
+	}
+	return nodes
+}
+
+// observedInterfaces returns the interfaces that are usable, each with its subnets.
+func observedInterfaces(states []v1alpha1.InterfaceState) []decision.Interface {
+	var interfaces []decision.Interface
+	for _, state := range states {
+		if !state.Usable {
+			continue
+		}
+		observed := decision.Interface{Name: state.Name}
+		for _, text := range state.Addresses {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				observed.Prefixes = append(observed.Prefixes, prefix.Masked())
+			}
+		}
+		interfaces = append(interfaces, observed)
+	}
+	return interfaces
+}
+
+// isExcluded reports whether a node must not announce: it bears the label node.kubernetes.io/exclude-from-external-load-balancers with a
+// value that does not mean false, it is shut down for good, or its network is not set up.
+func isExcluded(node *corev1.Node) bool {
+	if value, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+		if excludes, err := strconv.ParseBool(value); err != nil || excludes {
+			return true
+		}
+	}
+	outOfService := func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }
+	return slices.ContainsFunc(node.Spec.Taints, outOfService) || hasCondition(node, corev1.NodeNetworkUnavailable)
+}
+
+func hasCondition(node *corev1.Node, condition corev1.NodeConditionType) bool {
+	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == condition && c.Status == corev1.ConditionTrue
+	})
+}
+
+// Claimed returns whether a claim has an address. Such an address is a Service's, and never a node's own.
+func Claimed(claims []networkingv1.IPAddress) func(netip.Addr) bool {
+	claimed := map[netip.Addr]bool{}
+	for i := range claims {
+		if address, err := netip.ParseAddr(claims[i].Name); err == nil {
+			claimed[address] = true
+		}
+	}
+	return func(a netip.Addr) bool { return claimed[a] }
+}
+
+// SpeakerAddresses returns the nodes that have a speaker, and of each the InternalIP of a family. A node without one is left out.
+func (o *Objects) SpeakerAddresses(f family.Family) map[string]netip.Addr {
+	nodes := map[string]*corev1.Node{}
+	for i := range o.Nodes.Items {
+		nodes[o.Nodes.Items[i].Name] = &o.Nodes.Items[i]
+	}
+	addresses := map[string]netip.Addr{}
+	for i := range o.Speakers.Items {
+		name := o.Speakers.Items[i].Name
+		if node, ok := nodes[name]; ok {
+			if address := nodeinfo.InternalIP(node, f); address.IsValid() {
+				addresses[name] = address
+			}
+		}
+	}
+	return addresses
+}
+
+// LoadBalancers returns the Services of type LoadBalancer by name, whether they publish an address or not.
+func (o *Objects) LoadBalancers() map[types.NamespacedName]*corev1.Service {
+	services := map[types.NamespacedName]*corev1.Service{}
+	for i := range o.Services.Items {
+		if svc := &o.Services.Items[i]; svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			services[nameOf(svc)] = svc
+		}
+	}
+	return services
+}
+
+// Password returns the password in a key of a Secret in the namespace. The errors name both.
+func (o *Objects) Password(namespace string, key config.SecretKey) (bgp.Password, error) {
+	for i := range o.Secrets.Items {
+		secret := &o.Secrets.Items[i]
+		if nameOf(secret) != (types.NamespacedName{Namespace: namespace, Name: key.Secret}) {
+			continue
+		}
+		if password, ok := secret.Data[key.Key]; ok && len(password) == 0 {
+			return "", fmt.Errorf("key %q of Secret %s/%s is empty", key.Key, namespace, key.Secret)
+		} else if ok {
+			return bgp.Password(password), nil
+		}
+		return "", fmt.Errorf("there is no key %q in Secret %s/%s", key.Key, namespace, key.Secret)
+	}
+	return "", fmt.Errorf("there is no Secret %s/%s", namespace, key.Secret)
+}
+
+func nameOf(obj metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+}
