@@ -4,6 +4,7 @@ package decision
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -131,28 +132,68 @@ func (e *Explainer) Explain(service types.NamespacedName) []Explanation {
 	}
 	svc := g.services[slices.IndexFunc(g.services, func(svc *Service) bool { return svc.Name == service })]
 	var all []Explanation
-	each := func(ip netip.Addr, layer2 func(node string) Explanation, toPeer func(node string, peer *config.Peer) Explanation) {
+	for _, address := range svc.Addresses {
+		all = slices.AppendSeq(all, e.ExplainAddress(service, address))
+	}
+	for _, ip := range svc.Unclaimed {
+		noClaim := func(string) Explanation { return Explanation{Reason: NoClaim} }
+		all = slices.AppendSeq(all, e.each(ip, noClaim, func(node string, _ *config.Peer) Explanation { return noClaim(node) }))
+	}
+	return all
+}
+
+// ExplainAddress yields the explanations of one address of a Service, which a claim backs, in the order of Explain. A caller that looks for
+// one node that announces the address need not wait for the explanations of all others.
+func (e *Explainer) ExplainAddress(service types.NamespacedName, address Address) iter.Seq[Explanation] {
+	g := e.groups[service]
+	return e.each(address.IP, func(node string) Explanation { return e.layer2(g, address, node) },
+		func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
+}
+
+// each yields an explanation for each node on layer 2, and for each node and peer.
+func (e *Explainer) each(
+	ip netip.Addr, layer2 func(node string) Explanation, toPeer func(node string, peer *config.Peer) Explanation,
+) iter.Seq[Explanation] {
+	return func(yield func(Explanation) bool) {
 		for _, node := range e.nodes {
 			x := layer2(node)
 			x.Address, x.Node = ip, node
-			all = append(all, x)
+			if !yield(x) {
+				return
+			}
 			for i := range e.Config.Peers {
 				peer := &e.Config.Peers[i]
 				x := toPeer(node, peer)
 				x.Address, x.Node, x.Peer = ip, node, peer.Name
-				all = append(all, x)
+				if !yield(x) {
+					return
+				}
 			}
 		}
 	}
-	for _, address := range svc.Addresses {
-		each(address.IP, func(node string) Explanation { return e.layer2(g, address, node) },
-			func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
+}
+
+// Declared counts the prefixes of a family that a node declares to a peer, those of all Services together.
+func (e *Explainer) Declared(session NodePeer, f family.Family) int {
+	i := slices.IndexFunc(e.Config.Peers, func(p config.Peer) bool { return p.Name == session.Peer })
+	if _, known := e.Nodes[session.Node]; i < 0 || !known {
+		return 0
 	}
-	for _, ip := range svc.Unclaimed {
-		each(ip, func(string) Explanation { return Explanation{Reason: NoClaim} },
-			func(string, *config.Peer) Explanation { return Explanation{Reason: NoClaim} })
+	prefixes := map[netip.Prefix]bool{}
+	for j := range e.Services {
+		svc := &e.Services[j]
+		for _, address := range svc.Addresses {
+			if family.Of(address.IP) != f {
+				continue
+			}
+			if x := e.toPeer(e.groups[svc.Name], address, session.Node, &e.Config.Peers[i]); x.Declared() {
+				for _, p := range x.Prefixes {
+					prefixes[p] = true
+				}
+			}
+		}
 	}
-	return all
+	return len(prefixes)
 }
 
 // layer2 explains an address of a group on layer 2.
