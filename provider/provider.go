@@ -22,9 +22,11 @@ import (
 	"context"
 	"fmt"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -37,6 +39,8 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/observation"
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
@@ -56,7 +60,7 @@ type Config struct {
 
 // Cloud implements cloudprovider.Interface.
 type Cloud struct {
-	server    *loadbalancer.Server
+	balancer  cloudprovider.LoadBalancer
 	instances *instances
 	services  *serviceInformer
 	claims    informers.SharedInformerFactory
@@ -69,7 +73,13 @@ var _ cloudprovider.Interface = &Cloud{}
 // New builds a Cloud whose informers have not started. It fails where the API does not serve AddressPool.
 func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	scheme := config.Scheme()
-	pools, err := ctrlcache.New(cfg.REST, ctrlcache.Options{Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields()})
+	pools, err := ctrlcache.New(cfg.REST, ctrlcache.Options{
+		Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields(),
+		ByObject: map[client.Object]ctrlcache.ByObject{&coordinationv1.Lease{}: {
+			Namespaces: map[string]ctrlcache.Config{cfg.Namespace: {}},
+			Label:      labels.SelectorFromSet(labels.Set{observation.LabelReport: "true"}),
+		}},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("building the cache of AddressPools: %w", err)
 	}
@@ -88,6 +98,10 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := services.ServiceInformer.Informer().SetTransform(classView{onlyOurs: cfg.ClassOnly}.transform); err != nil {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}
+	endpoints := cfg.Informers.Discovery().V1().EndpointSlices()
+	if err := endpoints.Informer().SetTransform(stripEndpointSlice); err != nil {
+		return nil, fmt.Errorf("transforming EndpointSlices: %w", err)
+	}
 	if err := warnOfAnnotations(cfg.Informers, cfg.Recorder); err != nil {
 		return nil, err
 	}
@@ -104,8 +118,14 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err != nil {
 		return nil, err
 	}
+	conditions := &serviceConditions{
+		client: cfg.Client, services: services.ServiceInformer, slices: endpoints, nodes: cfg.Informers.Core().V1().Nodes(),
+		claims: claims.Networking().V1().IPAddresses(), cache: pools, objects: pools, recorder: cfg.Recorder,
+		changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
+	}
+	conditions.failures = newFailures(conditions.changed)
 	return &Cloud{
-		server:    server,
+		balancer:  notingLoadBalancer{server, conditions.failures},
 		instances: &instances{speakers: poolClient},
 		services:  services,
 		claims:    claims,
@@ -113,6 +133,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 			"the cache of Tandem's kinds":        pools.Start,
 			"addresses":                          server.Run,
 			"the conditions of what users write": (&conditionWriter{client: poolClient, cache: pools}).run,
+			"the conditions of Services":         conditions.run,
 			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.Namespace}).run,
 		},
 		recorder: cfg.Recorder,
@@ -139,7 +160,7 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 }
 
 // LoadBalancer returns the server of addresses.
-func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.server, true }
+func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.balancer, true }
 
 // InstancesV2 returns the metadata of nodes.
 func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return c.instances, true }

@@ -64,6 +64,7 @@ type Speaker struct {
 	sessions  *sessions
 	records   *recorder
 	conflicts *conflictReporter
+	liveness  *reporter
 	probe     *apiProbe
 
 	changed signal.Signal // the API's objects have changed
@@ -93,8 +94,11 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 		client:    writer,
 		records:   newRecorder(writer, cfg.Node, cfg.Recorder),
 		conflicts: newConflictReporter(cfg.Node, objects, cfg.Recorder),
-		changed:   signal.New(),
-		status:    signal.New(),
+		liveness: &reporter{
+			client: writer, namespace: cfg.Namespace, node: cfg.Node, latest: signal.NewLatest[livenessReport](),
+		},
+		changed: signal.New(),
+		status:  signal.New(),
 	}
 	s.layer2 = layer2.New(layer2.Config{Registerer: cfg.Registerer, OnConflict: s.conflicts.Note, OnChange: s.status.Raise})
 	var err error
@@ -156,6 +160,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	start("records", s.records.run)
 	start("conflicts", s.conflicts.run)
+	start("liveness", s.liveness.run)
 	start("BGP and BFD", s.sessions.run)
 	start("states of BGP and BFD", s.sessions.watch)
 	start("status", func(ctx context.Context) error { return publisher.run(ctx, s.status) })
@@ -222,6 +227,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	presence := s.roster.Update(time.Now(), alive, speakers)
 	s.ready.Store(presence.complete)
 	s.isolation.alone = alive.Alone
+	s.liveness.latest.Put(reportOn(s.cfg.Node, alive, presence.alive, speakers, o))
 
 	snapshot := o.Snapshot(s.cfg.Node, interfaceStates(links, claimed))
 	snapshot.Alive = presence.alive

@@ -147,6 +147,56 @@ const (
 	ReasonNotImplemented = "NotImplemented"
 )
 
+// Types of the conditions that the controller manager writes into the status of a Service that Tandem serves.
+const (
+	// ServiceConditionAllocated is True while the Service publishes an address of each family that it requires. The message has the
+	// addresses and their pools, or says why there is none.
+	ServiceConditionAllocated = "tandem-lb.io/Allocated"
+
+	// ServiceConditionAnnounced is True while each address that the Service publishes is announced: on layer 2 by the record of a speaker
+	// that is alive, or by an established BGP session that has been sent its prefix.
+	ServiceConditionAnnounced = "tandem-lb.io/Announced"
+)
+
+// Reasons of the conditions of a Service.
+const (
+	// ServiceReasonAllocated is the reason of Allocated=True.
+	ServiceReasonAllocated = "Allocated"
+	// ServiceReasonNotAllocated is the reason of both conditions where the Service lacks an address. The message says why.
+	ServiceReasonNotAllocated = "NotAllocated"
+	// ServiceReasonAnnounced is the reason of Announced=True.
+	ServiceReasonAnnounced = "Announced"
+	// ServiceReasonNoClaim is the reason where no IPAddress of Tandem stands for an address that the Service publishes.
+	ServiceReasonNoClaim = "NoClaim"
+	// ServiceReasonNoAdvertisement is the reason where no advertisement selects the pool of the address, or none the Service.
+	ServiceReasonNoAdvertisement = "NoAdvertisement"
+	// ServiceReasonNoNode is the reason where nodeSelectors select no node that may announce.
+	ServiceReasonNoNode = "NoNode"
+	// ServiceReasonNoPeer is the reason where a BGPAdvertisement selects the address, and tells it to no BGPPeer of a node.
+	ServiceReasonNoPeer = "NoPeer"
+	// ServiceReasonNoReadyEndpoint is the reason where the Service has no ready endpoint of the address's family.
+	ServiceReasonNoReadyEndpoint = "NoReadyEndpoint"
+	// ServiceReasonNoLocalEndpoint is the reason where externalTrafficPolicy is Local and no node that could announce the address has a
+	// ready endpoint.
+	ServiceReasonNoLocalEndpoint = "NoLocalEndpoint"
+	// ServiceReasonNoInterface is the reason where no node has an interface in the address's subnet, or none of the right name.
+	ServiceReasonNoInterface = "NoInterface"
+	// ServiceReasonNoLiveSpeaker is the reason where no speaker is alive on a node that could announce the address.
+	ServiceReasonNoLiveSpeaker = "NoLiveSpeaker"
+	// ServiceReasonOtherHolder is the reason where the node that answers for the other addresses of the Service cannot answer for this one.
+	ServiceReasonOtherHolder = "OtherHolder"
+	// ServiceReasonNoSession is the reason where no node can have a BGP session with the peer. The message says why.
+	ServiceReasonNoSession = "NoSession"
+	// ServiceReasonFamilyNotCarried is the reason where spec.families of the BGPPeer leaves the address's family out.
+	ServiceReasonFamilyNotCarried = "FamilyNotCarried"
+	// ServiceReasonSessionDown is the reason where the BGP sessions that would carry the address are not established.
+	ServiceReasonSessionDown = "SessionDown"
+	// ServiceReasonWithheld is the reason where sessions are established, and carry no prefix of the family.
+	ServiceReasonWithheld = "Withheld"
+	// ServiceReasonPending is the reason where a speaker is about to announce the address.
+	ServiceReasonPending = "Pending"
+)
+
 // Reasons of the events that Tandem writes on a Service, beside those of the upstream service controller.
 const (
 	// EventAllocatedAddresses says which addresses the Service was given, and from which AddressPools.
@@ -168,6 +218,9 @@ const (
 
 	// EventAnnouncingLayer2 says which node answers for the addresses of the Service, and on which interfaces.
 	EventAnnouncingLayer2 = "AnnouncingLayer2"
+
+	// EventNotAnnounced says why an address of the Service has not been announced for ten seconds.
+	EventNotAnnounced = "NotAnnounced"
 
 	// EventAddressConflict says that another machine answers for an address of the Service, and with which MAC address.
 	EventAddressConflict = "AddressConflict"

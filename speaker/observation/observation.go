@@ -3,9 +3,9 @@
 // Package observation turns the objects of the API into a [decision.Snapshot].
 //
 // Speakers and the controller manager's leader both read the API, each by its own client, and hand what they have read to this package, so
-// that both see the same Services, endpoints, claims and nodes. For example a Service of type LoadBalancer that publishes 192.0.2.10 becomes
-// a decision.Service with that address and the pool that the label of the IPAddress names. What gossip and the kernel know is not in the
-// API, and the caller adds it.
+// that both see the same Services, endpoints, claims and nodes. For example a Service of type LoadBalancer that publishes 192.0.2.10
+// becomes a decision.Service with that address and the pool that the label of the IPAddress names. What gossip and the kernel know is not
+// in the API, and the caller adds it.
 //
 // The package is pure: it knows API types, and no client.
 package observation
@@ -275,6 +275,44 @@ func (o *Objects) Password(namespace string, key config.SecretKey) (bgp.Password
 		return "", fmt.Errorf("there is no key %q in Secret %s/%s", key.Key, namespace, key.Secret)
 	}
 	return "", fmt.Errorf("there is no Secret %s/%s", namespace, key.Secret)
+}
+
+// Record is what an L2Announcement says of a Service: the node that answers, "" for none, and for which addresses.
+type Record struct {
+	Node      string
+	Addresses []netip.Addr
+}
+
+// Records returns what the L2Announcements say, by the Service.
+func (o *Objects) Records() map[types.NamespacedName]Record {
+	records := make(map[types.NamespacedName]Record, len(o.Announcements.Items))
+	for i := range o.Announcements.Items {
+		a := &o.Announcements.Items[i]
+		record := Record{Node: a.Status.Node}
+		for _, text := range a.Status.Addresses {
+			if ip, err := netip.ParseAddr(text); err == nil {
+				record.Addresses = append(record.Addresses, ip)
+			}
+		}
+		records[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = record
+	}
+	return records
+}
+
+// Sessions returns the BGP sessions that the SpeakerStatuses report, also of speakers that have died. Which families a peer has agreed to
+// is not in a SpeakerStatus: all are taken to be. Advertised says what the peer has been sent.
+func (o *Objects) Sessions() map[decision.NodePeer]bgp.SessionState {
+	sessions := map[decision.NodePeer]bgp.SessionState{}
+	for i := range o.Speakers.Items {
+		speaker := &o.Speakers.Items[i]
+		for _, session := range speaker.Status.BGPSessions {
+			sessions[decision.NodePeer{Node: speaker.Name, Peer: session.Peer}] = bgp.SessionState{
+				Peer: session.Peer, State: bgp.State(session.State), Families: family.All[:], LastError: session.LastError,
+				Advertised: map[family.Family]int{family.IPv4: int(session.AdvertisedIPv4), family.IPv6: int(session.AdvertisedIPv6)},
+			}
+		}
+	}
+	return sessions
 }
 
 func nameOf(obj metav1.Object) types.NamespacedName {

@@ -80,15 +80,17 @@ func TestNames(t *testing.T) {
 		}
 		compare(t, doc["Events"], want, 2)
 	})
-	for heading, pkg := range map[string]string{
-		"Conditions of an AddressPool": module + "/ipam/v1alpha1", "Conditions of the speakers' objects": module + "/speaker/v1alpha1",
+	for _, tt := range []struct{ heading, pkg, prefix string }{
+		{"Conditions of an AddressPool", module + "/ipam/v1alpha1", ""},
+		{"Conditions of a Service", module + "/ipam/v1alpha1", "Service"},
+		{"Conditions of the speakers' objects", module + "/speaker/v1alpha1", ""},
 	} {
-		t.Run(heading, func(t *testing.T) {
+		t.Run(tt.heading, func(t *testing.T) {
 			var want [][]string
 			for name, value := range code.constants {
 				for _, kind := range []string{"Condition", "Reason"} {
-					if name.pkg == pkg && strings.HasPrefix(name.name, kind) {
-						camelCase(t, value)
+					if name.pkg == tt.pkg && strings.HasPrefix(name.name, tt.prefix+kind) {
+						camelCase(t, strings.TrimPrefix(value, "tandem-lb.io/")) // which types in others' statuses need
 						if !code.used[name] {
 							t.Errorf("nothing uses %s of %s", name.name, name.pkg)
 						}
@@ -96,7 +98,7 @@ func TestNames(t *testing.T) {
 					}
 				}
 			}
-			compare(t, doc[heading], want, 2)
+			compare(t, doc[tt.heading], want, 2)
 		})
 	}
 }
@@ -178,7 +180,7 @@ type constant struct{ pkg, name string }
 type names struct {
 	metrics       []metric
 	metricReasons map[string][]string        // by package
-	constants     map[constant]string        // those whose names begin with Event, Reason or Condition
+	constants     map[constant]string        // those whose names begin with Event, Reason, Condition, ServiceReason or ServiceCondition
 	eventTypes    map[string]map[string]bool // Normal or Warning, by the names of constants
 	used          map[constant]bool          // outside of their declarations
 }
@@ -282,7 +284,7 @@ func (n *names) declared(t *testing.T, f sourceFile, keyword token.Token, spec *
 		switch {
 		case keyword == token.CONST && regexp.MustCompile(`^(event|reason|drop)[A-Z]`).MatchString(ident.Name) && isText:
 			n.metricReasons[f.pkg] = append(n.metricReasons[f.pkg], value)
-		case keyword == token.CONST && regexp.MustCompile(`^(Event|Reason|Condition)[A-Z]`).MatchString(ident.Name):
+		case keyword == token.CONST && regexp.MustCompile(`^(Event|(Service)?Reason|(Service)?Condition)[A-Z]`).MatchString(ident.Name):
 			if !isText {
 				t.Errorf("%s: the value of %s is not a literal", f.at(ident), ident.Name)
 			}

@@ -169,7 +169,7 @@ func TestPure(t *testing.T) {
 	}
 	for _, p := range []string{
 		"ipam/selector", "ipam/v1alpha1", "loadbalancer/repair", "loadbalancer/request",
-		"speaker/config", "speaker/decision", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
+		"speaker/config", "speaker/decision", "speaker/diagnosis", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
 	} {
 		pure[module+"/"+p] = true
 	}

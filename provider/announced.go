@@ -1,0 +1,544 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/diagnosis"
+	"github.com/tandem-lb/tandem/speaker/observation"
+	"github.com/tandem-lb/tandem/speaker/signal"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=l2announcements;speakerstatuses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=tandem-system,resources=leases,verbs=list;watch
+
+const (
+	// leastBetweenDiagnoses is the time from the end of one diagnosis of all Services to the next. One that took long is followed by a pause
+	// of diagnosisRest times its duration, so that diagnoses take a fifth of a processor at most.
+	leastBetweenDiagnoses = 500 * time.Millisecond
+	diagnosisRest         = 4
+	// holdFalse is how long a Service must be in a new state before its conditions say so, unless it has become announced. A takeover takes
+	// less. holdPending is the same for what usually passes: Pods that start, and speakers that are about to announce. holdUnallocated is
+	// that for addresses that are being allocated, and nothing has failed.
+	holdFalse       = 2 * time.Second
+	holdPending     = 10 * time.Second
+	holdUnallocated = 30 * time.Second
+	// notAnnouncedAfter is how long a Service must not have been announced before an event says so.
+	notAnnouncedAfter = 10 * time.Second
+	// ownWrite is how long conditions that we wrote are taken for those of a Service, however late the informer is.
+	ownWrite = 5 * time.Second
+	// conditionWorkers write conditions side by side.
+	conditionWorkers = 8
+)
+
+// serviceConditions says of every Service of ours, by its conditions Allocated and Announced, whether clients can reach it and why not.
+// Both are written at once: one write for a Service with which all goes well.
+type serviceConditions struct {
+	client   kubernetes.Interface
+	services coreinformers.ServiceInformer // as the class view shows them
+	slices   discoveryinformers.EndpointSliceInformer
+	nodes    coreinformers.NodeInformer
+	claims   networkinginformers.IPAddressInformer
+	cache    ctrlcache.Informers
+	objects  client.Reader // Tandem's kinds
+	recorder record.EventRecorder
+	failures *failures
+	changed  signal.Signal
+	// What follows is owned by run.
+	liveness  *liveness
+	diagnosed map[types.NamespacedName]*diagnosed
+}
+
+// diagnosed is what is remembered of a Service from one diagnosis to the next.
+type diagnosed struct {
+	uid     types.UID
+	ingress []corev1.LoadBalancerIngress
+	differs time.Time          // since when its conditions are not those that are to be, zero if they are
+	broken  time.Time          // since when it is not announced, zero if it is
+	told    bool               // by an event
+	wrote   []metav1.Condition // by us, at a time
+	at      time.Time
+}
+
+// stripEndpointSlice drops what no diagnosis looks at.
+func stripEndpointSlice(obj any) (any, error) {
+	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
+		service := slice.Labels[discoveryv1.LabelServiceName]
+		slice.ManagedFields, slice.Annotations, slice.Ports = nil, nil, nil
+		slice.Labels = map[string]string{discoveryv1.LabelServiceName: service}
+		for i, e := range slice.Endpoints {
+			slice.Endpoints[i] = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+		}
+	}
+	return obj, nil
+}
+
+// run keeps the conditions true until the context ends. The caller starts the informers and the cache.
+func (c *serviceConditions) run(ctx context.Context) error {
+	c.liveness = newLiveness(time.Now())
+	if err := c.watch(ctx); err != nil {
+		return err
+	}
+	c.changed.Raise()
+	timer := time.NewTimer(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.changed:
+		case <-timer.C:
+		}
+		now := time.Now()
+		todo, next, err := c.diagnose(ctx, now)
+		rest := max(leastBetweenDiagnoses, diagnosisRest*time.Since(now))
+		if err == nil {
+			err = c.write(ctx, time.Now(), todo)
+		}
+		if err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Failed to write conditions of Services, trying again")
+			next = now.Add(time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
+		}
+		timer.Stop()
+		if !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// watch raises changed with every change that a diagnosis may depend on, and waits for the caches to be filled.
+func (c *serviceConditions) watch(ctx context.Context) error {
+	raise := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { c.changed.Raise() },
+		UpdateFunc: func(any, any) { c.changed.Raise() },
+		DeleteFunc: func(any) { c.changed.Raise() },
+	}
+	informers := map[ctrlcache.Informer]cache.ResourceEventHandler{
+		c.services.Informer(): raise, c.slices.Informer(): raise, c.nodes.Informer(): raise, c.claims.Informer(): raise,
+	}
+	for _, obj := range []client.Object{
+		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{}, &v1alpha1.BFDProfile{},
+		&v1alpha1.Community{}, &v1alpha1.L2Announcement{}, &v1alpha1.SpeakerStatus{}, &coordinationv1.Lease{},
+	} {
+		informer, err := c.cache.GetInformer(ctx, obj)
+		if err != nil {
+			return fmt.Errorf("watching %T: %w", obj, err)
+		}
+		informers[informer] = raise
+		if _, ok := obj.(*coordinationv1.Lease); ok {
+			informers[informer] = c.liveness.handler(c.changed)
+		}
+	}
+	for informer, handler := range informers {
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return err
+		}
+		if !cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// todo are the conditions that a Service is to get; none for a Service that is not ours any more.
+type todo struct {
+	service    *corev1.Service
+	conditions []metav1.Condition
+}
+
+// diagnose returns what is to be written now, and when to look again if nothing changes before.
+func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos []todo, next time.Time, err error) {
+	view := c.liveness.view(now)
+	if !view.Known {
+		return nil, view.Until, nil
+	}
+	next = view.Until
+	o, services, err := c.read(ctx)
+	if err != nil {
+		return nil, next, err
+	}
+	snapshot := o.Snapshot("", nil)
+	speakers := map[string]bool{}
+	for i := range o.Speakers.Items {
+		speakers[o.Speakers.Items[i].Name] = true
+	}
+	snapshot.Alive = func(node string) bool { return speakers[node] && view.Alive(node) }
+	snapshot.Sessions = o.Sessions()
+	diagnoser := diagnosis.New(snapshot, o.Records())
+	pools := map[netip.Addr]string{}
+	for i := range snapshot.Services {
+		for _, a := range snapshot.Services[i].Addresses {
+			pools[a.IP] = a.Pool
+		}
+	}
+	exist := make(map[types.NamespacedName]bool, len(services))
+	for _, svc := range services {
+		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+		exist[name] = true
+		d := c.diagnosed[name]
+		have := ours(svc.Status.Conditions)
+		if d != nil && d.uid != svc.UID {
+			d = nil
+		}
+		if d != nil && now.Sub(d.at) < ownWrite {
+			have = d.wrote
+		}
+		if svc.DeletionTimestamp != nil || !isOurs(svc) {
+			if len(have) > 0 && svc.DeletionTimestamp == nil {
+				todos = append(todos, todo{service: svc})
+			}
+			continue
+		}
+		if d == nil {
+			d = &diagnosed{uid: svc.UID}
+			c.diagnosed[name] = d
+		}
+		was := find(have, ipamv1alpha1.ServiceConditionAnnounced)
+		announced, reason, message := diagnosis.Sum(diagnoser.Service(name, was != nil && was.Status == metav1.ConditionTrue))
+		want := []metav1.Condition{
+			c.allocated(svc, pools),
+			{Type: ipamv1alpha1.ServiceConditionAnnounced, Status: statusOf(announced), Reason: reason, Message: message},
+		}
+		if !slices.EqualFunc(d.ingress, svc.Status.LoadBalancer.Ingress, func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP }) {
+			d.ingress, d.differs = svc.Status.LoadBalancer.Ingress, time.Time{}
+		}
+		again := d.due(now, have, want, c.failures.of(svc.UID) != "")
+		if again.IsZero() {
+			todos = append(todos, todo{svc, transition(now, have, want)})
+		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
+			next = again
+		}
+		if again := d.event(now, was, announced || reason == ipamv1alpha1.ServiceReasonNotAllocated); again.IsZero() {
+			c.recorder.Event(svc, corev1.EventTypeWarning, ipamv1alpha1.EventNotAnnounced, message)
+		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
+			next = again
+		}
+	}
+	maps.DeleteFunc(c.diagnosed, func(name types.NamespacedName, _ *diagnosed) bool { return !exist[name] })
+	return todos, next, nil
+}
+
+// never is a time that is not awaited.
+var never = time.Unix(0, 0)
+
+// due returns when conditions are to be written: the zero Time for now, and never for conditions that are right.
+func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed bool) time.Time {
+	if same(have, want) {
+		d.differs = time.Time{}
+		return never
+	}
+	if d.differs.IsZero() {
+		d.differs = now
+	}
+	hold := holdFalse
+	was, is := find(have, ipamv1alpha1.ServiceConditionAnnounced), find(want, ipamv1alpha1.ServiceConditionAnnounced)
+	switch is.Reason {
+	case ipamv1alpha1.ServiceReasonAnnounced:
+		if was == nil || was.Status != is.Status {
+			return time.Time{}
+		}
+	case ipamv1alpha1.ServiceReasonPending, ipamv1alpha1.ServiceReasonNoReadyEndpoint, ipamv1alpha1.ServiceReasonNoLocalEndpoint:
+		hold = holdPending
+	case ipamv1alpha1.ServiceReasonNotAllocated:
+		if !failed {
+			hold = holdUnallocated
+		}
+	}
+	if at := d.differs.Add(hold); at.After(now) {
+		return at
+	}
+	return time.Time{}
+}
+
+// event returns when an event is to say that the Service is not announced: the zero Time for now, and never if there is nothing to say, or
+// the events of allocation say it. A Service of which the condition has been false for long was told of before this leader started.
+func (d *diagnosed) event(now time.Time, was *metav1.Condition, well bool) time.Time {
+	if well {
+		d.broken, d.told = time.Time{}, false
+		return never
+	}
+	if d.broken.IsZero() {
+		d.broken = now
+		d.told = was != nil && was.Status == metav1.ConditionFalse && now.Sub(was.LastTransitionTime.Time) > notAnnouncedAfter
+	}
+	at := d.broken.Add(notAnnouncedAfter)
+	switch {
+	case d.told:
+		return never
+	case at.After(now):
+		return at
+	}
+	d.told = true
+	return time.Time{}
+}
+
+// read returns what a diagnosis depends on, and all Services that are load balancers of anybody or have conditions of ours.
+func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*corev1.Service, error) {
+	list := func(list config.List) error { return c.objects.List(ctx, list, client.UnsafeDisableDeepCopy) }
+	configuration, err := config.Read(list)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := &observation.Objects{Config: configuration}
+	for _, kind := range []client.ObjectList{&o.Announcements, &o.Speakers} {
+		if err := list(kind); err != nil {
+			return nil, nil, fmt.Errorf("reading %T: %w", kind, err)
+		}
+	}
+	services, err := c.services.Lister().List(labels.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	balancers := map[types.NamespacedName]bool{}
+	services = slices.DeleteFunc(services, func(svc *corev1.Service) bool {
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			return len(ours(svc.Status.Conditions)) == 0
+		}
+		balancers[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] = true
+		o.Services.Items = append(o.Services.Items, *svc)
+		return false
+	})
+	endpoints, err := c.slices.Lister().List(labels.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, slice := range endpoints {
+		if balancers[types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}] {
+			o.EndpointSlices.Items = append(o.EndpointSlices.Items, *slice)
+		}
+	}
+	nodes, err := c.nodes.Lister().List(labels.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, node := range nodes {
+		o.Nodes.Items = append(o.Nodes.Items, *node)
+	}
+	claims, err := c.claims.Lister().List(labels.Everything())
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, claim := range claims {
+		o.Claims.Items = append(o.Claims.Items, *claim)
+	}
+	return o, services, nil
+}
+
+// allocated returns the condition Allocated of a Service. Pools has those of the addresses that claims of ours back.
+func (c *serviceConditions) allocated(svc *corev1.Service, pools map[netip.Addr]string) metav1.Condition {
+	condition := metav1.Condition{
+		Type: ipamv1alpha1.ServiceConditionAllocated, Status: metav1.ConditionTrue, Reason: ipamv1alpha1.ServiceReasonAllocated,
+	}
+	var messages []string
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		address, err := netip.ParseAddr(ingress.IP)
+		if err != nil {
+			continue
+		}
+		if pool, claimed := pools[address]; claimed {
+			messages = append(messages, fmt.Sprintf("%s from pool %s", address, pool))
+		} else {
+			condition.Status, condition.Reason = metav1.ConditionFalse, ipamv1alpha1.ServiceReasonNoClaim
+			messages = append(messages, fmt.Sprintf("no IPAddress of Tandem stands for %s", address))
+		}
+	}
+	failure := c.failures.of(svc.UID)
+	if missing := len(svc.Spec.IPFamilies) - len(messages); missing > 0 {
+		preferred := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack
+		if len(messages) == 0 || !preferred {
+			condition.Status, condition.Reason = metav1.ConditionFalse, ipamv1alpha1.ServiceReasonNotAllocated
+		}
+		messages = append(messages, cmp.Or(failure, "no address yet of "+missingFamilies(svc)))
+	}
+	condition.Message = strings.Join(messages, "; ")
+	return condition
+}
+
+// missingFamilies names the families of which a Service wants an address and publishes none.
+func missingFamilies(svc *corev1.Service) string {
+	var missing []string
+	for _, f := range svc.Spec.IPFamilies {
+		if !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool {
+			a, err := netip.ParseAddr(i.IP)
+			return err == nil && a.Is4() == (f == corev1.IPv4Protocol)
+		}) {
+			missing = append(missing, string(f))
+		}
+	}
+	return strings.Join(missing, " and ")
+}
+
+// write writes conditions. One that cannot be written does not keep it from writing others.
+func (c *serviceConditions) write(ctx context.Context, now time.Time, todos []todo) error {
+	errs := make([]error, len(todos))
+	workqueue.ParallelizeUntil(ctx, conditionWorkers, len(todos), func(i int) { errs[i] = c.patch(ctx, todos[i]) })
+	for i, t := range todos {
+		if d := c.diagnosed[types.NamespacedName{Namespace: t.service.Namespace, Name: t.service.Name}]; d != nil && errs[i] == nil {
+			d.wrote, d.at, d.differs = t.conditions, now, time.Time{}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// patch writes our two conditions of one Service, and leaves those of others alone. The UID keeps a new Service of the same name from
+// getting them.
+func (c *serviceConditions) patch(ctx context.Context, t todo) error {
+	conditions := []any{}
+	for _, condition := range t.conditions {
+		conditions = append(conditions, condition)
+	}
+	if len(conditions) == 0 {
+		for _, condition := range ours(t.service.Status.Conditions) {
+			conditions = append(conditions, map[string]string{"$patch": "delete", "type": condition.Type})
+		}
+	}
+	if len(conditions) == 0 {
+		return nil // The informer has not shown them yet.
+	}
+	data, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": t.service.UID}, "status": map[string]any{"conditions": conditions},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = c.client.CoreV1().Services(t.service.Namespace).Patch(
+		ctx, t.service.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("conditions of Service %s/%s: %w", t.service.Namespace, t.service.Name, err)
+	}
+	return nil
+}
+
+// ours returns our conditions of a Service.
+func ours(conditions []metav1.Condition) []metav1.Condition {
+	var found []metav1.Condition
+	for _, t := range []string{ipamv1alpha1.ServiceConditionAllocated, ipamv1alpha1.ServiceConditionAnnounced} {
+		if condition := find(conditions, t); condition != nil {
+			found = append(found, *condition)
+		}
+	}
+	return found
+}
+
+func find(conditions []metav1.Condition, conditionType string) *metav1.Condition {
+	if i := slices.IndexFunc(conditions, func(c metav1.Condition) bool { return c.Type == conditionType }); i >= 0 {
+		return &conditions[i]
+	}
+	return nil
+}
+
+// same reports whether conditions say what they are to say.
+func same(have, want []metav1.Condition) bool {
+	return slices.EqualFunc(have, want, func(a, b metav1.Condition) bool {
+		return a.Type == b.Type && a.Status == b.Status && a.Reason == b.Reason && a.Message == b.Message
+	})
+}
+
+// transition gives conditions the times of their last transitions.
+func transition(now time.Time, have, want []metav1.Condition) []metav1.Condition {
+	for i := range want {
+		want[i].LastTransitionTime = metav1.NewTime(now)
+		if was := find(have, want[i].Type); was != nil && was.Status == want[i].Status {
+			want[i].LastTransitionTime = was.LastTransitionTime
+		}
+	}
+	return want
+}
+
+func statusOf(ok bool) metav1.ConditionStatus {
+	if ok {
+		return metav1.ConditionTrue
+	}
+	return metav1.ConditionFalse
+}
+
+// liveness knows which speakers are alive, from the Leases that some of them renew.
+type liveness struct {
+	mu sync.Mutex
+	// mu guards all following fields.
+	state  *observation.Liveness
+	leases map[string]*coordinationv1.Lease
+	last   observation.View
+}
+
+func newLiveness(now time.Time) *liveness {
+	return &liveness{state: observation.NewLiveness(now), leases: map[string]*coordinationv1.Lease{}}
+}
+
+// handler follows the Leases. It raises changed when one says something new, and not at each renewal.
+func (l *liveness) handler(changed signal.Signal) cache.ResourceEventHandler {
+	update := func(obj any, exists bool) {
+		lease, ok := lastSeen(obj).(*coordinationv1.Lease)
+		if !ok {
+			return
+		}
+		if l.update(time.Now(), lease, exists) {
+			changed.Raise()
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { update(obj, true) },
+		UpdateFunc: func(_, obj any) { update(obj, true) },
+		DeleteFunc: func(obj any) { update(obj, false) },
+	}
+}
+
+// update takes in a Lease, and reports whether it changed the view.
+func (l *liveness) update(now time.Time, lease *coordinationv1.Lease, exists bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if exists {
+		l.leases[lease.Name] = lease
+	} else {
+		delete(l.leases, lease.Name)
+	}
+	last := l.last
+	l.last = l.state.Update(now, slices.Collect(maps.Values(l.leases)))
+	return !l.last.Equal(last)
+}
+
+// view returns which speakers are alive at a time.
+func (l *liveness) view(now time.Time) observation.View {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = l.state.Update(now, slices.Collect(maps.Values(l.leases)))
+	return l.last
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/observation"
+	"github.com/tandem-lb/tandem/speaker/signal"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// announcedWorld is a cluster of two nodes on one link, and what diagnoses its Services. Its time passes by second.
+type announcedWorld struct {
+	*serviceConditions
+	t        *testing.T
+	now      time.Time
+	writes   int // of conditions
+	speaking bool
+	store    *fake.Clientset
+	kinds    client.Client
+	shared   informers.SharedInformerFactory
+	events   *record.FakeRecorder
+}
+
+const (
+	lanAddress = "198.51.100.200"
+	offLink    = "192.0.2.64"
+)
+
+func newAnnouncedWorld(t *testing.T) *announcedWorld {
+	t.Helper()
+	w := &announcedWorld{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), speaking: true, store: fake.NewClientset()}
+	w.shared = informers.NewSharedInformerFactory(w.store, 0)
+	w.events = record.NewFakeRecorder(100)
+	builder := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithStatusSubresource(&v1alpha1.SpeakerStatus{})
+	for i := range 2 {
+		name := fmt.Sprintf("node%d", i+1)
+		builder = builder.WithObjects(&v1alpha1.SpeakerStatus{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Status: v1alpha1.SpeakerState{Interfaces: []v1alpha1.InterfaceState{
+				{Name: "eth0", Usable: true, Addresses: []string{fmt.Sprintf("198.51.100.%d/24", 11+i)}},
+			}},
+		})
+		w.add(w.shared.Core().V1().Nodes().Informer().GetIndexer().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+	}
+	w.kinds = builder.Build()
+	w.serviceConditions = &serviceConditions{
+		client: w.store, services: w.shared.Core().V1().Services(), slices: w.shared.Discovery().V1().EndpointSlices(),
+		nodes: w.shared.Core().V1().Nodes(), claims: w.shared.Networking().V1().IPAddresses(), objects: w.kinds, recorder: w.events,
+		changed: signal.New(), liveness: newLiveness(w.now), diagnosed: map[types.NamespacedName]*diagnosed{},
+	}
+	w.failures = newFailures(w.changed)
+	w.renew()
+	w.now = w.now.Add(time.Second)
+	w.renew()
+	return w
+}
+
+func (w *announcedWorld) add(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *announcedWorld) renew() {
+	if w.speaking {
+		w.liveness.update(w.now, observation.Report("tandem-system", "node1", nil, nil, w.now), true)
+	}
+}
+
+// service adds the Service web with an address, its claim and an endpoint.
+func (w *announcedWorld) service(address string) {
+	w.t.Helper()
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "web"},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
+		Status: corev1.ServiceStatus{
+			Conditions: []metav1.Condition{{Type: "example.com/Other", Status: metav1.ConditionTrue, Reason: "Other"}},
+		},
+	}
+	if address != "" {
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+		w.add(w.shared.Networking().V1().IPAddresses().Informer().GetIndexer().Add(&networkingv1.IPAddress{
+			ObjectMeta: metav1.ObjectMeta{Name: address, Labels: map[string]string{
+				networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy, ipamv1alpha1.LabelAddressPool: "lan",
+			}},
+		}))
+	}
+	w.add(w.shared.Discovery().V1().EndpointSlices().Informer().GetIndexer().Add(&discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{}},
+	}))
+	w.add(w.store.Tracker().Add(svc))
+	w.sync()
+}
+
+// sync shows the informer the Service as it is.
+func (w *announcedWorld) sync() {
+	w.t.Helper()
+	svc, err := w.store.CoreV1().Services("default").Get(w.t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	w.add(w.shared.Core().V1().Services().Informer().GetIndexer().Add(svc))
+}
+
+func (w *announcedWorld) advertise() {
+	w.t.Helper()
+	w.add(w.kinds.Create(w.t.Context(), &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}))
+}
+
+// record puts a node on record.
+func (w *announcedWorld) record(node string, addresses ...string) {
+	w.t.Helper()
+	a := &v1alpha1.L2Announcement{
+		ObjectMeta: metav1.ObjectMeta{Name: "default.web"}, Service: v1alpha1.ServiceReference{Namespace: "default", Name: "web"},
+		Status: v1alpha1.L2AnnouncementStatus{Node: node, Addresses: addresses},
+	}
+	_ = w.kinds.Delete(w.t.Context(), a.DeepCopy())
+	w.add(w.kinds.Create(w.t.Context(), a))
+}
+
+// pass lets seconds pass, with a diagnosis after each.
+func (w *announcedWorld) pass(seconds int) {
+	w.t.Helper()
+	for range seconds {
+		w.now = w.now.Add(time.Second)
+		w.renew()
+		todos, _, err := w.diagnose(w.t.Context(), w.now)
+		w.add(err)
+		w.writes += len(todos)
+		w.add(w.write(w.t.Context(), w.now, todos))
+		w.sync()
+	}
+}
+
+// says returns the condition Announced of web as "True Announced: message", "" where it is absent.
+func (w *announcedWorld) says() string {
+	w.t.Helper()
+	svc, err := w.store.CoreV1().Services("default").Get(w.t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	if find(svc.Status.Conditions, "example.com/Other") == nil {
+		w.t.Error("the condition of another controller is gone")
+	}
+	if len(ours(svc.Status.Conditions)) == 1 {
+		w.t.Error("the Service has one of the two conditions")
+	}
+	condition := find(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAnnounced)
+	if condition == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %s: %s", condition.Status, condition.Reason, condition.Message)
+}
+
+func (w *announcedWorld) expect(want string, writes int, events ...string) {
+	w.t.Helper()
+	if got := w.says(); got != want {
+		w.t.Errorf("the condition is %q, want %q", got, want)
+	}
+	if w.writes != writes {
+		w.t.Errorf("%d writes, want %d", w.writes, writes)
+	}
+	for _, want := range events {
+		select {
+		case got := <-w.events.Events:
+			if got != want {
+				w.t.Errorf("event %q, want %q", got, want)
+			}
+		default:
+			w.t.Errorf("no event, want %q", want)
+		}
+	}
+	if len(w.events.Events) > 0 {
+		w.t.Errorf("event %q", <-w.events.Events)
+	}
+}
+
+const onLayer2 = "True Announced: 198.51.100.200 is announced on layer 2"
+
+// A Service with which all goes well costs one write in its life, through takeovers and changes of its endpoints.
+func TestAnnouncedIsWrittenOnce(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.pass(1)
+	w.expect("", 0)
+	w.record("node1", lanAddress)
+	w.pass(1)
+	w.expect(onLayer2, 1)
+	w.record("node2", lanAddress)
+	w.pass(1)
+	w.record("") // between two holders
+	w.pass(1)
+	w.record("node1", lanAddress)
+	w.pass(60)
+	w.expect(onLayer2, 1)
+	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	allocated := find(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAllocated)
+	if allocated == nil || allocated.Status != metav1.ConditionTrue || allocated.Message != "198.51.100.200 from pool lan" {
+		t.Errorf("Allocated is %v", allocated)
+	}
+}
+
+func TestNotAnnounced(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.service(offLink)
+	w.pass(2)
+	w.expect("", 0)
+	w.pass(1)
+	const missing = "there is no L2Advertisement and no BGPAdvertisement"
+	w.expect("False NoAdvertisement: "+missing, 1)
+	w.pass(7)
+	w.expect("False NoAdvertisement: "+missing, 1)
+	w.pass(20)
+	w.expect("False NoAdvertisement: "+missing, 1, "Warning NotAnnounced "+missing)
+	w.advertise()
+	w.pass(4)
+	const subnet = "no node has an interface in the subnet of 192.0.2.64; set interfaces of the L2Advertisement if routers know the way"
+	w.expect("False NoInterface: "+subnet, 2)
+	w.record("node1", offLink)
+	w.pass(1)
+	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
+}
+
+// All speakers stop at once: the condition is false within twelve seconds, though the record still names a holder.
+func TestAllSpeakersStop(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.pass(5)
+	w.expect(onLayer2, 1)
+	w.speaking = false
+	w.pass(7)
+	w.expect(onLayer2, 1)
+	w.pass(5)
+	w.expect("False NoLiveSpeaker: no speaker is alive on any node", 2)
+	w.speaking = true
+	w.pass(1)
+	w.expect(onLayer2, 3)
+}
+
+// What a Service waits for is in both conditions, as soon as it is known.
+func TestNotAllocated(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service("")
+	w.pass(10)
+	w.expect("", 0)
+	w.failures.note("web", errors.New("no pool has a free IPv4 address"))
+	w.pass(1)
+	w.expect("False NotAllocated: no address yet", 1)
+	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	allocated := find(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAllocated)
+	if allocated == nil || allocated.Status != metav1.ConditionFalse || !strings.Contains(allocated.Message, "no pool has") {
+		t.Errorf("Allocated is %v", allocated)
+	}
+	w.pass(60)
+	w.expect("False NotAllocated: no address yet", 1)
+}
+
+// A Service that stops being ours loses our conditions and keeps those of others.
+func TestConditionsEndWithOurs(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.pass(6)
+	w.expect(onLayer2, 1)
+	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	svc.Spec.Type = corev1.ServiceTypeClusterIP
+	_, err = w.store.CoreV1().Services("default").Update(t.Context(), svc, metav1.UpdateOptions{})
+	w.add(err)
+	w.sync()
+	w.pass(10)
+	w.expect("", 2)
+}
+
+// A leader that has just started knows of no speaker whether it is alive, and writes nothing.
+func TestNothingIsWrittenBeforeLivenessIsKnown(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.liveness, w.speaking = newLiveness(w.now), false
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.pass(7)
+	w.expect("", 0)
+	w.pass(3)
+	w.expect("False NoLiveSpeaker: no speaker is alive on any node", 1)
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package diagnosis says of each address of a Service whether it is announced and, where it is not, the one thing that helps most to know.
+//
+// Package decision explains what each node does with an address on layer 2 and for each BGP peer, which is hundreds of explanations on a
+// hundred nodes. A user wants one sentence. Of all explanations the one counts that is closest to an announcement. For example node1 is not
+// selected, and node2 has no interface in the subnet of 192.0.2.64: the user hears about the interface.
+//
+// What is configured is no proof. An address is announced if its record names it and a speaker that is alive, or if a session is
+// established and has been sent all that it should carry.
+//
+// The package is pure. The controller manager writes what it says into the conditions of Services.
+package diagnosis
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/observation"
+)
+
+// Finding says of one address of a Service whether it is announced.
+type Finding struct {
+	Address   netip.Addr
+	Announced bool
+	// Reason is one of the ServiceReasons of package ipam/v1alpha1, and Message a sentence without a full stop. The message of an address
+	// that is announced names no node, so that it stays when another node takes the address over.
+	Reason, Message string
+}
+
+// Diagnoser diagnoses the Services of a snapshot.
+type Diagnoser struct {
+	snapshot  *decision.Snapshot
+	explainer *decision.Explainer
+	services  map[types.NamespacedName]*decision.Service
+	records   map[types.NamespacedName]observation.Record
+	speakers  int                                          // that are alive
+	complete  map[decision.NodePeer]map[family.Family]bool // sessions that have been sent all that they should carry
+	buffer    []decision.Explanation                       // for the next address
+}
+
+// New returns a Diagnoser of a snapshot, which has Sessions, belongs to no node and may not be changed any more.
+func New(s *decision.Snapshot, records map[types.NamespacedName]observation.Record) *Diagnoser {
+	d := &Diagnoser{
+		snapshot: s, explainer: decision.NewExplainer(s), records: records,
+		services: make(map[types.NamespacedName]*decision.Service, len(s.Services)),
+		complete: map[decision.NodePeer]map[family.Family]bool{},
+	}
+	for i := range s.Services {
+		d.services[s.Services[i].Name] = &s.Services[i]
+	}
+	for node := range s.Nodes {
+		if s.Alive(node) {
+			d.speakers++
+		}
+	}
+	return d
+}
+
+// Service returns a Finding for each address that a Service publishes: first those that a claim of ours backs, and none for a Service that
+// is not in the snapshot. For a Service that was announced already, an established session needs to carry any prefix of the family, and not
+// to have been sent all of them: while others are being added, those that it has stay.
+func (d *Diagnoser) Service(name types.NamespacedName, announced bool) []Finding {
+	svc := d.services[name]
+	if svc == nil {
+		return nil
+	}
+	var findings []Finding
+	for _, address := range svc.Addresses {
+		findings = append(findings, d.address(svc, address, announced))
+	}
+	for _, ip := range svc.Unclaimed {
+		findings = append(findings, Finding{
+			Address: ip, Reason: ipamv1alpha1.ServiceReasonNoClaim, Message: fmt.Sprintf("no IPAddress of Tandem stands for %s", ip),
+		})
+	}
+	return findings
+}
+
+func (d *Diagnoser) address(svc *decision.Service, address decision.Address, announced bool) Finding {
+	f := Finding{Address: address.IP}
+	record := d.records[svc.Name]
+	if record.Node != "" && slices.Contains(record.Addresses, address.IP) && d.alive(record.Node) {
+		f.Announced, f.Reason, f.Message = true, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced on layer 2", address.IP)
+		return f
+	}
+	layer2, toPeers := d.selected(svc, address)
+	switch {
+	case !layer2 && !toPeers:
+		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoAdvertisement, d.notSelected(address)
+		return f
+	case d.speakers == 0:
+		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoLiveSpeaker, "no speaker is alive on any node"
+		return f
+	case !layer2 && len(d.snapshot.Config.Peers) == 0:
+		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoPeer, "there is no BGPPeer to announce to"
+		return f
+	}
+	c := collection{address: address.IP, all: d.buffer[:0], count: map[decision.Reason]int{}}
+	short := 0
+	for x := range d.explainer.ExplainAddress(svc.Name, address) {
+		if x.Peer == "" && !layer2 || x.Peer != "" && !toPeers {
+			continue
+		}
+		if x.Peer != "" && x.Reason == decision.Announced {
+			session := decision.NodePeer{Node: x.Node, Peer: x.Peer}
+			sent := d.snapshot.Sessions[session].Advertised[family.Of(address.IP)]
+			switch {
+			case sent == 0:
+				x.Reason = decision.Withheld
+			case announced:
+				f.Announced = true
+			case short < 3: // To count what a session should carry takes a look at every Service.
+				if f.Announced = d.hasAll(session, family.Of(address.IP), sent); !f.Announced {
+					short++
+				}
+			}
+			if f.Announced {
+				f.Reason, f.Message = ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced by BGP", address.IP)
+				return f
+			}
+		}
+		c.add(x)
+	}
+	f.Reason, f.Message = d.why(&c)
+	d.buffer = c.all
+	return f
+}
+
+// alive reports whether a node exists and its speaker is alive.
+func (d *Diagnoser) alive(node string) bool {
+	_, known := d.snapshot.Nodes[node]
+	return known && d.snapshot.Alive(node)
+}
+
+// selected reports whether some L2Advertisement and some BGPAdvertisement selects the address, of the Service or of a sharer.
+func (d *Diagnoser) selected(svc *decision.Service, address decision.Address) (layer2, toPeers bool) {
+	for i := range d.snapshot.Config.L2 {
+		layer2 = layer2 || d.snapshot.Config.L2[i].Selects(address.Pool, svc.Labels)
+	}
+	for i := range d.snapshot.Config.BGP {
+		toPeers = toPeers || d.snapshot.Config.BGP[i].Selects(address.Pool, svc.Labels)
+	}
+	if layer2 || toPeers {
+		return layer2, toPeers
+	}
+	for x := range d.explainer.ExplainAddress(svc.Name, address) { // A sharer may have other labels.
+		if x.Reason != decision.NoAdvertisement && x.Reason != decision.PoolNotSelected && x.Reason != decision.ServiceNotSelected &&
+			x.Reason != decision.PeerNotOnNode {
+			layer2, toPeers = layer2 || x.Peer == "", toPeers || x.Peer != ""
+		}
+		if x.Peer != "" || len(d.snapshot.Config.Peers) == 0 {
+			break // The first node tells as much as any other.
+		}
+	}
+	return layer2, toPeers
+}
+
+// notSelected says why no advertisement selects an address.
+func (d *Diagnoser) notSelected(address decision.Address) string {
+	config := &d.snapshot.Config
+	if len(config.L2)+len(config.BGP) == 0 {
+		return "there is no L2Advertisement and no BGPAdvertisement"
+	}
+	for i := range config.L2 {
+		if config.L2[i].SelectsPool(address.Pool) {
+			return fmt.Sprintf("serviceSelectors of L2Advertisement %s do not select the Service", config.L2[i].Name)
+		}
+	}
+	for i := range config.BGP {
+		if config.BGP[i].SelectsPool(address.Pool) {
+			return fmt.Sprintf("serviceSelectors of BGPAdvertisement %s do not select the Service", config.BGP[i].Name)
+		}
+	}
+	return "no advertisement selects pool " + address.Pool
+}
+
+// hasAll reports whether a session that has been sent a number of prefixes of a family has been sent all that its node declares.
+func (d *Diagnoser) hasAll(session decision.NodePeer, f family.Family, sent int) bool {
+	if d.complete[session] == nil {
+		d.complete[session] = map[family.Family]bool{}
+	}
+	all, known := d.complete[session][f]
+	if !known {
+		all = sent >= d.explainer.Declared(session, f)
+		d.complete[session][f] = all
+	}
+	return all
+}
+
+// collection has the explanations of one address.
+type collection struct {
+	address netip.Addr
+	all     []decision.Explanation
+	count   map[decision.Reason]int
+}
+
+func (c *collection) add(x decision.Explanation) {
+	c.all = append(c.all, x)
+	c.count[x.Reason]++
+}
+
+// names returns, sorted, the nodes and the peers of the explanations that have a reason, and their first detail.
+func (c *collection) names(r decision.Reason) (nodes, peers []string, detail string) {
+	for i := range c.all {
+		if x := &c.all[i]; x.Reason == r {
+			nodes, detail = append(nodes, x.Node), cmp.Or(detail, x.Detail)
+			if x.Peer != "" {
+				peers = append(peers, x.Peer)
+			}
+		}
+	}
+	slices.Sort(nodes)
+	slices.Sort(peers)
+	return slices.Compact(nodes), slices.Compact(peers), detail
+}
+
+// holder returns the node that answers for the Service's addresses on layer 2 where an explanation names it, and why it does not answer for
+// this one.
+func (c *collection) holder() (node string, why decision.Reason) {
+	for i := range c.all {
+		if c.all[i].Reason == decision.OtherHolder {
+			node = c.all[i].Holder
+			break
+		}
+	}
+	for i := range c.all {
+		if x := &c.all[i]; x.Node == node && x.Peer == "" {
+			return node, x.Reason
+		}
+	}
+	return node, decision.Announced
+}
+
+// closest has the reasons from that which is closest to an announcement.
+var closest = []decision.Reason{
+	decision.Announced, decision.Withheld, decision.SessionDown, decision.StartupHold, decision.Isolated, decision.NoNextHop,
+	decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
+	decision.NoLocalEndpoint, decision.NoReadyEndpoint, decision.PeerNotSelected, decision.NodeNotSelected, decision.NodeExcluded,
+	decision.PeerNotOnNode, decision.ServiceNotSelected, decision.PoolNotSelected, decision.NoAdvertisement,
+}
+
+// why returns the one reason and message of an address that is not announced.
+func (d *Diagnoser) why(c *collection) (reason, message string) {
+	for _, r := range closest {
+		if c.count[r] == 0 {
+			continue
+		}
+		if r == decision.OtherHolder {
+			if _, why := c.holder(); why == decision.Announced {
+				continue
+			}
+		}
+		return d.describe(c, r)
+	}
+	return ipamv1alpha1.ServiceReasonNoLiveSpeaker, "there is no Node"
+}
+
+// describe words a reason.
+func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message string) {
+	nodes, peers, detail := c.names(r)
+	f := family.Of(c.address)
+	switch r {
+	case decision.Announced, decision.StartupHold, decision.Isolated:
+		if len(peers) > 0 {
+			return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("%s has not been sent to %s yet", c.address, join(peers))
+		}
+		return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("node %s has not recorded yet that it answers for %s", nodes[0], c.address)
+	case decision.Withheld:
+		return ipamv1alpha1.ServiceReasonWithheld, fmt.Sprintf(
+			"%s established and %s no %s prefix: see SpeakerStatus %s", sessions(peers, "is", "are"), plural(peers, "carries", "carry"), f, nodes[0])
+	case decision.SessionDown:
+		return ipamv1alpha1.ServiceReasonSessionDown, fmt.Sprintf("%s down %s", sessions(peers, "is", "are"), d.on(c, nodes))
+	case decision.NoNextHop, decision.NoSession:
+		return ipamv1alpha1.ServiceReasonNoSession, fmt.Sprintf("no node can have a BGP session with %s: %s", join(peers), detail)
+	case decision.FamilyNotCarried:
+		return ipamv1alpha1.ServiceReasonFamilyNotCarried, fmt.Sprintf("spec.families of BGPPeer %s %s out %s",
+			join(peers), plural(peers, "leaves", "leave"), f)
+	case decision.OtherHolder:
+		holder, at := c.holder()
+		_, why := d.describe(c, at)
+		return ipamv1alpha1.ServiceReasonOtherHolder, fmt.Sprintf(
+			"node %s answers for the Service's other addresses and not for %s (%s)", holder, c.address, why)
+	case decision.NoLiveSpeaker:
+		return ipamv1alpha1.ServiceReasonNoLiveSpeaker, "no speaker is alive " + d.on(c, nodes) + ", where it could be announced"
+	case decision.NoInterface:
+		return ipamv1alpha1.ServiceReasonNoInterface, d.noInterface(c, nodes)
+	case decision.NoLocalEndpoint:
+		return ipamv1alpha1.ServiceReasonNoLocalEndpoint, fmt.Sprintf(
+			"externalTrafficPolicy is Local, and no node that could announce %s has a ready endpoint", c.address)
+	case decision.NoReadyEndpoint:
+		return ipamv1alpha1.ServiceReasonNoReadyEndpoint, fmt.Sprintf("no ready %s endpoint", f)
+	case decision.PeerNotSelected:
+		return ipamv1alpha1.ServiceReasonNoPeer, "peers of no BGPAdvertisement name a BGPPeer of a node"
+	case decision.NodeNotSelected:
+		message = "nodeSelectors select no node"
+		if excluded, _, _ := c.names(decision.NodeExcluded); len(excluded) > 0 {
+			message += " that may announce (excluded: " + some(excluded) + ")"
+		}
+		return ipamv1alpha1.ServiceReasonNoNode, message
+	case decision.NodeExcluded:
+		return ipamv1alpha1.ServiceReasonNoNode, "nodes that are excluded announce nothing: " + some(nodes)
+	case decision.PeerNotOnNode:
+		return ipamv1alpha1.ServiceReasonNoNode, fmt.Sprintf("nodeSelectors of BGPPeer %s select no node", join(peers))
+	}
+	return ipamv1alpha1.ServiceReasonNoAdvertisement, "no advertisement selects the address"
+}
+
+// noInterface says which interface is missing: one with a name that an advertisement wants, or one in the subnet.
+func (d *Diagnoser) noInterface(c *collection, nodes []string) string {
+	who := "no node has"
+	if c.count[decision.NodeNotSelected]+c.count[decision.NodeExcluded] > 0 {
+		who = "no node that nodeSelectors select has"
+	}
+	for _, node := range nodes {
+		for _, i := range d.snapshot.Nodes[node].Interfaces {
+			for _, p := range i.Prefixes {
+				if p.Contains(c.address) { // so that its name must be wrong
+					return fmt.Sprintf("%s an interface that matches the interfaces of the L2Advertisement (%s of %s is in the subnet of %s)",
+						who, i.Name, node, c.address)
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%s an interface in the subnet of %s; set interfaces of the L2Advertisement if routers know the way", who, c.address)
+}
+
+// on says on which nodes something is so: "on node1", or "on all 3 nodes" where it is so on every node that was not left out by a selector.
+func (d *Diagnoser) on(c *collection, nodes []string) string {
+	candidates := map[string]bool{}
+	for i := range c.all {
+		switch x := &c.all[i]; x.Reason {
+		case decision.PeerNotOnNode, decision.NodeNotSelected, decision.NodeExcluded, decision.PeerNotSelected:
+		default:
+			candidates[x.Node] = true
+		}
+	}
+	switch {
+	case len(nodes) == 1:
+		return "on node " + nodes[0]
+	case len(nodes) == len(candidates):
+		return fmt.Sprintf("on all %d nodes", len(nodes))
+	}
+	return "on " + some(nodes)
+}
+
+// sessions begins a sentence on the sessions with peers.
+func sessions(peers []string, one, many string) string {
+	return "BGP " + plural(peers, "session", "sessions") + " with " + join(peers) + " " + plural(peers, one, many)
+}
+
+func plural(names []string, one, many string) string {
+	if len(names) == 1 {
+		return one
+	}
+	return many
+}
+
+// join lists names in a sentence: "tor1", "tor1 and tor2", "tor1, tor2 and 3 more".
+func join(names []string) string {
+	switch n := len(names); {
+	case n == 0:
+		return ""
+	case n == 1:
+		return names[0]
+	case n <= 3:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	}
+	return fmt.Sprintf("%s, %s and %d more", names[0], names[1], len(names)-2)
+}
+
+// some lists the first of many nodes.
+func some(nodes []string) string { return plural(nodes, "node ", "nodes ") + join(nodes) }
+
+// Sum makes of the Findings of a Service whether all its addresses are announced, and the reason and message of that. Where its families
+// differ, the message says which is which:
+//
+//	IPv4: 192.0.2.10 is announced on layer 2; IPv6: no ready IPv6 endpoint
+//
+// The reason is that of the first address that is not announced.
+func Sum(findings []Finding) (announced bool, reason, message string) {
+	announced = true
+	var messages []string
+	same := true
+	for _, f := range findings {
+		if !f.Announced && announced {
+			announced, reason = false, f.Reason
+		}
+		same = same && f.Message == findings[0].Message
+		messages = append(messages, fmt.Sprintf("%s: %s", family.Of(f.Address), f.Message))
+	}
+	switch {
+	case len(findings) == 0:
+		return false, ipamv1alpha1.ServiceReasonNotAllocated, "no address yet"
+	case announced:
+		reason = ipamv1alpha1.ServiceReasonAnnounced
+	}
+	if same {
+		return announced, reason, findings[0].Message
+	}
+	return announced, reason, strings.Join(messages, "; ")
+}
