@@ -306,6 +306,13 @@ func (a *Allocator) Hold(service Service, address netip.Addr, pool string, shari
 	a.hold(service, Assignment{address, pool}, sharing)
 }
 
+// HasPool reports whether there is a pool of the name.
+func (a *Allocator) HasPool(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pools[name] != nil
+}
+
 // PoolOf returns the first pool, by name, that contains the address, or "".
 func (a *Allocator) PoolOf(address netip.Addr) string {
 	a.mu.Lock()

@@ -123,6 +123,7 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	}
 	if parent, ours := parentOf(claim); ours {
 		e.Claim = repair.Claim{State: repair.Ours, UID: string(claim.UID), Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
+		e.Claim.PoolGone = !l.allocator.HasPool(e.Claim.Pool)
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}

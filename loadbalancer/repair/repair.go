@@ -45,7 +45,9 @@ type Claim struct {
 	UID    string
 	Parent ipam.Service // of Ours
 	Pool   string       // of Ours: the AddressPool on its label
-	Owner  string       // of Foreign, in words
+	// PoolGone says of Ours that no AddressPool has the name on the label.
+	PoolGone bool
+	Owner    string // of Foreign, in words
 }
 
 // Need is what a Service has to do with an address, whether or not it has it.
@@ -180,7 +182,7 @@ type Step struct {
 //	24  A        A        A, B       B needed, not admitted    hold B with A's key and no ports, wake B: B has nowhere else to go, and is in no
 //	                                                          other Service's way. Only where A has a key and B no other address of the family.
 //	25  A        A        A, B       B otherwise not admitted  wake B: it gets another address
-//	26  A        A*       any        claim names another pool  relabel to the pool in the cache: the other one was deleted
+//	26  A        A*       any        claim names a lost pool   relabel to the pool in the cache; a pool that exists stays on the label
 //	27  none     A        any        A needed, writing         claim for A; A holds the address meanwhile
 //	28  none     A        A          A surplus                 claim for A
 //	29  none     A        -          A surplus, duplicate      release A: another leader has deleted the claim
@@ -225,7 +227,9 @@ func Steps(entry Entry, now time.Time) []Step {
 		}
 		steps = append(steps, more...)
 	}
-	if len(steps) == 0 && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool {
+	// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ would relabel it in turn,
+	// without end.
+	if len(steps) == 0 && entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool {
 		return []Step{{Do: Relabel}}
 	}
 	return steps

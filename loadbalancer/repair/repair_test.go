@@ -81,8 +81,9 @@ func TestSteps(t *testing.T) {
 		{25, "A: A hp needed k80; B p needed +other", "wake B"},
 		{25, "A: A hp needed; B p finishing", ""},
 		{25, "A: A hp needed; B p other-provider", ""},
-		{26, "A in old: A hp needed", "relabel"},
-		{26, "A in old: A h needed", "wake A"},
+		{26, "A in old, gone: A hp needed", "relabel"},
+		{26, "A in old, gone: A h needed", "wake A"},
+		{26, "A in old: A hp needed", ""},
 		{27, "none: A hp needed", "claim for A"},
 		{27, "none: A h needed", "claim for A"},
 		{27, "none: A h writing in 5s", "claim for A"},
@@ -168,7 +169,7 @@ func world(t *testing.T, text string) Entry {
 		e.Claim = Claim{State: Ours, Parent: named(claim), Pool: "lan"}
 	}
 	if strings.Contains(record, "in old") {
-		e.Claim.Pool = "old"
+		e.Claim.Pool, e.Claim.PoolGone = "old", strings.Contains(record, "gone")
 	}
 	if strings.Contains(record, "in no pool") {
 		e.Pool = ""
