@@ -27,19 +27,28 @@ func TestLiveness(t *testing.T) {
 		name  string
 		steps []step
 	}{
-		{"no Lease: all are dead, which is known after the timeout", []step{{0, nil, false, "--"}, {7, nil, false, "--"}, {8, nil, true, "--"}}},
+		{"no Lease: all are dead, which is known after the timeout", []step{
+			{0, nil, false, "--"},
+			{7, nil, false, "--"},
+			{8, nil, true, "--"},
+		}},
 		{"a Lease counts from the first renewal that is seen", []step{
-			{0, one(report("node1", 0)), false, "--"}, {2, one(report("node1", 2)), true, "++"},
+			{0, one(report("node1", 0)), false, "--"},
+			{2, one(report("node1", 2)), true, "++"},
 		}},
 		{"a Lease that is left over never counts", []step{
-			{0, one(report("node1", 0)), false, "--"}, {8, one(report("node1", 0)), true, "--"},
+			{0, one(report("node1", 0)), false, "--"},
+			{8, one(report("node1", 0)), true, "--"},
 		}},
 		{"all speakers stop", []step{
-			{0, one(report("node1", 0)), false, "--"}, {2, one(report("node1", 2)), true, "++"},
-			{9, one(report("node1", 2)), true, "++"}, {10, one(report("node1", 2)), true, "--"},
+			{0, one(report("node1", 0)), false, "--"},
+			{2, one(report("node1", 2)), true, "++"},
+			{9, one(report("node1", 2)), true, "++"},
+			{10, one(report("node1", 2)), true, "--"},
 		}},
 		{"a speaker is dead", []step{
-			{0, one(report("node1", 0)), false, "--"}, {2, one(report("node1", 2, "node2")), true, "+-"},
+			{0, one(report("node1", 0)), false, "--"},
+			{2, one(report("node1", 2, "node2")), true, "+-"},
 		}},
 		{"the speakers are partitioned, and each says that the other is dead", []step{
 			{0, one(report("node1", 0), report("node2", 0)), false, "--"},

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/test/lab"
+)
+
+// says waits until a condition of a Service has a status, and a message with a text.
+func (s *stage) says(t *testing.T, service, condition string, status metav1.ConditionStatus, text string) {
+	t.Helper()
+	s.until(t, patience, fmt.Sprintf("%s=%s of %s with %q", condition, status, service, text), func(ctx context.Context) (bool, string) {
+		var svc corev1.Service
+		if err := s.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: service}, &svc); err != nil {
+			return false, err.Error()
+		}
+		c := meta.FindStatusCondition(svc.Status.Conditions, condition)
+		return c != nil && c.Status == status && strings.Contains(c.Message, text), fmt.Sprint(svc.Status.Conditions)
+	})
+}
+
+// A Service whose pool is in no node's subnet says so, and the right advertisement turns the condition.
+func TestAServiceSaysWhyItIsNotAnnounced(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", "192.0.2.64/29")
+	s.layer2(t)
+	s.web(t, "node1")
+	s.add(t, s.service("web", v4))
+	ip := s.addresses(t, "web", 1)[0]
+	reason := "no node has an interface in the subnet of " + ip
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, reason)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAllocated, metav1.ConditionTrue, ip+" from pool "+s.ns)
+	s.event(t, "web", ipamv1alpha1.EventNotAnnounced, reason)
+	s.bgp(t)
+	s.kubectl(t, "wait", "-n", s.ns, "--for=condition="+ipamv1alpha1.ServiceConditionAnnounced, "service/web", "--timeout=30s")
+	s.reach(t, lab.Client, ip, "/hostname")
+}
+
+// The other reasons that a user meets first, each on a Service of its own.
+func TestAServiceSaysWhatIsMissing(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", lanIPv4, lanIPv6)
+	s.web(t, "node1")
+	s.add(t, s.service("web", v4, v6))
+	s.addresses(t, "web", 2)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "advertisement")
+	s.create(t, `
+apiVersion: tandem-lb.io/v1alpha1
+kind: L2Advertisement
+metadata: {name: $NS-nowhere}
+spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {node-role.kubernetes.io/edge: ""}}]}
+`)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "nodeSelectors select no node")
+	s.layer2(t)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, "is announced on layer 2")
+
+	silent := s.service("silent", v4)
+	silent.Spec.Selector = map[string]string{"app": "silent"}
+	s.add(t, silent)
+	s.says(t, "silent", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no ready IPv4 endpoint")
+}
