@@ -33,6 +33,7 @@ import (
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/diagnosis"
@@ -67,16 +68,17 @@ const (
 // serviceConditions says of every Service of ours, by its conditions Allocated and Announced, whether clients can reach it and why not.
 // Both are written at once: one write for a Service with which all goes well.
 type serviceConditions struct {
-	client   kubernetes.Interface
-	services coreinformers.ServiceInformer // as the class view shows them
-	slices   discoveryinformers.EndpointSliceInformer
-	nodes    coreinformers.NodeInformer
-	claims   networkinginformers.IPAddressInformer
-	cache    ctrlcache.Informers
-	objects  client.Reader // Tandem's kinds
-	recorder record.EventRecorder
-	failures *failures
-	changed  signal.Signal
+	client    kubernetes.Interface
+	services  coreinformers.ServiceInformer // as the class view shows them
+	slices    discoveryinformers.EndpointSliceInformer
+	nodes     coreinformers.NodeInformer
+	claims    networkinginformers.IPAddressInformer
+	cache     ctrlcache.Informers
+	objects   client.Reader // Tandem's kinds
+	recorder  record.EventRecorder
+	failures  *failures
+	effective *effective
+	changed   signal.Signal
 	// What follows is owned by run.
 	liveness  *liveness
 	diagnosed map[types.NamespacedName]*diagnosed
@@ -209,6 +211,7 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 			pools[a.IP] = a.Pool
 		}
 	}
+	c.effective.Set(diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools)))
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
@@ -360,6 +363,32 @@ func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*
 		o.Claims.Items = append(o.Claims.Items, *claim)
 	}
 	return o, services, nil
+}
+
+// poolRanges returns the ranges of pools by their names. One that cannot be read is the business of the pool's own condition.
+func poolRanges(pools []ipamv1alpha1.AddressPool) map[string][]ipam.Range {
+	ranges := make(map[string][]ipam.Range, len(pools))
+	for i := range pools {
+		pool := &pools[i]
+		var texts []string
+		if pool.Spec.IPv4 != nil {
+			for _, r := range pool.Spec.IPv4.Ranges {
+				texts = append(texts, string(r))
+			}
+		}
+		if pool.Spec.IPv6 != nil {
+			for _, r := range pool.Spec.IPv6.Ranges {
+				texts = append(texts, string(r))
+			}
+		}
+		ranges[pool.Name] = nil
+		for _, text := range texts {
+			if r, err := ipam.ParseRange(text); err == nil {
+				ranges[pool.Name] = append(ranges[pool.Name], r)
+			}
+		}
+	}
+	return ranges
 }
 
 // allocated returns the condition Allocated of a Service. Pools has those of the addresses that claims of ours back.

@@ -3,6 +3,7 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -65,7 +66,7 @@ func newAnnouncedWorld(t *testing.T) *announcedWorld {
 	w.serviceConditions = &serviceConditions{
 		client: w.store, services: w.shared.Core().V1().Services(), slices: w.shared.Discovery().V1().EndpointSlices(),
 		nodes: w.shared.Core().V1().Nodes(), claims: w.shared.Networking().V1().IPAddresses(), objects: w.kinds, recorder: w.events,
-		changed: signal.New(), liveness: newLiveness(w.now), diagnosed: map[types.NamespacedName]*diagnosed{},
+		effective: newEffective(), changed: signal.New(), liveness: newLiveness(w.now), diagnosed: map[types.NamespacedName]*diagnosed{},
 	}
 	w.failures = newFailures(w.changed)
 	w.renew()
@@ -307,4 +308,81 @@ func TestNothingIsWrittenBeforeLivenessIsKnown(t *testing.T) {
 	w.expect("", 0)
 	w.pass(3)
 	w.expect("False NoLiveSpeaker: no speaker is alive on any node", 1)
+}
+
+// BenchmarkServiceConditions is a pass over ten thousand Services on a hundred nodes that are all announced.
+func BenchmarkServiceConditions(b *testing.B) {
+	const services, nodes = 10_000, 100
+	store := fake.NewClientset()
+	shared := informers.NewSharedInformerFactory(store, 0)
+	builder := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(
+		&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "lan"}})
+	must := func(err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	kinds := &listed{Client: builder.Build()}
+	for i := range nodes {
+		name := fmt.Sprintf("node%d", i)
+		must(shared.Core().V1().Nodes().Informer().GetIndexer().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+		kinds.speakers = append(kinds.speakers, v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
+			Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8"}}},
+		}})
+	}
+	for i := range services {
+		name, address := fmt.Sprintf("web%d", i), fmt.Sprintf("10.1.%d.%d", i/256, i%256)
+		must(shared.Core().V1().Services().Informer().GetIndexer().Add(&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
+			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: address}}}},
+		}))
+		must(shared.Networking().V1().IPAddresses().Informer().GetIndexer().Add(&networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+			Name: address, Labels: map[string]string{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy, ipamv1alpha1.LabelAddressPool: "lan"},
+		}}))
+		must(shared.Discovery().V1().EndpointSlices().Informer().GetIndexer().Add(&discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{}},
+		}))
+		kinds.announcements = append(kinds.announcements, v1alpha1.L2Announcement{
+			Service: v1alpha1.ServiceReference{Namespace: "default", Name: name},
+			Status:  v1alpha1.L2AnnouncementStatus{Node: fmt.Sprintf("node%d", i%nodes), Addresses: []string{address}},
+		})
+	}
+	now := time.Now()
+	c := &serviceConditions{
+		client: store, services: shared.Core().V1().Services(), slices: shared.Discovery().V1().EndpointSlices(),
+		nodes: shared.Core().V1().Nodes(), claims: shared.Networking().V1().IPAddresses(), objects: kinds,
+		effective: newEffective(), changed: signal.New(), liveness: newLiveness(now), diagnosed: map[types.NamespacedName]*diagnosed{},
+	}
+	c.failures = newFailures(c.changed)
+	for i := range 2 {
+		c.liveness.update(now, observation.Report("tandem-system", "node1", nil, nil, now.Add(time.Duration(i))), true)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		todos, _, err := c.diagnose(b.Context(), now)
+		if err != nil || len(todos) != services {
+			b.Fatalf("%d Services are announced, want %d: %v", len(todos), services, err)
+		}
+	}
+}
+
+// listed lists speakers and announcements as a cache does, without copying them.
+type listed struct {
+	client.Client
+	speakers      []v1alpha1.SpeakerStatus
+	announcements []v1alpha1.L2Announcement
+}
+
+func (l *listed) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	switch list := list.(type) {
+	case *v1alpha1.SpeakerStatusList:
+		list.Items = l.speakers
+	case *v1alpha1.L2AnnouncementList:
+		list.Items = l.announcements
+	default:
+		return l.Client.List(ctx, list)
+	}
+	return nil
 }

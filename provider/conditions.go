@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -29,15 +31,45 @@ import (
 // burst of changes, each of which may be in the conditions of several objects.
 const leastBetweenConditions = 100 * time.Millisecond
 
-// A conditionWriter says of every object that users write for the speakers, by its condition Ready, whether the speakers use it.
+// A conditionWriter says of every object that users write for the speakers, by its condition Ready, whether the speakers use it, and of
+// advertisements, by their condition Effective, whether there is something to announce by.
 type conditionWriter struct {
-	client client.Client // reads from cache, and writes statuses
-	cache  ctrlcache.Cache
+	client    client.Client // reads from cache, and writes statuses
+	cache     ctrlcache.Cache
+	effective *effective
+}
+
+// effective has the conditions Effective of advertisements, which come of the diagnosis of Services.
+type effective struct {
+	changed    signal.Signal
+	conditions atomic.Pointer[map[config.Key]metav1.Condition] // nil before the first diagnosis
+}
+
+func newEffective() *effective { return &effective{changed: signal.New()} }
+
+// Set replaces the conditions.
+func (e *effective) Set(conditions map[config.Key]metav1.Condition) {
+	if old := e.conditions.Swap(&conditions); old == nil || !maps.Equal(*old, conditions) {
+		e.changed.Raise()
+	}
+}
+
+// apply sets or removes the condition Effective of an object.
+func (e *effective) apply(key config.Key, conditions *[]metav1.Condition) {
+	latest := e.conditions.Load()
+	if latest == nil {
+		return
+	}
+	if condition, ok := (*latest)[key]; ok {
+		meta.SetStatusCondition(conditions, condition)
+	} else {
+		meta.RemoveStatusCondition(conditions, v1alpha1.ConditionEffective)
+	}
 }
 
 // run follows the objects until the context ends. The caller starts the cache.
 func (w *conditionWriter) run(ctx context.Context) error {
-	changed := signal.New()
+	changed := w.effective.changed
 	for _, obj := range []client.Object{
 		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{},
 		&v1alpha1.BFDProfile{}, &v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{},
@@ -73,17 +105,17 @@ func (w *conditionWriter) write(ctx context.Context) error {
 	}
 	_, conditions := config.Compile(objects)
 	return errors.Join(
-		writeKind(ctx, w.client, conditions, "L2Advertisement", objects.L2Advertisements,
+		writeKind(ctx, w, conditions, "L2Advertisement", objects.L2Advertisements,
 			func(o *v1alpha1.L2Advertisement) *v1alpha1.ConfigStatus { return &o.Status }),
-		writeKind(ctx, w.client, conditions, "BGPPeer", objects.BGPPeers,
+		writeKind(ctx, w, conditions, "BGPPeer", objects.BGPPeers,
 			func(o *v1alpha1.BGPPeer) *v1alpha1.ConfigStatus { return &o.Status }),
-		writeKind(ctx, w.client, conditions, "BGPAdvertisement", objects.BGPAdvertisements,
+		writeKind(ctx, w, conditions, "BGPAdvertisement", objects.BGPAdvertisements,
 			func(o *v1alpha1.BGPAdvertisement) *v1alpha1.ConfigStatus { return &o.Status }),
-		writeKind(ctx, w.client, conditions, "BFDProfile", objects.BFDProfiles,
+		writeKind(ctx, w, conditions, "BFDProfile", objects.BFDProfiles,
 			func(o *v1alpha1.BFDProfile) *v1alpha1.ConfigStatus { return &o.Status }),
-		writeKind(ctx, w.client, conditions, "Community", objects.Communities,
+		writeKind(ctx, w, conditions, "Community", objects.Communities,
 			func(o *v1alpha1.Community) *v1alpha1.ConfigStatus { return &o.Status }),
-		writeKind(ctx, w.client, conditions, "InterfaceAdvertisement", objects.InterfaceAdvertisements,
+		writeKind(ctx, w, conditions, "InterfaceAdvertisement", objects.InterfaceAdvertisements,
 			func(o *v1alpha1.InterfaceAdvertisement) *v1alpha1.ConfigStatus { return &o.Status }),
 	)
 }
@@ -93,18 +125,20 @@ func writeKind[T any, P interface {
 	*T
 	client.Object
 }](
-	ctx context.Context, c client.Client, conditions map[config.Key]metav1.Condition, kind string, objects []T,
+	ctx context.Context, w *conditionWriter, conditions map[config.Key]metav1.Condition, kind string, objects []T,
 	status func(P) *v1alpha1.ConfigStatus,
 ) error {
 	var errs []error
 	for i := range objects {
 		obj := P(&objects[i])
 		updated := obj.DeepCopyObject().(P)
-		meta.SetStatusCondition(&status(updated).Conditions, conditions[config.Key{Kind: kind, Name: obj.GetName()}])
+		key := config.Key{Kind: kind, Name: obj.GetName()}
+		meta.SetStatusCondition(&status(updated).Conditions, conditions[key])
+		w.effective.apply(key, &status(updated).Conditions)
 		if equality.Semantic.DeepEqual(status(obj), status(updated)) {
 			continue
 		}
-		if err := c.Status().Patch(ctx, updated, client.MergeFrom(obj)); client.IgnoreNotFound(err) != nil {
+		if err := w.client.Status().Patch(ctx, updated, client.MergeFrom(obj)); client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("condition of %s %s: %w", kind, obj.GetName(), err))
 		}
 	}

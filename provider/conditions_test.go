@@ -37,7 +37,7 @@ func conditionWriterOf(t *testing.T, patch func(name string) error, objects ...c
 			return c.SubResource(sub).Patch(ctx, obj, p, opts...)
 		},
 	}).Build()
-	return &conditionWriter{client: store}
+	return &conditionWriter{client: store, effective: newEffective()}
 }
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Generation: 3} }
@@ -116,4 +116,42 @@ func TestConditionsOfTheOthersAreWritten(t *testing.T) {
 	if diff := cmp.Diff([]string{"bfd", "bgp", "community", "interface"}, slices.Sorted(maps.Keys(patched))); diff != "" {
 		t.Errorf("written (-want +got):\n%s", diff)
 	}
+}
+
+// The condition Effective comes and goes with the diagnosis, beside Ready.
+func TestEffectiveIsWrittenBesideReady(t *testing.T) {
+	writes := 0
+	w := conditionWriterOf(t, func(string) error { writes++; return nil }, oneOfEach()...)
+	pass := func(want ...string) {
+		t.Helper()
+		if err := w.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var ad v1alpha1.L2Advertisement
+		if err := w.client.Get(t.Context(), client.ObjectKey{Name: "l2"}, &ad); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range ad.Status.Conditions {
+			got = append(got, c.Type+"="+string(c.Status)+" "+c.Reason)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("conditions (-want +got):\n%s", diff)
+		}
+	}
+	key := config.Key{Kind: "L2Advertisement", Name: "l2"}
+	pass("Ready=False UnknownReference")
+	w.effective.Set(map[config.Key]metav1.Condition{key: {
+		Type: v1alpha1.ConditionEffective, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNoPool,
+	}})
+	<-w.effective.changed
+	before := writes
+	pass("Ready=False UnknownReference", "Effective=False NoPool")
+	pass("Ready=False UnknownReference", "Effective=False NoPool")
+	if writes != before+1 {
+		t.Errorf("%d writes of one object, want 1", writes-before)
+	}
+	w.effective.Set(nil)
+	<-w.effective.changed
+	pass("Ready=False UnknownReference")
 }

@@ -121,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	conditions := &serviceConditions{
 		client: cfg.Client, services: services.ServiceInformer, slices: endpoints, nodes: cfg.Informers.Core().V1().Nodes(),
 		claims: claims.Networking().V1().IPAddresses(), cache: pools, objects: pools, recorder: cfg.Recorder,
-		changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
+		effective: newEffective(), changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
 	}
 	conditions.failures = newFailures(conditions.changed)
 	return &Cloud{
@@ -132,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		parts: map[string]func(context.Context) error{
 			"the cache of Tandem's kinds":        pools.Start,
 			"addresses":                          server.Run,
-			"the conditions of what users write": (&conditionWriter{client: poolClient, cache: pools}).run,
+			"the conditions of what users write": (&conditionWriter{poolClient, pools, conditions.effective}).run,
 			"the conditions of Services":         conditions.run,
 			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.Namespace}).run,
 		},

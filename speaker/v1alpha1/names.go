@@ -8,6 +8,24 @@ package v1alpha1
 // the speaker of that node announces.
 const ConditionReady = "Ready"
 
+// ConditionEffective is the type of the condition of an L2Advertisement or a BGPAdvertisement that says whether there is a pool, a node and
+// an interface or a peer to announce by. An advertisement that is invalid does not have it.
+const ConditionEffective = "Effective"
+
+// Reasons of the condition Effective.
+const (
+	// ReasonEffective is the reason of Effective=True.
+	ReasonEffective = "Effective"
+	// ReasonNoPool is the reason where the advertisement selects no AddressPool that exists.
+	ReasonNoPool = "NoPool"
+	// ReasonNoNode is the reason where nodeSelectors select no node that may announce. The message names those that are excluded.
+	ReasonNoNode = "NoNode"
+	// ReasonNoInterface is the reason where no selected node has an interface in the subnet of a selected pool, or one that interfaces match.
+	ReasonNoInterface = "NoInterface"
+	// ReasonNoPeer is the reason where a BGPAdvertisement tells no BGPPeer of a selected node.
+	ReasonNoPeer = "NoPeer"
+)
+
 // Reasons of the condition Ready.
 const (
 	// ReasonAccepted is the reason of Ready=True: the object is valid and in use.

@@ -46,7 +46,7 @@ func TestAServiceSaysWhyItIsNotAnnounced(t *testing.T) {
 	s.event(t, "web", ipamv1alpha1.EventNotAnnounced, reason)
 	s.bgp(t)
 	s.kubectl(t, "wait", "-n", s.ns, "--for=condition="+ipamv1alpha1.ServiceConditionAnnounced, "service/web", "--timeout=30s")
-	s.reach(t, lab.Client, ip, "/hostname")
+	s.reach(t, lab.Ext, ip, "/hostname")
 }
 
 // The other reasons that a user meets first, each on a Service of its own.

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diagnosis
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// Advertisements returns the condition Effective of each advertisement of the snapshot: whether there is a pool, a node and an interface or
+// a peer to announce by. Pools has the ranges of all AddressPools by their names. An advertisement that the configuration leaves out as
+// invalid has no such condition.
+func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[config.Key]metav1.Condition {
+	conditions := map[config.Key]metav1.Condition{}
+	say := func(kind, name, reason, message string) {
+		c := metav1.Condition{Type: v1alpha1.ConditionEffective, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+		if reason == v1alpha1.ReasonEffective {
+			c.Status = metav1.ConditionTrue
+		}
+		conditions[config.Key{Kind: kind, Name: name}] = c
+	}
+	for i := range s.Config.L2 {
+		ad := &s.Config.L2[i]
+		ranges, nodes, reason, message := selectedBy(s, ad.Selection, pools)
+		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, nodes, ranges) {
+			reason = v1alpha1.ReasonNoInterface
+			message = "no selected node has an interface in the subnet of a selected pool; set interfaces if routers know the way"
+			if len(ad.Interfaces) > 0 {
+				message = fmt.Sprintf("no selected node has a usable interface whose name matches interfaces %q", ad.Interfaces)
+			}
+		}
+		say("L2Advertisement", ad.Name, reason, message)
+	}
+	for i := range s.Config.BGP {
+		ad := &s.Config.BGP[i]
+		_, nodes, reason, message := selectedBy(s, ad.Selection, pools)
+		if reason == v1alpha1.ReasonEffective && !hasPeer(s, ad, nodes) {
+			reason = v1alpha1.ReasonNoPeer
+			message = "no selected node has one of the peers: there is no BGPPeer, or nodeSelectors of the BGPPeer leave the nodes out"
+		}
+		say("BGPAdvertisement", ad.Name, reason, message)
+	}
+	return conditions
+}
+
+// selectedBy returns the ranges of the pools and the nodes that an advertisement selects, or the reason why there is none of either.
+func selectedBy(
+	s *decision.Snapshot, selected config.Selection, pools map[string][]ipam.Range,
+) (ranges []ipam.Range, nodes []string, reason, message string) {
+	found := false
+	for name, of := range pools {
+		if selected.SelectsPool(name) {
+			found, ranges = true, append(ranges, of...)
+		}
+	}
+	if !found {
+		return nil, nil, v1alpha1.ReasonNoPool, "addressPools and addressPoolSelectors select no AddressPool"
+	}
+	var excluded []string
+	for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {
+		node := s.Nodes[name]
+		switch {
+		case !selected.Nodes.Matches(node.Labels):
+		case node.Excluded:
+			excluded = append(excluded, name)
+		default:
+			nodes = append(nodes, name)
+		}
+	}
+	if len(nodes) == 0 {
+		message = "nodeSelectors select no node"
+		if len(excluded) > 0 {
+			message += " that may announce (excluded: " + some(excluded) + ")"
+		}
+		return nil, nil, v1alpha1.ReasonNoNode, message
+	}
+	return ranges, nodes, v1alpha1.ReasonEffective, ""
+}
+
+// hasInterface reports whether a node can answer on an interface for some address of the ranges.
+func hasInterface(s *decision.Snapshot, ad *config.L2Advertisement, nodes []string, ranges []ipam.Range) bool {
+	for _, node := range nodes {
+		for _, i := range s.Nodes[node].Interfaces {
+			if ad.MatchesInterface(i.Name) {
+				return true
+			}
+			if len(ad.Interfaces) == 0 && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return inSubnet(p, ranges) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// inSubnet reports whether some address of the ranges is in a subnet.
+func inSubnet(subnet netip.Prefix, ranges []ipam.Range) bool {
+	return slices.ContainsFunc(ranges, func(r ipam.Range) bool {
+		return subnet.Contains(r.First) || subnet.Contains(r.Last) || r.Contains(subnet.Addr())
+	})
+}
+
+// hasPeer reports whether an advertisement tells a BGPPeer of one of the nodes.
+func hasPeer(s *decision.Snapshot, ad *config.BGPAdvertisement, nodes []string) bool {
+	return slices.ContainsFunc(s.Config.Peers, func(p config.Peer) bool {
+		return (ad.Peers == nil || ad.Peers[p.Name]) && slices.ContainsFunc(nodes, func(node string) bool {
+			return p.Nodes.Matches(s.Nodes[node].Labels)
+		})
+	})
+}

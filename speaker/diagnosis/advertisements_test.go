@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package diagnosis
+
+import (
+	"testing"
+
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
+)
+
+func TestAdvertisements(t *testing.T) {
+	ranges := func(text string) []ipam.Range {
+		r, err := ipam.ParseRange(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []ipam.Range{r}
+	}
+	pools := map[string][]ipam.Range{
+		"lan": ranges("198.51.100.200-198.51.100.209"), "off": ranges("192.0.2.64/29"), "wide": ranges("198.51.0.0/16"),
+	}
+	const (
+		l2Kind, bgpKind = "L2Advertisement", "BGPAdvertisement"
+		noSubnet        = "no selected node has an interface in the subnet of a selected pool; set interfaces if routers know the way"
+		noPeer          = "no selected node has one of the peers: there is no BGPPeer, or nodeSelectors of the BGPPeer leave the nodes out"
+	)
+	for _, tt := range []struct {
+		name            string
+		set             func(c *cluster)
+		kind            string
+		reason, message string
+	}{
+		{"everything", func(c *cluster) { c.l2("") }, l2Kind, "Effective", ""},
+		{"a pool in the subnet", func(c *cluster) { c.l2("name=node1", "lan") }, l2Kind, "Effective", ""},
+		{"a pool around the subnet", func(c *cluster) { c.l2("", "wide") }, l2Kind, "Effective", ""},
+		{
+			"a pool that does not exist", func(c *cluster) { c.l2("", "gone") }, l2Kind, "NoPool",
+			"addressPools and addressPoolSelectors select no AddressPool",
+		},
+		{"no node", func(c *cluster) { c.l2("rack=9") }, l2Kind, "NoNode", "nodeSelectors select no node"},
+		{
+			"an excluded node",
+			func(c *cluster) { c.l2("name=node1"); c.change("node1", func(n *decision.Node) { n.Excluded = true }) },
+			l2Kind, "NoNode", "nodeSelectors select no node that may announce (excluded: node node1)",
+		},
+		{"a pool in no subnet", func(c *cluster) { c.l2("", "off") }, l2Kind, "NoInterface", noSubnet},
+		{"a pool in no subnet, on interfaces", func(c *cluster) { c.l2("", "off").Interfaces = []string{"eth*"} }, l2Kind, "Effective", ""},
+		{
+			"interfaces of a wrong name", func(c *cluster) { c.l2("").Interfaces = []string{"bond0"} }, l2Kind, "NoInterface",
+			`no selected node has a usable interface whose name matches interfaces ["bond0"]`,
+		},
+		{"to a peer", func(c *cluster) { c.bgp("", "off"); c.peer("tor1", bgp.Idle, 0, 0) }, bgpKind, "Effective", ""},
+		{"no peer", func(c *cluster) { c.bgp("") }, bgpKind, "NoPeer", noPeer},
+		{
+			"a peer of other nodes", func(c *cluster) { c.bgp("name=node1"); c.peer("tor1", bgp.Idle, 0, 0).Nodes = selecting("name=node2") },
+			bgpKind, "NoPeer", noPeer,
+		},
+		{
+			"another peer", func(c *cluster) { c.bgp("").Peers = map[string]bool{"tor2": true}; c.peer("tor1", bgp.Idle, 0, 0) },
+			bgpKind, "NoPeer", noPeer,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCluster()
+			tt.set(c)
+			name := "l2-0"
+			if tt.kind == bgpKind {
+				name = "bgp"
+			}
+			got := Advertisements(c.Snapshot, pools)[config.Key{Kind: tt.kind, Name: name}]
+			if got.Reason != tt.reason || got.Message != tt.message || (got.Status == "True") != (tt.reason == "Effective") {
+				t.Errorf("%s %s: %s\nwant %s: %s", got.Status, got.Reason, got.Message, tt.reason, tt.message)
+			}
+		})
+	}
+}
