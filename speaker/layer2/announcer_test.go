@@ -32,7 +32,9 @@ type bench struct {
 	joinErr   error
 	conflicts []Conflict
 	changes   int
-	sent      []string // "time interface frame"
+	probed    int                // how often probing has ended
+	onSend    func(frame []byte) // sees each frame, in the place of sent
+	sent      []string           // "time interface frame"
 }
 
 type fakeWire struct {
@@ -55,6 +57,7 @@ func newBench(t *testing.T) *bench {
 	b.Announcer = New(Config{
 		OnConflict: func(c Conflict) { b.change(func() { b.conflicts = append(b.conflicts, c) }) },
 		OnChange:   func() { b.change(func() { b.changes++ }) },
+		OnProbed:   func() { b.change(func() { b.probed++ }) },
 	})
 	b.open = func(iface Interface, handle handler, failed func(error)) (wire, error) {
 		b.mu.Lock()
@@ -86,8 +89,15 @@ func newBench(t *testing.T) *bench {
 }
 
 func (w *fakeWire) send(_ Protocol, frame []byte) error {
+	if w.bench.onSend != nil {
+		w.bench.change(func() { w.bench.onSend(frame) })
+		return nil
+	}
 	what := "?"
 	for _, a := range []netip.Addr{vip4, otherVIP4, vip6} {
+		if a.Is6() && isProbe6(frame, mac(w.iface.MAC), a) || a.Is4() && string(frame) == string(probeARP(mac(w.iface.MAC), a)) {
+			what = "probe " + a.String()
+		}
 		request, reply := gratuitousARP(mac(w.iface.MAC), a)
 		switch string(frame) {
 		case string(request):

@@ -17,8 +17,8 @@ const arpLen = 28
 // use.
 //
 // A packet whose sender is one of the announced addresses, with another MAC, is a conflict. It is never answered, whatever it asks for (RFC
-// 5227 §2.4).
-func decideARP(frame []byte, own mac, announced addressSet) outcome {
+// 5227 §2.4). While we probe an address ourselves, another station's probe for it is a conflict as well (RFC 5227 §2.1.1).
+func decideARP(frame []byte, own mac, addresses addressSet) outcome {
 	_, reason := checkEthernet(frame, own, etherTypeARP, func(dst mac) bool { return dst == broadcastMAC })
 	if reason != dropNone {
 		return drop(reason)
@@ -44,13 +44,16 @@ func decideARP(frame []byte, own mac, announced addressSet) outcome {
 	case !sender.canSend(), p.SenderIP.IsMulticast(), p.SenderIP.IsLoopback(), p.SenderIP == broadcastIPv4:
 		return drop(DropInvalidSender)
 	}
-	if _, ok := announced[p.SenderIP]; ok {
-		return outcome{reason: DropConflict, address: p.SenderIP, station: sender}
+	if phase := addresses.of(p.SenderIP); phase != phaseSilent {
+		return conflictAbout(p.SenderIP, sender, phase)
 	}
 	if p.Operation != arp.OperationRequest {
 		return drop(DropOperation)
 	}
-	if _, ok := announced[p.TargetIP]; !ok {
+	switch phase := addresses.of(p.TargetIP); {
+	case phase == phaseProbing && p.SenderIP.IsUnspecified():
+		return conflictAbout(p.TargetIP, sender, phase)
+	case phase != phaseAnnounced:
 		return drop(DropNotAnnounced)
 	}
 	return outcome{reply: arpFrame(arp.OperationReply, sender, own, p.TargetIP, sender, p.SenderIP)}
@@ -64,6 +67,11 @@ var broadcastIPv4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 func gratuitousARP(own mac, addr netip.Addr) (request, reply []byte) {
 	return arpFrame(arp.OperationRequest, broadcastMAC, own, addr, mac{}, addr),
 		arpFrame(arp.OperationReply, broadcastMAC, own, addr, own, addr)
+}
+
+// probeARP returns the ARP probe of RFC 5227 §1.1. Its sender is 0.0.0.0, so that no neighbour learns from it.
+func probeARP(own mac, addr netip.Addr) []byte {
+	return arpFrame(arp.OperationRequest, broadcastMAC, own, netip.IPv4Unspecified(), mac{}, addr)
 }
 
 // arpFrame returns a whole frame. It is shorter than Ethernet's minimum; drivers pad.

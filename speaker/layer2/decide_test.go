@@ -20,7 +20,7 @@ import (
 var (
 	clientMAC = mac{0x02, 0, 0, 0, 0, 0x01}
 	ownMAC    = mac{0x02, 0, 0, 0, 0, 0x0b}
-	announced = addressSet{vip4: {}, vip6: {}}
+	announced = inPhase(phaseAnnounced, vip4, vip6)
 )
 
 const (
@@ -85,6 +85,16 @@ func summed(f []byte) []byte {
 	return f
 }
 
+// inPhase returns a set of addresses that are all in one phase.
+func inPhase(p phase, addrs ...netip.Addr) addressSet {
+	set := addressSet{}
+	for _, a := range addrs {
+		set[a] = &entry{}
+		set[a].phase.Store(uint32(p))
+	}
+	return set
+}
+
 type decideTest struct {
 	name        string
 	frame       []byte
@@ -95,10 +105,16 @@ type decideTest struct {
 }
 
 func testDecide(t *testing.T, decide func([]byte, mac, addressSet) outcome, tests []decideTest) {
+	t.Helper()
+	testDecideIn(t, phaseAnnounced, announced, decide, tests)
+}
+
+func testDecideIn(t *testing.T, p phase, set addressSet, decide func([]byte, mac, addressSet) outcome, tests []decideTest) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			original := slices.Clone(tt.frame)
-			got := decide(tt.frame, ownMAC, announced)
+			got := decide(tt.frame, ownMAC, set)
 			if diff := cmp.Diff(hex.EncodeToString(frame(tt.want)), hex.EncodeToString(got.reply)); diff != "" {
 				t.Errorf("Reply differs (-want +got):\n%s", diff)
 			}
@@ -107,6 +123,9 @@ func testDecide(t *testing.T, decide func([]byte, mac, addressSet) outcome, test
 			}
 			if got.address != tt.wantAddress || got.station != tt.wantStation {
 				t.Errorf("Conflict about %s with %x, want %s with %x", got.address, got.station, tt.wantAddress, tt.wantStation)
+			}
+			if want := got.reason == DropConflict && p == phaseProbing; got.probing != want {
+				t.Errorf("About an address that is probed: %t, want %t", got.probing, want)
 			}
 			if !slices.Equal(tt.frame, original) {
 				t.Error("Frame was changed")
@@ -268,7 +287,9 @@ func TestSolicitedNodeGroup(t *testing.T) {
 // The names are part of what users see: dashboards and alerts are made of them.
 func TestMetricNames(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	newMetrics(registry).counters(ARP, "eth0")
+	m := newMetrics(registry)
+	m.counters(ARP, "eth0")
+	m.inUse.WithLabelValues("eth0")
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -278,8 +299,8 @@ func TestMetricNames(t *testing.T) {
 		names = append(names, family.GetName())
 	}
 	want := []string{
-		"tandem_layer2_announcements_total", "tandem_layer2_answers_total", "tandem_layer2_conflicts_total",
-		"tandem_layer2_dropped_frames_total",
+		"tandem_layer2_addresses_in_use", "tandem_layer2_announcements_total", "tandem_layer2_answers_total",
+		"tandem_layer2_conflicts_total", "tandem_layer2_dropped_frames_total", "tandem_layer2_probes_total",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("Metrics differ (-want +got):\n%s", diff)
@@ -353,12 +374,12 @@ func FuzzNDP(f *testing.F) {
 
 // manyAnnounced is what a node with thousands of addresses owns.
 func manyAnnounced() addressSet {
-	set := addressSet{vip4: {}, vip6: {}}
+	addrs := []netip.Addr{vip4, vip6}
 	for n := range 5000 {
-		set[netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})] = struct{}{}
-		set[netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(n >> 8), 15: byte(n)})] = struct{}{}
+		addrs = append(addrs, netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}),
+			netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(n >> 8), 15: byte(n)}))
 	}
-	return set
+	return inPhase(phaseAnnounced, addrs...)
 }
 
 func benchmark(b *testing.B, decide func([]byte, mac, addressSet) outcome, frames map[string][]byte) {

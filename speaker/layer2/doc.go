@@ -21,12 +21,20 @@
 // usable link-local address (tentative, duplicate, or none at all) answers like any other. The IPv6 source of an advertisement is the
 // announced address itself. RFC 4861 §4.4 allows any address assigned to the interface, and Linux does the same for its own addresses.
 //
+// # Probing
+//
+// An address that was never announced on an interface is asked for before: by ARP probes (RFC 5227 §2.1) or by duplicate address detection
+// (RFC 4862 §5.4), of which neighbours learn nothing. While it is probed it is neither answered for nor announced. It is in use if a
+// station that is no speaker uses it or probes it as well. Then it stays silent, the conflict is reported, and it is probed again after a
+// back-off. Else it is announced after 180 ms. The caller names the interfaces in [Announcement.Probe]: a takeover is not probed, since its
+// clients wait, and since the node that had the address may still answer. Probing begins at a bounded rate, and delays no other address.
+//
 // # Takeover
 //
-// An address that is new on an interface is told to all neighbours by gratuitous ARP or unsolicited Neighbour Advertisements at 0, 0.1,
-// 0.3, 1, 2 and 4 seconds, then slowly for as long as it is announced: hosts keep what they learnt, switches forget. The same starts again
-// when the interface's MAC or index changes, when it comes back, and on [Announcer.Refresh]. The schedule belongs to the goroutine that
-// also applies changes, so an address that was withdrawn is never announced again.
+// An address that is new on an interface, or was found free, is told to all neighbours by gratuitous ARP or unsolicited Neighbour
+// Advertisements at 0, 0.1, 0.3, 1, 2 and 4 seconds, then slowly for as long as it is announced: hosts keep what they learnt, switches
+// forget. The same starts again when the interface's MAC or index changes, when it comes back, and on [Announcer.Refresh]. The schedule
+// belongs to the goroutine that also applies changes, so an address that was withdrawn is never announced again.
 //
 // # Conflicts
 //
@@ -35,8 +43,8 @@
 //
 // # Ownership of state
 //
-// The goroutine in [Announcer.Run] owns interfaces, sockets, groups and schedule. One reader per socket decides and answers on its own from
-// an immutable set of addresses, so that neither a change of thousands of addresses nor trouble on another interface delays an answer. An
-// interface that fails is closed, reported by [Announcer.Announced], and opened again with a growing delay. Opening needs CAP_NET_RAW and
-// nothing else.
+// The goroutine in [Announcer.Run] owns interfaces, sockets, groups, schedule and probes. One reader per socket decides and answers on its
+// own from an immutable set of addresses with a phase each, so that neither a change of thousands of addresses nor trouble on another
+// interface delays an answer. An interface that fails is closed, reported by [Announcer.Announced], and opened again with a growing delay.
+// Opening needs CAP_NET_RAW and nothing else.
 package layer2

@@ -34,8 +34,9 @@ func (m mac) isMulticast() bool { return m[0]&1 == 1 }
 // canSend reports whether m can be the address of a single station.
 func (m mac) canSend() bool { return !m.isMulticast() && m != mac{} }
 
-// An addressSet is the set of addresses announced on one interface. It is never changed once a reader can see it.
-type addressSet map[netip.Addr]struct{}
+// An addressSet has the addresses that are declared on one interface. It is never changed once a reader can see it; the phases of its
+// entries are.
+type addressSet map[netip.Addr]*entry
 
 // An outcome says what to do with a received frame.
 type outcome struct {
@@ -43,12 +44,18 @@ type outcome struct {
 	reply []byte
 	// reason says why there is no reply.
 	reason DropReason
-	// address is an announced address, and station the other station that uses it as its own, if reason is DropConflict.
+	// address is an announced or probed address, and station the other station that uses or probes it, if reason is DropConflict.
 	address netip.Addr
 	station mac
+	// probing says that the address is not announced yet.
+	probing bool
 }
 
 func drop(reason DropReason) outcome { return outcome{reason: reason} }
+
+func conflictAbout(addr netip.Addr, station mac, p phase) outcome {
+	return outcome{reason: DropConflict, address: addr, station: station, probing: p == phaseProbing}
+}
 
 // checkEthernet checks what ARP and NDP have in common: the type of the frame, its source, which it returns, and its destination. A frame
 // for another station is dropped. A bridge or a promiscuous interface shows us such frames, and the station that they are for answers them.

@@ -128,7 +128,7 @@ func (r *running) set(t *testing.T, addrs ...netip.Addr) {
 	})
 }
 
-// counter returns the sum of a counter over the series that have all the label values.
+// counter returns the sum of a counter or a gauge over the series that have all the label values.
 func (r *running) counter(t *testing.T, name string, labels ...string) (sum float64) {
 	t.Helper()
 	families, err := r.registry.Gather()
@@ -145,7 +145,7 @@ func (r *running) counter(t *testing.T, name string, labels ...string) (sum floa
 				values = append(values, l.GetValue())
 			}
 			if !slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(values, l) }) {
-				sum += m.Counter.GetValue()
+				sum += m.Counter.GetValue() + m.Gauge.GetValue()
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mdlayher/ndp"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
 
@@ -25,6 +26,9 @@ type Announcement struct {
 	Address netip.Addr
 	// Interfaces are exact names.
 	Interfaces []string
+	// Probe are those of the Interfaces on which the address is announced for the first time. There it is probed before, unless this
+	// Announcer has found it free already, and announced only if no other station has it.
+	Probe []string
 }
 
 // An Interface can be used for announcing: it is up, and its MAC answers.
@@ -47,23 +51,39 @@ type Status struct {
 	Interface string
 	// Announced is true once the interface answers for the address.
 	Announced bool
-	// Err is why the address is not announced, or, where it is, why neighbours may not reach us: its multicast group could not be joined.
+	// Err is why the address is not announced. It is nil while the address is probed, and an *InUseError from when another station was
+	// found to have it until none is. If the address is announced, Err is why neighbours may not reach us: its multicast group could not be
+	// joined.
 	Err error
 }
 
-// A Conflict says that another station uses an address that is announced here (RFC 5227 §2.4).
+// An InUseError is the Err of a Status whose address another station uses or probes. The address is probed again later.
+type InUseError struct {
+	MAC net.HardwareAddr // of the other station
+}
+
+// Error implements error.
+func (e *InUseError) Error() string { return "in use by " + e.MAC.String() }
+
+// A Conflict says that another station uses an address that is announced here (RFC 5227 §2.4), or one that was probed (RFC 5227 §2.1.1, RFC
+// 4862 §5.4).
 type Conflict struct {
 	Address   netip.Addr
 	Interface string
 	MAC       net.HardwareAddr // of the other station
 	Protocol  Protocol
+	// Probed says that the address was probed, and is not announced. Else it is announced, and was defended.
+	Probed bool
 }
 
 // Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and must return soon.
 type Config struct {
 	Registerer prometheus.Registerer
-	// OnConflict is called when an address is defended, and so at most every ten seconds for each address and interface.
+	// OnConflict is called when an address is defended, and so at most every ten seconds for each address and interface, and when a probed
+	// address turns out to be in use, and so in growing intervals from a second to five minutes.
 	OnConflict func(Conflict)
+	// OnProbed is called when the probing of addresses has ended, with either result. Announced returns the result.
+	OnProbed func()
 	// OnChange is called when what Announced returns has changed.
 	OnChange func()
 }
@@ -78,16 +98,20 @@ type Announcer struct {
 	mu   sync.Mutex    // guards all of desired
 	desired
 
-	// stations are the MACs of all usable interfaces.
-	stations  atomic.Pointer[map[mac]struct{}]
+	// stations are the MACs of all usable interfaces, speakers those of all nodes' speakers.
+	stations, speakers atomic.Pointer[stationSet]
+
 	status    atomic.Pointer[[]Status]
 	failures  chan failure
-	conflicts chan conflict
+	conflicts *conflictSet
 
 	// What follows is owned by the goroutine in Run.
 
 	ports    map[string]*port
+	entries  map[onInterface]*entry // of all that is declared, on interfaces that cannot be used too
 	schedule schedule
+	// results is when ended probing is published next, the zero Time if there is none to publish; lastResults is when it was last.
+	results, lastResults time.Time
 	// missing are the interfaces of announcements that cannot be used.
 	missing []Status
 }
@@ -97,6 +121,23 @@ type desired struct {
 	announcements []Announcement // sorted by address
 	interfaces    []Interface    // sorted by name
 	refresh       string         // the reason, "" for none
+}
+
+// onInterface names an address on an interface.
+type onInterface struct {
+	address netip.Addr
+	iface   string
+}
+
+// A stationSet has the MACs of some stations. It is never changed once a reader can see it.
+type stationSet map[mac]struct{}
+
+func (s *stationSet) has(m mac) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := (*s)[m]
+	return ok
 }
 
 // A failure ends the use of a wire.
@@ -114,17 +155,48 @@ type conflict struct {
 	station  mac
 }
 
+// A conflictSet has the conflicts that the readers have found, until the goroutine in Run takes them: of each address on each port the
+// latest. However fast they come, none is lost. Else an address that is in use could be taken for free.
+type conflictSet struct {
+	wake  signal.Signal // raised when there is one
+	mu    sync.Mutex    // guards found
+	found map[conflictKey]conflict
+}
+
+type conflictKey struct {
+	port    *port
+	address netip.Addr
+}
+
+func (s *conflictSet) add(c conflict) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.found[conflictKey{c.port, c.address}] = c
+	s.wake.Raise()
+}
+
+func (s *conflictSet) take() map[conflictKey]conflict {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.found) == 0 {
+		return nil
+	}
+	found := s.found
+	s.found = map[conflictKey]conflict{}
+	return found
+}
+
 // New returns an Announcer that announces nothing yet.
 func New(config Config) *Announcer {
 	return &Announcer{
-		config:   config,
-		metrics:  newMetrics(config.Registerer),
-		open:     openSockets,
-		wake:     signal.New(),
-		failures: make(chan failure),
-		// While so many wait, further conflicts are only counted.
-		conflicts: make(chan conflict, 64),
+		config:    config,
+		metrics:   newMetrics(config.Registerer),
+		open:      openSockets,
+		wake:      signal.New(),
+		failures:  make(chan failure),
+		conflicts: &conflictSet{wake: signal.New(), found: map[conflictKey]conflict{}},
 		ports:     map[string]*port{},
+		entries:   map[onInterface]*entry{},
 	}
 }
 
@@ -133,9 +205,10 @@ func New(config Config) *Announcer {
 func (a *Announcer) Set(announcements []Announcement) {
 	announcements = slices.Clone(announcements)
 	for i := range announcements {
-		names := slices.Sorted(slices.Values(announcements[i].Interfaces))
-		announcements[i].Address = announcements[i].Address.Unmap().WithZone("")
-		announcements[i].Interfaces = slices.Compact(names)
+		an := &announcements[i]
+		an.Address = an.Address.Unmap().WithZone("")
+		an.Interfaces = slices.Compact(slices.Sorted(slices.Values(an.Interfaces)))
+		an.Probe = slices.Compact(slices.Sorted(slices.Values(an.Probe)))
 	}
 	announcements = slices.DeleteFunc(announcements, func(an Announcement) bool {
 		return !an.Address.IsValid() || an.Address.IsMulticast() || an.Address.IsUnspecified()
@@ -145,7 +218,7 @@ func (a *Announcer) Set(announcements []Announcement) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !slices.EqualFunc(a.announcements, announcements, func(x, y Announcement) bool {
-		return x.Address == y.Address && slices.Equal(x.Interfaces, y.Interfaces)
+		return x.Address == y.Address && slices.Equal(x.Interfaces, y.Interfaces) && slices.Equal(x.Probe, y.Probe)
 	}) {
 		a.announcements = announcements
 		a.wake.Raise()
@@ -164,6 +237,18 @@ func (a *Announcer) SetInterfaces(interfaces []Interface) {
 		a.interfaces = interfaces
 		a.wake.Raise()
 	}
+}
+
+// SetSpeakers declares the MACs of all speakers' interfaces, on whatever node. A station with one of these is no obstacle to an address
+// that is probed: two speakers may probe the same address for a moment, or one may still answer for it.
+func (a *Announcer) SetSpeakers(macs []net.HardwareAddr) {
+	speakers := stationSet{}
+	for _, m := range macs {
+		if len(m) == len(mac{}) {
+			speakers[mac(m)] = struct{}{}
+		}
+	}
+	a.speakers.Store(&speakers)
 }
 
 // Refresh repeats the takeover announcements of all addresses, for instance because another node may have announced them while it could not
@@ -211,13 +296,13 @@ func (a *Announcer) Run(ctx context.Context) error {
 				f.port.fail(&a.schedule, f.err, time.Now())
 				a.publish()
 			}
-		case c := <-a.conflicts:
+		case <-a.conflicts.wake:
 			a.catchUp(logger)
-			a.handleConflict(logger, c)
+			a.proceed(logger, time.Now())
 		case <-timer.C:
 			a.catchUp(logger)
 			a.retry(logger)
-			a.announceDue(logger, time.Now())
+			a.proceed(logger, time.Now())
 		}
 		if next, ok := a.next(); ok {
 			timer.Reset(time.Until(next))
@@ -237,14 +322,21 @@ func (a *Announcer) catchUp(logger klog.Logger) {
 	}
 }
 
-// next returns when the next announcement or retry is due, and false if none is.
+// next returns when the next probe, announcement or retry is due, and false if none is.
 func (a *Announcer) next() (next time.Time, ok bool) {
-	if len(a.schedule) > 0 {
-		next, ok = a.schedule[0].due, true
+	earliest := func(due time.Time) {
+		if !due.IsZero() && (!ok || due.Before(next)) {
+			next, ok = due, true
+		}
 	}
+	if len(a.schedule) > 0 {
+		earliest(a.schedule[0].due)
+	}
+	earliest(a.results)
 	for _, p := range a.ports {
-		if !p.retryAt.IsZero() && (!ok || p.retryAt.Before(next)) {
-			next, ok = p.retryAt, true
+		earliest(p.retryAt)
+		for _, q := range p.queues {
+			earliest(q.due)
 		}
 	}
 	return next, ok
@@ -258,7 +350,7 @@ func (a *Announcer) apply(logger klog.Logger) {
 	a.mu.Unlock()
 	now := time.Now()
 
-	usable, stations := map[string]Interface{}, map[mac]struct{}{}
+	usable, stations := map[string]Interface{}, stationSet{}
 	for _, iface := range want.interfaces {
 		usable[iface.Name] = iface
 		if len(iface.MAC) == len(mac{}) {
@@ -267,9 +359,18 @@ func (a *Announcer) apply(logger klog.Logger) {
 	}
 	a.stations.Store(&stations)
 	a.missing = nil
-	wanted := map[string]addressSet{}
+	wanted, entries := map[string]addressSet{}, make(map[onInterface]*entry, len(a.entries))
 	for _, an := range want.announcements {
 		for _, name := range an.Interfaces {
+			key := onInterface{an.Address, name}
+			e := a.entries[key]
+			if e == nil {
+				e = &entry{}
+			}
+			entries[key] = e
+			if !slices.Contains(an.Probe, name) {
+				e.probe.Skip()
+			}
 			if _, ok := usable[name]; !ok {
 				a.missing = append(a.missing, Status{Address: an.Address, Interface: name, Err: ErrNoInterface})
 				continue
@@ -277,14 +378,16 @@ func (a *Announcer) apply(logger klog.Logger) {
 			if wanted[name] == nil {
 				wanted[name] = addressSet{}
 			}
-			wanted[name][an.Address] = struct{}{}
+			wanted[name][an.Address] = e
 		}
 	}
+	a.entries = entries
 
 	for name, p := range a.ports {
 		if len(wanted[name]) == 0 || !p.iface.equal(usable[name]) {
 			p.close(&a.schedule)
 			delete(a.ports, name)
+			a.metrics.inUse.DeleteLabelValues(name)
 			logger.V(2).Info("Closed interface", "interface", name)
 		}
 	}
@@ -301,7 +404,7 @@ func (a *Announcer) apply(logger klog.Logger) {
 		p.setAddresses(&a.schedule, set, now)
 		p.ensure(logger, &a.schedule, a.openPort, now)
 	}
-	a.announceDue(logger, now)
+	a.proceed(logger, now)
 	a.publish()
 }
 
@@ -319,39 +422,113 @@ func (a *Announcer) retry(logger klog.Logger) {
 	}
 }
 
-// announceDue sends the announcements whose time has come. Only addresses that are announced at this moment are in the schedule.
-func (a *Announcer) announceDue(logger klog.Logger, now time.Time) {
-	for len(a.schedule) > 0 && !now.Before(a.schedule[0].due) {
-		t := a.schedule[0]
-		if c := t.conflict; c != nil {
-			a.defend(logger, *c, now)
-		} else {
-			t.port.announce(t.address, t.isBurst())
-		}
-		a.schedule.sent(t, now)
+// proceed does what is due: it takes in conflicts first, so that none comes too late for an address whose probing ends now, and then sends
+// probes and announcements. Only addresses that are declared at this moment are in the schedule.
+func (a *Announcer) proceed(logger klog.Logger, now time.Time) {
+	probed := false
+	for _, c := range a.conflicts.take() {
+		probed = a.handleConflict(logger, c, now) || probed
 	}
+	for len(a.schedule) > 0 && !now.Before(a.schedule[0].due) {
+		switch t := a.schedule[0]; {
+		case t.entry.probe.state != probeFree:
+			probed = a.stepProbe(logger, t, now) || probed
+		case t.conflict != nil:
+			a.defend(logger, *t.conflict, now)
+			a.schedule.sent(t, now)
+		default:
+			t.port.announce(t.address, t.isBurst())
+			a.schedule.sent(t, now)
+		}
+	}
+	for _, p := range a.ports {
+		for _, q := range p.queues {
+			for t := q.next(now); t != nil; t = q.next(now) {
+				if t.address.Is6() && t.entry.nonce == nil {
+					t.entry.nonce = ndp.NewNonce()
+				}
+				t.entry.probe.Start(now)
+				a.stepProbe(logger, t, now)
+			}
+		}
+	}
+	if probed && a.results.IsZero() {
+		a.results = later(now, a.lastResults.Add(resultsInterval))
+	}
+	if !a.results.IsZero() && !now.Before(a.results) {
+		a.results, a.lastResults = time.Time{}, now
+		a.publish()
+		if a.config.OnProbed != nil {
+			a.config.OnProbed()
+		}
+	}
+}
+
+// resultsInterval is the least time between two publications of ended probing, since thousands of addresses end one after the other. No
+// announcement waits for that.
+const resultsInterval = 100 * time.Millisecond
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// stepProbe goes on with the probing of an address. It reports whether the address is free, and so announced from now on.
+func (a *Announcer) stepProbe(logger klog.Logger, t *task, now time.Time) (free bool) {
+	p, e := t.port, t.entry
+	send := e.probe.Step(now)
+	e.show() // The readers listen before the question is out.
+	if send {
+		p.probe(t.address, e.nonce)
+	}
+	switch e.probe.state {
+	case probeFree:
+		logger.V(2).Info("Found no other station with the address", "address", t.address, "interface", p.iface.Name)
+		a.schedule.burst(t, now)
+		return true
+	case probeWaiting:
+		a.schedule.remove(t)
+		p.queues[protocolOf(t.address)].add(t)
+	default:
+		a.schedule.put(t, e.probe.due)
+	}
+	return false
 }
 
 // defendInterval is RFC 5227's DEFEND_INTERVAL.
 const defendInterval = 10 * time.Second
 
-// handleConflict defends the address by one announcement (RFC 5227 §2.4 (c)). We never give the address up, since which node announces it
-// is decided elsewhere. The interval keeps two hosts that both defend an address from an endless exchange.
+// handleConflict ends the probing of an address, and reports whether it did. An address that is announced already is defended by one
+// announcement (RFC 5227 §2.4 (c)). We never give it up, since which node announces it is decided elsewhere. The interval keeps two hosts
+// that both defend an address from an endless exchange.
 //
 // The last of several conflicts within an interval is answered when the interval ends, or neighbours would believe the other station until
 // the next refresh. For example, of conflicts about 198.51.100.200 at 0 s, 1 s and 3 s, the first is answered at 0 s and the last at 10 s.
-func (a *Announcer) handleConflict(logger klog.Logger, c conflict) {
+func (a *Announcer) handleConflict(logger klog.Logger, c conflict, now time.Time) (endedProbing bool) {
 	p := c.port
 	t := p.tasks[c.address]
 	if a.ports[p.iface.Name] != p || t == nil {
-		return // The address was withdrawn since.
+		return false // The address was withdrawn since.
 	}
-	now := time.Now()
+	if e := t.entry; e.probe.state != probeFree {
+		if !e.probe.Conflict(now, c.station) {
+			return false
+		}
+		e.show()
+		a.schedule.put(t, e.probe.due)
+		logger.Info("Did not announce an address that another station has", "address", c.address, "interface", p.iface.Name,
+			"mac", net.HardwareAddr(c.station[:]).String(), "protocol", c.protocol, "probedAgainIn", e.probe.due.Sub(now).String())
+		a.report(c, true)
+		return true
+	}
 	if last, ok := p.defended[c.address]; ok && now.Sub(last) < defendInterval {
 		a.schedule.deferDefence(t, last.Add(defendInterval), c)
-		return
+		return false
 	}
 	a.defend(logger, c, now)
+	return false
 }
 
 // defend announces the address and reports the conflict.
@@ -359,11 +536,16 @@ func (a *Announcer) defend(logger klog.Logger, c conflict, now time.Time) {
 	p := c.port
 	p.defended[c.address] = now
 	p.announce(c.address, true)
-	report := Conflict{Address: c.address, Interface: p.iface.Name, MAC: c.station[:], Protocol: c.protocol}
 	logger.Info("Defended an address that another station uses",
-		"address", c.address, "interface", p.iface.Name, "mac", report.MAC.String(), "protocol", c.protocol)
+		"address", c.address, "interface", p.iface.Name, "mac", net.HardwareAddr(c.station[:]).String(), "protocol", c.protocol)
+	a.report(c, false)
+}
+
+func (a *Announcer) report(c conflict, probed bool) {
 	if a.config.OnConflict != nil {
-		a.config.OnConflict(report)
+		a.config.OnConflict(Conflict{
+			Address: c.address, Interface: c.port.iface.Name, MAC: c.station[:], Protocol: c.protocol, Probed: probed,
+		})
 	}
 }
 
@@ -371,13 +553,19 @@ func (a *Announcer) defend(logger klog.Logger, c conflict, now time.Time) {
 func (a *Announcer) publish() {
 	status := slices.Clone(a.missing)
 	for name, p := range a.ports {
-		for address := range *p.announced.Load() {
-			s := Status{Address: address, Interface: name, Announced: p.wire != nil, Err: p.err}
+		inUse := 0
+		for address, e := range *p.addresses.Load() {
+			s := Status{Address: address, Interface: name, Announced: p.wire != nil && e.probe.state == probeFree, Err: p.err}
 			if p.wire != nil && address.Is6() {
 				s.Err = p.unjoined[solicitedNodeGroup(address)]
 			}
+			if e.probe.inUse() {
+				inUse++
+				s.Err = cmp.Or(p.err, error(&InUseError{MAC: slices.Clone(e.probe.station[:])}))
+			}
 			status = append(status, s)
 		}
+		a.metrics.inUse.WithLabelValues(name).Set(float64(inUse))
 	}
 	slices.SortFunc(status, func(x, y Status) int {
 		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Interface, y.Interface))

@@ -2,7 +2,11 @@
 
 package layer2
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"net/netip"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // A DropReason says why a received frame was not answered.
 type DropReason uint8
@@ -37,9 +41,10 @@ const (
 	// DropUnspecifiedSource is a solicitation from :: that is no duplicate address detection: not sent to a solicited-node group, or with a
 	// source link-layer address.
 	DropUnspecifiedSource
-	// DropNotAnnounced is a message about an address that is not announced here.
+	// DropNotAnnounced is a message about an address that is not announced here, or not yet.
 	DropNotAnnounced
-	// DropConflict is a message in which another station uses an address that is announced here as its own.
+	// DropConflict is a message in which another station uses an address that is announced here as its own, or uses or probes one that is
+	// probed here.
 	DropConflict
 	// DropSendFailed is an answer or announcement that could not be sent.
 	DropSendFailed
@@ -84,9 +89,19 @@ const (
 	NDP Protocol = "ndp"
 )
 
+// protocolOf returns the protocol in which neighbours ask for an address.
+func protocolOf(address netip.Addr) Protocol {
+	if address.Is6() {
+		return NDP
+	}
+	return ARP
+}
+
 // metrics are the counters of all interfaces.
 type metrics struct {
-	dropped, answers, announcements, conflicts *prometheus.CounterVec
+	dropped, answers, announcements, probes, conflicts *prometheus.CounterVec
+
+	inUse *prometheus.GaugeVec
 }
 
 func newMetrics(registerer prometheus.Registerer) *metrics {
@@ -100,26 +115,33 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		announcements: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tandem_layer2_announcements_total", Help: "Gratuitous ARP packets and unsolicited neighbour advertisements sent.",
 		}, []string{"protocol", "interface"}),
-		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tandem_layer2_conflicts_total", Help: "Frames in which another station uses an announced address as its own (RFC 5227).",
+		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_probes_total", Help: "ARP probes and solicitations of duplicate address detection sent.",
 		}, []string{"protocol", "interface"}),
+		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_layer2_conflicts_total", Help: "Frames in which another station uses an announced or probed address (RFC 5227).",
+		}, []string{"protocol", "interface"}),
+		inUse: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tandem_layer2_addresses_in_use", Help: "Addresses that are not announced because another station has them.",
+		}, []string{"interface"}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.dropped, m.answers, m.announcements, m.conflicts)
+		registerer.MustRegister(m.dropped, m.answers, m.announcements, m.probes, m.conflicts, m.inUse)
 	}
 	return m
 }
 
 // counters are one interface's counters for one protocol, looked up once rather than for every frame.
 type counters struct {
-	dropped                           [numDropReasons]prometheus.Counter
-	answers, announcements, conflicts prometheus.Counter
+	dropped                                   [numDropReasons]prometheus.Counter
+	answers, announcements, probes, conflicts prometheus.Counter
 }
 
 func (m *metrics) counters(protocol Protocol, iface string) *counters {
 	c := &counters{
 		answers:       m.answers.WithLabelValues(string(protocol), iface),
 		announcements: m.announcements.WithLabelValues(string(protocol), iface),
+		probes:        m.probes.WithLabelValues(string(protocol), iface),
 		conflicts:     m.conflicts.WithLabelValues(string(protocol), iface),
 	}
 	for r := dropNone + 1; r < numDropReasons; r++ {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/ndp"
 	"golang.org/x/net/ipv6"
@@ -31,8 +32,10 @@ var (
 // another host's duplicate address detection: its answer goes to all nodes, without the Solicited flag, and ends the detection (RFC 4862
 // §5.4.3).
 //
-// A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict.
-func decideNDP(frame []byte, own mac, announced addressSet) outcome {
+// A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict. While we probe an address ourselves, the
+// duplicate address detection of another station is a conflict as well (RFC 4862 §5.4.3), and our own solicitation that the link returns is
+// not (RFC 7527).
+func decideNDP(frame []byte, own mac, addresses addressSet) outcome {
 	// Groups are mapped to 33:33:…, per RFC 2464 §7.
 	isForGroup := func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 }
 	src, reason := checkEthernet(frame, own, etherTypeIPv6, isForGroup)
@@ -80,15 +83,15 @@ func decideNDP(frame []byte, own mac, announced addressSet) outcome {
 	}
 	switch m := m.(type) {
 	case *ndp.NeighborSolicitation:
-		return decideSolicitation(m, src, source, destination, own, announced)
+		return decideSolicitation(m, src, source, destination, own, addresses)
 	case *ndp.NeighborAdvertisement:
-		return decideAdvertisement(m, src, destination, own, announced)
+		return decideAdvertisement(m, src, destination, own, addresses)
 	}
 	return drop(DropOperation)
 }
 
 func decideSolicitation(
-	ns *ndp.NeighborSolicitation, src mac, source, destination netip.Addr, own mac, announced addressSet,
+	ns *ndp.NeighborSolicitation, src mac, source, destination netip.Addr, own mac, addresses addressSet,
 ) outcome {
 	if ns.TargetAddress.IsMulticast() {
 		return drop(DropTargetMulticast)
@@ -98,7 +101,12 @@ func decideSolicitation(
 	if detection && (given || !solicitedNode.Contains(destination)) {
 		return drop(DropUnspecifiedSource)
 	}
-	if _, ok := announced[ns.TargetAddress]; !ok {
+	switch phase := addresses.of(ns.TargetAddress); {
+	case phase == phaseProbing && detection && hasNonce(ns.Options, addresses[ns.TargetAddress].nonce):
+		return drop(DropOwnFrame)
+	case phase == phaseProbing && detection:
+		return conflictAbout(ns.TargetAddress, src, phase)
+	case phase != phaseAnnounced:
 		return drop(DropNotAnnounced)
 	}
 	if detection {
@@ -117,7 +125,7 @@ func decideSolicitation(
 }
 
 func decideAdvertisement(
-	na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, announced addressSet,
+	na *ndp.NeighborAdvertisement, src mac, destination netip.Addr, own mac, addresses addressSet,
 ) outcome {
 	if na.TargetAddress.IsMulticast() {
 		return drop(DropTargetMulticast)
@@ -126,7 +134,8 @@ func decideAdvertisement(
 	if na.Solicited && destination.IsMulticast() {
 		return drop(DropMalformed)
 	}
-	if _, ok := announced[na.TargetAddress]; !ok {
+	phase := addresses.of(na.TargetAddress)
+	if phase == phaseSilent {
 		return drop(DropNotAnnounced)
 	}
 	linkLayer, given := linkLayerAddress(na.Options, ndp.Target)
@@ -136,7 +145,14 @@ func decideAdvertisement(
 	if linkLayer == own {
 		return drop(DropOwnFrame)
 	}
-	return outcome{reason: DropConflict, address: na.TargetAddress, station: linkLayer}
+	return conflictAbout(na.TargetAddress, linkLayer, phase)
+}
+
+func hasNonce(options []ndp.Option, nonce *ndp.Nonce) bool {
+	return slices.ContainsFunc(options, func(o ndp.Option) bool {
+		n, ok := o.(*ndp.Nonce)
+		return ok && nonce != nil && n.Equal(nonce)
+	})
 }
 
 // linkLayerAddress returns the link-layer address option of a direction, and false if there is none. The library has checked that it has
@@ -156,6 +172,16 @@ func unsolicitedAdvertisement(own mac, addr netip.Addr) []byte {
 	return advertisementFrame(own, addr, allNodesMAC, allNodes, false)
 }
 
+// probeNDP returns the solicitation of duplicate address detection (RFC 4862 §5.4.2), with a nonce (RFC 7527 §4.1). Its source is ::, so
+// that no neighbour learns from it.
+func probeNDP(own mac, addr netip.Addr, nonce *ndp.Nonce) []byte {
+	group := solicitedNodeGroup(addr)
+	dst := mac{0: 0x33, 1: 0x33}
+	copy(dst[2:], group.AsSlice()[12:]) // RFC 2464 §7
+	ns := &ndp.NeighborSolicitation{TargetAddress: addr, Options: []ndp.Option{nonce}}
+	return ndpFrame(ns, own, netip.IPv6Unspecified(), dst, group)
+}
+
 // advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the package comment says why.
 // The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast solicitations, and in others it does
 // no harm.
@@ -166,17 +192,22 @@ func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, so
 		TargetAddress: addr,
 		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(own[:])}},
 	}
-	message, err := ndp.MarshalMessage(na)
+	return ndpFrame(na, own, addr, dstMAC, dst)
+}
+
+// ndpFrame returns a message as a whole frame.
+func ndpFrame(m ndp.Message, own mac, src netip.Addr, dstMAC mac, dst netip.Addr) []byte {
+	message, err := ndp.MarshalMessage(m)
 	if err != nil {
 		// Only an address that is not IPv6 fails, and no caller passes one.
-		panic("layer2: marshalling an advertisement for " + addr.String() + ": " + err.Error())
+		panic("layer2: marshalling a message to " + dst.String() + ": " + err.Error())
 	}
 	b := make([]byte, 0, ethernetHeaderLen+ipv6.HeaderLen+len(message))
 	b = appendEthernet(b, dstMAC, own, etherTypeIPv6)
 	b = append(b, ipv6.Version<<4, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
 	b = append(b, nextHeaderICMP, ndp.HopLimit)
-	b = append(b, addr.AsSlice()...)
+	b = append(b, src.AsSlice()...)
 	b = append(b, dst.AsSlice()...)
 	binary.BigEndian.PutUint16(message[2:], checksum(b[len(b)-32:], message))
 	return append(b, message...)

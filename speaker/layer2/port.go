@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mdlayher/ndp"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/klog/v2"
 )
@@ -27,10 +28,11 @@ type port struct {
 	iface     Interface
 	mac       mac
 	counters  map[Protocol]*counters
-	conflicts chan<- conflict
-	stations  *atomic.Pointer[map[mac]struct{}]
-	// announced holds the addresses that the readers answer for.
-	announced atomic.Pointer[addressSet]
+	conflicts *conflictSet
+	stations  *atomic.Pointer[stationSet] // of this node
+	speakers  *atomic.Pointer[stationSet] // of all nodes with a speaker
+	// addresses are those that the readers look at.
+	addresses atomic.Pointer[addressSet]
 
 	// wire and closed are nil while the port is not open; closed is closed before the wire is.
 	wire   wire
@@ -41,10 +43,12 @@ type port struct {
 	retryAt  time.Time
 	openedAt time.Time
 
-	tasks    map[netip.Addr]*task // of all announced addresses while the port is open
-	groups   map[netip.Addr]int   // solicited-node group => announced addresses in it
+	tasks    map[netip.Addr]*task // of all addresses while the port is open
+	groups   map[netip.Addr]int   // solicited-node group => addresses in it
 	unjoined map[netip.Addr]error // the groups that could not be joined
 	defended map[netip.Addr]time.Time
+
+	queues map[Protocol]*probeQueue
 }
 
 func newPort(iface Interface, a *Announcer) *port {
@@ -56,14 +60,16 @@ func newPort(iface Interface, a *Announcer) *port {
 		},
 		conflicts: a.conflicts,
 		stations:  &a.stations,
+		speakers:  &a.speakers,
 		backoff:   newBackoff(),
 		tasks:     map[netip.Addr]*task{},
 		groups:    map[netip.Addr]int{},
 		unjoined:  map[netip.Addr]error{},
 		defended:  map[netip.Addr]time.Time{},
+		queues:    map[Protocol]*probeQueue{ARP: newProbeQueue(), NDP: newProbeQueue()},
 	}
 	copy(p.mac[:], iface.MAC)
-	p.announced.Store(&addressSet{})
+	p.addresses.Store(&addressSet{})
 	return p
 }
 
@@ -73,12 +79,13 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 	if protocol == NDP {
 		decide = decideNDP
 	}
-	o, c := decide(frame, p.mac, *p.announced.Load()), p.counters[protocol]
-	if o.reason == DropConflict {
-		// Two interfaces of this node that are on one LAN hear each other.
-		if _, ours := (*p.stations.Load())[o.station]; ours {
-			o.reason = DropOwnFrame
-		}
+	o, c := decide(frame, p.mac, *p.addresses.Load()), p.counters[protocol]
+	switch {
+	case o.reason != DropConflict:
+	case p.stations.Load().has(o.station):
+		o.reason = DropOwnFrame // Two interfaces of this node that are on one LAN hear each other.
+	case o.probing && p.speakers.Load().has(o.station):
+		o.reason = DropNotAnnounced // Two speakers settle by the record which of them announces, and not by probes.
 	}
 	if o.reason == dropNone {
 		if err := send(o.reply); err != nil {
@@ -91,10 +98,7 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 		return
 	case DropConflict:
 		c.conflicts.Inc()
-		select {
-		case p.conflicts <- conflict{port: p, protocol: protocol, address: o.address, station: o.station}:
-		default:
-		}
+		p.conflicts.add(conflict{port: p, protocol: protocol, address: o.address, station: o.station})
 	}
 	c.dropped[o.reason].Inc()
 }
@@ -114,20 +118,48 @@ func (p *port) announce(address netip.Addr, burst bool) {
 }
 
 func (p *port) broadcast(protocol Protocol, frame []byte) {
-	if err := p.wire.send(protocol, frame); err != nil {
-		p.counters[protocol].dropped[DropSendFailed].Inc()
-		return
+	if p.send(protocol, frame) {
+		p.counters[protocol].announcements.Inc()
 	}
-	p.counters[protocol].announcements.Inc()
 }
 
-// setAddresses replaces the addresses that the port answers for.
+// probe asks all neighbours whether one of them has an address.
+func (p *port) probe(address netip.Addr, nonce *ndp.Nonce) {
+	protocol, frame := protocolOf(address), []byte(nil)
+	if protocol == NDP {
+		frame = probeNDP(p.mac, address, nonce)
+	} else {
+		frame = probeARP(p.mac, address)
+	}
+	if p.send(protocol, frame) {
+		p.counters[protocol].probes.Inc()
+	}
+}
+
+func (p *port) send(protocol Protocol, frame []byte) (sent bool) {
+	err := p.wire.send(protocol, frame)
+	if err != nil {
+		p.counters[protocol].dropped[DropSendFailed].Inc()
+	}
+	return err == nil
+}
+
+// setAddresses replaces the addresses of the port, and begins to announce those that need no probing, or none any more.
 func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
-	old := *p.announced.Load()
+	old := *p.addresses.Load()
+	for address, e := range set {
+		if e.probe.state != probeFree || phase(e.phase.Load()) == phaseAnnounced {
+			continue
+		}
+		e.show()
+		if t := p.tasks[address]; t != nil && t.entry == e {
+			s.burst(t, now)
+		}
+	}
 	if maps.Equal(old, set) {
 		return
 	}
-	p.announced.Store(&set)
+	p.addresses.Store(&set)
 	for address := range old {
 		if _, ok := set[address]; ok {
 			continue
@@ -141,16 +173,30 @@ func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
 			p.leaveGroup(solicitedNodeGroup(address))
 		}
 	}
-	for address := range set {
+	for address, e := range set {
 		if _, ok := old[address]; ok {
 			continue
 		}
 		if p.wire != nil {
-			p.tasks[address] = s.add(p, address, now)
+			p.begin(s, address, e, now)
 		}
 		if address.Is6() {
 			p.groups[solicitedNodeGroup(address)]++
 		}
+	}
+}
+
+// begin announces an address, or has it probed first.
+func (p *port) begin(s *schedule, address netip.Addr, e *entry, now time.Time) {
+	t := &task{port: p, address: address, entry: e, index: -1}
+	p.tasks[address] = t
+	switch e.probe.state {
+	case probeFree:
+		s.burst(t, now)
+	case probeConflict:
+		s.put(t, e.probe.due)
+	default:
+		p.queues[protocolOf(address)].add(t)
 	}
 }
 
@@ -179,8 +225,8 @@ func (p *port) ensure(logger klog.Logger, s *schedule, open opener, now time.Tim
 		}
 		logger.Info("Opened interface", "interface", p.iface.Name, "mac", p.iface.MAC.String())
 		p.err, p.openedAt = nil, now
-		for address := range *p.announced.Load() {
-			p.tasks[address] = s.add(p, address, now)
+		for address, e := range *p.addresses.Load() {
+			p.begin(s, address, e, now)
 		}
 	}
 	p.retryAt = time.Time{}
@@ -221,12 +267,17 @@ func (p *port) fail(s *schedule, err error, now time.Time) {
 	p.retryAt = now.Add(p.backoff.Step())
 }
 
-// close closes the wire and ends all announcements. The port keeps the addresses that it is to answer for.
+// close closes the wire and ends all probing and announcements. The port keeps the addresses that it is to answer for.
 func (p *port) close(s *schedule) {
 	for _, t := range p.tasks {
 		s.remove(t)
+		t.entry.probe.Interrupt()
+		t.entry.show()
 	}
 	clear(p.tasks)
+	for _, q := range p.queues {
+		q.clear()
+	}
 	clear(p.unjoined)
 	if p.wire != nil {
 		close(p.closed)

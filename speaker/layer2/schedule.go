@@ -22,22 +22,23 @@ const (
 	refreshJitter   = 30 * time.Second
 )
 
-// A task is to announce one address on one interface, again and again.
+// A task is to probe one address on one interface, and then to announce it, again and again.
 type task struct {
 	port    *port
 	address netip.Addr
+	entry   *entry
 	start   time.Time // of the burst
 	step    int       // announcements since start
 	due     time.Time
 	// conflict is what the next announcement answers, nil if it answers none.
 	conflict *conflict
-	index    int // in the schedule
+	index    int // in the schedule, -1 while it is not there
 }
 
 // isBurst reports whether the next announcement belongs to the burst.
 func (t *task) isBurst() bool { return t.step < len(burst) }
 
-// A schedule holds all tasks, the one that is due first in front. It implements heap.Interface.
+// A schedule holds all tasks that have a time, the one that is due first in front. It implements heap.Interface.
 type schedule []*task
 
 func (s schedule) Len() int           { return len(s) }
@@ -63,20 +64,37 @@ func (s *schedule) Pop() any {
 	return t
 }
 
-// add starts a burst for an address.
-func (s *schedule) add(p *port, address netip.Addr, now time.Time) *task {
-	t := &task{port: p, address: address, start: now, due: now}
-	heap.Push(s, t)
-	return t
+// put sets when a task is due.
+func (s *schedule) put(t *task, due time.Time) {
+	t.due = due
+	if t.index >= 0 {
+		heap.Fix(s, t.index)
+	} else {
+		heap.Push(s, t)
+	}
 }
 
-func (s *schedule) remove(t *task) { heap.Remove(s, t.index) }
+// burst begins the announcements of a task.
+func (s *schedule) burst(t *task, now time.Time) {
+	t.start, t.step = now, 0
+	s.put(t, now)
+}
+
+func (s *schedule) remove(t *task) {
+	if t.index >= 0 {
+		heap.Remove(s, t.index)
+		t.index = -1
+	}
+}
 
 // restart begins all bursts anew.
-func (s schedule) restart(now time.Time) {
-	for _, t := range s {
-		t.start, t.due, t.step = now, now, 0
+func (s *schedule) restart(now time.Time) {
+	for _, t := range *s {
+		if t.entry.probe.state == probeFree {
+			t.start, t.due, t.step = now, now, 0
+		}
 	}
+	heap.Init(s)
 }
 
 // deferDefence has a conflict answered at due, unless the address is announced before that anyway.
