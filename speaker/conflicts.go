@@ -15,7 +15,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// conflictReporter tells the users of an address by an event that another machine answers for it (RFC 5227).
+// conflictReporter tells the users of an address by an event that another machine answers for it (RFC 5227), or did before it was
+// announced.
 type conflictReporter struct {
 	node   string
 	cache  client.Reader
@@ -65,10 +66,14 @@ func (r *conflictReporter) report(ctx context.Context, c layer2.Conflict) {
 	for i := range services.Items {
 		svc := &services.Items[i]
 		if slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.IP == c.Address.String() }) {
+			too := "too"
+			if c.Probed {
+				too = "already, so that it is not announced there until it is free"
+			}
 			r.events.Eventf(svc, corev1.EventTypeWarning, ipamv1alpha1.EventAddressConflict,
-				"%s on %s of node %s says that it has %s too; "+
+				"%s on %s of node %s says that it has %s %s; "+
 					"take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host",
-				c.MAC, c.Interface, r.node, c.Address)
+				c.MAC, c.Interface, r.node, c.Address, too)
 		}
 	}
 }

@@ -26,8 +26,16 @@ func TestReportConflict(t *testing.T) {
 	}).Build()
 	for _, tt := range []struct {
 		name, address, mac string
+		probed             bool
 		want               []string
 	}{
+		{
+			name: "another machine has the address that is to be announced", probed: true,
+			address: "198.51.100.200", mac: "02:00:00:00:00:99",
+			want: []string{"Warning AddressConflict 02:00:00:00:00:99 on eth0 of node node1 says that it has 198.51.100.200 already, " +
+				"so that it is not announced there until it is free; " +
+				"take the address out of the pool with spec.ipv4.exclude or spec.ipv6.exclude, or away from that host"},
+		},
 		{
 			name: "another machine has the address of a Service", address: "2001:db8::200", mac: "02:00:00:00:00:99",
 			want: []string{"Warning AddressConflict 02:00:00:00:00:99 on eth0 of node node1 says that it has 2001:db8::200 too; " +
@@ -43,7 +51,7 @@ func TestReportConflict(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.report(t.Context(), layer2.Conflict{Address: netip.MustParseAddr(tt.address), Interface: "eth0", MAC: mac})
+			r.report(t.Context(), layer2.Conflict{Address: netip.MustParseAddr(tt.address), Interface: "eth0", MAC: mac, Probed: tt.probed})
 			if diff := cmp.Diff(tt.want, drain(events)); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}

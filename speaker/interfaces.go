@@ -3,7 +3,11 @@
 package speaker
 
 import (
+	"cmp"
+	"errors"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/layer2"
@@ -40,6 +44,52 @@ func usableInterfaces(links *link.Snapshot) []layer2.Interface {
 		}
 	}
 	return usable
+}
+
+// speakerMACs returns the MACs of all interfaces that speakers report.
+func speakerMACs(speakers []v1alpha1.SpeakerStatus) []net.HardwareAddr {
+	var macs []net.HardwareAddr
+	for i := range speakers {
+		for _, state := range speakers[i].Status.Interfaces {
+			if mac, err := net.ParseMAC(state.MAC); err == nil {
+				macs = append(macs, mac)
+			}
+		}
+	}
+	return macs
+}
+
+// probed finds what nodes have found out about an address on an interface: this node by the states of layer 2, which are ordered by address
+// and interface, and the others by what they have published.
+func probed(self string, states []layer2.Status, published func(node, iface string, ip netip.Addr) decision.Probe,
+) func(node, iface string, ip netip.Addr) decision.Probe {
+	return func(node, iface string, ip netip.Addr) decision.Probe {
+		if node != self {
+			return published(node, iface, ip)
+		}
+		i, found := slices.BinarySearchFunc(states, layer2.Status{Address: ip, Interface: iface}, func(a, b layer2.Status) int {
+			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Interface, b.Interface))
+		})
+		if !found {
+			return decision.Probe{}
+		}
+		p := decision.Probe{Free: states[i].Announced}
+		if inUse, ok := errors.AsType[*layer2.InUseError](states[i].Err); ok {
+			p.UsedBy = inUse.MAC.String()
+		}
+		return p
+	}
+}
+
+// conflicts returns the addresses that layer 2 does not announce since other stations have them, as the status of this node lists them.
+func conflicts(states []layer2.Status) []v1alpha1.AddressConflict {
+	var all []v1alpha1.AddressConflict
+	for _, s := range states {
+		if inUse, ok := errors.AsType[*layer2.InUseError](s.Err); ok && len(all) < v1alpha1.MaxConflicts {
+			all = append(all, v1alpha1.AddressConflict{Address: s.Address.String(), Interface: s.Interface, MAC: inUse.MAC.String()})
+		}
+	}
+	return all
 }
 
 // announcements returns the announcements of a decision, as package layer2 takes them.

@@ -8,8 +8,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -73,5 +77,66 @@ func TestInterfaceStates(t *testing.T) {
 				t.Errorf("interfaces (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestProbed(t *testing.T) {
+	ip4, ip6 := netip.MustParseAddr(v4), netip.MustParseAddr(v6)
+	states := []layer2.Status{ // in the order of layer2.Announced
+		{Address: ip4, Interface: "eth0", Announced: true},
+		{Address: ip4, Interface: "eth1", Err: &layer2.InUseError{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x42}}},
+		{Address: ip4, Interface: "eth2"},
+		{Address: ip6, Interface: "eth0", Err: layer2.ErrNoInterface},
+	}
+	published := conflicts(states)
+	want := []v1alpha1.AddressConflict{{Address: v4, Interface: "eth1", MAC: "02:00:00:00:00:42"}}
+	if diff := cmp.Diff(want, published); diff != "" {
+		t.Errorf("conflicts (-want +got):\n%s", diff)
+	}
+	o := observation.Objects{Speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+		{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, // what is published of this node is older than what layer 2 says
+		{ObjectMeta: metav1.ObjectMeta{Name: "node2"}, Status: v1alpha1.SpeakerState{Conflicts: published}},
+	}}}
+	find := probed("node1", states, o.Snapshot("node1", nil).Probed)
+	for _, tt := range []struct {
+		name        string
+		node, iface string
+		ip          netip.Addr
+		want        decision.Probe
+	}{
+		{name: "an address that is announced is free", node: "node1", ip: ip4, iface: "eth0", want: decision.Probe{Free: true}},
+		{name: "an address in use is not", node: "node1", ip: ip4, iface: "eth1", want: decision.Probe{UsedBy: "02:00:00:00:00:42"}},
+		{name: "of an address that is probed nothing is known", node: "node1", ip: ip4, iface: "eth2"},
+		{name: "nor of one whose interface fails", node: "node1", ip: ip6, iface: "eth0"},
+		{name: "nor of one on another interface", node: "node1", ip: ip6, iface: "eth1"},
+		{
+			name: "another node publishes its conflicts", node: "node2", ip: ip4, iface: "eth1",
+			want: decision.Probe{UsedBy: "02:00:00:00:00:42"},
+		},
+		{name: "its other addresses are free", node: "node2", ip: ip4, iface: "eth0", want: decision.Probe{Free: true}},
+		{name: "so are all of a node without a speaker", node: "node3", ip: ip4, iface: "eth1", want: decision.Probe{Free: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := find(tt.node, tt.iface, tt.ip); got != tt.want {
+				t.Errorf("Probe is %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSpeakerMACs(t *testing.T) {
+	speaker := func(name string, macs ...string) v1alpha1.SpeakerStatus {
+		s := v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		for _, mac := range macs {
+			s.Status.Interfaces = append(s.Status.Interfaces, v1alpha1.InterfaceState{MAC: mac})
+		}
+		return s
+	}
+	got := speakerMACs([]v1alpha1.SpeakerStatus{
+		speaker("node1", "02:00:00:00:00:01", ""), speaker("node2"), speaker("node3", "02:00:00:00:00:03"),
+	})
+	want := []net.HardwareAddr{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 3}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("MACs (-want +got):\n%s", diff)
 	}
 }

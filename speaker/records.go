@@ -116,11 +116,12 @@ func (r *recorder) collects(a *v1alpha1.L2Announcement, alive membership.Snapsho
 	return len(nodes) > 0 && nodes[0] == r.node
 }
 
-// clearHolder empties the record of a Service that this node no longer answers for. A node that has taken it over by then has changed the
-// resource version, so that its record stays.
+// clearHolder takes this node off the record of a Service that it no longer answers for. The addresses stay on record, so that the next
+// holder knows that they have been announced before. A node that has taken the Service over by then has changed the resource version, so
+// that its record stays.
 func (r *recorder) clearHolder(ctx context.Context, a *v1alpha1.L2Announcement) error {
 	cleared := a.DeepCopy()
-	cleared.Status = v1alpha1.L2AnnouncementStatus{}
+	cleared.Status = v1alpha1.L2AnnouncementStatus{Addresses: a.Status.Addresses}
 	return r.client.Update(ctx, cleared)
 }
 

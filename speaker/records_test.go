@@ -41,6 +41,13 @@ func announcement(name, node string, addresses ...string) v1alpha1.L2Announcemen
 	return a
 }
 
+// cleared is a record whose holder has taken itself off.
+func cleared(name string, addresses ...string) v1alpha1.L2Announcement {
+	a := announcement(name, "")
+	a.Status.Addresses = addresses
+	return a
+}
+
 func aliveNodes(nodes ...string) membership.Snapshot {
 	s := membership.Snapshot{Nodes: map[string]struct{}{}}
 	for _, node := range nodes {
@@ -83,7 +90,7 @@ func TestRecorder(t *testing.T) {
 		},
 		{
 			name:    "a record that was cleared is taken without naming its last holder",
-			stored:  []v1alpha1.L2Announcement{announcement("web", "")},
+			stored:  []v1alpha1.L2Announcement{cleared("web", v4, v6)},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing},
 		},
@@ -114,9 +121,9 @@ func TestRecorder(t *testing.T) {
 			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
 		},
 		{
-			name:   "a holder that answers for nothing any more empties the record",
+			name:   "a holder that answers for nothing any more clears the record, and leaves the addresses for the next to know",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
-			want:   []v1alpha1.L2Announcement{announcement("web", "")}, writes: 1,
+			want:   []v1alpha1.L2Announcement{cleared("web", v4, v6)}, writes: 1,
 		},
 		{
 			name:   "a holder that clears its record does not clear that of a successor",

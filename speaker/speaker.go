@@ -100,7 +100,9 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 		changed: signal.New(),
 		status:  signal.New(),
 	}
-	s.layer2 = layer2.New(layer2.Config{Registerer: cfg.Registerer, OnConflict: s.conflicts.Note, OnChange: s.status.Raise})
+	s.layer2 = layer2.New(layer2.Config{
+		Registerer: cfg.Registerer, OnConflict: s.conflicts.Note, OnChange: s.status.Raise, OnProbed: s.changed.Raise,
+	})
 	var err error
 	if s.probe, err = newAPIProbe(cfg.REST, cfg.Node, objects); err != nil {
 		return nil, err
@@ -221,6 +223,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	}
 	links, claimed := s.links.Snapshot(), observation.Claimed(o.Claims.Items)
 	s.layer2.SetInterfaces(usableInterfaces(links))
+	s.layer2.SetSpeakers(speakerMACs(o.Speakers.Items))
 	speakers := o.SpeakerAddresses(family.Of(s.cfg.HostIP))
 	alive := s.members.Alive()
 	s.members.SetPeers(speakers)
@@ -233,6 +236,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	snapshot.Alive = presence.alive
 	snapshot.StartupHold = presence.startupHold
 	snapshot.Isolated = s.isolation.isolated
+	snapshot.Probed = probed(s.cfg.Node, s.layer2.Announced(), snapshot.Probed)
 	snapshot.Paths = s.links.Paths(decision.PeerAddresses(snapshot.Config, snapshot.Nodes[s.cfg.Node].Labels), claimed)
 	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.Password(s.cfg.Namespace, key) }
 

@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -94,7 +95,9 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 	}
 	state.Interfaces = interfaceStates(links, claimed)
 	state.BGPSessions = w.sessions.states()
-	meta.SetStatusCondition(&state.Conditions, ready(state.BGPSessions, w.sessions.err(), w.announced()))
+	announced := w.announced()
+	state.Conflicts = conflicts(announced)
+	meta.SetStatusCondition(&state.Conditions, ready(state.BGPSessions, w.sessions.err(), announced))
 	return state
 }
 
@@ -114,10 +117,16 @@ func ready(sessions []v1alpha1.BGPSession, bgpFailure error, announced []layer2.
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, v1alpha1.ReasonBGPFailed, bgpFailure.Error()
 	}
 	var failures []string
+	inUse := 0
 	for _, a := range announced {
-		if a.Err != nil {
+		if _, ok := errors.AsType[*layer2.InUseError](a.Err); ok {
+			inUse++
+		} else if a.Err != nil {
 			failures = append(failures, fmt.Sprintf("%s on %s: %v", a.Address, a.Interface, a.Err))
 		}
+	}
+	if inUse > 0 { // The speaker is well. The addresses are not ours to use.
+		condition.Message += fmt.Sprintf("; %d addresses are not announced, because other machines have them", inUse)
 	}
 	if len(failures) > 0 {
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonLayer2Failed

@@ -5,6 +5,7 @@ package speaker
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -38,6 +39,13 @@ func TestReadyCondition(t *testing.T) {
 		want      string
 	}{
 		{name: "all is well", announced: broken(0), want: "True Announcing: 1 of 2 BGP sessions established"},
+		{
+			name: "an address that another machine has is none of the speaker's troubles",
+			announced: append(broken(0), layer2.Status{
+				Address: netip.MustParseAddr(v4), Interface: "eth0", Err: &layer2.InUseError{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x42}},
+			}),
+			want: "True Announcing: 1 of 2 BGP sessions established; 1 addresses are not announced, because other machines have them",
+		},
 		{name: "a peer cannot be followed", failure: errors.New("port in use"), want: "False BGPFailed: port in use"},
 		{name: "an address cannot be announced", announced: broken(1), want: "False Layer2Failed: " + one},
 		{name: "layer 2 goes before BGP", failure: errors.New("port in use"), announced: broken(1), want: "False Layer2Failed: " + one},

@@ -193,6 +193,8 @@ const (
 	ServiceReasonSessionDown = "SessionDown"
 	// ServiceReasonWithheld is the reason where sessions are established, and carry no prefix of the family.
 	ServiceReasonWithheld = "Withheld"
+	// ServiceReasonAddressInUse is the reason where another machine on the link of the node that would announce the address has it.
+	ServiceReasonAddressInUse = "AddressInUse"
 	// ServiceReasonPending is the reason where a speaker is about to announce the address.
 	ServiceReasonPending = "Pending"
 )
@@ -222,7 +224,8 @@ const (
 	// EventNotAnnounced says why an address of the Service has not been announced for ten seconds.
 	EventNotAnnounced = "NotAnnounced"
 
-	// EventAddressConflict says that another machine answers for an address of the Service, and with which MAC address.
+	// EventAddressConflict says that another machine answers for an address of the Service, and with which MAC address. An address for
+	// which it answered before the first announcement is not announced.
 	EventAddressConflict = "AddressConflict"
 )
 

@@ -32,9 +32,12 @@ type Announcement struct {
 	Address netip.Addr
 	// Interfaces are the names of the interfaces to answer on, sorted; at least one.
 	Interfaces []string
+	// Probe are those of the Interfaces on which the address is announced for the first time, sorted. There it is probed before.
+	Probe []string
 }
 
-// Record is what the holder writes down about a Service.
+// Record is what the holder writes down about a Service: the addresses that it answers for, in the order of the Service, and the names of
+// the interfaces on which it does, sorted. A holder that answers for none of them, since other stations have them, has an empty Record.
 type Record struct {
 	Addresses, Interfaces []string
 }
@@ -66,26 +69,31 @@ func (v *view) decideLayer2(d *Desired) {
 		if !ok || holder != v.Node || v.startupHolds(g) {
 			continue
 		}
-		announced := map[netip.Addr][]string{}
+		announced := map[netip.Addr][]string{} // without those interfaces on which it is not known to be free
 		for _, address := range g.addresses {
 			if interfaces := v.interfaces(g, address, v.Node); len(interfaces) > 0 {
-				announced[address.IP] = interfaces
-				d.Layer2 = append(d.Layer2, Announcement{Address: address.IP, Interfaces: interfaces})
+				probes := v.probes(g, address.IP, v.Node, interfaces)
+				announced[address.IP] = without(interfaces, v.notFree(address.IP, v.Node, probes))
+				d.Layer2 = append(d.Layer2, Announcement{Address: address.IP, Interfaces: interfaces, Probe: probes})
 			}
 		}
 		for _, svc := range g.services {
 			record := Record{}
 			used := map[string]bool{}
+			held := false
 			for _, address := range svc.Addresses {
-				if interfaces, ok := announced[address.IP]; ok {
+				interfaces, ok := announced[address.IP]
+				held = held || ok
+				if len(interfaces) > 0 {
 					record.Addresses = append(record.Addresses, address.IP.String())
 					for _, name := range interfaces {
 						used[name] = true
 					}
 				}
 			}
-			if len(record.Addresses) == 0 {
-				continue // other Services of the group are announced, and this one is not
+			// A node that is on record stays the holder while it probes. One that is not is put on record when it answers.
+			if len(record.Addresses) == 0 && (!held || svc.Holder != v.Node) {
+				continue
 			}
 			record.Interfaces = slices.Sorted(maps.Keys(used))
 			d.Records[svc.Name] = record

@@ -58,7 +58,15 @@ func with(svc Service, change func(*Service)) Service {
 	return svc
 }
 
-func heldBy(node string, svc Service) Service { svc.Holder = node; return svc }
+// heldBy puts a node on record for all addresses of the Service.
+func heldBy(node string, svc Service) Service {
+	svc.Holder = node
+	svc.Recorded = Record{Interfaces: []string{"eth0", "eth1"}}
+	for _, a := range svc.Addresses {
+		svc.Recorded.Addresses = append(svc.Recorded.Addresses, a.IP.String())
+	}
+	return svc
+}
 
 func localOn(svc Service, nodes ...string) Service {
 	svc.Local = true
@@ -899,7 +907,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 			}
 		}
 		if chance(60) {
-			svc.Holder = names[r.IntN(len(names))]
+			svc = heldBy(names[r.IntN(len(names))], svc)
+			svc.Recorded.Addresses = svc.Recorded.Addresses[:r.IntN(len(svc.Addresses)+1)]
+			svc.Recorded.Interfaces = svc.Recorded.Interfaces[:1+r.IntN(2)]
 		}
 		s.Services = append(s.Services, svc)
 	}

@@ -53,6 +53,10 @@ const (
 	Isolated Reason = "Isolated"
 	// OtherHolder: another node answers for the address on layer 2, the Holder.
 	OtherHolder Reason = "OtherHolder"
+	// AddressInUse: another station on the link has the address, so that the holder does not announce it. Detail has its MAC.
+	AddressInUse Reason = "AddressInUse"
+	// Probing: the holder asks whether another station has the address, before it announces it for the first time.
+	Probing Reason = "Probing"
 	// StartupHold: the speaker has just started, and takes nothing new for a moment.
 	StartupHold Reason = "StartupHold"
 	// NoSession: the node cannot have a session with the peer, for the reason in Detail.
@@ -230,7 +234,22 @@ func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
 	case name == e.Node && e.startupHolds(g):
 		return Explanation{Reason: StartupHold}
 	}
+	notFree := e.notFree(address.IP, name, e.probes(g, address.IP, name, interfaces))
+	if len(notFree) == len(interfaces) {
+		return e.notAnnounced(address.IP, name, notFree)
+	}
+	interfaces = without(interfaces, notFree)
 	return Explanation{Reason: Announced, Interfaces: interfaces}
+}
+
+// notAnnounced explains an address that a node has not found to be free on any interface.
+func (e *Explainer) notAnnounced(ip netip.Addr, node string, interfaces []string) Explanation {
+	for _, name := range interfaces {
+		if station := e.Probed(node, name, ip).UsedBy; station != "" {
+			return Explanation{Reason: AddressInUse, Detail: station + " on " + name}
+		}
+	}
+	return Explanation{Reason: Probing}
 }
 
 // holderOf returns the node that answers for a group, "" if there is none.

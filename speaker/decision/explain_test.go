@@ -360,8 +360,20 @@ func TestExplainOrder(t *testing.T) {
 	}
 }
 
+// randomProbes returns results of probes, half of which have found the address free.
+func randomProbes(r *rand.Rand) func(node, iface string, ip netip.Addr) Probe {
+	known := map[string]Probe{}
+	return func(node, iface string, ip netip.Addr) Probe {
+		key := fmt.Sprint(node, iface, ip)
+		if _, ok := known[key]; !ok {
+			known[key] = []Probe{{Free: true}, {Free: true}, {}, {UsedBy: "02:00:00:00:00:42"}}[r.IntN(4)]
+		}
+		return known[key]
+	}
+}
+
 // TestExplainIsWhatDecideDoes compares the two over random clusters: what Explain calls declared is what Decide announces, on the same
-// interfaces, in the same prefixes and with the same next hops, and every reason comes up.
+// interfaces, in the same prefixes and with the same next hops, and what Decide records, and every reason comes up.
 func TestExplainIsWhatDecideDoes(t *testing.T) {
 	const seed, clusters = 3, 5000
 	seen := map[Reason]int{}
@@ -371,10 +383,21 @@ func TestExplainIsWhatDecideDoes(t *testing.T) {
 		for _, node := range slices.Sorted(maps.Keys(s.Nodes)) {
 			view := s.from(node)
 			view.Isolated, view.StartupHold = r.IntN(100) < 5, r.IntN(100) < 15
+			view.Probed = randomProbes(r)
 			announced, explained := map[string]bool{}, map[string]bool{}
 			d := Decide(view)
 			for _, a := range d.Layer2 {
-				announced[fmt.Sprint(a.Address, " on ", a.Interfaces)] = true
+				free := slices.DeleteFunc(slices.Clone(a.Interfaces), func(name string) bool {
+					return slices.Contains(a.Probe, name) && !view.Probed(node, name, a.Address).Free
+				})
+				if len(free) > 0 {
+					announced[fmt.Sprint(a.Address, " on ", free)] = true
+				}
+			}
+			for service, record := range d.Records {
+				for _, address := range record.Addresses {
+					announced[fmt.Sprint(service, " has ", address)] = true
+				}
 			}
 			for _, session := range d.BGP {
 				for _, route := range session.Routes {
@@ -390,6 +413,7 @@ func TestExplainIsWhatDecideDoes(t *testing.T) {
 					}
 					if e.Peer == "" {
 						explained[fmt.Sprint(e.Address, " on ", e.Interfaces)] = true
+						explained[fmt.Sprint(s.Services[i].Name, " has ", e.Address)] = true
 					}
 					for _, prefix := range e.Prefixes {
 						explained[fmt.Sprint(prefix, " to ", e.Peer, " by ", e.NextHop)] = true
@@ -405,8 +429,8 @@ func TestExplainIsWhatDecideDoes(t *testing.T) {
 	for _, reason := range []Reason{
 		NoClaim, PeerNotOnNode, NoAdvertisement, PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected,
 		NodeExcluded, NoReadyEndpoint,
-		NoLocalEndpoint, NoInterface, NoLiveSpeaker, Isolated, OtherHolder, StartupHold, NoSession, FamilyNotCarried, NoNextHop, SessionDown,
-		Withheld, Announced,
+		NoLocalEndpoint, NoInterface, NoLiveSpeaker, Isolated, OtherHolder, AddressInUse, Probing, StartupHold, NoSession, FamilyNotCarried,
+		NoNextHop, SessionDown, Withheld, Announced,
 	} {
 		if seen[reason] == 0 {
 			t.Errorf("no cluster has the reason %s: the comparison says little about it", reason)

@@ -29,6 +29,9 @@ type Snapshot struct {
 	// Isolated is set while the speaker sees neither another speaker nor the API. Then it answers for nothing on layer 2.
 	Isolated bool
 
+	// Probed returns what a node has found out about an address on an interface. Of other nodes, of which less is known, an address is Free
+	// unless it is known to be in use. Nil stands for a caller that knows of no probes: then each address is taken to be free.
+	Probed func(node, iface string, ip netip.Addr) Probe
 	// Paths are how this node reaches the addresses that PeerAddresses names.
 	Paths map[netip.Addr]link.Path
 	// Password returns the password of a peer from its Secret, or an error that names the Secret. Nil stands for a caller that may read no
@@ -58,6 +61,8 @@ type Service struct {
 	Endpoints map[family.Family]Endpoints
 	// Holder is the recorded holder of the Service's addresses on layer 2, or "".
 	Holder string
+	// Recorded is what the Holder has on record or, if Holder is "", the node that was it last.
+	Recorded Record
 }
 
 // Address is an address and the pool that it was taken from.

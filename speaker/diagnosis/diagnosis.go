@@ -242,7 +242,7 @@ func (c *collection) holder() (node string, why decision.Reason) {
 
 // closest has the reasons from that which is closest to an announcement.
 var closest = []decision.Reason{
-	decision.Announced, decision.Withheld, decision.SessionDown, decision.StartupHold, decision.Isolated, decision.NoNextHop,
+	decision.Announced, decision.Withheld, decision.SessionDown, decision.AddressInUse, decision.Probing, decision.StartupHold, decision.Isolated, decision.NoNextHop,
 	decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
 	decision.NoLocalEndpoint, decision.NoReadyEndpoint, decision.PeerNotSelected, decision.NodeNotSelected, decision.NodeExcluded,
 	decision.PeerNotOnNode, decision.ServiceNotSelected, decision.PoolNotSelected, decision.NoAdvertisement,
@@ -284,6 +284,10 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 	case decision.FamilyNotCarried:
 		return ipamv1alpha1.ServiceReasonFamilyNotCarried, fmt.Sprintf("spec.families of BGPPeer %s %s out %s",
 			join(peers), plural(peers, "leaves", "leave"), f)
+	case decision.Probing:
+		return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("node %s asks whether another machine has %s", nodes[0], c.address)
+	case decision.AddressInUse:
+		return ipamv1alpha1.ServiceReasonAddressInUse, fmt.Sprintf("another machine has %s: node %s hears %s", c.address, nodes[0], detail)
 	case decision.OtherHolder:
 		holder, at := c.holder()
 		_, why := d.describe(c, at)

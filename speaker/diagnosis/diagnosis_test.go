@@ -155,6 +155,22 @@ func TestSum(t *testing.T) {
 			reason: "Announced", message: "IPv4: 198.51.100.200 is announced on layer 2; IPv6: 2001:db8::200 is announced on layer 2",
 		},
 		{
+			name: "a machine on the link has the address", addresses: only4,
+			set: func(c *cluster) {
+				c.l2("")
+				c.Probed = func(string, string, netip.Addr) decision.Probe { return decision.Probe{UsedBy: "02:00:00:00:00:42"} }
+			},
+			reason: "AddressInUse", message: "another machine has 198.51.100.200: node node3 hears 02:00:00:00:00:42 on eth0",
+		},
+		{
+			name: "the holder asks whether a machine has the address", addresses: only4,
+			set: func(c *cluster) {
+				c.l2("")
+				c.Probed = func(string, string, netip.Addr) decision.Probe { return decision.Probe{} }
+			},
+			reason: "Pending", message: "node node3 asks whether another machine has 198.51.100.200",
+		},
+		{
 			name: "no address", addresses: nil, set: func(*cluster) {}, reason: "NotAllocated", message: "no address yet",
 		},
 		{

@@ -53,6 +53,7 @@ func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision
 		Config:   compiled,
 		Services: o.observedServices(),
 		Nodes:    o.observedNodes(node, own),
+		Probed:   o.probed(),
 	}
 }
 
@@ -65,7 +66,7 @@ func (o *Objects) observedServices() []decision.Service {
 			pools[address] = claim.Labels[ipamv1alpha1.LabelAddressPool]
 		}
 	}
-	holders := Holders(o.Announcements.Items)
+	records := recordsOf(o.Announcements.Items)
 	endpoints := observedEndpoints(o.EndpointSlices.Items)
 	var services []decision.Service
 	for i := range o.Services.Items {
@@ -79,7 +80,8 @@ func (o *Objects) observedServices() []decision.Service {
 			Labels:    svc.Labels,
 			Local:     svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
 			Endpoints: endpoints[name],
-			Holder:    holders[name],
+			Holder:    records[name].Node,
+			Recorded:  decision.Record{Addresses: records[name].Addresses, Interfaces: records[name].Interfaces},
 		}
 		for _, ingress := range svc.Status.LoadBalancer.Ingress {
 			address, err := netip.ParseAddr(ingress.IP)
@@ -100,6 +102,31 @@ func (o *Objects) observedServices() []decision.Service {
 		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 	})
 	return services
+}
+
+// probed finds an address on an interface of a node among the conflicts that the nodes publish. All other addresses are taken to be free.
+func (o *Objects) probed() func(node, iface string, ip netip.Addr) decision.Probe {
+	type place struct{ node, iface, address string }
+	conflicts := map[place]string{}
+	for i := range o.Speakers.Items {
+		for _, c := range o.Speakers.Items[i].Status.Conflicts {
+			conflicts[place{o.Speakers.Items[i].Name, c.Interface, c.Address}] = c.MAC
+		}
+	}
+	return func(node, iface string, ip netip.Addr) decision.Probe {
+		mac, inUse := conflicts[place{node, iface, ip.String()}]
+		return decision.Probe{Free: !inUse, UsedBy: mac}
+	}
+}
+
+// recordsOf returns what each L2Announcement says, by the Service.
+func recordsOf(announcements []v1alpha1.L2Announcement) map[types.NamespacedName]v1alpha1.L2AnnouncementStatus {
+	records := map[types.NamespacedName]v1alpha1.L2AnnouncementStatus{}
+	for i := range announcements {
+		a := &announcements[i]
+		records[types.NamespacedName{Namespace: a.Service.Namespace, Name: a.Service.Name}] = a.Status
+	}
+	return records
 }
 
 // Holders returns the node that each L2Announcement names, by the Service.

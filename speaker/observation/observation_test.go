@@ -269,7 +269,7 @@ func TestObservedServices(t *testing.T) {
 			}()}}, Claims: networkingv1.IPAddressList{Items: ours}},
 		},
 		{
-			name: "policy, labels, endpoints and holder are those of the Service, and Services are in order",
+			name: "policy, labels, endpoints, holder and record are those of the Service, and Services are in order",
 			objects: Objects{
 				Services: corev1.ServiceList{Items: []corev1.Service{published("web", v4), func() corev1.Service {
 					svc := published("db", v6)
@@ -282,12 +282,14 @@ func TestObservedServices(t *testing.T) {
 					endpointSlice(discoveryv1.AddressTypeIPv6, "db", endpoint("node2", "+", "+", "-")),
 				}},
 				Announcements: v1alpha1.L2AnnouncementList{Items: []v1alpha1.L2Announcement{{
-					Service: v1alpha1.ServiceReference{Namespace: "default", Name: "db"}, Status: v1alpha1.L2AnnouncementStatus{Node: "node2"},
+					Service: v1alpha1.ServiceReference{Namespace: "default", Name: "db"},
+					Status:  v1alpha1.L2AnnouncementStatus{Node: "node2", Addresses: []string{v6}, Interfaces: []string{"eth0"}},
 				}}},
 			},
 			want: []decision.Service{
 				{
 					Name: types.NamespacedName{Namespace: "default", Name: "db"}, Labels: map[string]string{"tier": "back"}, Local: true, Holder: "node2",
+					Recorded:  decision.Record{Addresses: []string{v6}, Interfaces: []string{"eth0"}},
 					Addresses: []decision.Address{{IP: netip.MustParseAddr(v6), Pool: "six"}},
 					Endpoints: map[family.Family]decision.Endpoints{family.IPv6: endpointsOn("node2")},
 				},

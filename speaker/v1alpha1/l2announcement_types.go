@@ -68,7 +68,8 @@ type L2AnnouncementStatus struct {
 	// +optional
 	Node string `json:"node,omitempty"`
 
-	// addresses are the addresses the node answers for, in the order of the Service.
+	// addresses are the addresses the node answers for, in the order of the Service. While node is empty they are those that the last
+	// holder answered for.
 	// +optional
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`

@@ -57,6 +57,13 @@ type SpeakerState struct {
 	// +listMapKey=peer
 	BGPSessions []BGPSession `json:"bgpSessions,omitempty"`
 
+	// conflicts are the addresses that the node would answer for on layer 2 if another machine on the link did not have them. The node
+	// probes them again, at least every 5 minutes. Of more than 100 the first are listed.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+
 	// conditions say whether the speaker announces (Ready).
 	// +optional
 	// +listType=map
@@ -86,6 +93,24 @@ type InterfaceState struct {
 	// reason says why the interface is not usable.
 	// +optional
 	Reason string `json:"reason,omitempty"`
+}
+
+// MaxConflicts is how many conflicts a SpeakerStatus lists at most.
+const MaxConflicts = 100
+
+// AddressConflict is an address of a Service that another machine has (RFC 5227).
+type AddressConflict struct {
+	// address is the address.
+	// +required
+	Address string `json:"address"`
+
+	// interface is the interface of the node on whose link the machine is.
+	// +required
+	Interface string `json:"interface"`
+
+	// mac is the hardware address of the machine.
+	// +required
+	MAC string `json:"mac"`
 }
 
 // BGPSession is a session of a speaker with one peer.
