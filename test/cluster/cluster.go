@@ -189,7 +189,7 @@ func (c *Cluster) Holder(ctx context.Context, namespace, name string, n int) (st
 			return false, err.Error()
 		}
 		holder = a.Status.Node
-		return len(a.Status.Addresses) == n, fmt.Sprintf("node %s has %v", holder, a.Status.Addresses)
+		return holder != "" && len(a.Status.Addresses) == n, fmt.Sprintf("node %s has %v", holder, a.Status.Addresses)
 	})
 	return holder, err
 }

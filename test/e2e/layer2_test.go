@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -186,6 +189,64 @@ func TestAddressesMoveFromANodeThatFails(t *testing.T) {
 				t.Errorf("%s holds the Service after healing, want it to stay on %s", after, now)
 			}
 		})
+	}
+}
+
+// A machine on the LAN has the addresses that a Service asks for. They are the Service's once that machine gives them up.
+func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
+	s := newStage(t, dual)
+	ips := []string{"198.51.100.239/24", "2001:db8:51::1ffe/64"}
+	var bare []string
+	change := func(ctx context.Context, verb string, flags ...string) error {
+		var errs []error
+		for _, ip := range ips {
+			errs = append(errs, s.Command(ctx, lab.Client, "ip", append([]string{"addr", verb, ip, "dev", "eth0"}, flags...)...).Run())
+		}
+		return errors.Join(errs...)
+	}
+	for _, ip := range ips {
+		address, _, _ := strings.Cut(ip, "/")
+		bare = append(bare, address)
+	}
+	if err := change(t.Context(), "add", "nodad"); err != nil {
+		t.Fatal(err)
+	}
+	given := false
+	t.Cleanup(func() {
+		if !given {
+			_ = change(context.Background(), "del")
+		}
+	})
+	mac := s.mac(t, lab.Client)
+	s.pool(t, "", lanIPv4, lanIPv6)
+	s.layer2(t)
+	s.web(t, s.Nodes()...)
+	svc := s.service("web", v4, v6)
+	svc.Annotations = map[string]string{ipamv1alpha1.AnnotationLoadBalancerIPs: strings.Join(bare, ",")}
+	s.add(t, svc)
+	s.addresses(t, "web", 2)
+	for _, ip := range bare {
+		s.event(t, "web", ipamv1alpha1.EventAddressConflict, mac, ip, "already")
+	}
+	var records speakerv1alpha1.L2AnnouncementList
+	if err := s.List(t.Context(), &records); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records.Items {
+		if r.Service.Namespace == s.ns {
+			t.Errorf("%s is on record for %v", r.Status.Node, r.Status.Addresses)
+		}
+	}
+
+	given = true
+	if err := change(t.Context(), "del"); err != nil {
+		t.Fatal(err)
+	}
+	holder := s.holder(t, "web", 2)
+	c := s.tcpdump(t, lab.Client)
+	s.answeredBy(t, c, holder, bare)
+	for _, ip := range bare {
+		s.reach(t, lab.Client, ip, "/hostname")
 	}
 }
 
