@@ -60,12 +60,13 @@ type Config struct {
 
 // Cloud implements cloudprovider.Interface.
 type Cloud struct {
-	balancer  cloudprovider.LoadBalancer
-	instances *instances
-	services  *serviceInformer
-	claims    informers.SharedInformerFactory
-	parts     map[string]func(context.Context) error // run on the leader, by their names in logs
-	recorder  record.EventRecorder
+	balancer   cloudprovider.LoadBalancer
+	instances  *instances
+	services   *serviceInformer
+	claims     informers.SharedInformerFactory
+	apiServers informers.SharedInformerFactory        // their endpoints
+	parts      map[string]func(context.Context) error // run on the leader, by their names in logs
+	recorder   record.EventRecorder
 }
 
 var _ cloudprovider.Interface = &Cloud{}
@@ -105,17 +106,27 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := warnOfAnnotations(cfg.Informers, cfg.Recorder); err != nil {
 		return nil, err
 	}
+	apiServers := apiServerEndpoints(cfg.Client)
+	network, err := newNetwork(ctx, cfg.Informers, apiServers, pools)
+	if err != nil {
+		return nil, err
+	}
 	server, err := loadbalancer.New(loadbalancer.Config{
-		Client:       cfg.Client,
-		Pools:        poolClient,
-		PoolInformer: poolInformer,
-		Services:     services.ServiceInformer,
-		Namespaces:   cfg.Informers.Core().V1().Namespaces(),
-		Claims:       claims.Networking().V1().IPAddresses(),
-		Recorder:     cfg.Recorder,
-		Wake:         services.wake,
+		Client:        cfg.Client,
+		Pools:         poolClient,
+		PoolInformer:  poolInformer,
+		Services:      services.ServiceInformer,
+		Namespaces:    cfg.Informers.Core().V1().Namespaces(),
+		Claims:        claims.Networking().V1().IPAddresses(),
+		Recorder:      cfg.Recorder,
+		Wake:          services.wake,
+		Network:       network.read,
+		NetworkSynced: network.synced(),
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := network.follow(server.NetworkChanged); err != nil {
 		return nil, err
 	}
 	conditions := &serviceConditions{
@@ -125,10 +136,11 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	}
 	conditions.failures = newFailures(conditions.changed)
 	return &Cloud{
-		balancer:  notingLoadBalancer{server, conditions.failures},
-		instances: &instances{speakers: poolClient},
-		services:  services,
-		claims:    claims,
+		balancer:   notingLoadBalancer{server, conditions.failures},
+		instances:  &instances{speakers: poolClient},
+		services:   services,
+		claims:     claims,
+		apiServers: apiServers,
 		parts: map[string]func(context.Context) error{
 			"the cache of Tandem's kinds":        pools.Start,
 			"addresses":                          server.Run,
@@ -149,6 +161,7 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 		cancel()
 	}()
 	c.claims.Start(stop)
+	c.apiServers.Start(stop)
 	for part, run := range c.parts {
 		go func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {
