@@ -18,6 +18,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -330,7 +331,14 @@ func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*
 	if err != nil {
 		return nil, nil, err
 	}
-	balancers := map[types.NamespacedName]bool{}
+	balancers := make(map[types.NamespacedName]bool, len(services))
+	balanced := 0
+	for _, svc := range services {
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			balanced++
+		}
+	}
+	o.Services.Items = make([]corev1.Service, 0, balanced)
 	services = slices.DeleteFunc(services, func(svc *corev1.Service) bool {
 		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 			return len(ours(svc.Status.Conditions)) == 0
@@ -343,6 +351,7 @@ func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*
 	if err != nil {
 		return nil, nil, err
 	}
+	o.EndpointSlices.Items = make([]discoveryv1.EndpointSlice, 0, min(len(endpoints), 2*balanced))
 	for _, slice := range endpoints {
 		if balancers[types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}] {
 			o.EndpointSlices.Items = append(o.EndpointSlices.Items, *slice)
@@ -359,6 +368,7 @@ func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*
 	if err != nil {
 		return nil, nil, err
 	}
+	o.Claims.Items = make([]networkingv1.IPAddress, 0, len(claims))
 	for _, claim := range claims {
 		o.Claims.Items = append(o.Claims.Items, *claim)
 	}
@@ -470,10 +480,18 @@ func (c *serviceConditions) patch(ctx context.Context, t todo) error {
 	}
 	_, err = c.client.CoreV1().Services(t.service.Namespace).Patch(
 		ctx, t.service.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apierrors.IsNotFound(err) && !isAnother(err) {
 		return fmt.Errorf("conditions of Service %s/%s: %w", t.service.Namespace, t.service.Name, err)
 	}
 	return nil
+}
+
+// isAnother reports whether the API server refused a patch since a new Service has taken the name.
+func isAnother(err error) bool {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	return ok && status.ErrStatus.Details != nil && slices.ContainsFunc(status.ErrStatus.Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Field == "metadata.uid"
+	})
 }
 
 // ours returns our conditions of a Service.

@@ -13,8 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/record"
@@ -308,6 +311,18 @@ func TestNothingIsWrittenBeforeLivenessIsKnown(t *testing.T) {
 	w.expect("", 0)
 	w.pass(3)
 	w.expect("False NoLiveSpeaker: no speaker is alive on any node", 1)
+}
+
+func TestAnotherServiceOfTheName(t *testing.T) {
+	service := schema.GroupKind{Kind: "Service"}
+	uid := field.ErrorList{field.Invalid(field.NewPath("metadata", "uid"), "web", "field is immutable")}
+	other := field.ErrorList{field.Invalid(field.NewPath("status", "conditions"), "", "wrong")}
+	if !isAnother(apierrors.NewInvalid(service, "web", uid)) {
+		t.Error("a refusal of the UID is not recognised")
+	}
+	if isAnother(apierrors.NewInvalid(service, "web", other)) || isAnother(errors.New("the API is away")) || isAnother(nil) {
+		t.Error("another error is taken for a refusal of the UID")
+	}
 }
 
 // BenchmarkServiceConditions is a pass over ten thousand Services on a hundred nodes that are all announced.
