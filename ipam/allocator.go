@@ -126,6 +126,7 @@ type Allocator struct {
 	turns        uint64
 	reservations []Reservation
 	reserved     index                         // of reservations
+	limited      bool                          // a pool has limits
 	tenants      map[tenant]map[netip.Addr]int // users of each address; of pools with limits
 	now          time.Time                     // of the request that is being answered
 	cooling      *btree.BTreeG[expiry]

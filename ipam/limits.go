@@ -21,7 +21,8 @@ type tenant struct {
 // countTenants counts afresh what each namespace has of the pools with limits.
 func (a *Allocator) countTenants() {
 	clear(a.tenants)
-	if !slices.ContainsFunc(a.ordered, func(p *pool) bool { return len(p.PerNamespace) > 0 }) {
+	a.limited = slices.ContainsFunc(a.ordered, func(p *pool) bool { return len(p.PerNamespace) > 0 })
+	if !a.limited {
 		return
 	}
 	for address, h := range a.held {
@@ -34,8 +35,10 @@ func (a *Allocator) countTenants() {
 // countTenant adds a user of an address to what its namespace has, or takes it away. It does nothing where the pool of the address has
 // no limit.
 func (a *Allocator) countTenant(address netip.Addr, h *holding, user Service, n int) {
-	p := a.pools[h.pool]
-	if p == nil || len(p.PerNamespace) == 0 {
+	if !a.limited {
+		return
+	}
+	if p := a.pools[h.pool]; p == nil || len(p.PerNamespace) == 0 {
 		return
 	}
 	t := tenant{h.pool, user.Namespace, family.Of(address)}

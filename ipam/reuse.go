@@ -175,6 +175,9 @@ func (a *Allocator) coolingError(address netip.Addr, h *holding) error {
 // returning returns the address of the pool that the Service released last of those that are kept for it and fit.
 func (a *Allocator) returning(req Request, fits func(netip.Addr) bool) (netip.Addr, bool) {
 	var best netip.Addr
+	if a.cooling.Len() == 0 {
+		return best, false
+	}
 	for _, address := range a.leftBy[req.Service] {
 		h := a.held[address]
 		if !fits(address) || !a.mayReturn(req, h) {

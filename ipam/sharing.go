@@ -228,8 +228,11 @@ func (s *sharers) remove() {
 // shareable returns the address of a pool that has been there longest of those that the request may share and that fit. The Service is on none
 // of them that does: it would have kept that.
 func (a *Allocator) shareable(req Request, af family.Family, pool string, fits func(netip.Addr) bool) (netip.Addr, bool) {
+	if req.Sharing.Key == "" {
+		return netip.Addr{}, false
+	}
 	g := a.groups[groupKey{req.Sharing.Key, pool, af}]
-	if req.Sharing.Key == "" || g == nil {
+	if g == nil {
 		return netip.Addr{}, false
 	}
 	for _, p := range req.Sharing.Ports {
