@@ -56,7 +56,7 @@ func TestAServiceSaysWhatIsMissing(t *testing.T) {
 	s.web(t, "node1")
 	s.add(t, s.service("web", v4, v6))
 	s.addresses(t, "web", 2)
-	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "advertisement")
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "there is no L2Advertisement and no BGPAdvertisement")
 	s.create(t, `
 apiVersion: tandem-lb.io/v1alpha1
 kind: L2Advertisement
