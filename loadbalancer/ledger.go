@@ -150,6 +150,11 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	_, released := l.released[s.Service]
+	if svc != nil {
+		// The status is read again, now that mu is held. An informer shows a status before its handler calls seenStatus, so that a status
+		// whose mark has gone is always seen here. Otherwise a Service whose status has just been written would be woken without need.
+		s.Publishes = slices.Contains(request.Published(svc), address)
+	}
 	switch {
 	case svc == nil || request.CleanupIsOurs(svc):
 		s.Need = repair.Gone
