@@ -29,8 +29,8 @@ import (
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=list;watch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses;bgppeers,verbs=get;list;watch
 
-// network reads from caches which addresses of the Nodes' network are no Service's: those of the Nodes, as their statuses and their speakers
-// say, those of BGP peers, and those under which the API server is reached.
+// network reads from caches which addresses of the Nodes' network are no Service's: those of the Nodes and of their default gateways, as
+// their statuses and their speakers say, those of BGP peers, and those under which the API server is reached.
 type network struct {
 	nodes      corelisters.NodeLister
 	apiServers discoverylisters.EndpointSliceLister // of the Service kubernetes
@@ -94,7 +94,7 @@ func addressesIn(obj any) any {
 	case *corev1.Node:
 		return o.Status.Addresses
 	case *v1alpha1.SpeakerStatus:
-		return o.Status.Interfaces
+		return [2]any{o.Status.Interfaces, o.Status.DefaultGateways}
 	case *v1alpha1.BGPPeer:
 		return o.Spec.PeerAddress
 	case *discoveryv1.EndpointSlice:
@@ -122,12 +122,12 @@ func (n *network) read(ctx context.Context) (ipam.Network, error) {
 		return ipam.Network{}, fmt.Errorf("listing the endpoints of the API server: %w", err)
 	}
 	var network ipam.Network
-	interfaces := map[string][]v1alpha1.InterfaceState{}
-	for _, speaker := range speakers.Items {
-		interfaces[speaker.Name] = speaker.Status.Interfaces
+	states := map[string]*v1alpha1.SpeakerState{}
+	for i := range speakers.Items {
+		states[speakers.Items[i].Name] = &speakers.Items[i].Status
 	}
 	for _, node := range nodes {
-		network.Nodes = append(network.Nodes, networkNode(node, interfaces[node.Name]))
+		network.Nodes = append(network.Nodes, networkNode(node, states[node.Name]))
 	}
 	for _, peer := range peers.Items {
 		if address, err := netip.ParseAddr(peer.Spec.PeerAddress); err == nil {
@@ -146,14 +146,23 @@ func (n *network) read(ctx context.Context) (ipam.Network, error) {
 	return network, nil
 }
 
-func networkNode(node *corev1.Node, interfaces []v1alpha1.InterfaceState) ipam.NetworkNode {
+// networkNode describes a Node by what its speaker has published, nil if it has none.
+func networkNode(node *corev1.Node, state *v1alpha1.SpeakerState) ipam.NetworkNode {
 	n := ipam.NetworkNode{Name: node.Name}
 	for _, a := range node.Status.Addresses {
 		if address, err := netip.ParseAddr(a.Address); err == nil { // Others are names.
 			n.Addresses = append(n.Addresses, address)
 		}
 	}
-	for _, link := range interfaces {
+	if state == nil {
+		return n
+	}
+	for _, text := range state.DefaultGateways {
+		if address, err := netip.ParseAddr(text); err == nil {
+			n.Gateways = append(n.Gateways, address)
+		}
+	}
+	for _, link := range state.Interfaces {
 		for _, text := range link.Addresses {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				n.Interfaces = append(n.Interfaces, prefix)

@@ -36,10 +36,13 @@ func TestNetwork(t *testing.T) {
 		slice("kubernetes", "kubernetes", "198.51.100.10", "2001:db8:51::10"), slice("web", "web", "10.244.0.7"),
 	)
 	kinds := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(
-		&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: v1alpha1.SpeakerState{Interfaces: []v1alpha1.InterfaceState{
-			{Name: "eth0", Addresses: []string{"198.51.100.11/24", "2001:db8:51::11/64"}, Usable: true},
-			{Name: "lo", Addresses: []string{"127.0.0.1/8", "not an address"}},
-		}}},
+		&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: v1alpha1.SpeakerState{
+			DefaultGateways: []string{"198.51.100.1", "2001:db8:51::1", "fe80::1%eth0"},
+			Interfaces: []v1alpha1.InterfaceState{
+				{Name: "eth0", Addresses: []string{"198.51.100.11/24", "2001:db8:51::11/64"}, Usable: true},
+				{Name: "lo", Addresses: []string{"127.0.0.1/8", "not an address"}},
+			},
+		}},
 		&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "gone"}, Status: v1alpha1.SpeakerState{Interfaces: []v1alpha1.InterfaceState{
 			{Name: "eth0", Addresses: []string{"198.51.100.99/24"}},
 		}}},
@@ -63,6 +66,9 @@ func TestNetwork(t *testing.T) {
 				Interfaces: []netip.Prefix{
 					netip.MustParsePrefix("198.51.100.11/24"), netip.MustParsePrefix("2001:db8:51::11/64"), netip.MustParsePrefix("127.0.0.1/8"),
 				},
+				Gateways: []netip.Addr{
+					netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:51::1"), netip.MustParseAddr("fe80::1%eth0"),
+				},
 			},
 			{Name: "node2"},
 		},
@@ -81,5 +87,30 @@ func TestNetwork(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, plain); diff != "" {
 		t.Errorf("network (-want +got):\n%s", diff)
+	}
+}
+
+// What has the network read again: a change of an address, and none of what is in every other update.
+func TestAddressesIn(t *testing.T) {
+	status := func(gateway, iface string, state v1alpha1.BGPState) *v1alpha1.SpeakerStatus {
+		return &v1alpha1.SpeakerStatus{Status: v1alpha1.SpeakerState{
+			DefaultGateways: []string{gateway},
+			Interfaces:      []v1alpha1.InterfaceState{{Name: "eth0", Addresses: []string{iface}}},
+			BGPSessions:     []v1alpha1.BGPSession{{Peer: "tor1", State: state}},
+		}}
+	}
+	was := addressesIn(status("198.51.100.1", "198.51.100.11/24", v1alpha1.BGPIdle))
+	for _, tt := range []struct {
+		name string
+		is   *v1alpha1.SpeakerStatus
+		same bool
+	}{
+		{"another state of a session", status("198.51.100.1", "198.51.100.11/24", v1alpha1.BGPEstablished), true},
+		{"another address", status("198.51.100.1", "198.51.100.12/24", v1alpha1.BGPIdle), false},
+		{"another gateway", status("198.51.100.2", "198.51.100.11/24", v1alpha1.BGPIdle), false},
+	} {
+		if got := cmp.Equal(was, addressesIn(tt.is)); got != tt.same {
+			t.Errorf("%s: the same is %v, want %v", tt.name, got, tt.same)
+		}
 	}
 }

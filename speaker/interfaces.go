@@ -15,24 +15,47 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// interfaceStates describes the interfaces that announce or might. It is published in the SpeakerStatus, and this node decides from it too:
-// so all speakers decide from the same description. Claimed addresses are the Services' and not the node's.
+// ipvsInterface is where kube-proxy in IPVS mode puts the addresses of all Services.
+const ipvsInterface = "kube-ipvs0"
+
+// interfaceStates describes the interfaces that announce or might, and all that have addresses of the node. It is published in the
+// SpeakerStatus, and this node decides from it too: so all speakers decide from the same description.
 func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1alpha1.InterfaceState {
 	var states []v1alpha1.InterfaceState
 	for _, i := range links.Interfaces {
+		if i.Name == ipvsInterface {
+			continue
+		}
 		state := v1alpha1.InterfaceState{Name: i.Name, MAC: i.MAC.String(), Usable: i.Unusable() == "", Reason: string(i.Unusable())}
+		if i.Loopback {
+			state.MAC = "" // It is all zeros, and no station's.
+		}
 		for _, a := range i.Addresses {
-			if ip := a.Prefix.Addr(); !claimed(ip) && !ip.IsLinkLocalUnicast() {
+			if isNodes(&i, a, claimed) {
 				state.Addresses = append(state.Addresses, a.Prefix.String())
 			}
 		}
 		// The host's ends of pods' links come and go by the hundred; they have no address, and no Service is announced there.
-		if i.Loopback || len(state.Addresses) == 0 && (i.Kind == "veth" || !state.Usable) {
+		if len(state.Addresses) == 0 && (i.Kind == "veth" || !state.Usable) {
 			continue
 		}
 		states = append(states, state)
 	}
 	return states
+}
+
+// isNodes reports whether an address of an interface is the node's own. A claimed address is a Service's that somebody has put there, mostly
+// with the length of a single address, unless it brings a subnet to an interface that can announce. For example a node that joins with
+// 198.51.100.200/24 on eth0 has that address, even if a Service has got it before: the controller manager tells both.
+func isNodes(i *link.Interface, a link.Address, claimed func(netip.Addr) bool) bool {
+	ip := a.Prefix.Addr()
+	switch {
+	case ip.IsLinkLocalUnicast() || ip.IsLoopback():
+		return false
+	case claimed(ip):
+		return i.Unusable() == "" && !a.Prefix.IsSingleIP()
+	}
+	return true
 }
 
 // usableInterfaces returns the interfaces that can announce, as package layer2 takes them.

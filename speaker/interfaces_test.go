@@ -54,8 +54,22 @@ func TestInterfaceStates(t *testing.T) {
 			in:   iface("eth1", "device", nil), want: usable("eth1"),
 		},
 		{
-			name: "the loopback interface is not listed",
-			in:   iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32"),
+			name: "an address that a Service has is the node's too where it brings a subnet",
+			in:   iface("eth0", "device", nil, v4+"/24"), want: usable("eth0", v4+"/24"),
+		},
+		{
+			name: "but not on an interface on which nothing is announced",
+			in:   iface("kube-lb0", "dummy", func(i *link.Interface) { i.NoARP = true }, v4+"/24"),
+		},
+		{name: "kube-proxy's interface has no address of the node", in: iface("kube-ipvs0", "dummy", nil, "10.96.0.1/32")},
+		{
+			name: "the loopback interface of a node that has its address there",
+			in:   iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32", "127.0.0.1/8", "::1/128"),
+			want: []v1alpha1.InterfaceState{{Name: "lo", Addresses: []string{"10.0.0.1/32"}, Reason: "loopback"}},
+		},
+		{
+			name: "the loopback interface is not listed without such an address",
+			in:   iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "127.0.0.1/8", "::1/128"),
 		},
 		{name: "the host's end of a pod's link is not listed", in: iface("veth1234", "veth", nil, "fe80::1/64")},
 		{

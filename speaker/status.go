@@ -93,6 +93,9 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 	for _, address := range links.DefaultRouteAddresses(claimed) {
 		state.Addresses = append(state.Addresses, address.String())
 	}
+	for _, gateway := range links.DefaultGateways() {
+		state.DefaultGateways = append(state.DefaultGateways, gateway.String())
+	}
 	state.Interfaces = interfaceStates(links, claimed)
 	state.BGPSessions = w.sessions.states()
 	announced := w.announced()

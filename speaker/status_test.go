@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/layer2"
@@ -79,7 +81,7 @@ func TestStatusWriter(t *testing.T) {
 				Addresses: []link.Address{
 					{Prefix: netip.MustParsePrefix("198.51.100.11/24")}, {Prefix: netip.MustParsePrefix(v4 + "/32")},
 				},
-			}}}
+			}}, DefaultRoutes: map[family.Family][]link.DefaultRoute{family.IPv4: {{Gateway: netip.MustParseAddr("198.51.100.1")}}}}
 		},
 	}
 	var versions []string
@@ -96,6 +98,9 @@ func TestStatusWriter(t *testing.T) {
 		}
 		if i := got.Status.Interfaces; len(i) != 1 || len(i[0].Addresses) != 1 || i[0].Addresses[0] != "198.51.100.11/24" {
 			t.Errorf("interfaces %+v, want eth0 with its own address", i)
+		}
+		if diff := cmp.Diff([]string{"198.51.100.1"}, got.Status.DefaultGateways); diff != "" {
+			t.Errorf("default gateways (-want +got):\n%s", diff)
 		}
 		versions = append(versions, got.ResourceVersion)
 	}

@@ -31,6 +31,8 @@ type DefaultRoute struct {
 	Metric int
 	// Index is that of the interface that leads to the next hop.
 	Index int
+	// Gateway is the next hop, the zero Addr where the route leads to a link without one. That of an IPv4 route may be an IPv6 address.
+	Gateway netip.Addr
 }
 
 // An Interface is a network interface with its addresses.
@@ -181,6 +183,24 @@ func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip
 		}
 	}
 	return addrs
+}
+
+// DefaultGateways returns the next hops of the default routes, those of IPv4 first, and the preferred route's first among those of a
+// family. Those that are link-local have the interface as their zone: fe80::1%eth0.
+func (s *Snapshot) DefaultGateways() []netip.Addr {
+	var gateways []netip.Addr
+	for _, af := range family.All {
+		for _, route := range s.DefaultRoutes[af] {
+			gateway := route.Gateway
+			if i, ok := s.ByIndex(route.Index); ok && gateway.Is6() && gateway.IsLinkLocalUnicast() {
+				gateway = gateway.WithZone(i.Name)
+			}
+			if gateway.IsValid() && !slices.Contains(gateways, gateway) {
+				gateways = append(gateways, gateway)
+			}
+		}
+	}
+	return gateways
 }
 
 // A Path says how this node reaches an address.

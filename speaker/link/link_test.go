@@ -171,3 +171,28 @@ func TestDefaultRouteAddresses(t *testing.T) {
 		t.Errorf("DefaultRouteAddresses() differs (-want +got):\n%s", diff)
 	}
 }
+
+func TestDefaultGateways(t *testing.T) {
+	route := func(metric, index int, gateway string) DefaultRoute {
+		r := DefaultRoute{Metric: metric, Index: index}
+		if gateway != "" {
+			r.Gateway = netip.MustParseAddr(gateway)
+		}
+		return r
+	}
+	s := &Snapshot{
+		Interfaces: []Interface{{Name: "eth0", Index: 2}, {Name: "eth1", Index: 3}},
+		DefaultRoutes: map[family.Family][]DefaultRoute{
+			family.IPv4: {route(100, 3, "192.0.2.1"), route(200, 2, ""), route(300, 2, "192.0.2.1"), route(400, 2, "fe80::4")},
+			family.IPv6: {route(100, 2, "fe80::1"), route(100, 3, "fe80::1"), route(1024, 2, "2001:db8:51::1")},
+		},
+	}
+	want := []string{"192.0.2.1", "fe80::4%eth0", "fe80::1%eth0", "fe80::1%eth1", "2001:db8:51::1"}
+	var got []string
+	for _, gateway := range s.DefaultGateways() {
+		got = append(got, gateway.String())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("DefaultGateways() differs (-want +got):\n%s", diff)
+	}
+}

@@ -45,7 +45,13 @@ type SpeakerState struct {
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`
 
-	// interfaces are the node's links that could announce addresses, with the reason where one does not.
+	// defaultGateways are the next hops of the node's default routes, the one the kernel prefers first. No Service is given
+	// such an address.
+	// +optional
+	// +listType=atomic
+	DefaultGateways []string `json:"defaultGateways,omitempty"`
+
+	// interfaces are the node's links that have addresses or could announce some, with the reason where one does not.
 	// +optional
 	// +listType=map
 	// +listMapKey=name

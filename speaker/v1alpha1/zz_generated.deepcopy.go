@@ -870,6 +870,11 @@ func (in *SpeakerState) DeepCopyInto(out *SpeakerState) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.DefaultGateways != nil {
+		in, out := &in.DefaultGateways, &out.DefaultGateways
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Interfaces != nil {
 		in, out := &in.Interfaces, &out.Interfaces
 		*out = make([]InterfaceState, len(*in))

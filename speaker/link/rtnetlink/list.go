@@ -115,16 +115,25 @@ func defaultRoutes(routes []netlink.Route) []link.DefaultRoute {
 			continue
 		}
 		if r.LinkIndex != 0 {
-			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: r.LinkIndex})
+			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: r.LinkIndex, Gateway: gateway(r.Gw, r.Via)})
 		}
 		for _, hop := range r.MultiPath {
-			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: hop.LinkIndex})
+			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: hop.LinkIndex, Gateway: gateway(hop.Gw, hop.Via)})
 		}
 	}
 	slices.SortFunc(defaults, func(x, y link.DefaultRoute) int {
-		return cmp.Or(cmp.Compare(x.Metric, y.Metric), cmp.Compare(x.Index, y.Index))
+		return cmp.Or(cmp.Compare(x.Metric, y.Metric), cmp.Compare(x.Index, y.Index), x.Gateway.Compare(y.Gateway))
 	})
 	return slices.Compact(defaults)
+}
+
+// gateway returns a next hop of the route's own family, or else the one of the other family (RFC 8950), or the zero Addr.
+func gateway(own net.IP, other netlink.Destination) netip.Addr {
+	if via, ok := other.(*netlink.Via); ok && own == nil {
+		own = via.Addr
+	}
+	address, _ := netip.AddrFromSlice(own)
+	return address.Unmap()
 }
 
 func isZero(n *net.IPNet) bool {

@@ -90,6 +90,8 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 	n.IP(t, "addr add 2001:db8:51::11/64 dev br0 nodad")
 	n.IP(t, "addr add 2001:db8:51::12/64 dev br0 nodad preferred_lft 0 valid_lft 3600")
 	n.IP(t, "route add default via 198.51.100.1 dev br0 metric 100")
+	n.IP(t, "-4 route add default via inet6 fe80::4 dev br0 metric 200")
+	n.IP(t, "route add default dev br0 metric 300")
 	n.IP(t, "route add blackhole default metric 4000")
 	n.IP(t, "route add default dev eth0 metric 50 table 77")
 	n.IP(t, "route add 203.0.113.0/24 dev eth0")
@@ -124,8 +126,15 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 			},
 		},
 		DefaultRoutes: map[family.Family][]link.DefaultRoute{
-			family.IPv4: {{Metric: 100, Index: index("br0")}},
-			family.IPv6: {{Metric: 10, Index: index("br0")}, {Metric: 10, Index: index("eth0")}},
+			family.IPv4: {
+				{Metric: 100, Index: index("br0"), Gateway: netip.MustParseAddr("198.51.100.1")},
+				{Metric: 200, Index: index("br0"), Gateway: netip.MustParseAddr("fe80::4")},
+				{Metric: 300, Index: index("br0")},
+			},
+			family.IPv6: {
+				{Metric: 10, Index: index("br0"), Gateway: netip.MustParseAddr("2001:db8:51::1")},
+				{Metric: 10, Index: index("eth0"), Gateway: netip.MustParseAddr("fe80::1")},
+			},
 		},
 	}
 	if diff := cmp.Diff(want, s, byValue); diff != "" {
@@ -155,7 +164,8 @@ func TestRunFollowsChanges(t *testing.T) {
 			return slices.Contains(i.Addresses, address("2001:db8:51::11/64"))
 		}},
 		{"route add default via 198.51.100.1", func(i link.Interface, _ bool) bool {
-			return slices.Equal(w.Snapshot().DefaultRoutes[family.IPv4], []link.DefaultRoute{{Index: i.Index}})
+			gateway := netip.MustParseAddr("198.51.100.1")
+			return slices.Equal(w.Snapshot().DefaultRoutes[family.IPv4], []link.DefaultRoute{{Index: i.Index, Gateway: gateway}})
 		}},
 		{"addr del 198.51.100.11/24 dev eth0", func(i link.Interface, _ bool) bool {
 			return !slices.Contains(i.Addresses, address("198.51.100.11/24")) && len(w.Snapshot().DefaultRoutes[family.IPv4]) == 0
