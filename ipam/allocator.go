@@ -105,7 +105,7 @@ type Outcome struct {
 // holding is an address that is not free.
 type holding struct {
 	pool    string // that the first of the users took it from
-	users   map[Service]Sharing
+	users   users
 	blocked string // the owner of a blocked address, which has no users
 	sharers *sharers
 	left    map[Service]time.Time // when Services released it, the last time each, if the pool has ReuseAfter
@@ -348,7 +348,7 @@ func (a *Allocator) Lookup(address netip.Addr) Record {
 	if !ok || h.blocked != "" {
 		return Record{Pool: a.poolOf(address), Blocked: ok}
 	}
-	record := Record{Pool: h.pool, Services: slices.SortedFunc(maps.Keys(h.users), compareServices)}
+	record := Record{Pool: h.pool, Services: h.users.sorted()}
 	if !h.until.IsZero() {
 		record.Cooling = &Cooling{h.until, maps.Clone(h.left)}
 	}
@@ -430,8 +430,11 @@ func (a *Allocator) Sharers(address netip.Addr, key string) []Service {
 	if !ok || key == "" {
 		return nil
 	}
-	users := slices.SortedFunc(maps.Keys(h.users), compareServices)
-	return slices.DeleteFunc(users, func(user Service) bool { return h.users[user].Key != key })
+	users := h.users.sorted()
+	return slices.DeleteFunc(users, func(user Service) bool {
+		sharing, _ := h.users.of(user)
+		return sharing.Key != key
+	})
 }
 
 func compareServices(x, y Service) int {
@@ -448,14 +451,14 @@ func (a *Allocator) Release(at time.Time, service Service, address netip.Addr) {
 	if !ok {
 		return
 	}
-	if _, uses := h.users[service]; !uses {
+	if _, uses := h.users.of(service); !uses {
 		return
 	}
 	a.drop(service, address)
 	if !at.IsZero() {
 		a.left(h, service, at)
 	}
-	if len(h.users) == 0 && !a.cool(address, h) {
+	if h.users.n() == 0 && !a.cool(address, h) {
 		a.free(address)
 	}
 }
@@ -509,7 +512,7 @@ func (a *Allocator) Plan(now time.Time, reqs ...Request) []Answer {
 		for _, as := range answers[i].Outcome.Added {
 			a.drop(req.Service, as.Address)
 			h := a.held[as.Address]
-			if len(h.users) > 0 {
+			if h.users.n() > 0 {
 				continue
 			}
 			if pool, was := pools[as.Address]; was {
@@ -639,8 +642,8 @@ func (a *Allocator) stranded(as Assignment) bool {
 
 func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment) (Assignment, error) {
 	pool, own := "", false
-	if h, ok := a.held[address]; ok && len(h.users) > 0 {
-		_, own = h.users[req.Service]
+	if h, ok := a.held[address]; ok && h.users.n() > 0 {
+		_, own = h.users.of(req.Service)
 		pool = h.pool
 	}
 	if own && a.available(req, address) == nil {
@@ -676,7 +679,7 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 	if !ok {
 		return a.reservedError(address)
 	}
-	own, uses := h.users[req.Service]
+	own, uses := h.users.of(req.Service)
 	if !uses {
 		if err := a.reservedError(address); err != nil {
 			return err
@@ -687,7 +690,7 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, address, h.blocked)
 	case !h.until.IsZero() && !a.mayReturn(req, h):
 		return a.coolingError(address, h)
-	case len(h.users) == 0 || uses && len(h.users) == 1:
+	case h.users.n() == 0 || uses && h.users.n() == 1:
 		return nil
 	}
 	if h.sharers != nil {
@@ -700,11 +703,12 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 		}
 	}
 	// Users are sorted so that the same one is named each time.
-	for _, user := range slices.SortedFunc(maps.Keys(h.users), compareServices) {
+	for _, user := range h.users.sorted() {
 		if user == req.Service {
 			continue
 		}
-		if why := req.Sharing.Admits(h.users[user]); why != nil {
+		theirs, _ := h.users.of(user)
+		if why := req.Sharing.Admits(theirs); why != nil {
 			return fmt.Errorf("%w: Service %s has %s %w", ErrInUse, user, address, why)
 		}
 	}
@@ -828,32 +832,32 @@ func candidates(pools []Candidate) string {
 func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 	h, ok := a.held[as.Address]
 	if !ok {
-		h = &holding{users: map[Service]Sharing{}}
+		h = &holding{}
 		a.held[as.Address] = h
 		a.takeFromPools(as.Address)
 	}
 	a.warm(as.Address, h)
 	if h.blocked != "" {
-		h.blocked, h.users = "", map[Service]Sharing{}
+		h.blocked = ""
 	}
-	old, uses := h.users[service]
+	old, uses := h.users.of(service)
 	if !uses {
 		a.byService[service] = append(a.byService[service], as.Address)
 	} else if h.sharers != nil {
 		h.sharers.leave(old)
 	}
-	if pool := as.Pool; pool != h.pool && (len(h.users) == 0 || uses && len(h.users) == 1) {
+	if pool := as.Pool; pool != h.pool && (h.users.n() == 0 || uses && h.users.n() == 1) {
 		a.setPool(as.Address, h, pool)
 	}
 	if h.sharers == nil && sharing.Key != "" {
 		h.sharers = &sharers{address: as.Address, kinds: map[kind]int{}, ports: map[Port]int{}}
-		for user, other := range h.users {
+		for user, other := range h.users.all() {
 			if user != service {
 				h.sharers.enter(other)
 			}
 		}
 	}
-	h.users[service] = sharing
+	h.users.set(service, sharing)
 	if h.sharers != nil {
 		h.sharers.enter(sharing)
 		a.share(as.Address, h)
@@ -865,11 +869,11 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 
 // setPool records the pool that an address was taken from.
 func (a *Allocator) setPool(address netip.Addr, h *holding, pool string) {
-	for user := range h.users {
+	for user := range h.users.all() {
 		a.countTenant(address, h, user, -1)
 	}
 	h.pool = pool
-	for user := range h.users {
+	for user := range h.users.all() {
 		a.countTenant(address, h, user, 1)
 	}
 	a.share(address, h)
@@ -878,12 +882,12 @@ func (a *Allocator) setPool(address netip.Addr, h *holding, pool string) {
 func (a *Allocator) drop(service Service, address netip.Addr) {
 	h := a.held[address]
 	a.countTenant(address, h, service, -1)
-	sharing := h.users[service]
-	delete(h.users, service)
+	sharing, _ := h.users.of(service)
+	h.users.remove(service)
 	if h.sharers != nil {
 		h.sharers.leave(sharing)
 		a.share(address, h)
-		if len(h.users) == 0 {
+		if h.users.n() == 0 {
 			h.sharers = nil
 		}
 	}
@@ -960,7 +964,7 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 		usage[name] = u
 	}
 	for address, h := range a.held {
-		if len(h.users) == 0 || h.pool == "" {
+		if h.users.n() == 0 || h.pool == "" {
 			continue
 		}
 		stranded, reserved := a.stranded(Assignment{address, h.pool}), a.isReserved(address)

@@ -57,7 +57,7 @@ func state(a *Allocator) string {
 		}
 	}
 	for address, h := range a.held {
-		lines = append(lines, fmt.Sprintf("held %s: pool %q, blocked %q, users %v, cooling until %s", address, h.pool, h.blocked, h.users, h.until))
+		lines = append(lines, fmt.Sprintf("held %s: pool %q, blocked %q, users %v, cooling until %s", address, h.pool, h.blocked, maps.Collect(h.users.all()), h.until))
 	}
 	for service, addresses := range a.byService {
 		lines = append(lines, fmt.Sprintf("service %s: %s", service, addresses))
@@ -102,12 +102,12 @@ func checkConsistent(a *Allocator) error {
 				leftBy[service] = append(leftBy[service], address)
 			}
 		}
-		if states := count01(h.blocked != "") + count01(len(h.users) > 0) + count01(cooling); states != 1 {
-			return fmt.Errorf("%s is blocked by %q, has users %v and is cooling until %s", address, h.blocked, h.users, h.until)
+		if states := count01(h.blocked != "") + count01(h.users.n() > 0) + count01(cooling); states != 1 {
+			return fmt.Errorf("%s is blocked by %q, has users %v and is cooling until %s", address, h.blocked, maps.Collect(h.users.all()), h.until)
 		}
 		keys := map[string]bool{}
 		ports := map[Port]int{}
-		for user, sharing := range h.users {
+		for user, sharing := range h.users.all() {
 			byService[user] = append(byService[user], address)
 			keys[sharing.Key] = sharing.Key != ""
 			for _, p := range sharing.Ports {
@@ -120,7 +120,7 @@ func checkConsistent(a *Allocator) error {
 				}
 				tenants[t][address]++
 			}
-			for neighbour, theirs := range h.users {
+			for neighbour, theirs := range h.users.all() {
 				if user != neighbour && sharing.Admits(theirs) != nil {
 					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.Admits(theirs))
 				}

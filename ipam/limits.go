@@ -26,7 +26,7 @@ func (a *Allocator) countTenants() {
 		return
 	}
 	for address, h := range a.held {
-		for user := range h.users {
+		for user := range h.users.all() {
 			a.countTenant(address, h, user, 1)
 		}
 	}
@@ -78,7 +78,7 @@ func (a *Allocator) withinLimit(req Request, pool string, af family.Family, addr
 	}
 	var names []string
 	for _, address := range slices.SortedFunc(maps.Keys(has), netip.Addr.Compare) {
-		for _, user := range slices.SortedFunc(maps.Keys(a.held[address].users), compareServices) {
+		for _, user := range a.held[address].users.sorted() {
 			if user.Namespace == req.Service.Namespace {
 				names = append(names, fmt.Sprintf("%s (Service %s)", address, user.Name))
 				break

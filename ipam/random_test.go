@@ -322,7 +322,7 @@ func (m *model) compare(a *Allocator) error {
 			until[address] = h.until
 			continue
 		}
-		users[address] = h.users
+		users[address] = maps.Collect(h.users.all())
 	}
 	diff := cmp.Diff(m.users, users) + cmp.Diff(m.from, from) + cmp.Diff(m.blocked, blocked) + cmp.Diff(m.until, until)
 	if diff != "" {

@@ -45,13 +45,13 @@ func (a *Allocator) Released(service Service, address netip.Addr, pool string, a
 	defer a.mu.Unlock()
 	h := a.held[address]
 	if h == nil {
-		h = &holding{pool: pool, users: map[Service]Sharing{}}
+		h = &holding{pool: pool}
 		a.held[address] = h
 		a.takeFromPools(address)
 	}
 	a.warm(address, h)
 	a.left(h, service, at)
-	if len(h.users) == 0 && h.blocked == "" && !a.cool(address, h) {
+	if h.users.n() == 0 && h.blocked == "" && !a.cool(address, h) {
 		a.free(address)
 	}
 }

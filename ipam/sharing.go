@@ -249,7 +249,7 @@ func (a *Allocator) shareable(req Request, af family.Family, pool string, fits f
 			if best != nil && best.turn < s.turn {
 				return false
 			}
-			if _, own := a.held[s.address].users[req.Service]; own {
+			if _, own := a.held[s.address].users.of(req.Service); own {
 				return true
 			}
 			if !s.admit(req.Sharing, nil) {
