@@ -166,12 +166,22 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		logger.Info("Released an address", "service", step.Service, "address", e.Address)
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
 		s.events.Add(item{kind: wakeWaiting})
+		if svc := s.ledger.service(step.Service); svc != nil && s.handedOver(svc) {
+			s.wake(svc)
+		}
 	case repair.Relabel:
 		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, types.UID(e.Claim.UID))
 	default:
 		s.remember(e, step)
 	}
 	return nil
+}
+
+// handedOver reports whether a Service is another provider's load balancer, has no address of ours any more, and still has the finalizer
+// that we wrote. The service controller, woken, removes the finalizer. For example, web has no class and was given 192.0.2.1; since then
+// we serve only our own class, and the other provider has published 203.0.113.7.
+func (s *Server) handedOver(svc *corev1.Service) bool {
+	return request.OtherProvider(svc) && request.FinalizerIsOurs(svc) && len(s.ledger.allocator.Held(request.ServiceOf(svc))) == 0
 }
 
 // claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim

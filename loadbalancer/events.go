@@ -252,7 +252,7 @@ func (s *Server) audit() {
 	}
 	services, _ := s.services.List(labels.Everything()) // a lister does not fail
 	for _, svc := range services {
-		if s.interrupted(svc) {
+		if s.interrupted(svc) || s.handedOver(svc) {
 			s.wake(svc)
 		}
 	}
@@ -260,7 +260,8 @@ func (s *Server) audit() {
 }
 
 // interrupted reports whether a leader ended before it had cleaned up after a Service that is no load balancer any
-// more. First the claims go, then the finalizer, then the status.
+// more. The claims go first. Where the finalizer bears our mark, the service controller looks at the Service by
+// itself; an earlier version wrote the finalizer without it.
 func (s *Server) interrupted(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && servicehelper.HasLBFinalizer(svc) &&
 		slices.ContainsFunc(s.ledger.of(request.ServiceOf(svc)), func(address netip.Addr) bool {

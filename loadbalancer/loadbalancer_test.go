@@ -442,6 +442,21 @@ func TestFamilyChanges(t *testing.T) {
 			c.wantClaims("192.0.2.2=new 2001:db8::2=new")
 		}
 	})
+	bubble("a Service that was handed over is woken for its finalizer when nothing of ours is left", t, func(t *testing.T) {
+		marked := func(svc *corev1.Service) {
+			svc.Spec.LoadBalancerClass, svc.Finalizers = new("example.com/other"), []string{v1alpha1.Finalizer}
+			svc.Annotations = map[string]string{v1alpha1.AnnotationFinalizer: "true"}
+		}
+		c := newCluster(t, newPool("lan", dualPool))
+		c.create(newService("web", single, "IPv4", publish("192.0.2.1"), marked), newService("done", single, "IPv4", publish("203.0.113.9"), marked),
+			newService("theirs", single, "IPv4", publish("203.0.113.8"), marked, func(svc *corev1.Service) { svc.Annotations = nil }))
+		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "web")
+		l := c.lead()
+		l.wantWoken("done")
+		c.edit("web", publish("203.0.113.7"))
+		c.wantClaims("")
+		l.wantWoken("web")
+	})
 	bubble("a Service that becomes internal loses all", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()

@@ -9,9 +9,9 @@
 //   - It skips Services with a load balancer class. In its cache, Services with our class therefore have none, and a Service without a
 //     class gets another one where it is left to another provider. One controller, one queue and one set of workers so serve Services with
 //     our class and, unless told otherwise, those without a class. No other Service reaches the controller, which would take the standard
-//     finalizer away before the provider that set it has cleaned up. Whose finalizer it is cannot be seen on a Service that is not of type
-//     LoadBalancer any more: it is ours where an update turned one of our Services into it, or where package loadbalancer finds at the
-//     start that it still has addresses of ours.
+//     finalizer away before the provider that set it has cleaned up. Every provider sets the same finalizer; ours comes with a mark, an
+//     annotation, in the same write. One without the mark is ours on a Service that still has addresses of ours, and on a Service that is
+//     being deleted where no other provider is in the cluster.
 //   - It looks at a Service only when the Service changes. [Cloud] hands it a waiting Service again, through the handler that
 //     it registered, when a pool edit or a release may help.
 //
@@ -95,7 +95,12 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	claims := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String()
 	}))
-	services := &serviceInformer{ServiceInformer: cfg.Informers.Core().V1().Services()}
+	services := &serviceInformer{
+		ServiceInformer: cfg.Informers.Core().V1().Services(), alone: func() bool { return false },
+	}
+	if !cfg.ClassOnly {
+		services.alone = noOtherProvider(cfg.Informers.Core().V1().Nodes())
+	}
 	if err := services.ServiceInformer.Informer().SetTransform(classView{onlyOurs: cfg.ClassOnly}.transform); err != nil {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}

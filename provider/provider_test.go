@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/informers"
@@ -31,6 +33,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 func TestMain(m *testing.M) {
@@ -240,7 +243,9 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 		}
 	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	viewed := &serviceInformer{ServiceInformer: factory.Core().V1().Services()}
+	viewed := &serviceInformer{
+		ServiceInformer: factory.Core().V1().Services(), alone: func() bool { return !classOnly },
+	}
 	if err := viewed.ServiceInformer.Informer().SetTransform(classView{onlyOurs: classOnly}.transform); err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +345,7 @@ func TestServiceController(t *testing.T) {
 				for _, action := range client.Actions() {
 					if action, ok := action.(clienttesting.PatchAction); ok {
 						patch := string(action.GetPatch())
-						if strings.Contains(patch, "loadBalancerClass") || strings.Contains(patch, "annotations") {
+						if strings.Contains(patch, "loadBalancerClass") || strings.Contains(patch, viewedAnnotation) {
 							t.Errorf("a patch writes the class, or the mark of the view: %s", patch)
 						}
 					}
@@ -438,6 +443,115 @@ func TestServiceTurnsInternal(t *testing.T) {
 					if servicehelper.HasLBFinalizer(after) == cleaned || empty != cleaned {
 						t.Errorf("Service %s has finalizers %v and status %v", svc.Name, after.Finalizers, after.Status.LoadBalancer)
 					}
+				}
+			})
+		})
+	}
+}
+
+// TestLeftFinalizers starts the controller on Services that are no load balancers of ours and bear the standard finalizer.
+func TestLeftFinalizers(t *testing.T) {
+	withFinalizer := func(name string, edits ...func(*corev1.Service)) *corev1.Service {
+		svc := deletedService(name, nil)
+		svc.DeletionTimestamp = nil
+		for _, edit := range edits {
+			edit(svc)
+		}
+		return svc
+	}
+	marked := func(svc *corev1.Service) { svc.Annotations = map[string]string{v1alpha1.AnnotationFinalizer: "true"} }
+	internal := func(svc *corev1.Service) {
+		svc.Spec.Type, svc.Status = corev1.ServiceTypeClusterIP, corev1.ServiceStatus{}
+	}
+	deleted := func(svc *corev1.Service) { svc.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
+	theirs := func(svc *corev1.Service) { svc.Spec.LoadBalancerClass = new("example.com/other") }
+	for _, tt := range []struct {
+		name      string
+		classOnly bool
+		cleaned   []string
+	}{
+		{name: "alone", cleaned: []string{"deleted", "handed-over", "marked"}},
+		{name: "beside another provider", classOnly: true, cleaned: []string{"handed-over", "marked"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := []*corev1.Service{
+					withFinalizer("marked", marked, internal), withFinalizer("unmarked", internal), withFinalizer("deleted", internal, deleted),
+					withFinalizer("theirs", theirs), withFinalizer("theirs-deleted", theirs, deleted),
+					withFinalizer("handed-over", theirs, marked), withFinalizer("being-handed-over", theirs, marked),
+				}
+				client, viewed, _ := run(t, tt.classOnly, all...)
+				handedOver, err := viewed.Lister().Services("default").Get("handed-over")
+				if err != nil {
+					t.Fatal(err)
+				}
+				viewed.wake(handedOver)
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				for _, before := range all {
+					after, err := client.CoreV1().Services("default").Get(t.Context(), before.Name, metav1.GetOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					after.TypeMeta, after.ManagedFields = metav1.TypeMeta{}, nil
+					want := before.DeepCopy()
+					if slices.Contains(tt.cleaned, before.Name) {
+						want.Finalizers, want.Annotations = nil, nil
+					}
+					if diff := cmp.Diff(want, after, cmpopts.EquateEmpty()); diff != "" {
+						t.Errorf("Service %s (-want +got):\n%s", before.Name, diff)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Our mark changes an annotation, for which the service controller would look at each new Service twice.
+func TestMarkBringsNoSecondLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _, b := run(t, false, service("web", nil))
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		svc, err := client.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !request.FinalizerIsOurs(svc) {
+			t.Errorf("the Service has finalizers %v and annotations %v, want our finalizer with our mark", svc.Finalizers, svc.Annotations)
+		}
+		if len(b.ensured) != 1 {
+			t.Errorf("the service controller looked at the Service %d times, want once", len(b.ensured))
+		}
+	})
+}
+
+func TestNoOtherProvider(t *testing.T) {
+	for name, test := range map[string]struct {
+		providerIDs []string
+		want        bool
+	}{
+		"no Node has a provider":            {providerIDs: []string{"", ""}, want: true},
+		"we have initialised Nodes":         {providerIDs: []string{"tandem://node0", ""}, want: true},
+		"another one has initialised Nodes": {providerIDs: []string{"tandem://node0", "k3s://node1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var nodes []runtime.Object
+				for i, id := range test.providerIDs {
+					nodes = append(nodes, &corev1.Node{
+						ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("node%d", i)}, Spec: corev1.NodeSpec{ProviderID: id},
+					})
+				}
+				factory := informers.NewSharedInformerFactory(fake.NewClientset(nodes...), 0)
+				alone := noOtherProvider(factory.Core().V1().Nodes())
+				if alone() {
+					t.Error("alone before the Nodes are known")
+				}
+				factory.StartWithContext(t.Context())
+				factory.WaitForCacheSync(t.Context().Done())
+				if got := alone(); got != test.want {
+					t.Errorf("alone = %v, want %v", got, test.want)
 				}
 			})
 		})

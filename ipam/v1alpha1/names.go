@@ -19,6 +19,11 @@ const LabelAddressPool = "tandem-lb.io/address-pool"
 // k8s.io/cloud-provider sets the same one, which stands here too because that package links a client.
 const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
 
+// AnnotationFinalizer marks a Service whose [Finalizer] is Tandem's. The controller manager writes it together with the finalizer, and removes
+// it together with the finalizer, so that it knows after a crash which Services that are no load balancers any more it has to clean up
+// after. Users do not type it.
+const AnnotationFinalizer = "tandem-lb.io/finalizer"
+
 // Annotations of a Service, as users type them.
 const (
 	// AnnotationAddressPool names the pools a Service may take addresses from, separated by commas. One pool of both

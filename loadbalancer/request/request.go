@@ -37,6 +37,11 @@ func CleanupIsOurs(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !slices.Contains(svc.Finalizers, v1alpha1.Finalizer)
 }
 
+// FinalizerIsOurs reports whether the finalizer of a Service bears our mark, whatever the Service is now.
+func FinalizerIsOurs(svc *corev1.Service) bool {
+	return slices.Contains(svc.Finalizers, v1alpha1.Finalizer) && svc.Annotations[v1alpha1.AnnotationFinalizer] != ""
+}
+
 // OtherProvider reports whether a Service is another provider's load balancer. We may have served it, as where Services without a class
 // were ours and are not any more.
 func OtherProvider(svc *corev1.Service) bool {
