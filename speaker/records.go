@@ -9,12 +9,14 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -38,14 +40,49 @@ type wanted struct {
 // recorder writes the L2Announcements of this node. It follows the decisions and never holds them up: an API that is slow or away
 // delays the record, not the announcement.
 type recorder struct {
-	client client.Client
-	node   string
-	events record.EventRecorder
-	wanted signal.Latest[wanted]
+	client  client.Client
+	node    string
+	events  record.EventRecorder
+	wanted  signal.Latest[wanted]
+	changed signal.Signal // raised when written has changed
+
+	mu sync.Mutex // guards written
+	// written has what this node has written, by name, for as long as the cache may be older.
+	written map[string]v1alpha1.L2Announcement
 }
 
-func newRecorder(c client.Client, node string, events record.EventRecorder) *recorder {
-	return &recorder{client: c, node: node, events: events, wanted: signal.NewLatest[wanted]()}
+func newRecorder(c client.Client, node string, events record.EventRecorder, changed signal.Signal) *recorder {
+	return &recorder{
+		client: c, node: node, events: events, wanted: signal.NewLatest[wanted](), changed: changed, written: map[string]v1alpha1.L2Announcement{},
+	}
+}
+
+// Renew replaces, in what the cache has, each record that is older than what this node itself has written. After an outage of the API the
+// cache may take a minute to learn what was written long ago. For example node1 held web, and died while the API was away. node3 took over,
+// and when the API was back it wrote its record. Then node1 came back, with a cache that knew of that record. By its own cache, which still
+// named node1, node3 would have stopped, and no node would have answered.
+func (r *recorder) Renew(cached []v1alpha1.L2Announcement) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	older := make(map[string]v1alpha1.L2Announcement, len(r.written))
+	for i := range cached {
+		own, ok := r.written[cached[i].Name]
+		if !ok {
+			continue
+		}
+		if order, err := resourceversion.CompareResourceVersion(cached[i].ResourceVersion, own.ResourceVersion); err == nil && order < 0 {
+			cached[i], older[own.Name] = own, own
+		}
+	}
+	r.written = older
+}
+
+// wrote remembers a record as the API has returned it.
+func (r *recorder) wrote(a *v1alpha1.L2Announcement) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written[a.Name] = *a
+	r.changed.Raise()
 }
 
 // run writes the records of the latest decision until the context ends.
@@ -122,7 +159,16 @@ func (r *recorder) collects(a *v1alpha1.L2Announcement, alive membership.Snapsho
 func (r *recorder) clearHolder(ctx context.Context, a *v1alpha1.L2Announcement) error {
 	cleared := a.DeepCopy()
 	cleared.Status = v1alpha1.L2AnnouncementStatus{Addresses: a.Status.Addresses}
-	return r.client.Update(ctx, cleared)
+	return r.update(ctx, cleared)
+}
+
+// update writes a record, unless it has changed since it was read.
+func (r *recorder) update(ctx context.Context, a *v1alpha1.L2Announcement) error {
+	if err := r.client.Update(ctx, a); err != nil {
+		return err
+	}
+	r.wrote(a)
+	return nil
 }
 
 // record puts this node on record as the holder of a Service's addresses. It writes nothing if the existing record says so already.
@@ -147,7 +193,7 @@ func (r *recorder) record(ctx context.Context, svc *corev1.Service, record decis
 		if from = existing.Status.Node; from == r.node {
 			a.Status.Since = existing.Status.Since
 		}
-		if err := r.client.Update(ctx, a); err != nil {
+		if err := r.update(ctx, a); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -184,7 +186,7 @@ func TestRecorder(t *testing.T) {
 				services = nil
 			}
 			events := record.NewFakeRecorder(10)
-			r := newRecorder(store, "node1", events)
+			r := newRecorder(store, "node1", events, signal.New())
 			w := wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}
 			if err := r.write(t.Context(), w); err != nil {
 				t.Fatal(err)
@@ -251,7 +253,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 	}
 	mine, taken := published("mine", v4, other4), published("taken", v6)
 	services := map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&mine): &mine, client.ObjectKeyFromObject(&taken): &taken}
-	r := newRecorder(store, "node1", record.NewFakeRecorder(10))
+	r := newRecorder(store, "node1", record.NewFakeRecorder(10), signal.New())
 	if err := r.write(t.Context(), wanted{
 		records: map[types.NamespacedName]decision.Record{
 			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
@@ -275,6 +277,62 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 	}
 }
 
+// A record that this node has written counts until the cache has it, or a later one.
+func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
+	version := func(a v1alpha1.L2Announcement, version string) v1alpha1.L2Announcement {
+		a.ResourceVersion = version
+		return a
+	}
+	svc := published("web", v4)
+	name := client.ObjectKeyFromObject(&svc)
+	old := announcement("web", "node1", v4)
+	writes := 0
+	store := storeOf(t, &writes, old)
+	var stale v1alpha1.L2AnnouncementList
+	if err := store.List(t.Context(), &stale); err != nil {
+		t.Fatal(err)
+	}
+	changed := signal.New()
+	r := newRecorder(store, "node3", record.NewFakeRecorder(10), changed)
+	renewed := func(cached ...v1alpha1.L2Announcement) (holders string) {
+		r.Renew(cached)
+		for _, a := range cached {
+			holders += a.Status.Node + "@" + a.ResourceVersion + " "
+		}
+		return strings.TrimSpace(holders)
+	}
+	w := wanted{
+		announcements: stale.Items, services: map[client.ObjectKey]*corev1.Service{name: &svc}, alive: aliveNodes("node2", "node3"),
+		records: map[types.NamespacedName]decision.Record{name: holding(v4)},
+	}
+	if err := r.write(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nothing says that there is a record by which to decide")
+	}
+	before := stale.Items[0].ResourceVersion
+	for _, step := range []struct {
+		name   string
+		cached []v1alpha1.L2Announcement
+		want   string
+	}{
+		{"the cache is behind", []v1alpha1.L2Announcement{version(old, before)}, "node3@1000"},
+		{"it still is", []v1alpha1.L2Announcement{version(old, before)}, "node3@1000"},
+		{"another record is left alone", []v1alpha1.L2Announcement{version(announcement("mail", "node2", v6), before), version(old, before)},
+			"node2@" + before + " node3@1000"},
+		{"another node has taken over since", []v1alpha1.L2Announcement{version(announcement("web", "node2", v4), "1001")}, "node2@1001"},
+		{"what is known to be older is forgotten", []v1alpha1.L2Announcement{version(old, before)}, "node1@" + before},
+		{"a record that was deleted does not come back", nil, ""},
+	} {
+		if got := renewed(step.cached...); got != step.want {
+			t.Errorf("%s: %q, want %q", step.name, got, step.want)
+		}
+	}
+}
+
 func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 	resource := schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "l2announcements"}
 	for _, tt := range []struct {
@@ -295,7 +353,7 @@ func TestRecorderReportsWhatItCannotWrite(t *testing.T) {
 				},
 			}).Build()
 			events := record.NewFakeRecorder(1)
-			r := newRecorder(store, "node1", events)
+			r := newRecorder(store, "node1", events, signal.New())
 			err := r.write(t.Context(), wanted{
 				records:  map[types.NamespacedName]decision.Record{client.ObjectKeyFromObject(&svc): holding(v4)},
 				services: map[client.ObjectKey]*corev1.Service{client.ObjectKeyFromObject(&svc): &svc},
@@ -325,7 +383,7 @@ func TestRecorderTriesAgain(t *testing.T) {
 			},
 		}).Build()
 		events := record.NewFakeRecorder(1)
-		r := newRecorder(store, "node1", events)
+		r := newRecorder(store, "node1", events, signal.New())
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = r.run(ctx) }()

@@ -88,16 +88,17 @@ func New(cfg Config) (*Speaker, error) {
 
 // newSpeaker returns a speaker that has not started, with this cache, and this client that reads from it.
 func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker, error) {
+	changed := signal.New()
 	s := &Speaker{
 		cfg:       cfg,
 		cache:     objects,
 		client:    writer,
-		records:   newRecorder(writer, cfg.Node, cfg.Recorder),
+		records:   newRecorder(writer, cfg.Node, cfg.Recorder, changed),
 		conflicts: newConflictReporter(cfg.Node, objects, cfg.Recorder),
 		liveness: &reporter{
 			client: writer, namespace: cfg.Namespace, node: cfg.Node, latest: signal.NewLatest[livenessReport](),
 		},
-		changed: signal.New(),
+		changed: changed,
 		status:  signal.New(),
 	}
 	s.layer2 = layer2.New(layer2.Config{
@@ -221,6 +222,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.records.Renew(o.Announcements.Items)
 	links, claimed := s.links.Snapshot(), observation.Claimed(o.Claims.Items)
 	s.layer2.SetInterfaces(usableInterfaces(links))
 	s.layer2.SetSpeakers(speakerMACs(o.Speakers.Items))
