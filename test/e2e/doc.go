@@ -4,8 +4,8 @@
 // judged by the packets on the LAN, the routes in a router and what kubectl prints.
 //
 // The tests need the build tag e2e, root and the images of `make images`. TestMain brings up one dual-stack lab for all tests, see
-// package lab, and takes it down after them. With TANDEM_E2E_KEEP=1 it stays, and is used again by the next run. Two labs of one family
-// each come and go with their own test.
+// package lab, and takes it down after them. With TANDEM_E2E_KEEP=1 it stays, and is used again by the next run. TANDEM_E2E_LAB names
+// the lab where it is not to be e2e. Two labs of one family each come and go with their own test.
 //
 // A test has a namespace and a pool of its own. It waits for conditions, never for time to pass, and asserts no duration: how long
 // clients had no answer, how fast addresses are given and how much memory it takes is logged.

@@ -49,6 +49,10 @@ func newStage(t *testing.T, c *cluster.Cluster) *stage {
 	}
 	t.Logf("%s plays in namespace %s", t.Name(), ns.Name)
 	s := &stage{Cluster: c, ns: ns.Name, created: []client.Object{ns}}
+	s.until(t, time.Minute, "the account of pods", func(ctx context.Context) (bool, string) {
+		err := s.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: "default"}, &corev1.ServiceAccount{})
+		return err == nil, fmt.Sprint(err)
+	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
