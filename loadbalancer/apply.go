@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,42 +22,16 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// firstRetry and lastRetry bound the back-off of a repair that the API refuses, which doubles from one to the
-// other. The service controller waits up to 300 seconds; a claim that is missing keeps an address from being
-// announced, so we try more often.
-const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 30 * time.Second
-)
+// blockedPeriod is the time between two looks at an address with a foreign claim. An address of the Service CIDR that is in a pool by mistake
+// costs one request to the API in this time.
+const blockedPeriod = 30 * time.Second
 
-// repairWorkers is the number of goroutines that repair. A request to the API may hang for half a minute behind a
-// webhook, and the others go on meanwhile.
-const repairWorkers = 8
-
-// caller is what the caller of repair knows better than the ledger.
+// caller says on whose behalf an address is repaired. The zero value is that of a worker that has no Service's lock.
 type caller struct {
-	service    ipam.Service            // whose lock the caller holds; no other Service can be released
-	requesting bool                    // a request of the Service is being answered: there is no need to wake it
-	releasing  bool                    // the Service is to be released, whatever its spec says
-	claim      *networkingv1.IPAddress // read a moment ago
-	quiet      bool                    // the Service has been told of a claim that fails
-}
-
-// look repairs what can be repaired in memory. It reports whether there is more to do, with another look at the
-// API.
-//
-// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim
-// of 192.0.2.1 appears, the status of web shows 192.0.2.1. The records agree then, and there is nothing to do.
-func (s *Server) look(address netip.Addr) (more bool) {
-	e := s.ledger.Observe(address)
-	steps := repair.Steps(e, time.Now())
-	if slices.ContainsFunc(steps, func(step repair.Step) bool { return step.Do.NeedsLook() }) {
-		return true
-	}
-	for _, step := range steps {
-		s.remember(e, step)
-	}
-	return false
+	service    ipam.Service // whose lock the caller holds; no other Service can be released
+	requesting bool         // a request of the Service is being answered: there is no need to wake it
+	releasing  bool         // the Service is to be released, whatever its spec says
+	quiet      bool         // the Service has been told of a claim that fails
 }
 
 // repair locks an address, looks at its records again, at the API where the informers may lag, and makes them
@@ -82,7 +55,7 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 	for _, step := range repair.Steps(e, time.Now()) {
 		switch {
 		case step.Do == repair.Release && step.Service != c.service:
-			s.repairs.Add(item{kind: serviceChanged, service: step.Service})
+			s.repairs.Add(item{kind: repairService, service: step.Service})
 			continue
 		case step.Do == repair.Wake && step.Service == c.service && c.requesting:
 			continue
@@ -94,22 +67,23 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 		}
 	}
 	if again {
-		s.events.Add(item{kind: addressChanged, address: address})
+		s.changed(item{kind: repairAddress, address: address})
 		s.usageChanged()
+	}
+	if e.Claim.State == repair.Foreign {
+		s.repairs.AddAfter(item{kind: repairAddress, address: address}, blockedPeriod)
 	}
 	return nil
 }
 
-// reread is Observe with the API's word where the informers may lag behind it.
+// reread is Observe after a look at the API, where the informers may lag behind it.
 //
-//   - The informer of claims is believed where it shows the claim of a Service that holds the address: a claim is only ever deleted by its UID,
+//   - The informer of claims is trusted where it shows the claim of a Service that holds the address: a claim is only ever deleted by its UID,
 //     so that a later claim of the same name is safe. So a release costs no read.
-//   - The informer of Services is not believed where it lacks a Service. Another leader may have served one that was created a moment ago.
+//   - The informer of Services is not trusted where it lacks a Service. Another leader may have served one that was created a moment ago.
 func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repair.Entry, error) {
 	e := s.ledger.Observe(address)
-	if c.claim != nil {
-		e = s.ledger.observe(address, c.claim)
-	} else if e.Claim.State != repair.Ours || !e.Standing(e.Claim.Parent).Holds {
+	if e.Claim.State != repair.Ours || !e.Standing(e.Claim.Parent).Holds {
 		claim, err := s.claims.read(ctx, address)
 		if err != nil {
 			return repair.Entry{}, err
@@ -165,7 +139,7 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		s.ledger.drop(step.Service, e.Address)
 		logger.Info("Released an address", "service", step.Service, "address", e.Address)
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
-		s.events.Add(item{kind: wakeWaiting})
+		s.plans.Add(item{kind: wakeWaiting})
 		if svc := s.ledger.service(step.Service); svc != nil && s.handedOver(svc) {
 			s.wake(svc)
 		}
@@ -190,7 +164,7 @@ func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Serv
 	holders := s.ledger.allocator.Lookup(e.Address).Services
 	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
 	if _, ok := errors.AsType[*claimedByOther](err); ok {
-		s.repairs.Add(item{kind: addressChanged, address: e.Address})
+		s.repairs.Add(item{kind: repairAddress, address: e.Address})
 		return nil
 	}
 	return err
@@ -203,15 +177,14 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	switch step.Do {
 	case repair.Hold:
 		s.ledger.hold(e, step)
-		s.events.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
+		s.plans.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
 	case repair.Drop:
 		s.ledger.drop(step.Service, e.Address)
 	case repair.Block:
 		s.ledger.allocator.Block(e.Address, e.Claim.Owner)
-		s.foreignClaims.start()
 	case repair.Unblock:
 		s.ledger.allocator.Unblock(e.Address)
-		s.events.Add(item{kind: wakeWaiting})
+		s.plans.Add(item{kind: wakeWaiting})
 	case repair.MarkSurplus:
 		if svc != nil {
 			s.markSurplus(svc, []ipam.Assignment{{Address: e.Address}})
@@ -219,14 +192,11 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	case repair.Keep:
 		s.ledger.unmark(step.Service, e.Address)
 	case repair.Look:
-		s.events.AddAfter(item{kind: addressChanged, address: e.Address}, time.Until(step.Until))
+		s.repairs.AddAfter(item{kind: repairAddress, address: e.Address}, time.Until(step.Until))
 	case repair.Wake:
-		select {
-		case <-s.ready:
-			if svc != nil && request.Served(svc) {
-				s.wake(svc)
-			}
-		default: // the service controller looks at every Service when it starts
+		// When it starts, the service controller looks at every Service anyway.
+		if svc != nil && request.Served(svc) && s.isReady() {
+			s.wake(svc)
 		}
 	}
 }
@@ -240,46 +210,20 @@ func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	}
 }
 
-// work repairs what is in the queue until this is shut down. What fails is tried again later, and keeps nothing
-// else waiting. The queue hands out an item to one worker at a time, and once where it was added several times
-// before.
-func (s *Server) work(ctx context.Context) {
-	for {
-		it, shutdown := s.repairs.Get()
-		if shutdown {
-			return
-		}
-		if err := s.workOn(ctx, it); err == nil {
-			s.repairs.Forget(it)
-		} else {
-			if ctx.Err() == nil {
-				klog.FromContext(ctx).Error(err, "Failed to repair, trying again", "what", it)
-			}
-			s.repairs.AddRateLimited(it)
-		}
-		s.repairs.Done(it)
-	}
-}
-
-// workOn repairs an address, or what a Service holds and publishes.
-func (s *Server) workOn(ctx context.Context, it item) error {
-	quiet := s.repairs.NumRequeues(it) > 0
-	if it.kind == addressChanged {
-		return s.repair(ctx, it.address, caller{quiet: quiet})
-	}
-	// A request on its way may want again what is to be released, or claim the other half of a pair for a Service
-	// that has gone.
+// repairService repairs what a Service holds and publishes. Its lock keeps a request on its way from going on with what is to be released, or
+// from claiming the other half of a pair for a Service that has gone.
+func (s *Server) repairService(ctx context.Context, it item) error {
 	unlock, err := s.serviceLocks.Lock(ctx, it.service)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if !s.look(it) {
+		return nil // another worker was faster
+	}
 	var errs []error
 	for _, address := range s.ledger.of(it.service) {
-		// Most often only one address of a pair has to be repaired, and none where another worker was faster.
-		if s.look(address) {
-			errs = append(errs, s.repair(ctx, address, caller{service: it.service, quiet: quiet}))
-		}
+		errs = append(errs, s.repair(ctx, address, caller{service: it.service, quiet: s.repairs.NumRequeues(it) > 0}))
 	}
 	return errors.Join(errs...)
 }

@@ -43,6 +43,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // The tests of this package run in bubbles of testing/synctest: when settle returns, every informer has caught up, every event has been
@@ -259,7 +260,7 @@ type cluster struct {
 	api     *apiServer
 	pools   client.Client
 	patches int  // of pool statuses
-	hasty   bool // settle does not wait for what is to happen later
+	frozen  bool // settle lets no time pass
 	leaders []*leader
 	network atomic.Pointer[ipam.Network]
 }
@@ -294,6 +295,7 @@ type leader struct {
 	pools   poolInformer
 	cancel  context.CancelFunc
 	stopped chan struct{}
+	muted   atomic.Bool // events of Services and claims get lost
 
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -342,8 +344,9 @@ func (c *cluster) build() (l *leader, start func()) {
 	}))
 	var err error
 	l.Server, err = New(Config{
-		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: core.Core().V1().Services(), Namespaces: core.Core().V1().Namespaces(),
-		Claims: claims.Networking().V1().IPAddresses(), Recorder: l,
+		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: mutedServices{core.Core().V1().Services(), &l.muted},
+		Namespaces: core.Core().V1().Namespaces(),
+		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l,
 		Network: func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
 		Wake: func(svc *corev1.Service) {
 			l.mu.Lock()
@@ -389,7 +392,7 @@ func (l *leader) stop() {
 // settle returns when nothing is left to do, now or later.
 func (c *cluster) settle() {
 	synctest.Wait()
-	if c.hasty {
+	if c.frozen {
 		return
 	}
 	time.Sleep(2 * repair.Grace) // of the bubble's clock
@@ -495,6 +498,9 @@ func (c *cluster) vanish(name string) {
 	c.settle()
 }
 
+// deleting has a Service wait for its finalizer to go.
+func deleting(svc *corev1.Service) { svc.DeletionTimestamp = &metav1.Time{Time: time.Now()} }
+
 // publish writes addresses into a Service's status.
 func publish(addresses string) func(*corev1.Service) {
 	return func(svc *corev1.Service) {
@@ -585,7 +591,7 @@ func (c *cluster) replaceClaim(name, managedBy, namespace, service string) {
 // ensure asks for a Service as the service controller does, without writing the status.
 func (l *leader) ensure(name string) (*corev1.LoadBalancerStatus, error) {
 	l.c.t.Helper()
-	svc, err := l.services.Services("default").Get(name)
+	svc, err := l.ledger.services.Services("default").Get(name)
 	l.c.must(err)
 	before := svc.DeepCopy()
 	got, err := l.EnsureLoadBalancer(context.Background(), "kubernetes", svc, nil)
@@ -645,6 +651,9 @@ func (l *leader) delete(name string) {
 // release does what the service controller does with a Service that is being deleted.
 func (l *leader) release(name string) {
 	l.c.t.Helper()
+	if svc := l.c.service(name); request.Served(svc) {
+		l.c.edit(name, deleting)
+	}
 	ctx, svc := context.Background(), l.c.service(name)
 	_, exists, err := l.GetLoadBalancer(ctx, "kubernetes", svc)
 	l.c.must(err)

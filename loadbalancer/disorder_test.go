@@ -102,12 +102,12 @@ func TestWipedStatus(t *testing.T) {
 		c.create(newService("web", single, "IPv4"))
 		l.mustSync("web")
 		c.edit("web", annotate(fixedKey, "192.0.2.7"))
-		c.hasty = true
+		c.frozen = true
 		got, err := l.ensure("web")
 		c.must(err)
 		c.edit("web", label("x", "y")) // before the service controller has written the status
 		c.edit("web", func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
-		c.hasty = false
+		c.frozen = false
 		c.settle()
 		c.wantClaims("192.0.2.7=web")
 		c.edit("web", publish(""))

@@ -5,26 +5,28 @@ package loadbalancer
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
-	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
+)
+
+// firstRetry and lastRetry bound the back-off of an item that fails, which doubles from one to the other. The service controller waits up
+// to 300 seconds; a claim that is missing keeps an address from being announced, so we try more often.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
 )
 
 // auditPeriod is the time between two audits. An event that was missed leaves an address wrong for so long at most.
@@ -34,43 +36,48 @@ const auditPeriod = 10 * time.Minute
 // networkPeriod is how long changes of the network of the Nodes are gathered before it is read again.
 const networkPeriod = 500 * time.Millisecond
 
-// item is something to look at again. One goroutine takes items from Server.events and works in memory only, so
-// that a slow API delays none of them. What needs the API goes on to Server.repairs.
+// item is something to do, in one of two queues. A queue hands out an item to one goroutine at a time, and once where it was added
+// several times before.
 type item struct {
 	kind    kind
-	service ipam.Service // of serviceChanged
-	address netip.Addr   // of addressChanged
+	service ipam.Service // of repairService
+	address netip.Addr   // of repairAddress
 }
 
 type kind int
 
 const (
-	// poolsChanged: read all AddressPools again.
-	poolsChanged kind = iota
-	// serviceChanged: look at the addresses that a Service holds or publishes. In Server.repairs, repair them under
-	// the Service's lock.
-	serviceChanged
-	// addressChanged: look at an address. In Server.repairs, repair it.
-	addressChanged
-	// networkChanged: read the network of the Nodes again.
-	networkChanged
-	// wakeWaiting: something may be free that a waiting Service asked for.
-	wakeWaiting
+	// setPools, setNetwork, wakeWaiting and audit are the items of Server.plans. One goroutine takes them, and works in memory only.
+	setPools    kind = iota // read all AddressPools again
+	setNetwork              // read the network of the Nodes again
+	wakeWaiting             // something may be free that a waiting Service asked for
+	audit                   // look at everything, as if there had been an event of each object
+
+	// repairAddress, repairService and writeUsage are the items of Server.repairs. The workers take them, and ask the API.
+	repairAddress
+	repairService // repair the addresses that a Service holds or publishes, under the Service's lock
+	writeUsage    // write the statuses of AddressPools
 )
 
-// watch turns the informers' events into items. The handlers do nothing else that could take time: client-go calls
-// all handlers of an informer one after the other.
+// newQueue returns a queue for items.
+func newQueue() workqueue.TypedRateLimitingInterface[item] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry))
+}
+
+// watch registers the handlers of the informers.
 //
-//	event                                        item
-//	AddressPool created, changed, deleted        poolsChanged
-//	claim created, changed, deleted              addressChanged
-//	foreign claim deleted                        addressChanged; its creation is noticed when an address is claimed
-//	Service changed in spec, status or labels    serviceChanged; its creation is the service controller's business
-//	Service deleted                              serviceChanged
+//	event                                        leads to
+//	AddressPool created, changed, deleted        setPools
+//	claim created, changed, deleted              a look at the address
+//	Service changed in spec, status or labels    a look at the addresses that it holds or publishes
+//	Service deleted                              a look at the addresses that it held
 //	Namespace created, or its labels changed     wakeWaiting
+//
+// The creation of a Service is the service controller's business. Foreign claims are not watched, since most clusters have one or two for
+// each of their Services, the ClusterIPs, and none of them in a pool: a foreign claim is noticed when we want to claim its address.
 func (s *Server) watch(cfg Config) error {
-	pools := func(any) { s.events.Add(item{kind: poolsChanged}) }
-	waiting := func(any) { s.events.Add(item{kind: wakeWaiting}) }
+	pools := func(any) { s.plans.Add(item{kind: setPools}) }
+	waiting := func(any) { s.plans.Add(item{kind: wakeWaiting}) }
 	for _, w := range []struct {
 		informer Informer
 		handler  cache.ResourceEventHandler
@@ -78,8 +85,7 @@ func (s *Server) watch(cfg Config) error {
 		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc: pools,
 			UpdateFunc: func(old, cur any) {
-				// Our own writes of the status are no news. A pool that was replaced while the watch was down
-				// starts at generation 1 again.
+				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts at generation 1 again.
 				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation || o.UID != c.UID {
 					pools(c)
 				}
@@ -91,12 +97,11 @@ func (s *Server) watch(cfg Config) error {
 			UpdateFunc: func(_, cur any) { s.claimEvent(cur, false) },
 			DeleteFunc: func(obj any) { s.claimEvent(obj, true) },
 		}},
-		{s.foreignClaims, cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) { s.claimEvent(obj, true) }}},
 		{cfg.Services.Informer(), cache.ResourceEventHandlerFuncs{
 			UpdateFunc: func(old, cur any) { s.serviceEvent(old.(*corev1.Service), cur.(*corev1.Service)) },
 			DeleteFunc: func(obj any) {
 				if key, err := cache.DeletionHandlingObjectToName(obj); err == nil {
-					s.events.Add(item{kind: serviceChanged, service: ipam.Service{Namespace: key.Namespace, Name: key.Name}})
+					s.changed(item{kind: repairService, service: ipam.Service{Namespace: key.Namespace, Name: key.Name}})
 				}
 			},
 		}},
@@ -117,7 +122,7 @@ func (s *Server) watch(cfg Config) error {
 	return nil
 }
 
-// claimEvent is the handler of IPAddresses, ours and foreign ones.
+// claimEvent is the handler of claims.
 func (s *Server) claimEvent(obj any, gone bool) {
 	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = tombstone.Obj
@@ -135,249 +140,106 @@ func (s *Server) claimEvent(obj any, gone bool) {
 	} else {
 		s.ledger.seenClaim(address)
 	}
-	s.events.Add(item{kind: addressChanged, address: address})
+	s.changed(item{kind: repairAddress, address: address})
 }
 
 // serviceEvent is the handler of changed Services. Most changes are annotations that other controllers write about
 // themselves.
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	s.ledger.seenStatus(cur)
-	if !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Labels, cur.Labels) || !reflect.DeepEqual(old.Spec, cur.Spec) {
-		s.events.Add(item{kind: serviceChanged, service: request.ServiceOf(cur)})
+	relabelled := !reflect.DeepEqual(old.Labels, cur.Labels)
+	if relabelled || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
+		s.changed(item{kind: repairService, service: request.ServiceOf(cur)})
+	}
+	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors. With another selector the
+	// Service may have to leave its address to the Services that share it, or may keep no other Service from sharing any more.
+	if relabelled {
+		s.plans.Add(item{kind: wakeWaiting})
 	}
 	if sharing := request.SharingOf(cur); request.Served(cur) && sharing.Key != "" && sharing.Backends != request.SharingOf(old).Backends {
-		// The service controller does not look at selectors. With another selector the Service may have to leave
-		// its address to the Services that share it, or may keep no other Service from sharing any more.
 		s.wake(cur)
 	}
 }
 
-// Run reads everything that is held, opens the server for requests, and follows events until the context ends. It
-// returns an error only where the context ended before, and tries for ever to read what is held: a server that
-// exited would not be better off in the next attempt.
-func (s *Server) Run(ctx context.Context) error {
-	if !cache.WaitForNamedCacheSyncWithContext(ctx, s.synced...) {
-		return context.Cause(ctx)
-	}
-	logger, start := klog.FromContext(ctx), time.Now()
-	backoff := wait.Backoff{Duration: firstRetry, Factor: 2, Jitter: 0.1, Steps: 10, Cap: lastRetry}
-	err := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
-		err := s.load(ctx)
-		if err != nil {
-			logger.Error(err, "Failed to read what is held, trying again")
-		}
-		return err == nil, nil
-	})
-	if err != nil {
-		return err
-	}
-	logger.Info("Read pools, Services and claims", "took", time.Since(start))
-	close(s.ready)
-	s.usageChanged()
-	var parts sync.WaitGroup
-	parts.Go(func() { s.publishUsage(ctx) })
-	parts.Go(func() { s.foreignClaims.run(ctx) })
-	parts.Go(func() {
-		_ = wait.PollUntilContextCancel(ctx, auditPeriod, false, func(context.Context) (bool, error) {
-			s.audit()
-			return false, nil
-		})
-	})
-	parts.Go(func() { s.follow(ctx) })
-	for range repairWorkers {
-		parts.Go(func() { s.work(ctx) })
-	}
-	<-ctx.Done()
-	s.events.ShutDown()
-	s.repairs.ShutDown()
-	parts.Wait()
-	return nil
-}
-
-// load brings the cache up to what the API holds. It may run again after an error.
+// changed looks at what an item names, and leaves it to the workers where there is more to do than can be done in memory.
 //
-//  1. The pools are read, so that each address has one.
-//  2. What is claimed is held for the claims' parents. What is published is held for the Services that publish it, where no claim speaks against it.
-//  3. Everything is audited. What has to be written or deleted is left to the workers: a claim that cannot be written holds up nobody, and its Service
-//     holds its address meanwhile.
-func (s *Server) load(ctx context.Context) error {
-	if err := s.setPools(ctx); err != nil {
-		return err
+// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim of 192.0.2.1 appears, the
+// status of web shows 192.0.2.1. The records agree then, and there is nothing to do. It may be called in a handler, where client-go lets no
+// other event of the informer through.
+func (s *Server) changed(it item) {
+	if !s.isReady() || s.look(it) {
+		s.repairs.Add(it)
 	}
-	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read
-	// afresh.
-	list, err := s.client.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{
-		LabelSelector: labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String(),
-	})
-	if err != nil {
-		return fmt.Errorf("listing claims: %w", err)
-	}
-	known := s.ledger.addresses()
-	claims := map[netip.Addr]*networkingv1.IPAddress{}
-	for i, claim := range list.Items {
-		if address, err := netip.ParseAddr(claim.Name); err == nil {
-			claims[address] = &list.Items[i]
-			known[address] = struct{}{}
-		}
-	}
-	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the
-	// parent, depends on what else it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a
-	// claim of 192.0.2.2: b is not held on 192.0.2.1.
-	for _, onlyParents := range []bool{true, false} {
-		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
-			e := s.ledger.observe(address, claims[address])
-			for _, step := range repair.Steps(e, time.Now()) {
-				if step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent) {
-					s.ledger.hold(e, step)
-				}
-			}
-		}
-	}
-	s.ledger.allocator.ReplaceDeletedPools()
-	if err := s.setReserved(ctx); err != nil {
-		return err
-	}
-	s.audit()
-	return nil
 }
 
-// audit looks at every address and every Service, as if there had been an event of each. It is the last part of the
-// start, and runs every auditPeriod from then on.
-func (s *Server) audit() {
-	s.ledger.expireWrites()
-	for _, address := range slices.SortedFunc(maps.Keys(s.ledger.addresses()), netip.Addr.Compare) {
-		if s.look(address) {
-			s.repairs.Add(item{kind: addressChanged, address: address})
+// look repairs in memory what can be repaired there, of one address or of all that a Service holds or publishes. It reports whether there is
+// more to do.
+func (s *Server) look(it item) (more bool) {
+	addresses := []netip.Addr{it.address}
+	if it.kind == repairService {
+		if svc := s.ledger.service(it.service); svc == nil || !request.Served(svc) {
+			s.forget(it.service)
+		}
+		addresses = s.ledger.of(it.service)
+	}
+	for _, address := range addresses {
+		e := s.ledger.Observe(address)
+		steps := repair.Steps(e, time.Now())
+		if slices.ContainsFunc(steps, func(step repair.Step) bool { return step.Do.NeedsLook() }) {
+			more = true
+			continue
+		}
+		for _, step := range steps {
+			s.remember(e, step)
 		}
 	}
-	services, _ := s.services.List(labels.Everything()) // a lister does not fail
-	for _, svc := range services {
-		if s.interrupted(svc) || s.handedOver(svc) {
-			s.wake(svc)
-		}
-	}
-	s.events.Add(item{kind: wakeWaiting})
+	return more
 }
 
-// interrupted reports whether a leader ended before it had cleaned up after a Service that is no load balancer any
-// more. The claims go first. Where the finalizer bears our mark, the service controller looks at the Service by
-// itself; an earlier version wrote the finalizer without it.
-func (s *Server) interrupted(svc *corev1.Service) bool {
-	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && servicehelper.HasLBFinalizer(svc) &&
-		slices.ContainsFunc(s.ledger.of(request.ServiceOf(svc)), func(address netip.Addr) bool {
-			record := s.ledger.allocator.Lookup(address)
-			return slices.Contains(record.Services, request.ServiceOf(svc)) || s.ledger.allocator.PoolOf(address) != ""
-		})
-}
-
-// follow takes items until the queue is shut down. It is the only goroutine that does so; what it plans for waiting
-// Services is never planned by another at the same time.
-func (s *Server) follow(ctx context.Context) {
+// process takes items from a queue until this is shut down. An item that fails is tried again later, and keeps no other one waiting.
+func (s *Server) process(ctx context.Context, queue workqueue.TypedRateLimitingInterface[item]) {
 	for {
-		it, shutdown := s.events.Get()
+		it, shutdown := queue.Get()
 		if shutdown {
 			return
 		}
-		s.handle(ctx, it)
-		s.events.Done(it)
+		if err := s.handle(ctx, it); err == nil {
+			queue.Forget(it)
+		} else {
+			if ctx.Err() == nil {
+				klog.FromContext(ctx).Error(err, "Failed, trying again", "item", it)
+			}
+			queue.AddRateLimited(it)
+		}
+		queue.Done(it)
 	}
 }
 
-// handle does what an item asks for, in memory, and leaves the rest to the workers.
-func (s *Server) handle(ctx context.Context, it item) {
+// handle does what an item asks for.
+func (s *Server) handle(ctx context.Context, it item) error {
 	switch it.kind {
-	case poolsChanged:
+	case setPools:
 		if err := s.setPools(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "Failed to read AddressPools, trying again")
-			s.events.AddAfter(it, time.Second)
-			return
+			return err
 		}
 		for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
-			s.events.Add(item{kind: addressChanged, address: address})
+			s.changed(item{kind: repairAddress, address: address})
 		}
 		s.usageChanged()
 		s.wakeStranded()
 		s.wakeWaiting(ctx)
-	case serviceChanged:
-		svc := s.ledger.service(it.service)
-		if svc == nil || !request.Served(svc) {
-			s.forget(it.service)
-		}
-		if svc == nil {
-			s.ledger.release(it.service, false)
-		}
-		more := false
-		for _, address := range s.ledger.of(it.service) {
-			more = s.look(address) || more
-		}
-		if more {
-			s.repairs.Add(it)
-		}
-		if svc != nil && request.Served(svc) {
-			s.wakeServable(svc)
-		}
-	case addressChanged:
-		if s.look(it.address) {
-			s.repairs.Add(it)
-		}
-		// Until foreign claims are watched, a blocked address has to be looked at without an event.
-		if s.ledger.allocator.Lookup(it.address).Blocked && !s.foreignClaims.watching() {
-			s.events.AddAfter(it, time.Second)
-		}
-	case networkChanged:
-		if err := s.setReserved(ctx); err != nil {
-			klog.FromContext(ctx).Error(err, "Failed to read the network of the Nodes, trying again")
-			s.events.AddAfter(it, time.Second)
-		}
+	case setNetwork:
+		return s.setReserved(ctx)
 	case wakeWaiting:
 		s.wakeWaiting(ctx)
+	case audit:
+		s.audit()
+	case repairAddress:
+		return s.repair(ctx, it.address, caller{quiet: s.repairs.NumRequeues(it) > 0})
+	case repairService:
+		return s.repairService(ctx, it)
+	case writeUsage:
+		return s.writeUsage(ctx)
 	}
-}
-
-// setPools gives the allocator the pools as they are, with what it cannot use of them left out. What Services
-// publish and no Service holds is held first, before a pool that is to come gives it away; the workers claim it.
-func (s *Server) setPools(ctx context.Context) error {
-	var list v1alpha1.AddressPoolList
-	if err := s.poolClient.List(ctx, &list); err != nil {
-		return fmt.Errorf("listing AddressPools: %w", err)
-	}
-	var pools []request.Pool
-	var described []ipam.Pool
-	for i := range list.Items {
-		p := request.ParsePool(&list.Items[i])
-		pools = append(pools, p)
-		described = append(described, p.Pool)
-	}
-	request.SortPools(pools)
-	select {
-	case <-s.ready:
-		s.holdPublished(described)
-	default: // load does it when it knows the claims
-	}
-	s.ledger.allocator.SetPools(described)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pools = pools
 	return nil
-}
-
-// holdPublished holds for Services what they publish, where no Service holds it and one of the pools to come
-// contains it. For example, web came from another load balancer with 192.0.2.5 in its status, and a pool is widened
-// to 192.0.2.0/24.
-func (s *Server) holdPublished(pools []ipam.Pool) {
-	coming := ipam.New()
-	coming.SetPools(pools)
-	services, _ := s.services.List(labels.Everything()) // a lister does not fail
-	for _, svc := range services {
-		if !request.Served(svc) {
-			continue
-		}
-		for _, address := range request.Published(svc) {
-			record := s.ledger.allocator.Lookup(address)
-			if pool := coming.PoolOf(address); len(record.Services) == 0 && !record.Blocked && pool != "" {
-				s.ledger.allocator.Hold(request.ServiceOf(svc), address, pool, request.SharingOf(svc))
-				s.events.Add(item{kind: addressChanged, address: address})
-			}
-		}
-	}
 }

@@ -17,8 +17,10 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
-	"k8s.io/client-go/util/workqueue"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
@@ -143,7 +145,7 @@ func TestAPIThatHangs(t *testing.T) {
 		c.settle()
 		released := make(chan struct{})
 		l.claims.client = hungClaims{l.claims.client, released}
-		c.hasty = true
+		c.frozen = true
 		for i := range repairWorkers + 1 {
 			c.vanish(fmt.Sprintf("gone%d", i)) // each of them keeps a worker
 		}
@@ -153,22 +155,40 @@ func TestAPIThatHangs(t *testing.T) {
 		synctest.Wait()
 		l.wantWoken("web")
 		close(released)
-		c.hasty = false
+		c.frozen = false
 		c.settle()
 		c.wantClaims("")
 	})
 }
 
-// deafQueue loses events while it is deaf.
-type deafQueue struct {
-	workqueue.TypedDelayingInterface[item]
-	deaf *atomic.Bool
+// muted is an informer whose events get lost.
+type muted struct {
+	cache.SharedIndexInformer
+	on *atomic.Bool
 }
 
-func (q deafQueue) Add(it item) {
-	if !q.deaf.Load() {
-		q.TypedDelayingInterface.Add(it)
-	}
+func (m muted) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	return m.SharedIndexInformer.AddEventHandler(cache.FilteringResourceEventHandler{
+		FilterFunc: func(any) bool { return !m.on.Load() }, Handler: h,
+	})
+}
+
+type mutedServices struct {
+	coreinformers.ServiceInformer
+	on *atomic.Bool
+}
+
+func (m mutedServices) Informer() cache.SharedIndexInformer {
+	return muted{m.ServiceInformer.Informer(), m.on}
+}
+
+type mutedClaims struct {
+	networkinginformers.IPAddressInformer
+	on *atomic.Bool
+}
+
+func (m mutedClaims) Informer() cache.SharedIndexInformer {
+	return muted{m.IPAddressInformer.Informer(), m.on}
 }
 
 func TestAudit(t *testing.T) {
@@ -194,18 +214,15 @@ func TestAudit(t *testing.T) {
 	for _, tt := range tests {
 		bubble("repairs what the missed event "+tt.name+" left", t, func(t *testing.T) {
 			c := newCluster(t, newPool("lan", ipv4Pool))
-			l, start := c.build()
-			var deaf atomic.Bool
-			l.Server.events = deafQueue{l.Server.events, &deaf}
-			start()
+			l := c.lead()
 			c.create(newService("a", single, "IPv4"), newService("b", single, "IPv4"))
 			l.mustSync("a", "b")
 			l.takeWoken()
-			c.hasty = true
-			deaf.Store(true)
+			c.frozen = true
+			l.muted.Store(true)
 			tt.missed(c)
 			synctest.Wait()
-			deaf.Store(false)
+			l.muted.Store(false)
 			before := c.claims()
 			time.Sleep(repair.Grace) // far less than to the next audit
 			synctest.Wait()
@@ -255,7 +272,7 @@ func TestRequestsToTheAPI(t *testing.T) {
 		}
 		c.edit("web", setFamilies(single, "IPv4"))
 		l.mustSync("web")
-		c.api.ClearActions()
+		c.edit("web", deleting)
 		svc = c.service("web")
 		c.api.ClearActions()
 		c.must(l.EnsureLoadBalancerDeleted(t.Context(), "", svc))

@@ -35,19 +35,23 @@ const byPublished = "published"
 // then on the cache holds the address for web, own says that its claim is on its way, and marks that its status is.
 // When both informers show what was written, own and marks have nothing of the two any more.
 type ledger struct {
-	allocator     *ipam.Allocator // the cache; it has a lock of its own
-	services      corelisters.ServiceLister
-	statuses      cache.Indexer // of Services, with the index byPublished
-	claims        networkinglisters.IPAddressLister
-	foreignClaims *foreignClaims
+	allocator *ipam.Allocator // the cache; it has a lock of its own
+	services  corelisters.ServiceLister
+	statuses  cache.Indexer // of Services, with the index byPublished
+	claims    networkinglisters.IPAddressLister
 
 	mu sync.Mutex
 	// mu guards all following fields.
-	marks    map[ipam.Service]map[netip.Addr]mark
-	own      map[netip.Addr]written // our last write to a claim, until the informer shows it
-	waiting  map[ipam.Service]waiting
-	answers  map[ipam.Service][]netip.Addr // what the last request of a Service gave it
-	released map[ipam.Service]struct{}     // the service controller had everything released, and has not asked for addresses since
+	marks   map[pair]mark
+	own     map[netip.Addr]written        // our last write to a claim, until the informer shows it
+	waiting map[ipam.Service]waiting      // the Services that have less than they asked for
+	answers map[ipam.Service][]netip.Addr // what the last request of a Service gave it
+}
+
+// pair is a Service and an address that it holds.
+type pair struct {
+	service ipam.Service
+	address netip.Addr
 }
 
 // mark says that a Service does not simply need an address that it holds: the status that will show it is being
@@ -68,12 +72,17 @@ type written struct {
 }
 
 // newLedger returns a ledger over the listers in cfg.
-func newLedger(cfg Config, foreign *foreignClaims) *ledger {
+func newLedger(cfg Config) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		foreignClaims: foreign, marks: map[ipam.Service]map[netip.Addr]mark{}, own: map[netip.Addr]written{},
-		waiting: map[ipam.Service]waiting{}, answers: map[ipam.Service][]netip.Addr{}, released: map[ipam.Service]struct{}{},
+		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{}, answers: map[ipam.Service][]netip.Addr{},
 	}
+}
+
+// all returns the Services as the informer shows them.
+func (l *ledger) all() []*corev1.Service {
+	services, _ := l.services.List(labels.Everything()) // a lister does not fail
+	return services
 }
 
 // service returns the Service as the informer shows it, or nil.
@@ -102,7 +111,7 @@ func (l *ledger) Observe(address netip.Addr) repair.Entry {
 		return l.observe(address, claim)
 	}
 	e := l.observe(address, nil)
-	if l.foreignClaims.has(address, e.Blocked) {
+	if e.Blocked {
 		e.Claim.State = repair.Foreign
 	}
 	return e
@@ -136,7 +145,7 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range services {
-		l.judge(&s, address)
+		l.describe(&s, address)
 		e.Services = append(e.Services, s)
 	}
 	slices.SortFunc(e.Services, func(a, b repair.Standing) int {
@@ -145,11 +154,10 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	return e
 }
 
-// judge fills in what a Service has to do with an address: what its spec says comes first, then what it gave up,
-// then what is being written. The caller holds mu.
-func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
+// describe fills in what a Service needs of an address: what its spec says comes first, then what it gave up, then what is being written.
+// The caller holds mu.
+func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
-	_, released := l.released[s.Service]
 	if svc != nil {
 		// The status is read again, now that mu is held. An informer shows a status before its handler calls seenStatus, so that a status
 		// whose mark has gone is always seen here. Otherwise a Service whose status has just been written would be woken without need.
@@ -162,7 +170,7 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 	case request.OtherProvider(svc):
 		s.Need = repair.OtherProvider
 		return
-	case released || !request.Served(svc):
+	case !request.Served(svc):
 		s.Need = repair.Finishing
 		return
 	}
@@ -178,26 +186,12 @@ func (l *ledger) judge(s *repair.Standing, address netip.Addr) {
 			}
 		}
 	}
-	m, marked := l.marks[s.Service][address]
+	m, marked := l.marks[pair{s.Service, address}]
 	switch {
 	case duplicate && m.need != repair.Surplus:
 		s.Need = repair.Duplicate
 	case marked:
 		s.Need, s.Until = m.need, m.until
-	}
-}
-
-// mark sets a mark, or takes the one that there is away where m is zero. The caller holds mu.
-func (l *ledger) mark(service ipam.Service, address netip.Addr, m mark) {
-	if m == (mark{}) {
-		delete(l.marks[service], address)
-	} else if l.marks[service] == nil {
-		l.marks[service] = map[netip.Addr]mark{address: m}
-	} else {
-		l.marks[service][address] = m
-	}
-	if len(l.marks[service]) == 0 {
-		delete(l.marks, service)
 	}
 }
 
@@ -212,9 +206,7 @@ func (l *ledger) hold(e repair.Entry, step repair.Step) {
 // drop takes the address from the Service in the cache, and forgets what was known of the two.
 func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 	l.allocator.Release(time.Time{}, service, address)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mark(service, address, mark{})
+	l.unmark(service, address)
 }
 
 // markWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
@@ -224,22 +216,11 @@ func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
-		if slices.Contains(shown, as.Address) {
-			l.mark(request.ServiceOf(svc), as.Address, mark{})
+		if p := (pair{request.ServiceOf(svc), as.Address}); slices.Contains(shown, as.Address) {
+			delete(l.marks, p)
 		} else {
-			l.mark(request.ServiceOf(svc), as.Address, writing)
+			l.marks[p] = writing
 		}
-	}
-}
-
-// release records that everything the Service has is to be released, or that the Service asks for addresses again.
-// In between, its status may show addresses for a while, and these are not claimed again.
-func (l *ledger) release(service ipam.Service, released bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.released, service)
-	if released {
-		l.released[service] = struct{}{}
 	}
 }
 
@@ -250,14 +231,14 @@ func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range surplus {
-		if l.marks[service][as.Address].need == repair.Surplus {
+		p, m := pair{service, as.Address}, mark{need: repair.Surplus}
+		if l.marks[p].need == repair.Surplus {
 			continue // the time counts from the first request that gave it up
 		}
-		m := mark{need: repair.Surplus}
 		if !slices.Contains(shown, as.Address) {
 			m.until = time.Now().Add(repair.Grace)
 		}
-		l.mark(service, as.Address, m)
+		l.marks[p] = m
 	}
 }
 
@@ -265,7 +246,7 @@ func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 func (l *ledger) unmark(service ipam.Service, address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mark(service, address, mark{})
+	delete(l.marks, pair{service, address})
 }
 
 // answered records what a request gives a Service.
@@ -292,9 +273,9 @@ func (l *ledger) shows(svc *corev1.Service) []netip.Addr {
 func (l *ledger) seenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for address, m := range l.marks[request.ServiceOf(svc)] {
-		if m.need == repair.Writing && slices.Contains(request.Published(svc), address) {
-			l.mark(request.ServiceOf(svc), address, mark{})
+	for _, address := range request.Published(svc) {
+		if p := (pair{request.ServiceOf(svc), address}); l.marks[p].need == repair.Writing {
+			delete(l.marks, p)
 		}
 	}
 }

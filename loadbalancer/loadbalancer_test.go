@@ -206,7 +206,7 @@ func TestPreferDualStackGetsTheMissingFamily(t *testing.T) {
 			want:  "192.0.2.1 2001:db8::1",
 		},
 		{
-			name:  "the one who has the address opens a port",
+			name:  "the Service that has the address opens a port",
 			pools: []*v1alpha1.AddressPool{newPool("lan", ipv4Pool), newPool("six", "2001:db8::1")},
 			edits: []func(*corev1.Service){annotate(shareKey, "k")},
 			event: func(c *cluster, l *leader) {
@@ -305,7 +305,7 @@ func TestWake(t *testing.T) {
 		l.wantError("r", "etcd is away")
 		c.api.failing(nil)
 		c.settle()
-		l.wantWoken("s") // r asks again of its own accord, as all do who fail
+		l.wantWoken("s") // r asks again of its own accord, as each Service does whose request failed
 		l.mustSync("s")
 		l.wantError("r", "no free address")
 		c.settle()
@@ -913,23 +913,6 @@ func TestClaimsOfOthers(t *testing.T) {
 		l.mustSync("web")
 		c.wantClaims("192.0.2.1=web")
 	})
-	bubble("the deletion of a foreign claim is noticed even before foreign claims are watched", t, func(t *testing.T) {
-		c := newCluster(t, newPool("lan", dualPool))
-		c.createClaim("192.0.2.1", "ipallocator.k8s.io", "kube-system", "dns")
-		l := c.lead()
-		c.create(newService("web", single, "IPv4", annotate(fixedKey, "192.0.2.1")))
-		c.api.failing(func(verb, resource, _ string) error {
-			if verb == "list" && resource == "ipaddresses" {
-				c.api.failing(nil)
-				return c.api.tracker.Delete(networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), "", "192.0.2.1")
-			}
-			return nil
-		})
-		_ = l.sync("web") // which may see it go
-		c.settle()
-		l.syncWoken()
-		c.wantClaims("192.0.2.1=web")
-	})
 	bubble("a claim that another leader made is learnt", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
@@ -1195,6 +1178,8 @@ func TestDeletion(t *testing.T) {
 		l := c.lead()
 		c.create(newService("web", require, "IPv4 IPv6"), newService("never", require, "IPv4 IPv6"))
 		l.mustSync("web")
+		c.edit("web", deleting)
+		c.edit("never", deleting)
 		ctx := context.Background()
 		for range 3 {
 			c.must(l.EnsureLoadBalancerDeleted(ctx, "", c.service("web")))
@@ -1414,7 +1399,7 @@ func TestTwoLeaders(t *testing.T) {
 			for range workers {
 				wg.Go(func() {
 					for name := range todo {
-						svc, err := l.services.Services("default").Get(name)
+						svc, err := l.ledger.services.Services("default").Get(name)
 						if err != nil {
 							t.Error(err)
 							return

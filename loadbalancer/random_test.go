@@ -35,12 +35,12 @@ func TestRandomOperations(t *testing.T) {
 			w.editPool()
 			w.leader = w.lead()
 			for i := range operations {
-				w.hasty = true
+				w.frozen = true
 				w.operate()
 				w.follow()
 				if i%between == between-1 {
 					w.depose()
-					w.hasty = false
+					w.frozen = false
 					time.Sleep(auditPeriod)
 					w.settle()
 					w.follow()
@@ -212,7 +212,7 @@ func (w *world) askAll() {
 // end deletes everything and checks that nothing is left.
 func (w *world) end() {
 	w.depose()
-	w.hasty = false
+	w.frozen = false
 	for _, name := range w.names() {
 		w.leader.delete(name)
 	}
@@ -532,7 +532,9 @@ func (w *world) check() {
 
 // refused reports whether the Service was refused what it asks for, or a part of it.
 func (w *world) refused(svc *corev1.Service) bool {
-	_, waits := w.leader.waitsFor(request.ServiceOf(svc))
+	w.leader.ledger.mu.Lock()
+	defer w.leader.ledger.mu.Unlock()
+	_, waits := w.leader.ledger.waiting[request.ServiceOf(svc)]
 	return waits || w.failed[svc.Name]
 }
 

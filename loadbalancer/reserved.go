@@ -16,7 +16,7 @@ import (
 
 // NetworkChanged has the server read the network of the Nodes again, as when a Node joins.
 func (s *Server) NetworkChanged() {
-	s.events.AddAfter(item{kind: networkChanged}, networkPeriod)
+	s.plans.AddAfter(item{kind: setNetwork}, networkPeriod)
 }
 
 // setReserved gives the allocator what is reserved on the network as it is now. Addresses that are not reserved any more may help waiting
@@ -30,7 +30,7 @@ func (s *Server) setReserved(ctx context.Context) error {
 		return fmt.Errorf("reading the network of the Nodes: %w", err)
 	}
 	if s.ledger.allocator.SetReserved(ipam.ReservedOf(network)) {
-		s.events.Add(item{kind: wakeWaiting})
+		s.plans.Add(item{kind: wakeWaiting})
 	}
 	s.reportReserved()
 	s.usageChanged()

@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -75,27 +75,22 @@ type Informer interface {
 // request holds from beginning to end, and that of an address, held for one claim. What a Service holds is released
 // under its lock, so that no request goes on with an address that is being released.
 type Server struct {
-	ledger        *ledger // what is known of addresses and Services
-	claims        *claims // writes claims
-	serviceLocks  *keyedLock[ipam.Service]
-	addressLocks  *keyedLock[netip.Addr]
-	client        kubernetes.Interface
-	poolClient    client.Client
-	foreignClaims *foreignClaims
-	services      corelisters.ServiceLister
-	namespaces    corelisters.NamespaceLister
-	recorder      record.EventRecorder
-	wake          func(*corev1.Service)
-	network       func(context.Context) (ipam.Network, error) // nil where nothing is known of it
-	reservedHeld  map[netip.Addr]bool                         // the reserved addresses that Services held when last reported; of Run's goroutine
-	synced        []cache.InformerSynced                      // of all informers
-	events        workqueue.TypedDelayingInterface[item]      // for the one goroutine that works in memory
-	repairs       workqueue.TypedRateLimitingInterface[item]  // for the workers, which ask the API
-	usage         chan struct{}                               // has an item when pool statuses may have changed
-	ready         chan struct{}                               // closed when everything held has been read
-
-	mu    sync.Mutex
-	pools []request.Pool // as they are tried; guarded by mu
+	ledger       *ledger // what is known of addresses and Services
+	claims       *claims // writes claims
+	serviceLocks *keyedLock[ipam.Service]
+	addressLocks *keyedLock[netip.Addr]
+	client       kubernetes.Interface
+	poolClient   client.Client
+	namespaces   corelisters.NamespaceLister
+	recorder     record.EventRecorder
+	wake         func(*corev1.Service)
+	network      func(context.Context) (ipam.Network, error) // nil where nothing is known of it
+	reservedHeld map[netip.Addr]bool                         // the reserved addresses that Services held when last reported; of Run's goroutine
+	synced       []cache.InformerSynced                      // of all informers
+	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory, so that a slow API does not delay it
+	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which ask the API
+	ready        chan struct{}                               // closed when everything held has been read
+	pools        atomic.Pointer[[]request.Pool]              // as they are tried
 }
 
 var _ cloudprovider.LoadBalancer = &Server{}
@@ -105,26 +100,22 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Services.Informer().AddIndexers(cache.Indexers{byPublished: publishedAddresses}); err != nil {
 		return nil, fmt.Errorf("indexing Services by address: %w", err)
 	}
-	foreign := newForeignClaims(cfg.Client)
-	ledger := newLedger(cfg, foreign)
+	ledger := newLedger(cfg)
 	s := &Server{
-		ledger:        ledger,
-		claims:        &claims{cfg.Client.NetworkingV1().IPAddresses(), ledger},
-		serviceLocks:  newKeyedLock[ipam.Service](),
-		addressLocks:  newKeyedLock[netip.Addr](),
-		client:        cfg.Client,
-		poolClient:    cfg.Pools,
-		foreignClaims: foreign,
-		services:      cfg.Services.Lister(),
-		namespaces:    cfg.Namespaces.Lister(),
-		recorder:      cfg.Recorder,
-		wake:          cfg.Wake,
-		network:       cfg.Network,
-		synced:        slices.Clone(cfg.NetworkSynced),
-		events:        workqueue.NewTypedDelayingQueue[item](),
-		repairs:       workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry)),
-		usage:         make(chan struct{}, 1),
-		ready:         make(chan struct{}),
+		ledger:       ledger,
+		claims:       &claims{cfg.Client.NetworkingV1().IPAddresses(), ledger},
+		serviceLocks: newKeyedLock[ipam.Service](),
+		addressLocks: newKeyedLock[netip.Addr](),
+		client:       cfg.Client,
+		poolClient:   cfg.Pools,
+		namespaces:   cfg.Namespaces.Lister(),
+		recorder:     cfg.Recorder,
+		wake:         cfg.Wake,
+		network:      cfg.Network,
+		synced:       slices.Clone(cfg.NetworkSynced),
+		plans:        newQueue(),
+		repairs:      newQueue(),
+		ready:        make(chan struct{}),
 	}
 	return s, s.watch(cfg)
 }
@@ -166,7 +157,6 @@ func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.S
 	}
 	defer unlock()
 	start := time.Now()
-	s.ledger.release(request.ServiceOf(svc), false)
 	out, err := s.allocate(ctx, svc)
 	s.report(svc, out, err)
 	if err != nil {
@@ -201,7 +191,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			claimed = append(claimed, done...)
 		}
 		if other, ok := errors.AsType[*claimedByOther](err); ok {
-			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true, claim: other.claim}); err == nil {
+			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true}); err == nil {
 				continue
 			}
 		}
@@ -228,10 +218,7 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 		// event wakes the Service.
 		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
 	}
-	s.mu.Lock()
-	pools := s.pools
-	s.mu.Unlock()
-	req, err := request.New(svc, pools, namespace.Labels)
+	req, err := request.New(svc, *s.pools.Load(), namespace.Labels)
 	req.Published = s.ledger.shows(svc)
 	return req, err
 }
@@ -273,7 +260,7 @@ func (s *Server) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	}
 	s.ledger.markSurplus(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
-	s.events.AddAfter(item{kind: serviceChanged, service: request.ServiceOf(svc)}, repair.Grace)
+	s.repairs.AddAfter(item{kind: repairService, service: request.ServiceOf(svc)}, repair.Grace)
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success. After an
@@ -290,7 +277,6 @@ func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *c
 	}
 	defer unlock()
 	s.forget(service)
-	s.ledger.release(service, true)
 	held := s.ledger.allocator.Held(service)
 	var errs []error
 	for _, as := range held {

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -86,56 +85,26 @@ const (
 
 // reason names an error for metrics.
 func reason(err error) string {
+	for _, known := range []struct {
+		err    error
+		reason string
+	}{
+		{ipam.ErrExhausted, reasonExhausted}, {ipam.ErrInUse, reasonInUse}, {ipam.ErrNoPool, reasonNoPool}, {ipam.ErrNotInPool, reasonNotInPool},
+		{ipam.ErrReserved, reasonReserved}, {ipam.ErrLimit, reasonLimit}, {ipam.ErrFixedDenied, reasonFixed},
+	} {
+		if errors.Is(err, known.err) {
+			return known.reason
+		}
+	}
 	var network net.Error
-	switch {
-	case errors.Is(err, ipam.ErrExhausted):
-		return reasonExhausted
-	case errors.Is(err, ipam.ErrInUse):
-		return reasonInUse
-	case errors.Is(err, ipam.ErrNoPool):
-		return reasonNoPool
-	case errors.Is(err, ipam.ErrNotInPool):
-		return reasonNotInPool
-	case errors.Is(err, ipam.ErrReserved):
-		return reasonReserved
-	case errors.Is(err, ipam.ErrLimit):
-		return reasonLimit
-	case errors.Is(err, ipam.ErrFixedDenied):
-		return reasonFixed
-	case apierrors.ReasonForError(err) != metav1.StatusReasonUnknown, errors.As(err, &network), errors.Is(err, context.Canceled):
+	if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown || errors.As(err, &network) || errors.Is(err, context.Canceled) {
 		return reasonAPI
 	}
 	return reasonBadRequest
 }
 
-// usageChanged asks for a round of status writes.
-func (s *Server) usageChanged() {
-	select {
-	case s.usage <- struct{}{}:
-	default:
-	}
-}
-
-// publishUsage writes the pools' statuses and metrics when they may have changed, and not more often than every
-// usagePeriod.
-func (s *Server) publishUsage(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.usage:
-		}
-		if err := s.writeUsage(ctx); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Failed to write the status of AddressPools, trying again")
-			s.usageChanged()
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(usagePeriod):
-		}
-	}
-}
+// usageChanged has the pools' statuses and metrics written, once where it is called several times within usagePeriod.
+func (s *Server) usageChanged() { s.repairs.AddAfter(item{kind: writeUsage}, usagePeriod) }
 
 // writeUsage writes what has changed: the gauges of all pools, and the statuses that differ from those in the
 // cache. One status that cannot be written keeps no other from being written.

@@ -3,7 +3,6 @@
 package loadbalancer
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -12,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -32,15 +30,11 @@ import (
 // keeps a Service that fails again and again from being woken without a pause.
 const nextWake = time.Second
 
-// waiting is what a Service that lacks something was told, and the addresses it goes on with meanwhile.
+// waiting is what is known of a Service that lacks something.
 type waiting struct {
-	message string
-	has     []netip.Addr
-	// woken says that the Service was woken since it was told so, to get the addresses in promised.
-	woken    bool
-	promised []netip.Addr
-	// failed says that the Service was woken and got nothing; it stands behind the others from then on.
-	failed bool
+	message string       // what the Service was told
+	has     []netip.Addr // the addresses that it goes on with meanwhile
+	woken   bool         // it was woken since it was told so
 	// refused says that the API failed or refused a claim. To wake the Service would not help; the service
 	// controller tries again with a back-off of 5 to 300 seconds.
 	refused bool
@@ -49,68 +43,58 @@ type waiting struct {
 // report records and tells the user, by events on the Service, what came of a request. An error has its own event,
 // SyncLoadBalancerFailed of the service controller.
 func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
-	service := request.ServiceOf(svc)
-	before, waited := s.waitsFor(service)
-	if before.woken && !slices.Equal(addressesOf(out.Assigned), before.promised) {
-		// Others were not woken, because this one was.
-		s.events.AddAfter(item{kind: wakeWaiting}, nextWake)
-	}
-	if err != nil {
+	now := waiting{has: addressesOf(out.Assigned)}
+	switch {
+	case err != nil:
 		recordFailure(err)
 		// Only a namespace is not found, and its event wakes the Service.
-		refused := reason(err) == reasonAPI && !apierrors.IsNotFound(err)
-		s.setWaiting(service, waiting{message: err.Error(), has: request.Published(svc), failed: before.woken, refused: refused})
+		now = waiting{message: err.Error(), has: request.Published(svc), refused: reason(err) == reasonAPI && !apierrors.IsNotFound(err)}
+	case len(out.Missing) > 0:
+		var why []string
+		for _, m := range out.Missing {
+			why = append(why, m.Error())
+			recordMissing(m)
+		}
+		now.message = strings.Join(why, "; ")
+	}
+	before := s.ledger.wait(request.ServiceOf(svc), now)
+	if before.woken {
+		s.plans.AddAfter(item{kind: wakeWaiting}, nextWake) // others were not woken, because this one was
+	}
+	if err != nil {
 		return
 	}
 	if request.SharingOf(svc).Key != "" {
 		// Its ports, its key or its policy may no longer keep waiting Services from sharing its addresses.
-		s.events.Add(item{kind: wakeWaiting})
+		s.plans.Add(item{kind: wakeWaiting})
 	}
 	if len(out.Added) > 0 {
 		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventAllocatedAddresses, "Allocated %s", describe(out.Added))
 	}
-	if len(out.Missing) == 0 {
-		s.ledger.mu.Lock()
-		delete(s.ledger.waiting, service)
-		s.ledger.mu.Unlock()
-		return
-	}
-	var why []string
-	for _, m := range out.Missing {
-		why = append(why, m.Error())
-		recordMissing(m)
-	}
-	message := strings.Join(why, "; ")
-	s.setWaiting(service, waiting{message: message, has: addressesOf(out.Assigned)})
-	if !waited || before.message != message {
-		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", message)
+	if now.message != "" && now.message != before.message {
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", now.message)
 	}
 }
 
-// waitsFor returns what a Service waits for.
-func (s *Server) waitsFor(service ipam.Service) (w waiting, waits bool) {
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	w, waits = s.ledger.waiting[service]
-	return w, waits
-}
-
-// setWaiting records that a Service waits, and forgets that it was woken.
-func (s *Server) setWaiting(service ipam.Service, w waiting) {
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	s.ledger.waiting[service] = w
+// wait records that a Service waits, or that it does not where now has no message, and returns what was recorded before.
+func (l *ledger) wait(service ipam.Service, now waiting) (before waiting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before = l.waiting[service]
+	if l.waiting[service] = now; now.message == "" {
+		delete(l.waiting, service)
+	}
+	return before
 }
 
 // forget ends the waiting of a Service that is not served any more. Where it was woken for an address, another
 // Service can have that.
 func (s *Server) forget(service ipam.Service) {
+	if s.ledger.wait(service, waiting{}).woken {
+		s.plans.Add(item{kind: wakeWaiting})
+	}
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
-	if s.ledger.waiting[service].woken {
-		s.events.Add(item{kind: wakeWaiting})
-	}
-	delete(s.ledger.waiting, service)
 	delete(s.ledger.answers, service)
 }
 
@@ -118,8 +102,7 @@ func (s *Server) forget(service ipam.Service) {
 // example, web has 192.0.2.1 and the annotation reallocate, and the range of its pool becomes 198.51.100.0/24: web
 // is woken, and gets 198.51.100.1.
 func (s *Server) wakeStranded() {
-	services, _ := s.services.List(labels.Everything()) // a lister does not fail
-	for _, svc := range services {
+	for _, svc := range s.ledger.all() {
 		if !request.Served(svc) {
 			continue
 		}
@@ -131,70 +114,51 @@ func (s *Server) wakeStranded() {
 	}
 }
 
-// wakeWaiting wakes the waiting Services that would now get something, the longest-lived first. They are planned
-// together, so that one free address wakes one Service and not all that would like it. For example, p, q and r wait
-// for an IPv4 address when 192.0.2.1 becomes free: p is woken. If it does not take the address, q is woken a second
-// later.
+// wakeWaiting wakes the waiting Services that would now get something, the oldest first. It asks the allocator
+// before the service controller, whose every attempt writes events. They are planned together, so that one free
+// address wakes one Service and not all that would like it. For example, p, q and r wait for an IPv4 address when
+// 192.0.2.1 becomes free: p is woken. If it does not take the address, q is woken a second later.
 func (s *Server) wakeWaiting(ctx context.Context) {
-	type candidate struct {
-		*corev1.Service
-		failed int // sorts those that failed behind the others
-	}
-	var candidates []candidate
+	var services []*corev1.Service
 	s.ledger.mu.Lock()
 	for service, w := range s.ledger.waiting {
-		svc := s.ledger.service(service)
-		switch {
-		case svc == nil || !request.Served(svc):
+		if svc := s.ledger.service(service); svc == nil || !request.Served(svc) {
 			delete(s.ledger.waiting, service)
-		case w.failed:
-			candidates = append(candidates, candidate{svc, 1})
-		default:
-			candidates = append(candidates, candidate{svc, 0})
+		} else if !w.refused {
+			services = append(services, svc)
 		}
 	}
 	s.ledger.mu.Unlock()
-	slices.SortFunc(candidates, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.failed, b.failed), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
-	})
-	services := make([]*corev1.Service, len(candidates))
-	for i, c := range candidates {
-		services[i] = c.Service
-	}
-	if woken := s.wakeServable(services...); woken > 0 {
-		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(candidates))
-	}
-}
-
-// wakeServable wakes those of the waiting Services that would get something, the first served first, and returns
-// their number. It asks the allocator before the service controller, whose every attempt writes events.
-func (s *Server) wakeServable(candidates ...*corev1.Service) (woken int) {
-	var services []*corev1.Service
+	slices.SortFunc(services, func(a, b *corev1.Service) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	var planned []*corev1.Service
 	var requests []ipam.Request
-	for _, svc := range candidates {
-		if w, waits := s.waitsFor(request.ServiceOf(svc)); !waits || w.refused {
-			continue
-		}
+	for _, svc := range services {
 		if req, err := s.request(svc); err == nil {
-			services, requests = append(services, svc), append(requests, req)
+			planned, requests = append(planned, svc), append(requests, req)
 		}
 	}
+	woken := 0
 	for i, answer := range s.ledger.allocator.Plan(time.Now(), requests...) {
-		svc, out := services[i], answer.Outcome
-		s.ledger.mu.Lock()
-		w, waits := s.ledger.waiting[request.ServiceOf(svc)]
-		// A Service with one of two families is helped by the other one, or by a pair that is better than what it
-		// has.
-		helps := waits && answer.Err == nil && (len(out.Missing) == 0 || !slices.Equal(addressesOf(out.Assigned), w.has))
-		if helps {
-			w.woken, w.promised = true, addressesOf(out.Assigned)
-			s.ledger.waiting[request.ServiceOf(svc)] = w
-		}
-		s.ledger.mu.Unlock()
-		if helps {
-			s.wake(svc)
+		if answer.Err == nil && s.ledger.helps(requests[i].Service, answer.Outcome) {
+			s.wake(planned[i])
 			woken++
 		}
 	}
-	return woken
+	if woken > 0 {
+		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(services))
+	}
+}
+
+// helps reports whether a Service that waits would be better off with an outcome, and records that it is woken then. A Service with one of
+// two families is helped by the other one, or by a pair that is better than what it has.
+func (l *ledger) helps(service ipam.Service, out ipam.Outcome) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w, waits := l.waiting[service]
+	if !waits || len(out.Missing) > 0 && slices.Equal(addressesOf(out.Assigned), w.has) {
+		return false
+	}
+	w.woken = true
+	l.waiting[service] = w
+	return true
 }
