@@ -22,8 +22,8 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// blockedPeriod is the time between two looks at an address with a foreign claim. An address of the Service CIDR that is in a pool by mistake
-// costs one request to the API in this time.
+// blockedPeriod is the time between two looks at an address with a foreign claim. An address of the Service CIDR that
+// is in a pool by mistake costs one request to the API in this time.
 const blockedPeriod = 30 * time.Second
 
 // caller says on whose behalf an address is repaired. The zero value is that of a worker that has no Service's lock.
@@ -78,8 +78,8 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 
 // reread is Observe after a look at the API, where the informers may lag behind it.
 //
-//   - The informer of claims is trusted where it shows the claim of a Service that holds the address: a claim is only ever deleted by its UID,
-//     so that a later claim of the same name is safe. So a release costs no read.
+//   - The informer of claims is trusted where it shows the claim of a Service that holds the address: a claim is only
+//     ever deleted by its UID, so that a later claim of the same name is safe. So a release costs no read.
 //   - The informer of Services is not trusted where it lacks a Service. Another leader may have served one that was created a moment ago.
 func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repair.Entry, error) {
 	e := s.ledger.Observe(address)
@@ -151,9 +151,10 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 	return nil
 }
 
-// handedOver reports whether a Service is another provider's load balancer, has no address of ours any more, and still has the finalizer
-// that we wrote. The service controller, woken, removes the finalizer. For example, web has no class and was given 192.0.2.1; since then
-// we serve only our own class, and the other provider has published 203.0.113.7.
+// handedOver reports whether a Service is another provider's load balancer, has no address of ours any more, and
+// still has the finalizer that we wrote. The service controller, woken, removes the finalizer. For example, web has
+// no class and was given 192.0.2.1; since then we serve only our own class, and the other provider has published
+// 203.0.113.7.
 func (s *Server) handedOver(svc *corev1.Service) bool {
 	return request.OtherProvider(svc) && request.FinalizerIsOurs(svc) && len(s.ledger.allocator.Held(request.ServiceOf(svc))) == 0
 }
@@ -210,8 +211,8 @@ func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	}
 }
 
-// repairService repairs what a Service holds and publishes. Its lock keeps a request on its way from going on with what is to be released, or
-// from claiming the other half of a pair for a Service that has gone.
+// repairService repairs what a Service holds and publishes. Its lock keeps a request on its way from going on with
+// what is to be released, or from claiming the other half of a pair for a Service that has gone.
 func (s *Server) repairService(ctx context.Context, it item) error {
 	unlock, err := s.serviceLocks.Lock(ctx, it.service)
 	if err != nil {

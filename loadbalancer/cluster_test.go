@@ -46,8 +46,8 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// The tests of this package run in bubbles of testing/synctest: when settle returns, every informer has caught up, every event has been
-// handled and every goroutine waits, and seconds of waiting cost nothing.
+// The tests of this package run in bubbles of testing/synctest: when settle returns, every informer has caught up,
+// every event has been handled and every goroutine waits, and seconds of waiting cost nothing.
 
 func TestMain(m *testing.M) {
 	// The last of these handlers delays errors by a clock that it read outside of the bubbles, and so for decades.
@@ -55,8 +55,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tracker makes client-go's fake clientset behave as the API server does where this package relies on it: UIDs and their preconditions,
-// watches with a label selector, and watchers that are slow.
+// tracker makes client-go's fake clientset behave as the API server does where this package relies on it: UIDs and
+// their preconditions, watches with a label selector, and watchers that are slow.
 type tracker struct {
 	clienttesting.ObjectTracker
 
@@ -171,7 +171,9 @@ func (t *tracker) Patch(resource schema.GroupVersionResource, obj runtime.Object
 	return t.Update(resource, obj, ns)
 }
 
-func (t *tracker) List(resource schema.GroupVersionResource, kind schema.GroupVersionKind, ns string, opts ...metav1.ListOptions) (runtime.Object, error) {
+func (t *tracker) List(
+	resource schema.GroupVersionResource, kind schema.GroupVersionKind, ns string, opts ...metav1.ListOptions,
+) (runtime.Object, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list, err := t.ObjectTracker.List(resource, kind, ns, opts...)
@@ -276,7 +278,9 @@ func newCluster(t *testing.T, pools ...*v1alpha1.AddressPool) *cluster {
 	c.network.Store(&ipam.Network{})
 	c.pools = ctrlfake.NewClientBuilder().WithScheme(kinds).WithStatusSubresource(&v1alpha1.AddressPool{}).
 		WithInterceptorFuncs(interceptor.Funcs{
-			SubResourcePatch: func(ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			SubResourcePatch: func(
+				ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption,
+			) error {
 				c.patches++ // only publishUsage of one leader writes
 				return cl.SubResource(sub).Patch(ctx, obj, patch, opts...)
 			},
@@ -573,7 +577,9 @@ func (c *cluster) createClaim(name, managedBy, namespace, service string) {
 func (c *cluster) tryCreateClaim(name, managedBy, namespace, service string) error {
 	return c.api.tracker.Create(networkingv1.SchemeGroupVersion.WithResource("ipaddresses"), &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{networkingv1.LabelManagedBy: managedBy}},
-		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: service}},
+		Spec: networkingv1.IPAddressSpec{
+			ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: namespace, Name: service},
+		},
 	}, "")
 }
 
@@ -667,7 +673,8 @@ func (l *leader) release(name string) {
 	}
 }
 
-// takeWoken returns the Services woken since it was last called, as words, in order, each once as the service controller's queue has them.
+// takeWoken returns the Services woken since it was last called, as words, in order, each once as the service
+// controller's queue has them.
 func (l *leader) takeWoken() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

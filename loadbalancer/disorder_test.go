@@ -12,13 +12,14 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a watch is down, before what
-// should have come first.
+// The tests of this file have things happen at a moment, or in an order, that is rare: between two writes, while a
+// watch is down, before what should have come first.
 
 func TestPublishedBeforeThereIsAPool(t *testing.T) {
 	bubble("a pool that comes later gives no other Service an address that is published", t, func(t *testing.T) {
 		c := newCluster(t)
-		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("b", single, "IPv4", publish("192.0.2.1")), newService("new", single, "IPv4"))
+		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("b", single, "IPv4", publish("192.0.2.1")),
+			newService("new", single, "IPv4"))
 		l := c.lead()
 		for _, name := range []string{"a", "b", "new"} {
 			l.wantError(name, "no pool")

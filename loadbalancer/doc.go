@@ -26,12 +26,14 @@
 // (events.go), and means one thing: look at the address. [repair.Steps] is a pure function from what the
 // three records say, a [repair.Entry], to the steps that make them agree; its doc comment is the table of all cases.
 // The ledger (ledger.go) makes the Entry from the informers and from what the server remembers: the cache, what
-// Services have given up, which of our own writes the informers do not show yet. Steps that need the API are taken
-// by workers (apply.go), which lock the address and look again, at the API where the informers may lag. So
+// Services have given up, which of our own writes the informers do not show yet. Most events are echoes of our own
+// writes, and end there. Steps that need the API are taken by workers (apply.go), which lock the address and look
+// again, at the API where the informers may lag. So
 //
-//   - the goroutine that follows events asks the API nothing, and a slow API delays no event;
+//   - no handler and no decision in memory waits for the API, and a slow API delays no event;
 //   - a claim that cannot be written is tried again with a back-off, is reported by an event on its Service, and stops nothing else;
-//   - the start is the same as an event of every address, and so is the audit every ten minutes, which repairs what a missed event has left.
+//   - the start (start.go) is the same as an event of every address, and so is the audit every ten minutes, which
+//     repairs what a missed event has left.
 //
 // Nothing is allocated before pools, Services, namespaces and claims have all been read.
 package loadbalancer

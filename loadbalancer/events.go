@@ -22,8 +22,9 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// firstRetry and lastRetry bound the back-off of an item that fails, which doubles from one to the other. The service controller waits up
-// to 300 seconds; a claim that is missing keeps an address from being announced, so we try more often.
+// firstRetry and lastRetry bound the back-off of an item that fails, which doubles from one to the other. The service
+// controller waits up to 300 seconds; a claim that is missing keeps an address from being announced, so we try more
+// often.
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 30 * time.Second
@@ -36,8 +37,8 @@ const auditPeriod = 10 * time.Minute
 // networkPeriod is how long changes of the network of the Nodes are gathered before it is read again.
 const networkPeriod = 500 * time.Millisecond
 
-// item is something to do, in one of two queues. A queue hands out an item to one goroutine at a time, and once where it was added
-// several times before.
+// item is something to do, in one of two queues. A queue hands out an item to one goroutine at a time, and once where
+// it was added several times before.
 type item struct {
 	kind    kind
 	service ipam.Service // of repairService
@@ -47,13 +48,15 @@ type item struct {
 type kind int
 
 const (
-	// setPools, setNetwork, wakeWaiting and audit are the items of Server.plans. One goroutine takes them, and works in memory only.
+	// setPools, setNetwork, wakeWaiting and audit are the items of Server.plans. One goroutine takes them, and works
+	// in memory only.
 	setPools    kind = iota // read all AddressPools again
 	setNetwork              // read the network of the Nodes again
 	wakeWaiting             // something may be free that a waiting Service asked for
 	audit                   // look at everything, as if there had been an event of each object
 
-	// repairAddress, repairService and writeUsage are the items of Server.repairs. The workers take them, and ask the API.
+	// repairAddress, repairService and writeUsage are the items of Server.repairs. The workers take them, and ask the
+	// API.
 	repairAddress
 	repairService // repair the addresses that a Service holds or publishes, under the Service's lock
 	writeUsage    // write the statuses of AddressPools
@@ -73,8 +76,9 @@ func newQueue() workqueue.TypedRateLimitingInterface[item] {
 //	Service deleted                              a look at the addresses that it held
 //	Namespace created, or its labels changed     wakeWaiting
 //
-// The creation of a Service is the service controller's business. Foreign claims are not watched, since most clusters have one or two for
-// each of their Services, the ClusterIPs, and none of them in a pool: a foreign claim is noticed when we want to claim its address.
+// The creation of a Service is the service controller's business. Foreign claims are not watched, since most clusters
+// have one or two for each of their Services, the ClusterIPs, and none of them in a pool: a foreign claim is noticed
+// when we want to claim its address.
 func (s *Server) watch(cfg Config) error {
 	pools := func(any) { s.plans.Add(item{kind: setPools}) }
 	waiting := func(any) { s.plans.Add(item{kind: wakeWaiting}) }
@@ -85,7 +89,8 @@ func (s *Server) watch(cfg Config) error {
 		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc: pools,
 			UpdateFunc: func(old, cur any) {
-				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts at generation 1 again.
+				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts
+				// at generation 1 again.
 				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation || o.UID != c.UID {
 					pools(c)
 				}
@@ -151,8 +156,9 @@ func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	if relabelled || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
 		s.changed(item{kind: repairService, service: request.ServiceOf(cur)})
 	}
-	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors. With another selector the
-	// Service may have to leave its address to the Services that share it, or may keep no other Service from sharing any more.
+	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors.
+	// With another selector the Service may have to leave its address to the Services that share it, or may keep no
+	// other Service from sharing any more.
 	if relabelled {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
@@ -161,19 +167,20 @@ func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	}
 }
 
-// changed looks at what an item names, and leaves it to the workers where there is more to do than can be done in memory.
+// changed looks at what an item names, and leaves it to the workers where there is more to do than can be done in
+// memory.
 //
-// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim of 192.0.2.1 appears, the
-// status of web shows 192.0.2.1. The records agree then, and there is nothing to do. It may be called in a handler, where client-go lets no
-// other event of the informer through.
+// It takes no lock, and asks nothing of the API, because nearly all events are echoes of our own writes: the claim of
+// 192.0.2.1 appears, the status of web shows 192.0.2.1. The records agree then, and there is nothing to do. It may be
+// called in a handler, where client-go lets no other event of the informer through.
 func (s *Server) changed(it item) {
 	if !s.isReady() || s.look(it) {
 		s.repairs.Add(it)
 	}
 }
 
-// look repairs in memory what can be repaired there, of one address or of all that a Service holds or publishes. It reports whether there is
-// more to do.
+// look repairs in memory what can be repaired there, of one address or of all that a Service holds or publishes. It
+// reports whether there is more to do.
 func (s *Server) look(it item) (more bool) {
 	addresses := []netip.Addr{it.address}
 	if it.kind == repairService {
@@ -196,7 +203,8 @@ func (s *Server) look(it item) (more bool) {
 	return more
 }
 
-// process takes items from a queue until this is shut down. An item that fails is tried again later, and keeps no other one waiting.
+// process takes items from a queue until this is shut down. An item that fails is tried again later, and keeps no
+// other one waiting.
 func (s *Server) process(ctx context.Context, queue workqueue.TypedRateLimitingInterface[item]) {
 	for {
 		it, shutdown := queue.Get()

@@ -55,7 +55,8 @@ func (l *leader) eventsWith(part string) (n int) {
 func TestClaimThatCannotBeWritten(t *testing.T) {
 	bubble("does not hold up the start, and is tried again with a back-off", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", ipv4Pool))
-		c.create(newService("a", single, "IPv4", publish("192.0.2.1")), newService("b", single, "IPv4", publish("192.0.2.2")), newService("new", single, "IPv4"))
+		c.create(newService("a", single, "IPv4", publish("192.0.2.1")), newService("b", single, "IPv4", publish("192.0.2.2")),
+			newService("new", single, "IPv4"))
 		attempts := c.refuseCreate("192.0.2.1")
 		l := c.lead()
 		l.mustSync("new", "b", "a")
@@ -202,8 +203,12 @@ func TestAudit(t *testing.T) {
 		{"of a Service that went without its finalizer", func(c *cluster) { c.vanish("a") }, "192.0.2.2=b", ""},
 		{"of a status that was wiped", func(c *cluster) { c.edit("a", publish("")) }, "192.0.2.1=a 192.0.2.2=b", "a"},
 		{"of a status that shows another's address", func(c *cluster) { c.edit("a", publish("192.0.2.2")) }, "192.0.2.1=a 192.0.2.2=b", "a"},
-		{"of a status that shows a free address", func(c *cluster) { c.edit("a", publish("192.0.2.7")) }, "192.0.2.1=a 192.0.2.2=b 192.0.2.7=a", "a"},
-		{"of a claim that another leader created", func(c *cluster) { c.createClaim("192.0.2.7", v1alpha1.ManagedBy, "default", "gone") }, "192.0.2.1=a 192.0.2.2=b", ""},
+		{"of a status that shows a free address", func(c *cluster) {
+			c.edit("a", publish("192.0.2.7"))
+		}, "192.0.2.1=a 192.0.2.2=b 192.0.2.7=a", "a"},
+		{"of a claim that another leader created", func(c *cluster) {
+			c.createClaim("192.0.2.7", v1alpha1.ManagedBy, "default", "gone")
+		}, "192.0.2.1=a 192.0.2.2=b", ""},
 		{"of a claim that is a ClusterIP by now", func(c *cluster) {
 			c.replaceClaim("192.0.2.1", "ipallocator.k8s.io", "kube-system", "dns")
 		}, "192.0.2.2=b", "a"},
@@ -238,7 +243,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestRequestsToTheAPI counts what a Service costs from its creation to its end, with everything that our own writes make the server look at.
+// TestRequestsToTheAPI counts what a Service costs from its creation to its end, with everything that our own writes
+// make the server look at.
 func TestRequestsToTheAPI(t *testing.T) {
 	requests := func(c *cluster) string {
 		var said []string

@@ -47,7 +47,9 @@ var (
 func TestStatus(t *testing.T) {
 	vip := corev1.LoadBalancerIPModeVIP
 	got := status([]ipam.Assignment{{Address: addr("2001:db8::1")}, {Address: addr("192.0.2.1")}})
-	want := &corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "2001:db8::1", IPMode: &vip}, {IP: "192.0.2.1", IPMode: &vip}}}
+	want := &corev1.LoadBalancerStatus{
+		Ingress: []corev1.LoadBalancerIngress{{IP: "2001:db8::1", IPMode: &vip}, {IP: "192.0.2.1", IPMode: &vip}},
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}

@@ -154,13 +154,14 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	return e
 }
 
-// describe fills in what a Service needs of an address: what its spec says comes first, then what it gave up, then what is being written.
-// The caller holds mu.
+// describe fills in what a Service needs of an address: what its spec says comes first, then what it gave up, then
+// what is being written. The caller holds mu.
 func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
 	svc := l.service(s.Service)
 	if svc != nil {
-		// The status is read again, now that mu is held. An informer shows a status before its handler calls seenStatus, so that a status
-		// whose mark has gone is always seen here. Otherwise a Service whose status has just been written would be woken without need.
+		// The status is read again, now that mu is held. An informer shows a status before its handler calls
+		// seenStatus, so that a status whose mark has gone is always seen here. Otherwise a Service whose status has
+		// just been written would be woken without need.
 		s.Publishes = slices.Contains(request.Published(svc), address)
 	}
 	switch {
@@ -256,9 +257,10 @@ func (l *ledger) answered(service ipam.Service, addresses []netip.Addr) {
 	l.answers[service] = addresses
 }
 
-// shows returns what a Service is to show its clients: what its last request gave it or, for the first one of a leader, what its status says.
-// A status that another writer has changed since does not count. For example, web was given 192.0.2.1 and another controller writes
-// 192.0.2.7, which nobody has: web holds both, and goes on with 192.0.2.1.
+// shows returns what a Service is to show its clients: what its last request gave it or, for the first one of a
+// leader, what its status says. A status that another writer has changed since does not count. For example, web was
+// given 192.0.2.1 and another controller writes 192.0.2.7, which nobody has: web holds both, and goes on with
+// 192.0.2.1.
 func (l *ledger) shows(svc *corev1.Service) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()

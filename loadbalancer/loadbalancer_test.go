@@ -41,9 +41,10 @@ func bubble(name string, t *testing.T, test func(*testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
-// TestFamilies goes through every policy and order of families, with every content of the pools, and everything that the Service may have
-// had before. What is right is said in three lines: a family is had if the Service has it or a pool does; PreferDualStack is content with
-// one, all else wants what it asked for; and a Service that is refused keeps what it has.
+// TestFamilies goes through every policy and order of families, with every content of the pools, and everything that
+// the Service may have had before. What is right is said in three lines: a family is had if the Service has it or a
+// pool does; PreferDualStack is content with one, all else wants what it asked for; and a Service that is refused
+// keeps what it has.
 func TestFamilies(t *testing.T) {
 	asks := []struct {
 		policy   corev1.IPFamilyPolicy
@@ -67,7 +68,9 @@ func TestFamilies(t *testing.T) {
 		{"an IPv4 pool", "IPv4", []*v1alpha1.AddressPool{newPool("lan", "192.0.2.10-192.0.2.19")}},
 		{"an IPv6 pool", "IPv6", []*v1alpha1.AddressPool{newPool("lan", "2001:db8::10-2001:db8::19")}},
 		{"a pool of both", "IPv4 IPv6", []*v1alpha1.AddressPool{newPool("lan", "192.0.2.10-192.0.2.19 2001:db8::10-2001:db8::19")}},
-		{"a pool of each", "IPv4 IPv6", []*v1alpha1.AddressPool{newPool("four", "192.0.2.10-192.0.2.19"), newPool("six", "2001:db8::10-2001:db8::19")}},
+		{"a pool of each", "IPv4 IPv6", []*v1alpha1.AddressPool{
+			newPool("four", "192.0.2.10-192.0.2.19"), newPool("six", "2001:db8::10-2001:db8::19"),
+		}},
 		{"no auto-assigned pool", "", []*v1alpha1.AddressPool{newPool("lan", "192.0.2.10-192.0.2.19 2001:db8::10-2001:db8::19", noAutoAssign)}},
 	}
 	had := []struct{ name, addresses string }{
@@ -383,7 +386,9 @@ func TestFamilyChanges(t *testing.T) {
 		{"dual to single keeps the first", []step{{require, "IPv4 IPv6", bothKinds}, {single, "IPv4", "192.0.2.1"}}},
 		{"dual to single, IPv6 first, keeps the first", []step{{require, "IPv6 IPv4", "2001:db8::1 192.0.2.1"}, {single, "IPv6", "2001:db8::1"}}},
 		{"dual to the second family keeps that one", []step{{require, "IPv4 IPv6", bothKinds}, {single, "IPv6", "2001:db8::1"}}},
-		{"there and back", []step{{single, "IPv4", "192.0.2.1"}, {prefer, "IPv4 IPv6", bothKinds}, {single, "IPv4", "192.0.2.1"}, {require, "IPv4 IPv6", bothKinds}}},
+		{"there and back", []step{
+			{single, "IPv4", "192.0.2.1"}, {prefer, "IPv4 IPv6", bothKinds}, {single, "IPv4", "192.0.2.1"}, {require, "IPv4 IPv6", bothKinds},
+		}},
 		{"from one family to the other", []step{{single, "IPv4", "192.0.2.1"}, {single, "IPv6", "2001:db8::1"}}},
 		{"the order is turned round", []step{{require, "IPv4 IPv6", bothKinds}, {require, "IPv6 IPv4", "2001:db8::1 192.0.2.1"}}},
 		{"from preferring to requiring both", []step{{prefer, "IPv4 IPv6", bothKinds}, {require, "IPv4 IPv6", bothKinds}}},
@@ -448,7 +453,8 @@ func TestFamilyChanges(t *testing.T) {
 			svc.Annotations = map[string]string{v1alpha1.AnnotationFinalizer: "true"}
 		}
 		c := newCluster(t, newPool("lan", dualPool))
-		c.create(newService("web", single, "IPv4", publish("192.0.2.1"), marked), newService("done", single, "IPv4", publish("203.0.113.9"), marked),
+		c.create(newService("web", single, "IPv4", publish("192.0.2.1"), marked),
+			newService("done", single, "IPv4", publish("203.0.113.9"), marked),
 			newService("theirs", single, "IPv4", publish("203.0.113.8"), marked, func(svc *corev1.Service) { svc.Annotations = nil }))
 		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "web")
 		l := c.lead()
@@ -486,9 +492,13 @@ func TestChoice(t *testing.T) {
 			svc:   newService("web", require, "IPv4 IPv6"), want: bothKinds,
 		},
 		{
-			name:  "one pool per family by annotation",
-			pools: []*v1alpha1.AddressPool{newPool("lan", "198.51.100.0/24 2001:db8:1::/64"), newPool("production-ipv4", ipv4Pool, noAutoAssign), newPool("production-ipv6", ipv6Pool, noAutoAssign)},
-			svc:   newService("web", require, "IPv6 IPv4", annotate("metallb.io/address-pool", "production-ipv4,production-ipv6")), want: "2001:db8::1 192.0.2.1",
+			name: "one pool per family by annotation",
+			pools: []*v1alpha1.AddressPool{
+				newPool("lan", "198.51.100.0/24 2001:db8:1::/64"), newPool("production-ipv4", ipv4Pool, noAutoAssign),
+				newPool("production-ipv6", ipv6Pool, noAutoAssign),
+			},
+			svc:  newService("web", require, "IPv6 IPv4", annotate("metallb.io/address-pool", "production-ipv4,production-ipv6")),
+			want: "2001:db8::1 192.0.2.1",
 		},
 		{
 			name:  "fixed addresses of both families, from a pool without autoAssign",
@@ -506,14 +516,16 @@ func TestChoice(t *testing.T) {
 			svc:   newService("web", single, "IPv4", func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = "192.0.2.5" }), want: "192.0.2.5",
 		},
 		{
-			name:  "a fixed address outside the pools",
-			pools: []*v1alpha1.AddressPool{newPool("lan", dualPool)},
-			svc:   newService("web", single, "IPv4", annotate(fixedKey, "198.51.100.1")), wantError: []string{"198.51.100.1", "in no pool", "pool lan"},
+			name:      "a fixed address outside the pools",
+			pools:     []*v1alpha1.AddressPool{newPool("lan", dualPool)},
+			svc:       newService("web", single, "IPv4", annotate(fixedKey, "198.51.100.1")),
+			wantError: []string{"198.51.100.1", "in no pool", "pool lan"},
 		},
 		{
-			name:  "a fixed address of a family that the Service does not have",
-			pools: []*v1alpha1.AddressPool{newPool("lan", dualPool)},
-			svc:   newService("web", single, "IPv4", annotate(fixedKey, "2001:db8::1")), wantError: []string{"2001:db8::1", "not among the Service's ipFamilies"},
+			name:      "a fixed address of a family that the Service does not have",
+			pools:     []*v1alpha1.AddressPool{newPool("lan", dualPool)},
+			svc:       newService("web", single, "IPv4", annotate(fixedKey, "2001:db8::1")),
+			wantError: []string{"2001:db8::1", "not among the Service's ipFamilies"},
 		},
 		{
 			name:  "two fixed addresses of one family",
@@ -733,7 +745,7 @@ func TestRestart(t *testing.T) {
 		l.mustSync("web")
 		c.wantShown("web", "192.0.2.1")
 	})
-	bubble("the clean-up of a Service that became a ClusterIP Service is resumed, and that of another provider's Service is not", t, func(t *testing.T) {
+	bubble("the clean-up of a Service that became a ClusterIP Service is resumed, but not for another provider", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		internal := func(svc *corev1.Service) {
 			svc.Spec.Type, svc.Finalizers = corev1.ServiceTypeClusterIP, []string{servicehelper.LoadBalancerCleanupFinalizer}
@@ -834,7 +846,8 @@ func (s slowClaims) Create(ctx context.Context, claim *networkingv1.IPAddress, o
 
 // TestLocks has something happen to a Service while the API server is slow to answer a request for it.
 func TestLocks(t *testing.T) {
-	// slow starts to serve a Service and returns when its first claim is being created. answer has the API server go on.
+	// slow starts to serve a Service and returns when its first claim is being created. answer has the API server go
+	// on.
 	slow := func(c *cluster, l *leader, name string) (answer func()) {
 		held := make(chan struct{})
 		l.claims.client = slowClaims{l.claims.client, held}
@@ -1030,7 +1043,8 @@ func TestClaimDeletedByHand(t *testing.T) {
 	bubble("of a shared address it is created again for all", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
-		c.create(newService("a", single, "IPv4", annotate(shareKey, "k")), newService("b", single, "IPv4", annotate(shareKey, "k"), listen("TCP", 81)))
+		c.create(newService("a", single, "IPv4", annotate(shareKey, "k")),
+			newService("b", single, "IPv4", annotate(shareKey, "k"), listen("TCP", 81)))
 		l.mustSync("a", "b")
 		c.wantShown("b", "192.0.2.1")
 		c.deleteClaim("192.0.2.1")
@@ -1256,7 +1270,7 @@ func TestSharing(t *testing.T) {
 		c.wantShown("b", bothKinds)
 		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
 	})
-	bubble("a Service that may not share any more and finds no other address keeps no other from sharing, after a restart too", t, func(t *testing.T) {
+	bubble("a Service that may not share any more and finds no other address keeps no other from sharing", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1316,8 +1330,14 @@ func TestSharing(t *testing.T) {
 		{name: "not on the same port", with: keyed("b", 80), want: "192.0.2.2 2001:db8::2"},
 		{name: "on the same number in another protocol", with: keyed("b", 80, listen("UDP", 80)), want: bothKinds},
 		{name: "not between Local and Cluster", with: keyed("b", 81, local("shop")), want: "192.0.2.2 2001:db8::2"},
-		{name: "between Local and Local of the same endpoints", with: keyed("b", 81, local("shop")), a: []func(*corev1.Service){local("shop")}, want: bothKinds},
-		{name: "not between Local and Local of other endpoints", with: keyed("b", 81, local("bank")), a: []func(*corev1.Service){local("shop")}, want: "192.0.2.2 2001:db8::2"},
+		{
+			name: "between Local and Local of the same endpoints", with: keyed("b", 81, local("shop")),
+			a: []func(*corev1.Service){local("shop")}, want: bothKinds,
+		},
+		{
+			name: "not between Local and Local of other endpoints", with: keyed("b", 81, local("bank")),
+			a: []func(*corev1.Service){local("shop")}, want: "192.0.2.2 2001:db8::2",
+		},
 		{name: "in the one family that it has", with: keyed("b", 81, setFamilies(single, "IPv6")), want: "2001:db8::1"},
 	}
 	for _, tt := range tests {
@@ -1370,7 +1390,8 @@ func TestSharing(t *testing.T) {
 	})
 }
 
-// TestTwoLeaders has two servers that both believe to lead allocate for the same 2,000 Services at once, each from its own end.
+// TestTwoLeaders has two servers that both believe to lead allocate for the same 2,000 Services at once, each from
+// its own end.
 func TestTwoLeaders(t *testing.T) {
 	bubble("2,000 Services", t, func(t *testing.T) {
 		const services, workers = 2000, 8

@@ -23,8 +23,9 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// TestRandomOperations does what users, crashes and other leaders do, in an order that a seed decides, and asks after each few operations
-// whether what the API shows can be true. Its first seeds run always; CONTRIBUTING.md has the command for more.
+// TestRandomOperations does what users, crashes and other leaders do, in an order that a seed decides, and asks after
+// each few operations whether what the API shows can be true. Its first seeds run always; CONTRIBUTING.md has the
+// command for more.
 func TestRandomOperations(t *testing.T) {
 	const between = 10
 	seeds, operations := number(t, "TANDEM_SEEDS", 4), number(t, "TANDEM_OPERATIONS", 500)
@@ -138,9 +139,9 @@ func (w *world) ask(name string) {
 	}
 }
 
-// checkGiven checks that what a Service is given, and did not show before, is claimed for it or for a Service with the same key. Two leaders
-// that work at the same time may know different keys of a Service; a claim does not have the key, so that one of the two may be wrong for a
-// moment about an address that is shared.
+// checkGiven checks that what a Service is given, and did not show before, is claimed for it or for a Service with
+// the same key. Two leaders that work at the same time may know different keys of a Service; a claim does not have
+// the key, so that one of the two may be wrong for a moment about an address that is shared.
 func (w *world) checkGiven(name, shown, given string) {
 	claims := w.claims()
 	for address := range strings.FieldsSeq(given) {
@@ -159,8 +160,8 @@ func (w *world) checkGiven(name, shown, given string) {
 	}
 }
 
-// follow has the service controllers look at the Services that were woken. Two leaders that know different sharers of an address may each
-// correct what the other wrote, until the deposed one notices.
+// follow has the service controllers look at the Services that were woken. Two leaders that know different sharers of
+// an address may each correct what the other wrote, until the deposed one notices.
 func (w *world) follow() {
 	for round := range 100 {
 		if round == 20 {
@@ -314,7 +315,9 @@ func (w *world) operate() {
 	case dice < 42:
 		change("port", listen("TCP", int32(80+w.r.IntN(3))))
 	case dice < 46:
-		change("policy", pick(w.r, local("shop"), func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster }))
+		change("policy", pick(w.r, local("shop"), func(svc *corev1.Service) {
+			svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+		}))
 	case dice < 50:
 		change("fixed address", annotate(fixedKey, pick(w.r, "", "192.0.2.3", "2001:db8::3", "192.0.2.4,2001:db8::4")))
 	case dice < 54:
@@ -514,8 +517,8 @@ func (w *world) check() {
 			w.t.Errorf("%s is claimed for %s, which does not show it", address, owner)
 		}
 	}
-	// A Service that waits could not be served: otherwise it would have been woken. What a request claims before it is refused is free again
-	// a while later, and wakes another.
+	// A Service that waits could not be served: otherwise it would have been woken. What a request claims before it
+	// is refused is free again a while later, and wakes another.
 	for _, name := range w.names() {
 		if w.refused(w.service(name)) {
 			w.settle()

@@ -19,8 +19,8 @@ func (s *Server) NetworkChanged() {
 	s.plans.AddAfter(item{kind: setNetwork}, networkPeriod)
 }
 
-// setReserved gives the allocator what is reserved on the network as it is now. Addresses that are not reserved any more may help waiting
-// Services.
+// setReserved gives the allocator what is reserved on the network as it is now. Addresses that are not reserved any
+// more may help waiting Services.
 func (s *Server) setReserved(ctx context.Context) error {
 	if s.network == nil {
 		return nil
@@ -37,8 +37,9 @@ func (s *Server) setReserved(ctx context.Context) error {
 	return nil
 }
 
-// reportReserved tells the user, by events on the Service and on the Node, of each address that a Service holds and that has become reserved.
-// For example, web has 192.0.2.5, and node7 joins with that address: nothing is taken away, and both get an event.
+// reportReserved tells the user, by events on the Service and on the Node, of each address that a Service holds and
+// that has become reserved. For example, web has 192.0.2.5, and node7 joins with that address: nothing is taken away,
+// and both get an event.
 func (s *Server) reportReserved() {
 	held := map[netip.Addr]bool{}
 	for _, u := range s.ledger.allocator.Usage() {
@@ -66,6 +67,7 @@ func (s *Server) warnReserved(service ipam.Service, address netip.Addr, r ipam.R
 	if r.Node != "" {
 		// Events on a Node are shown under its name as UID, as the kubelet writes them.
 		node := &corev1.ObjectReference{Kind: "Node", Name: r.Node, UID: types.UID(r.Node)}
-		s.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventReservedAddress, "%s, the %s, is an address of Service %s", address, r.Owner, service)
+		s.recorder.Eventf(node, corev1.EventTypeWarning, v1alpha1.EventReservedAddress,
+			"%s, the %s, is an address of Service %s", address, r.Owner, service)
 	}
 }

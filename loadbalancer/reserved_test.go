@@ -75,7 +75,10 @@ func TestNodeJoinsWithAddressOfService(t *testing.T) {
 		c.setNetwork("192.0.2.1/32")
 		c.setNetwork("192.0.2.1/32", "203.0.113.1/32")
 		c.wantReserved("lan", v1alpha1.ReasonReservedInUse, "192.0.2.1 reserved and in use")
-		for _, want := range []string{"Warning ReservedAddress 192.0.2.1 is the address of Node node1", "192.0.2.1, the address of Node node1, is an address of Service default/web"} {
+		for _, want := range []string{
+			"Warning ReservedAddress 192.0.2.1 is the address of Node node1",
+			"192.0.2.1, the address of Node node1, is an address of Service default/web",
+		} {
 			if n := l.eventsWith(want); n != 1 {
 				t.Errorf("%d events say %q, want 1: %v", n, want, l.events)
 			}

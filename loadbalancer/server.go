@@ -56,8 +56,8 @@ type Config struct {
 	Recorder record.EventRecorder
 	// Wake makes the service controller look at a Service now.
 	Wake func(*corev1.Service)
-	// Network reads, from caches, the network that the Nodes are on, so that no address of it is given; nothing is given before
-	// NetworkSynced. The caller calls Server.NetworkChanged when it changes.
+	// Network reads, from caches, the network that the Nodes are on, so that no address of it is given; nothing is
+	// given before NetworkSynced. The caller calls Server.NetworkChanged when it changes.
 	Network       func(context.Context) (ipam.Network, error)
 	NetworkSynced []cache.InformerSynced
 }
@@ -85,10 +85,10 @@ type Server struct {
 	recorder     record.EventRecorder
 	wake         func(*corev1.Service)
 	network      func(context.Context) (ipam.Network, error) // nil where nothing is known of it
-	reservedHeld map[netip.Addr]bool                         // the reserved addresses that Services held when last reported; of Run's goroutine
+	reservedHeld map[netip.Addr]bool                         // what Services held when reservations were last reported
 	synced       []cache.InformerSynced                      // of all informers
-	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory, so that a slow API does not delay it
-	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which ask the API
+	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory
+	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[[]request.Pool]              // as they are tried
 }
@@ -147,7 +147,9 @@ func (s *Server) UpdateLoadBalancer(context.Context, string, *corev1.Service, []
 // For example, web has ipFamilies IPv4, IPv6 and PreferDualStack, and no pool has IPv6 addresses. It returns
 // 192.0.2.1 alone, and web waits: as soon as a pool has an IPv6 address, web is woken, and the next call returns
 // 192.0.2.1 and 2001:db8::1.
-func (s *Server) EnsureLoadBalancer(ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node) (*corev1.LoadBalancerStatus, error) {
+func (s *Server) EnsureLoadBalancer(
+	ctx context.Context, _ string, svc *corev1.Service, _ []*corev1.Node,
+) (*corev1.LoadBalancerStatus, error) {
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
@@ -225,7 +227,9 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
 // Service holds no longer.
-func (s *Server) claim(ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment) (done []ipam.Assignment, err error) {
+func (s *Server) claim(
+	ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment,
+) (done []ipam.Assignment, err error) {
 	s.ledger.markWriting(svc, added)
 	for i, as := range added {
 		if err := s.claimOne(ctx, as, req); err != nil {

@@ -31,7 +31,8 @@ import (
 const repairWorkers = 8
 
 // Run reads everything that is held, opens the server for requests, and follows events until the context ends. It
-// returns an error only where the context ended before. It tries for ever to read what is held: to exit and to start again would not help.
+// returns an error only where the context ended before. It tries for ever to read what is held: to exit and to start
+// again would not help.
 func (s *Server) Run(ctx context.Context) error {
 	if !cache.WaitForNamedCacheSyncWithContext(ctx, s.synced...) {
 		return context.Cause(ctx)

@@ -27,11 +27,13 @@ const usagePeriod = 500 * time.Millisecond
 
 var (
 	allocationSeconds = metrics.NewHistogramVec(&metrics.HistogramOpts{
-		Name: "tandem_allocation_duration_seconds", Help: "Time from a Service's request to the claims of its new addresses, for each of these by pool and family.",
+		Name:    "tandem_allocation_duration_seconds",
+		Help:    "Time from a Service's request to the claims of its new addresses, for each of these by pool and family.",
 		Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
 	failures = metrics.NewCounterVec(&metrics.CounterOpts{
-		Name: "tandem_allocation_failures_total", Help: "Families of a request that could not be met, by every pool that was asked, and requests that could not be read.",
+		Name:           "tandem_allocation_failures_total",
+		Help:           "Families of a request that could not be met, by every pool that was asked, and requests that could not be read.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family", "reason"})
 )

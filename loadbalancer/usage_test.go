@@ -31,7 +31,8 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 			t.Errorf("%d writes, want a third one for the pool that was used", c.patches)
 		}
 		want := v1alpha1.AddressPoolStatus{
-			IPv4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8}, IPv6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8},
+			IPv4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8},
+			IPv6: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8},
 		}
 		if diff := cmp.Diff(want, c.pool("lan").Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions")); diff != "" {
 			t.Errorf("status (-want +got):\n%s", diff)

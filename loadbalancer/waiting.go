@@ -76,7 +76,8 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	}
 }
 
-// wait records that a Service waits, or that it does not where now has no message, and returns what was recorded before.
+// wait records that a Service waits, or that it does not where now has no message, and returns what was recorded
+// before.
 func (l *ledger) wait(service ipam.Service, now waiting) (before waiting) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,8 +150,8 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 	}
 }
 
-// helps reports whether a Service that waits would be better off with an outcome, and records that it is woken then. A Service with one of
-// two families is helped by the other one, or by a pair that is better than what it has.
+// helps reports whether a Service that waits would be better off with an outcome, and records that it is woken then.
+// A Service with one of two families is helped by the other one, or by a pair that is better than what it has.
 func (l *ledger) helps(service ipam.Service, out ipam.Outcome) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -137,8 +137,8 @@ const (
 	Look
 )
 
-// NeedsLook reports whether a step must not be taken on the word of the informers, which may lag behind the API.
-// The others are taken in memory, and do no harm where they were not necessary.
+// NeedsLook reports whether the API has to be asked before a step is taken, since the informers may lag behind it. The
+// other steps are taken in memory, and do no harm where they were not necessary.
 func (a Action) NeedsLook() bool { return a < MarkSurplus }
 
 // A Step brings the records of an address closer together.
@@ -179,8 +179,9 @@ type Step struct {
 //	21  A        B        any        same sharing key          hold A: they share
 //	22  A        B        any        no common key             hold A, drop B, wake B where B is served: the claim decides
 //	23  A        A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
-//	24  A        A        A, B       B needed, not admitted    hold B with A's key and no ports, wake B: B has nowhere else to go, and is in no
-//	                                                          other Service's way. Only where A has a key and B no other address of the family.
+//	24  A        A        A, B       B needed, not admitted    hold B with A's key and no ports, wake B: B has nowhere else to
+//	                                                          go, and keeps no other Service from sharing. Only where A has
+//	                                                          a key and B no other address of the family.
 //	25  A        A        A, B       B otherwise not admitted  wake B: it gets another address
 //	26  A        A*       any        claim names a lost pool   relabel to the pool in the cache; a pool that exists stays on the label
 //	27  none     A        any        A needed, writing         claim for A; A holds the address meanwhile
@@ -227,8 +228,8 @@ func Steps(entry Entry, now time.Time) []Step {
 		}
 		steps = append(steps, more...)
 	}
-	// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ would relabel it in turn,
-	// without end.
+	// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ
+	// would relabel it in turn, without end.
 	if len(steps) == 0 && entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool {
 		return []Step{{Do: Relabel}}
 	}
@@ -245,8 +246,8 @@ func (e Entry) Standing(service ipam.Service) Standing {
 	return Standing{Service: service, Need: Gone}
 }
 
-// follow is for a Service that holds the address by right of a claim of its own or of a Service that it shares with
-// (2 to 13).
+// follow is for a Service that holds the address, and has a claim of its own or shares with the Service that has the
+// claim (2 to 13).
 func (e Entry) follow(s Standing, now time.Time) []Step {
 	switch {
 	case s.Need == Gone, s.Need == OtherProvider && !s.Publishes:

@@ -20,8 +20,9 @@ var now = time.Unix(1_000_000, 0)
 
 // TestSteps has at least one row for each line of the table in the doc comment of Steps, by its number.
 //
-// A world is what the records of 192.0.2.1 say: the claim, and after a colon the Services, each with h where it holds the address, p where it
-// publishes it, its need, and a sharing key with a port where it has one. "+other" means that it holds another address of the family.
+// A world is what the records of 192.0.2.1 say: the claim, and after a colon the Services, each with h where it holds
+// the address, p where it publishes it, its need, and a sharing key with a port where it has one. "+other" means that
+// it holds another address of the family.
 func TestSteps(t *testing.T) {
 	tests := []struct {
 		line  int
@@ -212,7 +213,8 @@ func named(name string) ipam.Service { return ipam.Service{Namespace: "default",
 // say says what steps do.
 func say(steps []Step) string {
 	verbs := map[Action]string{
-		Hold: "hold", Write: "claim for", Release: "release", Delete: "delete", Drop: "drop", Block: "block", Unblock: "unblock", Relabel: "relabel",
+		Hold: "hold", Write: "claim for", Release: "release", Delete: "delete", Drop: "drop", Block: "block",
+		Unblock: "unblock", Relabel: "relabel",
 		MarkSurplus: "mark surplus", Keep: "keep", Wake: "wake", Look: "look",
 	}
 	var said []string
@@ -236,8 +238,8 @@ func say(steps []Step) string {
 	return strings.Join(said, ", ")
 }
 
-// TestStepsEnd takes the steps of every entry of up to three Services in memory, and checks that they come to an end: no row undoes what
-// another one did.
+// TestStepsEnd takes the steps of every entry of up to three Services in memory, and checks that they come to an end:
+// no row undoes what another one did.
 func TestStepsEnd(t *testing.T) {
 	var standings []string
 	for _, flags := range []string{"-", "h", "p", "hp"} {
