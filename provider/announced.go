@@ -96,19 +96,6 @@ type diagnosed struct {
 	at      time.Time
 }
 
-// stripEndpointSlice drops what no diagnosis looks at.
-func stripEndpointSlice(obj any) (any, error) {
-	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-		service := slice.Labels[discoveryv1.LabelServiceName]
-		slice.ManagedFields, slice.Annotations, slice.Ports = nil, nil, nil
-		slice.Labels = map[string]string{discoveryv1.LabelServiceName: service}
-		for i, e := range slice.Endpoints {
-			slice.Endpoints[i] = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
-		}
-	}
-	return obj, nil
-}
-
 // run keeps the conditions true until the context ends. The caller starts the informers and the cache.
 func (c *serviceConditions) run(ctx context.Context) error {
 	c.liveness = newLiveness(time.Now())

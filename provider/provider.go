@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/klog/v2"
@@ -105,8 +106,14 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		return nil, fmt.Errorf("transforming Services: %w", err)
 	}
 	endpoints := cfg.Informers.Discovery().V1().EndpointSlices()
-	if err := endpoints.Informer().SetTransform(stripEndpointSlice); err != nil {
-		return nil, fmt.Errorf("transforming EndpointSlices: %w", err)
+	for informer, trim := range map[cache.SharedInformer]cache.TransformFunc{
+		endpoints.Informer():                              trimEndpointSlice,
+		cfg.Informers.Core().V1().Nodes().Informer():      trimNode,
+		claims.Networking().V1().IPAddresses().Informer(): (&claimTrimmer{}).trim,
+	} {
+		if err := informer.SetTransform(trim); err != nil {
+			return nil, fmt.Errorf("transforming what a cache keeps: %w", err)
+		}
 	}
 	if err := warnOfAnnotations(cfg.Informers, cfg.Recorder); err != nil {
 		return nil, err

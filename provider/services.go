@@ -40,7 +40,7 @@ type classView struct {
 }
 
 // transform is a cache.TransformFunc. Client-go applies it twice to the Services that it lists at the start, and so needs the mark: a
-// Service of our class, once without it, would look like a Service that never had one. Managed fields are dropped to save memory.
+// Service of our class, once without it, would look like a Service that never had one. See [trimService] for what it drops.
 func (v classView) transform(obj any) (any, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok {
@@ -50,7 +50,7 @@ func (v classView) transform(obj any) (any, error) {
 		return svc, nil
 	}
 	if svc.ManagedFields != nil { // The second time the object may have readers already.
-		svc.ManagedFields = nil
+		trimService(svc)
 	}
 	class := svc.Spec.LoadBalancerClass
 	switch {

@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -28,7 +29,15 @@ import (
 
 func main() { os.Exit(run()) }
 
+// gcPercent is how much garbage the heap may hold for each 100 bytes in use. Most of this program's memory are caches, which the default of
+// 100 doubles: 10,000 Services take 250 MiB with it, and 170 with 25. The price is paid while much changes. Collecting 80 MB takes 50 ms of a
+// processor, and happens once for about every 300 Services that get addresses.
+const gcPercent = 25
+
 func run() int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	opts, err := options.NewCloudControllerManagerOptions()
 	if err != nil {
 		klog.ErrorS(err, "Failed to build the default options")
