@@ -62,7 +62,7 @@ bench: deps ## the speed of what has to be fast, with ratios to MetalLB and to t
 generate: ## deep copies, CRDs, RBAC and image tags from the code
 	$(CONTROLLER_GEN) object crd paths="./ipam/v1alpha1;./speaker/v1alpha1" output:crd:dir=manifests/crd
 	$(CONTROLLER_GEN) rbac:roleName=tandem-cloud-controller-manager paths="./provider;./loadbalancer" output:rbac:dir=manifests/rbac/controller-manager
-	$(CONTROLLER_GEN) rbac:roleName=tandem-speaker paths="./speaker" output:rbac:dir=manifests/rbac/speaker
+	$(CONTROLLER_GEN) rbac:roleName=tandem-speaker paths="./speaker;./speaker/serving" output:rbac:dir=manifests/rbac/speaker
 	sed -i 's/newTag: .*/newTag: $(VERSION)/' manifests/default/kustomization.yaml
 
 .PHONY: verify

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -82,6 +83,9 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 		s.changed.Raise()
 		<-s.sessions.desired
 	}
+	if turned := s.turned.Load(); turned == nil || s.Healthy() != nil {
+		t.Errorf("the loop came round at %v, and is healthy: %v", turned, s.Healthy())
+	}
 	if request.Context().Err() != nil {
 		t.Error("changes were followed after the request had ended, and not meanwhile")
 	}
@@ -97,4 +101,20 @@ func joined(t *testing.T, ctx context.Context, node string, n byte) *membership.
 	}
 	t.Cleanup(func() { _ = m.Leave(context.Background()) })
 	return m
+}
+
+// TestHealthy: a loop that has not come round for half a minute hangs. Before it runs, the speaker waits for the API, which is no fault.
+func TestHealthy(t *testing.T) {
+	var s Speaker
+	if err := s.Healthy(); err != nil {
+		t.Errorf("before the loop runs: %v", err)
+	}
+	s.turned.Store(new(time.Now().Add(-hung / 2)))
+	if err := s.Healthy(); err != nil {
+		t.Errorf("in a turn of less than %v: %v", hung, err)
+	}
+	s.turned.Store(new(time.Now().Add(-hung - time.Second)))
+	if err := s.Healthy(); err == nil {
+		t.Errorf("in a turn of more than %v the speaker is healthy", hung)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,8 @@ const (
 	settle = 20 * time.Millisecond
 	// stopTimeout bounds the end of all parts.
 	stopTimeout = 10 * time.Second
+	// hung is how long the loop, which comes round each second, may take.
+	hung = 30 * time.Second
 )
 
 // Config is what a Speaker works with. All fields are required.
@@ -70,6 +71,7 @@ type Speaker struct {
 	changed signal.Signal // the API's objects have changed
 	status  signal.Signal // the state that this node publishes may have changed
 	ready   atomic.Bool
+	turned  atomic.Pointer[time.Time] // when the loop last came round; nil before it runs, and when it has ended
 
 	// What follows is owned by the goroutine in loop.
 
@@ -114,8 +116,17 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 	return s, nil
 }
 
+// Healthy returns an error if the loop has not come round for so long that it hangs, which nothing mends but a new start. A speaker that waits
+// for the API at its start is healthy.
+func (s *Speaker) Healthy() error {
+	if turned := s.turned.Load(); turned != nil && time.Since(*turned) > hung {
+		return fmt.Errorf("the speaker has decided nothing for %v", time.Since(*turned).Round(time.Second))
+	}
+	return nil
+}
+
 // Ready returns an error until the speaker has read everything and seen the others.
-func (s *Speaker) Ready(*http.Request) error {
+func (s *Speaker) Ready() error {
 	if !s.ready.Load() {
 		return errors.New("still reading the API and looking for the other speakers")
 	}
@@ -187,7 +198,9 @@ func (s *Speaker) loop(ctx context.Context) {
 	var answers chan answer // delivers what the API says; nil while nothing is asked
 	s.changed.Raise()
 	gathered := signal.Gather(ctx, s.changed, settle)
+	defer s.turned.Store(nil)
 	for ctx.Err() == nil {
+		s.turned.Store(new(time.Now()))
 		select {
 		case <-ctx.Done():
 			return

@@ -7,15 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,19 +33,21 @@ import (
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
+	"github.com/tandem-lb/tandem/speaker/serving"
 )
 
 type options struct {
 	node, hostIP, namespace string
 	kubeconfig              string
-	metricsBindAddress      string
+	metrics                 serving.Metrics
+	metricsSecure           bool
+	healthSocket            string
 	membershipPort          uint16
 }
 
@@ -77,10 +79,25 @@ func command() *cobra.Command {
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"),
 		"Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
-	flags.StringVar(&o.metricsBindAddress, "metrics-bind-address", ":7574", "Address for /metrics, /healthz and /readyz.")
+	flags.StringVar(&o.metrics.Address, "metrics-bind-address", ":7574", "Address for /metrics.")
+	flags.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS, for bearer tokens that may get the nonResourceURL /metrics. "+
+		"If false, everybody who reaches the address reads them over plain HTTP, so that it should be one of the loopback interface.")
+	flags.StringVar(&o.metrics.CertFile, "tls-cert-file", "", "File with the certificate of the metrics port, read for each connection; "+
+		"without it the speaker makes one that nobody has signed.")
+	flags.StringVar(&o.metrics.KeyFile, "tls-private-key-file", "", "File with the key of --tls-cert-file.")
 	flags.Uint16Var(&o.membershipPort, "membership-port", 7573, "UDP and TCP port on which speakers watch each other, the same on every node.")
+	cmd.PersistentFlags().StringVar(&o.healthSocket, "health-socket", "/run/tandem/health.sock", "Unix socket for the health of this speaker.")
 	verflag.AddFlags(flags)
 	logsapi.AddFlags(logOptions, flags)
+	cmd.AddCommand(&cobra.Command{
+		Use:       "health healthz|readyz",
+		Short:     "Asks the speaker of this container whether it is alive or ready, for the kubelet's probes",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"healthz", "readyz"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return serving.AskHealth(cmd.Context(), o.healthSocket, args[0])
+		},
+	})
 	return cmd
 }
 
@@ -91,6 +108,9 @@ func run(ctx context.Context, o options) error {
 		if value == "" {
 			return fmt.Errorf("%s is empty; set it, or its environment variable as manifests/speaker does", flag)
 		}
+	}
+	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
+		return errors.New("--tls-cert-file and --tls-private-key-file go together")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
@@ -104,6 +124,8 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	var running atomic.Pointer[speaker.Speaker]
+	defer o.serve(ctx, clientset, &running)()
 	hostIP, err := o.hostAddress(ctx, clientset)
 	if err != nil {
 		return err
@@ -123,13 +145,40 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	serving := serve(o.metricsBindAddress, s)
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = serving.Shutdown(ctx)
-	}()
+	running.Store(s)
 	return s.Run(ctx)
+}
+
+// serve serves metrics and health until the function that it returns is called: a speaker that is stopping is still asked for its health. Neither
+// holds the announcements up. Before there is a speaker, it is alive, and waits for the API.
+func (o options) serve(ctx context.Context, reviews kubernetes.Interface, running *atomic.Pointer[speaker.Speaker]) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	o.metrics.Gatherer = metrics.Registry
+	if o.metricsSecure {
+		o.metrics.Reviews = reviews
+	}
+	checks := map[string]func() error{
+		"healthz": func() error {
+			if s := running.Load(); s != nil {
+				return s.Healthy()
+			}
+			return nil
+		},
+		"readyz": func() error {
+			if s := running.Load(); s != nil {
+				return s.Ready()
+			}
+			return errors.New("still looking for the address of this node")
+		},
+	}
+	var servers sync.WaitGroup
+	servers.Go(func() { o.metrics.Run(ctx) })
+	servers.Go(func() {
+		if err := serving.Health(ctx, o.healthSocket, checks); err != nil {
+			klog.FromContext(ctx).Error(err, "Failed to serve health: the kubelet's probes will fail", "socket", o.healthSocket)
+		}
+	})
+	return func() { cancel(); servers.Wait() }
 }
 
 // hostAddress returns the address of this node by which other speakers reach it. The downward API cannot tell it: a kubelet with
@@ -167,19 +216,4 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 		return netip.Addr{}, fmt.Errorf("looking for the address of node %s: %w", o.node, err)
 	}
 	return address, nil
-}
-
-// serve serves metrics and health. If another program has the port, the speaker announces without them.
-func serve(address string, s *speaker.Speaker) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{}))
-	mux.Handle("GET /healthz", healthz.CheckHandler{Checker: healthz.Ping})
-	mux.Handle("GET /readyz", healthz.CheckHandler{Checker: s.Ready})
-	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		if err := server.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			klog.ErrorS(err, "Failed to serve metrics and health", "address", address)
-		}
-	}()
-	return server
 }

@@ -322,6 +322,12 @@ func failures(answers []cluster.Answer, since time.Time) string {
 	return fmt.Sprintf("%d of %d requests failed, the last of them sent after %v", failed, sent, last.Round(time.Millisecond))
 }
 
+// speakerReady asks the speaker of a node itself, on its socket. After a node has failed, the condition of its Pod may be of the time before.
+const speakerReady = `for socket in /var/lib/kubelet/pods/*/volumes/kubernetes.io~empty-dir/run/health.sock; do
+  curl -sS --max-time 2 --fail-with-body --unix-socket "$socket" http://speaker/readyz && exit
+done
+exit 1`
+
 // nodeReady waits until a node is Ready and so is its speaker.
 func (s *stage) nodeReady(t *testing.T, name string) {
 	t.Helper()
@@ -333,8 +339,8 @@ func (s *stage) nodeReady(t *testing.T, name string) {
 		ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 		})
-		if _, err := s.Get(ctx, name, "http://127.0.0.1:7574/readyz"); err != nil {
-			return false, fmt.Sprintf("node ready: %t, its speaker: %v", ready, err)
+		if out, err := s.NodeCommand(ctx, name, "sh", "-c", speakerReady).CombinedOutput(); err != nil {
+			return false, fmt.Sprintf("node ready: %t, its speaker: %v: %s", ready, err, out)
 		}
 		return ready, "it is not"
 	})

@@ -24,7 +24,8 @@ type process struct {
 	fields map[string]string // of /proc/PID/status
 }
 
-// process finds the process that runs a program in the network namespace of a node, as those of Tandem do.
+// process finds the process that runs a program in the network namespace of a node, as those of Tandem do. The kubelet's probes run the speaker's
+// program too, for a moment, as "tandem-speaker health".
 func (s *stage) process(node, program string) (process, error) {
 	var namespace unix.Stat_t
 	if err := unix.Stat(s.Namespace(node), &namespace); err != nil {
@@ -35,10 +36,10 @@ func (s *stage) process(node, program string) (process, error) {
 		return process{}, err
 	}
 	for _, dir := range all {
-		arguments, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		name, _, _ := strings.Cut(string(arguments), "\x00")
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		name, arguments, _ := strings.Cut(string(cmdline), "\x00")
 		var stat unix.Stat_t
-		if err != nil || filepath.Base(name) != program || unix.Stat(filepath.Join(dir, "ns/net"), &stat) != nil || stat.Ino != namespace.Ino {
+		if err != nil || filepath.Base(name) != program || strings.HasPrefix(arguments, "health\x00") || unix.Stat(filepath.Join(dir, "ns/net"), &stat) != nil || stat.Ino != namespace.Ino {
 			continue
 		}
 		status, err := os.ReadFile(filepath.Join(dir, "status"))
