@@ -4,6 +4,10 @@
 VERSION       := $(shell cat VERSION)
 CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+HELM           := go run helm.sh/helm/v4/cmd/helm@v4.3.1
+CHART          := manifests/helm/tandem
+# The CRDs are in manifests/crd.
+HELM_TEMPLATE  := $(HELM) template tandem $(CHART) --namespace tandem-system --skip-tests --set crds.install=false
 LDFLAGS        := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
 
 # One set of flags for programs and tests, so that nothing is compiled twice.
@@ -59,15 +63,19 @@ bench: deps ## the speed of what has to be fast, with ratios to MetalLB and to t
 	go run ./test/bench
 
 .PHONY: generate
-generate: ## deep copies, CRDs, RBAC and image tags from the code
+generate: ## deep copies, CRDs and RBAC from the code; the manifests of both modes from the chart
 	$(CONTROLLER_GEN) object crd paths="./ipam/v1alpha1;./speaker/v1alpha1" output:crd:dir=manifests/crd
-	$(CONTROLLER_GEN) rbac:roleName=tandem-cloud-controller-manager paths="./provider;./loadbalancer" output:rbac:dir=manifests/rbac/controller-manager
-	$(CONTROLLER_GEN) rbac:roleName=tandem-speaker paths="./speaker;./speaker/serving" output:rbac:dir=manifests/rbac/speaker
-	sed -i 's/newTag: .*/newTag: $(VERSION)/' manifests/default/kustomization.yaml
+	$(CONTROLLER_GEN) rbac:roleName=tandem-cloud-controller-manager paths="./provider;./loadbalancer" \
+		output:rbac:dir=$(CHART)/rbac/cloud-controller-manager
+	$(CONTROLLER_GEN) rbac:roleName=tandem-speaker paths="./speaker;./speaker/serving" output:rbac:dir=$(CHART)/rbac/speaker
+	sed -i 's/^version: .*/version: $(VERSION:v%=%)/; s/^appVersion: .*/appVersion: $(VERSION)/' $(CHART)/Chart.yaml
+	$(HELM_TEMPLATE) >manifests/default/tandem.yaml
+	$(HELM_TEMPLATE) --set mode=services >manifests/services/tandem.yaml
 
 .PHONY: verify
 verify: generate ## that what is generated is up to date and that the code is formatted
 	git diff --exit-code -- manifests ipam/v1alpha1 speaker/v1alpha1
+	$(HELM) lint --strict --quiet $(CHART)
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	go vet ./...
 	go vet -tags e2e ./...

@@ -19,8 +19,10 @@ import (
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;update;patch
-// +kubebuilder:rbac:groups="",resources=nodes/status,verbs=patch
+// What is written on Nodes is a role of its own, which the controller manager does not have where it serves Services alone.
+// +kubebuilder:rbac:groups="",roleName=tandem-cloud-controller-manager-nodes,resources=nodes,verbs=update;patch
+// +kubebuilder:rbac:groups="",roleName=tandem-cloud-controller-manager-nodes,resources=nodes/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=services/status,verbs=patch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch

@@ -54,10 +54,11 @@ func run() int {
 	opts.NodeStatusUpdateFrequency.Duration = 10 * time.Second
 	// A name of our own, so that a cluster may run another provider's controller manager for its nodes.
 	opts.Generic.LeaderElection.ResourceName = "tandem-cloud-controller-manager"
-	opts.Generic.LeaderElection.ResourceNamespace = "tandem-system"
+	here := cmp.Or(os.Getenv("POD_NAMESPACE"), "tandem-system")
+	opts.Generic.LeaderElection.ResourceNamespace = here
 
 	var flags cliflag.NamedFlagSets
-	namespace := flags.FlagSet("tandem").String("namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "tandem-system"),
+	namespace := flags.FlagSet("tandem").String("namespace", here,
 		"Namespace of Tandem, in which the speakers look for their Secrets; default from the environment variable POD_NAMESPACE.")
 	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
 		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")

@@ -110,10 +110,11 @@ func findRoot() (string, error) {
 	return "", errors.New("run this inside the repository")
 }
 
-// Install applies manifests/default and waits for it.
+// Install applies manifests/default, makes the controller managers two, so that there is one to take over, and waits for them.
 func (c *Cluster) Install(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"apply", "-k", filepath.Join(c.root, "manifests", "default")},
+		{"scale", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--replicas=2"},
 		{"rollout", "status", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--timeout=90s"},
 		{"rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=90s"},
 	} {

@@ -3,45 +3,161 @@
 package structure_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 )
 
-// TestRollout looks whether a new version of the controller manager finds a place. Its port is the node's, so that a node takes one pod of
-// it, and where every eligible node has one a pod beyond the replicas waits for ever.
+// modes are Tandem's two, by the directory of each in manifests.
+var modes = []string{"default", "services"}
+
+// kustomize renders a directory as `kubectl apply -k` does.
+func kustomize(t *testing.T, dir string) []*unstructured.Unstructured {
+	t.Helper()
+	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := resources.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var objects []*unstructured.Unstructured
+	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
+		o := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(document, &o.Object); err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+// find decodes the one object of that kind and name.
+func find[T any](t *testing.T, objects []*unstructured.Unstructured, kind, name string) *T {
+	t.Helper()
+	i := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == kind && o.GetName() == name })
+	if i < 0 {
+		t.Fatalf("there is no %s %s", kind, name)
+	}
+	typed := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(objects[i].Object, typed, true); err != nil {
+		t.Fatalf("%s %s: %v", kind, name, err)
+	}
+	return typed
+}
+
+// TestRollout looks whether each mode rolls out completely on a cluster of one node, at first and with a new version. Where the port is the
+// node's, a node takes one pod, so that a second replica, or a new pod beside the old one, would wait for ever.
 func TestRollout(t *testing.T) {
-	text, err := os.ReadFile("../../manifests/controller-manager/deployment.yaml")
-	if err != nil {
-		t.Fatal(err)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			deployment := find[appsv1.Deployment](t, kustomize(t, "../../manifests/"+mode), "Deployment", "tandem-cloud-controller-manager")
+			pod := deployment.Spec.Template.Spec
+			if pod.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+				t.Error("two pods have to be on two nodes")
+			}
+			if deployment.Spec.Replicas != nil {
+				t.Errorf("%d replicas are asked for, so that each `kubectl apply` undoes what `kubectl scale` did", *deployment.Spec.Replicas)
+			}
+			if want := mode == "default"; pod.HostNetwork != want {
+				t.Errorf("hostNetwork = %t, want %t", pod.HostNetwork, want)
+			}
+			for _, port := range pod.Containers[0].Ports {
+				if port.HostPort != 0 {
+					t.Errorf("port %s asks for port %d of the node", port.Name, port.HostPort)
+				}
+			}
+			rolling := deployment.Spec.Strategy.RollingUpdate
+			if rolling == nil || pod.HostNetwork && (rolling.MaxSurge.String() != "0" || rolling.MaxUnavailable.String() != "1") {
+				t.Errorf("an update starts new pods before it ends old ones: %v", rolling)
+			}
+			for _, taint := range []string{
+				"node.cloudprovider.kubernetes.io/uninitialized", "node-role.kubernetes.io/control-plane", // everywhere
+				"node-role.kubernetes.io/etcd", "CriticalAddonsOnly", // RKE2 and k3s
+			} {
+				found := false
+				for _, toleration := range pod.Tolerations {
+					found = found || toleration.Key == taint
+				}
+				if !found {
+					t.Errorf("taint %s is not tolerated", taint)
+				}
+			}
+		})
 	}
-	var deployment appsv1.Deployment
-	if err := yaml.UnmarshalStrict(text, &deployment); err != nil {
-		t.Fatal(err)
+}
+
+// TestServicesModeWritesNoNodes checks that the service account of the controller manager has no right to write Nodes in mode services.
+func TestServicesModeWritesNoNodes(t *testing.T) {
+	writes := map[string]bool{}
+	for _, mode := range modes {
+		objects := kustomize(t, "../../manifests/"+mode)
+		for _, o := range objects {
+			if o.GetKind() != "ClusterRole" || !strings.Contains(o.GetName(), "cloud-controller-manager") {
+				continue
+			}
+			for _, rule := range find[rbacv1.ClusterRole](t, objects, "ClusterRole", o.GetName()).Rules {
+				for _, resource := range rule.Resources {
+					if strings.HasPrefix(resource, "nodes") || resource == "*" {
+						writes[mode] = writes[mode] || slices.ContainsFunc(rule.Verbs, func(verb string) bool {
+							return !slices.Contains([]string{"get", "list", "watch"}, verb)
+						})
+					}
+				}
+			}
+		}
 	}
-	pod := deployment.Spec.Template.Spec
-	if !pod.HostNetwork || len(pod.Containers[0].Ports) == 0 {
-		t.Fatal("the port is not the node's any more, so that nothing holds the pods apart: this test, and the strategy, have lost their reason")
+	if diff := cmp.Diff(map[string]bool{"default": true, "services": false}, writes); diff != "" {
+		t.Errorf("modes whose controller manager writes Nodes (-want +got):\n%s", diff)
 	}
-	// The defaults, and the rounding, of the Deployment controller.
-	surge, unavailable := intstr.FromString("25%"), intstr.FromString("25%")
-	if rolling := deployment.Spec.Strategy.RollingUpdate; rolling != nil {
-		surge = *intstr.ValueOrDefault(rolling.MaxSurge, surge)
-		unavailable = *intstr.ValueOrDefault(rolling.MaxUnavailable, unavailable)
-	}
-	replicas := int(*deployment.Spec.Replicas)
-	more, err := intstr.GetScaledValueFromIntOrPercent(&surge, replicas, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fewer, err := intstr.GetScaledValueFromIntOrPercent(&unavailable, replicas, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if more > 0 || fewer < 1 {
-		t.Errorf("an update of %d replicas starts %d more before it ends one (maxUnavailable %d)", replicas, more, fewer)
+}
+
+// TestAnotherNamespace puts an overlay with a namespace over each mode. Nothing may stay in tandem-system, or refer to it.
+func TestAnotherNamespace(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			base, err := filepath.Abs("../../manifests/" + mode)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, err := filepath.EvalSymlinks(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if base, err = filepath.Rel(dir, base); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("namespace: lb-system\nresources: ["+base+"]\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range kustomize(t, dir) {
+				if o.GetKind() == "CustomResourceDefinition" {
+					continue // their descriptions may speak of any namespace
+				}
+				text, err := json.Marshal(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, other := range []string{"tandem-system", "kube-system"} {
+					if bytes.Contains(text, []byte(other)) {
+						t.Errorf("%s %s speaks of %s: %s", o.GetKind(), o.GetName(), other, text)
+					}
+				}
+			}
+		})
 	}
 }
