@@ -60,7 +60,7 @@ func TestModes(t *testing.T) {
 		t.Run(tt.mode, func(t *testing.T) {
 			namespace := "lb-" + tt.mode
 			create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
-			m := startManager(t, program, namespace, install(t, namespace, tt.mode))
+			m := runInstalled(t, program, namespace, install(t, namespace, tt.mode))
 
 			create(t, &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{
@@ -154,8 +154,8 @@ type manager struct {
 	log   *buffer
 }
 
-// startManager starts the controller manager with the token of its service account, and ends it with the test.
-func startManager(t *testing.T, program, namespace string, args []string) *manager {
+// runInstalled starts the controller manager with the token of its service account, and ends it with the test.
+func runInstalled(t *testing.T, program, namespace string, args []string) *manager {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "tandem-cloud-controller-manager"}}
