@@ -9,7 +9,7 @@ import (
 // BFDProfile says how bidirectional forwarding detection (RFC 5880) watches a peer.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=bfdprofiles,scope=Cluster,categories=tandem
+// +kubebuilder:resource:path=bfdprofiles,scope=Cluster,shortName=bfd,categories=tandem
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Receive",type=string,JSONPath=`.spec.receiveInterval`
 // +kubebuilder:printcolumn:name="Transmit",type=string,JSONPath=`.spec.transmitInterval`

@@ -11,7 +11,7 @@ import (
 // otherwise.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=bgppeers,scope=Cluster,categories=tandem
+// +kubebuilder:resource:path=bgppeers,scope=Cluster,shortName=peer,categories=tandem
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.peerAddress`
 // +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.spec.defaultGateway`

@@ -13,7 +13,7 @@ import (
 // decides between two speakers.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=l2announcements,scope=Cluster,categories=tandem
+// +kubebuilder:resource:path=l2announcements,scope=Cluster,shortName=l2ann,categories=tandem
 // +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.service.namespace`
 // +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.service.name`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`

@@ -9,7 +9,7 @@ import (
 // SpeakerStatus is what the speaker of one node sees and does. It bears the node's name, and only that speaker writes it.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:path=speakerstatuses,singular=speakerstatus,scope=Cluster,categories=tandem
+// +kubebuilder:resource:path=speakerstatuses,singular=speakerstatus,scope=Cluster,shortName=speaker,categories=tandem
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`

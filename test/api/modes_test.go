@@ -25,12 +25,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	cloudproviderapi "k8s.io/cloud-provider/api"
@@ -262,4 +265,53 @@ func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
+}
+
+// TestRolesForPeople asks the API server what holders of the two roles may do.
+func TestRolesForPeople(t *testing.T) {
+	rendered, err := template(t, "tandem-system", "crds.install=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clientset := kubernetes.NewForConfigOrDie(config)
+	for _, o := range rendered {
+		if o.GetKind() != "ClusterRole" || o.GetName() != "tandem-view" && o.GetName() != "tandem-edit" {
+			continue
+		}
+		create(t, o)
+		binding := &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: o.GetName()},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: o.GetName()},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: o.GetName()}},
+		}
+		if _, err := clientset.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		user, verb, group, resource string
+		want                        bool
+	}{
+		{"tandem-view", "list", "tandem-lb.io", "addresspools", true},
+		{"tandem-view", "list", "tandem-lb.io", "speakerstatuses", true},
+		{"tandem-view", "list", "networking.k8s.io", "ipaddresses", true},
+		{"tandem-view", "create", "tandem-lb.io", "addresspools", false},
+		{"tandem-edit", "create", "tandem-lb.io", "addresspools", true},
+		{"tandem-edit", "delete", "tandem-lb.io", "bgppeers", true},
+		{"tandem-edit", "patch", "tandem-lb.io", "l2announcements", false}, // the speakers' own
+		{"tandem-edit", "patch", "tandem-lb.io", "speakerstatuses", false},
+		{"tandem-edit", "delete", "networking.k8s.io", "ipaddresses", false},
+	} {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               tt.user,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: tt.verb, Group: tt.group, Resource: tt.resource},
+		}}
+		poll := func(ctx context.Context) (bool, error) { // the API server reads roles from a cache
+			answer, err := clientset.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+			return err == nil && answer.Status.Allowed == tt.want, err
+		}
+		if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 10*time.Second, true, poll); err != nil {
+			t.Errorf("that %s may %s %s is not %t: %v", tt.user, tt.verb, tt.resource, tt.want, err)
+		}
+	}
 }
