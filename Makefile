@@ -57,6 +57,10 @@ e2e: ## the tests against a real API server, and on a cluster in network namespa
 	go test -count=1 -tags e2e -timeout 10m -run TestTwoLeaders ./test/bench
 	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
 
+.PHONY: soak
+soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, and a table of what clients noticed; 40 minutes
+	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
+
 .PHONY: bench
 bench: deps ## the speed of what has to be fast, with ratios to MetalLB and to the API server's own limit
 	go test -run '^$$' -bench . -benchmem ./ipam ./speaker ./speaker/decision ./speaker/election ./speaker/layer2

@@ -8,5 +8,6 @@
 // the lab where it is not to be e2e. Two labs of one family each come and go with their own test.
 //
 // A test has a namespace and a pool of its own. It waits for conditions, never for time to pass, and asserts no duration: how long
-// clients had no answer, how fast addresses are given and how much memory it takes is logged.
+// clients had no answer, how fast addresses are given and how much memory it takes is logged. TANDEM_SOAK says how often the scenarios in
+// soak_test.go are repeated, each once by default, and a table at the end has their figures.
 package e2e

@@ -56,6 +56,7 @@ func run(m *testing.M) int {
 	go func() { done <- m.Run() }()
 	select {
 	case code := <-done:
+		soaked.print(os.Stdout)
 		return code
 	case <-ctx.Done():
 		return 1
