@@ -197,7 +197,7 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 	case repair.Wake:
 		// When it starts, the service controller looks at every Service anyway.
 		if svc != nil && request.Served(svc) && s.isReady() {
-			s.wake(svc)
+			s.wakeForStatus(svc)
 		}
 	}
 }

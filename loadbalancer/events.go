@@ -41,7 +41,7 @@ const networkPeriod = 500 * time.Millisecond
 // it was added several times before.
 type item struct {
 	kind    kind
-	service ipam.Service // of repairService
+	service ipam.Service // of repairService and nameWriter
 	address netip.Addr   // of repairAddress
 }
 
@@ -55,11 +55,12 @@ const (
 	wakeWaiting             // something may be free that a waiting Service asked for
 	audit                   // look at everything, as if there had been an event of each object
 
-	// repairAddress, repairService and writeUsage are the items of Server.repairs. The workers take them, and ask the
+	// repairAddress, repairService, writeUsage and nameWriter are the items of Server.repairs. The workers take them, and ask the
 	// API.
 	repairAddress
 	repairService // repair the addresses that a Service holds or publishes, under the Service's lock
 	writeUsage    // write the statuses of AddressPools
+	nameWriter    // find out who else writes the status of a Service
 )
 
 // newQueue returns a queue for items.
@@ -248,6 +249,8 @@ func (s *Server) handle(ctx context.Context, it item) error {
 		return s.repairService(ctx, it)
 	case writeUsage:
 		return s.writeUsage(ctx)
+	case nameWriter:
+		return s.nameWriter(ctx, it.service)
 	}
 	return nil
 }

@@ -257,6 +257,14 @@ func (l *ledger) answered(service ipam.Service, addresses []netip.Addr) {
 	l.answers[service] = addresses
 }
 
+// answer returns what the last request gave a Service, and whether there was one.
+func (l *ledger) answer(service ipam.Service) (given []netip.Addr, answered bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	given, answered = l.answers[service]
+	return given, answered
+}
+
 // shows returns what a Service is to show its clients: what its last request gave it or, for the first one of a
 // leader, what its status says. A status that another writer has changed since does not count. For example, web was
 // given 192.0.2.1 and another controller writes 192.0.2.7, which nobody has: web holds both, and goes on with

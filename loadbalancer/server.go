@@ -89,6 +89,7 @@ type Server struct {
 	synced       []cache.InformerSynced                      // of all informers
 	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory
 	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
+	contests     contests                                    // with other writers of statuses
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[[]request.Pool]              // as they are tried
 }
@@ -115,6 +116,7 @@ func New(cfg Config) (*Server, error) {
 		synced:       slices.Clone(cfg.NetworkSynced),
 		plans:        newQueue(),
 		repairs:      newQueue(),
+		contests:     contests{services: map[ipam.Service]*contest{}},
 		ready:        make(chan struct{}),
 	}
 	return s, s.watch(cfg)

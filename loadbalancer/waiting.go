@@ -94,6 +94,7 @@ func (s *Server) forget(service ipam.Service) {
 	if s.ledger.wait(service, waiting{}).woken {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
+	s.contests.forget(service)
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
 	delete(s.ledger.answers, service)

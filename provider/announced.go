@@ -78,6 +78,7 @@ type serviceConditions struct {
 	objects   client.Reader // Tandem's kinds
 	recorder  record.EventRecorder
 	failures  *failures
+	contested func(ipam.Service) (message string, until time.Time) // as [loadbalancer.Server.Contested]
 	effective *effective
 	changed   signal.Signal
 	// What follows is owned by run.
@@ -228,6 +229,16 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 			c.allocated(svc, pools),
 			{Type: ipamv1alpha1.ServiceConditionAnnounced, Status: statusOf(announced), Reason: reason, Message: message},
 		}
+		if contest, until := c.contested(ipam.Service{Namespace: svc.Namespace, Name: svc.Name}); contest != "" {
+			// What the status shows changes with each of the two writers. These conditions do not.
+			announced, reason = false, ipamv1alpha1.ServiceReasonStatusOverwritten
+			for i := range want {
+				want[i].Status, want[i].Reason, want[i].Message = metav1.ConditionFalse, reason, contest
+			}
+			if next.IsZero() || until.Before(next) {
+				next = until
+			}
+		}
 		if !slices.EqualFunc(d.ingress, svc.Status.LoadBalancer.Ingress, func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP }) {
 			d.ingress, d.differs = svc.Status.LoadBalancer.Ingress, time.Time{}
 		}
@@ -237,7 +248,9 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
 			next = again
 		}
-		if again := d.event(now, was, announced || reason == ipamv1alpha1.ServiceReasonNotAllocated); again.IsZero() {
+		// Other events tell of a Service that lacks an address, and of one whose status others write.
+		told := reason == ipamv1alpha1.ServiceReasonNotAllocated || reason == ipamv1alpha1.ServiceReasonStatusOverwritten
+		if again := d.event(now, was, announced || told); again.IsZero() {
 			c.recorder.Event(svc, corev1.EventTypeWarning, ipamv1alpha1.EventNotAnnounced, message)
 		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
 			next = again

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"github.com/tandem-lb/tandem/ipam"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/observation"
@@ -38,6 +39,7 @@ type announcedWorld struct {
 	now      time.Time
 	writes   int // of conditions
 	speaking bool
+	contest  string // what Server.Contested says
 	store    *fake.Clientset
 	kinds    client.Client
 	shared   informers.SharedInformerFactory
@@ -72,6 +74,7 @@ func newAnnouncedWorld(t *testing.T) *announcedWorld {
 		effective: newEffective(), changed: signal.New(), liveness: newLiveness(w.now), diagnosed: map[types.NamespacedName]*diagnosed{},
 	}
 	w.failures = newFailures(w.changed)
+	w.contested = func(ipam.Service) (string, time.Time) { return w.contest, w.now.Add(time.Minute) }
 	w.renew()
 	w.now = w.now.Add(time.Second)
 	w.renew()
@@ -244,6 +247,35 @@ func TestNotAnnounced(t *testing.T) {
 	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
 }
 
+// While another controller and we write the status by turns, the conditions say so and stay.
+func TestContested(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.pass(1)
+	w.expect(onLayer2, 1)
+	show := func(address string) {
+		svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+		w.add(err)
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: address}}
+		w.add(w.store.Tracker().Update(corev1.SchemeGroupVersion.WithResource("services"), svc, "default"))
+		w.sync()
+	}
+	w.contest = "k3s writes 198.51.100.11 over 198.51.100.200 in the status"
+	want := "False StatusOverwritten: " + w.contest
+	for range 5 {
+		show("198.51.100.11")
+		w.pass(10)
+		show(lanAddress)
+		w.pass(3)
+	}
+	w.expect(want, 2)
+	w.contest = ""
+	w.pass(1)
+	w.expect(onLayer2, 3)
+}
+
 // All speakers stop at once: the condition is false within twelve seconds, though the record still names a holder.
 func TestAllSpeakersStop(t *testing.T) {
 	w := newAnnouncedWorld(t)
@@ -371,6 +403,7 @@ func BenchmarkServiceConditions(b *testing.B) {
 		effective: newEffective(), changed: signal.New(), liveness: newLiveness(now), diagnosed: map[types.NamespacedName]*diagnosed{},
 	}
 	c.failures = newFailures(c.changed)
+	c.contested = func(ipam.Service) (string, time.Time) { return "", now }
 	for i := range 2 {
 		c.liveness.update(now, observation.Report("tandem-system", "node1", nil, nil, now.Add(time.Duration(i))), true)
 	}

@@ -147,6 +147,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		effective: newEffective(), changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
 	}
 	conditions.failures = newFailures(conditions.changed)
+	conditions.contested = server.Contested
 	return &Cloud{
 		balancer:   notingLoadBalancer{server, conditions.failures},
 		instances:  &instances{speakers: poolClient},

@@ -51,6 +51,9 @@ func (v classView) transform(obj any) (any, error) {
 	}
 	if svc.ManagedFields != nil { // The second time the object may have readers already.
 		trimService(svc)
+		if maps.Equal(svc.Annotations, markAlone) {
+			svc.Annotations = markAlone
+		}
 	}
 	class := svc.Spec.LoadBalancerClass
 	switch {
@@ -63,10 +66,20 @@ func (v classView) transform(obj any) (any, error) {
 	}
 	viewed := *svc
 	viewed.Spec.LoadBalancerClass = class
+	if maps.Equal(svc.Annotations, markAlone) {
+		viewed.Annotations = markViewed
+		return &viewed, nil
+	}
 	viewed.Annotations = map[string]string{viewedAnnotation: ""}
 	maps.Copy(viewed.Annotations, svc.Annotations)
 	return &viewed, nil
 }
+
+// The annotations of most Services are one of these two maps, which they have in common in the cache: a map is 400 bytes.
+var (
+	markAlone  = map[string]string{v1alpha1.AnnotationFinalizer: "true"}
+	markViewed = map[string]string{v1alpha1.AnnotationFinalizer: "true", viewedAnnotation: ""}
+)
 
 // serviceInformer is the informer as the service controller sees it: load balancers of ours, and Services that have to be cleaned up after. By
 // wake it hands the controller a Service once more.

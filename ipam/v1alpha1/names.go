@@ -173,6 +173,9 @@ const (
 	ServiceReasonAnnounced = "Announced"
 	// ServiceReasonNoClaim is the reason where no IPAddress of Tandem stands for an address that the Service publishes.
 	ServiceReasonNoClaim = "NoClaim"
+	// ServiceReasonStatusOverwritten is the reason of both conditions where another controller writes its own addresses into the status of the
+	// Service again and again. The message names it.
+	ServiceReasonStatusOverwritten = "StatusOverwritten"
 	// ServiceReasonNoAdvertisement is the reason where no advertisement selects the pool of the address, or none the Service.
 	ServiceReasonNoAdvertisement = "NoAdvertisement"
 	// ServiceReasonNoNode is the reason where nodeSelectors select no node that may announce.
@@ -218,6 +221,9 @@ const (
 	// EventReservedAddress says, of a Service and of the Node, that an address of the Service has become one that must not be given, such as
 	// the address of a Node. Nothing is taken away.
 	EventReservedAddress = "ReservedAddress"
+
+	// EventStatusOverwritten says which other controller writes its own addresses into the status of the Service, and how to end that.
+	EventStatusOverwritten = "StatusOverwritten"
 
 	// EventClaimFailed says that the IPAddress of an address that the Service publishes could not be created, and why. It is
 	// tried again.

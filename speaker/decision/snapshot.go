@@ -51,7 +51,8 @@ type NodePeer struct {
 type Service struct {
 	Name   types.NamespacedName
 	Labels labels.Set
-	// Addresses are those that the Service publishes and that a claim of ours backs, in the order of its status.
+	// Addresses are those that the Service publishes and that a claim of ours backs, in the order of its status. Where another controller has
+	// written its own addresses into the status, those of the Service's claims follow.
 	Addresses []Address
 	// Unclaimed are the addresses that the Service publishes without a claim of ours, in the order of its status. They are not announced.
 	Unclaimed []netip.Addr

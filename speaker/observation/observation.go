@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -58,6 +59,16 @@ func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision
 }
 
 // observedServices returns the Services of type LoadBalancer that publish an address, ordered by name.
+//
+// An address is one of the Service if its status shows it and a claim of ours stands for it. A status that shows other addresses was written
+// by another controller (ServiceLB of k3s, say), perhaps a moment ago, perhaps again and again: then the Service keeps the addresses whose
+// claims have it as their parent. The controller manager deletes the claim of an address that the Service has given up.
+//
+//	status                     claims of the Service       Addresses                  Unclaimed
+//	192.0.2.1                  192.0.2.1                   192.0.2.1
+//	                           192.0.2.1                                                            about to be published
+//	192.0.2.1                  192.0.2.1, 192.0.2.2        192.0.2.1                                192.0.2.2 is not needed, or about to be published
+//	198.51.100.11              192.0.2.1                   192.0.2.1                  198.51.100.11
 func (o *Objects) observedServices() []decision.Service {
 	pools := map[netip.Addr]string{}
 	for i := range o.Claims.Items {
@@ -66,6 +77,7 @@ func (o *Objects) observedServices() []decision.Service {
 			pools[address] = claim.Labels[ipamv1alpha1.LabelAddressPool]
 		}
 	}
+	owned := sync.OnceValue(func() map[types.NamespacedName][]decision.Address { return claimed(o.Claims.Items) })
 	records := recordsOf(o.Announcements.Items)
 	endpoints := observedEndpoints(o.EndpointSlices.Items)
 	var services []decision.Service
@@ -94,6 +106,13 @@ func (o *Objects) observedServices() []decision.Service {
 				observed.Unclaimed = append(observed.Unclaimed, address)
 			}
 		}
+		if class := svc.Spec.LoadBalancerClass; len(observed.Unclaimed) > 0 && (class == nil || *class == ipamv1alpha1.LoadBalancerClass) {
+			for _, address := range owned()[name] {
+				if !slices.Contains(observed.Addresses, address) {
+					observed.Addresses = append(observed.Addresses, address)
+				}
+			}
+		}
 		if len(observed.Addresses)+len(observed.Unclaimed) > 0 {
 			services = append(services, observed)
 		}
@@ -102,6 +121,25 @@ func (o *Objects) observedServices() []decision.Service {
 		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 	})
 	return services
+}
+
+// claimed returns the addresses that have claims of ours, in their order, by the Services that are the claims' parents.
+func claimed(claims []networkingv1.IPAddress) map[types.NamespacedName][]decision.Address {
+	owned := map[types.NamespacedName][]decision.Address{}
+	for i := range claims {
+		claim := &claims[i]
+		address, err := netip.ParseAddr(claim.Name)
+		ref := claim.Spec.ParentRef
+		if err != nil || claim.Labels[networkingv1.LabelManagedBy] != ipamv1alpha1.ManagedBy || ref == nil || ref.Group != "" || ref.Resource != "services" {
+			continue
+		}
+		parent := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+		owned[parent] = append(owned[parent], decision.Address{IP: address, Pool: claim.Labels[ipamv1alpha1.LabelAddressPool]})
+	}
+	for _, addresses := range owned {
+		slices.SortFunc(addresses, func(a, b decision.Address) int { return a.IP.Compare(b.IP) })
+	}
+	return owned
 }
 
 // probed finds an address on an interface of a node among the conflicts that the nodes publish. All other addresses are taken to be free.

@@ -200,6 +200,13 @@ func claim(address, manager, pool string) networkingv1.IPAddress {
 	}}}
 }
 
+// claimFor returns a claim of ours with a Service as its parent.
+func claimFor(service, address, pool string) networkingv1.IPAddress {
+	c := claim(address, ipamv1alpha1.ManagedBy, pool)
+	c.Spec.ParentRef = &networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: service}
+	return c
+}
+
 // published returns a Service of type LoadBalancer with addresses in its status.
 func published(name string, addresses ...string) corev1.Service {
 	svc := corev1.Service{
@@ -236,6 +243,36 @@ func TestObservedServices(t *testing.T) {
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v4), Pool: "lan"},
 			}, Unclaimed: []netip.Addr{netip.MustParseAddr(other6)}}},
+		},
+		{
+			name: "what another controller writes into the status takes no claimed address from the Service",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", "203.0.113.9")}},
+				Claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claimFor("web", v6, "six"), claimFor("web", v4, "lan")}},
+			},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v4), Pool: "lan"}, {IP: netip.MustParseAddr(v6), Pool: "six"},
+			}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}}},
+		},
+		{
+			name: "a Service that another provider serves by its class keeps nothing, nor does one whose status shows another claimed address",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("new", v4), func() corev1.Service {
+					svc := published("theirs", "203.0.113.9")
+					svc.Spec.LoadBalancerClass = new("example.com/other")
+					return svc
+				}()}},
+				Claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{
+					claimFor("new", v4, "lan"), claimFor("new", "192.0.2.77", "lan"), claimFor("theirs", v6, "six"),
+				}},
+			},
+			want: []decision.Service{
+				{
+					Name:      types.NamespacedName{Namespace: "default", Name: "new"},
+					Addresses: []decision.Address{{IP: netip.MustParseAddr(v4), Pool: "lan"}},
+				},
+				{Name: types.NamespacedName{Namespace: "default", Name: "theirs"}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}},
+			},
 		},
 		{
 			name: "an address that is claimed and not published is not announced yet",
