@@ -120,6 +120,28 @@ func TestFixedAddressesAreGivenOrRefused(t *testing.T) {
 	})
 }
 
+// Annotations as users of MetalLB have typed them, of which two cannot be met.
+func TestFixedAddressesAsTyped(t *testing.T) {
+	s := newStage(t, dual)
+	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: $NS-odd}, spec: {autoAssign: false,
+  ipv4: {ranges: [192.168.20.7/24, 192.168.21.0/31, 192.168.21.9/32]}}}`)
+	opposite := with(s.service("opposite", v4), ipamv1alpha1.MetalLBAnnotationAddressPool, s.ns+"-odd")
+	opposite.Annotations[ipamv1alpha1.MetalLBAnnotationLoadBalancerIPs] = "192.168.1.210"
+	s.add(t, opposite)
+	s.event(t, "opposite", "SyncLoadBalancerFailed", "192.168.1.210", "in no pool")
+	keycloak := with(s.service("keycloak", v4, v6), ipamv1alpha1.MetalLBLegacyAnnotationLoadBalancerIPs, "146.103.52.6, 2001:67c:2284::6")
+	keycloak.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicyPreferDualStack)
+	s.add(t, keycloak)
+	s.event(t, "keycloak", "SyncLoadBalancerFailed", "146.103.52.6", "2001:67c:2284::6")
+	if claims := s.claims(t.Context(), t); len(claims) != 0 {
+		t.Errorf("claims = %v, want none", claims)
+	}
+	s.pool(t, "", "146.103.52.0/28", "2001:67c:2284::/124")
+	if diff := cmp.Diff([]string{"146.103.52.6", "2001:67c:2284::6"}, s.addresses(t, "keycloak", 2)); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+}
+
 func TestAPoolForEachFamilyIsChosenByAnnotation(t *testing.T) {
 	s := newStage(t, dual)
 	for _, pool := range []*ipamv1alpha1.AddressPool{s.pool(t, "-ipv4", "203.0.113.0/25"), s.pool(t, "-ipv6", "2001:db8:1::/65")} {

@@ -7,8 +7,10 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -57,6 +59,8 @@ func TestAServiceSaysWhatIsMissing(t *testing.T) {
 	s.add(t, s.service("web", v4, v6))
 	s.addresses(t, "web", 2)
 	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "there is no L2Advertisement and no BGPAdvertisement")
+	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: L2Advertisement, metadata: {name: $NS-other}, spec: {addressPools: [another]}}`)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no advertisement selects pool "+s.ns)
 	s.create(t, `
 apiVersion: tandem-lb.io/v1alpha1
 kind: L2Advertisement
@@ -71,4 +75,47 @@ spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {node-role.kubernetes.
 	silent.Spec.Selector = map[string]string{"app": "silent"}
 	s.add(t, silent)
 	s.says(t, "silent", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no ready IPv4 endpoint")
+}
+
+// Announced is what the speakers do, and not what is configured.
+func TestAServiceSaysThatNoSpeakerRuns(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", lanIPv4, lanIPv6)
+	s.layer2(t)
+	s.web(t, "node1")
+	s.add(t, s.service("web", v4, v6))
+	ips := s.addresses(t, "web", 2)
+	announced := func() {
+		t.Helper()
+		s.kubectl(t, "wait", "-n", s.ns, "--for=condition="+ipamv1alpha1.ServiceConditionAnnounced, "service/web", "--timeout=30s")
+	}
+	announced()
+	const speakers = "daemonset/tandem-speaker"
+	s.kubectl(t, "patch", "-n", "tandem-system", speakers, "-p", `{"spec": {"template": {"spec": {"nodeSelector": {"speaker": "none"}}}}}`)
+	back := func() {
+		s.kubectlAfter(t, "patch", "-n", "tandem-system", speakers, "-p", `{"spec": {"template": {"spec": {"nodeSelector": {"speaker": null}}}}}`)
+		s.kubectlAfter(t, "rollout", "status", "-n", "tandem-system", speakers, "--timeout=90s")
+	}
+	restored := false
+	t.Cleanup(func() {
+		if !restored {
+			back()
+		}
+	})
+	for _, node := range s.Nodes() {
+		s.until(t, patience, "the end of the speaker on "+node, func(context.Context) (bool, string) {
+			p, err := s.process(node, programs["speaker"])
+			return err != nil, fmt.Sprintf("process %d runs", p.pid)
+		})
+	}
+	stopped := time.Now()
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no speaker is alive")
+	t.Logf("the Service said so %v after the last speaker had ended", time.Since(stopped).Round(time.Millisecond))
+	if got := s.addresses(t, "web", 2); !slices.Equal(got, ips) {
+		t.Errorf("addresses = %v, want %v as before", got, ips)
+	}
+	restored = true
+	back()
+	announced()
+	s.reach(t, lab.Client, ips[0], "/hostname")
 }

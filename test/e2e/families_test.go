@@ -210,6 +210,22 @@ func TestAServiceThatWantsNoAddressFreesIt(t *testing.T) {
 	})
 }
 
+// A Service that never was a load balancer of ours bears the finalizer of one, as after the end of another provider or from a backup.
+func TestAnOrphanedFinalizerHoldsUpNoDeletion(t *testing.T) {
+	s := newStage(t, dual)
+	orphan := s.service("orphan", v4)
+	orphan.Spec.Type = corev1.ServiceTypeClusterIP
+	orphan.Finalizers = []string{ipamv1alpha1.Finalizer}
+	s.add(t, orphan)
+	t.Cleanup(func() { // so that a failure leaves no namespace behind that cannot be deleted
+		none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"finalizers": null}}`))
+		if err := s.Patch(context.Background(), orphan, none); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	})
+	s.remove(t, orphan)
+}
+
 func TestOnlyOurLoadBalancerClassIsServed(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", lanIPv4, lanIPv6)

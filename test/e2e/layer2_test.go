@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -228,6 +229,7 @@ func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
 	for _, ip := range bare {
 		s.event(t, "web", ipamv1alpha1.EventAddressConflict, mac, ip, "already")
 	}
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, mac)
 	var records speakerv1alpha1.L2AnnouncementList
 	if err := s.List(t.Context(), &records); err != nil {
 		t.Fatal(err)
@@ -243,6 +245,7 @@ func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
 		t.Fatal(err)
 	}
 	holder := s.holder(t, "web", 2)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, holder)
 	c := s.tcpdump(t, lab.Client)
 	s.answeredBy(t, c, holder, bare)
 	for _, ip := range bare {
