@@ -59,6 +59,7 @@ func (r Reservation) String() string { return fmt.Sprintf("%s (%s)", r.Range, r.
 var special = func() (reservations []Reservation) {
 	for _, s := range []struct{ in, owner string }{
 		{"0.0.0.0", "unspecified address"},
+		{"0.0.0.1-0.255.255.255", "this network, reserved by RFC 1122"},
 		{"127.0.0.0/8", "loopback"},
 		{"169.254.0.0/16", "link-local"},
 		{"224.0.0.0/4", "multicast"},

@@ -264,7 +264,7 @@ func TestReserved(t *testing.T) {
 		{
 			name: "a pool of everything gives the first address that a Service can have", pools: []Pool{makePool("all", "0.0.0.0/0 ::/0")},
 			req:  Request{Families: []family.Family{family.IPv4, family.IPv6}, Pools: auto("all")},
-			want: "0.0.0.1@all, ::2@all, added 0.0.0.1@all, added ::2@all",
+			want: "1.0.0.0@all, ::2@all, added 1.0.0.0@all, added ::2@all",
 		},
 		{
 			name: "a stable pool gives none", pools: []Pool{{Name: "lan", Ranges: ranges("198.51.100.0/29"), Stable: true}},
@@ -336,7 +336,7 @@ func TestReservedUsage(t *testing.T) {
 	if got := len(usage["all"].Reserved.First); got != mostReserved {
 		t.Errorf("%d reservations of all are named, want %d", got, mostReserved)
 	}
-	special4 := int64(1 + 1<<24 + 1<<16 + 1<<28 + 1<<28)
+	special4 := int64(1<<24 + 1<<24 + 1<<16 + 1<<28 + 1<<28)
 	if got, want := usage["all"].Families[family.IPv4].Capacity, int64(1<<32)-special4-4; got != want {
 		t.Errorf("of all IPv4 addresses %d can be given, want %d", got, want)
 	}
