@@ -245,7 +245,7 @@ func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
 		t.Fatal(err)
 	}
 	holder := s.holder(t, "web", 2)
-	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, holder)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, bare[0]+" is announced on layer 2")
 	c := s.tcpdump(t, lab.Client)
 	s.answeredBy(t, c, holder, bare)
 	for _, ip := range bare {

@@ -7,7 +7,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -83,7 +82,7 @@ func TestANodeJoinsWithAnAddressThatAServiceHas(t *testing.T) {
 		}},
 	})
 	s.event(t, "web", ipamv1alpha1.EventReservedAddress, ip, "Node "+s.ns)
-	s.reserved(t, ipamv1alpha1.ReasonReservedInUse, ip, "Node "+s.ns, s.ns+"/web")
+	s.reserved(t, ipamv1alpha1.ReasonReservedInUse, ip+" reserved and in use", "address of Node "+s.ns)
 	s.until(t, patience, "an event of the Node", func(ctx context.Context) (bool, string) {
 		var list corev1.EventList
 		if err := s.List(ctx, &list, client.MatchingFields{"involvedObject.name": s.ns}); err != nil {
@@ -120,10 +119,10 @@ func TestAddressesThatAreNoneAreNotGiven(t *testing.T) {
 		}
 	}
 	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: $NS}, spec: {autoAssign: false, ipv4: {ranges: [0.0.0.0/0]}}}`)
-	s.reserved(t, ipamv1alpha1.ReasonReserved, "127.0.0.0-127.255.255.255 (loopback)", "224.0.0.0-239.255.255.255 (multicast)")
+	s.reserved(t, ipamv1alpha1.ReasonReserved, "0.0.0.0 (unspecified address)", "0.0.0.1-0.255.255.255 (this network")
 	s.add(t, with(s.service("everything", v4), ipamv1alpha1.AnnotationAddressPool, s.ns))
-	if ip := netip.MustParseAddr(s.addresses(t, "everything", 1)[0]); !ip.IsGlobalUnicast() {
-		t.Errorf("the Service got %s", ip)
+	if ip := s.addresses(t, "everything", 1)[0]; ip != "1.0.0.0" {
+		t.Errorf("the Service got %s, want the first that a Service can have", ip)
 	}
 	for name, ip := range map[string]string{"loopback": "127.0.0.1", "multicast": "224.0.0.1", "dhcp": "0.0.0.0"} {
 		svc := s.service(name, v4)
