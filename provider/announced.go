@@ -52,9 +52,10 @@ const (
 	// of diagnosisRest times its duration, so that diagnoses take a fifth of a processor at most.
 	leastBetweenDiagnoses = 500 * time.Millisecond
 	diagnosisRest         = 4
-	// holdFalse is how long a Service must be in a new state before its conditions say so, unless it has become announced. A takeover takes
-	// less. holdPending is the same for what usually passes: Pods that start, and speakers that are about to announce. holdUnallocated is
-	// that for addresses that are being allocated, and nothing has failed.
+	// holdFalse is how long conditions must have been the same before they are written, unless the Service has become announced. A takeover
+	// takes less. holdPending is the same for what usually passes: Pods that start, and speakers that are about to announce.
+	// holdUnallocated is that for addresses that are being allocated, and nothing has failed. Conditions that change all the time are
+	// written after so long too.
 	holdFalse       = 2 * time.Second
 	holdPending     = 10 * time.Second
 	holdUnallocated = 30 * time.Second
@@ -88,13 +89,14 @@ type serviceConditions struct {
 
 // diagnosed is what is remembered of a Service from one diagnosis to the next.
 type diagnosed struct {
-	uid     types.UID
-	ingress []corev1.LoadBalancerIngress
-	differs time.Time          // since when its conditions are not those that are to be, zero if they are
-	broken  time.Time          // since when it is not announced, zero if it is
-	told    bool               // by an event
-	wrote   []metav1.Condition // by us, at a time
-	at      time.Time
+	uid types.UID
+	// want are the conditions that are to be, nil if the Service has them; since when they are these, and since when it has others.
+	want           []metav1.Condition
+	since, differs time.Time
+	broken         time.Time          // since when it is not announced, zero if it is
+	told           bool               // by an event
+	wrote          []metav1.Condition // by us, at a time
+	at             time.Time
 }
 
 // run keeps the conditions true until the context ends. The caller starts the informers and the cache.
@@ -181,10 +183,9 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 	if !view.Known {
 		return nil, view.Until, nil
 	}
-	next = view.Until
 	o, services, err := c.read(ctx)
 	if err != nil {
-		return nil, next, err
+		return nil, view.Until, err
 	}
 	snapshot := o.Snapshot("", nil)
 	speakers := map[string]bool{}
@@ -193,7 +194,6 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 	}
 	snapshot.Alive = func(node string) bool { return speakers[node] && view.Alive(node) }
 	snapshot.Sessions = o.Sessions()
-	diagnoser := diagnosis.New(snapshot, o.Records())
 	pools := map[netip.Addr]string{}
 	for i := range snapshot.Services {
 		for _, a := range snapshot.Services[i].Addresses {
@@ -201,76 +201,98 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 		}
 	}
 	c.effective.Set(diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools)))
+	p := &pass{serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, next: view.Until}
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 		exist[name] = true
-		d := c.diagnosed[name]
-		have := ours(svc.Status.Conditions)
-		if d != nil && d.uid != svc.UID {
-			d = nil
-		}
-		if d != nil && now.Sub(d.at) < ownWrite {
-			have = d.wrote
-		}
-		if svc.DeletionTimestamp != nil || !isOurs(svc) {
-			if len(have) > 0 && svc.DeletionTimestamp == nil {
-				todos = append(todos, todo{service: svc})
-			}
-			continue
-		}
-		if d == nil {
-			d = &diagnosed{uid: svc.UID}
-			c.diagnosed[name] = d
-		}
-		was := find(have, ipamv1alpha1.ServiceConditionAnnounced)
-		announced, reason, message := diagnosis.Sum(diagnoser.Service(name, was != nil && was.Status == metav1.ConditionTrue))
-		want := []metav1.Condition{
-			c.allocated(svc, pools),
-			{Type: ipamv1alpha1.ServiceConditionAnnounced, Status: statusOf(announced), Reason: reason, Message: message},
-		}
-		if contest, until := c.contested(ipam.Service{Namespace: svc.Namespace, Name: svc.Name}); contest != "" {
-			// What the status shows changes with each of the two writers. These conditions do not.
-			announced, reason = false, ipamv1alpha1.ServiceReasonStatusOverwritten
-			for i := range want {
-				want[i].Status, want[i].Reason, want[i].Message = metav1.ConditionFalse, reason, contest
-			}
-			if next.IsZero() || until.Before(next) {
-				next = until
-			}
-		}
-		if !slices.EqualFunc(d.ingress, svc.Status.LoadBalancer.Ingress, func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP }) {
-			d.ingress, d.differs = svc.Status.LoadBalancer.Ingress, time.Time{}
-		}
-		again := d.due(now, have, want, c.failures.of(svc.UID) != "")
-		if again.IsZero() {
-			todos = append(todos, todo{svc, transition(now, have, want)})
-		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
-			next = again
-		}
-		// Other events tell of a Service that lacks an address, and of one whose status others write.
-		told := reason == ipamv1alpha1.ServiceReasonNotAllocated || reason == ipamv1alpha1.ServiceReasonStatusOverwritten
-		if again := d.event(now, was, announced || told); again.IsZero() {
-			c.recorder.Event(svc, corev1.EventTypeWarning, ipamv1alpha1.EventNotAnnounced, message)
-		} else if again.After(now) && (next.IsZero() || again.Before(next)) {
-			next = again
-		}
+		p.diagnose(name, svc)
 	}
 	maps.DeleteFunc(c.diagnosed, func(name types.NamespacedName, _ *diagnosed) bool { return !exist[name] })
-	return todos, next, nil
+	return p.todos, p.next, nil
+}
+
+// pass is one diagnosis of all Services.
+type pass struct {
+	*serviceConditions
+	now       time.Time
+	diagnoser *diagnosis.Diagnoser
+	pools     map[netip.Addr]string // of the addresses that claims of ours back
+	todos     []todo
+	next      time.Time // when to look again, zero for never
+}
+
+// diagnose adds to the pass what is to be done about one Service.
+func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
+	d := p.diagnosed[name]
+	have := ours(svc.Status.Conditions)
+	if d != nil && d.uid != svc.UID {
+		d = nil
+	}
+	switch {
+	case d == nil:
+	case p.now.Sub(d.at) < ownWrite:
+		have = d.wrote
+	default:
+		d.wrote = nil
+	}
+	if svc.DeletionTimestamp != nil || !isOurs(svc) {
+		if len(have) > 0 && svc.DeletionTimestamp == nil {
+			p.todos = append(p.todos, todo{service: svc})
+		}
+		return
+	}
+	if d == nil {
+		d = &diagnosed{uid: svc.UID}
+		p.diagnosed[name] = d
+	}
+	was := find(have, ipamv1alpha1.ServiceConditionAnnounced)
+	announced, reason, message := diagnosis.Sum(p.diagnoser.Service(name, was != nil && was.Status == metav1.ConditionTrue))
+	want := []metav1.Condition{
+		p.allocated(svc, p.pools),
+		{Type: ipamv1alpha1.ServiceConditionAnnounced, Status: statusOf(announced), Reason: reason, Message: message},
+	}
+	if contest, until := p.contested(ipam.Service{Namespace: svc.Namespace, Name: svc.Name}); contest != "" {
+		// What the status shows changes with each of the two writers. These conditions do not.
+		announced, reason = false, ipamv1alpha1.ServiceReasonStatusOverwritten
+		for i := range want {
+			want[i].Status, want[i].Reason, want[i].Message = metav1.ConditionFalse, reason, contest
+		}
+		p.due(until)
+	}
+	if p.due(d.due(p.now, have, want, p.failures.of(svc.UID) != "")) {
+		p.todos = append(p.todos, todo{svc, transition(p.now, have, want)})
+	}
+	// Other events tell of a Service that lacks an address, and of one whose status others write.
+	told := reason == ipamv1alpha1.ServiceReasonNotAllocated || reason == ipamv1alpha1.ServiceReasonStatusOverwritten
+	if p.due(d.event(p.now, was, announced || told)) {
+		p.recorder.Event(svc, corev1.EventTypeWarning, ipamv1alpha1.EventNotAnnounced, message)
+	}
+}
+
+// due reports whether something is to be done now that is due at a time, the zero Time for now, and has the next pass made in time if not.
+func (p *pass) due(at time.Time) bool {
+	if at.After(p.now) && (p.next.IsZero() || at.Before(p.next)) {
+		p.next = at
+	}
+	return at.IsZero()
 }
 
 // never is a time that is not awaited.
 var never = time.Unix(0, 0)
 
-// due returns when conditions are to be written: the zero Time for now, and never for conditions that are right.
+// due returns when conditions are to be written: the zero Time for now, and never for conditions that are right. For example a Service that
+// nothing announces is told so two seconds after the last change of what keeps it from being announced, in one write.
 func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed bool) time.Time {
 	if same(have, want) {
-		d.differs = time.Time{}
+		d.want = nil
 		return never
 	}
-	if d.differs.IsZero() {
+	if d.want == nil {
 		d.differs = now
+	}
+	if !same(d.want, want) {
+		d.want, d.since = want, now
 	}
 	hold := holdFalse
 	was, is := find(have, ipamv1alpha1.ServiceConditionAnnounced), find(want, ipamv1alpha1.ServiceConditionAnnounced)
@@ -286,7 +308,11 @@ func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed boo
 			hold = holdUnallocated
 		}
 	}
-	if at := d.differs.Add(hold); at.After(now) {
+	at := d.since.Add(hold)
+	if latest := d.differs.Add(holdUnallocated); latest.Before(at) {
+		at = latest
+	}
+	if at.After(now) {
 		return at
 	}
 	return time.Time{}
@@ -451,7 +477,7 @@ func (c *serviceConditions) write(ctx context.Context, now time.Time, todos []to
 	workqueue.ParallelizeUntil(ctx, conditionWorkers, len(todos), func(i int) { errs[i] = c.patch(ctx, todos[i]) })
 	for i, t := range todos {
 		if d := c.diagnosed[types.NamespacedName{Namespace: t.service.Namespace, Name: t.service.Name}]; d != nil && errs[i] == nil {
-			d.wrote, d.at, d.differs = t.conditions, now, time.Time{}
+			d.wrote, d.at, d.want = t.conditions, now, nil
 		}
 	}
 	return errors.Join(errs...)

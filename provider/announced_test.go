@@ -3,7 +3,6 @@
 package provider
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -94,7 +93,7 @@ func (w *announcedWorld) renew() {
 	}
 }
 
-// service adds the Service web with an address, its claim and an endpoint.
+// service makes the Service web with an address, its claim and an endpoint, anew if there is one.
 func (w *announcedWorld) service(address string) {
 	w.t.Helper()
 	svc := &corev1.Service{
@@ -112,10 +111,8 @@ func (w *announcedWorld) service(address string) {
 			}},
 		}))
 	}
-	w.add(w.shared.Discovery().V1().EndpointSlices().Informer().GetIndexer().Add(&discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{}},
-	}))
+	w.pods(1)
+	_ = w.store.CoreV1().Services("default").Delete(w.t.Context(), "web", metav1.DeleteOptions{})
 	w.add(w.store.Tracker().Add(svc))
 	w.sync()
 }
@@ -126,6 +123,15 @@ func (w *announcedWorld) sync() {
 	svc, err := w.store.CoreV1().Services("default").Get(w.t.Context(), "web", metav1.GetOptions{})
 	w.add(err)
 	w.add(w.shared.Core().V1().Services().Informer().GetIndexer().Add(svc))
+}
+
+// pods sets how many ready endpoints web has.
+func (w *announcedWorld) pods(n int) {
+	w.t.Helper()
+	w.add(w.shared.Discovery().V1().EndpointSlices().Informer().GetIndexer().Update(&discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: make([]discoveryv1.Endpoint, n),
+	}))
 }
 
 func (w *announcedWorld) advertise() {
@@ -226,6 +232,51 @@ func TestAnnouncedIsWrittenOnce(t *testing.T) {
 	}
 }
 
+// Nothing is written while what keeps a Service from being announced changes: Pods that start, and then a speaker that is about to record
+// itself.
+func TestAnnouncedIsWrittenOnceAfterPodsStart(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.pods(0)
+	w.pass(9)
+	w.pods(1)
+	w.pass(3)
+	w.record("node1", lanAddress)
+	w.pass(20)
+	w.expect(onLayer2, 1, "Warning NotAnnounced node node2 has not recorded yet that it answers for 198.51.100.200")
+}
+
+// Nothing announces a Service that gets its address while the speakers stop: it is told the one reason that lasts.
+func TestNotAnnouncedIsWrittenOnce(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service("")
+	w.pass(3)
+	w.service(lanAddress)
+	w.pods(0)
+	w.pass(5)
+	w.pods(1)
+	w.speaking = false
+	w.pass(30)
+	w.expect("False NoLiveSpeaker: no speaker is alive on any node", 1,
+		"Warning NotAnnounced node node2 has not recorded yet that it answers for 198.51.100.200")
+}
+
+// A reason that changes each second, as of Pods that crash, does not keep the condition from being written, and costs no write each second.
+func TestNotAnnouncedWhileReasonsChange(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	for range 30 {
+		w.pods(0)
+		w.pass(1)
+		w.pods(1)
+		w.pass(1)
+	}
+	w.expect("False NoReadyEndpoint: no ready IPv4 endpoint", 1, "Warning NotAnnounced no ready IPv4 endpoint")
+}
+
 func TestNotAnnounced(t *testing.T) {
 	w := newAnnouncedWorld(t)
 	w.service(offLink)
@@ -302,7 +353,7 @@ func TestNotAllocated(t *testing.T) {
 	w.pass(10)
 	w.expect("", 0)
 	w.failures.note("web", errors.New("no pool has a free IPv4 address"))
-	w.pass(1)
+	w.pass(3)
 	w.expect("False NotAllocated: no address yet", 1)
 	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
 	w.add(err)
@@ -355,82 +406,4 @@ func TestAnotherServiceOfTheName(t *testing.T) {
 	if isAnother(apierrors.NewInvalid(service, "web", other)) || isAnother(errors.New("the API is away")) || isAnother(nil) {
 		t.Error("another error is taken for a refusal of the UID")
 	}
-}
-
-// BenchmarkServiceConditions is a pass over ten thousand Services on a hundred nodes that are all announced.
-func BenchmarkServiceConditions(b *testing.B) {
-	const services, nodes = 10_000, 100
-	store := fake.NewClientset()
-	shared := informers.NewSharedInformerFactory(store, 0)
-	builder := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(
-		&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "lan"}})
-	must := func(err error) {
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
-	kinds := &listed{Client: builder.Build()}
-	for i := range nodes {
-		name := fmt.Sprintf("node%d", i)
-		must(shared.Core().V1().Nodes().Informer().GetIndexer().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
-		kinds.speakers = append(kinds.speakers, v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
-			Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Usable: true, Addresses: []string{"10.0.0.1/8"}}},
-		}})
-	}
-	for i := range services {
-		name, address := fmt.Sprintf("web%d", i), fmt.Sprintf("10.1.%d.%d", i/256, i%256)
-		must(shared.Core().V1().Services().Informer().GetIndexer().Add(&corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
-			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}},
-			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: address}}}},
-		}))
-		must(shared.Networking().V1().IPAddresses().Informer().GetIndexer().Add(&networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
-			Name: address, Labels: map[string]string{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy, ipamv1alpha1.LabelAddressPool: "lan"},
-		}}))
-		must(shared.Discovery().V1().EndpointSlices().Informer().GetIndexer().Add(&discoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{}},
-		}))
-		kinds.announcements = append(kinds.announcements, v1alpha1.L2Announcement{
-			Service: v1alpha1.ServiceReference{Namespace: "default", Name: name},
-			Status:  v1alpha1.L2AnnouncementStatus{Node: fmt.Sprintf("node%d", i%nodes), Addresses: []string{address}},
-		})
-	}
-	now := time.Now()
-	c := &serviceConditions{
-		client: store, services: shared.Core().V1().Services(), slices: shared.Discovery().V1().EndpointSlices(),
-		nodes: shared.Core().V1().Nodes(), claims: shared.Networking().V1().IPAddresses(), objects: kinds,
-		effective: newEffective(), changed: signal.New(), liveness: newLiveness(now), diagnosed: map[types.NamespacedName]*diagnosed{},
-	}
-	c.failures = newFailures(c.changed)
-	c.contested = func(ipam.Service) (string, time.Time) { return "", now }
-	for i := range 2 {
-		c.liveness.update(now, observation.Report("tandem-system", "node1", nil, nil, now.Add(time.Duration(i))), true)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		todos, _, err := c.diagnose(b.Context(), now)
-		if err != nil || len(todos) != services {
-			b.Fatalf("%d Services are announced, want %d: %v", len(todos), services, err)
-		}
-	}
-}
-
-// listed lists speakers and announcements as a cache does, without copying them.
-type listed struct {
-	client.Client
-	speakers      []v1alpha1.SpeakerStatus
-	announcements []v1alpha1.L2Announcement
-}
-
-func (l *listed) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
-	switch list := list.(type) {
-	case *v1alpha1.SpeakerStatusList:
-		list.Items = l.speakers
-	case *v1alpha1.L2AnnouncementList:
-		list.Items = l.announcements
-	default:
-		return l.Client.List(ctx, list)
-	}
-	return nil
 }

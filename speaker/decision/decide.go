@@ -9,8 +9,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bfd"
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/election"
 )
 
 // Desired is what this node announces and records.
@@ -56,7 +59,41 @@ func Decide(s *Snapshot) Desired {
 // view is a Snapshot with the intermediate results that are computed once for a decision.
 type view struct {
 	*Snapshot
-	subnets map[netip.Prefix]bool // of all nodes' interfaces, nil before onLink has been asked
+	// subnets are those of all nodes' interfaces, by their lengths and then themselves; nil before subnet has been asked.
+	subnets map[int]map[netip.Prefix]bool
+	// pools are the advertisements that select a pool, by its name, for those that selecting has been asked of.
+	pools map[string]advertisements
+	// elections are the candidates for Services by what their addresses have in common.
+	elections map[[len(family.All)]Alike][]election.Candidate
+}
+
+// advertisements are those that have something in common.
+type advertisements struct {
+	layer2 []*config.L2Advertisement
+	bgp    []*config.BGPAdvertisement
+}
+
+// selecting returns the advertisements that select a pool.
+func (v *view) selecting(pool string) advertisements {
+	found, known := v.pools[pool]
+	if known {
+		return found
+	}
+	for i := range v.Config.L2 {
+		if v.Config.L2[i].SelectsPool(pool) {
+			found.layer2 = append(found.layer2, &v.Config.L2[i])
+		}
+	}
+	for i := range v.Config.BGP {
+		if v.Config.BGP[i].SelectsPool(pool) {
+			found.bgp = append(found.bgp, &v.Config.BGP[i])
+		}
+	}
+	if v.pools == nil {
+		v.pools = map[string]advertisements{}
+	}
+	v.pools[pool] = found
+	return found
 }
 
 // decideLayer2 fills in Layer2 and Records.

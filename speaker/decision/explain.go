@@ -154,6 +154,50 @@ func (e *Explainer) ExplainAddress(service types.NamespacedName, address Address
 		func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
 }
 
+// Alike returns that of an address of a Service, and false where other Services belong to its sharing group: no other is explained alike.
+func (e *Explainer) Alike(service types.NamespacedName, address Address) (Alike, bool) {
+	g := e.groups[service]
+	if len(g.services) > 1 {
+		return Alike{}, false
+	}
+	return e.alike(g.services[0], address), true
+}
+
+// Selected reports whether some L2Advertisement and some BGPAdvertisement selects an address of a Service, or of a sharer, on whatever
+// node.
+func (e *Explainer) Selected(service types.NamespacedName, address Address) (layer2, toPeers bool) {
+	ads := e.selecting(address.Pool)
+	for _, svc := range e.groups[service].services {
+		if svc.has(address.IP) {
+			layer2 = layer2 || slices.ContainsFunc(ads.layer2, func(ad *config.L2Advertisement) bool { return ad.Services.Matches(svc.Labels) })
+			toPeers = toPeers || slices.ContainsFunc(ads.bgp, func(ad *config.BGPAdvertisement) bool { return ad.Services.Matches(svc.Labels) })
+		}
+	}
+	return layer2, toPeers
+}
+
+// ExplainAlike yields what ExplainAddress would if every candidate on layer 2 were the holder and, for an address that has an Alike, if the
+// Service were not local: what all addresses have in common that are Alike.
+func (e *Explainer) ExplainAlike(service types.NamespacedName, address Address) iter.Seq[Explanation] {
+	g := e.groups[service]
+	if len(g.services) == 1 && g.services[0].Local {
+		svc, common := *g.services[0], *g
+		svc.Local, common.services = false, []*Service{&svc}
+		g = &common
+	}
+	return e.each(address.IP, func(node string) Explanation { return e.candidate(g, address, node) },
+		func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
+}
+
+// Holder returns the node that answers for a Service on layer 2, "" if there is none, and why that node announces an address or does not.
+func (e *Explainer) Holder(service types.NamespacedName, address Address) (node string, x Explanation) {
+	g := e.groups[service]
+	node = e.holderOf(g)
+	x = e.layer2(g, address, node)
+	x.Address, x.Node = address.IP, node
+	return node, x
+}
+
 // each yields an explanation for each node on layer 2, and for each node and peer.
 func (e *Explainer) each(
 	ip netip.Addr, layer2 func(node string) Explanation, toPeer func(node string, peer *config.Peer) Explanation,
@@ -200,8 +244,9 @@ func (e *Explainer) Declared(session NodePeer, f family.Family) int {
 	return len(prefixes)
 }
 
-// layer2 explains an address of a group on layer 2.
-func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
+// candidate explains why a node cannot answer for an address of a group on layer 2, or says that it would be Announced if the node were the
+// holder.
+func (e *Explainer) candidate(g *group, address Address, name string) Explanation {
 	node := e.Nodes[name]
 	reason := NoAdvertisement
 	for i := range e.Config.L2 {
@@ -227,6 +272,16 @@ func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
 		return Explanation{Reason: NoInterface}
 	case !e.Alive(name):
 		return Explanation{Reason: NoLiveSpeaker}
+	}
+	return Explanation{Reason: Announced, Interfaces: interfaces}
+}
+
+// layer2 explains an address of a group on layer 2.
+func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
+	x := e.candidate(g, address, name)
+	switch {
+	case x.Reason != Announced:
+		return x
 	case e.Isolated && name == e.Node:
 		return Explanation{Reason: Isolated}
 	case e.holderOf(g) != name:
@@ -234,12 +289,12 @@ func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
 	case name == e.Node && e.startupHolds(g):
 		return Explanation{Reason: StartupHold}
 	}
-	notFree := e.notFree(address.IP, name, e.probes(g, address.IP, name, interfaces))
-	if len(notFree) == len(interfaces) {
+	notFree := e.notFree(address.IP, name, e.probes(g, address.IP, name, x.Interfaces))
+	if len(notFree) == len(x.Interfaces) {
 		return e.notAnnounced(address.IP, name, notFree)
 	}
-	interfaces = without(interfaces, notFree)
-	return Explanation{Reason: Announced, Interfaces: interfaces}
+	x.Interfaces = without(x.Interfaces, notFree)
+	return x
 }
 
 // notAnnounced explains an address that a node has not found to be free on any interface.

@@ -61,8 +61,8 @@ func (v *view) groups() []*group {
 				other.absorb(g, byAddress)
 				g = other
 			}
-			for i := range v.Config.L2 {
-				if ad := &v.Config.L2[i]; ad.Selects(address.Pool, svc.Labels) && !slices.Contains(g.advertisements[address.IP], ad) {
+			for _, ad := range v.selecting(address.Pool).layer2 {
+				if ad.Services.Matches(svc.Labels) && !slices.Contains(g.advertisements[address.IP], ad) {
 					g.advertisements[address.IP] = append(g.advertisements[address.IP], ad)
 				}
 			}
@@ -96,7 +96,26 @@ func (v *view) holder(g *group) (string, bool) {
 			return recorded, true // the usual case, which needs no look at the other nodes
 		}
 	}
-	var candidates []election.Candidate
+	return election.Holder(g.key(), recorded, v.candidates(g), v.Alive)
+}
+
+// candidates returns the nodes of which one answers for the group if no holder is on record, or the recorded one cannot. They are the same
+// for all Services that stand alone and whose addresses are Alike.
+func (v *view) candidates(g *group) (candidates []election.Candidate) {
+	if svc := g.services[0]; len(g.services) == 1 && !svc.Local && len(g.addresses) <= len(family.All) {
+		var all [len(family.All)]Alike
+		for i, address := range g.addresses {
+			all[i] = v.alike(svc, address)
+		}
+		known, ok := v.elections[all]
+		if ok {
+			return known
+		}
+		if v.elections == nil {
+			v.elections = map[[len(family.All)]Alike][]election.Candidate{}
+		}
+		defer func() { v.elections[all] = candidates }()
+	}
 	best := 0
 	ready := false
 	for name, node := range v.Nodes {
@@ -110,7 +129,35 @@ func (v *view) holder(g *group) (string, bool) {
 		}
 		candidates = append(candidates, election.Candidate{Node: name, Weight: v.weight(g, node)})
 	}
-	return election.Holder(g.key(), recorded, candidates, v.Alive)
+	return candidates
+}
+
+// Alike is the same for addresses that are explained alike: they have the same candidates on layer 2, the same reasons of other nodes, and
+// the same states of sessions. Prefixes, the holder and, of a local Service, the nodes without an endpoint are the only difference.
+type Alike struct {
+	family   family.Family
+	endpoint bool         // there is a usable one
+	subnet   netip.Prefix // see view.subnet
+	selected string       // names the advertisements that select the address
+}
+
+// alike returns that of an address of a Service that shares none.
+func (v *view) alike(svc *Service, address Address) Alike {
+	f := family.Of(address.IP)
+	var selected []byte
+	ads := v.selecting(address.Pool)
+	for _, ad := range ads.layer2 {
+		if ad.Services.Matches(svc.Labels) {
+			selected = append(append(selected, ad.Name...), ',')
+		}
+	}
+	selected = append(selected, ';')
+	for _, ad := range ads.bgp {
+		if ad.Services.Matches(svc.Labels) {
+			selected = append(append(selected, ad.Name...), ',')
+		}
+	}
+	return Alike{family: f, endpoint: svc.Endpoints[f].Any, subnet: v.subnet(address.IP), selected: string(selected)}
 }
 
 // servable counts the addresses of the group that have an endpoint somewhere and an advertisement that some node could follow. It is
@@ -119,7 +166,7 @@ func (v *view) servable(g *group) int {
 	n := 0
 	for _, address := range g.addresses {
 		followed := slices.ContainsFunc(g.advertisements[address.IP], func(ad *config.L2Advertisement) bool {
-			return len(ad.Interfaces) > 0 || v.onLink(address.IP)
+			return len(ad.Interfaces) > 0 || v.subnet(address.IP).IsValid()
 		})
 		if followed && g.hasEndpoint(address.IP) {
 			n++
@@ -133,24 +180,28 @@ func (g *group) hasEndpoint(ip netip.Addr) bool {
 	return slices.ContainsFunc(g.services, func(svc *Service) bool { return svc.has(ip) && svc.Endpoints[family.Of(ip)].Any })
 }
 
-// onLink reports whether some node has an interface in the address's subnet.
-func (v *view) onLink(ip netip.Addr) bool {
+// subnet returns the smallest subnet of any node's interface that contains the address, the zero Prefix if there is none. Addresses with
+// the same one are in the subnets of the same interfaces.
+func (v *view) subnet(ip netip.Addr) (smallest netip.Prefix) {
 	if v.subnets == nil {
-		v.subnets = map[netip.Prefix]bool{}
+		v.subnets = map[int]map[netip.Prefix]bool{}
 		for _, node := range v.Nodes {
 			for _, i := range node.Interfaces {
 				for _, p := range i.Prefixes {
-					v.subnets[p] = true
+					if v.subnets[p.Bits()] == nil {
+						v.subnets[p.Bits()] = map[netip.Prefix]bool{}
+					}
+					v.subnets[p.Bits()][p.Masked()] = true
 				}
 			}
 		}
 	}
-	for p := range v.subnets {
-		if p.Contains(ip) {
-			return true
+	for bits, of := range v.subnets {
+		if p, err := ip.Prefix(bits); err == nil && of[p] && (!smallest.IsValid() || bits > smallest.Bits()) {
+			smallest = p
 		}
 	}
-	return false
+	return smallest
 }
 
 // serves counts the addresses of the group that the node can answer for.

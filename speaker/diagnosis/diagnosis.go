@@ -13,7 +13,6 @@
 package diagnosis
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -44,15 +43,19 @@ type Diagnoser struct {
 	records   map[types.NamespacedName]observation.Record
 	speakers  int                                          // that are alive
 	complete  map[decision.NodePeer]map[family.Family]bool // sessions that have been sent all that they should carry
-	buffer    []decision.Explanation                       // for the next address
+	known     map[decision.Alike]*explanations
+	size      int // how many explanations are known
 }
+
+// mostKnown is how many explanations are kept, about 32 MiB of them. When there are more, all are forgotten.
+const mostKnown = 500_000
 
 // New returns a Diagnoser of a snapshot, which has Sessions, belongs to no node and may not be changed any more.
 func New(s *decision.Snapshot, records map[types.NamespacedName]observation.Record) *Diagnoser {
 	d := &Diagnoser{
 		snapshot: s, explainer: decision.NewExplainer(s), records: records,
 		services: make(map[types.NamespacedName]*decision.Service, len(s.Services)),
-		complete: map[decision.NodePeer]map[family.Family]bool{},
+		complete: map[decision.NodePeer]map[family.Family]bool{}, known: map[decision.Alike]*explanations{},
 	}
 	for i := range s.Services {
 		d.services[s.Services[i].Name] = &s.Services[i]
@@ -92,7 +95,7 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 		f.Announced, f.Reason, f.Message = true, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced on layer 2", address.IP)
 		return f
 	}
-	layer2, toPeers := d.selected(svc, address)
+	layer2, toPeers := d.explainer.Selected(svc.Name, address)
 	switch {
 	case !layer2 && !toPeers:
 		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoAdvertisement, d.notSelected(address)
@@ -104,34 +107,20 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoPeer, "there is no BGPPeer to announce to"
 		return f
 	}
-	c := collection{address: address.IP, all: d.buffer[:0], count: map[decision.Reason]int{}}
-	short := 0
-	for x := range d.explainer.ExplainAddress(svc.Name, address) {
-		if x.Peer == "" && !layer2 || x.Peer != "" && !toPeers {
-			continue
-		}
-		if x.Peer != "" && x.Reason == decision.Announced {
-			session := decision.NodePeer{Node: x.Node, Peer: x.Peer}
-			sent := d.snapshot.Sessions[session].Advertised[family.Of(address.IP)]
-			switch {
-			case sent == 0:
-				x.Reason = decision.Withheld
-			case announced:
-				f.Announced = true
-			case short < 3: // To count what a session should carry takes a look at every Service.
-				if f.Announced = d.hasAll(session, family.Of(address.IP), sent); !f.Announced {
-					short++
-				}
-			}
-			if f.Announced {
-				f.Reason, f.Message = ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced by BGP", address.IP)
-				return f
-			}
-		}
-		c.add(x)
+	e, shared := d.explain(svc, address, layer2, toPeers)
+	var endpoints map[string]bool
+	if svc.Local && !shared {
+		endpoints = svc.Endpoints[family.Of(address.IP)].Nodes
+	}
+	if d.byBGP(e, family.Of(address.IP), announced, endpoints) {
+		f.Announced, f.Reason, f.Message = true, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced by BGP", address.IP)
+		return f
+	}
+	c := collection{collected: e.collect(endpoints), address: address.IP}
+	if c.layer2 {
+		c.holder, c.ofHolder = d.explainer.Holder(svc.Name, address)
 	}
 	f.Reason, f.Message = d.why(&c)
-	d.buffer = c.all
 	return f
 }
 
@@ -139,29 +128,6 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 func (d *Diagnoser) alive(node string) bool {
 	_, known := d.snapshot.Nodes[node]
 	return known && d.snapshot.Alive(node)
-}
-
-// selected reports whether some L2Advertisement and some BGPAdvertisement selects the address, of the Service or of a sharer.
-func (d *Diagnoser) selected(svc *decision.Service, address decision.Address) (layer2, toPeers bool) {
-	for i := range d.snapshot.Config.L2 {
-		layer2 = layer2 || d.snapshot.Config.L2[i].Selects(address.Pool, svc.Labels)
-	}
-	for i := range d.snapshot.Config.BGP {
-		toPeers = toPeers || d.snapshot.Config.BGP[i].Selects(address.Pool, svc.Labels)
-	}
-	if layer2 || toPeers {
-		return layer2, toPeers
-	}
-	for x := range d.explainer.ExplainAddress(svc.Name, address) { // A sharer may have other labels.
-		if x.Reason != decision.NoAdvertisement && x.Reason != decision.PoolNotSelected && x.Reason != decision.ServiceNotSelected &&
-			x.Reason != decision.PeerNotOnNode {
-			layer2, toPeers = layer2 || x.Peer == "", toPeers || x.Peer != ""
-		}
-		if x.Peer != "" || len(d.snapshot.Config.Peers) == 0 {
-			break // The first node tells as much as any other.
-		}
-	}
-	return layer2, toPeers
 }
 
 // notSelected says why no advertisement selects an address.
@@ -183,90 +149,38 @@ func (d *Diagnoser) notSelected(address decision.Address) string {
 	return "no advertisement selects pool " + address.Pool
 }
 
-// hasAll reports whether a session that has been sent a number of prefixes of a family has been sent all that its node declares.
-func (d *Diagnoser) hasAll(session decision.NodePeer, f family.Family, sent int) bool {
+// hasAll reports whether a session has been sent all prefixes of a family that its node declares.
+func (d *Diagnoser) hasAll(session decision.NodePeer, f family.Family) bool {
 	if d.complete[session] == nil {
 		d.complete[session] = map[family.Family]bool{}
 	}
 	all, known := d.complete[session][f]
 	if !known {
-		all = sent >= d.explainer.Declared(session, f)
+		all = d.sent(session.Node, session.Peer, f) >= d.explainer.Declared(session, f)
 		d.complete[session][f] = all
 	}
 	return all
 }
 
-// collection has the explanations of one address.
-type collection struct {
-	address netip.Addr
-	all     []decision.Explanation
-	count   map[decision.Reason]int
-}
-
-func (c *collection) add(x decision.Explanation) {
-	c.all = append(c.all, x)
-	c.count[x.Reason]++
-}
-
-// names returns, sorted, the nodes and the peers of the explanations that have a reason, and their first detail.
-func (c *collection) names(r decision.Reason) (nodes, peers []string, detail string) {
-	for i := range c.all {
-		if x := &c.all[i]; x.Reason == r {
-			nodes, detail = append(nodes, x.Node), cmp.Or(detail, x.Detail)
-			if x.Peer != "" {
-				peers = append(peers, x.Peer)
-			}
-		}
-	}
-	slices.Sort(nodes)
-	slices.Sort(peers)
-	return slices.Compact(nodes), slices.Compact(peers), detail
-}
-
-// holder returns the node that answers for the Service's addresses on layer 2 where an explanation names it, and why it does not answer for
-// this one.
-func (c *collection) holder() (node string, why decision.Reason) {
-	for i := range c.all {
-		if c.all[i].Reason == decision.OtherHolder {
-			node = c.all[i].Holder
-			break
-		}
-	}
-	for i := range c.all {
-		if x := &c.all[i]; x.Node == node && x.Peer == "" {
-			return node, x.Reason
-		}
-	}
-	return node, decision.Announced
-}
-
 // closest has the reasons from that which is closest to an announcement.
 var closest = []decision.Reason{
-	decision.Announced, decision.Withheld, decision.SessionDown, decision.AddressInUse, decision.Probing, decision.StartupHold, decision.Isolated, decision.NoNextHop,
-	decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
+	decision.Announced, decision.Withheld, decision.SessionDown, decision.AddressInUse, decision.Probing, decision.StartupHold,
+	decision.Isolated, decision.NoNextHop, decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
 	decision.NoLocalEndpoint, decision.NoReadyEndpoint, decision.PeerNotSelected, decision.NodeNotSelected, decision.NodeExcluded,
 	decision.PeerNotOnNode, decision.ServiceNotSelected, decision.PoolNotSelected, decision.NoAdvertisement,
 }
 
 // why returns the one reason and message of an address that is not announced.
 func (d *Diagnoser) why(c *collection) (reason, message string) {
-	for _, r := range closest {
-		if c.count[r] == 0 {
-			continue
-		}
-		if r == decision.OtherHolder {
-			if _, why := c.holder(); why == decision.Announced {
-				continue
-			}
-		}
-		return d.describe(c, r)
+	if i := slices.IndexFunc(closest, c.has); i >= 0 {
+		return d.describe(c, closest[i])
 	}
 	return ipamv1alpha1.ServiceReasonNoLiveSpeaker, "there is no Node"
 }
 
 // describe words a reason.
 func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message string) {
-	nodes, peers, detail := c.names(r)
+	nodes, peers, detail := c.named(r)
 	f := family.Of(c.address)
 	switch r {
 	case decision.Announced, decision.StartupHold, decision.Isolated:
@@ -289,10 +203,9 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 	case decision.AddressInUse:
 		return ipamv1alpha1.ServiceReasonAddressInUse, fmt.Sprintf("another machine has %s: node %s hears %s", c.address, nodes[0], detail)
 	case decision.OtherHolder:
-		holder, at := c.holder()
-		_, why := d.describe(c, at)
+		_, why := d.describe(c, c.ofHolder.Reason)
 		return ipamv1alpha1.ServiceReasonOtherHolder, fmt.Sprintf(
-			"node %s answers for the Service's other addresses and not for %s (%s)", holder, c.address, why)
+			"node %s answers for the Service's other addresses and not for %s (%s)", c.holder, c.address, why)
 	case decision.NoLiveSpeaker:
 		return ipamv1alpha1.ServiceReasonNoLiveSpeaker, "no speaker is alive " + d.on(c, nodes) + ", where it could be announced"
 	case decision.NoInterface:
@@ -306,7 +219,7 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 		return ipamv1alpha1.ServiceReasonNoPeer, "peers of no BGPAdvertisement name a BGPPeer of a node"
 	case decision.NodeNotSelected:
 		message = "nodeSelectors select no node"
-		if excluded, _, _ := c.names(decision.NodeExcluded); len(excluded) > 0 {
+		if excluded, _, _ := c.named(decision.NodeExcluded); len(excluded) > 0 {
 			message += " that may announce (excluded: " + some(excluded) + ")"
 		}
 		return ipamv1alpha1.ServiceReasonNoNode, message
@@ -321,7 +234,7 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 // noInterface says which interface is missing: one with a name that an advertisement wants, or one in the subnet.
 func (d *Diagnoser) noInterface(c *collection, nodes []string) string {
 	who := "no node has"
-	if c.count[decision.NodeNotSelected]+c.count[decision.NodeExcluded] > 0 {
+	if c.has(decision.NodeNotSelected) || c.has(decision.NodeExcluded) {
 		who = "no node that nodeSelectors select has"
 	}
 	for _, node := range nodes {
@@ -339,18 +252,10 @@ func (d *Diagnoser) noInterface(c *collection, nodes []string) string {
 
 // on says on which nodes something is so: "on node1", or "on all 3 nodes" where it is so on every node that was not left out by a selector.
 func (d *Diagnoser) on(c *collection, nodes []string) string {
-	candidates := map[string]bool{}
-	for i := range c.all {
-		switch x := &c.all[i]; x.Reason {
-		case decision.PeerNotOnNode, decision.NodeNotSelected, decision.NodeExcluded, decision.PeerNotSelected:
-		default:
-			candidates[x.Node] = true
-		}
-	}
 	switch {
 	case len(nodes) == 1:
 		return "on node " + nodes[0]
-	case len(nodes) == len(candidates):
+	case len(nodes) == c.candidates:
 		return fmt.Sprintf("on all %d nodes", len(nodes))
 	}
 	return "on " + some(nodes)

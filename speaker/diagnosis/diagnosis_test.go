@@ -5,6 +5,7 @@ package diagnosis
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 
@@ -389,56 +390,86 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// A large cluster has ten thousand Services with two addresses each and a hundred nodes.
-func BenchmarkDiagnose(b *testing.B) {
-	const services, nodes = 10_000, 100
-	large := func(set func(c *cluster)) *cluster {
-		c := newCluster()
-		c.Services = nil
-		node := c.Nodes["node1"]
-		for i := range nodes {
-			c.Nodes[fmt.Sprintf("node%d", i+1)] = node
-		}
-		for i := range services {
-			c.Services = append(c.Services, service(fmt.Sprintf("service%d", i),
-				netip.AddrFrom4([4]byte{198, 51, 100, 0}).String(), "2001:db8::1"))
+// What is worked out once for all addresses that are alike is what each address is explained by itself: Services with and without local
+// endpoints and sharers, on nodes and with sessions in all states.
+func TestAlike(t *testing.T) {
+	const seed, clusters = 8, 500
+	seen := map[decision.Reason]int{}
+	for n := range uint64(clusters) {
+		c := randomCluster(rand.New(rand.NewPCG(seed, n)))
+		d := New(c.Snapshot, c.records)
+		for i := range c.Services {
 			svc := &c.Services[i]
-			svc.Addresses[0].IP = netip.AddrFrom4([4]byte{10, 0, byte(i / 256), byte(i)})
-			svc.Addresses[1].IP = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i / 256), 15: byte(i)})
-			svc.Holder = fmt.Sprintf("node%d", i%nodes+1)
-		}
-		set(c)
-		return c
-	}
-	for _, tt := range []struct {
-		name   string
-		before bool
-		set    func(c *cluster)
-	}{
-		{"layer 2", true, func(c *cluster) {
-			c.l2("")
-			for _, svc := range c.Services {
-				c.records[svc.Name] = observation.Record{Node: svc.Holder, Addresses: []netip.Addr{svc.Addresses[0].IP, svc.Addresses[1].IP}}
-			}
-		}},
-		{"BGP", true, func(c *cluster) {
-			c.bgp("")
-			c.peer("tor1", bgp.Established, services, services)
-			c.peer("tor2", bgp.Active, 0, 0)
-		}},
-		{"BGP, new", false, func(c *cluster) { c.bgp(""); c.peer("tor1", bgp.Established, services, services) }},
-		{"no interface", false, func(c *cluster) { c.l2("") }},
-		{"sessions down", false, func(c *cluster) { c.bgp(""); c.peer("tor1", bgp.Active, 0, 0); c.peer("tor2", bgp.Active, 0, 0) }},
-	} {
-		b.Run(tt.name, func(b *testing.B) {
-			c := large(tt.set)
-			b.ReportAllocs()
-			for b.Loop() {
-				d := New(c.Snapshot, c.records)
-				for i := range c.Services {
-					Sum(d.Service(c.Services[i].Name, tt.before))
+			for _, address := range svc.Addresses {
+				layer2, toPeers := d.explainer.Selected(svc.Name, address)
+				e, shared := d.explain(svc, address, layer2, toPeers)
+				var endpoints map[string]bool
+				if svc.Local && !shared {
+					endpoints = svc.Endpoints[family.Of(address.IP)].Nodes
 				}
+				got := collection{collected: e.collect(endpoints), address: address.IP}
+				if got.layer2 {
+					got.holder, got.ofHolder = d.explainer.Holder(svc.Name, address)
+				}
+				want := map[decision.Reason]int{}
+				for x := range d.explainer.ExplainAddress(svc.Name, address) {
+					switch {
+					case x.Peer == "" && !layer2 || x.Peer != "" && !toPeers:
+						continue
+					case x.Peer != "" && x.Reason == decision.Announced && d.sent(x.Node, x.Peer, family.Of(address.IP)) == 0:
+						x.Reason = decision.Withheld
+					case x.Reason == decision.OtherHolder && got.holds(): // The holder's own reason says more.
+						continue
+					}
+					want[x.Reason]++
+					seen[x.Reason]++
+				}
+				for _, r := range closest {
+					if got.has(r) != (want[r] > 0) {
+						t.Fatalf("cluster %d, %s of %s: has %s is %v, and it is explained %v", n, address.IP, svc.Name, r, got.has(r), want)
+					}
+				}
+			}
+		}
+	}
+	t.Logf("reasons: %v", seen)
+	for _, r := range []decision.Reason{
+		decision.Announced, decision.OtherHolder, decision.SessionDown, decision.Withheld, decision.NoLocalEndpoint, decision.NoReadyEndpoint,
+		decision.NoInterface, decision.NoLiveSpeaker, decision.NodeExcluded, decision.NodeNotSelected,
+	} {
+		if seen[r] == 0 {
+			t.Errorf("no address is %s: the comparison says little about it", r)
+		}
+	}
+}
+
+func randomCluster(r *rand.Rand) *cluster {
+	c := newCluster()
+	c.Services = nil
+	for i := range 8 {
+		svc := service(fmt.Sprintf("service%d", i), fmt.Sprintf("%s.%d", []string{"198.51.100", "192.0.2"}[r.IntN(2)], 200+r.IntN(20)),
+			fmt.Sprintf("2001:db8::%d", 200+r.IntN(20)))
+		svc.Local = r.IntN(2) == 0
+		for _, f := range family.All {
+			svc.Endpoints[f] = decision.Endpoints{Any: r.IntN(5) > 0, Nodes: map[string]bool{fmt.Sprintf("node%d", 1+r.IntN(3)): true}}
+		}
+		if r.IntN(3) == 0 {
+			svc.Holder = fmt.Sprintf("node%d", 1+r.IntN(3))
+		}
+		c.Services = append(c.Services, svc)
+	}
+	c.l2([]string{"", "name=node1", "name in (node1, node2)"}[r.IntN(3)])
+	c.bgp([]string{"", "name=node3", "name in (node1, node2)"}[r.IntN(3)])
+	c.Config.L2[0].Services = selecting([]string{"", "app!=service0", "app in (service1, service2)"}[r.IntN(3)])
+	c.Config.BGP[0].Services = selecting([]string{"", "app!=service0", "app in (service1, service2)"}[r.IntN(3)])
+	c.peer("tor1", []bgp.State{bgp.Active, bgp.Established}[r.IntN(2)], r.IntN(2), r.IntN(2))
+	for node := range maps.Clone(c.Nodes) {
+		c.change(node, func(n *decision.Node) {
+			n.Excluded, c.dead[node] = r.IntN(8) == 0, r.IntN(8) == 0
+			if r.IntN(3) == 0 {
+				n.Interfaces[0].Prefixes = n.Interfaces[0].Prefixes[r.IntN(2):][:1]
 			}
 		})
 	}
+	return c
 }
