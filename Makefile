@@ -8,7 +8,16 @@ HELM           := go run helm.sh/helm/v4/cmd/helm@v4.3.1
 CHART          := manifests/helm/tandem
 # The CRDs are in manifests/crd.
 HELM_TEMPLATE  := $(HELM) template tandem $(CHART) --namespace tandem-system --skip-tests --set crds.install=false
-LDFLAGS        := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+
+# What a program says of itself: `tandem-speaker --version` prints "Tandem v0.1.0+0123456789ab". A release has the version of its tag, and an archive
+# of the source has no commit.
+COMMIT         := $(shell git rev-parse HEAD 2>/dev/null)
+RELEASE        := $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || cat VERSION)
+EPOCH          := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+self            = $(1)$(addprefix +,$(shell echo $(COMMIT) | cut -c1-12))
+ldflags         = -s -w -X k8s.io/component-base/version/verflag.programName=Tandem \
+	-X k8s.io/component-base/version.gitVersion=$(call self,$(1)) -X k8s.io/client-go/pkg/version.gitVersion=$(call self,$(1)) \
+	-X k8s.io/component-base/version.gitCommit=$(COMMIT) -X k8s.io/client-go/pkg/version.gitCommit=$(COMMIT)
 
 # One set of flags for programs and tests, so that nothing is compiled twice.
 export CGO_ENABLED = 0
@@ -19,12 +28,36 @@ all: build
 
 .PHONY: build
 build: ## the programs, into dist/
-	go build -ldflags "$(LDFLAGS)" -o dist/tandem-cloud-controller-manager ./cmd/cloud-controller-manager
-	go build -ldflags "$(LDFLAGS)" -o dist/tandem-speaker ./cmd/speaker
+	go build -ldflags "$(call ldflags,$(VERSION))" -o dist/tandem-cloud-controller-manager ./cmd/cloud-controller-manager
+	go build -ldflags "$(call ldflags,$(VERSION))" -o dist/tandem-speaker ./cmd/speaker
 
 .PHONY: images
 images: ## dist/images/*.tar, for `ctr images import` or `docker load`
-	go run ./cmd/images --version $(VERSION)
+	SOURCE_DATE_EPOCH=$(EPOCH) go run ./cmd/images -version $(VERSION) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(VERSION))"
+
+.PHONY: release
+release: ## what a release page holds, into dist/release: manifests, chart, images for five platforms, what they are made of, checksums
+	rm -rf dist/release dist/chart
+	mkdir -p dist/release dist/chart
+	SOURCE_DATE_EPOCH=$(EPOCH) $(addprefix TANDEM_BUILD_CACHE=,$(BUILD_CACHE)) \
+		go run ./cmd/images -release -version $(RELEASE) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(RELEASE))"
+	cp -rL $(CHART) dist/chart && find dist/chart -exec touch -d @$(EPOCH) {} +
+	$(HELM) package dist/chart/tandem --version $(RELEASE:v%=%) --app-version $(RELEASE) --destination dist/release
+	for mode in cloud-provider services; do \
+		file=dist/release/install$$(test $$mode = services && echo -services).yaml; \
+		cp manifests/namespace/namespace.yaml $$file && \
+		$(HELM) template tandem dist/release/tandem-$(RELEASE:v%=%).tgz --namespace tandem-system --skip-tests --set crds.keep=false,mode=$$mode >>$$file || exit 1; \
+	done
+	$(HELM) template tandem dist/release/tandem-$(RELEASE:v%=%).tgz --set crds.keep=false --show-only templates/crds.yaml >dist/release/crds.yaml
+	cp LICENSE dist/release
+	cd dist/release && sha256sum * >SHA256SUMS
+
+.PHONY: reproduce
+reproduce: release ## builds the release once more, from an archive of the commit in another directory with an empty build cache, and compares
+	test -z "$$(git status --porcelain)"
+	dir=$$(mktemp -d) && git archive HEAD | tar -x -C $$dir && \
+	$(MAKE) -C $$dir release RELEASE=$(RELEASE) COMMIT=$(COMMIT) EPOCH=$(EPOCH) BUILD_CACHE=$$dir/cache && \
+	diff -r dist/release $$dir/dist/release && echo "reproduced: $$(sha256sum <dist/release/SHA256SUMS)" && rm -rf $$dir
 
 .PHONY: deps
 deps: ## the Debian packages that the lab and the tests run

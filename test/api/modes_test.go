@@ -48,7 +48,8 @@ const patience = 60 * time.Second
 // in a namespace that is not the default one. A Service gets its address in both modes, and a Node is written in one.
 func TestModes(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "tandem-cloud-controller-manager")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/cloud-controller-manager")
+	version := "-X k8s.io/component-base/version.gitVersion=v0.1.0+0123456789ab" // with a commit, as `make images` sets it
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", version, "-o", program, "./cmd/cloud-controller-manager")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)

@@ -3,8 +3,9 @@
 // Package archive writes container images as archives, without a container engine.
 //
 // An image is one layer of static binaries FROM scratch. [Write] stores it as a docker-archive, which `docker load`,
-// `ctr images import` and `podman load` read. The layer is not compressed, as in the output of `docker save`, and every
-// timestamp is zero: the same files give the same bytes, so an image's digest says whether anything changed.
+// `ctr images import` and `podman load` read; [Image.Build] and [WriteIndex] store one image for several platforms as an OCI layout, which
+// registries are filled from. Every timestamp is zero: the same files give the same bytes, so an image's digest says whether anything
+// changed.
 //
 // Beside its files an image holds what a static Go program may look for: /etc/passwd and /etc/group with root and
 // nonroot (65532, the number distroless images use), and a /tmp that everyone may write to. It holds no shell and no
@@ -15,8 +16,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -47,6 +50,10 @@ type Image struct {
 	User   string
 	Env    []string
 	Labels map[string]string
+	// Platform is what the programs were compiled for. Zero is Linux on this machine's processor.
+	Platform v1.Platform
+	// Compress makes the layer smaller, and takes longer. Without it the layer is as in the output of `docker save`.
+	Compress bool
 }
 
 // File is a regular file of an image.
@@ -64,26 +71,46 @@ const (
 	group  = "root:x:0:\nnonroot:x:65532:\n"
 )
 
-// Write writes img to a docker-archive at file. The file appears whole or not at all.
-func Write(file string, img Image) error {
+// Built is an image with its content.
+type Built struct {
+	tag      name.Tag
+	platform v1.Platform
+	image    v1.Image
+}
+
+// Build reads the files of the image.
+func (img Image) Build() (*Built, error) {
 	tag, err := name.NewTag(img.Reference, name.StrictValidation)
 	if err != nil {
-		return fmt.Errorf("image reference: %w", err)
+		return nil, fmt.Errorf("image reference: %w", err)
 	}
-	layer, err := layerOf(img.Files)
+	built, err := img.build()
 	if err != nil {
-		return fmt.Errorf("image %s: %w", tag, err)
+		return nil, fmt.Errorf("image %s: %w", tag, err)
+	}
+	built.tag = tag
+	return built, nil
+}
+
+func (img Image) build() (*Built, error) {
+	layer, err := layerOf(img.Files, img.Compress)
+	if err != nil {
+		return nil, err
 	}
 	image, err := mutate.AppendLayers(empty.Image, layer)
 	if err != nil {
-		return fmt.Errorf("image %s: %w", tag, err)
+		return nil, err
 	}
 	config, err := image.ConfigFile()
 	if err != nil {
-		return fmt.Errorf("image %s: %w", tag, err)
+		return nil, err
+	}
+	platform := img.Platform
+	if platform.Architecture == "" {
+		platform = v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.OS, config.Architecture, config.Variant = platform.OS, platform.Architecture, platform.Variant
 	config.Config = v1.Config{
 		Entrypoint: img.Entrypoint,
 		Cmd:        img.Cmd,
@@ -92,16 +119,45 @@ func Write(file string, img Image) error {
 		Labels:     img.Labels,
 		WorkingDir: "/",
 	}
-	if image, err = mutate.ConfigFile(image, config); err != nil {
-		return fmt.Errorf("image %s: %w", tag, err)
-	}
+	image, err = mutate.ConfigFile(image, config)
+	return &Built{platform: platform, image: image}, err
+}
 
+// Name returns the reference of the image.
+func (b *Built) Name() string { return b.tag.Name() }
+
+// Digest returns the digest that the image has in a registry, by which the index of [WriteIndex] refers to it.
+func (b *Built) Digest() (string, error) {
+	hash, err := b.oci().Digest()
+	return hash.String(), err
+}
+
+// oci returns the image in the form of the OCI. Its ID, the digest of its configuration, is that of the same image in a docker-archive.
+func (b *Built) oci() v1.Image {
+	return mutate.ConfigMediaType(mutate.MediaType(b.image, types.OCIManifestSchema1), types.OCIConfigJSON)
+}
+
+// Write writes img to a docker-archive at file. The file appears whole or not at all.
+func Write(file string, img Image) error {
+	built, err := img.Build()
+	if err != nil {
+		return err
+	}
+	return built.Write(file)
+}
+
+// Write writes the image to a docker-archive at file. The file appears whole or not at all.
+func (b *Built) Write(file string) error {
+	return whole(file, func(unfinished string) error { return tarball.WriteToFile(unfinished, b.tag, b.image) })
+}
+
+// whole has write write a file, under a name that ends in the process's number, so that two builds at once each finish a file of their own.
+func whole(file string, write func(unfinished string) error) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	// The name ends in the process's number, so that two builds at once each finish a file of their own.
 	unfinished := fmt.Sprintf("%s.%d", file, os.Getpid())
-	if err := tarball.WriteToFile(unfinished, tag, image); err != nil {
+	if err := write(unfinished); err != nil {
 		return errors.Join(fmt.Errorf("writing %s: %w", file, err), os.Remove(unfinished))
 	}
 	return os.Rename(unfinished, file)
@@ -109,7 +165,7 @@ func Write(file string, img Image) error {
 
 // layerOf returns the one layer of an image: its directories, its accounts, then files in the order of their
 // destinations.
-func layerOf(files []File) (v1.Layer, error) {
+func layerOf(files []File, compress bool) (v1.Layer, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	made := map[string]bool{}
@@ -170,5 +226,17 @@ func layerOf(files []File) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return static.NewLayer(buf.Bytes(), types.DockerUncompressedLayer), nil
+	if !compress {
+		return static.NewLayer(buf.Bytes(), types.DockerUncompressedLayer), nil
+	}
+	var smaller bytes.Buffer
+	z := gzip.NewWriter(&smaller) // whose header has no time unless it is told one
+	if _, err := z.Write(buf.Bytes()); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(smaller.Bytes())), nil }
+	return tarball.LayerFromOpener(open, tarball.WithMediaType(types.OCILayer))
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
 type entry struct {
@@ -174,4 +176,117 @@ func read(t *testing.T, file string) []byte {
 		t.Fatal(err)
 	}
 	return content
+}
+
+// TestWriteIndex writes one image for two platforms, reads it as a registry's client would, and compares it with the docker-archives.
+func TestWriteIndex(t *testing.T) {
+	dir := t.TempDir()
+	var images []*Built
+	for _, platform := range []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm", Variant: "v7"}} {
+		program := filepath.Join(dir, platform.Architecture)
+		if err := os.WriteFile(program, []byte("ELF for "+platform.Architecture), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		built, err := Image{
+			Reference: "ghcr.io/tandem-lb/speaker:v0.1.0", Files: []File{{Source: program, Destination: "/speaker"}}, Platform: platform, Compress: true,
+		}.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, built)
+	}
+	first, second := filepath.Join(dir, "first.tar"), filepath.Join(dir, "second.tar")
+	var digest string
+	for _, file := range []string{first, second} {
+		var err error
+		if digest, err = WriteIndex(file, images...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(read(t, first), read(t, second)) {
+		t.Error("the same index written twice differs")
+	}
+
+	unpacked := filepath.Join(dir, "layout")
+	unpack(t, first, unpacked)
+	path, err := layout.FromPath(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := outer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(manifest.Manifests) != 1 || manifest.Manifests[0].Digest.String() != digest ||
+		manifest.Manifests[0].Annotations["io.containerd.image.name"] != "ghcr.io/tandem-lb/speaker:v0.1.0" {
+		t.Fatalf("the layout holds %+v, want the one index %s", manifest.Manifests, digest)
+	}
+	index, err := outer.ImageIndex(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	if manifest, err = index.IndexManifest(); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"linux/amd64", "linux/arm/v7"} {
+		descriptor := manifest.Manifests[i]
+		if got := descriptor.Platform.String(); got != want {
+			t.Errorf("platform = %s, want %s", got, want)
+		}
+		if got, err := images[i].Digest(); err != nil || got != descriptor.Digest.String() {
+			t.Errorf("digest of the image for %s = %s (%v), want %s", want, got, err, descriptor.Digest)
+		}
+		docker := filepath.Join(dir, "docker.tar")
+		if err := images[i].Write(docker); err != nil {
+			t.Fatal(err)
+		}
+		fromArchive, err := tarball.ImageFromPath(docker, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fromIndex, err := index.Image(descriptor.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids [2]v1.Hash
+		for j, image := range []v1.Image{fromArchive, fromIndex} {
+			if ids[j], err = image.ConfigName(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ids[0] != ids[1] {
+			t.Errorf("for %s the docker-archive has image %s, the index %s", want, ids[0], ids[1])
+		}
+	}
+}
+
+// unpack extracts the regular files of a tar file.
+func unpack(t *testing.T, file, dir string) {
+	t.Helper()
+	for r := tar.NewReader(bytes.NewReader(read(t, file))); ; {
+		header, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(dir, header.Name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
