@@ -77,6 +77,28 @@ spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {node-role.kubernetes.
 	s.says(t, "silent", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no ready IPv4 endpoint")
 }
 
+// DHCPv6 gives hosts addresses of length 128, and a router tells them the subnet. Which prefix that is, no address of a node says.
+func TestAServiceSaysWhichFamilyIsNotAnnounced(t *testing.T) {
+	s := newStage(t, dual)
+	for i, node := range s.Nodes() {
+		address := fmt.Sprintf("2001:db8:77::1%d/128", i+1)
+		if out, err := s.Command(t.Context(), node, "ip", "addr", "add", address, "dev", "eth0", "nodad").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		t.Cleanup(func() { _ = s.Command(context.Background(), node, "ip", "addr", "del", address, "dev", "eth0").Run() })
+	}
+	s.pool(t, "", lanIPv4, "2001:db8:77::1000/124")
+	s.layer2(t)
+	s.web(t, "node1")
+	s.add(t, s.service("web", v4, v6))
+	ips := s.addresses(t, "web", 2)
+	reason := "no node has an interface in the subnet of " + ips[1]
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, reason)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, ips[0]+" is announced on layer 2")
+	s.event(t, "web", ipamv1alpha1.EventNotAnnounced, reason)
+	s.reach(t, lab.Client, ips[0], "/hostname")
+}
+
 // Announced is what the speakers do, and not what is configured.
 func TestAServiceSaysThatNoSpeakerRuns(t *testing.T) {
 	s := newStage(t, dual)
