@@ -91,7 +91,8 @@ e2e: ## the tests against a real API server, and on a cluster in network namespa
 	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
 
 .PHONY: soak
-soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, and a table of what clients noticed; 40 minutes
+soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed; 45 minutes
+	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
 
 .PHONY: bench

@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 
@@ -85,6 +86,36 @@ func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Se
 		return &claimedByOther{as.Address, existing}
 	}
 	return fmt.Errorf("claiming %s: its claim comes and goes", as.Address)
+}
+
+// listPage is how many claims are read at a time. All at once, 20,000 of them would take 60 MB for a moment.
+const listPage = 500
+
+// list returns all our claims as the API has them, by address. Those that the informer shows too are objects of its cache, so that there
+// is one of each in memory.
+func (c *claims) list(ctx context.Context) (map[netip.Addr]*networkingv1.IPAddress, error) {
+	all := map[netip.Addr]*networkingv1.IPAddress{}
+	options := metav1.ListOptions{LabelSelector: labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String(), Limit: listPage}
+	for {
+		page, err := c.client.List(ctx, options)
+		if err != nil {
+			return nil, fmt.Errorf("listing claims: %w", err)
+		}
+		for _, claim := range page.Items {
+			address, err := netip.ParseAddr(claim.Name)
+			if err != nil {
+				continue
+			}
+			all[address] = &claim
+			cached, err := c.ledger.claims.Get(claim.Name)
+			if err == nil && cached.UID == claim.UID && cached.ResourceVersion == claim.ResourceVersion {
+				all[address] = cached
+			}
+		}
+		if options.Continue = page.Continue; options.Continue == "" {
+			return all, nil
+		}
+	}
 }
 
 // read returns the claim of an address as the API has it, or nil.

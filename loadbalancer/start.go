@@ -12,9 +12,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
@@ -75,19 +72,13 @@ func (s *Server) load(ctx context.Context) error {
 	}
 	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read
 	// afresh.
-	list, err := s.client.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{
-		LabelSelector: labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String(),
-	})
+	claims, err := s.claims.list(ctx)
 	if err != nil {
-		return fmt.Errorf("listing claims: %w", err)
+		return err
 	}
 	known := s.ledger.addresses()
-	claims := map[netip.Addr]*networkingv1.IPAddress{}
-	for i, claim := range list.Items {
-		if address, err := netip.ParseAddr(claim.Name); err == nil {
-			claims[address] = &list.Items[i]
-			known[address] = struct{}{}
-		}
+	for address := range claims {
+		known[address] = struct{}{}
 	}
 	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the
 	// parent, depends on what else it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a

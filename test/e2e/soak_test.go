@@ -395,7 +395,12 @@ func TestSoakAnAddressInNoSubnet(t *testing.T) {
 		}
 		told = append(told, s.saysAfter(t, start, "web", metav1.ConditionFalse))
 		start = time.Now()
-		advertisement = s.objects(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: BGPAdvertisement, metadata: {name: $NS}, spec: {addressPools: [$NS], peers: [$NS]}}`)[0]
+		advertisement = s.objects(t, `
+apiVersion: tandem-lb.io/v1alpha1
+kind: BGPAdvertisement
+metadata: {name: $NS}
+spec: {addressPools: [$NS], peers: [$NS]}
+`)[0]
 		if err := s.Create(t.Context(), advertisement); err != nil {
 			t.Fatal(err)
 		}
