@@ -11,6 +11,7 @@ import (
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	"k8s.io/cloud-provider/app/config"
+	nodecontroller "k8s.io/cloud-provider/controllers/node"
 	servicecontroller "k8s.io/cloud-provider/controllers/service"
 	"k8s.io/cloud-provider/names"
 	genericcontrollermanager "k8s.io/controller-manager/app"
@@ -24,7 +25,7 @@ import (
 
 // Controllers returns the upstream controllers that run on a [Cloud], by the names that the flag --controllers knows:
 //
-//	cloud-node-controller            with our own beside it, which labels Nodes with their topology
+//	cloud-node-controller            on our own informer, with our own controller beside it, which labels Nodes with their topology
 //	cloud-node-lifecycle-controller
 //	service-lb-controller            on our own informer
 //
@@ -38,29 +39,37 @@ func Controllers() map[string]app.ControllerInitFuncConstructor {
 		case names.ServiceLBController:
 			c.Constructor = startServiceController
 		case names.CloudNodeController:
-			c.Constructor = withTopology(c.Constructor)
+			c.Constructor = startNodeController
 		}
 		constructors[name] = c
 	}
 	return constructors
 }
 
-// withTopology also runs the controller of topology labels wherever the node controller runs.
-func withTopology(upstream app.InitFuncConstructor) app.InitFuncConstructor {
-	return func(initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface) app.InitFunc {
-		start := upstream(initContext, completed, cloud)
-		return func(ctx context.Context, controllerContext genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
-			c, started, err := start(ctx, controllerContext)
-			if tandem, ok := cloud.(*Cloud); ok && started && err == nil {
-				client, nodes := completed.ClientBuilder.ClientOrDie(initContext.ClientName), completed.SharedInformers.Core().V1().Nodes()
-				topology, err := newTopology(client, nodes, tandem.recorder)
-				if err != nil {
-					return nil, false, err
-				}
-				go topology.run(ctx)
-			}
-			return c, started, err
+// startNodeController also starts the controller of topology labels.
+func startNodeController(
+	initContext app.ControllerInitContext, completed *config.CompletedConfig, cloud cloudprovider.Interface,
+) app.InitFunc {
+	return func(ctx context.Context, controllerContext genericcontrollermanager.ControllerContext) (controller.Interface, bool, error) {
+		tandem, ok := cloud.(*Cloud)
+		if !ok {
+			return nil, false, fmt.Errorf("the node controller of %s runs on its own provider, not on %s", Name, cloud.ProviderName())
 		}
+		client := completed.ClientBuilder.ClientOrDie(initContext.ClientName)
+		nodes, err := nodecontroller.NewCloudNodeController(
+			tandem.nodes, client, cloud, completed.ComponentConfig.NodeStatusUpdateFrequency.Duration,
+			completed.ComponentConfig.NodeController.ConcurrentNodeSyncs, completed.ComponentConfig.NodeController.ConcurrentNodeStatusUpdates,
+		)
+		if err != nil {
+			return nil, false, fmt.Errorf("building the node controller: %w", err)
+		}
+		topology, err := newTopology(client, tandem.nodes.NodeInformer, tandem.recorder)
+		if err != nil {
+			return nil, false, err
+		}
+		go nodes.RunWithContext(ctx, controllerContext.ControllerManagerMetrics)
+		go topology.run(ctx)
+		return nil, true, nil
 	}
 }
 
@@ -74,9 +83,9 @@ func startServiceController(
 		}
 		services, err := servicecontroller.New(
 			cloud,
-			filteringClient{completed.ClientBuilder.ClientOrDie(initContext.ClientName), tandem.services.Lister()},
+			filteringClient{completed.ClientBuilder.ClientOrDie(initContext.ClientName), tandem.services.Lister(), tandem.failures},
 			tandem.services,
-			completed.SharedInformers.Core().V1().Nodes(),
+			noNodes{},
 			completed.ComponentConfig.KubeCloudShared.ClusterName,
 			utilfeature.DefaultFeatureGate,
 		)

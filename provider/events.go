@@ -3,6 +3,8 @@
 package provider
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -17,23 +19,30 @@ var progress = map[string]bool{
 	"UpdatedLoadBalancer":  true, // nothing depends on the set of nodes here
 	"DeletingLoadBalancer": true,
 	"DeletedLoadBalancer":  true,
+	// The controller is shown no Nodes. A Service that no node can announce has the event NotAnnounced.
+	"UnAvailableLoadBalancer": true,
 }
 
-// filteringClient is a client that keeps needless writes of the service controller from the API server: its progress events (events of
-// failures pass), and half of its patches of Services.
+// failureReason is the reason of the event with which the service controller reports each attempt that failed.
+const failureReason = "SyncLoadBalancerFailed"
+
+// filteringClient is a client that keeps needless writes of the service controller from the API server: its progress events, repeated
+// events of failures, and half of its patches of Services.
 type filteringClient struct {
 	kubernetes.Interface
 	services corelisters.ServiceLister
+	failures *failures
 }
 
 // CoreV1 returns a client whose events are filtered and whose patches of Services are merged.
 func (c filteringClient) CoreV1() typedcorev1.CoreV1Interface {
-	return filteringCore{c.Interface.CoreV1(), c.services}
+	return filteringCore{c.Interface.CoreV1(), c.services, c.failures}
 }
 
 type filteringCore struct {
 	typedcorev1.CoreV1Interface
 	services corelisters.ServiceLister
+	failures *failures
 }
 
 func (c filteringCore) Services(namespace string) typedcorev1.ServiceInterface {
@@ -41,21 +50,29 @@ func (c filteringCore) Services(namespace string) typedcorev1.ServiceInterface {
 }
 
 func (c filteringCore) Events(namespace string) typedcorev1.EventInterface {
-	return eventFilter{c.CoreV1Interface.Events(namespace)}
+	return eventFilter{c.CoreV1Interface.Events(namespace), c.failures}
 }
 
-// eventFilter drops progress events. It overrides the methods that an event sink uses.
-type eventFilter struct{ typedcorev1.EventInterface }
+// eventFilter drops progress events, and failures that were reported within failurePeriod. It overrides the methods that an event sink
+// uses. Client-go puts repeated events together, but only those of the last 4,096 objects.
+type eventFilter struct {
+	typedcorev1.EventInterface
+	failures *failures
+}
+
+func (f eventFilter) drops(event *corev1.Event) bool {
+	return progress[event.Reason] || event.Reason == failureReason && !f.failures.report(event.InvolvedObject.UID, time.Now())
+}
 
 func (f eventFilter) CreateWithEventNamespace(event *corev1.Event) (*corev1.Event, error) {
-	if progress[event.Reason] {
+	if f.drops(event) {
 		return event, nil
 	}
 	return f.EventInterface.CreateWithEventNamespace(event) //nolint:staticcheck // The sink calls this one.
 }
 
 func (f eventFilter) PatchWithEventNamespace(event *corev1.Event, data []byte) (*corev1.Event, error) {
-	if progress[event.Reason] {
+	if f.drops(event) {
 		return event, nil
 	}
 	return f.EventInterface.PatchWithEventNamespace(event, data) //nolint:staticcheck // The sink calls this one.

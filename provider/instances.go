@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
+	"k8s.io/client-go/tools/cache"
 	cloudprovider "k8s.io/cloud-provider"
 	cloudproviderapi "k8s.io/cloud-provider/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +33,8 @@ import (
 // does, and its addresses are those that the machine itself reports.
 type instances struct {
 	speakers client.Reader
+	claims   networkinglisters.IPAddressLister // ours
+	synced   cache.InformerSynced              // of claims
 }
 
 var _ cloudprovider.InstancesV2 = &instances{}
@@ -49,6 +53,9 @@ func (*instances) InstanceShutdown(context.Context, *corev1.Node) (bool, error) 
 //	198.51.100.11    198.51.100.11, 2001:db8:51::11   198.51.100.11    198.51.100.11
 //	                 198.51.100.11, 2001:db8:51::11   198.51.100.11    198.51.100.11, 2001:db8:51::11
 //	                 198.51.100.11                    2001:db8:51::11  2001:db8:51::11, 198.51.100.11
+//
+// Whoever may write a SpeakerStatus must not send the API server anywhere: what the speaker found counts only if it is an address at which a
+// node can be reached, and no claim has it. Loopback, multicast and link-local addresses never are.
 //
 // If there is no address at all, the error keeps the Node's taint until the next try.
 //
@@ -80,12 +87,15 @@ func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string,
 	if provided := node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr]; provided != "" {
 		return strings.Split(provided, ","), nil
 	}
-	own := nodeinfo.InternalIPs(node)
+	own := slices.DeleteFunc(nodeinfo.InternalIPs(node), func(ip netip.Addr) bool { return !reachable(ip) })
 	var speaker speakerv1alpha1.SpeakerStatus
 	err := i.speakers.Get(ctx, client.ObjectKey{Name: node.Name}, &speaker)
+	if !i.synced() {
+		return nil, fmt.Errorf("the addresses of node %s have to wait until the claims have been read", node.Name)
+	}
 	var ips []netip.Addr
 	for _, address := range speaker.Status.Addresses {
-		if ip, err := netip.ParseAddr(address); err == nil {
+		if ip, err := netip.ParseAddr(address); err == nil && reachable(ip) && !slices.Contains(ips, ip) && !i.claimed(ip) {
 			ips = append(ips, ip)
 		}
 	}
@@ -115,6 +125,17 @@ func (i *instances) addresses(ctx context.Context, node *corev1.Node) ([]string,
 		addresses[i] = ip.String()
 	}
 	return addresses, nil
+}
+
+// reachable reports whether others can reach a node at an address.
+func reachable(ip netip.Addr) bool {
+	return ip.IsGlobalUnicast() && ip.Zone() == "" && !ip.Is4In6()
+}
+
+// claimed reports whether an address is a Service's.
+func (i *instances) claimed(ip netip.Addr) bool {
+	_, err := i.claims.Get(ip.String())
+	return err == nil
 }
 
 // initialises reports whether we have initialised the node, or are about to.

@@ -8,8 +8,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
+	"k8s.io/client-go/tools/cache"
 	cloudproviderapi "k8s.io/cloud-provider/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -18,7 +22,7 @@ import (
 )
 
 func TestInstanceMetadata(t *testing.T) {
-	const v4, v6, second4 = "198.51.100.11", "2001:db8:51::11", "203.0.113.11"
+	const v4, v6, second4, claimed4 = "198.51.100.11", "2001:db8:51::11", "203.0.113.11", "198.51.100.200"
 	uninitialized := []corev1.Taint{{Key: cloudproviderapi.TaintExternalCloudProvider, Effect: corev1.TaintEffectNoSchedule}}
 
 	for _, test := range []struct {
@@ -88,6 +92,29 @@ func TestInstanceMetadata(t *testing.T) {
 			provided: second4, status: []string{second4}, speaker: []string{v4, v6}, providerID: "metal://4711",
 		},
 		{
+			name: "of what a speaker reports only addresses count at which others reach the node",
+			speaker: []string{
+				"attacker.example", "127.0.0.1", "224.0.0.1", "0.0.0.0", "169.254.1.1", "::1", "fe80::1", "fe80::1%eth0", "ff02::1", "::ffff:198.51.100.9", v4, v6, v4,
+			},
+			taints: uninitialized,
+			want:   []string{v4, v6},
+		},
+		{
+			name:    "a Service's address is none of a node",
+			speaker: []string{claimed4, v6}, taints: uninitialized,
+			want: []string{v6},
+		},
+		{
+			name:   "an address of the kubelet stays where the speaker reports none of the family that counts",
+			status: []string{v4}, speaker: []string{claimed4, v6}, providerID: "tandem://node1",
+			want: []string{v4, v6},
+		},
+		{
+			name:    "nobody knows an address that others reach",
+			speaker: []string{"127.0.0.1", claimed4}, taints: uninitialized,
+			wantErr: "start its kubelet with --node-ip, or wait for its speaker",
+		},
+		{
 			name:    "nobody knows an address",
 			taints:  uninitialized,
 			wantErr: "start its kubelet with --node-ip, or wait for its speaker",
@@ -113,7 +140,7 @@ func TestInstanceMetadata(t *testing.T) {
 					Status:     speakerv1alpha1.SpeakerState{Addresses: test.speaker},
 				})
 			}
-			got, err := (&instances{speakers: speakers.Build()}).InstanceMetadata(t.Context(), node)
+			got, err := newInstances(t, speakers.Build(), claimed4).InstanceMetadata(t.Context(), node)
 			if test.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), test.wantErr) {
 					t.Fatalf("InstanceMetadata() = %v, %v, want an error with %q", got, err, test.wantErr)
@@ -143,4 +170,16 @@ func internal(ips ...string) []corev1.NodeAddress {
 		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	return addresses
+}
+
+// newInstances returns instances that know these speakers and claims.
+func newInstances(t *testing.T, speakers client.Reader, claims ...string) *instances {
+	t.Helper()
+	indexer := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	for _, name := range claims {
+		if err := indexer.Add(&networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &instances{speakers: speakers, claims: networkinglisters.NewIPAddressLister(indexer), synced: func() bool { return true }}
 }

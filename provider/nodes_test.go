@@ -16,6 +16,7 @@ import (
 	cloudproviderapi "k8s.io/cloud-provider/api"
 	nodecontroller "k8s.io/cloud-provider/controllers/node"
 	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -57,7 +58,7 @@ func TestNodeController(t *testing.T) {
 				if test.provided != "" {
 					node.Annotations[cloudproviderapi.AnnotationAlphaProvidedIPAddr] = test.provided
 				}
-				client := runNodeController(t, node)
+				client, _ := runNodeController(t, node, newSpeakers("198.51.100.11", "2001:db8:51::11"))
 				time.Sleep(time.Minute) // of the bubble's clock
 				synctest.Wait()
 				after, err := client.CoreV1().Nodes().Get(t.Context(), "node1", metav1.GetOptions{})
@@ -81,16 +82,60 @@ func TestNodeController(t *testing.T) {
 	}
 }
 
-func runNodeController(t *testing.T, node *corev1.Node) *fake.Clientset {
-	t.Helper()
-	speakers := ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&speakerv1alpha1.SpeakerStatus{
-		ObjectMeta: metav1.ObjectMeta{Name: "node1"},
-		Status:     speakerv1alpha1.SpeakerState{Addresses: []string{"198.51.100.11", "2001:db8:51::11"}},
+// A Node whose kubelet knows no address is initialised as soon as its speaker has found some, however long that takes.
+func TestNodeIsInitialisedWhenItsSpeakerReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		taint := corev1.Taint{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule}
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}}
+		speakers := newSpeakers()
+		api, informer := runNodeController(t, node, speakers)
+		is := func() *corev1.Node {
+			is, err := api.CoreV1().Nodes().Get(t.Context(), "node1", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return is
+		}
+		time.Sleep(10 * time.Minute) // by when the controller tries every few minutes
+		synctest.Wait()
+		if taints := is().Spec.Taints; len(taints) == 0 {
+			t.Fatal("the node was initialised without an address")
+		}
+		var before, after speakerv1alpha1.SpeakerStatus
+		if err := speakers.Get(t.Context(), client.ObjectKey{Name: "node1"}, &before); err != nil {
+			t.Fatal(err)
+		}
+		before.DeepCopyInto(&after)
+		after.Status.Addresses = []string{"198.51.100.11"}
+		if err := speakers.Update(t.Context(), &after); err != nil {
+			t.Fatal(err)
+		}
+		informer.speakerHandler().OnUpdate(&before, &after)
+		synctest.Wait() // the clock stands still
+		got := is()
+		if diff := cmp.Diff(append(internal("198.51.100.11"), corev1.NodeAddress{Type: corev1.NodeHostName, Address: "node1"}), got.Status.Addresses); diff != "" {
+			t.Errorf("addresses (-want +got):\n%s", diff)
+		}
+		if len(got.Spec.Taints) > 0 || got.Spec.ProviderID != "tandem://node1" {
+			t.Errorf("taints %v, provider ID %s", got.Spec.Taints, got.Spec.ProviderID)
+		}
+	})
+}
+
+// newSpeakers returns a client of the SpeakerStatus of node1.
+func newSpeakers(addresses ...string) client.Client {
+	return ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&speakerv1alpha1.SpeakerStatus{
+		ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: speakerv1alpha1.SpeakerState{Addresses: addresses},
 	}).Build()
+}
+
+func runNodeController(t *testing.T, node *corev1.Node, speakers client.Client) (*fake.Clientset, *nodeInformer) {
+	t.Helper()
 	client := fake.NewClientset(node)
 	factory := informers.NewSharedInformerFactory(client, 0)
+	informer := &nodeInformer{NodeInformer: factory.Core().V1().Nodes()}
 	controller, err := nodecontroller.NewCloudNodeController(
-		factory.Core().V1().Nodes(), client, &Cloud{instances: &instances{speakers: speakers}}, 10*time.Second, 1, 1,
+		informer, client, &Cloud{instances: newInstances(t, speakers)}, 10*time.Second, 1, 1,
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -107,5 +152,5 @@ func runNodeController(t *testing.T, node *corev1.Node) *fake.Clientset {
 		<-stopped
 		factory.Shutdown()
 	})
-	return client
+	return client, informer
 }

@@ -128,7 +128,7 @@ func TestPatches(t *testing.T) {
 			api := fake.NewClientset(svc)
 			updated := svc.DeepCopy()
 			test.then(updated)
-			if _, err := servicehelper.PatchService(filteringClient{api, corelisters.NewServiceLister(cached)}.CoreV1(), svc, updated); err != nil {
+			if _, err := servicehelper.PatchService(filteringClient{api, corelisters.NewServiceLister(cached), nil}.CoreV1(), svc, updated); err != nil {
 				t.Fatal(err)
 			}
 			got := ""

@@ -42,6 +42,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
@@ -64,6 +65,8 @@ type Cloud struct {
 	balancer   cloudprovider.LoadBalancer
 	instances  *instances
 	services   *serviceInformer
+	nodes      *nodeInformer
+	failures   *failures
 	claims     informers.SharedInformerFactory
 	apiServers informers.SharedInformerFactory        // their endpoints
 	parts      map[string]func(context.Context) error // run on the leader, by their names in logs
@@ -141,6 +144,15 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := network.follow(server.NetworkChanged); err != nil {
 		return nil, err
 	}
+	nodes := &nodeInformer{NodeInformer: cfg.Informers.Core().V1().Nodes()}
+	speakers, err := pools.GetInformer(ctx, &speakerv1alpha1.SpeakerStatus{}, ctrlcache.BlockUntilSynced(false))
+	if err == nil {
+		_, err = speakers.AddEventHandler(nodes.speakerHandler())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("watching SpeakerStatuses: %w", err)
+	}
+	ourClaims := claims.Networking().V1().IPAddresses()
 	conditions := &serviceConditions{
 		client: cfg.Client, services: services.ServiceInformer, slices: endpoints, nodes: cfg.Informers.Core().V1().Nodes(),
 		claims: claims.Networking().V1().IPAddresses(), cache: pools, objects: pools, recorder: cfg.Recorder,
@@ -150,8 +162,10 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	conditions.contested = server.Contested
 	return &Cloud{
 		balancer:   notingLoadBalancer{server, conditions.failures},
-		instances:  &instances{speakers: poolClient},
+		instances:  &instances{speakers: poolClient, claims: ourClaims.Lister(), synced: ourClaims.Informer().HasSynced},
 		services:   services,
+		nodes:      nodes,
+		failures:   conditions.failures,
 		claims:     claims,
 		apiServers: apiServers,
 		parts: map[string]func(context.Context) error{

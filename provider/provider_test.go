@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -34,6 +35,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 func TestMain(m *testing.M) {
@@ -184,6 +186,7 @@ type balancer struct {
 	// mu guards all following fields.
 	ensured, deleted []string
 	refuse           error
+	updated, nodes   int
 }
 
 func (b *balancer) GetLoadBalancer(_ context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
@@ -195,10 +198,11 @@ func (b *balancer) GetLoadBalancerName(_ context.Context, _ string, svc *corev1.
 }
 
 func (b *balancer) EnsureLoadBalancer(
-	_ context.Context, _ string, svc *corev1.Service, _ []*corev1.Node,
+	_ context.Context, _ string, svc *corev1.Service, nodes []*corev1.Node,
 ) (*corev1.LoadBalancerStatus, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.nodes += len(nodes)
 	b.ensured = append(b.ensured, svc.Name)
 	if b.refuse != nil {
 		return nil, b.refuse
@@ -207,6 +211,9 @@ func (b *balancer) EnsureLoadBalancer(
 }
 
 func (b *balancer) UpdateLoadBalancer(context.Context, string, *corev1.Service, []*corev1.Node) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.updated++
 	return nil
 }
 
@@ -228,7 +235,7 @@ func (b *balancer) asked() (ensured, deleted []string) {
 
 type cloud struct {
 	Cloud
-	balancer *balancer
+	balancer cloudprovider.LoadBalancer
 }
 
 func (c *cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.balancer, true }
@@ -249,9 +256,9 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 	if err := viewed.ServiceInformer.Informer().SetTransform(classView{onlyOurs: classOnly}.transform); err != nil {
 		t.Fatal(err)
 	}
-	b := &balancer{}
+	b, failures := &balancer{}, newFailures(signal.New())
 	controller, err := servicecontroller.New(
-		&cloud{balancer: b}, filteringClient{client, viewed.Lister()}, viewed, factory.Core().V1().Nodes(), "kubernetes",
+		&cloud{balancer: notingLoadBalancer{b, failures}}, filteringClient{client, viewed.Lister(), failures}, viewed, noNodes{}, "kubernetes",
 		featuregate.NewFeatureGate(),
 	)
 	if err != nil {
@@ -556,4 +563,80 @@ func TestNoOtherProvider(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A Service that cannot be served is tried every five minutes without end. Its events come once an hour at most, and when the failure is another
+// one. (Client-go itself lets fewer pass of an object that has had many.)
+func TestFailuresAreReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _, b := run(t, false)
+		refuse := func(reason string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.refuse = errors.New(reason)
+		}
+		written := func() (n int) {
+			for _, action := range client.Actions() {
+				if action.GetResource().Resource == "events" {
+					n++
+				}
+			}
+			client.ClearActions()
+			return n
+		}
+		refuse("no free address in pool lan")
+		if _, err := client.CoreV1().Services("default").Create(t.Context(), service("web", nil), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Minute)
+		if n := written(); n != 1 {
+			t.Errorf("%d writes of events in 50 minutes, want 1", n)
+		}
+		if ensured, _ := b.asked(); !slices.Contains(ensured, "web") {
+			t.Fatal("the service controller has not tried")
+		}
+		refuse("no pool with IPv4 addresses")
+		time.Sleep(50 * time.Minute)
+		if n := written(); n != 1 {
+			t.Errorf("%d writes of events after the failure was another one, want 1", n)
+		}
+	})
+	f, now := newFailures(signal.New()), time.Now()
+	f.note("1", errors.New("no free address"))
+	for _, said := range []struct {
+		after time.Duration
+		want  bool
+	}{{0, true}, {failurePeriod - 1, false}, {failurePeriod, true}, {failurePeriod + 1, false}} {
+		if got := f.report("1", now.Add(said.after)); got != said.want {
+			t.Errorf("after %s: report = %v, want %v", said.after, got, said.want)
+		}
+	}
+	if !f.report("2", now) {
+		t.Error("a failure that is not noted is not reported")
+	}
+}
+
+// The service controller compares all Nodes for each of its Services, and remembers them, unless it sees none.
+func TestServiceControllerSeesNoNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _, b := run(t, false, service("web", nil))
+		for i := range 3 {
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node", i)}}
+			if _, err := client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.updated > 0 || b.nodes > 0 {
+			t.Errorf("%d updates of the load balancer for its Nodes, and %d Nodes remembered, want none", b.updated, b.nodes)
+		}
+		for _, action := range client.Actions() {
+			if action.GetResource().Resource == "nodes" && action.GetVerb() != "create" || action.GetResource().Resource == "events" {
+				t.Errorf("the service controller sent %s %s", action.GetVerb(), action.GetResource().Resource)
+			}
+		}
+	})
 }
