@@ -53,7 +53,8 @@ type Request struct {
 	// Named says that the user named the pools: an address that neither came from one of these nor is in one is
 	// given up for one from these.
 	Named bool
-	// Reallocate lets stranded addresses go, which the pool they came from no longer contains, and reserved ones.
+	// Reallocate lets stranded addresses go, which the pool they came from no longer contains, reserved ones, and those on which another
+	// Service does not admit this one.
 	Reallocate bool
 	// Sharing says with which Services an address may be shared. The zero value shares with none.
 	Sharing Sharing
@@ -100,7 +101,24 @@ type Outcome struct {
 	Surplus []Assignment
 	// Missing says, for each family that is not as asked for, why.
 	Missing []*FamilyError
+	// Kept are those of Assigned that the Service keeps although another Service there does not admit it, as after an edit of its ports.
+	Kept []Refusal
+	// Unshared are addresses that the Service would have shared if both namespaces consented, one for a family in which it got another one.
+	Unshared []Refusal
 }
+
+// Refusal says which of the Services on an address does not admit another Service, and why.
+type Refusal struct {
+	Address netip.Addr
+	By      Service
+	Err     error
+}
+
+// Error reads as in "Service shop/web has 192.0.2.1 on the same port TCP/443".
+func (r Refusal) Error() string { return fmt.Sprintf("Service %s has %s %v", r.By, r.Address, r.Err) }
+
+// Unwrap returns what [Sharing.Admits] said.
+func (r Refusal) Unwrap() error { return r.Err }
 
 // holding is an address that is not free.
 type holding struct {
@@ -422,21 +440,6 @@ func (a *Allocator) heldBy(service Service) []Assignment {
 	return held
 }
 
-// Sharers returns the Services that hold the address with this sharing key, sorted by name; none for an empty key.
-func (a *Allocator) Sharers(address netip.Addr, key string) []Service {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	h, ok := a.held[address]
-	if !ok || key == "" {
-		return nil
-	}
-	users := h.users.sorted()
-	return slices.DeleteFunc(users, func(user Service) bool {
-		sharing, _ := h.users.of(user)
-		return sharing.Key != key
-	})
-}
-
 func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
@@ -474,11 +477,7 @@ func (a *Allocator) Allocate(now time.Time, req Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	for _, as := range out.Assigned {
-		// A Service may keep an address that its new key or ports forbid, because there is no other. The address stays recorded with
-		// the old key and ports, since the Services that share it have changed nothing that should make them move.
-		if a.available(req, as.Address) == nil {
-			a.hold(req.Service, as, req.Sharing)
-		}
+		a.hold(req.Service, as, req.Sharing)
 	}
 	return out, nil
 }
@@ -570,6 +569,11 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		out.Assigned = append(out.Assigned, as)
 		if !slices.Contains(a.byService[req.Service], as.Address) {
 			out.Added = append(out.Added, as)
+			if refusal, ok := a.unshared(req, af); ok && slices.Contains(open, af) && a.held[as.Address] == nil {
+				out.Unshared = append(out.Unshared, refusal)
+			}
+		} else if refusal, refused := a.refusal(req, as.Address); refused {
+			out.Kept = append(out.Kept, refusal)
 		}
 	}
 	if len(out.Missing) > 0 && (req.RequireAll || len(out.Missing) == len(req.Families)) {
@@ -617,10 +621,11 @@ func (a *Allocator) keeps(req Request, have Assignment) bool {
 	if req.Named && !slices.ContainsFunc(req.Pools, named) {
 		return false
 	}
-	if req.Reallocate && (a.stranded(have) || a.isReserved(have.Address)) {
-		return false
+	if !req.Reallocate {
+		return true
 	}
-	return a.available(req, have.Address) == nil
+	_, refused := a.refusal(req, have.Address)
+	return !refused && !a.stranded(have) && !a.isReserved(have.Address)
 }
 
 // rank is the higher the more an address that the Service holds is the one to go on with.
@@ -646,10 +651,10 @@ func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment)
 		_, own = h.users.of(req.Service)
 		pool = h.pool
 	}
-	if own && a.available(req, address) == nil {
+	if own {
 		return Assignment{address, pool}, nil
 	}
-	if err := a.reservedError(address); err != nil && !own {
+	if err := a.reservedError(address); err != nil {
 		return Assignment{}, err
 	}
 	var denied error
@@ -673,44 +678,22 @@ func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment)
 	return Assignment{}, fmt.Errorf("%w: %s; ask for one from %s, or add it to one of them", ErrNotInPool, address, candidates(req.Pools))
 }
 
-// available returns nil if the Service may have, or go on having, the address.
+// available returns nil if the Service, which does not hold the address, may have it.
 func (a *Allocator) available(req Request, address netip.Addr) error {
+	if err := a.reservedError(address); err != nil {
+		return err
+	}
 	h, ok := a.held[address]
-	if !ok {
-		return a.reservedError(address)
-	}
-	own, uses := h.users.of(req.Service)
-	if !uses {
-		if err := a.reservedError(address); err != nil {
-			return err
-		}
-	}
 	switch {
+	case !ok:
+		return nil
 	case h.blocked != "":
 		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, address, h.blocked)
 	case !h.until.IsZero() && !a.mayReturn(req, h):
 		return a.coolingError(address, h)
-	case h.users.n() == 0 || uses && h.users.n() == 1:
-		return nil
 	}
-	if h.sharers != nil {
-		var mine *Sharing
-		if uses {
-			mine = &own
-		}
-		if h.sharers.admit(req.Sharing, mine) {
-			return nil
-		}
-	}
-	// Users are sorted so that the same one is named each time.
-	for _, user := range h.users.sorted() {
-		if user == req.Service {
-			continue
-		}
-		theirs, _ := h.users.of(user)
-		if why := req.Sharing.Admits(theirs); why != nil {
-			return fmt.Errorf("%w: Service %s has %s %w", ErrInUse, user, address, why)
-		}
+	if refusal, refused := a.refusal(req, address); refused {
+		return fmt.Errorf("%w: %w", ErrInUse, refusal)
 	}
 	return nil
 }
@@ -773,6 +756,9 @@ func (a *Allocator) whyNone(req Request, af family.Family, gives Assignment) err
 		if next, ok := a.nextIn(asked); ok {
 			advice = fmt.Sprintf("%s is free again at %s, see reuseAfter", next.address, next.until.UTC().Format(time.RFC3339))
 		}
+		if refusal, ok := a.unshared(req, af); ok {
+			advice += "; " + refusal.Error()
+		}
 		return fmt.Errorf("%w in pool %s; %s", ErrExhausted, listed(asked, len(asked)), advice)
 	case len(auto) > 0:
 		return fmt.Errorf("%w with %s addresses among %s; add spec.%s to one of them", ErrNoPool, af, candidates(auto),
@@ -830,6 +816,9 @@ func candidates(pools []Candidate) string {
 
 // hold records a user of an address. The caller has checked that it may be one.
 func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
+	if sharing.Key == "" {
+		sharing = Sharing{} // It admits no other Service, whatever its ports.
+	}
 	h, ok := a.held[as.Address]
 	if !ok {
 		h = &holding{}
@@ -850,7 +839,7 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 		a.setPool(as.Address, h, pool)
 	}
 	if h.sharers == nil && sharing.Key != "" {
-		h.sharers = &sharers{address: as.Address, kinds: map[kind]int{}, ports: map[Port]int{}}
+		h.sharers = newSharers(as.Address)
 		for user, other := range h.users.all() {
 			if user != service {
 				h.sharers.enter(other)
@@ -860,7 +849,7 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 	h.users.set(service, sharing)
 	if h.sharers != nil {
 		h.sharers.enter(sharing)
-		a.share(as.Address, h)
+		a.share(h)
 	}
 	if !uses {
 		a.countTenant(as.Address, h, service, 1)
@@ -876,7 +865,7 @@ func (a *Allocator) setPool(address netip.Addr, h *holding, pool string) {
 	for user := range h.users.all() {
 		a.countTenant(address, h, user, 1)
 	}
-	a.share(address, h)
+	a.share(h)
 }
 
 func (a *Allocator) drop(service Service, address netip.Addr) {
@@ -886,7 +875,7 @@ func (a *Allocator) drop(service Service, address netip.Addr) {
 	h.users.remove(service)
 	if h.sharers != nil {
 		h.sharers.leave(sharing)
-		a.share(address, h)
+		a.share(h)
 		if h.users.n() == 0 {
 			h.sharers = nil
 		}

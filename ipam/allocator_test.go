@@ -3,7 +3,6 @@
 package ipam
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -63,16 +62,16 @@ func state(a *Allocator) string {
 		lines = append(lines, fmt.Sprintf("service %s: %s", service, addresses))
 	}
 	for key, g := range a.groups {
-		var members []*sharers
-		for _, set := range g.sets {
-			set.Ascend(func(s *sharers) bool { members = append(members, s); return true })
+		for namespace, spot := range g.spots {
+			line := fmt.Sprintf("group %v in %s: %d addresses in %d sets, ports %v:", key, namespace, spot.addresses, len(spot.sets), spot.ports)
+			g.all.Ascend(func(s *sharers) bool {
+				if s.spot == spot {
+					line += fmt.Sprintf(" %s %v", s.address, s.ports)
+				}
+				return true
+			})
+			lines = append(lines, line)
 		}
-		slices.SortFunc(members, func(x, y *sharers) int { return cmp.Compare(x.turn, y.turn) })
-		line := fmt.Sprintf("group %v: %d addresses in %d sets, ports %v:", key, g.addresses, len(g.sets), g.ports)
-		for _, s := range members {
-			line += fmt.Sprintf(" %s %v", s.address, s.ports)
-		}
-		lines = append(lines, line)
 	}
 	for t, has := range a.tenants {
 		lines = append(lines, fmt.Sprintf("tenant %v: %v", t, has))
@@ -88,7 +87,7 @@ func state(a *Allocator) string {
 
 // checkConsistent checks that the fields of an allocator agree.
 func checkConsistent(a *Allocator) error {
-	byService, byKey := map[Service][]netip.Addr{}, map[groupKey][]netip.Addr{}
+	byService, byKey := map[Service][]netip.Addr{}, map[string][]netip.Addr{}
 	tenants, leftBy := map[tenant]map[netip.Addr]int{}, map[Service][]netip.Addr{}
 	coolingCount := 0
 	for address, h := range a.held {
@@ -105,11 +104,15 @@ func checkConsistent(a *Allocator) error {
 		if states := count01(h.blocked != "") + count01(h.users.n() > 0) + count01(cooling); states != 1 {
 			return fmt.Errorf("%s is blocked by %q, has users %v and is cooling until %s", address, h.blocked, maps.Collect(h.users.all()), h.until)
 		}
-		keys := map[string]bool{}
+		alike := map[[2]string]bool{} // keys and backends
 		ports := map[Port]int{}
+		first := "" // namespace
 		for user, sharing := range h.users.all() {
 			byService[user] = append(byService[user], address)
-			keys[sharing.Key] = sharing.Key != ""
+			if len(alike) == 0 || sharing.Namespace < first {
+				first = sharing.Namespace
+			}
+			alike[[2]string{sharing.Key, sharing.Backends}] = true
 			for _, p := range sharing.Ports {
 				ports[p]++
 			}
@@ -120,42 +123,42 @@ func checkConsistent(a *Allocator) error {
 				}
 				tenants[t][address]++
 			}
-			for neighbour, theirs := range h.users.all() {
-				if user != neighbour && sharing.Admits(theirs) != nil {
-					return fmt.Errorf("%s has %s, and so has %s %w", user, address, neighbour, sharing.Admits(theirs))
-				}
+		}
+		if h.sharers != nil {
+			if diff := gocmp.Diff(ports, h.sharers.ports); diff != "" {
+				return fmt.Errorf("ports of %s (-want +got):\n%s", address, diff)
 			}
 		}
-		for key, present := range keys {
-			if present {
-				g := groupKey{key, h.pool, family.Of(address)}
-				byKey[g] = append(byKey[g], address)
-				if diff := gocmp.Diff(ports, h.sharers.ports); diff != "" {
-					return fmt.Errorf("ports of %s (-want +got):\n%s", address, diff)
-				}
+		for k := range alike {
+			if len(alike) == 1 && k[0] != "" {
+				place := fmt.Sprint(groupKey{k[0], h.pool, family.Of(address)}, first)
+				byKey[place] = append(byKey[place], address)
 			}
 		}
 	}
 	if coolingCount != a.cooling.Len() {
 		return fmt.Errorf("%d addresses are cooling, and the tree has %d", coolingCount, a.cooling.Len())
 	}
-	groups := map[groupKey][]netip.Addr{}
+	groups := map[string][]netip.Addr{}
 	for key, g := range a.groups {
-		ports := map[Port]int{}
-		for k, set := range g.sets {
-			set.Ascend(func(s *sharers) bool {
-				groups[key] = append(groups[key], s.address)
-				for p := range s.ports {
-					ports[p]++
-				}
-				if s.group != g || s.setKey != k || a.held[s.address].sharers != s {
-					groups[key] = append(groups[key], netip.Addr{}) // is found below
-				}
-				return true
-			})
-		}
-		if diff := gocmp.Diff(ports, g.ports); diff != "" || g.addresses != len(groups[key]) {
-			return fmt.Errorf("group %v has %d addresses, %s; ports (-want +got):\n%s", key, g.addresses, groups[key], diff)
+		for namespace, spot := range g.spots {
+			place := fmt.Sprint(key, namespace)
+			ports := map[Port]int{}
+			for k, set := range spot.sets {
+				set.Ascend(func(s *sharers) bool {
+					groups[place] = append(groups[place], s.address)
+					for p := range s.ports {
+						ports[p]++
+					}
+					if !g.all.Has(s) || s.group != g || s.spot != spot || s.setKey != k || a.held[s.address].sharers != s {
+						groups[place] = append(groups[place], netip.Addr{}) // is found below
+					}
+					return true
+				})
+			}
+			if diff := gocmp.Diff(ports, spot.ports); diff != "" || spot.addresses != len(groups[place]) {
+				return fmt.Errorf("%s has %d addresses, %s; ports (-want +got):\n%s", place, spot.addresses, groups[place], diff)
+			}
 		}
 	}
 	sorted := gocmp.Transformer("sorted", func(in []netip.Addr) []string {
@@ -232,6 +235,12 @@ func describe(out Outcome, err error) string {
 	list("", out.Assigned)
 	list("added", out.Added)
 	list("surplus", out.Surplus)
+	for _, kept := range out.Kept {
+		words = append(words, fmt.Sprintf("kept %s beside %s", kept.Address, kept.By.Name))
+	}
+	for _, unshared := range out.Unshared {
+		words = append(words, fmt.Sprintf("not shared %s with %s", unshared.Address, unshared.By))
+	}
 	for _, missing := range out.Missing {
 		words = append(words, fmt.Sprintf("missing %s (%s)", missing.Family, strings.TrimPrefix(describe(Outcome{}, missing), "error: ")))
 	}
@@ -264,7 +273,7 @@ func allocateAt(t *testing.T, a *Allocator, now time.Time, req Request) (Outcome
 		after := state(a)
 		again, err := a.Allocate(now, req)
 		out := out
-		out.Added = nil
+		out.Added, out.Unshared = nil, nil
 		if describe(again, err) != describe(out, nil) {
 			t.Errorf("Allocate(%+v) did %s, and asked again %s", req, describe(out, nil), describe(again, err))
 		}
@@ -392,6 +401,10 @@ func TestAllocate(t *testing.T) {
 	dual, lan := []family.Family{family.IPv4, family.IPv6}, makePool("lan", "192.0.2.0/29 2001:db8::/125")
 	shared := func(number int32) Sharing {
 		return Sharing{Key: "web", Ports: []Port{{"TCP", number}}}
+	}
+	sharedByTwo := func(a *Allocator) {
+		a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
+		a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
 	}
 	fixed := func(list string) []netip.Addr {
 		var all []netip.Addr
@@ -818,22 +831,37 @@ func TestAllocate(t *testing.T) {
 			want:    "10.0.0.1@a, added 10.0.0.1@a",
 		},
 		{
-			name: "a Service whose ports come to clash moves away", pools: []Pool{lan},
-			prepare: func(a *Allocator) {
-				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
-				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
-			},
+			name: "a Service whose ports come to clash keeps its address", pools: []Pool{lan}, prepare: sharedByTwo,
 			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(80), Pools: auto("lan")},
+			want: "192.0.2.5@lan, kept 192.0.2.5 beside other", says: "Service default/other has 192.0.2.5 on the same port TCP/80",
+		},
+		{
+			name: "a Service that loses its key keeps its address", pools: []Pool{lan}, prepare: sharedByTwo,
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: Sharing{Ports: shared(443).Ports}, Pools: auto("lan")},
+			want: "192.0.2.5@lan, kept 192.0.2.5 beside other", says: "without the same sharing key",
+		},
+		{
+			name: "a Service whose policy becomes Local keeps its address", pools: []Pool{lan}, prepare: sharedByTwo,
+			req: Request{
+				Families: []family.Family{family.IPv4}, Pools: auto("lan"),
+				Sharing: Sharing{Key: "web", Ports: shared(443).Ports, Backends: "app=web"},
+			},
+			want: "192.0.2.5@lan, kept 192.0.2.5 beside other", says: "externalTrafficPolicy Local",
+		},
+		{
+			name: "a Service whose ports come to clash keeps the fixed address that it has", pools: []Pool{lan}, prepare: sharedByTwo,
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(80), Addresses: fixed("192.0.2.5"), Pools: auto("lan")},
+			want: "192.0.2.5@lan, kept 192.0.2.5 beside other", says: "on the same port TCP/80",
+		},
+		{
+			name: "a Service whose ports come to clash moves if it asks to be moved", pools: []Pool{lan}, prepare: sharedByTwo,
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(80), Reallocate: true, Pools: auto("lan")},
 			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
 		},
 		{
-			name: "a Service that loses its key moves away", pools: []Pool{lan},
-			prepare: func(a *Allocator) {
-				a.Hold(other, addr("192.0.2.5"), "lan", shared(80))
-				a.Hold(web, addr("192.0.2.5"), "lan", shared(443))
-			},
-			req:  Request{Families: []family.Family{family.IPv4}, Sharing: Sharing{Ports: shared(443).Ports}, Pools: auto("lan")},
-			want: "192.0.2.0@lan, added 192.0.2.0@lan, surplus 192.0.2.5@lan",
+			name: "a Service whose ports do not clash stays though it asks to be moved", pools: []Pool{lan}, prepare: sharedByTwo,
+			req:  Request{Families: []family.Family{family.IPv4}, Sharing: shared(8443), Reallocate: true, Pools: auto("lan")},
+			want: "192.0.2.5@lan",
 		},
 		{
 			name: "a Service alone on its address may change key and ports", pools: []Pool{lan},
@@ -856,6 +884,9 @@ func TestAllocate(t *testing.T) {
 			why := fmt.Sprint(err)
 			for _, missing := range out.Missing {
 				why += missing.Error()
+			}
+			for _, refusal := range slices.Concat(out.Kept, out.Unshared) {
+				why += refusal.Error()
 			}
 			if !strings.Contains(why, tt.says) {
 				t.Errorf("the reason is %q, which does not say %q", why, tt.says)
@@ -914,21 +945,45 @@ func TestPlanOfSeveralRequests(t *testing.T) {
 	}
 }
 
-// A Service that has to stay on a shared address, since there is no other, does not make the other Services on it move.
-func TestServiceThatMayNotShareAnyMoreMovesNoOther(t *testing.T) {
-	a := withPools(makePool("a", "10.0.0.1 2001:db8::/125"))
-	http, https := Sharing{Key: "web", Ports: []Port{{"TCP", 80}}}, Sharing{Key: "web", Ports: []Port{{"TCP", 443}}}
-	a.Hold(other, addr("10.0.0.1"), "a", http)
-	a.Hold(web, addr("10.0.0.1"), "a", https)
-
-	req := Request{Service: web, Families: []family.Family{family.IPv4, family.IPv6}, Sharing: http, Pools: auto("a")}
-	out, err := allocate(t, a, req)
-	if got, want := describe(out, err), "10.0.0.1@a, 2001:db8::@a, added 2001:db8::@a, missing IPv4 (no free address)"; got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-	out, err = allocate(t, a, Request{Service: other, Families: []family.Family{family.IPv4}, Sharing: http, Pools: auto("a")})
-	if got, want := describe(out, err), "10.0.0.1@a"; got != want {
-		t.Errorf("the other Service got %s, want %s", got, want)
+// What a Service on a shared address has changed, and cannot have there, makes none of the others move, and no further Service joins them
+// against it until somebody changes it back.
+func TestServiceThatMayNotShareAnyMore(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		edit    Sharing
+		refuses Sharing // that web, as it was, would have admitted
+	}{
+		{"port", onPorts(80), onPorts(80)},
+		{"another port beside", onPorts(80, 9000), onPorts(9000)},
+		{"key", Sharing{Key: "other", Ports: onPorts(443).Ports}, onPorts(81)},
+		{"no key", Sharing{Ports: onPorts(443).Ports}, onPorts(81)},
+		{"policy", Sharing{Key: "web", Ports: onPorts(443).Ports, Backends: "app=web"}, onPorts(81)},
+		{"namespace", Sharing{Key: "web", Ports: onPorts(443).Ports, Namespace: "blog"}, onPorts(81)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := withPools(makePool("a", "10.0.0.1-10.0.0.2"))
+			a.Hold(other, addr("10.0.0.1"), "a", onPorts(80))
+			a.Hold(web, addr("10.0.0.1"), "a", onPorts(443))
+			request := func(service Service, sharing Sharing) Request {
+				return Request{Service: service, Families: []family.Family{family.IPv4}, Sharing: sharing, Pools: auto("a")}
+			}
+			for _, step := range []struct {
+				req  Request
+				want string
+			}{
+				{request(web, tt.edit), "10.0.0.1@a, kept 10.0.0.1 beside other"},
+				{request(other, onPorts(80)), "10.0.0.1@a, kept 10.0.0.1 beside web"},
+				{request(third, tt.refuses), "10.0.0.2@a, added 10.0.0.2@a"},
+				{request(web, onPorts(443)), "10.0.0.1@a"},
+				{request(other, onPorts(80)), "10.0.0.1@a"},
+			} {
+				out, err := allocate(t, a, step.req)
+				out.Unshared = nil
+				if got := describe(out, err); got != step.want {
+					t.Errorf("%s got %s, want %s", step.req.Service, got, step.want)
+				}
+			}
+		})
 	}
 }
 

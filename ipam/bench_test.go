@@ -136,13 +136,17 @@ func fill(a *Allocator, pools, services int) {
 // not grow with their number.
 func BenchmarkSharingKey(b *testing.B) {
 	for _, mix := range []struct {
-		name  string
-		ports func(i int) []Port
+		name       string
+		ports      func(i int) []Port
+		namespaces int // 1 where it is 0
+		consents   []string
 	}{
-		{"all on 443", func(int) []Port { return []Port{{"TCP", 443}} }},
-		{"half on 443, then half on 80", nil},
-		{"443 and one of their own", func(i int) []Port { return []Port{{"TCP", 443}, {"TCP", int32(1000 + i)}} }},
-		{"all on one address", func(i int) []Port { return []Port{{"TCP", int32(1000 + i)}} }},
+		{name: "all on 443", ports: func(int) []Port { return []Port{{"TCP", 443}} }},
+		{name: "half on 443, then half on 80"},
+		{name: "443 and one of their own", ports: func(i int) []Port { return []Port{{"TCP", 443}, {"TCP", int32(1000 + i)}} }},
+		{name: "all on one address", ports: func(i int) []Port { return []Port{{"TCP", int32(1000 + i)}} }},
+		{name: "1,000 namespaces", ports: func(i int) []Port { return []Port{{"TCP", int32(80 + i%2)}} }, namespaces: 1000},
+		{name: "1,000 namespaces that consent to all", ports: func(i int) []Port { return []Port{{"TCP", int32(80 + i%2)}} }, namespaces: 1000, consents: []string{AnyNamespace}},
 	} {
 		for _, n := range []int{1000, 10_000} {
 			ports := mix.ports
@@ -153,9 +157,10 @@ func BenchmarkSharingKey(b *testing.B) {
 				for b.Loop() {
 					a := withPools(makePool("a", "10.0.0.0/16"))
 					for i := range n {
+						namespace := fmt.Sprint(i % max(1, mix.namespaces))
 						req := Request{
-							Service: Service{"default", fmt.Sprint(i)}, Families: []family.Family{family.IPv4}, Pools: auto("a"),
-							Sharing: Sharing{Key: "shared", Ports: ports(i)},
+							Service: Service{namespace, fmt.Sprint(i)}, Families: []family.Family{family.IPv4}, Pools: auto("a"),
+							Sharing: Sharing{Key: "shared", Namespace: namespace, Consents: mix.consents, Ports: ports(i)},
 						}
 						if _, err := a.Allocate(noon, req); err != nil {
 							b.Fatal(err)

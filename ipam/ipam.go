@@ -13,7 +13,8 @@
 //   - An address that a Service has, it keeps, unless the request itself asks for something else. A pool that shrinks
 //     takes nothing away: an address that it no longer contains is stranded, and goes when the Service gives it up.
 //   - An address has one holder, or several that share it by a common key, with disjoint ports and the same idea of
-//     where traffic goes.
+//     where traffic goes; if they are of several namespaces, each consents to the others'. Where one of them changes so that this holds no
+//     more, all keep the address, and [Outcome.Kept] says so.
 //   - An address that is reserved ([Allocator.SetReserved]) is never given. A Service that has it when it becomes reserved keeps it.
 //   - The cost of an allocation depends on the number of free runs of addresses, and on that only as its logarithm: a
 //     /64 is as cheap as a /29, and the last free address as cheap as the first.

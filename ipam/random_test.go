@@ -3,6 +3,7 @@
 package ipam
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -57,14 +58,9 @@ func (m *model) isReserved(a netip.Addr) bool {
 	return slices.ContainsFunc(m.reserved, func(r Range) bool { return r.Contains(a) })
 }
 
-// allows reports whether the Service may be on the address.
+// allows reports whether the Service, which is not on the address, may be there.
 func (m *model) allows(service Service, a netip.Addr, sharing Sharing) bool {
-	for user, theirs := range m.users[a] {
-		if user != service && sharing.Admits(theirs) != nil {
-			return false
-		}
-	}
-	if _, own := m.users[a][service]; !own && m.isReserved(a) {
+	if _, refused := m.refused(service, a, sharing); refused || m.isReserved(a) {
 		return false
 	}
 	if _, cooling := m.until[a]; cooling {
@@ -106,8 +102,19 @@ func (m *model) within(service Service, pool string, a, gives netip.Addr) bool {
 // keeps reports whether the Service goes on with an address that it has.
 func (m *model) keeps(req Request, a netip.Addr) bool {
 	named := slices.ContainsFunc(req.Pools, func(c Candidate) bool { return c.Pool == m.from[a] || m.has(c.Pool, a) })
-	gone := req.Reallocate && (!m.has(m.from[a], a) || m.isReserved(a))
-	return m.allows(req.Service, a, req.Sharing) && (named || !req.Named) && !gone
+	_, refused := m.refused(req.Service, a, req.Sharing)
+	gone := req.Reallocate && (!m.has(m.from[a], a) || m.isReserved(a) || refused)
+	return (named || !req.Named) && !gone
+}
+
+// refused returns the first Service on the address that does not admit another one.
+func (m *model) refused(service Service, a netip.Addr, sharing Sharing) (by Service, refused bool) {
+	for _, user := range slices.SortedFunc(maps.Keys(m.users[a]), compareServices) {
+		if user != service && sharing.Admits(m.users[a][user]) != nil {
+			return user, true
+		}
+	}
+	return Service{}, false
 }
 
 // gives returns the address of the family that the Service has, and goes on with or gives up.
@@ -146,10 +153,10 @@ func (m *model) obtainable(req Request, af family.Family, universe []netip.Addr)
 		if family.Of(a) != af {
 			continue
 		}
-		allowed := m.allows(req.Service, a, req.Sharing)
-		if _, own := m.users[a][req.Service]; own && allowed {
+		if _, own := m.users[a][req.Service]; own {
 			return []netip.Addr{a}
 		}
+		allowed := m.allows(req.Service, a, req.Sharing)
 		for _, c := range req.Pools {
 			pool := c.Pool
 			if len(m.users[a]) > 0 && m.from[a] != "" {
@@ -171,7 +178,10 @@ func (m *model) obtainable(req Request, af family.Family, universe []netip.Addr)
 		in := slices.ContainsFunc(req.Pools, func(c Candidate) bool {
 			return c.Auto && m.has(c.Pool, a) && (len(m.users[a]) == 0 || m.from[a] == c.Pool) && m.within(req.Service, c.Pool, a, gives)
 		})
-		if family.Of(a) == af && in && !m.isReserved(a) && m.allows(req.Service, a, req.Sharing) {
+		if _, own := m.users[a][req.Service]; own {
+			continue // It would have been kept, if it were not to be given up.
+		}
+		if family.Of(a) == af && in && m.allows(req.Service, a, req.Sharing) {
 			may = append(may, a)
 		}
 	}
@@ -209,9 +219,28 @@ func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr
 		return fmt.Errorf("%s are missing and %s assigned; want %s and %s", gotMissing, out.Assigned, missing, assigned)
 	}
 	var added, surplus []netip.Addr
+	var kept, gotKept []string
 	for _, as := range out.Assigned {
 		if _, uses := m.users[as.Address][req.Service]; !uses {
 			added = append(added, as.Address)
+		} else if by, refused := m.refused(req.Service, as.Address, req.Sharing); refused {
+			kept = append(kept, fmt.Sprintf("%s beside %s", as.Address, by))
+		}
+	}
+	for _, refusal := range out.Kept {
+		gotKept = append(gotKept, fmt.Sprintf("%s beside %s", refusal.Address, refusal.By))
+	}
+	if !slices.Equal(kept, gotKept) {
+		return fmt.Errorf("kept is %q, want %q", gotKept, kept)
+	}
+	for _, refusal := range out.Unshared {
+		if why := req.Sharing.Admits(m.users[refusal.Address][refusal.By]); !errors.Is(why, ErrNoConsent) {
+			return fmt.Errorf("%s is not shared with %s: %w", refusal.Address, refusal.By, why)
+		}
+		for user, theirs := range m.users[refusal.Address] {
+			if theirs.Namespace = req.Sharing.Namespace; req.Sharing.Admits(theirs) != nil {
+				return fmt.Errorf("%s would not be shared with %s if the namespace were the same", refusal.Address, user)
+			}
 		}
 	}
 	for _, af := range family.All {
@@ -240,6 +269,9 @@ func (m *model) check(req Request, out Outcome, err error, universe []netip.Addr
 }
 
 func (m *model) hold(service Service, as Assignment, sharing Sharing) {
+	if sharing.Key == "" {
+		sharing = Sharing{}
+	}
 	delete(m.blocked, as.Address)
 	delete(m.until, as.Address)
 	_, uses := m.users[as.Address][service]
@@ -391,8 +423,9 @@ func randomPools(rng *rand.Rand, universe4, universe6 Range) []Pool {
 	return pools
 }
 
-func randomSharing(rng *rand.Rand) Sharing {
-	s := Sharing{Key: []string{"", "", "k1", "k2"}[rng.IntN(4)]}
+func randomSharing(rng *rand.Rand, service Service) Sharing {
+	s := Sharing{Key: []string{"", "", "k1", "k2"}[rng.IntN(4)], Namespace: service.Namespace, OwnNamespaceOnly: rng.IntN(10) == 0}
+	s.Consents = [][]string{nil, {"default"}, {"team-a"}, {"default", "team-a", "team-b"}, {AnyNamespace}}[rng.IntN(5)]
 	for range 1 + rng.IntN(2) {
 		s.Ports = append(s.Ports, Port{"TCP", int32(80 + rng.IntN(5))})
 	}
@@ -409,7 +442,7 @@ func randomRequest(rng *rand.Rand, service Service, universe []netip.Addr) Reque
 		RequireAll: rng.IntN(2) == 0,
 		Named:      rng.IntN(4) == 0,
 		Reallocate: rng.IntN(4) == 0,
-		Sharing:    randomSharing(rng),
+		Sharing:    randomSharing(rng, service),
 	}
 	for _, i := range rng.Perm(5)[:rng.IntN(6)] {
 		req.Pools = append(req.Pools, Candidate{string(rune('a' + i)), rng.IntN(5) > 0})
@@ -447,12 +480,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 				case dice < 5:
 					what, a = "Restart", m.restart(rng)
 				case dice < 9:
-					sharing := randomSharing(rng)
-					if slices.ContainsFunc(slices.Collect(maps.Keys(m.users[address])), func(user Service) bool {
-						return user != service && sharing.Admits(m.users[address][user]) != nil
-					}) {
-						continue // the claims of the API hold no such thing
-					}
+					sharing := randomSharing(rng, service)
 					what = fmt.Sprintf("Hold(%s, %s)", service, address)
 					a.Hold(service, address, "b", sharing)
 					m.hold(service, Assignment{address, "b"}, sharing)
@@ -497,9 +525,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 					}
 					counts[fmt.Sprintf("error %v, missing %d, added %d, surplus %d", err != nil, len(out.Missing), len(out.Added), len(out.Surplus))]++
 					for _, as := range out.Assigned {
-						if m.allows(service, as.Address, req.Sharing) {
-							m.hold(service, as, req.Sharing)
-						}
+						m.hold(service, as, req.Sharing)
 					}
 					if rng.IntN(5) > 0 {
 						for _, as := range out.Surplus {

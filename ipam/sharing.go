@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/btree"
 
@@ -18,6 +20,13 @@ import (
 type Sharing struct {
 	// Key is common to all Services that share; a Service without a key shares with none.
 	Key string
+	// Namespace is that of the Service. Services of one namespace share by their key alone, those of two only where Consents of each names
+	// the namespace of the other.
+	Namespace string
+	// Consents names other namespaces. [AnyNamespace] among them stands for all.
+	Consents []string
+	// OwnNamespaceOnly keeps the Service from sharing with other namespaces, whatever Consents says.
+	OwnNamespaceOnly bool
 	// Ports must be disjoint.
 	Ports []Port
 	// Backends names the endpoints of a Service whose traffic stays on the node (externalTrafficPolicy Local),
@@ -26,13 +35,20 @@ type Sharing struct {
 	Backends string
 }
 
+// AnyNamespace is the element of Sharing.Consents that names all namespaces.
+const AnyNamespace = "*"
+
 // Port is a transport protocol, spelt as in the Kubernetes API, and a port.
 type Port struct {
 	Protocol string
 	Number   int32
 }
 
-// Admits returns nil if s and other can be on one address, or why not.
+// String returns protocol/number, as in TCP/443.
+func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Protocol, p.Number) }
+
+// Admits returns nil if s and other can be on one address, or why not: what to change for it, as a text about the Service of other. It wraps
+// ErrNoConsent where nothing but the consent of a namespace is missing.
 func (s Sharing) Admits(other Sharing) error {
 	switch {
 	case s.Key == "" || s.Key != other.Key:
@@ -42,10 +58,47 @@ func (s Sharing) Admits(other Sharing) error {
 	}
 	for _, p := range s.Ports {
 		if slices.Contains(other.Ports, p) {
-			return fmt.Errorf("on the same port %s/%d", p.Protocol, p.Number)
+			return fmt.Errorf("on the same port %s", p)
 		}
 	}
+	if !s.consents(other) {
+		return s.noConsent(other)
+	}
 	return nil
+}
+
+// ErrNoConsent is that of Services in two namespaces that do not both consent to share an address.
+var ErrNoConsent = errors.New("in another namespace")
+
+// errDenied is ErrNoConsent where no annotation would help.
+var errDenied = fmt.Errorf("%w, and with --cross-namespace-sharing=Deny these share no address", ErrNoConsent)
+
+// shareWith is v1alpha1.AnnotationShareWithNamespaces, for what errors tell users to write.
+const shareWith = "tandem-lb.io/share-with-namespaces"
+
+// consents reports whether both are of one namespace, or name each other's.
+func (s Sharing) consents(other Sharing) bool {
+	return s.Namespace == other.Namespace ||
+		!s.OwnNamespaceOnly && !other.OwnNamespaceOnly && s.consentsTo(other.Namespace) && other.consentsTo(s.Namespace)
+}
+
+func (s Sharing) consentsTo(namespace string) bool {
+	return slices.Contains(s.Consents, namespace) || slices.Contains(s.Consents, AnyNamespace)
+}
+
+// noConsent says which annotations are missing.
+func (s Sharing) noConsent(other Sharing) error {
+	if s.OwnNamespaceOnly || other.OwnNamespaceOnly {
+		return errDenied
+	}
+	var missing []string
+	if !other.consentsTo(s.Namespace) {
+		missing = append(missing, fmt.Sprintf("%s: %s on it", shareWith, s.Namespace))
+	}
+	if !s.consentsTo(other.Namespace) {
+		missing = append(missing, fmt.Sprintf("%s: %s on this Service", shareWith, other.Namespace))
+	}
+	return fmt.Errorf("%w; to share, write the annotation %s", ErrNoConsent, strings.Join(missing, " and "))
 }
 
 // sharers sums up the users of an address that has a user with a sharing key, so that a request need not look at each of them.
@@ -54,26 +107,37 @@ type sharers struct {
 	// turn is the place of the address among those of its key, in the order in which they were given.
 	turn uint64
 	key  string // that turn belongs to
-	// kinds counts the users by what has to be equal, and ports by what has to differ.
-	kinds map[kind]int
+	// kinds counts the users by what decides about others but their ports, and ports by these.
+	kinds map[kind]*counted
 	ports map[Port]int
 	sum   uint64 // of portHash of ports
-	group *group
+	// spot is where requests find the address; nil where no further Service can be on it.
+	spot  *spot
+	group *group // of spot
 	setKey
 }
 
-// kind is what is equal in all Services that share an address.
-type kind struct{ key, backends string }
+// kind is what is alike in Services that admit the same others, but for ports.
+type kind struct {
+	key, backends, namespace, consents string
+	ownNamespaceOnly                   bool
+}
 
-// group is the addresses of one sharing key, pool and family. For example, of a thousand Services with the key "web" and the port 443, and
-// one with the port 80, each has an address but the last, which is on the first: two sets, one with the first address and the ports 80 and
-// 443, and one with 999 addresses and the port 443. A request for port 443 looks at the first address of both sets, and need not look
-// further.
+func (s Sharing) kind() kind {
+	return kind{s.Key, s.Backends, s.Namespace, strings.Join(s.Consents, ","), s.OwnNamespaceOnly}
+}
+
+// counted is a number of Services of a kind, and what one of them wants.
+type counted struct {
+	Sharing
+	n int
+}
+
+// group is the addresses of one sharing key, pool and family.
 type group struct {
 	groupKey
-	addresses int
-	ports     map[Port]int // the number of addresses that have the port
-	sets      map[setKey]*addressSet
+	all   *addressSet
+	spots map[string]*spot // by namespace
 }
 
 type groupKey struct {
@@ -81,27 +145,52 @@ type groupKey struct {
 	family    family.Family
 }
 
-// setKey is what the addresses of a set have in common: a request that one of them refuses for its ports or backends is refused by all.
+// spot is the addresses of a group with a Service of one namespace. An address with Services of several is in the spot of the first of these
+// by name: whichever Service may share it consents to that one too. For example, of a thousand Services of one namespace with the key "web"
+// and the port 443, and one with the port 80, each has an address but the last, which is on the first: two sets, one with the first address
+// and the ports 80 and 443, and one with 999 addresses and the port 443. A request for port 443 looks at the first address of both sets, and
+// need not look further.
+type spot struct {
+	namespace string
+	addresses int
+	ports     map[Port]int // the number of addresses that have the port
+	sets      map[setKey]*addressSet
+}
+
+// setKey is what the addresses of a set have in common: a request that one of them refuses is refused by all.
 type setKey struct {
 	backends string
-	ports    uint64 // the sum of portHash; two sets of ports with one sum cost a Service a chance to share, and nothing else
+	// ports and consents are sums of hashes; two sets with one sum cost a Service a chance to share, and nothing else.
+	ports, consents uint64
 }
 
 // addressSet has addresses in their turn.
 type addressSet = btree.BTreeG[*sharers]
 
-var portSeed = maphash.MakeSeed()
+func newAddressSet() *addressSet {
+	return btree.NewG(8, func(a, b *sharers) bool { return a.turn < b.turn })
+}
 
-func portHash(p Port) uint64 { return maphash.Comparable(portSeed, p) }
+var seed = maphash.MakeSeed()
+
+func portHash(p Port) uint64 { return maphash.Comparable(seed, p) }
+
+func newSharers(address netip.Addr) *sharers {
+	return &sharers{address: address, kinds: map[kind]*counted{}, ports: map[Port]int{}}
+}
 
 // enter counts a user of the address.
 func (s *sharers) enter(sharing Sharing) {
-	s.kinds[kind{sharing.Key, sharing.Backends}]++
+	k := sharing.kind()
+	if s.kinds[k] == nil {
+		s.kinds[k] = &counted{Sharing: sharing}
+	}
+	s.kinds[k].n++
 	for _, p := range sharing.Ports {
 		if s.ports[p]++; s.ports[p] == 1 {
 			s.sum += portHash(p)
-			if s.group != nil {
-				s.group.ports[p]++
+			if s.spot != nil {
+				s.spot.ports[p]++
 			}
 		}
 	}
@@ -109,12 +198,15 @@ func (s *sharers) enter(sharing Sharing) {
 
 // leave undoes enter.
 func (s *sharers) leave(sharing Sharing) {
-	decrement(s.kinds, kind{sharing.Key, sharing.Backends})
+	k := sharing.kind()
+	if s.kinds[k].n--; s.kinds[k].n == 0 {
+		delete(s.kinds, k)
+	}
 	for _, p := range sharing.Ports {
 		if decrement(s.ports, p) {
 			s.sum -= portHash(p)
-			if s.group != nil {
-				decrement(s.group.ports, p)
+			if s.spot != nil {
+				decrement(s.spot.ports, p)
 			}
 		}
 	}
@@ -130,23 +222,30 @@ func decrement[K comparable](counts map[K]int, k K) bool {
 	return true
 }
 
-// admit reports whether a Service, which is on the address as own or not at all, can be there as want. Where it says no, it may be wrong if
-// the users do not agree with each other.
+// admit reports whether each user of the address admits a Service that is there as own, or not at all, as want.
 func (s *sharers) admit(want Sharing, own *Sharing) bool {
-	others := len(s.kinds)
-	if own != nil && s.kinds[kind{own.Key, own.Backends}] == 1 {
-		others--
+	return s.agree(want, own) && s.apart(want, own)
+}
+
+// agree is admit without a look at ports.
+func (s *sharers) agree(want Sharing, own *Sharing) bool {
+	var mine kind
+	if own != nil {
+		mine = own.kind()
 	}
-	if others == 0 {
-		return true
+	for k, others := range s.kinds {
+		if own != nil && k == mine && others.n == 1 {
+			continue
+		}
+		if want.Key == "" || want.Key != k.key || want.Backends != k.backends || !want.consents(others.Sharing) {
+			return false
+		}
 	}
-	same := s.kinds[kind{want.Key, want.Backends}]
-	if own != nil && own.Key == want.Key && own.Backends == want.Backends {
-		same--
-	}
-	if want.Key == "" || others > 1 || same == 0 {
-		return false
-	}
+	return true
+}
+
+// apart reports whether no other user has one of the ports.
+func (s *sharers) apart(want Sharing, own *Sharing) bool {
 	for _, p := range want.Ports {
 		n := s.ports[p]
 		if own != nil && slices.Contains(own.Ports, p) {
@@ -159,111 +258,213 @@ func (s *sharers) admit(want Sharing, own *Sharing) bool {
 	return true
 }
 
-// share puts the address into the set of its group, after its users or its pool changed. An address whose users do not agree is in none, since
-// no further Service can be on it.
-func (a *Allocator) share(address netip.Addr, h *holding) {
+// place returns the group and the namespace under which requests find the address, and its set there. ok is false where users have not the
+// same key and backends: no further Service can be on the address then.
+func (s *sharers) place(pool string) (g groupKey, namespace string, set setKey, ok bool) {
+	for k := range s.kinds {
+		if !ok {
+			g, namespace, set.backends, ok = groupKey{k.key, pool, family.Of(s.address)}, k.namespace, k.backends, true
+		}
+		if k.key == "" || k.key != g.key || k.backends != set.backends {
+			return groupKey{}, "", setKey{}, false
+		}
+		namespace = min(namespace, k.namespace)
+		k.key, k.backends = "", ""
+		set.consents += maphash.Comparable(seed, k)
+	}
+	set.ports = s.sum
+	return g, namespace, set, ok
+}
+
+// share puts the address where requests find it, after its users or its pool changed.
+func (a *Allocator) share(h *holding) {
 	s := h.sharers
 	if s == nil {
 		return
 	}
-	var want groupKey
-	if len(s.kinds) == 1 {
-		for k := range s.kinds {
-			want = groupKey{k.key, h.pool, family.Of(address)}
-		}
+	key, namespace, set, ok := s.place(h.pool)
+	if s.spot != nil {
+		s.remove()
 	}
-	s.remove()
-	if s.group != nil && s.group.groupKey != want {
-		g := s.group
-		s.group = nil
-		g.addresses--
-		for p := range s.ports {
-			decrement(g.ports, p)
-		}
-		if g.addresses == 0 {
-			delete(a.groups, g.groupKey)
-		}
+	if s.spot != nil && (!ok || s.group.groupKey != key || s.spot.namespace != namespace || s.key != key.key) {
+		a.withdraw(s)
 	}
-	if want.key == "" {
+	if !ok {
 		return
 	}
-	if s.key != want.key {
+	if s.key != key.key {
 		a.turns++
-		s.key, s.turn = want.key, a.turns
+		s.key, s.turn = key.key, a.turns
 	}
-	if s.group == nil {
-		g := a.groups[want]
-		if g == nil {
-			g = &group{groupKey: want, ports: map[Port]int{}, sets: map[setKey]*addressSet{}}
-			a.groups[want] = g
-		}
-		s.group = g
-		g.addresses++
-		for p := range s.ports {
-			g.ports[p]++
-		}
+	if s.spot == nil {
+		a.offer(s, key, namespace)
 	}
-	for k := range s.kinds {
-		s.setKey = setKey{k.backends, s.sum}
+	if s.setKey = set; s.spot.sets[set] == nil {
+		s.spot.sets[set] = newAddressSet()
 	}
-	set := s.group.sets[s.setKey]
-	if set == nil {
-		set = btree.NewG(8, func(a, b *sharers) bool { return a.turn < b.turn })
-		s.group.sets[s.setKey] = set
+	s.spot.sets[set].ReplaceOrInsert(s)
+}
+
+// offer puts the address into a spot.
+func (a *Allocator) offer(s *sharers, key groupKey, namespace string) {
+	if s.group = a.groups[key]; s.group == nil {
+		s.group = &group{groupKey: key, all: newAddressSet(), spots: map[string]*spot{}}
+		a.groups[key] = s.group
 	}
-	set.ReplaceOrInsert(s)
+	if s.spot = s.group.spots[namespace]; s.spot == nil {
+		s.spot = &spot{namespace: namespace, ports: map[Port]int{}, sets: map[setKey]*addressSet{}}
+		s.group.spots[namespace] = s.spot
+	}
+	s.group.all.ReplaceOrInsert(s)
+	s.spot.addresses++
+	for p := range s.ports {
+		s.spot.ports[p]++
+	}
+}
+
+// withdraw undoes offer.
+func (a *Allocator) withdraw(s *sharers) {
+	s.group.all.Delete(s)
+	s.spot.addresses--
+	for p := range s.ports {
+		decrement(s.spot.ports, p)
+	}
+	if s.spot.addresses == 0 {
+		delete(s.group.spots, s.spot.namespace)
+	}
+	if s.group.all.Len() == 0 {
+		delete(a.groups, s.group.groupKey)
+	}
+	s.group, s.spot = nil, nil
 }
 
 // remove takes the address out of its set.
 func (s *sharers) remove() {
-	if s.group == nil {
-		return
-	}
-	set := s.group.sets[s.setKey]
+	set := s.spot.sets[s.setKey]
 	if set.Delete(s); set.Len() == 0 {
-		delete(s.group.sets, s.setKey)
+		delete(s.spot.sets, s.setKey)
 	}
 }
 
 // shareable returns the address of a pool that has been there longest of those that the request may share and that fit. The Service is on none
 // of them that does: it would have kept that.
 func (a *Allocator) shareable(req Request, af family.Family, pool string, fits func(netip.Addr) bool) (netip.Addr, bool) {
-	if req.Sharing.Key == "" {
-		return netip.Addr{}, false
-	}
 	g := a.groups[groupKey{req.Sharing.Key, pool, af}]
-	if g == nil {
+	if req.Sharing.Key == "" || g == nil {
 		return netip.Addr{}, false
-	}
-	for _, p := range req.Sharing.Ports {
-		if g.ports[p] == g.addresses {
-			return netip.Addr{}, false
-		}
 	}
 	var best *sharers
-	for key, set := range g.sets {
-		if key.backends != req.Sharing.Backends {
+	for s := range g.within(req.Sharing) {
+		if slices.ContainsFunc(req.Sharing.Ports, func(p Port) bool { return s.ports[p] == s.addresses }) {
 			continue
 		}
-		set.Ascend(func(s *sharers) bool {
-			if best != nil && best.turn < s.turn {
-				return false
+		for key, set := range s.sets {
+			if key.backends == req.Sharing.Backends {
+				best = a.firstShareable(req, set, best, fits)
 			}
-			if _, own := a.held[s.address].users.of(req.Service); own {
-				return true
-			}
-			if !s.admit(req.Sharing, nil) {
-				return false // So do the others of the set.
-			}
-			if !fits(s.address) {
-				return true
-			}
-			best = s
-			return false
-		})
+		}
 	}
 	if best == nil {
 		return netip.Addr{}, false
 	}
 	return best.address, true
+}
+
+// within yields the spots in which a Service could find an address. To look at all is slower only where it consents to all namespaces.
+func (g *group) within(want Sharing) iter.Seq[*spot] {
+	return func(yield func(*spot) bool) {
+		if !want.OwnNamespaceOnly && slices.Contains(want.Consents, AnyNamespace) {
+			for _, s := range g.spots {
+				if !yield(s) {
+					return
+				}
+			}
+			return
+		}
+		for i, namespace := range append([]string{want.Namespace}, want.Consents...) {
+			s := g.spots[namespace]
+			if s != nil && (i == 0 || namespace != want.Namespace && !want.OwnNamespaceOnly) && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// firstShareable returns the first address of a set that the request may share and that fits, if its turn is before that of best.
+func (a *Allocator) firstShareable(req Request, set *addressSet, best *sharers, fits func(netip.Addr) bool) *sharers {
+	set.Ascend(func(s *sharers) bool {
+		if best != nil && best.turn < s.turn {
+			return false
+		}
+		if _, own := a.held[s.address].users.of(req.Service); own {
+			return true
+		}
+		if !s.admit(req.Sharing, nil) {
+			return false // So do the others of the set.
+		}
+		if !fits(s.address) {
+			return true
+		}
+		best = s
+		return false
+	})
+	return best
+}
+
+// mostLooked bounds at how many addresses unshared looks, so that a request does not become slower with their number.
+const mostLooked = 10
+
+// unshared returns the first address that the request could share if namespaces consented, with a Service that does not admit it for that
+// reason.
+func (a *Allocator) unshared(req Request, af family.Family) (refusal Refusal, ok bool) {
+	if req.Sharing.Key == "" || req.Sharing.OwnNamespaceOnly {
+		return Refusal{}, false
+	}
+	for _, c := range req.Pools {
+		g, p := a.groups[groupKey{req.Sharing.Key, c.Pool, af}], a.pools[c.Pool]
+		if g == nil || p == nil || !c.Auto {
+			continue
+		}
+		looked := 0
+		g.all.Ascend(func(s *sharers) bool {
+			looked++
+			if !s.agree(req.Sharing, nil) && s.apart(req.Sharing, nil) && p.contains(s.address) && !a.isReserved(s.address) {
+				refusal, ok = a.refusal(req, s.address)
+				ok = ok && errors.Is(refusal.Err, ErrNoConsent) && !errors.Is(refusal.Err, errDenied)
+			}
+			return !ok && looked < mostLooked
+		})
+		if ok {
+			return refusal, true
+		}
+	}
+	return Refusal{}, false
+}
+
+// refusal returns the first user of the address, by name, that does not admit the Service. ok is false where all do.
+func (a *Allocator) refusal(req Request, address netip.Addr) (refusal Refusal, ok bool) {
+	h := a.held[address]
+	mine, uses := h.users.of(req.Service)
+	if uses && h.users.n() == 1 {
+		return Refusal{}, false
+	}
+	if h.sharers != nil {
+		var own *Sharing
+		if uses {
+			own = &mine
+		}
+		if h.sharers.admit(req.Sharing, own) {
+			return Refusal{}, false
+		}
+	}
+	for _, user := range h.users.sorted() {
+		if user == req.Service {
+			continue
+		}
+		theirs, _ := h.users.of(user)
+		if why := req.Sharing.Admits(theirs); why != nil {
+			return Refusal{address, user, why}, true
+		}
+	}
+	return Refusal{}, false
 }

@@ -9,10 +9,10 @@ import (
 )
 
 // users are the Services that hold an address, each with how it shares. Nearly every address has one, which is kept outside of the map: a
-// map of one takes 800 bytes, so that those of 20,000 addresses would take 16 MB.
+// map of one takes 800 bytes, so that those of 20,000 addresses would take 16 MB. How it shares has the zero value where it has no key.
 type users struct {
 	one     Service
-	sharing Sharing             // of one
+	sharing *Sharing            // of one; nil for the zero value
 	several map[Service]Sharing // all of them, since there have been two
 }
 
@@ -36,7 +36,14 @@ func (u *users) of(service Service) (sharing Sharing, uses bool) {
 	if u.one != service || service == (Service{}) {
 		return Sharing{}, false
 	}
-	return u.sharing, true
+	return u.ofOne(), true
+}
+
+func (u *users) ofOne() Sharing {
+	if u.sharing == nil {
+		return Sharing{}
+	}
+	return *u.sharing
 }
 
 // set adds a user, or replaces how it shares.
@@ -45,9 +52,12 @@ func (u *users) set(service Service, sharing Sharing) {
 	case u.several != nil:
 		u.several[service] = sharing
 	case u.n() == 0 || u.one == service:
-		u.one, u.sharing = service, sharing
+		if u.one, u.sharing = service, nil; sharing.Key != "" {
+			kept := sharing // so that sharing stays off the heap elsewhere
+			u.sharing = &kept
+		}
 	default:
-		u.several = map[Service]Sharing{u.one: u.sharing, service: sharing}
+		u.several = map[Service]Sharing{u.one: u.ofOne(), service: sharing}
 	}
 }
 
@@ -66,7 +76,7 @@ func (u *users) all() iter.Seq2[Service, Sharing] {
 	}
 	return func(yield func(Service, Sharing) bool) {
 		if u.n() == 1 {
-			yield(u.one, u.sharing)
+			yield(u.one, u.ofOne())
 		}
 	}
 }
