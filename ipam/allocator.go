@@ -440,6 +440,20 @@ func (a *Allocator) heldBy(service Service) []Assignment {
 	return held
 }
 
+// Sharers returns the Services on the address that admit one that shares like this, sorted by name.
+func (a *Allocator) Sharers(address netip.Addr, sharing Sharing) []Service {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h, ok := a.held[address]
+	if !ok || sharing.Key == "" {
+		return nil
+	}
+	return slices.DeleteFunc(h.users.sorted(), func(user Service) bool {
+		theirs, _ := h.users.of(user)
+		return sharing.Admits(theirs) != nil
+	})
+}
+
 func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }

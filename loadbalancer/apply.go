@@ -163,7 +163,7 @@ func (s *Server) handedOver(svc *corev1.Service) bool {
 // turns out to be another's, the address is looked at again.
 func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
 	holders := s.ledger.allocator.Lookup(e.Address).Services
-	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, holders)
+	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, e.Key(), holders)
 	if _, ok := errors.AsType[*claimedByOther](err); ok {
 		s.repairs.Add(item{kind: repairAddress, address: e.Address})
 		return nil

@@ -49,7 +49,9 @@ func (c *claimedByOther) Error() string {
 //
 // A claim of the Service itself may exist because the answer to an earlier creation was lost, or because another
 // leader serves the Service too. Both leaders then publish the same address, which is right.
-func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, sharers []ipam.Service) error {
+//
+// key, if any, is written on the claim: after a restart it says that other Services may have been on the address.
+func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, key string, sharers []ipam.Service) error {
 	claim := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: as.Address.String(),
@@ -62,6 +64,9 @@ func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Se
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
 			Resource: "services", Namespace: service.Namespace, Name: service.Name,
 		}},
+	}
+	if key != "" {
+		claim.Annotations = map[string]string{v1alpha1.AnnotationAllowSharedIP: key}
 	}
 	for range 3 {
 		c.ledger.wrote(as.Address, "")
@@ -81,7 +86,10 @@ func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Se
 			continue // deleted in between
 		}
 		if parent, ok := parentOf(existing); ok && (parent == service || slices.Contains(sharers, parent)) {
-			return nil
+			if key == "" || existing.Annotations[v1alpha1.AnnotationAllowSharedIP] != "" {
+				return nil
+			}
+			return c.patch(ctx, as.Address, existing.UID, fmt.Sprintf(`"annotations":{%q:%q}`, v1alpha1.AnnotationAllowSharedIP, key))
 		}
 		return &claimedByOther{as.Address, existing}
 	}
@@ -148,10 +156,15 @@ func (c *claims) delete(ctx context.Context, address netip.Addr, uid types.UID) 
 // relabel writes another pool on exactly this claim. Speakers match the label with spec.addressPools of an
 // advertisement. Where another IPAddress has taken the name since, the UID in the patch keeps it as it is.
 func (c *claims) relabel(ctx context.Context, as ipam.Assignment, uid types.UID) error {
-	patch := fmt.Sprintf(`{"metadata":{"uid":%q,"labels":{%q:%q}}}`, uid, v1alpha1.LabelAddressPool, as.Pool)
-	_, err := c.client.Patch(ctx, as.Address.String(), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	return c.patch(ctx, as.Address, uid, fmt.Sprintf(`"labels":{%q:%q}`, v1alpha1.LabelAddressPool, as.Pool))
+}
+
+// patch writes a part of the metadata of exactly this claim.
+func (c *claims) patch(ctx context.Context, address netip.Addr, uid types.UID, part string) error {
+	patch := fmt.Sprintf(`{"metadata":{"uid":%q,%s}}`, uid, part)
+	_, err := c.client.Patch(ctx, address.String(), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("labelling the claim of %s: %w", as.Address, err)
+		return fmt.Errorf("marking the claim of %s: %w", address, err)
 	}
 	return nil
 }

@@ -331,6 +331,22 @@ func (l *leader) Eventf(obj runtime.Object, kind, reason, format string, args ..
 	l.Event(obj, kind, reason, fmt.Sprintf(format, args...))
 }
 
+// wantEvents checks how many events of a reason there were, and returns them.
+func (l *leader) wantEvents(reason string, want int) (got []string) {
+	l.c.t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, event := range l.events {
+		if strings.Fields(event)[1] == reason {
+			got = append(got, event)
+		}
+	}
+	if len(got) != want {
+		l.c.t.Errorf("%d events %s, want %d: %q", len(got), reason, want, got)
+	}
+	return got
+}
+
 // AnnotatedEventf implements record.EventRecorder.
 func (l *leader) AnnotatedEventf(obj runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {
 	l.Eventf(obj, kind, reason, format, args...)
@@ -350,12 +366,12 @@ func (c *cluster) build() (l *leader, start func()) {
 	l.Server, err = New(Config{
 		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: mutedServices{core.Core().V1().Services(), &l.muted},
 		Namespaces: core.Core().V1().Namespaces(),
-		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l,
+		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l, Rules: rules,
 		Network: func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
 		Wake: func(svc *corev1.Service) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			l.woken = append(l.woken, svc.Name)
+			l.woken = append(l.woken, short(request.ServiceOf(svc)))
 		},
 	})
 	if err != nil {
@@ -472,10 +488,21 @@ func (c *cluster) create(services ...*corev1.Service) {
 	c.settle()
 }
 
-// service returns a Service of namespace default as the API has it, or nil.
+// named reads the name of a Service: "web" is in namespace default, "shop/web" is not.
+func named(name string) ipam.Service {
+	if namespace, name, ok := strings.Cut(name, "/"); ok {
+		return ipam.Service{Namespace: namespace, Name: name}
+	}
+	return ipam.Service{Namespace: "default", Name: name}
+}
+
+// short is the name that named reads.
+func short(service ipam.Service) string { return strings.TrimPrefix(service.String(), "default/") }
+
+// service returns a Service as the API has it, or nil.
 func (c *cluster) service(name string) *corev1.Service {
 	c.t.Helper()
-	svc, err := c.api.CoreV1().Services("default").Get(context.Background(), name, metav1.GetOptions{})
+	svc, err := c.api.CoreV1().Services(named(name).Namespace).Get(context.Background(), named(name).Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -498,7 +525,7 @@ func (c *cluster) edit(name string, edits ...func(*corev1.Service)) {
 // vanish deletes a Service as if it never had a finalizer.
 func (c *cluster) vanish(name string) {
 	c.t.Helper()
-	c.must(c.api.CoreV1().Services("default").Delete(context.Background(), name, metav1.DeleteOptions{}))
+	c.must(c.api.CoreV1().Services(named(name).Namespace).Delete(context.Background(), named(name).Name, metav1.DeleteOptions{}))
 	c.settle()
 }
 
@@ -534,7 +561,7 @@ func (c *cluster) claims() map[string]string {
 	claims := map[string]string{}
 	for _, claim := range list.Items {
 		if parent, ok := parentOf(&claim); ok {
-			claims[claim.Name] = parent.Name
+			claims[claim.Name] = short(parent)
 		}
 	}
 	return claims
@@ -597,7 +624,7 @@ func (c *cluster) replaceClaim(name, managedBy, namespace, service string) {
 // ensure asks for a Service as the service controller does, without writing the status.
 func (l *leader) ensure(name string) (*corev1.LoadBalancerStatus, error) {
 	l.c.t.Helper()
-	svc, err := l.ledger.services.Services("default").Get(name)
+	svc, err := l.ledger.services.Services(named(name).Namespace).Get(named(name).Name)
 	l.c.must(err)
 	before := svc.DeepCopy()
 	got, err := l.EnsureLoadBalancer(context.Background(), "kubernetes", svc, nil)

@@ -52,7 +52,7 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
 		return newService(name, require, "IPv4 IPv6", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
 	}
-	bubble("a Service whose selector changes has to leave", t, func(t *testing.T) {
+	bubble("a Service whose selector changes stays, and is told", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80, local("shop")), keyed("b", 81, local("shop")))
@@ -63,7 +63,8 @@ func TestSharingFollowsTheSelector(t *testing.T) {
 		l.syncWoken()
 		c.settle()
 		c.wantShown("a", bothKinds)
-		c.wantShown("b", "192.0.2.2 2001:db8::2")
+		c.wantShown("b", bothKinds)
+		l.wantEvents(v1alpha1.EventKeptAddress, 1)
 	})
 	bubble("a Service whose selector becomes the same lets in a Service that waits", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
@@ -116,31 +117,29 @@ func TestWipedStatus(t *testing.T) {
 	})
 }
 
-func TestNewSharerBesideServiceThatCannotLeave(t *testing.T) {
+func TestNewSharerBesideServicesThatDoNotAgree(t *testing.T) {
 	keyed := func(name string, port int32) *corev1.Service {
 		return newService(name, single, "IPv4", annotate(shareKey, "k"), listen("TCP", port))
 	}
-	bubble("takes the address from no other", t, func(t *testing.T) {
+	bubble("waits until they agree", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1"))
 		l := c.lead()
 		c.create(keyed("b", 81), keyed("a", 80))
 		l.mustSync("b", "a")
 		c.wantClaims("192.0.2.1=b")
 		c.edit("b", annotate(shareKey, "other"))
-		l.wantError("b", "no free address") // and stays
+		l.mustSync("b")
 		c.create(keyed("c", 82))
-		l.mustSync("c")
-		l.wantWoken("")
+		l.wantError("c", "no free address")
 		l.mustSync("a")
-		for _, name := range []string{"a", "b", "c"} {
-			c.wantShown(name, "192.0.2.1")
-		}
-		c.setPool(newPool("lan", "192.0.2.1-192.0.2.2"))
+		c.wantShown("a", "192.0.2.1")
+		c.wantShown("b", "192.0.2.1")
+		c.edit("b", annotate(shareKey, "k"))
+		l.mustSync("b")
 		c.settle()
 		l.syncWoken()
-		c.wantShown("b", "192.0.2.2")
-		c.wantShown("a", "192.0.2.1")
-		c.wantClaims("192.0.2.1=a 192.0.2.2=b")
+		c.wantShown("c", "192.0.2.1")
+		c.wantClaims("192.0.2.1=b")
 	})
 }
 
@@ -156,48 +155,13 @@ func TestServiceThatComesBeforeItsNamespace(t *testing.T) {
 		}
 		c.label("shop", labels.Set{"team": "shop"}) // the watch of namespaces is a moment behind that of Services
 		c.settle()
-		l.wantWoken("web")
+		l.wantWoken("shop/web")
 		got, err := l.EnsureLoadBalancer(t.Context(), "", svc, nil)
 		c.must(err)
 		if got.Ingress[0].IP != "198.51.100.1" {
 			t.Errorf("got %s, want 198.51.100.1 from the pool of its namespace", got.Ingress[0].IP)
 		}
 	})
-}
-
-func TestRestartBesideServiceThatCannotLeave(t *testing.T) {
-	keyed := func(name string, port int32) *corev1.Service {
-		return newService(name, require, "IPv4 IPv6", annotate(shareKey, "k"), listen("TCP", port))
-	}
-	for _, change := range []struct {
-		name string
-		edit func(*corev1.Service)
-	}{{"the key", annotate(shareKey, "other")}, {"a port", listen("TCP", 80)}, {"the policy", local("shop")}} {
-		for _, wide := range []bool{false, true} {
-			bubble(change.name, t, func(t *testing.T) {
-				c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
-				l := c.lead()
-				c.create(keyed("a", 80), keyed("b", 81))
-				l.mustSync("a", "b")
-				c.edit("b", change.edit)
-				l.wantError("b", "no free address")
-				l.mustSync("a")
-				l.stop()
-				if wide {
-					c.setPool(newPool("lan", "192.0.2.1-192.0.2.2 2001:db8::1-2001:db8::2"))
-				}
-				l = c.lead()
-				l.mustSync("a") // it has done nothing
-				c.wantShown("a", bothKinds)
-				if !wide {
-					l.wantError("b", "no free address")
-					return
-				}
-				l.mustSync("b")
-				c.wantShown("b", "192.0.2.2 2001:db8::2")
-			})
-		}
-	}
 }
 
 func TestWokenAndServedElsewhere(t *testing.T) {

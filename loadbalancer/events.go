@@ -163,7 +163,8 @@ func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	if relabelled {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
-	if sharing := request.SharingOf(cur); request.Served(cur) && sharing.Key != "" && sharing.Backends != request.SharingOf(old).Backends {
+	rules := s.ledger.rules
+	if sharing := rules.SharingOf(cur); request.Served(cur) && sharing.Key != "" && sharing.Backends != rules.SharingOf(old).Backends {
 		s.wake(cur)
 	}
 }

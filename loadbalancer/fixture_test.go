@@ -20,6 +20,9 @@ import (
 // compareAddr lets cmp look into addresses, which have no exported fields.
 var compareAddr = cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
 
+// rules are those of a controller manager without flags.
+var rules = request.Rules{Honour: request.AllProducts}
+
 // The tests below speak of fixtures by these names.
 const (
 	single  = fixture.Single

@@ -39,6 +39,7 @@ type ledger struct {
 	services  corelisters.ServiceLister
 	statuses  cache.Indexer // of Services, with the index byPublished
 	claims    networkinglisters.IPAddressLister
+	rules     request.Rules // about annotations
 
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -46,6 +47,7 @@ type ledger struct {
 	own     map[netip.Addr]written        // our last write to a claim, until the informer shows it
 	waiting map[ipam.Service]waiting      // the Services that have less than they asked for
 	answers map[ipam.Service][]netip.Addr // what the last request of a Service gave it
+	told    map[notice]string             // what a Service was told by an event, as long as it is so
 }
 
 // pair is a Service and an address that it holds.
@@ -75,7 +77,8 @@ type written struct {
 func newLedger(cfg Config) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{}, answers: map[ipam.Service][]netip.Addr{},
+		rules: cfg.Rules, marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
+		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
 	}
 }
 
@@ -133,6 +136,7 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 	if parent, ours := parentOf(claim); ours {
 		e.Claim = repair.Claim{State: repair.Ours, UID: string(claim.UID), Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
 		e.Claim.PoolGone = !l.allocator.HasPool(e.Claim.Pool)
+		e.Claim.Key = claim.Annotations[v1alpha1.AnnotationAllowSharedIP]
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
@@ -175,7 +179,7 @@ func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
 		s.Need = repair.Finishing
 		return
 	}
-	s.Sharing = request.SharingOf(svc)
+	s.Sharing = l.rules.SharingOf(svc)
 	duplicate := false
 	// The other addresses of the Service matter only where it has this one by one record alone. Most addresses are
 	// held and published.

@@ -1270,21 +1270,6 @@ func TestSharing(t *testing.T) {
 		c.wantShown("b", bothKinds)
 		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
 	})
-	bubble("a Service that may not share any more and finds no other address keeps no other from sharing", t, func(t *testing.T) {
-		c := newCluster(t, newPool("lan", "192.0.2.1 2001:db8::1"))
-		l := c.lead()
-		c.create(keyed("a", 80), keyed("b", 81))
-		l.mustSync("a", "b")
-		c.edit("b", annotate(shareKey, "other"))
-		l.wantError("b", "no free address")
-		l.stop()
-		l = c.lead()
-		l.mustSync("a")
-		c.wantShown("a", bothKinds)
-		l.wantError("b", "no free address")
-		l.delete("a")
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
-	})
 	bubble("passes on when the parent vanishes", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
@@ -1358,28 +1343,76 @@ func TestSharing(t *testing.T) {
 		{"the key", annotate(shareKey, "other")},
 		{"the policy", local("shop")},
 	} {
-		bubble("ends for the Service that changes "+change.name, t, func(t *testing.T) {
-			c := newCluster(t, newPool("lan", dualPool))
-			l := c.lead()
-			c.create(keyed("a", 80), keyed("b", 81))
-			l.mustSync("a", "b")
-			c.edit("b", change.edit)
-			l.mustSync("b", "a")
-			c.wantShown("a", bothKinds)
-			c.wantShown("b", "192.0.2.2 2001:db8::2")
-			c.wantClaims("192.0.2.1=a 2001:db8::1=a 192.0.2.2=b 2001:db8::2=b")
-		})
+		for _, parent := range []bool{false, true} {
+			bubble(fmt.Sprintf("goes on for the Service that changes %s, parent of the claim: %v, also after a restart", change.name, parent), t, func(t *testing.T) {
+				c := newCluster(t, newPool("lan", dualPool))
+				l := c.lead()
+				c.create(keyed("a", 80), keyed("b", 81))
+				if l.mustSync("a", "b"); parent {
+					c.edit("a", listen("TCP", 81))
+					c.edit("b", listen("TCP", 80))
+					l.mustSync("b", "a")
+					l.events = nil
+				}
+				name := map[bool]string{false: "b", true: "a"}[parent]
+				c.edit(name, change.edit)
+				l.mustSync(name, name)
+				l.wantEvents(v1alpha1.EventKeptAddress, 1)
+				l.mustSync("a", "b")
+				c.wantShown("a", bothKinds)
+				c.wantShown("b", bothKinds)
+				l.stop()
+				l = c.lead()
+				c.create(keyed("c", 82))
+				l.mustSync("b", "a", "c", "a", "b")
+				c.wantShown("a", bothKinds)
+				c.wantShown("b", bothKinds)
+				l.wantEvents(v1alpha1.EventKeptAddress, 2) // each is told what the other has
+				c.edit(name, annotate("tandem-lb.io/reallocate", "true"))
+				l.mustSync(name)
+				c.settle()
+				l.syncWoken()
+				if c.shown("a") == c.shown("b") {
+					t.Errorf("a and b show %s, although one of them asks to be moved", c.shown("a"))
+				}
+				l.wantEvents(v1alpha1.EventSharingAgrees, 2)
+			})
+		}
 	}
-	bubble("a new key of the parent passes the claim on", t, func(t *testing.T) {
+	bubble("a new key of the parent moves nobody, and a later edit of another Service ends it", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
 		l.mustSync("a", "b")
-		c.edit("a", annotate(shareKey, ""))
+		c.edit("a", annotate(shareKey, "other"))
 		l.mustSync("a")
-		c.wantShown("a", "192.0.2.2 2001:db8::2")
+		l.wantEvents(v1alpha1.EventKeptAddress, 1)
+		l.takeWoken()
+		c.edit("b", annotate(shareKey, "other"))
+		l.mustSync("b")
+		l.wantWoken("a")
+		l.mustSync("a")
+		l.wantEvents(v1alpha1.EventSharingAgrees, 1)
+		c.settle()
+		l.wantWoken("")
+		c.wantShown("a", bothKinds)
 		c.wantShown("b", bothKinds)
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b 192.0.2.2=a 2001:db8::2=a")
+		c.wantClaims("192.0.2.1=a 2001:db8::1=a")
+	})
+	bubble("the other Service on the address goes, and the edit takes effect", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(keyed("a", 80), keyed("b", 81))
+		l.mustSync("a", "b")
+		c.edit("b", listen("TCP", 80))
+		l.mustSync("b")
+		l.delete("a")
+		c.settle()
+		l.wantWoken("b")
+		l.mustSync("b")
+		l.wantEvents(v1alpha1.EventSharingAgrees, 1)
+		c.wantShown("b", bothKinds)
+		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
 	})
 	bubble("across pools of one family each by fixed address", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -150,11 +150,11 @@ func (w *world) checkGiven(name, shown, given string) {
 			continue
 		}
 		parent := w.service(owner)
-		key := request.SharingOf(w.service(name)).Key
+		key := rules.SharingOf(w.service(name)).Key
 		if key != "" && parent != nil && w.deposed != nil {
 			continue
 		}
-		if parent == nil || key == "" || request.SharingOf(parent).Key != key && !w.refused(parent) {
+		if parent == nil || key == "" || rules.SharingOf(parent).Key != key && !w.refused(parent) {
 			w.t.Errorf("%s was given %s, which is claimed for %q", name, address, owner)
 		}
 	}
@@ -501,10 +501,10 @@ func (w *world) check() {
 		}
 		for i, svc := range services {
 			for _, other := range services[i+1:] {
-				if w.refused(svc) || w.refused(other) {
+				if w.refused(svc) || w.refused(other) || w.kept(svc) || w.kept(other) {
 					continue
 				}
-				one, two := request.SharingOf(svc), request.SharingOf(other)
+				one, two := rules.SharingOf(svc), rules.SharingOf(other)
 				if one.Key == "" || one.Key != two.Key || one.Backends != two.Backends || one.Ports[0] == two.Ports[0] {
 					w.t.Errorf("%s is shown by %s %v and %s %v", address, svc.Name, one, other.Name, two)
 				}
@@ -539,6 +539,13 @@ func (w *world) refused(svc *corev1.Service) bool {
 	defer w.leader.ledger.mu.Unlock()
 	_, waits := w.leader.ledger.waiting[request.ServiceOf(svc)]
 	return waits || w.failed[svc.Name]
+}
+
+// kept reports whether the Service was told that it keeps an address although another Service there does not admit it.
+func (w *world) kept(svc *corev1.Service) bool {
+	w.leader.ledger.mu.Lock()
+	defer w.leader.ledger.mu.Unlock()
+	return w.leader.ledger.told[notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}] != ""
 }
 
 func words(got *corev1.LoadBalancerStatus) string {

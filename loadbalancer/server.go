@@ -60,6 +60,8 @@ type Config struct {
 	// given before NetworkSynced. The caller calls Server.NetworkChanged when it changes.
 	Network       func(context.Context) (ipam.Network, error)
 	NetworkSynced []cache.InformerSynced
+	// Rules say which annotations of Services count.
+	Rules request.Rules
 }
 
 // Informer is the part of an informer that is common to client-go's and controller-runtime's.
@@ -161,7 +163,15 @@ func (s *Server) EnsureLoadBalancer(
 	}
 	defer unlock()
 	start := time.Now()
+	shows, first := s.shownBefore(svc)
 	out, err := s.allocate(ctx, svc)
+	if err == nil {
+		s.tellOfSharing(svc, out)
+		if !first {
+			shows = addressesOf(out.Assigned)
+		}
+	}
+	s.tell(svc, v1alpha1.EventIgnoredAnnotation, s.ledger.rules.Ignored(svc, shows))
 	s.report(svc, out, err)
 	if err != nil {
 		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", request.ServiceOf(svc), err)
@@ -222,9 +232,9 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 		// event wakes the Service.
 		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
 	}
-	req, err := request.New(svc, *s.pools.Load(), namespace.Labels)
-	req.Published = s.ledger.shows(svc)
-	return req, err
+	shows := s.ledger.shows(svc)
+	has := len(shows) > 0 || len(s.ledger.allocator.Held(request.ServiceOf(svc))) > 0
+	return s.ledger.rules.New(svc, *s.pools.Load(), namespace.Labels, shows, has)
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
@@ -253,9 +263,8 @@ func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Requ
 		return err
 	}
 	defer unlock()
-	// The sharers are read under the lock, so that none of them leaves meanwhile. A Service that changed its key
-	// and found no other address is recorded with the old key, and counts.
-	return s.claims.create(ctx, as, req.Service, s.ledger.allocator.Sharers(as.Address, req.Sharing.Key))
+	// The sharers are read under the lock, so that none of them leaves meanwhile.
+	return s.claims.create(ctx, as, req.Service, req.Sharing.Key, s.ledger.allocator.Sharers(as.Address, req.Sharing))
 }
 
 // markSurplus has what a Service does not want any more released when the status does not show it, so that no other

@@ -86,6 +86,7 @@ func (s *Server) load(ctx context.Context) error {
 	for _, onlyParents := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
 			e := s.ledger.observe(address, claims[address])
+			e.Starting = true
 			for _, step := range repair.Steps(e, time.Now()) {
 				if step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent) {
 					s.ledger.hold(e, step)
@@ -137,7 +138,7 @@ func (s *Server) holdPublished(pools []ipam.Pool) {
 		for _, address := range request.Published(svc) {
 			record := s.ledger.allocator.Lookup(address)
 			if pool := coming.PoolOf(address); len(record.Services) == 0 && !record.Blocked && pool != "" {
-				s.ledger.allocator.Hold(request.ServiceOf(svc), address, pool, request.SharingOf(svc))
+				s.ledger.allocator.Hold(request.ServiceOf(svc), address, pool, s.ledger.rules.SharingOf(svc))
 				s.repairs.Add(item{kind: repairAddress, address: address})
 			}
 		}

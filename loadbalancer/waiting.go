@@ -64,7 +64,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	if err != nil {
 		return
 	}
-	if request.SharingOf(svc).Key != "" {
+	if s.ledger.rules.SharingOf(svc).Key != "" {
 		// Its ports, its key or its policy may no longer keep waiting Services from sharing its addresses.
 		s.plans.Add(item{kind: wakeWaiting})
 	}
@@ -98,6 +98,8 @@ func (s *Server) forget(service ipam.Service) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
 	delete(s.ledger.answers, service)
+	delete(s.ledger.told, notice{service, v1alpha1.EventKeptAddress})
+	delete(s.ledger.told, notice{service, v1alpha1.EventIgnoredAnnotation})
 }
 
 // wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be. For
@@ -146,6 +148,7 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 			woken++
 		}
 	}
+	s.wakeAgreeing()
 	if woken > 0 {
 		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(services))
 	}

@@ -37,12 +37,13 @@ const (
 	// disjoint and their traffic policies agree.
 	AnnotationAllowSharedIP = "tandem-lb.io/allow-shared-ip"
 
-	// AnnotationReallocate, set to "true", gives up the addresses that their pool has lost and takes new ones.
+	// AnnotationReallocate, set to "true", gives up the addresses that their pool has lost, that are reserved, or that the Service may not
+	// share any more with the others on them, and takes new ones.
 	AnnotationReallocate = "tandem-lb.io/reallocate"
 
 	// AnnotationShareWithNamespaces names other namespaces, separated by commas. The Service may share an address with Services
 	// there that have the same sharing key and name the namespace of this Service too: "shop,blog" on a Service in "front" and
-	// "front" on one in "shop" let the two share. It has no effect in this version.
+	// "front" on one in "shop" let the two share.
 	AnnotationShareWithNamespaces = "tandem-lb.io/share-with-namespaces"
 
 	// AnnotationPreferredNodes is a label selector of nodes ("rack=1"). Where layer 2 announces the Service, such a node is
@@ -100,6 +101,30 @@ const (
 
 	// MetalLBLegacyAnnotationAllowSharedIP means the same as [AnnotationAllowSharedIP].
 	MetalLBLegacyAnnotationAllowSharedIP = "metallb.universe.tf/allow-shared-ip"
+)
+
+// Annotations of kube-vip and Cilium that are read. Those for fixed addresses count only while a Service has no address.
+const (
+	// KubeVIPAnnotationLoadBalancerIPs means the same as [AnnotationLoadBalancerIPs]; 0.0.0.0, which asks for DHCP there, is passed over.
+	KubeVIPAnnotationLoadBalancerIPs = "kube-vip.io/loadbalancerIPs"
+
+	// CiliumAnnotationIPs means the same as [AnnotationLoadBalancerIPs].
+	CiliumAnnotationIPs = "lbipam.cilium.io/ips"
+
+	// CiliumLegacyAnnotationIPs means the same as [AnnotationLoadBalancerIPs].
+	CiliumLegacyAnnotationIPs = "io.cilium/lb-ipam-ips"
+
+	// CiliumAnnotationSharingKey means the same as [AnnotationAllowSharedIP].
+	CiliumAnnotationSharingKey = "lbipam.cilium.io/sharing-key"
+
+	// CiliumLegacyAnnotationSharingKey means the same as [AnnotationAllowSharedIP].
+	CiliumLegacyAnnotationSharingKey = "io.cilium/lb-ipam-sharing-key"
+
+	// CiliumAnnotationSharingCrossNamespace means the same as [AnnotationShareWithNamespaces]; "*" names all namespaces.
+	CiliumAnnotationSharingCrossNamespace = "lbipam.cilium.io/sharing-cross-namespace"
+
+	// CiliumLegacyAnnotationSharingCrossNamespace means the same as [AnnotationShareWithNamespaces]; "*" names all namespaces.
+	CiliumLegacyAnnotationSharingCrossNamespace = "io.cilium/lb-ipam-sharing-cross-namespace"
 )
 
 // Types of conditions of an AddressPool.
@@ -217,6 +242,20 @@ const (
 
 	// EventMissingAddress says which family of a PreferDualStack Service has no address, and why.
 	EventMissingAddress = "MissingAddress"
+
+	// EventNotShared says that the Service got an address of its own, although another namespace has one with the same sharing key, and
+	// which annotations let the two share it.
+	EventNotShared = "NotShared"
+
+	// EventKeptAddress says that the Service keeps an address although another Service on it does not admit it any more, as after an edit of
+	// ports, and why.
+	EventKeptAddress = "KeptAddress"
+
+	// EventSharingAgrees says that what EventKeptAddress told has ended.
+	EventSharingAgrees = "SharingAgrees"
+
+	// EventIgnoredAnnotation says that an annotation of another product asks for an address that the Service does not have.
+	EventIgnoredAnnotation = "IgnoredAnnotation"
 
 	// EventReservedAddress says, of a Service and of the Node, that an address of the Service has become one that must not be given, such as
 	// the address of a Node. Nothing is taken away.

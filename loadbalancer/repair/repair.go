@@ -47,6 +47,7 @@ type Claim struct {
 	Pool   string       // of Ours: the AddressPool on its label
 	// PoolGone says of Ours that no AddressPool has the name on the label.
 	PoolGone bool
+	Key      string // of Ours: the sharing key that it was created with
 	Owner    string // of Foreign, in words
 }
 
@@ -101,6 +102,8 @@ type Entry struct {
 	Claim Claim
 	// Blocked says that the cache knows a foreign claim.
 	Blocked bool
+	// Starting says that the cache is being filled after a start: it does not know yet which Services shared the address.
+	Starting bool
 	// Services are those that hold or publish the address, and the claim's parent, sorted by name.
 	Services []Standing
 }
@@ -176,12 +179,11 @@ type Step struct {
 //	18  A        A, B     any        A to be released          release A, and claim for B
 //	19  A        A        B          A to be released          hold B, release A, and claim for B
 //	20  A        -        B          A gone, B needed          hold B, delete the claim, and claim for B
-//	21  A        B        any        same sharing key          hold A: they share
-//	22  A        B        any        no common key             hold A, drop B, wake B where B is served: the claim decides
+//	21  A        B        any        B admitted by A           hold A: they share
+//	22  A        B        any        B not admitted            hold A, drop B, wake B where B is served: the claim decides
 //	23  A        A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
-//	24  A        A        A, B       B needed, not admitted    hold B with A's key and no ports, wake B: B has nowhere else to
-//	                                                          go, and keeps no other Service from sharing. Only where A has
-//	                                                          a key and B no other address of the family.
+//	24  A        A        A, B       B needed, at the start    hold B, wake B: they shared before one of them was edited, and both keep the
+//	                                                          address. Only where the claim has a key or B that of A, and B no other address.
 //	25  A        A        A, B       B otherwise not admitted  wake B: it gets another address
 //	26  A        A*       any        claim names a lost pool   relabel to the pool in the cache; a pool that exists stays on the label
 //	27  none     A        any        A needed, writing         claim for A; A holds the address meanwhile
@@ -193,7 +195,8 @@ type Step struct {
 //	33  none     A        any        A gone                    release A
 //	34  none     -        A          A needed, in a pool       hold A, claim for A, wake A
 //	35  none     -        A          A needed, in no pool      wake A: it gets another address
-//	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 to 25
+//	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 or, with the same key, 24: they
+//	                                                          came with the address from another load balancer
 //	37  none     blocked  any        any                       unblock
 //	38  foreign  A        any        any                       drop A, block, wake A where it is served
 //	39  foreign  -        A          A needed                  block, wake A
@@ -219,7 +222,7 @@ func Steps(entry Entry, now time.Time) []Step {
 	var steps []Step
 	for i, s := range entry.Services {
 		if !s.Holds {
-			steps = append(steps, entry.join(i, parent)...)
+			steps = append(steps, entry.join(i, parent, entry.Starting && entry.Claim.Key != "")...)
 			continue
 		}
 		more := entry.follow(s, now)
@@ -244,6 +247,17 @@ func (e Entry) Standing(service ipam.Service) Standing {
 		}
 	}
 	return Standing{Service: service, Need: Gone}
+}
+
+// Key returns the sharing key for a new claim of the address: that of the claim or of a Service that holds the address, "" where there is none.
+func (e Entry) Key() string {
+	key := e.Claim.Key
+	for _, s := range e.Services {
+		if s.Holds && key == "" {
+			key = s.Sharing.Key
+		}
+	}
+	return key
 }
 
 // follow is for a Service that holds the address, and has a claim of its own or shares with the Service that has the
@@ -307,8 +321,8 @@ func (e Entry) learn(parent Standing) []Step {
 		switch {
 		case s.Service == parent.Service:
 		case !s.Holds:
-			steps = append(steps, e.join(i, parent)...)
-		case s.Sharing.Key == "" || s.Sharing.Key != parent.Sharing.Key:
+			steps = append(steps, e.join(i, parent, e.Starting && e.Claim.Key != "")...)
+		case s.Sharing.Admits(parent.Sharing) != nil:
 			steps = append(steps, drop(s)...)
 		}
 	}
@@ -325,24 +339,20 @@ func drop(s Standing) []Step {
 }
 
 // join is for a Service that publishes the address and does not hold it, beside the one that has the claim or gets
-// it (23 to 25).
-func (e Entry) join(i int, first Standing) []Step {
+// it (23 to 25). shared says that the address was shared, so that they may have agreed before.
+func (e Entry) join(i int, first Standing, shared bool) []Step {
 	s := &e.Services[i]
 	if !s.Publishes || !s.served() {
 		return nil
 	}
 	wake := Step{Do: Wake, Service: s.Service}
-	admitted := true
+	// With the same key they may come from another load balancer, which asks for no consent.
+	sameKey := s.Sharing.Key != "" && s.Sharing.Key == first.Sharing.Key && (e.Starting || e.Claim.State == NoClaim)
 	for _, other := range e.Services {
-		if (other.Holds || other.Service == first.Service) && s.Sharing.Admits(other.Sharing) != nil {
-			admitted = false
-		}
-	}
-	if !admitted {
-		if first.Sharing.Key == "" || s.HasOther {
+		beside := other.Holds || other.Service == first.Service
+		if beside && s.Sharing.Admits(other.Sharing) != nil && (!shared && !sameKey || s.HasOther) {
 			return []Step{wake}
 		}
-		s.Sharing = ipam.Sharing{Key: first.Sharing.Key, Backends: first.Sharing.Backends}
 	}
 	s.Holds = true
 	return []Step{{Do: Hold, Service: s.Service, Sharing: s.Sharing}, wake}
@@ -379,7 +389,7 @@ func (e Entry) claimAgain() []Step {
 			first.Holds = true
 			steps = append(steps, Step{Do: Hold, Service: s.Service, Sharing: s.Sharing}, Step{Do: Wake, Service: s.Service})
 		default:
-			steps = append(steps, e.join(i, *first)...)
+			steps = append(steps, e.join(i, *first, false)...)
 		}
 	}
 	if first != nil {

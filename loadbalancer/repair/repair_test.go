@@ -72,14 +72,21 @@ func TestSteps(t *testing.T) {
 		{21, "A: A - needed k80; B hp needed k81", "hold A k80"},
 		{22, "A: A - needed; B hp needed", "hold A, drop B, wake B"},
 		{22, "A: A - needed k80; B hp needed j81", "hold A k80, drop B, wake B"},
+		{22, "A: A - needed k80; B hp needed k80", "hold A k80, drop B, wake B"},
 		{22, "A: A - needed; B hp finishing", "hold A, drop B"},
 		{23, "A: A hp needed k80; B p needed k81", "hold B k81, wake B"},
-		{23, "A: A hp needed k80; B p needed k81; C p needed k81", "hold B k81, wake B, hold C k, wake C"},
-		{24, "A: A hp needed k80; B p needed k80", "hold B k, wake B"},
-		{24, "A: A hp needed k80; B p needed", "hold B k, wake B"},
-		{24, "A: A - needed k80; B p needed", "hold A k80, hold B k, wake B"},
+		{24, "A keyed starting: A hp needed k80; B p needed k81; C p needed k81", "hold B k81, wake B, hold C k81, wake C"},
+		{24, "A keyed starting: A hp needed k80; B p needed", "hold B, wake B"},
+		{24, "A keyed starting: A hp needed; B p needed", "hold B, wake B"},
+		{24, "A keyed starting: A - needed k80; B p needed j80", "hold A k80, hold B j80, wake B"},
+		{24, "A starting: A - needed k80; B p needed k80", "hold A k80, hold B k80, wake B"},
+		{25, "A starting: A hp needed; B p needed", "wake B"},
+		{25, "A starting: A hp needed k80; B p needed", "wake B"},
+		{25, "A keyed: A hp needed k80; B p needed", "wake B"},
 		{25, "A: A hp needed; B p needed", "wake B"},
-		{25, "A: A hp needed k80; B p needed +other", "wake B"},
+		{25, "A: A hp needed k80; B p needed k80", "wake B"},
+		{25, "A: A hp needed k80; B p needed k81; C p needed k81", "hold B k81, wake B, wake C"},
+		{25, "A keyed starting: A hp needed k80; B p needed +other", "wake B"},
 		{25, "A: A hp needed; B p finishing", ""},
 		{25, "A: A hp needed; B p other-provider", ""},
 		{26, "A in old, gone: A hp needed", "relabel"},
@@ -104,7 +111,10 @@ func TestSteps(t *testing.T) {
 		{34, "none: A p other-provider", ""},
 		{35, "none in no pool: A p needed", "wake A"},
 		{36, "none: A p needed k80; B p needed k81", "hold A k80, wake A, hold B k81, wake B, claim for A"},
+		{36, "none: A p needed k80; B p needed k80", "hold A k80, wake A, hold B k80, wake B, claim for A"},
 		{36, "none: A p needed; B p needed", "hold A, wake A, wake B, claim for A"},
+		{36, "none starting: A p needed; B p needed", "hold A, wake A, wake B, claim for A"},
+		{36, "none: A p needed k80; B p needed j81", "hold A k80, wake A, wake B, claim for A"},
 		{37, "none blocked:", "unblock"},
 		{37, "none blocked: A p needed", "unblock"},
 		{38, "foreign: A hp needed; B h finishing", "drop A, wake A, drop B, block"},
@@ -159,7 +169,9 @@ var needs = map[string]Need{
 func world(t *testing.T, text string) Entry {
 	t.Helper()
 	record, services, _ := strings.Cut(text, ":")
-	e := Entry{Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan", Blocked: strings.Contains(record, "blocked")}
+	e := Entry{
+		Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan", Blocked: strings.Contains(record, "blocked"), Starting: strings.Contains(record, "starting"),
+	}
 	switch claim := strings.Fields(record)[0]; claim {
 	case "none":
 	case "pending":
@@ -168,6 +180,9 @@ func world(t *testing.T, text string) Entry {
 		e.Claim.State = Foreign
 	default:
 		e.Claim = Claim{State: Ours, Parent: named(claim), Pool: "lan"}
+	}
+	if strings.Contains(record, "keyed") {
+		e.Claim.Key = "k"
 	}
 	if strings.Contains(record, "in old") {
 		e.Claim.Pool, e.Claim.PoolGone = "old", strings.Contains(record, "gone")
@@ -250,7 +265,7 @@ func TestStepsEnd(t *testing.T) {
 		}
 	}
 	slices.Sort(standings)
-	for _, claim := range []string{"none", "none blocked", "A", "B", "foreign", "foreign blocked"} {
+	for _, claim := range []string{"none", "none starting", "none blocked", "A", "A starting", "A keyed starting", "B", "foreign", "foreign blocked"} {
 		for _, a := range standings {
 			for _, b := range standings {
 				text := fmt.Sprintf("%s: A %s; B %s", claim, a, b)

@@ -160,29 +160,33 @@ func SortPools(pools []Pool) {
 	})
 }
 
-// New translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
+// New translates what the Service says into a request to the allocator. Errors name the annotation or field at fault. shows is what the Service
+// shows its clients, and has says that it has an address, shown or not.
 //
 // For example, a Service with the annotation address-pool: "lan,wan" and ipFamilies IPv6, IPv4 asks for an address of each family from lan or wan, in
 // this order, and is refused where one of the two does not exist or does not admit it. Without the annotation every pool that admits the Service is
 // asked, in the order of sortPools.
-func New(svc *corev1.Service, pools []Pool, namespace labels.Set) (ipam.Request, error) {
+func (r Rules) New(svc *corev1.Service, known []Pool, namespace labels.Set, shows []netip.Addr, has bool) (ipam.Request, error) {
 	req := ipam.Request{
 		Service:    ServiceOf(svc),
 		RequireAll: svc.Spec.IPFamilyPolicy == nil || *svc.Spec.IPFamilyPolicy != corev1.IPFamilyPolicyPreferDualStack,
 		Reallocate: svc.Annotations[v1alpha1.AnnotationReallocate] == "true",
-		Sharing:    SharingOf(svc),
+		Sharing:    r.SharingOf(svc),
+		Published:  shows,
 	}
 	for _, af := range svc.Spec.IPFamilies {
 		req.Families = append(req.Families, family.Family(af))
 	}
 	var err error
-	if req.Addresses, err = fixedAddresses(svc); err != nil {
+	if req.Addresses, err = r.fixedAddresses(svc, has); err != nil {
 		return req, err
 	}
-
-	names, annotation := list(svc, v1alpha1.AnnotationAddressPool, v1alpha1.MetalLBAnnotationAddressPool, v1alpha1.MetalLBLegacyAnnotationAddressPool)
+	if _, err := r.consents(svc); err != nil {
+		return req, err
+	}
+	names, found := r.find(svc, pools, has)
 	if len(names) == 0 {
-		for _, p := range pools {
+		for _, p := range known {
 			if p.matches(svc, namespace) {
 				req.Pools = append(req.Pools, ipam.Candidate{Pool: p.Name, Auto: p.auto})
 			}
@@ -191,67 +195,16 @@ func New(svc *corev1.Service, pools []Pool, namespace labels.Set) (ipam.Request,
 	}
 	req.Named = true
 	for _, name := range names {
-		i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == name })
+		i := slices.IndexFunc(known, func(p Pool) bool { return p.Name == name })
 		switch {
 		case i < 0:
-			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", annotation, name)
-		case !pools[i].matches(svc, namespace):
-			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelectors or serviceSelectors do not match this Service", annotation, name)
+			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", found.name, name)
+		case !known[i].matches(svc, namespace):
+			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelectors or serviceSelectors do not match this Service", found.name, name)
 		}
 		req.Pools = append(req.Pools, ipam.Candidate{Pool: name, Auto: true})
 	}
 	return req, nil
-}
-
-// fixedAddresses returns the addresses that the Service asks for by annotation or in spec.loadBalancerIP.
-func fixedAddresses(svc *corev1.Service) ([]netip.Addr, error) {
-	texts, source := list(svc, v1alpha1.AnnotationLoadBalancerIPs, v1alpha1.MetalLBAnnotationLoadBalancerIPs, v1alpha1.MetalLBLegacyAnnotationLoadBalancerIPs)
-	source = "annotation " + source
-	if ip := svc.Spec.LoadBalancerIP; len(texts) == 0 && ip != "" {
-		texts, source = []string{ip}, "spec.loadBalancerIP"
-	}
-	var addresses []netip.Addr
-	for _, text := range texts {
-		a, err := netip.ParseAddr(text)
-		if err != nil || a.Zone() != "" || a.Is4In6() {
-			return nil, fmt.Errorf("%s: %q is not an IP address", source, text)
-		}
-		addresses = append(addresses, a)
-	}
-	return addresses, nil
-}
-
-// SharingOf returns the key, the ports and the endpoints of a Service, which decide which other Services the Service may share an address with.
-func SharingOf(svc *corev1.Service) ipam.Sharing {
-	keys, _ := list(svc, v1alpha1.AnnotationAllowSharedIP, v1alpha1.MetalLBAnnotationAllowSharedIP, v1alpha1.MetalLBLegacyAnnotationAllowSharedIP)
-	s := ipam.Sharing{Key: strings.Join(keys, ",")}
-	for _, port := range svc.Spec.Ports {
-		s.Ports = append(s.Ports, ipam.Port{Protocol: string(port.Protocol), Number: port.Port})
-	}
-	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		// Without a selector the endpoints are the Service's own.
-		if s.Backends = svc.Namespace + "/" + svc.Name; len(svc.Spec.Selector) > 0 {
-			s.Backends = svc.Namespace + "/" + labels.Set(svc.Spec.Selector).String()
-		}
-	}
-	return s
-}
-
-// list returns the comma-separated values of the first of the annotations that is present, and its name.
-func list(svc *corev1.Service, annotations ...string) (values []string, annotation string) {
-	for _, annotation := range annotations {
-		text, ok := svc.Annotations[annotation]
-		if !ok {
-			continue
-		}
-		for value := range strings.SplitSeq(text, ",") {
-			if value = strings.TrimSpace(value); value != "" {
-				values = append(values, value)
-			}
-		}
-		return values, annotation
-	}
-	return nil, ""
 }
 
 // Published returns the addresses in the Service's status.

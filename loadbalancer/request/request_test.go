@@ -21,6 +21,9 @@ import (
 // compareAddr lets cmp look into addresses, which have no exported fields.
 var compareAddr = cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
 
+// rules are those of a controller manager without flags.
+var rules = Rules{Honour: AllProducts}
+
 // The tests below speak of fixtures by these names.
 const (
 	single  = fixture.Single
@@ -202,6 +205,16 @@ func TestNew(t *testing.T) {
 			wantError: `annotation metallb.io/loadBalancerIPs: "192.0.2.300" is not an IP address`,
 		},
 		{
+			name:      "a consent that names no namespace",
+			svc:       newService("web", single, "IPv4", annotate("tandem-lb.io/share-with-namespaces", "shop, Blog")),
+			wantError: `annotation tandem-lb.io/share-with-namespaces: "Blog" is not the name of a namespace`,
+		},
+		{
+			name:      "a consent to all namespaces",
+			svc:       newService("web", single, "IPv4", annotate("tandem-lb.io/share-with-namespaces", "*")),
+			wantError: `annotation tandem-lb.io/share-with-namespaces: "*" is not the name of a namespace; name each`,
+		},
+		{
 			name: "reallocation is asked for",
 			svc:  newService("web", single, "IPv4", annotate("tandem-lb.io/reallocate", "true")),
 			want: ipam.Request{RequireAll: true, Reallocate: true},
@@ -220,7 +233,7 @@ func TestNew(t *testing.T) {
 			}
 			SortPools(pools)
 			before := tt.svc.DeepCopy()
-			got, err := New(tt.svc, pools, tt.namespace)
+			got, err := rules.New(tt.svc, pools, tt.namespace, nil, false)
 			if diff := cmp.Diff(before, tt.svc); diff != "" {
 				t.Errorf("the Service was changed (-before +after):\n%s", diff)
 			}
@@ -235,7 +248,7 @@ func TestNew(t *testing.T) {
 			}
 			want := tt.want
 			want.Service = ipam.Service{Namespace: "default", Name: "web"}
-			want.Sharing = SharingOf(tt.svc)
+			want.Sharing = rules.SharingOf(tt.svc)
 			if want.Families == nil {
 				for _, af := range tt.svc.Spec.IPFamilies {
 					want.Families = append(want.Families, family.Family(af))
@@ -243,119 +256,6 @@ func TestNew(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got, compareAddr); diff != "" {
 				t.Errorf("request (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestFixedAddresses(t *testing.T) {
-	const ours, metallb, legacy = "tandem-lb.io/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"
-	loadBalancerIP := func(ip string) func(*corev1.Service) {
-		return func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = ip }
-	}
-	tests := []struct {
-		name      string
-		edits     []func(*corev1.Service)
-		want      string
-		wantError string
-	}{
-		{name: "none asked for"},
-		{name: "spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1")}, want: "192.0.2.1"},
-		{name: "an annotation wins over spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1"), annotate(ours, "192.0.2.2")}, want: "192.0.2.2"},
-		{name: "an empty annotation does not", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1"), annotate(ours, " ")}, want: "192.0.2.1"},
-		{name: "ours wins over MetalLB's", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1"), annotate(metallb, "192.0.2.2"), annotate(ours, "192.0.2.3")}, want: "192.0.2.3"},
-		{name: "MetalLB's newer one wins over its older one", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1"), annotate(metallb, "192.0.2.2")}, want: "192.0.2.2"},
-		{name: "MetalLB's older one", edits: []func(*corev1.Service){annotate(legacy, "192.0.2.1,2001:db8::1")}, want: "192.0.2.1 2001:db8::1"},
-		{name: "IPv6 in a long form", edits: []func(*corev1.Service){annotate(ours, "2001:0DB8:0:0::1")}, want: "2001:db8::1"},
-		{name: "spec.loadBalancerIP is a name", edits: []func(*corev1.Service){loadBalancerIP("lb.example")}, wantError: `spec.loadBalancerIP: "lb.example" is not an IP address`},
-		{name: "a list in spec.loadBalancerIP", edits: []func(*corev1.Service){loadBalancerIP("192.0.2.1,2001:db8::1")}, wantError: "spec.loadBalancerIP"},
-		{name: "a range", edits: []func(*corev1.Service){annotate(ours, "192.0.2.1-192.0.2.9")}, wantError: "annotation " + ours},
-		{name: "an address with a zone", edits: []func(*corev1.Service){annotate(ours, "fe80::1%eth0")}, wantError: "is not an IP address"},
-		{name: "an IPv4-mapped address", edits: []func(*corev1.Service){annotate(ours, "::ffff:192.0.2.1")}, wantError: "is not an IP address"},
-		{name: "one wrong address among right ones", edits: []func(*corev1.Service){annotate(ours, "192.0.2.1,oops")}, wantError: `"oops"`},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := fixedAddresses(newService("web", require, "IPv4 IPv6", tt.edits...))
-			if tt.wantError != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.wantError) {
-					t.Fatalf("got %v and error %v, want an error that says %q", got, err, tt.wantError)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(addrs(tt.want), got, compareAddr); diff != "" {
-				t.Errorf("addresses (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestSharingOf(t *testing.T) {
-	tcp80 := []ipam.Port{{Protocol: "TCP", Number: 80}}
-	tests := []struct {
-		name string
-		svc  *corev1.Service
-		want ipam.Sharing
-	}{
-		{name: "no key", svc: newService("web", single, "IPv4"), want: ipam.Sharing{Ports: tcp80}},
-		{name: "our key", svc: newService("web", single, "IPv4", annotate("tandem-lb.io/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
-		{name: "MetalLB's key", svc: newService("web", single, "IPv4", annotate("metallb.io/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
-		{name: "MetalLB's older key", svc: newService("web", single, "IPv4", annotate("metallb.universe.tf/allow-shared-ip", "k")), want: ipam.Sharing{Key: "k", Ports: tcp80}},
-		{
-			name: "our key wins",
-			svc:  newService("web", single, "IPv4", annotate("metallb.io/allow-shared-ip", "theirs"), annotate("tandem-lb.io/allow-shared-ip", "ours")),
-			want: ipam.Sharing{Key: "ours", Ports: tcp80},
-		},
-		{name: "a key with commas is one key", svc: newService("web", single, "IPv4", annotate("tandem-lb.io/allow-shared-ip", "a, b")), want: ipam.Sharing{Key: "a,b", Ports: tcp80}},
-		{
-			name: "the same number in two protocols is two ports",
-			svc: newService("dns", single, "IPv4", func(svc *corev1.Service) {
-				svc.Spec.Ports = []corev1.ServicePort{{Protocol: corev1.ProtocolUDP, Port: 53}, {Protocol: corev1.ProtocolTCP, Port: 53}}
-			}),
-			want: ipam.Sharing{Ports: []ipam.Port{{Protocol: "UDP", Number: 53}, {Protocol: "TCP", Number: 53}}},
-		},
-		{
-			name: "with policy Local the backends are those of the selector",
-			svc:  newService("web", single, "IPv4", local("shop")),
-			want: ipam.Sharing{Ports: tcp80, Backends: "default/app=shop"},
-		},
-		{
-			name: "with policy Local and no selector the backends are the Service's own",
-			svc:  newService("web", single, "IPv4", local("")),
-			want: ipam.Sharing{Ports: tcp80, Backends: "default/web"},
-		},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, SharingOf(tt.svc)); diff != "" {
-				t.Errorf("sharing (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestList(t *testing.T) {
-	tests := []struct {
-		name           string
-		annotations    map[string]string
-		want           []string
-		wantAnnotation string
-	}{
-		{name: "no annotations"},
-		{name: "another annotation", annotations: map[string]string{"c": "x"}},
-		{name: "the first one", annotations: map[string]string{"a": "x", "b": "y"}, want: []string{"x"}, wantAnnotation: "a"},
-		{name: "the second one alone", annotations: map[string]string{"b": "y"}, want: []string{"y"}, wantAnnotation: "b"},
-		{name: "an empty first one hides the second", annotations: map[string]string{"a": "", "b": "y"}, wantAnnotation: "a"},
-		{name: "spaces and empty values are dropped", annotations: map[string]string{"a": " x ,, y,"}, want: []string{"x", "y"}, wantAnnotation: "a"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, annotation := list(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: tt.annotations}}, "a", "b")
-			if diff := cmp.Diff(tt.want, got); diff != "" || annotation != tt.wantAnnotation {
-				t.Errorf("got annotation %q, want %q; values (-want +got):\n%s", annotation, tt.wantAnnotation, diff)
 			}
 		})
 	}
