@@ -265,6 +265,7 @@ type cluster struct {
 	frozen  bool // settle lets no time pass
 	leaders []*leader
 	network atomic.Pointer[ipam.Network]
+	rules   request.Rules // of leaders to come
 }
 
 // newCluster returns a cluster with the namespace default and the given pools. It is to be called in a bubble.
@@ -274,7 +275,7 @@ func newCluster(t *testing.T, pools ...*v1alpha1.AddressPool) *cluster {
 	if err := v1alpha1.AddToScheme(kinds); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, api: newAPIServer()}
+	c := &cluster{t: t, api: newAPIServer(), rules: rules}
 	c.network.Store(&ipam.Network{})
 	c.pools = ctrlfake.NewClientBuilder().WithScheme(kinds).WithStatusSubresource(&v1alpha1.AddressPool{}).
 		WithInterceptorFuncs(interceptor.Funcs{
@@ -366,7 +367,7 @@ func (c *cluster) build() (l *leader, start func()) {
 	l.Server, err = New(Config{
 		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: mutedServices{core.Core().V1().Services(), &l.muted},
 		Namespaces: core.Core().V1().Namespaces(),
-		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l, Rules: rules,
+		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l, Rules: c.rules,
 		Network: func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
 		Wake: func(svc *corev1.Service) {
 			l.mu.Lock()

@@ -21,39 +21,44 @@ type notice struct {
 	reason  string // of the event
 }
 
-// tell writes an event where there are texts, and the Service has not been told the same. It reports whether a state has ended, which has no
-// texts any more.
-func (s *Server) tell(svc *corev1.Service, reason string, texts []string) (ended bool) {
-	n, message := notice{request.ServiceOf(svc), reason}, strings.Join(texts, "; ")
-	s.ledger.mu.Lock()
-	before := s.ledger.told[n]
-	if s.ledger.told[n] = message; message == "" {
-		delete(s.ledger.told, n)
+// note records the state of a Service, "" where there is none. It reports whether it is to be told of, since it is new, and whether one has ended.
+func (l *ledger) note(n notice, message string) (tell, ended bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.told[n]
+	if l.told[n] = message; message == "" {
+		delete(l.told, n)
 	}
-	s.ledger.mu.Unlock()
-	if message != "" && message != before {
-		s.recorder.Event(svc, corev1.EventTypeWarning, reason, strings.ToUpper(message[:1])+message[1:])
-	}
-	return message == "" && before != ""
+	return message != "" && message != before, message == "" && before != ""
 }
 
-// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port 25 of mail is added to web: web
-// keeps the address, and is told that mail has the port there, once. When mail gives the port up, web is told that the two agree.
+// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port 25 of mail is added to web:
+// web keeps the address, and is told once that mail has the port there. When mail gives the port up, web is told that the two agree.
 func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	var kept []string
 	for _, refusal := range out.Kept {
 		kept = append(kept, fmt.Sprintf("%v; this Service keeps %s", refusal, refusal.Address))
 	}
-	if len(kept) > 0 {
-		kept = append(kept, fmt.Sprintf("what was changed has no effect on addresses until the Services agree or one of them leaves, "+
-			"while kube-proxy follows their specs and takes a port of both for one of them; the annotation %s: \"true\" moves this Service",
-			v1alpha1.AnnotationReallocate))
+	message := strings.Join(kept, "; ")
+	tell, ended := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}, message)
+	if tell {
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventKeptAddress, "%s; what was changed has no effect on addresses until the Services "+
+			"agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both reach one of them; "+
+			"the annotation %s: \"true\" moves this Service", message, v1alpha1.AnnotationReallocate)
 	}
-	if s.tell(svc, v1alpha1.EventKeptAddress, kept) {
+	if ended {
 		s.recorder.Event(svc, corev1.EventTypeNormal, v1alpha1.EventSharingAgrees, "Admitted by all Services on its addresses")
 	}
 	for _, refusal := range out.Unshared {
 		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventNotShared, "Got an address of its own: %v", refusal)
+	}
+}
+
+// tellOfAnnotations tells of annotations of other products that ask for other addresses than the Service shows.
+func (s *Server) tellOfAnnotations(svc *corev1.Service, shows []netip.Addr) {
+	message := strings.Join(s.ledger.rules.Ignored(svc, shows), "; ")
+	if tell, _ := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventIgnoredAnnotation}, message); tell {
+		s.recorder.Event(svc, corev1.EventTypeWarning, v1alpha1.EventIgnoredAnnotation, "The "+message)
 	}
 }
 

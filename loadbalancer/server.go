@@ -171,7 +171,7 @@ func (s *Server) EnsureLoadBalancer(
 			shows = addressesOf(out.Assigned)
 		}
 	}
-	s.tell(svc, v1alpha1.EventIgnoredAnnotation, s.ledger.rules.Ignored(svc, shows))
+	s.tellOfAnnotations(svc, shows)
 	s.report(svc, out, err)
 	if err != nil {
 		return nil, fmt.Errorf("no change to the addresses of Service %s: %w", request.ServiceOf(svc), err)

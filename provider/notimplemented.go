@@ -18,7 +18,7 @@ import (
 // Annotations that the API has and that have no effect in this version. Fields of our own kinds are named by a condition of the object; a
 // Service and a Node have an event instead.
 var (
-	serviceAnnotationsWithoutEffect = []string{v1alpha1.AnnotationShareWithNamespaces, v1alpha1.AnnotationPreferredNodes}
+	serviceAnnotationsWithoutEffect = []string{v1alpha1.AnnotationPreferredNodes}
 	nodeAnnotationsWithoutEffect    = []string{
 		v1alpha1.AnnotationDrain, v1alpha1.AnnotationBGPASN, v1alpha1.AnnotationBGPRouterID,
 		v1alpha1.AnnotationBGPSourceIPv4, v1alpha1.AnnotationBGPSourceIPv6,

@@ -36,7 +36,6 @@ func TestAnnotationsWithoutEffectAreDocumented(t *testing.T) {
 
 func TestWarnOfAnnotations(t *testing.T) {
 	const (
-		sharing   = "Warning NotImplemented the annotation tandem-lb.io/share-with-namespaces has no effect in this version"
 		preferred = "Warning NotImplemented the annotation tandem-lb.io/preferred-nodes has no effect in this version"
 		drain     = "Warning NotImplemented the annotation tandem-lb.io/drain has no effect in this version"
 	)
@@ -59,11 +58,11 @@ func TestWarnOfAnnotations(t *testing.T) {
 			objects: []runtime.Object{svc(nil, map[string]string{v1alpha1.AnnotationAddressPool: "lan"})},
 		},
 		{
-			name: "a Service with two annotations that have no effect",
+			name: "a Service with an annotation that has an effect and one that has none",
 			objects: []runtime.Object{svc(nil, map[string]string{
 				v1alpha1.AnnotationShareWithNamespaces: "shop", v1alpha1.AnnotationPreferredNodes: "rack=1",
 			})},
-			want: []string{sharing, preferred},
+			want: []string{preferred},
 		},
 		{
 			name: "an update of something else warns of nothing",

@@ -39,6 +39,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
@@ -48,7 +49,7 @@ import (
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
 const Name = "tandem"
 
-// Config is what a Cloud works with. All fields but ClassOnly are required.
+// Config is what a Cloud works with. All fields but ClassOnly and Rules are required.
 type Config struct {
 	REST      *rest.Config
 	Client    kubernetes.Interface
@@ -58,6 +59,8 @@ type Config struct {
 	Namespace string
 	// ClassOnly leaves Services without a load balancer class to another provider.
 	ClassOnly bool
+	// Rules say which annotations of Services count.
+	Rules request.Rules
 }
 
 // Cloud implements cloudprovider.Interface.
@@ -134,6 +137,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		Namespaces:    cfg.Informers.Core().V1().Namespaces(),
 		Claims:        claims.Networking().V1().IPAddresses(),
 		Recorder:      cfg.Recorder,
+		Rules:         cfg.Rules,
 		Wake:          services.wake,
 		Network:       network.read,
 		NetworkSynced: network.synced(),

@@ -9,6 +9,7 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -24,6 +25,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"  // metric of the version
 	"k8s.io/klog/v2"
 
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 	"github.com/tandem-lb/tandem/provider"
 )
 
@@ -62,6 +64,12 @@ func run() int {
 		"Namespace of Tandem, in which the speakers look for their Secrets; default from the environment variable POD_NAMESPACE.")
 	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
 		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")
+	rules := request.Rules{Honour: slices.Clone(request.AllProducts), CrossNamespace: request.OptIn}
+	flags.FlagSet("tandem").Var(&rules.Honour, "honour-annotations",
+		"Other load balancers whose annotations on Services are read like Tandem's own, separated by commas; empty for none.")
+	flags.FlagSet("tandem").Var(&rules.CrossNamespace, "cross-namespace-sharing",
+		"Whether Services of several namespaces may share an address. Deny: never. OptIn: where the annotation tandem-lb.io/share-with-namespaces of "+
+			"each names the other's namespace. Allow: also where both have a sharing key in an annotation of MetalLB.")
 
 	newCloud := func(c *config.CompletedConfig) cloudprovider.Interface {
 		cloud, err := provider.New(context.Background(), provider.Config{
@@ -71,6 +79,7 @@ func run() int {
 			Recorder:  c.EventRecorder,
 			Namespace: *namespace,
 			ClassOnly: *classOnly,
+			Rules:     rules,
 		})
 		if err != nil {
 			klog.ErrorS(err, "Failed to build the cloud provider")

@@ -86,7 +86,6 @@ func TestEveryObjectOfTheContractIsAcceptedAndSaysWhatItDoes(t *testing.T) {
 				if want := []string{"2001:db8:1::10", "203.0.113.10"}; ips[0] != want[0] || ips[1] != want[1] {
 					t.Errorf("addresses = %v, want %v", ips, want)
 				}
-				s.event(t, obj.GetName(), ipamv1alpha1.EventNotImplemented, ipamv1alpha1.AnnotationShareWithNamespaces)
 				s.event(t, obj.GetName(), ipamv1alpha1.EventNotImplemented, ipamv1alpha1.AnnotationPreferredNodes)
 			default:
 				if text, ok := map[string]string{

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
+)
+
+// in puts a Service into a namespace.
+func in(namespace string) func(*corev1.Service) {
+	return func(svc *corev1.Service) { svc.Namespace = namespace }
+}
+
+// twoTeams is a cluster with the namespaces shop and blog.
+func twoTeams(t *testing.T, pool string) *cluster {
+	c := newCluster(t, newPool("lan", pool))
+	c.label("shop", labels.Set{})
+	c.label("blog", labels.Set{})
+	return c
+}
+
+const (
+	consentKey       = "tandem-lb.io/share-with-namespaces"
+	metallbShareKey  = "metallb.io/allow-shared-ip"
+	ciliumShareKey   = "lbipam.cilium.io/sharing-key"
+	ciliumConsentKey = "lbipam.cilium.io/sharing-cross-namespace"
+	ownAddress       = "192.0.2.2"
+	sharedAddress    = "192.0.2.1"
+)
+
+func TestSharingAcrossNamespaces(t *testing.T) {
+	web := func(namespace string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
+		return newService("web", single, "IPv4", append([]func(*corev1.Service){in(namespace), listen("TCP", port)}, edits...)...)
+	}
+	tests := []struct {
+		name       string
+		shop, blog []func(*corev1.Service)
+		mode       request.CrossNamespaceSharing
+		want       string // what blog/web gets
+		told       string // what the event on it says
+	}{
+		{
+			name: "not by the key alone", shop: []func(*corev1.Service){annotate(shareKey, "k")}, blog: []func(*corev1.Service){annotate(shareKey, "k")},
+			want: ownAddress, told: "Service shop/web has 192.0.2.1 in another namespace; to share, write the annotation " +
+				"tandem-lb.io/share-with-namespaces: blog on it and tandem-lb.io/share-with-namespaces: shop on this Service",
+		},
+		{
+			name: "not with the consent of one", shop: []func(*corev1.Service){annotate(shareKey, "k")},
+			blog: []func(*corev1.Service){annotate(shareKey, "k"), annotate(consentKey, "shop")},
+			want: ownAddress, told: "to share, write the annotation tandem-lb.io/share-with-namespaces: blog on it",
+		},
+		{
+			name: "with the consent of both", shop: []func(*corev1.Service){annotate(shareKey, "k"), annotate(consentKey, "blog")},
+			blog: []func(*corev1.Service){annotate(shareKey, "k"), annotate(consentKey, "shop,front")}, want: sharedAddress,
+		},
+		{
+			name: "by MetalLB's key alone, if it is allowed", shop: []func(*corev1.Service){annotate(metallbShareKey, "k")},
+			blog: []func(*corev1.Service){annotate(metallbShareKey, "k")}, mode: request.Allow, want: sharedAddress,
+		},
+		{
+			name: "not by MetalLB's key on one of them", shop: []func(*corev1.Service){annotate(shareKey, "k")},
+			blog: []func(*corev1.Service){annotate(metallbShareKey, "k")}, mode: request.Allow, want: ownAddress,
+			told: "to share, write the annotation tandem-lb.io/share-with-namespaces: blog on it",
+		},
+		{
+			name: "not by MetalLB's key by default", shop: []func(*corev1.Service){annotate(metallbShareKey, "k")},
+			blog: []func(*corev1.Service){annotate(metallbShareKey, "k")}, want: ownAddress, told: "share-with-namespaces: shop on this Service",
+		},
+		{
+			name: "never, if it is denied", shop: []func(*corev1.Service){annotate(shareKey, "k"), annotate(consentKey, "blog")},
+			blog: []func(*corev1.Service){annotate(shareKey, "k"), annotate(consentKey, "shop")}, mode: request.Deny, want: ownAddress,
+		},
+		{
+			name: "by Cilium's annotations on both", shop: []func(*corev1.Service){annotate(ciliumShareKey, "k"), annotate(ciliumConsentKey, "*")},
+			blog: []func(*corev1.Service){annotate(ciliumShareKey, "k"), annotate(ciliumConsentKey, "shop")}, want: sharedAddress,
+		},
+	}
+	for _, tt := range tests {
+		bubble(tt.name, t, func(t *testing.T) {
+			c := twoTeams(t, "192.0.2.1-192.0.2.9")
+			c.rules.CrossNamespace = tt.mode
+			l := c.lead()
+			c.create(web("shop", 80, tt.shop...), web("blog", 81, tt.blog...))
+			l.mustSync("shop/web", "blog/web", "blog/web")
+			c.wantShown("blog/web", tt.want)
+			if tt.told == "" {
+				l.wantEvents(v1alpha1.EventNotShared, 0)
+			} else if told := l.wantEvents(v1alpha1.EventNotShared, 1); len(told) == 1 && !strings.Contains(told[0], tt.told) {
+				t.Errorf("blog/web is told %q, want %q", told[0], tt.told)
+			}
+		})
+	}
+	bubble("a consent that is withdrawn moves nobody, also after a restart, and keeps a third one out", t, func(t *testing.T) {
+		c := twoTeams(t, "192.0.2.1-192.0.2.9")
+		l := c.lead()
+		key := annotate(shareKey, "k")
+		c.create(web("shop", 80, key, annotate(consentKey, "blog,default")), web("blog", 81, key, annotate(consentKey, "shop,default")))
+		l.mustSync("shop/web", "blog/web")
+		c.edit("shop/web", annotate(consentKey, "default"))
+		l.mustSync("shop/web")
+		told := l.wantEvents(v1alpha1.EventKeptAddress, 1)
+		if len(told) == 1 && !strings.Contains(told[0], "share-with-namespaces: blog on this Service") {
+			t.Errorf("shop/web is told %q", told[0])
+		}
+		l.stop()
+		l = c.lead()
+		c.create(web("default", 82, key, annotate(consentKey, "shop")))
+		l.mustSync("web", "blog/web", "shop/web")
+		c.wantShown("shop/web", sharedAddress)
+		c.wantShown("blog/web", sharedAddress)
+		c.wantShown("web", ownAddress)
+		l.wantEvents(v1alpha1.EventKeptAddress, 2)
+		c.edit("shop/web", annotate(consentKey, "blog"))
+		l.mustSync("shop/web")
+		c.settle()
+		l.syncWoken()
+		l.wantEvents(v1alpha1.EventSharingAgrees, 2)
+		c.wantClaims("192.0.2.1=shop/web 192.0.2.2=web")
+	})
+	bubble("what MetalLB has had share goes on, and is told", t, func(t *testing.T) {
+		c := twoTeams(t, "198.51.100.1")
+		c.create(web("shop", 80, annotate(metallbShareKey, "k"), publish("192.0.2.7")), web("blog", 81, annotate(metallbShareKey, "k"), publish("192.0.2.7")))
+		l := c.lead()
+		c.setPool(newPool("lan", "192.0.2.0/24"))
+		c.settle()
+		l.mustSync("shop/web", "blog/web")
+		c.wantShown("shop/web", "192.0.2.7")
+		c.wantShown("blog/web", "192.0.2.7")
+		l.wantEvents(v1alpha1.EventKeptAddress, 2)
+	})
+}
+
+func TestKeptAddressIsToldOnce(t *testing.T) {
+	keyed := func(name string, ports ...int32) *corev1.Service {
+		return newService(name, require, "IPv4 IPv6", annotate(shareKey, "k"), listen("TCP", ports...))
+	}
+	bubble("for each change", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(keyed("a", 80, 8443), keyed("b", 81))
+		l.mustSync("a", "b")
+		c.edit("b", listen("TCP", 81, 8443))
+		l.mustSync("b", "b", "b")
+		told := l.wantEvents(v1alpha1.EventKeptAddress, 1)
+		for _, want := range []string{
+			"Service default/a has 192.0.2.1 on the same port TCP/8443; this Service keeps 192.0.2.1",
+			"Service default/a has 2001:db8::1 on the same port TCP/8443; this Service keeps 2001:db8::1", `tandem-lb.io/reallocate: "true"`,
+		} {
+			if !strings.Contains(told[0], want) {
+				t.Errorf("b is told %q, want %q", told[0], want)
+			}
+		}
+		c.edit("b", listen("TCP", 81, 80))
+		l.mustSync("b", "b")
+		l.wantEvents(v1alpha1.EventKeptAddress, 2)
+		c.edit("b", listen("TCP", 81))
+		l.mustSync("b", "b")
+		l.wantEvents(v1alpha1.EventSharingAgrees, 1)
+		c.wantShown("b", bothKinds)
+	})
+}
+
+func TestAnnotationsOfOtherProducts(t *testing.T) {
+	for _, annotation := range []string{"kube-vip.io/loadbalancerIPs", "lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips"} {
+		bubble("a dead one moves nobody: "+annotation, t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", "192.0.2.0/24"))
+			c.create(newService("web", single, "IPv4", annotate(annotation, "192.0.2.9"), publish("192.0.2.5")))
+			l := c.lead()
+			l.mustSync("web", "web")
+			c.wantShown("web", "192.0.2.5")
+			told := l.wantEvents(v1alpha1.EventIgnoredAnnotation, 1)
+			if want := "The annotation " + annotation + " asks for 192.0.2.9, and the Service has 192.0.2.5"; len(told) == 1 && !strings.Contains(told[0], want) {
+				t.Errorf("web is told %q, want %q", told[0], want)
+			}
+			c.edit("web", publish("")) // a wiped status is no lack of an address
+			l.mustSync("web")
+			c.wantShown("web", "192.0.2.5")
+			c.edit("web", publish(""))
+			l.stop()
+			l = c.lead()
+			l.mustSync("web")
+			c.wantShown("web", "192.0.2.5")
+		})
+		bubble("a Service without an address gets what it asks for: "+annotation, t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", "192.0.2.0/24"))
+			l := c.lead()
+			c.create(newService("web", single, "IPv4", annotate(annotation, "192.0.2.9")))
+			l.mustSync("web", "web")
+			c.wantShown("web", "192.0.2.9")
+			l.wantEvents(v1alpha1.EventIgnoredAnnotation, 0)
+		})
+	}
+	bubble("a leftover of MetalLB's that moves a Service is told", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.0/24"))
+		c.create(newService("web", single, "IPv4", annotate("metallb.universe.tf/loadBalancerIPs", "192.0.2.9"), publish("192.0.2.5")))
+		l := c.lead()
+		l.mustSync("web", "web")
+		c.wantShown("web", "192.0.2.9")
+		l.wantEvents(v1alpha1.EventIgnoredAnnotation, 1)
+		c.edit("web", annotate("metallb.universe.tf/loadBalancerIPs", "192.0.2.8")) // and an edit is none
+		l.mustSync("web", "web")
+		c.wantShown("web", "192.0.2.8")
+		l.wantEvents(v1alpha1.EventIgnoredAnnotation, 1)
+	})
+	bubble("one that cannot be followed is told once", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.0/24"))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"))
+		l.mustSync("web")
+		c.edit("web", annotate("metallb.io/loadBalancerIPs", "198.51.100.9"))
+		l.wantError("web", "no pool")
+		l.wantError("web", "no pool")
+		l.wantEvents(v1alpha1.EventIgnoredAnnotation, 1)
+	})
+	bubble("a product that is not honoured", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.0/24"))
+		c.rules.Honour = request.Products{request.KubeVIP}
+		l := c.lead()
+		c.create(newService("web", single, "IPv4", annotate("metallb.io/loadBalancerIPs", "192.0.2.9"), annotate("lbipam.cilium.io/ips", "192.0.2.8")))
+		l.mustSync("web")
+		c.wantShown("web", "192.0.2.0")
+		l.wantEvents(v1alpha1.EventIgnoredAnnotation, 0)
+	})
+}
