@@ -31,10 +31,11 @@ import (
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
-// The API server of all tests. TestMain sets both before any test runs.
+// The API server of all tests. TestMain sets all before any test runs.
 var (
 	config    *rest.Config
 	apiClient client.Client
+	kubectl   string // the path of a kubectl of the same version
 )
 
 func TestMain(m *testing.M) {
@@ -76,6 +77,7 @@ func start(ctx context.Context, env *envtest.Environment) error {
 	apiServer := env.ControlPlane.GetAPIServer()
 	apiServer.Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112")
 	env.BinaryAssetsDirectory = os.Getenv("TANDEM_LAB_BIN")
+	kubectl = filepath.Join(env.BinaryAssetsDirectory, "kubectl")
 	if env.BinaryAssetsDirectory == "" {
 		bin, err := lab.Build(ctx, os.Stderr)
 		if err != nil {
@@ -83,6 +85,7 @@ func start(ctx context.Context, env *envtest.Environment) error {
 		}
 		apiServer.Path, env.ControlPlane.KubectlPath = bin["kube-apiserver"], bin["kubectl"]
 		env.ControlPlane.Etcd = &envtest.Etcd{Path: bin["etcd"]}
+		kubectl = bin["kubectl"]
 	}
 
 	var err error
