@@ -91,7 +91,9 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 	links := w.links()
 	state := v1alpha1.SpeakerState{Conditions: old.Conditions}
 	for _, address := range links.DefaultRouteAddresses(claimed) {
-		state.Addresses = append(state.Addresses, address.String())
+		if len(state.Addresses) < v1alpha1.MaxAddresses {
+			state.Addresses = append(state.Addresses, address.String())
+		}
 	}
 	for _, gateway := range links.DefaultGateways() {
 		state.DefaultGateways = append(state.DefaultGateways, gateway.String())

@@ -40,9 +40,12 @@ type SpeakerStatusList struct {
 // SpeakerState is what a speaker sees and does.
 type SpeakerState struct {
 	// addresses are the node's own addresses of both families on the interfaces with its default routes, the one the
-	// kernel prefers first. The node controller reports them where the kubelet names none.
+	// kernel prefers first. The node controller reports them where the kubelet names none. Of more than 100 the first are listed.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address"
 	Addresses []string `json:"addresses,omitempty"`
 
 	// defaultGateways are the next hops of the node's default routes, the one the kernel prefers first. No Service is given
@@ -101,8 +104,11 @@ type InterfaceState struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// MaxConflicts is how many conflicts a SpeakerStatus lists at most.
-const MaxConflicts = 100
+// MaxAddresses and MaxConflicts are how many addresses and conflicts a SpeakerStatus lists at most.
+const (
+	MaxAddresses = 100
+	MaxConflicts = 100
+)
 
 // AddressConflict is an address of a Service that another machine has (RFC 5227).
 type AddressConflict struct {
