@@ -461,6 +461,16 @@ func TestLayer2(t *testing.T) {
 			want:     []string{"node2: " + shared4 + " on eth0"},
 		},
 		{
+			name:     "local Services without a common node leave a shared address with its holder",
+			snapshot: lan(heldBy("node2", localOn(service("a", shared4), "node1")), localOn(service("b", shared4), "node2")),
+			want:     []string{"node2: " + shared4 + " on eth0"},
+		},
+		{
+			name:     "a holder that serves none of the local Services loses a shared address",
+			snapshot: lan(heldBy("node3", localOn(service("a", shared4), "node2")), localOn(service("b", shared4), "node2")),
+			want:     []string{"node2: " + shared4 + " on eth0"},
+		},
+		{
 			name: "a Service without endpoints does not hold up another on the same address",
 			snapshot: lan(heldBy("node1", service("a", shared4)),
 				with(localOn(service("b", shared4)), func(svc *Service) { svc.Endpoints = nil })),
@@ -1009,19 +1019,26 @@ func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a Annou
 			t.Fatalf("cluster %d: %s announces %s on %s, which it does not have", n, node, a.Address, name)
 		}
 	}
-	served := false
+	served, live := map[string]int{}, 0 // how many Services each node serves, of those with endpoints
 	for _, svc := range s.Services {
-		if !slices.ContainsFunc(svc.Addresses, func(own Address) bool { return own.IP == a.Address }) {
+		endpoints := svc.Endpoints[family.Of(a.Address)]
+		if !endpoints.Any || !slices.ContainsFunc(svc.Addresses, func(own Address) bool { return own.IP == a.Address }) {
 			continue
 		}
-		endpoints := svc.Endpoints[family.Of(a.Address)]
-		if endpoints.Any && svc.Local && !endpoints.Nodes[node] {
-			t.Fatalf("cluster %d: %s announces %s and has no endpoint of Service %s", n, node, a.Address, svc.Name)
+		live++
+		for name := range s.Nodes {
+			if !svc.Local || endpoints.Nodes[name] {
+				served[name]++
+			}
 		}
-		served = served || endpoints.Any
 	}
-	if !served {
-		t.Fatalf("cluster %d: %s announces %s, which has no endpoint", n, node, a.Address)
+	if served[node] == 0 {
+		t.Fatalf("cluster %d: %s announces %s, which has no endpoint there", n, node, a.Address)
+	}
+	for name, m := range served {
+		if m == live && served[node] < live {
+			t.Fatalf("cluster %d: %s announces %s for %d of %d Services, and %s could for all", n, node, a.Address, served[node], live, name)
+		}
 	}
 }
 

@@ -249,19 +249,33 @@ func (i *Interface) onLink(ip netip.Addr) bool {
 
 // servedFrom reports whether every Service on the address that has endpoints at all can be served from the node, and there is one. For
 // example web and mail share 192.0.2.10, web is local and has its endpoint on node1, mail has none: node1 serves the address, and no other
-// node does.
+// node does. Where no node can serve all, since mail has become local too and has its endpoint on node2, either serves the address: the
+// Service whose policy was changed gets no traffic, which is better than none for both.
 func (g *group) servedFrom(node string, ip netip.Addr) bool {
-	live := false
+	some, all := false, true
 	for _, svc := range g.services {
-		if !svc.has(ip) || !svc.Endpoints[family.Of(ip)].Any {
+		if svc.has(ip) && svc.Endpoints[family.Of(ip)].Any {
+			served := svc.servedFrom(node, ip)
+			some, all = some || served, all && served
+		}
+	}
+	return some && (all || !g.haveCommonNode(ip))
+}
+
+// haveCommonNode reports whether the endpoints of the local Services on the address have a node in common.
+func (g *group) haveCommonNode(ip netip.Addr) bool {
+	var common map[string]bool // nil before the first local Service
+	for _, svc := range g.services {
+		endpoints := svc.Endpoints[family.Of(ip)]
+		if !svc.has(ip) || !endpoints.Any || !svc.Local {
 			continue
 		}
-		if !svc.servedFrom(node, ip) {
-			return false
+		if common == nil {
+			common = maps.Clone(endpoints.Nodes)
 		}
-		live = true
+		maps.DeleteFunc(common, func(node string, _ bool) bool { return !endpoints.Nodes[node] })
 	}
-	return live
+	return len(common) > 0
 }
 
 // weight sums the preferences of the group's advertisements that match the node, each advertisement counted once.
