@@ -3,6 +3,7 @@
 package request
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -266,5 +267,20 @@ func TestConsentIsAskedForByItsAnnotation(t *testing.T) {
 	annotate(v1alpha1.AnnotationShareWithNamespaces, "shop")(blog)
 	if why := rules.SharingOf(blog).Admits(rules.SharingOf(shop)); why != nil {
 		t.Errorf("both consent, and yet: %v", why)
+	}
+}
+
+// The example of a policy for tenants knows every annotation that is read, and so do the documents.
+func TestAnnotationsAreInThePolicyForTenants(t *testing.T) {
+	for _, file := range []string{"../../manifests/examples/tenancy.yaml", "../../docs/addresses.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range spellings {
+			if !strings.Contains(string(text), s.name+"'") && !strings.Contains(string(text), s.name+"`") {
+				t.Errorf("%s lacks %s", file, s.name)
+			}
+		}
 	}
 }
