@@ -124,6 +124,7 @@ func (w *conditionWriter) write(ctx context.Context) error {
 func writeKind[T any, P interface {
 	*T
 	client.Object
+	Summarize()
 }](
 	ctx context.Context, w *conditionWriter, conditions map[config.Key]metav1.Condition, kind string, objects []T,
 	status func(P) *v1alpha1.ConfigStatus,
@@ -135,6 +136,7 @@ func writeKind[T any, P interface {
 		key := config.Key{Kind: kind, Name: obj.GetName()}
 		meta.SetStatusCondition(&status(updated).Conditions, conditions[key])
 		w.effective.apply(key, &status(updated).Conditions)
+		updated.Summarize()
 		if equality.Semantic.DeepEqual(status(obj), status(updated)) {
 			continue
 		}

@@ -103,6 +103,7 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 	announced := w.announced()
 	state.Conflicts = conflicts(announced)
 	meta.SetStatusCondition(&state.Conditions, ready(state.BGPSessions, w.sessions.err(), announced))
+	state.Summarize()
 	return state
 }
 

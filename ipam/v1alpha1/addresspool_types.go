@@ -11,15 +11,15 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=addresspools,scope=Cluster,shortName=pool,categories=tandem
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="IPv4 Ranges",type=string,JSONPath=`.spec.ipv4.ranges`
-// +kubebuilder:printcolumn:name="IPv4 Used",type=integer,JSONPath=`.status.ipv4.allocated`
-// +kubebuilder:printcolumn:name="IPv4 Free",type=integer,JSONPath=`.status.ipv4.available`
-// +kubebuilder:printcolumn:name="IPv6 Ranges",type=string,JSONPath=`.spec.ipv6.ranges`
-// +kubebuilder:printcolumn:name="IPv6 Used",type=integer,JSONPath=`.status.ipv6.allocated`
-// +kubebuilder:printcolumn:name="IPv6 Free",type=integer,JSONPath=`.status.ipv6.available`
-// +kubebuilder:printcolumn:name="Auto-Assign",type=boolean,JSONPath=`.spec.autoAssign`
+// +kubebuilder:printcolumn:name="IPv4",type=string,JSONPath=`.status.summary.ipv4`
+// +kubebuilder:printcolumn:name="IPv4 Free",type=string,JSONPath=`.status.summary.ipv4Free`
+// +kubebuilder:printcolumn:name="IPv6",type=string,JSONPath=`.status.summary.ipv6`
+// +kubebuilder:printcolumn:name="IPv6 Free",type=string,JSONPath=`.status.summary.ipv6Free`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Auto-Assign",type=boolean,JSONPath=`.spec.autoAssign`,priority=1
+// +kubebuilder:printcolumn:name="IPv4 Used",type=integer,JSONPath=`.status.ipv4.allocated`,priority=1
+// +kubebuilder:printcolumn:name="IPv6 Used",type=integer,JSONPath=`.status.ipv6.allocated`,priority=1
 // +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 // +kubebuilder:printcolumn:name="Not Implemented",type=string,JSONPath=`.status.conditions[?(@.type=="NotImplemented")].message`,priority=1
@@ -244,6 +244,10 @@ type AddressPoolStatus struct {
 	// +optional
 	IPv6 *PartitionStatus `json:"ipv6,omitempty"`
 
+	// summary has in a few words what kubectl shows in columns.
+	// +optional
+	Summary *PoolSummary `json:"summary,omitempty"`
+
 	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), has lost
 	// addresses that are in use (Stranded), contains some that are never given (Reserved), or has fields without effect
 	// in this version (NotImplemented).
@@ -251,6 +255,25 @@ type AddressPoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PoolSummary says in a few words what a pool has. It is for people: programs read spec and the counts.
+type PoolSummary struct {
+	// ipv4 are the first ranges of spec.ipv4, and how many there are beside.
+	// +optional
+	IPv4 string `json:"ipv4,omitempty"`
+
+	// ipv4Free says how many IPv4 addresses are free, of how many if these are few.
+	// +optional
+	IPv4Free string `json:"ipv4Free,omitempty"`
+
+	// ipv6 are the first ranges of spec.ipv6, and how many there are beside.
+	// +optional
+	IPv6 string `json:"ipv6,omitempty"`
+
+	// ipv6Free says how many IPv6 addresses are free, of how many if these are few. It is rounded, as 9.2e18.
+	// +optional
+	IPv6Free string `json:"ipv6Free,omitempty"`
 }
 
 // PartitionStatus counts the addresses of one family. Counts that do not fit (an IPv6 /64 has 2^64 addresses) stay at

@@ -69,7 +69,7 @@ func SetGauges(usage map[string]ipam.PoolUsage) {
 	}
 }
 
-// Set writes a pool's usage into its status.
+// Set writes a pool's usage into its status, and sums it up.
 func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	partition := func(af family.Family) *v1alpha1.PartitionStatus {
 		f, ok := u.Families[af]
@@ -79,6 +79,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
 	}
 	ap.Status.IPv4, ap.Status.IPv6 = partition(family.IPv4), partition(family.IPv6)
+	ap.Summarize()
 
 	set := func(conditionType string, is bool, reason, message string) {
 		state := metav1.ConditionFalse

@@ -201,7 +201,10 @@ func TestSet(t *testing.T) {
 				t.Errorf("conditions (-want +got):\n%s", diff)
 			}
 			want := v1alpha1.AddressPoolStatus{IPv4: tt.wantV4, IPv6: tt.wantV6}
-			if diff := cmp.Diff(want, ap.Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions")); diff != "" {
+			if ap.Status.Summary == nil {
+				t.Error("the status has no summary")
+			}
+			if diff := cmp.Diff(want, ap.Status, cmpopts.IgnoreFields(v1alpha1.AddressPoolStatus{}, "Conditions", "Summary")); diff != "" {
 				t.Errorf("status (-want +got):\n%s", diff)
 			}
 			again := ap.DeepCopy()

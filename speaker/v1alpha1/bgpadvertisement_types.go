@@ -13,13 +13,15 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=bgpadvertisements,scope=Cluster,shortName=bgpadv,categories=tandem
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.addressPools`
-// +kubebuilder:printcolumn:name="Peers",type=string,JSONPath=`.spec.peers`
-// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.spec.communities`
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.status.summary.pools`
+// +kubebuilder:printcolumn:name="Peers",type=string,JSONPath=`.status.summary.peers`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Effective",type=string,JSONPath=`.status.conditions[?(@.type=="Effective")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.status.summary.communities`,priority=1
+// +kubebuilder:printcolumn:name="Effect",type=string,JSONPath=`.status.conditions[?(@.type=="Effective")].message`,priority=1
 type BGPAdvertisement struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the standard object metadata.

@@ -13,11 +13,9 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=bgppeers,scope=Cluster,shortName=peer,categories=tandem
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.spec.peerAddress`
-// +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.spec.defaultGateway`
-// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.spec.interface`
+// +kubebuilder:printcolumn:name="Peer",type=string,JSONPath=`.status.summary.peer`
 // +kubebuilder:printcolumn:name="My ASN",type=integer,JSONPath=`.spec.myASN`
-// +kubebuilder:printcolumn:name="Peer ASN",type=integer,JSONPath=`.spec.peerASN`
+// +kubebuilder:printcolumn:name="Peer ASN",type=string,JSONPath=`.status.summary.peerASN`
 // +kubebuilder:printcolumn:name="BFD",type=string,JSONPath=`.spec.bfdProfile`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`

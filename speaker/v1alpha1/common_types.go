@@ -46,4 +46,36 @@ type ConfigStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// summary has in a few words what kubectl shows in columns.
+	// +optional
+	Summary *ConfigSummary `json:"summary,omitempty"`
+}
+
+// ConfigSummary says in a few words what an object selects or names: of each list its first elements, and how many there are beside. It is
+// for people: programs read spec.
+type ConfigSummary struct {
+	// pools are the pools that an advertisement selects.
+	// +optional
+	Pools string `json:"pools,omitempty"`
+
+	// interfaces are the interfaces of an L2Advertisement.
+	// +optional
+	Interfaces string `json:"interfaces,omitempty"`
+
+	// peers are the peers of a BGPAdvertisement.
+	// +optional
+	Peers string `json:"peers,omitempty"`
+
+	// communities are those of a BGPAdvertisement, or the names and values of a Community.
+	// +optional
+	Communities string `json:"communities,omitempty"`
+
+	// peer is the peer of a BGPPeer: its address, or how it is found.
+	// +optional
+	Peer string `json:"peer,omitempty"`
+
+	// peerASN is the autonomous system number of a BGPPeer, or External or Internal.
+	// +optional
+	PeerASN string `json:"peerASN,omitempty"`
 }

@@ -11,10 +11,10 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=communities,singular=community,scope=Cluster,categories=tandem
 // +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.status.summary.communities`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.spec.communities`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 type Community struct {
 	metav1.TypeMeta `json:",inline"`

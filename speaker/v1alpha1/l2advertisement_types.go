@@ -12,12 +12,14 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=l2advertisements,scope=Cluster,shortName=l2adv,categories=tandem
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.spec.addressPools`
-// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.spec.interfaces`
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.status.summary.pools`
+// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.summary.interfaces`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Effective",type=string,JSONPath=`.status.conditions[?(@.type=="Effective")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:printcolumn:name="Effect",type=string,JSONPath=`.status.conditions[?(@.type=="Effective")].message`,priority=1
 type L2Advertisement struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the standard object metadata.

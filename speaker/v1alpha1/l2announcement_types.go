@@ -14,22 +14,22 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=l2announcements,scope=Cluster,shortName=l2ann,categories=tandem
-// +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.service.namespace`
-// +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.service.name`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`
-// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
-// +kubebuilder:printcolumn:name="Interfaces",type=string,JSONPath=`.status.interfaces`,priority=1
+// +kubebuilder:printcolumn:name="Address",type=string,JSONPath=`.status.addresses[0]`
+// +kubebuilder:printcolumn:name="Second Address",type=string,JSONPath=`.status.addresses[1]`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interfaces[0]`,priority=1
+// +kubebuilder:printcolumn:name="Second Interface",type=string,JSONPath=`.status.interfaces[1]`,priority=1
 // +kubebuilder:printcolumn:name="Since",type=date,JSONPath=`.status.since`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`,priority=1
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.service.__namespace__ + '.' + self.service.name",fieldPath=".metadata",message="name must be that of the Service after its namespace and a dot: default.web"
 type L2Announcement struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the standard object metadata.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// service is the Service that the addresses belong to.
+	// service is the Service that the addresses belong to. It cannot change, since the name says which it is.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change; delete the object instead"
 	Service ServiceReference `json:"service"`
 
 	// status says which node answers for which addresses.

@@ -11,12 +11,13 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=speakerstatuses,singular=speakerstatus,scope=Cluster,shortName=speaker,categories=tandem
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.summary.addresses`
+// +kubebuilder:printcolumn:name="BGP",type=string,JSONPath=`.status.summary.bgpEstablished`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
-// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:printcolumn:name="BGP Sessions",type=string,JSONPath=`.status.bgpSessions`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:printcolumn:name="BGP Sessions",type=string,JSONPath=`.status.summary.bgpSessions`,priority=1
 type SpeakerStatus struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the standard object metadata.
@@ -73,11 +74,31 @@ type SpeakerState struct {
 	// +kubebuilder:validation:MaxItems=100
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
 
+	// summary has in a few words what kubectl shows in columns.
+	// +optional
+	Summary *SpeakerSummary `json:"summary,omitempty"`
+
 	// conditions say whether the speaker announces (Ready).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// SpeakerSummary says in a few words what a speaker sees and does: of each list its first elements, and how many there are beside. It is for
+// people: programs read the lists.
+type SpeakerSummary struct {
+	// addresses are those of the node.
+	// +optional
+	Addresses string `json:"addresses,omitempty"`
+
+	// bgpEstablished says how many BGP sessions of how many are established: 1/2.
+	// +optional
+	BGPEstablished string `json:"bgpEstablished,omitempty"`
+
+	// bgpSessions are the BGP sessions with their states.
+	// +optional
+	BGPSessions string `json:"bgpSessions,omitempty"`
 }
 
 // InterfaceState is what a speaker sees of one interface.

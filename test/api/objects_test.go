@@ -249,11 +249,13 @@ func TestUpdates(t *testing.T) {
 		},
 		{
 			"an announcement may pass to another node", "L2Announcement",
-			`{service: {namespace: a, name: b}, status: {node: node1}}`, `{service: {namespace: a, name: b}, status: {node: node2}}`, "",
+			`{metadata: {name: a.b}, service: {namespace: a, name: b}, status: {node: node1}}`,
+			`{metadata: {name: a.b}, service: {namespace: a, name: b}, status: {node: node2}}`, "",
 		},
 		{
 			"an announcement may not pass to another Service", "L2Announcement",
-			`{service: {namespace: a, name: b}}`, `{service: {namespace: a, name: c}}`, "service: cannot change",
+			`{metadata: {name: a.b}, service: {namespace: a, name: b}}`, `{metadata: {name: a.b}, service: {namespace: a, name: c}}`,
+			"metadata: name must be that of the Service",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -302,7 +304,7 @@ func TestColumns(t *testing.T) {
 	}
 	meta := metav1.ObjectMeta{Name: "shown"}
 	conditions := []metav1.Condition{condition("Ready", metav1.ConditionFalse, "Why", "what to do")}
-	selection := speakerv1alpha1.Selection{AddressPools: []string{"lan"}}
+	selection := speakerv1alpha1.Selection{AddressPools: []string{"lan", "production-ipv4", "production-ipv6"}}
 	status := speakerv1alpha1.ConfigStatus{Conditions: conditions}
 	for resource, test := range map[string]struct {
 		obj  client.Object
@@ -312,8 +314,8 @@ func TestColumns(t *testing.T) {
 			&ipamv1alpha1.AddressPool{
 				ObjectMeta: meta,
 				Spec: ipamv1alpha1.AddressPoolSpec{
-					IPv4:     &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{"192.0.2.0/24", "198.51.100.1"}},
-					IPv6:     &ipamv1alpha1.IPv6Partition{Ranges: []ipamv1alpha1.IPv6Range{"2001:db8::/64"}},
+					IPv4:     &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{"198.51.100.200-198.51.100.239", "192.0.2.0/24"}},
+					IPv6:     &ipamv1alpha1.IPv6Partition{Ranges: []ipamv1alpha1.IPv6Range{"2001:db8:51::1000/116", "2001:db8:52::1-2001:db8:52::ff"}},
 					Priority: new(int32(7)),
 				},
 				Status: ipamv1alpha1.AddressPoolStatus{
@@ -322,9 +324,9 @@ func TestColumns(t *testing.T) {
 					Conditions: append(conditions, condition("NotImplemented", metav1.ConditionTrue, "NotImplemented", "without effect: spec.limits")),
 				},
 			},
-			`Name=shown, IPv4 Ranges=["192.0.2.0/24","198.51.100.1"], IPv4 Used=2, IPv4 Free=255, ` +
-				`IPv6 Ranges=["2001:db8::/64"], IPv6 Used=1, IPv6 Free=9223372036854775807, ` +
-				`Auto-Assign=true, Ready=False, Age=…; wide: Priority=7, Message=what to do, Not Implemented=without effect: spec.limits`,
+			`Name=shown, IPv4=198.51.100.200-198..., +1 more, IPv4 Free=255/257, IPv6=2001:db8:51::1000/116, +1 more, IPv6 Free=>9.2e18, ` +
+				`Ready=False, Age=…; wide: Auto-Assign=true, IPv4 Used=2, IPv6 Used=1, Priority=7, Message=what to do, ` +
+				`Not Implemented=without effect: spec.limits`,
 		},
 		"l2advertisements": {
 			&speakerv1alpha1.L2Advertisement{
@@ -333,16 +335,17 @@ func TestColumns(t *testing.T) {
 					Selection: selection, Interfaces: []speakerv1alpha1.InterfacePattern{"eth0", "bond*"},
 				},
 			},
-			`Name=shown, Pools=["lan"], Interfaces=["eth0","bond*"], Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
+			`Name=shown, Pools=lan, +2 more, Interfaces=eth0, bond*, Ready=False, Effective=<nil>, Reason=Why, Age=…; ` +
+				`wide: Message=what to do, Effect=<nil>`,
 		},
 		"bgppeers": {
 			&speakerv1alpha1.BGPPeer{
 				ObjectMeta: meta, Status: status,
 				Spec: speakerv1alpha1.BGPPeerSpec{
-					MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8::1", Interface: "eth1", BFDProfile: "fast",
+					MyASN: 4200000000, PeerASN: 4200000001, PeerAddress: "2001:db8:51::1", Interface: "eth1", BFDProfile: "fast",
 				},
 			},
-			`Name=shown, Address=2001:db8::1, Gateway=<nil>, Interface=eth1, My ASN=64512, Peer ASN=64513, BFD=fast, ` +
+			`Name=shown, Peer=2001:db8:51::1%eth1, My ASN=4200000000, Peer ASN=4200000001, BFD=fast, ` +
 				`Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
 		},
 		"bgpadvertisements": {
@@ -352,15 +355,17 @@ func TestColumns(t *testing.T) {
 					Selection: selection, Peers: []string{"tor1"}, Communities: []speakerv1alpha1.CommunityReference{"no-export"},
 				},
 			},
-			`Name=shown, Pools=["lan"], Peers=["tor1"], Communities=["no-export"], Ready=False, Reason=Why, Age=…; ` +
-				`wide: Message=what to do`,
+			`Name=shown, Pools=lan, +2 more, Peers=tor1, Ready=False, Effective=<nil>, Reason=Why, Age=…; ` +
+				`wide: Message=what to do, Communities=no-export, Effect=<nil>`,
 		},
 		"communities": {
 			&speakerv1alpha1.Community{
 				ObjectMeta: meta, Status: status,
-				Spec: speakerv1alpha1.CommunitySpec{Communities: []speakerv1alpha1.NamedCommunity{{Name: "a", Value: "1:2"}}},
+				Spec: speakerv1alpha1.CommunitySpec{Communities: []speakerv1alpha1.NamedCommunity{
+					{Name: "a", Value: "1:2"}, {Name: "b", Value: "large:1:2:3"},
+				}},
 			},
-			`Name=shown, Ready=False, Reason=Why, Age=…; wide: Communities=[{"name":"a","value":"1:2"}], Message=what to do`,
+			`Name=shown, Communities=a=1:2, b=large:1:2:3, Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
 		},
 		"bfdprofiles": {
 			&speakerv1alpha1.BFDProfile{ObjectMeta: meta, Status: status},
@@ -371,34 +376,41 @@ func TestColumns(t *testing.T) {
 				ObjectMeta: meta, Status: status,
 				Spec: speakerv1alpha1.InterfaceAdvertisementSpec{Selection: selection, Interface: "kube-lb0"},
 			},
-			`Name=shown, Pools=["lan"], Interface=kube-lb0, Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
+			`Name=shown, Pools=lan, +2 more, Interface=kube-lb0, Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
 		},
 		"speakerstatuses": {
 			&speakerv1alpha1.SpeakerStatus{ObjectMeta: meta, Status: speakerv1alpha1.SpeakerState{
 				Addresses:  []string{"198.51.100.11", "2001:db8:51::11"},
 				Interfaces: []speakerv1alpha1.InterfaceState{{Name: "eth0", MAC: "02:00:00:00:00:01", Usable: true}},
 				BGPSessions: []speakerv1alpha1.BGPSession{
-					{Peer: "tor1", State: speakerv1alpha1.BGPEstablished, AdvertisedIPv4: 1},
+					{Peer: "tor1", State: speakerv1alpha1.BGPEstablished, AdvertisedIPv4: 1}, {Peer: "tor2", State: speakerv1alpha1.BGPIdle},
 				},
 				Conditions: conditions,
 			}},
-			`Name=shown, Addresses=["198.51.100.11","2001:db8:51::11"], Ready=False, Reason=Why, Message=what to do, Age=…; ` +
-				`wide: BGP Sessions=[{"advertisedIPv4":1,"advertisedIPv6":0,"peer":"tor1","state":"Established"}]`,
+			`Name=shown, Addresses=198.51.100.11, 2001:db8:51::11, BGP=1/2, Ready=False, Reason=Why, Age=…; ` +
+				`wide: Message=what to do, BGP Sessions=tor1 Established, tor2 Idle`,
 		},
 		"l2announcements": {
 			&speakerv1alpha1.L2Announcement{
-				ObjectMeta: meta, Service: speakerv1alpha1.ServiceReference{Namespace: "default", Name: "web"},
+				ObjectMeta: metav1.ObjectMeta{Name: "default.shown"},
+				Service:    speakerv1alpha1.ServiceReference{Namespace: "default", Name: "shown"},
 				Status: speakerv1alpha1.L2AnnouncementStatus{
 					Node: "node1", Addresses: []string{"192.0.2.1", "2001:db8::1"}, Interfaces: []string{"eth0"},
 					Since: &metav1.MicroTime{Time: time.Now()},
 				},
 			},
-			`Name=shown, Namespace=default, Service=web, Node=node1, Addresses=["192.0.2.1","2001:db8::1"], Since=…; ` +
-				`wide: Interfaces=["eth0"], Age=…`,
+			`Name=default.shown, Node=node1, Address=192.0.2.1, Second Address=2001:db8::1, Since=…; ` +
+				`wide: Interface=eth0, Second Interface=<nil>, Age=…`,
 		},
 	} {
 		t.Run(resource, func(t *testing.T) {
 			withStatus := test.obj.DeepCopyObject().(client.Object)
+			switch obj := withStatus.(type) {
+			case *speakerv1alpha1.SpeakerStatus:
+				obj.Status.Summarize()
+			case interface{ Summarize() }:
+				obj.Summarize()
+			}
 			create(t, test.obj)
 			if resource != "l2announcements" {
 				withStatus.SetResourceVersion(test.obj.GetResourceVersion())
@@ -406,17 +418,18 @@ func TestColumns(t *testing.T) {
 					t.Fatalf("writing the status: %v", err)
 				}
 			}
-			if diff := cmp.Diff(test.want, shown(t, disco.RESTClient(), resource)); diff != "" {
+			if diff := cmp.Diff(test.want, shown(t, disco.RESTClient(), resource, test.obj.GetName())); diff != "" {
 				t.Errorf("columns (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// shown returns the columns of the object "shown" as "Column=cell, …; wide: Column=cell, …". Ages are not told.
-func shown(t *testing.T, server rest.Interface, resource string) string {
+// shown returns the columns of an object as "Column=cell, …; wide: Column=cell, …". Ages are not told. It checks that a line has at most
+// 120 characters with a name of 15, and no JSON.
+func shown(t *testing.T, server rest.Interface, resource, name string) string {
 	t.Helper()
-	answer, err := server.Get().AbsPath("/apis", ipamv1alpha1.GroupVersion.String(), resource, "shown").
+	answer, err := server.Get().AbsPath("/apis", ipamv1alpha1.GroupVersion.String(), resource, name).
 		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Raw()
 	if err != nil {
 		t.Fatal(err)
@@ -429,6 +442,7 @@ func shown(t *testing.T, server rest.Interface, resource string) string {
 		t.Fatalf("got %d rows, want 1", len(table.Rows))
 	}
 	var narrow, wide []string
+	width := -len("   ")
 	for i, column := range table.ColumnDefinitions {
 		cell := fmt.Sprint(table.Rows[0].Cells[i])
 		if n, ok := table.Rows[0].Cells[i].(int64); ok {
@@ -437,11 +451,18 @@ func shown(t *testing.T, server rest.Interface, resource string) string {
 		if column.Type == "date" {
 			cell = "…"
 		}
+		if strings.ContainsAny(cell, "[{") {
+			t.Errorf("column %s shows JSON: %s", column.Name, cell)
+		}
 		if column.Priority == 0 {
+			width += len("   ") + max(len(column.Name), len(cell), map[string]int{"Name": 15, "Reason": 16}[column.Name])
 			narrow = append(narrow, column.Name+"="+cell)
 		} else {
 			wide = append(wide, column.Name+"="+cell)
 		}
+	}
+	if width > 120 {
+		t.Errorf("a line has %d characters, want 120 at most", width)
 	}
 	return strings.Join(narrow, ", ") + "; wide: " + strings.Join(wide, ", ")
 }

@@ -696,8 +696,9 @@ func TestInterfaceAdvertisement(t *testing.T) {
 
 func TestL2Announcement(t *testing.T) {
 	testRules(t, "L2Announcement", []rule{
-		{"holder of two addresses", `{service: {namespace: default, name: web}, status: {node: node1, addresses: [192.0.2.1, "2001:db8::1"]}}`, ""},
-		{"nobody's addresses", `{service: {namespace: default, name: web}}`, ""},
+		{"holder of two addresses", `{metadata: {name: default.web}, service: {namespace: default, name: web}, status: {node: node1, addresses: [192.0.2.1, "2001:db8::1"]}}`, ""},
+		{"nobody's addresses", `{metadata: {name: default.web}, service: {namespace: default, name: web}}`, ""},
+		{"name of another Service", `{metadata: {name: default.db}, service: {namespace: default, name: web}}`, "metadata: name must be that of the Service"},
 		{"no Service", `{status: {node: node1}}`, "service: Required value"},
 		{"Service without a namespace", `{service: {name: web}}`, "service.namespace: Required value"},
 	})
