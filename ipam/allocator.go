@@ -932,6 +932,8 @@ type PoolUsage struct {
 	Stranded []netip.Addr
 	// Reserved is what the pool contains and does not give.
 	Reserved ReservedUsage
+	// AtLimit names, for each family, the namespaces that have as many addresses as PerNamespace lets them have, or more, sorted.
+	AtLimit map[family.Family][]string
 }
 
 // Usage returns the state of every pool, and of each pool that is gone while Services hold addresses from it, under its name.
@@ -966,6 +968,7 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 		}
 		usage[name] = u
 	}
+	a.addAtLimit(usage)
 	for address, h := range a.held {
 		if h.users.n() == 0 || h.pool == "" {
 			continue

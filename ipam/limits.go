@@ -92,6 +92,27 @@ func (a *Allocator) withinLimit(req Request, pool string, af family.Family, addr
 		ErrLimit, req.Service.Namespace, len(has), limit, af, pool, listed(names, len(has)))
 }
 
+// addAtLimit fills in PoolUsage.AtLimit.
+func (a *Allocator) addAtLimit(usage map[string]PoolUsage) {
+	for t, has := range a.tenants {
+		limit, limited := a.pools[t.pool].PerNamespace[t.family]
+		if !limited || len(has) < limit {
+			continue
+		}
+		u := usage[t.pool]
+		if u.AtLimit == nil {
+			u.AtLimit = map[family.Family][]string{}
+		}
+		u.AtLimit[t.family] = append(u.AtLimit[t.family], t.namespace)
+		usage[t.pool] = u
+	}
+	for _, u := range usage {
+		for _, namespaces := range u.AtLimit {
+			slices.Sort(namespaces)
+		}
+	}
+}
+
 // mostNamed is how many things an error names.
 const mostNamed = 5
 

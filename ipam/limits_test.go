@@ -440,3 +440,37 @@ func TestParkedRequest(t *testing.T) {
 		t.Errorf("when it is free the parked request gets %s", describe(answer.Outcome, answer.Err))
 	}
 }
+
+func TestUsageAtLimit(t *testing.T) {
+	lan := Pool{Name: "lan", Ranges: ranges("10.0.0.0/28 2001:db8::/124"), PerNamespace: map[family.Family]int{family.IPv4: 2}}
+	a := withPools(lan, makePool("wan", "192.0.2.0/28"))
+	shared := func(port int32) Sharing { return Sharing{Key: "k", Ports: []Port{{"TCP", port}}} }
+	for _, hold := range []struct {
+		namespace, name, address, pool string
+		sharing                        Sharing
+	}{
+		{"over", "a", "10.0.0.1", "lan", Sharing{}},
+		{"over", "b", "10.0.0.2", "lan", Sharing{}},
+		{"over", "c", "10.0.0.3", "lan", Sharing{}},
+		{"at", "a", "10.0.0.4", "lan", Sharing{}},
+		{"at", "b", "10.0.0.5", "lan", Sharing{}},
+		{"below", "a", "10.0.0.6", "lan", shared(80)}, // one that two share counts once
+		{"below", "b", "10.0.0.6", "lan", shared(81)},
+		{"below", "c", "192.0.2.1", "wan", Sharing{}}, // and one of another pool not at all
+		{"v6", "a", "2001:db8::1", "lan", Sharing{}},
+		{"v6", "b", "2001:db8::2", "lan", Sharing{}},
+	} {
+		a.Hold(Service{hold.namespace, hold.name}, addr(hold.address), hold.pool, hold.sharing)
+	}
+	if diff := cmp.Diff(map[family.Family][]string{family.IPv4: {"at", "over"}}, a.Usage()["lan"].AtLimit); diff != "" {
+		t.Errorf("at the limit of lan (-want +got):\n%s", diff)
+	}
+	if got := a.Usage()["wan"].AtLimit; got != nil {
+		t.Errorf("at the limit of wan, which has none: %v", got)
+	}
+	lan.PerNamespace[family.IPv4] = 1
+	a.SetPools([]Pool{lan})
+	if diff := cmp.Diff(map[family.Family][]string{family.IPv4: {"at", "below", "over"}}, a.Usage()["lan"].AtLimit); diff != "" {
+		t.Errorf("at the lower limit of lan (-want +got):\n%s", diff)
+	}
+}

@@ -145,6 +145,10 @@ const (
 	// ten and their owners. It names first what Services hold nevertheless, since they had it before it was reserved.
 	ConditionReserved = "Reserved"
 
+	// ConditionAtLimit is True while namespaces have as many addresses of the pool as limits.perNamespace lets them have. The message counts
+	// them, and names the first ten. The condition is absent where the pool has no limits.
+	ConditionAtLimit = "AtLimit"
+
 	// ConditionNotImplemented is True where the spec has fields that this version accepts and that have no effect in it, such as
 	// reuseAfter. The message names them. The condition is absent where there are none.
 	ConditionNotImplemented = "NotImplemented"
@@ -173,6 +177,10 @@ const (
 	ReasonReservedInUse = "ReservedAddressesInUse"
 	// ReasonNoneReserved is the reason of Reserved=False.
 	ReasonNoneReserved = "NoneReserved"
+	// ReasonAtLimit is the reason of AtLimit=True.
+	ReasonAtLimit = "NamespacesAtLimit"
+	// ReasonBelowLimit is the reason of AtLimit=False.
+	ReasonBelowLimit = "BelowLimit"
 	// ReasonNotImplemented is the reason of NotImplemented=True.
 	ReasonNotImplemented = "NotImplemented"
 )

@@ -127,6 +127,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
 	}
 	setReserved(u.Reserved, set)
+	setAtLimit(ap, u, set)
 	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
 		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
 	} else {

@@ -133,7 +133,7 @@ func TestSet(t *testing.T) {
 				ap.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue}}
 			}),
 			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
-			want:   map[string]string{"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			want:   map[string]string{"AtLimit": "False BelowLimit", "Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
 			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
 		{
