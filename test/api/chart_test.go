@@ -18,10 +18,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -229,4 +233,45 @@ func byName(t *testing.T, objects []*unstructured.Unstructured) map[string]map[s
 		index[key] = o.Object
 	}
 	return index
+}
+
+// TestHelm installs the chart, changes its mode and uninstalls it: a role that a mode does not have goes, and the CRDs stay.
+func TestHelm(t *testing.T) {
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "helm"}})
+	clientset := kubernetes.NewForConfigOrDie(config)
+	admin := writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
+	nodesRole := func() bool {
+		_, err := clientset.RbacV1().ClusterRoles().Get(t.Context(), "tandem-cloud-controller-manager-nodes", metav1.GetOptions{})
+		return err == nil
+	}
+	// The CRDs are those of all tests, so that the release has to take them over.
+	for _, step := range []struct {
+		args      []string
+		wantNodes bool
+	}{
+		{args: []string{"install", "tandem", "manifests/helm/tandem", "--take-ownership"}, wantNodes: true},
+		{args: []string{"upgrade", "tandem", "manifests/helm/tandem", "--take-ownership", "--set", "mode=services"}, wantNodes: false},
+		{args: []string{"uninstall", "tandem"}, wantNodes: false},
+	} {
+		out, err := helm(t, append(step.args, "--namespace", "helm", "--kubeconfig", admin)...)
+		if err != nil {
+			t.Fatalf("helm %s: %v", strings.Join(step.args, " "), err)
+		}
+		t.Logf("%s", out)
+		if got := nodesRole(); got != step.wantNodes {
+			t.Errorf("after helm %s the role to write Nodes is there: %t, want %t", step.args[0], got, step.wantNodes)
+		}
+	}
+	if _, err := clientset.AppsV1().DaemonSets("helm").Get(t.Context(), "tandem-speaker", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the speakers after helm uninstall: %v", err)
+	}
+	var crds apiextensionsv1.CustomResourceDefinitionList
+	if err := apiClient.List(t.Context(), &crds); err != nil {
+		t.Fatal(err)
+	}
+	if len(crds.Items) != 9 || slices.ContainsFunc(crds.Items, func(crd apiextensionsv1.CustomResourceDefinition) bool {
+		return crd.DeletionTimestamp != nil
+	}) {
+		t.Errorf("%d CRDs are left, or are being deleted", len(crds.Items))
+	}
 }
