@@ -36,11 +36,11 @@ images: ## dist/images/*.tar, for `ctr images import` or `docker load`
 	SOURCE_DATE_EPOCH=$(EPOCH) go run ./cmd/images -version $(VERSION) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(VERSION))"
 
 .PHONY: release
-release: ## what a release page holds, into dist/release: manifests, chart, images for five platforms, what they are made of, checksums
+release: ## what a release page holds, into dist/release: manifests, chart, images for five platforms, what they are made of, checksums; PLATFORMS=linux/amd64 builds fewer images
 	rm -rf dist/release dist/chart
 	mkdir -p dist/release dist/chart
 	SOURCE_DATE_EPOCH=$(EPOCH) $(addprefix TANDEM_BUILD_CACHE=,$(BUILD_CACHE)) \
-		go run ./cmd/images -release -version $(RELEASE) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(RELEASE))"
+		go run ./cmd/images -release $(addprefix -platforms=,$(PLATFORMS)) -version $(RELEASE) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(RELEASE))"
 	cp -rL $(CHART) dist/chart && find dist/chart -exec touch -d @$(EPOCH) {} +
 	$(HELM) package dist/chart/tandem --version $(RELEASE:v%=%) --app-version $(RELEASE) --destination dist/release
 	for mode in cloud-provider services; do \
@@ -56,7 +56,7 @@ release: ## what a release page holds, into dist/release: manifests, chart, imag
 reproduce: release ## builds the release once more, from an archive of the commit in another directory with an empty build cache, and compares
 	test -z "$$(git status --porcelain)"
 	dir=$$(mktemp -d) && git archive HEAD | tar -x -C $$dir && \
-	$(MAKE) -C $$dir release RELEASE=$(RELEASE) COMMIT=$(COMMIT) EPOCH=$(EPOCH) BUILD_CACHE=$$dir/cache && \
+	$(MAKE) -C $$dir release RELEASE=$(RELEASE) COMMIT=$(COMMIT) EPOCH=$(EPOCH) BUILD_CACHE=$(or $(BUILD_CACHE),$$dir/cache) && \
 	diff -r dist/release $$dir/dist/release && echo "reproduced: $$(sha256sum <dist/release/SHA256SUMS)" && rm -rf $$dir
 
 .PHONY: deps

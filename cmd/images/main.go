@@ -43,7 +43,7 @@ var programs = []program{
 }
 
 // platforms are those of a release.
-var platforms = []string{"linux/amd64", "linux/arm64", "linux/arm/v7", "linux/ppc64le", "linux/s390x"}
+const platforms = "linux/amd64,linux/arm64,linux/arm/v7,linux/ppc64le,linux/s390x"
 
 func main() {
 	os.Exit(run())
@@ -51,7 +51,8 @@ func main() {
 
 func run() int {
 	var b build
-	release := flag.Bool("release", false, "write images for every platform, their indexes, SPDX documents, lists and licences")
+	release := flag.Bool("release", false, "write images for all platforms, their indexes, SPDX documents, lists and licences")
+	selected := flag.String("platforms", platforms, "platforms of a release, separated by commas; fewer of them for a try")
 	flag.StringVar(&b.version, "version", "v0.0.0-dev", "semantic version: the tag of the images")
 	flag.StringVar(&b.commit, "commit", "", "commit that the images are labelled with")
 	flag.StringVar(&b.ldflags, "ldflags", "", "flags of the linker, which have to set the version of the programs")
@@ -62,7 +63,7 @@ func run() int {
 	defer stop()
 	write := b.images
 	if *release {
-		write = b.release
+		write = func(ctx context.Context) error { return b.release(ctx, strings.Split(*selected, ",")) }
 	}
 	b.output = cmp.Or(b.output, filepath.Join("dist", map[bool]string{true: "release", false: "images"}[*release]))
 	if err := b.prepare(); err != nil {
@@ -114,9 +115,9 @@ func (b *build) images(ctx context.Context) error {
 	return nil
 }
 
-// release writes, for each program, docker-archives for every platform with their SPDX documents, and the index of all platforms as an OCI
+// release writes, for each program, docker-archives for the platforms with their SPDX documents, and the index of all platforms as an OCI
 // layout; then the lists of images and of their digests, and the licences of what is linked.
-func (b *build) release(ctx context.Context) error {
+func (b *build) release(ctx context.Context, platforms []string) error {
 	var names, digests strings.Builder
 	for _, p := range programs {
 		var all []*archive.Built

@@ -169,8 +169,8 @@ func TestChartIsAccepted(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				err := apiClient.Patch(t.Context(), o, client.Apply, client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership,
-					client.FieldValidation(metav1.FieldValidationStrict))
+				// Fields that the API server does not know are errors of a server-side apply.
+				err := apiClient.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership)
 				if err != nil {
 					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
 				}
