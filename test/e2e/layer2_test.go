@@ -309,20 +309,20 @@ func (s *stage) probes(ctx context.Context, host string, ips []string) (wait fun
 
 // failures describes the requests since a moment that got no answer.
 func failures(answers []cluster.Answer, since time.Time) string {
-	sent, failed, last := 0, 0, time.Duration(0)
+	sent, failed, last := 0, 0, cluster.Answer{}
 	for _, a := range answers {
 		if a.At.Before(since) {
 			continue
 		}
 		sent++
 		if a.Err != nil {
-			failed, last = failed+1, a.At.Sub(since)
+			failed, last = failed+1, a
 		}
 	}
 	if failed == 0 {
 		return fmt.Sprintf("none of %d requests failed", sent)
 	}
-	return fmt.Sprintf("%d of %d requests failed, the last of them sent after %v", failed, sent, last.Round(time.Millisecond))
+	return fmt.Sprintf("%d of %d requests failed, the last of them sent after %v: %v", failed, sent, last.At.Sub(since).Round(time.Millisecond), last.Err)
 }
 
 // speakerReady asks the speaker of a node itself, on its socket. After a node has failed, the condition of its Pod may be of the time before.
