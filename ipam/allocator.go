@@ -511,9 +511,17 @@ func (a *Allocator) Plan(now time.Time, reqs ...Request) []Answer {
 	a.expire(now)
 	answers := make([]Answer, len(reqs))
 	pools := map[netip.Addr]string{} // of addresses that were cooling
+	failed := map[shape]error{}
 	for i, req := range reqs {
+		shape, plain := a.shapeOf(req)
+		if answers[i].Err = failed[shape]; plain && answers[i].Err != nil {
+			continue
+		}
 		out, err := a.plan(req)
 		answers[i] = Answer{out, err}
+		if plain && err != nil {
+			failed[shape] = err
+		}
 		for _, as := range out.Added {
 			if h := a.held[as.Address]; h != nil && !h.until.IsZero() {
 				pools[as.Address] = h.pool

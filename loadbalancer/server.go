@@ -93,7 +93,7 @@ type Server struct {
 	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
 	contests     contests                                    // with other writers of statuses
 	ready        chan struct{}                               // closed when everything held has been read
-	pools        atomic.Pointer[[]request.Pool]              // as they are tried
+	pools        atomic.Pointer[request.Pools]               // as they are tried
 }
 
 var _ cloudprovider.LoadBalancer = &Server{}
@@ -234,7 +234,7 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	}
 	shows := s.ledger.shows(svc)
 	has := len(shows) > 0 || len(s.ledger.allocator.Held(request.ServiceOf(svc))) > 0
-	return s.ledger.rules.New(svc, *s.pools.Load(), namespace.Labels, shows, has)
+	return s.ledger.rules.New(svc, s.pools.Load(), namespace.Labels, shows, has)
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the

@@ -116,12 +116,11 @@ func (s *Server) setPools(ctx context.Context) error {
 		pools = append(pools, p)
 		described = append(described, p.Pool)
 	}
-	request.SortPools(pools)
 	if s.isReady() { // otherwise load does it, when it knows the claims
 		s.holdPublished(described)
 	}
 	s.ledger.allocator.SetPools(described)
-	s.pools.Store(&pools)
+	s.pools.Store(request.NewPools(pools))
 	return nil
 }
 

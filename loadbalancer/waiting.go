@@ -107,7 +107,7 @@ func (s *Server) forget(service ipam.Service) {
 // is woken, and gets 198.51.100.1.
 func (s *Server) wakeStranded() {
 	for _, svc := range s.ledger.all() {
-		if !request.Served(svc) {
+		if svc.Annotations[v1alpha1.AnnotationReallocate] == "" || !request.Served(svc) {
 			continue
 		}
 		if req, err := s.request(svc); err == nil && req.Reallocate {

@@ -231,9 +231,8 @@ func TestNew(t *testing.T) {
 			for _, ap := range tt.pools {
 				pools = append(pools, ParsePool(ap))
 			}
-			SortPools(pools)
 			before := tt.svc.DeepCopy()
-			got, err := rules.New(tt.svc, pools, tt.namespace, nil, false)
+			got, err := rules.New(tt.svc, NewPools(pools), tt.namespace, nil, false)
 			if diff := cmp.Diff(before, tt.svc); diff != "" {
 				t.Errorf("the Service was changed (-before +after):\n%s", diff)
 			}
@@ -337,4 +336,31 @@ func texts(ranges []ipam.Range) string {
 		words = append(words, r.String())
 	}
 	return strings.Join(words, " ")
+}
+
+// What a Service may use is worked out once for a namespace, unless a pool looks at labels of Services.
+func TestPoolsOfANamespace(t *testing.T) {
+	lan := ParsePool(newPool("lan", "192.0.2.0/24"))
+	a := ParsePool(newPool("a", "192.0.3.0/24", forServices("app", "a")))
+	first, second := newService("a", single, "IPv4", label("app", "a")), newService("b", single, "IPv4", label("app", "b"))
+	candidates := func(pools *Pools) (got []string) {
+		for _, svc := range []*corev1.Service{first, second} {
+			for _, c := range pools.candidates(svc, nil) {
+				got = append(got, svc.Name+" "+c.Pool)
+			}
+		}
+		return got
+	}
+	for range 2 {
+		if diff := cmp.Diff([]string{"a lan", "b lan"}, candidates(NewPools([]Pool{lan}))); diff != "" {
+			t.Errorf("pools for everyone (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"a a", "a lan", "b lan"}, candidates(NewPools([]Pool{lan, a}))); diff != "" {
+			t.Errorf("with a pool for some (-want +got):\n%s", diff)
+		}
+	}
+	one := NewPools([]Pool{lan})
+	if x, y := one.candidates(first, nil), one.candidates(second, nil); &x[0] != &y[0] {
+		t.Error("two Services of a namespace have two lists of pools in memory")
+	}
 }
