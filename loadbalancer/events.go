@@ -213,6 +213,9 @@ func (s *Server) process(ctx context.Context, queue workqueue.TypedRateLimitingI
 		if shutdown {
 			return
 		}
+		if queue == s.plans {
+			s.planning.Store(time.Now().UnixNano())
+		}
 		if err := s.handle(ctx, it); err == nil {
 			queue.Forget(it)
 		} else {
@@ -221,8 +224,23 @@ func (s *Server) process(ctx context.Context, queue workqueue.TypedRateLimitingI
 			}
 			queue.AddRateLimited(it)
 		}
+		if queue == s.plans {
+			s.planning.Store(0)
+		}
 		queue.Done(it)
 	}
+}
+
+// stuckAfter is how long one item of plans may take, which works in memory only. To plan 10,000 Services takes seconds.
+const stuckAfter = time.Minute
+
+// Healthy returns an error where the goroutine that plans is stuck, so that nothing that becomes free is given to
+// anybody. To start again is all that helps.
+func (s *Server) Healthy() error {
+	if since := s.planning.Load(); since != 0 && time.Since(time.Unix(0, since)) > stuckAfter {
+		return fmt.Errorf("planning what waiting Services get has not ended since %s", time.Unix(0, since).UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // handle does what an item asks for.

@@ -22,6 +22,7 @@ import (
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
@@ -285,6 +286,34 @@ func TestRequestsToTheAPI(t *testing.T) {
 		c.settle()
 		if got, want := requests(c), "delete ipaddresses"; got != want {
 			t.Errorf("a release made the requests %s, want %s", got, want)
+		}
+	})
+}
+
+// A goroutine that plans and does not come back is what /healthz tells of.
+func TestHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		s := &Server{plans: newQueue(), ledger: &ledger{allocator: ipam.New()}}
+		s.network = func(context.Context) (ipam.Network, error) {
+			<-hang
+			return ipam.Network{}, errors.New("never read")
+		}
+		go s.process(t.Context(), s.plans)
+		s.plans.Add(item{kind: setNetwork})
+		time.Sleep(stuckAfter)
+		if err := s.Healthy(); err != nil {
+			t.Errorf("unhealthy at work: %v", err)
+		}
+		time.Sleep(time.Second)
+		if s.Healthy() == nil {
+			t.Error("healthy while it is stuck")
+		}
+		s.plans.ShutDown()
+		close(hang)
+		synctest.Wait()
+		if err := s.Healthy(); err != nil {
+			t.Errorf("unhealthy after the work: %v", err)
 		}
 	})
 }

@@ -40,6 +40,7 @@ type ledger struct {
 	statuses  cache.Indexer // of Services, with the index byPublished
 	claims    networkinglisters.IPAddressLister
 	rules     request.Rules // about annotations
+	grace     time.Duration // as repair.Grace, and longer where leases last longer
 
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -77,7 +78,7 @@ type written struct {
 func newLedger(cfg Config) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		rules: cfg.Rules, marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
+		rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second), marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
 		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
 	}
 }
@@ -217,7 +218,7 @@ func (l *ledger) drop(service ipam.Service, address netip.Addr) {
 // markWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
 // show them soon. What the Service gave up before and goes on with is surplus no more.
 func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
-	shown, writing := request.Published(svc), mark{repair.Writing, time.Now().Add(repair.Grace)}
+	shown, writing := request.Published(svc), mark{repair.Writing, time.Now().Add(l.grace)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
@@ -230,7 +231,7 @@ func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
 }
 
 // markSurplus records that the Service does not want these addresses any more. What it publishes stays until the status
-// changes, however long that takes; what it does not publish stays for repair.Grace.
+// changes, however long that takes; what it does not publish stays for the grace.
 func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	service, shown := request.ServiceOf(svc), request.Published(svc)
 	l.mu.Lock()
@@ -241,7 +242,7 @@ func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 			continue // the time counts from the first request that gave it up
 		}
 		if !slices.Contains(shown, as.Address) {
-			m.until = time.Now().Add(repair.Grace)
+			m.until = time.Now().Add(l.grace)
 		}
 		l.marks[p] = m
 	}

@@ -27,7 +27,6 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
-	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
@@ -41,7 +40,7 @@ import (
 // back of the queue. The cache knows each of them from then on, so that the next attempt starts behind them.
 const maxClaimed = 100
 
-// Config is what a Server works with. All fields but Network and NetworkSynced are required.
+// Config is what a Server works with. The fields up to Wake are required.
 type Config struct {
 	Client kubernetes.Interface
 	// Pools reads AddressPools from a cache and writes their status.
@@ -60,6 +59,8 @@ type Config struct {
 	// given before NetworkSynced. The caller calls Server.NetworkChanged when it changes.
 	Network       func(context.Context) (ipam.Network, error)
 	NetworkSynced []cache.InformerSynced
+	// LeaseDuration is how long a leader may go on before it notices that another one has taken the lead. Less than 15 seconds count as 15.
+	LeaseDuration time.Duration
 	// Rules say which annotations of Services count.
 	Rules request.Rules
 }
@@ -92,6 +93,7 @@ type Server struct {
 	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory
 	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
 	contests     contests                                    // with other writers of statuses
+	planning     atomic.Int64                                // when the item of plans was taken that is being worked on, in nanoseconds, or 0
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[request.Pools]               // as they are tried
 }
@@ -210,7 +212,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			}
 		}
 		if err != nil {
-			// What was claimed is there for the next attempt, and is released after repair.Grace otherwise.
+			// What was claimed is there for the next attempt, and is released after the grace otherwise.
 			s.markSurplus(svc, claimed)
 			return ipam.Outcome{}, err
 		}
@@ -275,7 +277,7 @@ func (s *Server) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	}
 	s.ledger.markSurplus(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
-	s.repairs.AddAfter(item{kind: repairService, service: request.ServiceOf(svc)}, repair.Grace)
+	s.repairs.AddAfter(item{kind: repairService, service: request.ServiceOf(svc)}, s.ledger.grace)
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success. After an

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cloudprovider "k8s.io/cloud-provider"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/cloud-provider/names"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	"k8s.io/controller-manager/controller"
+	"k8s.io/controller-manager/pkg/healthz"
 )
 
 // Every controller manager needs the right to its lease, and to have requests to its own port authenticated and authorised.
@@ -93,6 +95,20 @@ func startServiceController(
 			return nil, false, fmt.Errorf("building the service controller: %w", err)
 		}
 		go services.Run(ctx, int(completed.ComponentConfig.ServiceController.ConcurrentServiceSyncs), controllerContext.ControllerManagerMetrics)
-		return nil, true, nil
+		return healthyController{tandem.healthy}, true, nil
 	}
 }
+
+// healthyController is the service controller as /healthz sees it: healthy while what serves its requests is.
+type healthyController struct{ healthy func() error }
+
+var _ controller.HealthCheckable = healthyController{}
+
+// Name is the name that the flag --controllers knows.
+func (healthyController) Name() string { return names.ServiceLBController }
+
+// HealthChecker returns the check for /healthz.
+func (c healthyController) HealthChecker() healthz.UnnamedHealthChecker { return c }
+
+// Check implements healthz.UnnamedHealthChecker.
+func (c healthyController) Check(*http.Request) error { return c.healthy() }

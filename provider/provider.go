@@ -21,6 +21,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -59,17 +60,22 @@ type Config struct {
 	Namespace string
 	// ClassOnly leaves Services without a load balancer class to another provider.
 	ClassOnly bool
+	// NodesOnly leaves all Services to other providers, as where the service controller does not run.
+	NodesOnly bool
+	// LeaseDuration is how long a leader may go on before it notices that another one has taken the lead. Less than 15 seconds count as 15.
+	LeaseDuration time.Duration
 	// Rules say which annotations of Services count.
 	Rules request.Rules
 }
 
 // Cloud implements cloudprovider.Interface.
 type Cloud struct {
-	balancer   cloudprovider.LoadBalancer
+	balancer   cloudprovider.LoadBalancer // nil where Services are left to others, as the next two
+	failures   *failures
+	healthy    func() error
 	instances  *instances
 	services   *serviceInformer
 	nodes      *nodeInformer
-	failures   *failures
 	claims     informers.SharedInformerFactory
 	apiServers informers.SharedInformerFactory        // their endpoints
 	parts      map[string]func(context.Context) error // run on the leader, by their names in logs
@@ -80,42 +86,19 @@ var _ cloudprovider.Interface = &Cloud{}
 
 // New builds a Cloud whose informers have not started. It fails where the API does not serve AddressPool.
 func New(ctx context.Context, cfg Config) (*Cloud, error) {
-	scheme := config.Scheme()
-	pools, err := ctrlcache.New(cfg.REST, ctrlcache.Options{
-		Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields(),
-		ByObject: map[client.Object]ctrlcache.ByObject{&coordinationv1.Lease{}: {
-			Namespaces: map[string]ctrlcache.Config{cfg.Namespace: {}},
-			Label:      labels.SelectorFromSet(labels.Set{observation.LabelReport: "true"}),
-		}},
-	})
+	kinds, kindsClient, err := newKinds(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("building the cache of AddressPools: %w", err)
-	}
-	poolInformer, err := pools.GetInformer(ctx, &v1alpha1.AddressPool{}, ctrlcache.BlockUntilSynced(false))
-	if err != nil {
-		return nil, fmt.Errorf("watching AddressPools (are the CustomResourceDefinitions installed?): %w", err)
-	}
-	poolClient, err := client.New(cfg.REST, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: pools}})
-	if err != nil {
-		return nil, fmt.Errorf("building the client of AddressPools: %w", err)
+		return nil, err
 	}
 	claims := informers.NewSharedInformerFactoryWithOptions(cfg.Client, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) {
 		o.LabelSelector = labels.Set{networkingv1.LabelManagedBy: v1alpha1.ManagedBy}.String()
 	}))
-	services := &serviceInformer{
-		ServiceInformer: cfg.Informers.Core().V1().Services(), alone: func() bool { return false },
-	}
-	if !cfg.ClassOnly {
-		services.alone = noOtherProvider(cfg.Informers.Core().V1().Nodes())
-	}
-	if err := services.ServiceInformer.Informer().SetTransform(classView{onlyOurs: cfg.ClassOnly}.transform); err != nil {
-		return nil, fmt.Errorf("transforming Services: %w", err)
-	}
-	endpoints := cfg.Informers.Discovery().V1().EndpointSlices()
+	core, ourClaims := cfg.Informers.Core().V1(), claims.Networking().V1().IPAddresses()
 	for informer, trim := range map[cache.SharedInformer]cache.TransformFunc{
-		endpoints.Informer():                              trimEndpointSlice,
-		cfg.Informers.Core().V1().Nodes().Informer():      trimNode,
-		claims.Networking().V1().IPAddresses().Informer(): (&claimTrimmer{}).trim,
+		core.Services().Informer():                                 classView{onlyOurs: cfg.ClassOnly}.transform,
+		core.Nodes().Informer():                                    trimNode,
+		cfg.Informers.Discovery().V1().EndpointSlices().Informer(): trimEndpointSlice,
+		ourClaims.Informer():                                       (&claimTrimmer{}).trim,
 	} {
 		if err := informer.SetTransform(trim); err != nil {
 			return nil, fmt.Errorf("transforming what a cache keeps: %w", err)
@@ -124,63 +107,98 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	if err := warnOfAnnotations(cfg.Informers, cfg.Recorder); err != nil {
 		return nil, err
 	}
-	apiServers := apiServerEndpoints(cfg.Client)
-	network, err := newNetwork(ctx, cfg.Informers, apiServers, pools)
-	if err != nil {
-		return nil, err
-	}
-	server, err := loadbalancer.New(loadbalancer.Config{
-		Client:        cfg.Client,
-		Pools:         poolClient,
-		PoolInformer:  poolInformer,
-		Services:      services.ServiceInformer,
-		Namespaces:    cfg.Informers.Core().V1().Namespaces(),
-		Claims:        claims.Networking().V1().IPAddresses(),
-		Recorder:      cfg.Recorder,
-		Rules:         cfg.Rules,
-		Wake:          services.wake,
-		Network:       network.read,
-		NetworkSynced: network.synced(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := network.follow(server.NetworkChanged); err != nil {
-		return nil, err
-	}
-	nodes := &nodeInformer{NodeInformer: cfg.Informers.Core().V1().Nodes()}
-	speakers, err := pools.GetInformer(ctx, &speakerv1alpha1.SpeakerStatus{}, ctrlcache.BlockUntilSynced(false))
+	nodes := &nodeInformer{NodeInformer: core.Nodes()}
+	speakers, err := kinds.GetInformer(ctx, &speakerv1alpha1.SpeakerStatus{}, ctrlcache.BlockUntilSynced(false))
 	if err == nil {
 		_, err = speakers.AddEventHandler(nodes.speakerHandler())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("watching SpeakerStatuses: %w", err)
 	}
-	ourClaims := claims.Networking().V1().IPAddresses()
-	conditions := &serviceConditions{
-		client: cfg.Client, services: services.ServiceInformer, slices: endpoints, nodes: cfg.Informers.Core().V1().Nodes(),
-		claims: claims.Networking().V1().IPAddresses(), cache: pools, objects: pools, recorder: cfg.Recorder,
-		effective: newEffective(), changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
-	}
-	conditions.failures = newFailures(conditions.changed)
-	conditions.contested = server.Contested
-	return &Cloud{
-		balancer:   notingLoadBalancer{server, conditions.failures},
-		instances:  &instances{speakers: poolClient, claims: ourClaims.Lister(), synced: ourClaims.Informer().HasSynced},
-		services:   services,
+	effective := newEffective()
+	c := &Cloud{
+		instances:  &instances{speakers: kindsClient, claims: ourClaims.Lister(), synced: ourClaims.Informer().HasSynced},
+		services:   &serviceInformer{ServiceInformer: core.Services(), alone: func() bool { return false }},
 		nodes:      nodes,
-		failures:   conditions.failures,
 		claims:     claims,
-		apiServers: apiServers,
+		apiServers: apiServerEndpoints(cfg.Client),
 		parts: map[string]func(context.Context) error{
-			"the cache of Tandem's kinds":        pools.Start,
-			"addresses":                          server.Run,
-			"the conditions of what users write": (&conditionWriter{poolClient, pools, conditions.effective}).run,
-			"the conditions of Services":         conditions.run,
+			"the cache of Tandem's kinds":        kinds.Start,
+			"the conditions of what users write": (&conditionWriter{kindsClient, kinds, effective}).run,
 			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.Namespace}).run,
 		},
 		recorder: cfg.Recorder,
-	}, nil
+	}
+	if !cfg.ClassOnly {
+		c.services.alone = noOtherProvider(core.Nodes())
+	}
+	if cfg.NodesOnly {
+		return c, nil
+	}
+	return c, c.serve(ctx, cfg, kinds, kindsClient, effective)
+}
+
+// newKinds returns a cache of Tandem's kinds, and a client that reads from it.
+func newKinds(cfg Config) (ctrlcache.Cache, client.Client, error) {
+	scheme := config.Scheme()
+	kinds, err := ctrlcache.New(cfg.REST, ctrlcache.Options{
+		Scheme: scheme, DefaultTransform: ctrlcache.TransformStripManagedFields(),
+		ByObject: map[client.Object]ctrlcache.ByObject{&coordinationv1.Lease{}: {
+			Namespaces: map[string]ctrlcache.Config{cfg.Namespace: {}},
+			Label:      labels.SelectorFromSet(labels.Set{observation.LabelReport: "true"}),
+		}},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("building the cache of Tandem's kinds: %w", err)
+	}
+	kindsClient, err := client.New(cfg.REST, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: kinds}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("building the client of Tandem's kinds: %w", err)
+	}
+	return kinds, kindsClient, nil
+}
+
+// serve adds the parts that give Services their addresses, and that say how the Services are.
+func (c *Cloud) serve(ctx context.Context, cfg Config, kinds ctrlcache.Cache, kindsClient client.Client, effective *effective) error {
+	pools, err := kinds.GetInformer(ctx, &v1alpha1.AddressPool{}, ctrlcache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watching AddressPools (are the CustomResourceDefinitions installed?): %w", err)
+	}
+	network, err := newNetwork(ctx, cfg.Informers, c.apiServers, kinds)
+	if err != nil {
+		return err
+	}
+	core, claims := cfg.Informers.Core().V1(), c.claims.Networking().V1().IPAddresses()
+	server, err := loadbalancer.New(loadbalancer.Config{
+		Client:        cfg.Client,
+		Pools:         kindsClient,
+		PoolInformer:  pools,
+		Services:      core.Services(),
+		Namespaces:    core.Namespaces(),
+		Claims:        claims,
+		Recorder:      cfg.Recorder,
+		Rules:         cfg.Rules,
+		Wake:          c.services.wake,
+		Network:       network.read,
+		NetworkSynced: network.synced(),
+		LeaseDuration: cfg.LeaseDuration,
+	})
+	if err != nil {
+		return err
+	}
+	if err := network.follow(server.NetworkChanged); err != nil {
+		return err
+	}
+	conditions := &serviceConditions{
+		client: cfg.Client, services: core.Services(), slices: cfg.Informers.Discovery().V1().EndpointSlices(), nodes: core.Nodes(),
+		claims: claims, cache: kinds, objects: kinds, recorder: cfg.Recorder, contested: server.Contested,
+		effective: effective, changed: signal.New(), diagnosed: map[types.NamespacedName]*diagnosed{},
+	}
+	conditions.failures = newFailures(conditions.changed)
+	c.balancer, c.failures, c.healthy = notingLoadBalancer{server, conditions.failures}, conditions.failures, server.Healthy
+	c.parts["addresses"] = server.Run
+	c.parts["the conditions of Services"] = conditions.run
+	return nil
 }
 
 // Initialize starts the parts of the provider: its caches, the server of addresses, and what a leader does for the speakers. The framework
@@ -203,8 +221,10 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 	}
 }
 
-// LoadBalancer returns the server of addresses.
-func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return c.balancer, true }
+// LoadBalancer returns the server of addresses, unless Services are left to others.
+func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) {
+	return c.balancer, c.balancer != nil
+}
 
 // InstancesV2 returns the metadata of nodes.
 func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return c.instances, true }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/wait"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
@@ -23,6 +24,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // metrics of API requests
 	_ "k8s.io/component-base/metrics/prometheus/version"  // metric of the version
+	genericcontrollermanager "k8s.io/controller-manager/app"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/loadbalancer/request"
@@ -45,6 +47,11 @@ func run() int {
 		klog.ErrorS(err, "Failed to build the default options")
 		return 1
 	}
+	return cli.Run(newCommand(opts))
+}
+
+// newCommand returns the command, with our own defaults in opts and flags of our own.
+func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 	opts.KubeCloudShared.CloudProvider.Name = provider.Name
 	// After a restart, each of ten thousand Services may cost eight writes. The API server limits its load by priority and fairness; this
 	// limit bounds a faulty loop only.
@@ -79,7 +86,10 @@ func run() int {
 			Recorder:  c.EventRecorder,
 			Namespace: *namespace,
 			ClassOnly: *classOnly,
-			Rules:     rules,
+			NodesOnly: !genericcontrollermanager.IsControllerEnabled(
+				names.ServiceLBController, app.ControllersDisabledByDefault, c.ComponentConfig.Generic.Controllers),
+			LeaseDuration: c.ComponentConfig.Generic.LeaderElection.LeaseDuration.Duration,
+			Rules:         rules,
 		})
 		if err != nil {
 			klog.ErrorS(err, "Failed to build the cloud provider")
@@ -90,5 +100,11 @@ func run() int {
 	command := app.NewCloudControllerManagerCommand(
 		opts, newCloud, provider.Controllers(), names.CCMControllerAliases(), flags, wait.NeverStop)
 	command.Use = "tandem-cloud-controller-manager"
-	return cli.Run(command)
+	command.PreRun = func(command *cobra.Command, _ []string) {
+		// The lease is Tandem's too, and the Role that lets us write it is in the same namespace.
+		if !command.Flags().Changed("leader-elect-resource-namespace") {
+			opts.Generic.LeaderElection.ResourceNamespace = *namespace
+		}
+	}
+	return command
 }

@@ -20,7 +20,8 @@ import (
 
 // Grace is how long a Service keeps an address that it does not want any more and that its status does not show.
 // Another leader, which has not yet noticed that it was deposed, may be about to publish it; leases last 15 seconds
-// by default. It is also how long the answer to a request may be on its way into the status.
+// by default, and the ledger takes more where they last longer. It is also how long the answer to a request may be on
+// its way into the status.
 const Grace = 20 * time.Second
 
 // ClaimState is what the API has under the name of an address.

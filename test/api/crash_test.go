@@ -36,6 +36,7 @@ import (
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/provider"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // faultInjector keeps the API from a controller manager from a chosen write on, as its sudden end does.
@@ -94,6 +95,22 @@ func (f *faultInjector) ended() bool {
 // test ends.
 func startManager(t *testing.T) *faultInjector {
 	t.Helper()
+	f, completed, cloud, ctx := newManager(t, false)
+	cloud.Initialize(nil, ctx.Done())
+	services := provider.Controllers()[names.ServiceLBController]
+	start := services.Constructor(services.InitContext, completed, cloud)
+	if _, _, err := start(ctx, genericcontrollermanager.ControllerContext{
+		ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	completed.SharedInformers.Start(ctx.Done())
+	return f
+}
+
+// newManager builds the parts of a controller manager, whose context ends with it.
+func newManager(t *testing.T, nodesOnly bool) (*faultInjector, *ccmconfig.CompletedConfig, *provider.Cloud, context.Context) {
+	t.Helper()
 	f := &faultInjector{end: make(chan struct{}), writes: math.MaxInt}
 	ours := rest.CopyConfig(config)
 	ours.QPS, ours.Burst = 1000, 2000
@@ -115,20 +132,12 @@ func startManager(t *testing.T) *faultInjector {
 	completed.ComponentConfig.ServiceController.ConcurrentServiceSyncs = 2
 	cloud, err := provider.New(ctx, provider.Config{
 		REST: ours, Client: clientset, Informers: completed.SharedInformers, Recorder: completed.EventRecorder, Namespace: "default",
+		NodesOnly: nodesOnly,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cloud.Initialize(nil, ctx.Done())
-	services := provider.Controllers()[names.ServiceLBController]
-	start := services.Constructor(services.InitContext, completed, cloud)
-	if _, _, err := start(ctx, genericcontrollermanager.ControllerContext{
-		ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test"),
-	}); err != nil {
-		t.Fatal(err)
-	}
-	completed.SharedInformers.Start(ctx.Done())
-	return f
+	return f, completed, cloud, ctx
 }
 
 // A change is what happens to a Service while a controller manager ends.
@@ -294,5 +303,43 @@ func until(t *testing.T, what string, missing func() string) {
 		return last == "", nil
 	}); err != nil {
 		t.Fatalf("waiting for %s: %s", what, last)
+	}
+}
+
+// A controller manager that looks after nodes only, with --controllers=-service-lb-controller, leaves Services and their addresses alone.
+func TestNodesOnly(t *testing.T) {
+	create(t, object(t, "AddressPool", `{metadata: {name: nodes-only}, spec: {ipv4: {ranges: [192.0.2.64/28]}}}`))
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "of-others"},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	create(t, svc)
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.65"}}
+	if err := apiClient.Status().Update(t.Context(), svc); err != nil {
+		t.Fatal(err)
+	}
+	_, completed, cloud, ctx := newManager(t, true)
+	if _, serves := cloud.LoadBalancer(); serves {
+		t.Error("it has a load balancer")
+	}
+	cloud.Initialize(nil, ctx.Done())
+	completed.SharedInformers.Start(ctx.Done())
+	advertisement := &speakerv1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "nodes-only"}}
+	create(t, advertisement)
+	until(t, "the conditions of what users write", func() string {
+		if err := apiClient.Get(t.Context(), client.ObjectKeyFromObject(advertisement), advertisement); err != nil {
+			t.Fatal(err)
+		}
+		if len(advertisement.Status.Conditions) == 0 {
+			return "there are none"
+		}
+		return ""
+	})
+	var claims networkingv1.IPAddressList
+	if err := apiClient.List(t.Context(), &claims, client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy}); err != nil {
+		t.Fatal(err)
+	}
+	if len(claims.Items) > 0 {
+		t.Errorf("it has claimed %s", claims.Items[0].Name)
 	}
 }
