@@ -85,6 +85,7 @@ type serviceConditions struct {
 	// What follows is owned by run.
 	liveness  *liveness
 	diagnosed map[types.NamespacedName]*diagnosed
+	states    map[string]bool // that Services had, for metrics
 }
 
 // diagnosed is what is remembered of a Service from one diagnosis to the next.
@@ -201,13 +202,17 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 		}
 	}
 	c.effective.Set(diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools)))
-	p := &pass{serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, next: view.Until}
+	p := &pass{serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, states: map[string]int{}, next: view.Until}
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 		exist[name] = true
 		p.diagnose(name, svc)
 	}
+	if c.states == nil {
+		c.states = map[string]bool{}
+	}
+	countServices(p.states, c.states)
 	maps.DeleteFunc(c.diagnosed, func(name types.NamespacedName, _ *diagnosed) bool { return !exist[name] })
 	return p.todos, p.next, nil
 }
@@ -218,6 +223,7 @@ type pass struct {
 	now       time.Time
 	diagnoser *diagnosis.Diagnoser
 	pools     map[netip.Addr]string // of the addresses that claims of ours back
+	states    map[string]int        // how many Services have a reason of Announced
 	todos     []todo
 	next      time.Time // when to look again, zero for never
 }
@@ -260,6 +266,7 @@ func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 		}
 		p.due(until)
 	}
+	p.states[reason]++
 	if p.due(d.due(p.now, have, want, p.failures.of(svc.UID) != "")) {
 		p.todos = append(p.todos, todo{svc, transition(p.now, have, want)})
 	}

@@ -104,6 +104,11 @@ func (w *conditionWriter) write(ctx context.Context) error {
 		return err
 	}
 	_, conditions := config.Compile(objects)
+	countConditions(conditions, v1alpha1.ConditionReady,
+		[]string{"L2Advertisement", "BGPPeer", "BGPAdvertisement", "BFDProfile", "Community", "InterfaceAdvertisement"})
+	if latest := w.effective.conditions.Load(); latest != nil {
+		countConditions(*latest, v1alpha1.ConditionEffective, []string{"L2Advertisement", "BGPAdvertisement"})
+	}
 	return errors.Join(
 		writeKind(ctx, w, conditions, "L2Advertisement", objects.L2Advertisements,
 			func(o *v1alpha1.L2Advertisement) *v1alpha1.ConfigStatus { return &o.Status }),

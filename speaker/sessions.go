@@ -34,8 +34,9 @@ type sessions struct {
 	bfd     *udp.Speaker
 	changed signal.Signal // raised when the states may have changed
 	desired signal.Latest[peerings]
-	// problems say why a peer of this node has no session, or less than it should; failure is the error of the last hand-over. Both are nil
-	// before there is any.
+	// peers are those that are to have a session; problems say why a peer of this node has none, or less than it should; failure is the error
+	// of the last hand-over. All are nil before there is any.
+	peers    atomic.Pointer[[]string]
 	problems atomic.Pointer[map[string]string]
 	failure  atomic.Pointer[error]
 }
@@ -63,6 +64,11 @@ func newSessions(ctx context.Context, changed signal.Signal) *sessions {
 // Set makes the sessions of a decision the desired ones. It does not wait for them.
 func (s *sessions) Set(d decision.Desired) {
 	s.desired.Put(peerings{bgp: d.BGP, bfd: d.BFD})
+	var peers []string
+	for i := range d.BGP {
+		peers = append(peers, d.BGP[i].Peer.Name)
+	}
+	s.peers.Store(&peers)
 	if old := s.problems.Swap(&d.Problems); old == nil || !maps.Equal(*old, d.Problems) {
 		s.changed.Raise()
 	}
@@ -140,6 +146,13 @@ func (s *sessions) states() []v1alpha1.BGPSession {
 			delete(problems, state.Peer)
 		}
 		states = append(states, session)
+	}
+	if peers := s.peers.Load(); peers != nil { // Some may have been handed over a moment ago, or refused.
+		for _, peer := range *peers {
+			if !slices.ContainsFunc(states, func(session v1alpha1.BGPSession) bool { return session.Peer == peer }) && problems[peer] == "" {
+				problems[peer] = ""
+			}
+		}
 	}
 	for _, peer := range slices.Sorted(maps.Keys(problems)) {
 		states = append(states, v1alpha1.BGPSession{Peer: peer, State: v1alpha1.BGPIdle, LastError: problems[peer]})

@@ -71,7 +71,9 @@ type Speaker struct {
 	changed signal.Signal // the API's objects have changed
 	status  signal.Signal // the state that this node publishes may have changed
 	ready   atomic.Bool
-	turned  atomic.Pointer[time.Time] // when the loop last came round; nil before it runs, and when it has ended
+
+	isolated atomic.Bool               // as isolation says, for metrics
+	turned   atomic.Pointer[time.Time] // when the loop last came round; nil before it runs, and when it has ended
 
 	// What follows is owned by the goroutine in loop.
 
@@ -149,7 +151,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 		}()
 	}
 	s.sessions = newSessions(parts, s.status)
-	s.cfg.Registerer.MustRegister(s.sessions.bgp, s.sessions.bfd)
+	s.cfg.Registerer.MustRegister(s.sessions.bgp, s.sessions.bfd,
+		&collector{sessions: s.sessions.states, announced: s.layer2.Announced, isolated: &s.isolated})
 	start("watching interfaces", s.links.Run)
 	start("the cache", s.cache.Start)
 	start("layer 2", s.layer2.Run)
@@ -221,6 +224,7 @@ func (s *Speaker) loop(ctx context.Context) {
 			if !s.isolation.Step(a) {
 				continue
 			}
+			s.isolated.Store(s.isolation.isolated)
 			logger.Info("Changed isolation: without the API and any other speaker nothing is announced on layer 2", "isolated", s.isolation.isolated)
 		}
 		if err := s.decide(ctx); err != nil && ctx.Err() == nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,7 @@ import (
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
+	"k8s.io/component-base/version"
 	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/log"
@@ -124,6 +126,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	program := version.Get()
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "tandem_build_info", Help: "The version and the commit of the speaker; always 1.",
+	}, []string{"version", "commit"})
+	build.WithLabelValues(program.GitVersion, program.GitCommit).Set(1)
+	metrics.Registry.MustRegister(build)
 	var running atomic.Pointer[speaker.Speaker]
 	defer o.serve(ctx, clientset, &running)()
 	hostIP, err := o.hostAddress(ctx, clientset)

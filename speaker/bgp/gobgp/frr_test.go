@@ -703,7 +703,6 @@ func TestMetrics(t *testing.T) {
 		"2001:db8:51::1000/128": {external(r.speaker6)},
 	})
 	want := map[string]float64{
-		"tandem_bgp_session_up tor1":                1,
 		"tandem_bgp_session_established_total tor1": 1,
 		"tandem_bgp_announced_prefixes IPv4 tor1":   2,
 		"tandem_bgp_announced_prefixes IPv6 tor1":   1,

@@ -6,13 +6,9 @@ import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/tandem-lb/tandem/speaker/bgp"
 )
 
 var (
-	upDesc = prometheus.NewDesc("tandem_bgp_session_up",
-		"Whether the BGP session is established.", []string{"peer"}, nil)
 	establishedDesc = prometheus.NewDesc("tandem_bgp_session_established_total",
 		"How many times the BGP session was established.", []string{"peer"}, nil)
 	announcedDesc = prometheus.NewDesc("tandem_bgp_announced_prefixes",
@@ -27,7 +23,7 @@ var _ prometheus.Collector = &Speaker{}
 
 // Describe implements prometheus.Collector.
 func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{upDesc, establishedDesc, announcedDesc, withheldDesc, updatesDesc} {
+	for _, d := range []*prometheus.Desc{establishedDesc, announcedDesc, withheldDesc, updatesDesc} {
 		ch <- d
 	}
 }
@@ -44,11 +40,6 @@ func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 		session.mu.Lock()
 		established := session.established
 		session.mu.Unlock()
-		up := 0.0
-		if state.State == bgp.Established {
-			up = 1
-		}
-		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up, name)
 		ch <- prometheus.MustNewConstMetric(establishedDesc, prometheus.CounterValue, float64(established), name)
 		for _, f := range session.peer.Families {
 			ch <- prometheus.MustNewConstMetric(announcedDesc, prometheus.GaugeValue,
