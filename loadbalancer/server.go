@@ -34,7 +34,7 @@ import (
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch;update
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 
 // maxClaimed bounds how many addresses in a row may turn out to be claimed by others before the Service goes to the
 // back of the queue. The cache knows each of them from then on, so that the next attempt starts behind them.

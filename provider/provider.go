@@ -198,6 +198,9 @@ func (c *Cloud) serve(ctx context.Context, cfg Config, kinds ctrlcache.Cache, ki
 	c.balancer, c.failures, c.healthy = notingLoadBalancer{server, conditions.failures}, conditions.failures, server.Healthy
 	c.parts["addresses"] = server.Run
 	c.parts["the conditions of Services"] = conditions.run
+	c.parts["the records of Services that are gone"] = (&recordCollector{
+		client: kindsClient, cache: kinds, services: core.Services(), changed: signal.New(),
+	}).run
 	return nil
 }
 

@@ -16,7 +16,7 @@ import (
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools;l2advertisements;bgppeers;bgpadvertisements;bfdprofiles;communities;interfaceadvertisements,verbs=get;list;watch
-// +kubebuilder:rbac:groups=tandem-lb.io,resources=l2announcements,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups=tandem-lb.io,resources=l2announcements,verbs=get;list;watch;create;update
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch;create
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses/status,verbs=update
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,18 +22,16 @@ import (
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/decision"
-	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // wanted has the records that a decision wants, and everything that is needed to compare them with the existing ones: the L2Announcements
-// in the cache, the Services that exist, and the speakers that are alive.
+// in the cache, and the Services that exist.
 type wanted struct {
 	records       map[types.NamespacedName]decision.Record
 	announcements []v1alpha1.L2Announcement
 	services      map[client.ObjectKey]*corev1.Service
-	alive         membership.Snapshot
 }
 
 // recorder writes the L2Announcements of this node. It follows the decisions and never holds them up: an API that is slow or away
@@ -104,8 +101,8 @@ func (r *recorder) run(ctx context.Context) error {
 	}
 }
 
-// write makes the existing records agree with the wanted ones. A write that is refused since the record has changed is no error: the change
-// brings a new decision.
+// write makes the existing records agree with the wanted ones. Those of Services that are gone are deleted by the controller manager. A write
+// that is refused since the record has changed is no error: the change brings a new decision.
 func (r *recorder) write(ctx context.Context, w wanted) error {
 	existing := map[types.NamespacedName]*v1alpha1.L2Announcement{}
 	var errs []error
@@ -115,12 +112,7 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 		existing[name] = a
 		_, exists := w.services[name]
 		_, held := w.records[name]
-		switch {
-		case !exists && r.collects(a, w.alive):
-			if err := r.client.Delete(ctx, a, client.Preconditions{UID: &a.UID}); !harmless(err) {
-				errs = append(errs, fmt.Errorf("deleting the record of Service %s: %w", name, err))
-			}
-		case exists && !held && a.Status.Node == r.node:
+		if exists && !held && a.Status.Node == r.node {
 			if err := r.clearHolder(ctx, a); !harmless(err) {
 				errs = append(errs, fmt.Errorf("clearing the holder of Service %s: %w", name, err))
 			}
@@ -141,16 +133,6 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 // harmless reports whether a write succeeded, or failed only because another speaker had changed the record first.
 func harmless(err error) bool {
 	return err == nil || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-}
-
-// collects reports whether this speaker deletes the record of a Service that is gone. The holder does or, if its speaker is dead, the first
-// speaker by name that is alive. For example, node2 is on record and dead, and node1 and node3 are alive: node1 deletes the record.
-func (r *recorder) collects(a *v1alpha1.L2Announcement, alive membership.Snapshot) bool {
-	if alive.Has(a.Status.Node) {
-		return a.Status.Node == r.node
-	}
-	nodes := slices.Sorted(maps.Keys(alive.Nodes))
-	return len(nodes) > 0 && nodes[0] == r.node
 }
 
 // clearHolder takes this node off the record of a Service that it no longer answers for. The addresses stay on record, so that the next

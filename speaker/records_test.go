@@ -24,7 +24,6 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
-	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -50,14 +49,6 @@ func cleared(name string, addresses ...string) v1alpha1.L2Announcement {
 	return a
 }
 
-func aliveNodes(nodes ...string) membership.Snapshot {
-	s := membership.Snapshot{Nodes: map[string]struct{}{}}
-	for _, node := range nodes {
-		s.Nodes[node] = struct{}{}
-	}
-	return s
-}
-
 func holding(addresses ...string) decision.Record {
 	return decision.Record{Addresses: addresses, Interfaces: []string{"eth0"}}
 }
@@ -74,7 +65,6 @@ func TestRecorder(t *testing.T) {
 		cached  []v1alpha1.L2Announcement
 		records map[types.NamespacedName]decision.Record
 		gone    bool // the Service is
-		alive   membership.Snapshot
 		want    []v1alpha1.L2Announcement
 		writes  int
 		events  []string
@@ -139,26 +129,9 @@ func TestRecorder(t *testing.T) {
 			want:   []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
 		},
 		{
-			name:   "the holder deletes the record of a Service that is gone",
-			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4)}, gone: true, writes: 1,
-		},
-		{
-			name:   "a holder that is alive deletes its own",
-			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true,
-			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)},
-		},
-		{
-			name:   "the first speaker that is alive deletes that of a dead holder",
-			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node1", "node3"), writes: 1,
-		},
-		{
-			name:   "the other speakers that are alive do not",
-			stored: []v1alpha1.L2Announcement{announcement("web", "node2", v4)}, gone: true, alive: aliveNodes("node0", "node1"),
-			want: []v1alpha1.L2Announcement{announcement("web", "node2", v4)},
-		},
-		{
-			name:   "a record without a holder is deleted by the first speaker that is alive",
-			stored: []v1alpha1.L2Announcement{announcement("web", "")}, gone: true, writes: 1,
+			name:   "the record of a Service that is gone is left to the controller manager",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4)}, gone: true,
+			want: []v1alpha1.L2Announcement{announcement("web", "node1", v4)},
 		},
 		{
 			name:    "a Service that was deleted a moment ago is not recorded",
@@ -178,16 +151,13 @@ func TestRecorder(t *testing.T) {
 					cached.Items[i].ResourceVersion = "1" // older than anything in the store
 				}
 			}
-			if tt.alive.Nodes == nil {
-				tt.alive = aliveNodes("node1", "node2", "node3")
-			}
 			services := living
 			if tt.gone {
 				services = nil
 			}
 			events := record.NewFakeRecorder(10)
 			r := newRecorder(store, "node1", events, signal.New())
-			w := wanted{records: tt.records, announcements: cached.Items, services: services, alive: tt.alive}
+			w := wanted{records: tt.records, announcements: cached.Items, services: services}
 			if err := r.write(t.Context(), w); err != nil {
 				t.Fatal(err)
 			}
@@ -225,10 +195,6 @@ func storeOf(t *testing.T, writes *int, stored ...v1alpha1.L2Announcement) clien
 			*writes++
 			return c.Update(ctx, obj, opts...)
 		},
-		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
-			*writes++
-			return c.Delete(ctx, obj, opts...)
-		},
 	}).Build()
 }
 
@@ -258,7 +224,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 		records: map[types.NamespacedName]decision.Record{
 			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
 		},
-		announcements: cached.Items, services: services, alive: aliveNodes("node1"),
+		announcements: cached.Items, services: services,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +268,7 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 		return strings.TrimSpace(holders)
 	}
 	w := wanted{
-		announcements: stale.Items, services: map[client.ObjectKey]*corev1.Service{name: &svc}, alive: aliveNodes("node2", "node3"),
+		announcements: stale.Items, services: map[client.ObjectKey]*corev1.Service{name: &svc},
 		records: map[types.NamespacedName]decision.Record{name: holding(v4)},
 	}
 	if err := r.write(t.Context(), w); err != nil {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/observation"
 )
 
@@ -82,4 +83,12 @@ func TestReporterWrites(t *testing.T) {
 	if !renewed.Spec.RenewTime.After(created.Spec.RenewTime.Time) || renewed.Annotations[observation.AnnotationDead] != "node2,node3" {
 		t.Errorf("the renewed Lease is %v", renewed)
 	}
+}
+
+func aliveNodes(nodes ...string) membership.Snapshot {
+	s := membership.Snapshot{Nodes: map[string]struct{}{}}
+	for _, node := range nodes {
+		s.Nodes[node] = struct{}{}
+	}
+	return s
 }

@@ -266,7 +266,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 		s.layer2.Refresh("another speaker came back")
 	}
 	if !snapshot.Isolated { // An isolated speaker has no API to write records to.
-		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.Announcements.Items, services: o.LoadBalancers(), alive: alive})
+		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.Announcements.Items, services: o.LoadBalancers()})
 	}
 	s.sessions.Set(desired)
 	return nil

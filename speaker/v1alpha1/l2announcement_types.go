@@ -7,7 +7,7 @@ import (
 )
 
 // L2Announcement records which node answers for the addresses of a Service on layer 2. It is named
-// "<namespace>.<service>", and the speaker that takes the addresses writes it.
+// "<namespace>.<service>", and the speaker that takes the addresses writes it. The controller manager deletes it when the Service is gone.
 //
 // It has no status subresource, so that taking the addresses is one write, and the resource version of that write
 // decides between two speakers.
