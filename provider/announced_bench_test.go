@@ -69,7 +69,7 @@ func BenchmarkDiagnose(b *testing.B) {
 		{"no advertisement", nil, false, true, nil, ipamv1alpha1.ServiceReasonNoAdvertisement},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			c := newBenchConditions(b, bb.kinds, bb.records, bb.pods, bb.state)
+			c := newBenchConditions(b, benchServices, benchNodes, bb.kinds, bb.records, bb.pods, bb.state)
 			now := time.Now()
 			b.ReportAllocs()
 			for b.Loop() {
@@ -93,8 +93,11 @@ func BenchmarkDiagnose(b *testing.B) {
 
 const benchServices, benchNodes = 10_000, 100
 
-// newBenchConditions returns what diagnoses ten thousand Services on a hundred nodes, with these objects of Tandem's kinds.
-func newBenchConditions(b *testing.B, kinds []client.Object, records, pods bool, state func(*v1alpha1.SpeakerState)) *serviceConditions {
+// newBenchConditions returns what diagnoses Services on nodes, with these objects of Tandem's kinds.
+func newBenchConditions(
+	b *testing.B, services, nodes int, kinds []client.Object, records, pods bool, state func(*v1alpha1.SpeakerState),
+) *serviceConditions {
+	b.Helper()
 	store := fake.NewClientset()
 	shared := informers.NewSharedInformerFactory(store, 0)
 	must := func(err error) {
@@ -103,7 +106,7 @@ func newBenchConditions(b *testing.B, kinds []client.Object, records, pods bool,
 		}
 	}
 	objects := &listed{Client: ctrlfake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(kinds...).Build()}
-	for i := range benchNodes {
+	for i := range nodes {
 		name := fmt.Sprintf("node%d", i)
 		must(shared.Core().V1().Nodes().Informer().GetIndexer().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 		speaker := v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.SpeakerState{
@@ -114,7 +117,7 @@ func newBenchConditions(b *testing.B, kinds []client.Object, records, pods bool,
 		}
 		objects.speakers = append(objects.speakers, speaker)
 	}
-	for i := range benchServices {
+	for i := range services {
 		name, addresses := fmt.Sprintf("web%d", i), []string{fmt.Sprintf("10.1.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::1:%x", i)}
 		svc := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
@@ -144,7 +147,7 @@ func newBenchConditions(b *testing.B, kinds []client.Object, records, pods bool,
 		if records {
 			objects.announcements = append(objects.announcements, v1alpha1.L2Announcement{
 				Service: v1alpha1.ServiceReference{Namespace: "default", Name: name},
-				Status:  v1alpha1.L2AnnouncementStatus{Node: fmt.Sprintf("node%d", i%benchNodes), Addresses: addresses},
+				Status:  v1alpha1.L2AnnouncementStatus{Node: fmt.Sprintf("node%d", i%nodes), Addresses: addresses},
 			})
 		}
 	}
@@ -168,6 +171,7 @@ type listed struct {
 	client.Client
 	speakers      []v1alpha1.SpeakerStatus
 	announcements []v1alpha1.L2Announcement
+	byName        map[string]*v1alpha1.SpeakerStatus
 }
 
 func (l *listed) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
