@@ -90,10 +90,12 @@ func (s *Server) watch(cfg Config) error {
 		{cfg.PoolInformer, cache.ResourceEventHandlerFuncs{
 			AddFunc: pools,
 			UpdateFunc: func(old, cur any) {
-				// Our own writes of the status are no news. A pool that was replaced while the watch was down starts
-				// at generation 1 again.
+				// A pool that was replaced while the watch was down starts at generation 1 again. A status that comes
+				// late, or that somebody has edited, is compared with what it should be.
 				if o, c := old.(*v1alpha1.AddressPool), cur.(*v1alpha1.AddressPool); o.Generation != c.Generation || o.UID != c.UID {
 					pools(c)
+				} else if o.ResourceVersion != c.ResourceVersion {
+					s.usageChanged()
 				}
 			},
 			DeleteFunc: pools,

@@ -96,6 +96,7 @@ type Server struct {
 	planning     atomic.Int64                                // when the item of plans was taken that is being worked on, in nanoseconds, or 0
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[request.Pools]               // as they are tried
+	generations  atomic.Pointer[map[string]int64]            // of the AddressPools that the allocator has
 }
 
 var _ cloudprovider.LoadBalancer = &Server{}

@@ -111,7 +111,9 @@ func (s *Server) setPools(ctx context.Context) error {
 	}
 	var pools []request.Pool
 	var described []ipam.Pool
+	generations := make(map[string]int64, len(list.Items))
 	for i := range list.Items {
+		generations[list.Items[i].Name] = list.Items[i].Generation
 		p := request.ParsePool(&list.Items[i])
 		pools = append(pools, p)
 		described = append(described, p.Pool)
@@ -121,6 +123,7 @@ func (s *Server) setPools(ctx context.Context) error {
 	}
 	s.ledger.allocator.SetPools(described)
 	s.pools.Store(request.NewPools(pools))
+	s.generations.Store(&generations)
 	return nil
 }
 

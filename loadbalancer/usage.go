@@ -111,7 +111,7 @@ func (s *Server) usageChanged() { s.repairs.AddAfter(item{kind: writeUsage}, usa
 // writeUsage writes what has changed: the gauges of all pools, and the statuses that differ from those in the
 // cache. One status that cannot be written keeps no other from being written.
 func (s *Server) writeUsage(ctx context.Context) error {
-	usage := s.ledger.allocator.Usage()
+	generations, usage := s.generations.Load(), s.ledger.allocator.Usage()
 	var list v1alpha1.AddressPoolList
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (s *Server) writeUsage(ctx context.Context) error {
 	for i := range list.Items {
 		old := &list.Items[i]
 		u, ok := usage[old.Name]
-		if !ok {
+		if !ok || generations == nil || (*generations)[old.Name] != old.Generation {
 			continue // younger than the allocator's view; its event is on the way
 		}
 		updated := old.DeepCopy()

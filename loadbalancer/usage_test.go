@@ -17,6 +17,35 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
+// The status of a pool is right again after somebody has edited it, or the cache has shown an old one. It says of which spec it is.
+func TestPoolStatusIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		was := c.pool("lan")
+		edited := was.DeepCopy()
+		edited.Status.IPv4.Allocated = 5
+		c.must(c.pools.Status().Update(t.Context(), edited))
+		l.pools.handlers[0].OnUpdate(was, c.pool("lan"))
+		c.settle()
+		if diff := cmp.Diff(was.Status, c.pool("lan").Status); diff != "" {
+			t.Errorf("status (-want +got):\n%s", diff)
+		}
+		// The allocator has not been told of this spec yet.
+		young := c.pool("lan")
+		young.Generation++
+		young.Spec = newPool("lan", "192.0.2.0/24").Spec
+		c.must(c.pools.Update(t.Context(), young))
+		l.usageChanged()
+		c.settle()
+		for _, condition := range c.pool("lan").Status.Conditions {
+			if condition.ObservedGeneration == young.Generation {
+				t.Errorf("condition %s says that it is of generation %d", condition.Type, young.Generation)
+			}
+		}
+	})
+}
+
 func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool), newPool("other", "198.51.100.0/24"))
