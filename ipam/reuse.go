@@ -75,6 +75,13 @@ func (a *Allocator) left(h *holding, service Service, at time.Time) {
 	}
 }
 
+// ReuseAfter returns how long a released address of the pool waits; zero where there is no such pool.
+func (a *Allocator) ReuseAfter(pool string) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reuseAfter(pool)
+}
+
 func (a *Allocator) reuseAfter(pool string) time.Duration {
 	if p := a.pools[pool]; p != nil {
 		return p.ReuseAfter

@@ -13,11 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
@@ -70,9 +70,6 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 		s.changed(item{kind: repairAddress, address: address})
 		s.usageChanged()
 	}
-	if e.Claim.State == repair.Foreign {
-		s.repairs.AddAfter(item{kind: repairAddress, address: address}, blockedPeriod)
-	}
 	return nil
 }
 
@@ -123,20 +120,18 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 			return err
 		}
 		logger.Info("Claimed an address again", "service", step.Service, "address", e.Address)
-	case repair.Release, repair.Delete:
-		if e.Claim.State == repair.Ours && e.Claim.Parent == step.Service {
-			gone, err := s.claims.delete(ctx, e.Address, types.UID(e.Claim.UID))
-			if err != nil {
-				return err
-			}
-			if gone && step.PassTo != (ipam.Service{}) {
-				// A claim's parent is immutable, so the claim passes to another Service by a new claim.
-				if err := s.claimFor(ctx, e, step.PassTo); err != nil {
-					return err
-				}
-			}
+	case repair.Release, repair.Collect:
+		now, err := time.Now().Truncate(time.Second), error(nil) // as the claim can say it
+		switch step.Claim {
+		case repair.MarkLeft:
+			err = s.claims.patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, now))
+		case repair.DeleteClaim:
+			_, err = s.claims.delete(ctx, e.Address, e.Claim)
 		}
-		s.ledger.drop(step.Service, e.Address)
+		if err != nil {
+			return err
+		}
+		s.ledger.drop(now, step.Service, e.Address)
 		logger.Info("Released an address", "service", step.Service, "address", e.Address)
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
 		s.plans.Add(item{kind: wakeWaiting})
@@ -144,7 +139,7 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 			s.wake(svc)
 		}
 	case repair.Relabel:
-		return s.claims.relabel(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, types.UID(e.Claim.UID))
+		return s.claims.patch(ctx, e.Address, claim.Relabel(e.Claim, e.Pool))
 	default:
 		s.remember(e, step)
 	}
@@ -180,9 +175,10 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 		s.ledger.hold(e, step)
 		s.plans.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
 	case repair.Drop:
-		s.ledger.drop(step.Service, e.Address)
+		s.ledger.drop(time.Time{}, step.Service, e.Address)
 	case repair.Block:
 		s.ledger.allocator.Block(e.Address, e.Claim.Owner)
+		s.repairs.AddAfter(item{kind: checkBlocked, address: e.Address}, blockedPeriod)
 	case repair.Unblock:
 		s.ledger.allocator.Unblock(e.Address)
 		s.plans.Add(item{kind: wakeWaiting})
@@ -192,6 +188,8 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 		}
 	case repair.Keep:
 		s.ledger.unmark(step.Service, e.Address)
+	case repair.Cool:
+		s.ledger.cool(e)
 	case repair.Look:
 		s.repairs.AddAfter(item{kind: repairAddress, address: e.Address}, time.Until(step.Until))
 	case repair.Wake:
@@ -209,6 +207,19 @@ func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	if svc := s.ledger.service(service); svc != nil && !quiet {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventClaimFailed, "Trying again: %v", err)
 	}
+}
+
+// checkBlocked repairs an address whose foreign claim is gone.
+func (s *Server) checkBlocked(ctx context.Context, it item) error {
+	object, err := s.claims.read(ctx, it.address)
+	if err != nil {
+		return err
+	}
+	if claim.Read(object).State == repair.Foreign {
+		s.repairs.AddAfter(it, blockedPeriod)
+		return nil
+	}
+	return s.repair(ctx, it.address, caller{})
 }
 
 // repairService repairs what a Service holds and publishes. Its lock keeps a request on its way from going on with

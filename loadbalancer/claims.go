@@ -16,17 +16,14 @@ import (
 	networkingv1client "k8s.io/client-go/kubernetes/typed/networking/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
-	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
-// claims creates and deletes the IPAddress objects that make allocations true. The caller holds the lock of the
-// address.
-//
-// An address is claimed by an IPAddress of the same name, whose parent is the Service: 192.0.2.1 of Service
-// default/web by the IPAddress 192.0.2.1 with the parent services default/web. The API server lets one creation
-// through, and refuses those of other leaders and of the ClusterIP allocator. A shared address has one claim, with
-// one of its Services as the parent.
+// claims writes the IPAddress objects that make allocations true; package claim says what they look like. The caller
+// holds the lock of the address. The API server lets one creation through, and refuses those of other leaders and of
+// the ClusterIP allocator.
 type claims struct {
 	client networkingv1client.IPAddressInterface
 	ledger *ledger // is told of each write
@@ -35,42 +32,31 @@ type claims struct {
 // claimedByOther is the error for an address that has a claim of another Service, or a foreign claim.
 type claimedByOther struct {
 	address netip.Addr
-	claim   *networkingv1.IPAddress
+	owner   string // in words
 }
 
 // Error names the owner, as in "IPAddress 192.0.2.1 exists and belongs to services kube-system/dns, managed by
 // ipallocator.k8s.io".
 func (c *claimedByOther) Error() string {
-	return fmt.Sprintf("IPAddress %s exists and belongs to %s", c.address, parentName(c.claim))
+	return fmt.Sprintf("IPAddress %s exists and belongs to %s", c.address, c.owner)
 }
 
-// create claims an address for a Service. It accepts a claim that exists where its parent is the Service or one of
-// sharers; any other is a *claimedByOther.
+// create claims an address for a Service, which shares it with others under a key or has it alone. Of the claims that
+// may exist, it accepts
 //
-// A claim of the Service itself may exist because the answer to an earlier creation was lost, or because another
-// leader serves the Service too. Both leaders then publish the same address, which is right.
+//   - one of the Service itself: the answer to an earlier creation was lost, or another leader serves the Service too.
+//     Both leaders then publish the same address, which is right.
+//   - one of another Service that shares the address, or did until it left the address to these others.
 //
-// key, if any, is written on the claim: after a restart it says that other Services may have been on the address.
-func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, key string, sharers []ipam.Service) error {
-	claim := &networkingv1.IPAddress{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: as.Address.String(),
-			Labels: map[string]string{
-				networkingv1.LabelIPAddressFamily: string(family.Of(as.Address)),
-				networkingv1.LabelManagedBy:       v1alpha1.ManagedBy,
-				v1alpha1.LabelAddressPool:         as.Pool,
-			},
-		},
-		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
-			Resource: "services", Namespace: service.Namespace, Name: service.Name,
-		}},
-	}
-	if key != "" {
-		claim.Annotations = map[string]string{v1alpha1.AnnotationAllowSharedIP: key}
-	}
+// A claim that was left and that no other Service shares has waited for reuseAfter. It is replaced, so that it names
+// its Service. For every other claim the error is a *claimedByOther.
+//
+// The key, if any, is written on the claim: after a restart it says that other Services may have been on the address.
+func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, key string, others []ipam.Service) error {
+	others = slices.DeleteFunc(slices.Clone(others), func(other ipam.Service) bool { return other == service })
 	for range 3 {
 		c.ledger.wrote(as.Address, "")
-		_, err := c.client.Create(ctx, claim, metav1.CreateOptions{})
+		_, err := c.client.Create(ctx, claim.New(as, service, key), metav1.CreateOptions{})
 		if err == nil {
 			return nil
 		}
@@ -82,16 +68,20 @@ func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Se
 		if err != nil {
 			return err
 		}
-		if existing == nil {
-			continue // deleted in between
-		}
-		if parent, ok := parentOf(existing); ok && (parent == service || slices.Contains(sharers, parent)) {
-			if key == "" || existing.Annotations[v1alpha1.AnnotationAllowSharedIP] != "" {
+		switch have := claim.Read(existing); {
+		case have.State == repair.NoClaim: // deleted in between
+		case have.State == repair.Ours && !have.NamesHolder() && len(others) == 0:
+			if _, err := c.delete(ctx, as.Address, have); err != nil {
+				return err
+			}
+		case have.State == repair.Ours && (!have.NamesHolder() || have.Parent == service || slices.Contains(others, have.Parent)):
+			if key == "" || have.Key != "" {
 				return nil
 			}
-			return c.patch(ctx, as.Address, existing.UID, fmt.Sprintf(`"annotations":{%q:%q}`, v1alpha1.AnnotationAllowSharedIP, key))
+			return c.patch(ctx, as.Address, claim.Share(have, key))
+		default:
+			return &claimedByOther{as.Address, claim.Owner(existing)}
 		}
-		return &claimedByOther{as.Address, existing}
 	}
 	return fmt.Errorf("claiming %s: its claim comes and goes", as.Address)
 }
@@ -109,14 +99,14 @@ func (c *claims) list(ctx context.Context) (map[netip.Addr]*networkingv1.IPAddre
 		if err != nil {
 			return nil, fmt.Errorf("listing claims: %w", err)
 		}
-		for _, claim := range page.Items {
-			address, err := netip.ParseAddr(claim.Name)
+		for _, object := range page.Items {
+			address, err := netip.ParseAddr(object.Name)
 			if err != nil {
 				continue
 			}
-			all[address] = &claim
-			cached, err := c.ledger.claims.Get(claim.Name)
-			if err == nil && cached.UID == claim.UID && cached.ResourceVersion == claim.ResourceVersion {
+			all[address] = &object
+			cached, err := c.ledger.claims.Get(object.Name)
+			if err == nil && cached.UID == object.UID && cached.ResourceVersion == object.ResourceVersion {
 				all[address] = cached
 			}
 		}
@@ -128,19 +118,20 @@ func (c *claims) list(ctx context.Context) (map[netip.Addr]*networkingv1.IPAddre
 
 // read returns the claim of an address as the API has it, or nil.
 func (c *claims) read(ctx context.Context, address netip.Addr) (*networkingv1.IPAddress, error) {
-	claim, err := c.client.Get(ctx, address.String(), metav1.GetOptions{})
+	existing, err := c.client.Get(ctx, address.String(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the claim of %s: %w", address, err)
 	}
-	return claim, nil
+	return existing, nil
 }
 
 // delete removes exactly this claim, by a precondition on its UID. gone is false where another IPAddress has taken
 // its name since; that one stays.
-func (c *claims) delete(ctx context.Context, address netip.Addr, uid types.UID) (gone bool, err error) {
+func (c *claims) delete(ctx context.Context, address netip.Addr, have repair.Claim) (gone bool, err error) {
+	uid := types.UID(have.UID)
 	c.ledger.wrote(address, uid)
 	err = c.client.Delete(ctx, address.String(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	if err == nil || apierrors.IsNotFound(err) {
@@ -153,41 +144,17 @@ func (c *claims) delete(ctx context.Context, address netip.Addr, uid types.UID) 
 	return false, fmt.Errorf("releasing %s: %w", address, err)
 }
 
-// relabel writes another pool on exactly this claim. Speakers match the label with spec.addressPools of an
-// advertisement. Where another IPAddress has taken the name since, the UID in the patch keeps it as it is.
-func (c *claims) relabel(ctx context.Context, as ipam.Assignment, uid types.UID) error {
-	return c.patch(ctx, as.Address, uid, fmt.Sprintf(`"labels":{%q:%q}`, v1alpha1.LabelAddressPool, as.Pool))
-}
-
-// patch writes a part of the metadata of exactly this claim.
-func (c *claims) patch(ctx context.Context, address netip.Addr, uid types.UID, part string) error {
-	patch := fmt.Sprintf(`{"metadata":{"uid":%q,%s}}`, uid, part)
-	_, err := c.client.Patch(ctx, address.String(), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("marking the claim of %s: %w", address, err)
+// patch changes the labels or annotations of a claim, which package claim has made a patch of. A claim that has gone
+// since, or is another one, stays as it is.
+func (c *claims) patch(ctx context.Context, address netip.Addr, patch []byte) error {
+	c.ledger.wrote(address, "")
+	_, err := c.client.Patch(ctx, address.String(), types.MergePatchType, patch, metav1.PatchOptions{})
+	if err == nil {
+		return nil
 	}
-	return nil
-}
-
-// parentOf returns the Service that a claim belongs to. ours is false for a foreign claim, and for none.
-func parentOf(claim *networkingv1.IPAddress) (parent ipam.Service, ours bool) {
-	if claim == nil || claim.Labels[networkingv1.LabelManagedBy] != v1alpha1.ManagedBy || claim.Spec.ParentRef == nil ||
-		claim.Spec.ParentRef.Group != "" || claim.Spec.ParentRef.Resource != "services" {
-		return ipam.Service{}, false
+	c.ledger.seenClaim(address)
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
 	}
-	return ipam.Service{Namespace: claim.Spec.ParentRef.Namespace, Name: claim.Spec.ParentRef.Name}, true
-}
-
-// parentName describes the owner of any IPAddress, for messages: "services kube-system/dns, managed by
-// ipallocator.k8s.io".
-func parentName(claim *networkingv1.IPAddress) string {
-	ref := claim.Spec.ParentRef
-	if ref == nil {
-		return "an unknown owner"
-	}
-	owner := fmt.Sprintf("%s %s/%s", ref.Resource, ref.Namespace, ref.Name)
-	if by := claim.Labels[networkingv1.LabelManagedBy]; by != "" {
-		owner += ", managed by " + by
-	}
-	return owner
+	return fmt.Errorf("changing the claim of %s: %w", address, err)
 }

@@ -42,6 +42,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
@@ -554,15 +555,18 @@ func (c *cluster) shown(name string) string {
 	return strings.Join(words, " ")
 }
 
-// claims returns all claims of ours as "address=service".
+// claims returns all claims of ours with the Services that they name, "left" for the claims that name none.
 func (c *cluster) claims() map[string]string {
 	c.t.Helper()
 	list, err := c.api.NetworkingV1().IPAddresses().List(context.Background(), metav1.ListOptions{})
 	c.must(err)
 	claims := map[string]string{}
-	for _, claim := range list.Items {
-		if parent, ok := parentOf(&claim); ok {
-			claims[claim.Name] = short(parent)
+	for _, object := range list.Items {
+		if have := claim.Read(&object); have.State == repair.Ours {
+			claims[object.Name] = short(have.Parent)
+			if !have.NamesHolder() {
+				claims[object.Name] = "left"
+			}
 		}
 	}
 	return claims

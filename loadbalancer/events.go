@@ -42,7 +42,7 @@ const networkPeriod = 500 * time.Millisecond
 type item struct {
 	kind    kind
 	service ipam.Service // of repairService and nameWriter
-	address netip.Addr   // of repairAddress
+	address netip.Addr   // of repairAddress and checkBlocked
 }
 
 type kind int
@@ -55,9 +55,10 @@ const (
 	wakeWaiting             // something may be free that a waiting Service asked for
 	audit                   // look at everything, as if there had been an event of each object
 
-	// repairAddress, repairService, writeUsage and nameWriter are the items of Server.repairs. The workers take them, and ask the
+	// The following are the items of Server.repairs. The workers take them, and ask the
 	// API.
 	repairAddress
+	checkBlocked  // repair an address when its foreign claim is gone
 	repairService // repair the addresses that a Service holds or publishes, under the Service's lock
 	writeUsage    // write the statuses of AddressPools
 	nameWriter    // find out who else writes the status of a Service
@@ -268,6 +269,8 @@ func (s *Server) handle(ctx context.Context, it item) error {
 		return s.repair(ctx, it.address, caller{quiet: s.repairs.NumRequeues(it) > 0})
 	case repairService:
 		return s.repairService(ctx, it)
+	case checkBlocked:
+		return s.checkBlocked(ctx, it)
 	case writeUsage:
 		return s.writeUsage(ctx)
 	case nameWriter:

@@ -43,6 +43,7 @@ var (
 	noAutoAssign  = fixture.NoAutoAssign
 	stable        = fixture.Stable
 	priority      = fixture.Priority
+	reuseAfter    = fixture.ReuseAfter
 	forServices   = fixture.ForServices
 	forNamespaces = fixture.ForNamespaces
 )

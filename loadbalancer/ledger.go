@@ -20,7 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
-	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
@@ -105,14 +105,14 @@ func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	l.mu.Lock()
 	own, pending := l.own[address]
 	l.mu.Unlock()
-	claim, err := l.claims.Get(address.String())
+	have, err := l.claims.Get(address.String())
 	switch {
 	case pending && own.deleted == "":
 		e := l.observe(address, nil)
 		e.Claim.State = repair.Pending
 		return e
-	case err == nil && claim.UID != own.deleted:
-		return l.observe(address, claim)
+	case err == nil && have.UID != own.deleted:
+		return l.observe(address, have)
 	}
 	e := l.observe(address, nil)
 	if e.Blocked {
@@ -121,10 +121,12 @@ func (l *ledger) Observe(address netip.Addr) repair.Entry {
 	return e
 }
 
-// observe returns what is known of an address with this claim, or with none where claim is nil.
-func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repair.Entry {
+// observe returns what is known of an address with this claim, or with none where it is nil.
+func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) repair.Entry {
 	record := l.allocator.Lookup(address)
-	e := repair.Entry{Address: address, Pool: record.Pool, Blocked: record.Blocked}
+	e := repair.Entry{
+		Address: address, Pool: record.Pool, Claim: claim.Read(object), Blocked: record.Blocked, Cooling: record.Cooling != nil,
+	}
 	services := map[ipam.Service]repair.Standing{}
 	for _, service := range record.Services {
 		services[service] = repair.Standing{Service: service, Holds: true}
@@ -134,19 +136,16 @@ func (l *ledger) observe(address netip.Addr, claim *networkingv1.IPAddress) repa
 		service := request.ServiceOf(obj.(*corev1.Service))
 		services[service] = repair.Standing{Service: service, Holds: services[service].Holds, Publishes: true}
 	}
-	if parent, ours := parentOf(claim); ours {
-		e.Claim = repair.Claim{State: repair.Ours, UID: string(claim.UID), Parent: parent, Pool: claim.Labels[v1alpha1.LabelAddressPool]}
+	if e.Claim.State == repair.Ours {
 		e.Claim.PoolGone = !l.allocator.HasPool(e.Claim.Pool)
-		e.Claim.Key = claim.Annotations[v1alpha1.AnnotationAllowSharedIP]
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
-		if _, known := services[parent]; !known {
-			services[parent] = repair.Standing{Service: parent}
+		if _, known := services[e.Claim.Parent]; !known && e.Claim.NamesHolder() {
+			services[e.Claim.Parent] = repair.Standing{Service: e.Claim.Parent}
 		}
-	} else if claim != nil {
-		e.Claim = repair.Claim{State: repair.Foreign, Owner: parentName(claim)}
 	}
+	e.ReuseAfter = l.allocator.ReuseAfter(e.Pool)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range services {
@@ -209,9 +208,10 @@ func (l *ledger) hold(e repair.Entry, step repair.Step) {
 	}
 }
 
-// drop takes the address from the Service in the cache, and forgets what was known of the two.
-func (l *ledger) drop(service ipam.Service, address netip.Addr) {
-	l.allocator.Release(time.Time{}, service, address)
+// drop takes the address from the Service in the cache at this time, and forgets what was known of the two. The time is
+// zero where no client has found the Service there, so that the address need not wait for it.
+func (l *ledger) drop(at time.Time, service ipam.Service, address netip.Addr) {
+	l.allocator.Release(at, service, address)
 	l.unmark(service, address)
 }
 
@@ -245,6 +245,13 @@ func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 			m.until = time.Now().Add(l.grace)
 		}
 		l.marks[p] = m
+	}
+}
+
+// cool takes a step Cool: it records who has left the address, and when.
+func (l *ledger) cool(e repair.Entry) {
+	for service, at := range e.Claim.Left {
+		l.allocator.Released(service, e.Address, e.Pool, at)
 	}
 }
 
@@ -337,8 +344,8 @@ func (l *ledger) addresses() map[netip.Addr]struct{} {
 	}
 	names := l.statuses.ListIndexFuncValues(byPublished)
 	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
-	for _, claim := range claims {
-		names = append(names, claim.Name)
+	for _, c := range claims {
+		names = append(names, c.Name)
 	}
 	for _, name := range names {
 		if address, err := netip.ParseAddr(name); err == nil {

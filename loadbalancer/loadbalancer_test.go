@@ -1051,7 +1051,7 @@ func TestClaimDeletedByHand(t *testing.T) {
 		c.settle()
 		c.wantClaims("192.0.2.1=a")
 		l.delete("a")
-		c.wantClaims("192.0.2.1=b")
+		c.wantClaims("192.0.2.1=left")
 	})
 	bubble("when another leader was faster the Service is woken and moves", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
@@ -1225,7 +1225,7 @@ func TestSharing(t *testing.T) {
 	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
 		return newService(name, require, "IPv4 IPv6", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
 	}
-	bubble("one claim in each family, which passes on when its parent goes", t, func(t *testing.T) {
+	bubble("one claim in each family, which stays when its parent goes", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81), keyed("c", 82))
@@ -1235,7 +1235,7 @@ func TestSharing(t *testing.T) {
 		l.delete("b")
 		c.wantClaims("192.0.2.1=a 2001:db8::1=a")
 		l.delete("a")
-		c.wantClaims("192.0.2.1=c 2001:db8::1=c")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 		l.stop()
 		l = c.lead()
 		l.mustSync("c")
@@ -1255,9 +1255,9 @@ func TestSharing(t *testing.T) {
 		c.wantShown("b", bothKinds)
 		l.delete("a")
 		c.wantShown("b", bothKinds)
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 	})
-	bubble("survives the edit of the pool and a restart, and passes on", t, func(t *testing.T) {
+	bubble("survives the edit of the pool and a restart, and the end of the parent", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1268,17 +1268,17 @@ func TestSharing(t *testing.T) {
 		l.delete("a")
 		l.mustSync("b")
 		c.wantShown("b", bothKinds)
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 	})
-	bubble("passes on when the parent vanishes", t, func(t *testing.T) {
+	bubble("goes on when the parent vanishes", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
 		l.mustSync("a", "b")
 		c.vanish("a")
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 	})
-	bubble("passes on when the parent vanishes while there is no leader", t, func(t *testing.T) {
+	bubble("goes on when the parent vanishes while there is no leader", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
 		c.create(keyed("a", 80), keyed("b", 81))
@@ -1286,7 +1286,7 @@ func TestSharing(t *testing.T) {
 		l.stop()
 		c.vanish("a")
 		l = c.lead()
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 		l.mustSync("b")
 		c.wantShown("b", bothKinds)
 	})
@@ -1412,7 +1412,7 @@ func TestSharing(t *testing.T) {
 		l.mustSync("b")
 		l.wantEvents(v1alpha1.EventSharingAgrees, 1)
 		c.wantShown("b", bothKinds)
-		c.wantClaims("192.0.2.1=b 2001:db8::1=b")
+		c.wantClaims("192.0.2.1=left 2001:db8::1=left")
 	})
 	bubble("across pools of one family each by fixed address", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -19,7 +19,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
+	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
@@ -151,7 +154,11 @@ func (w *world) checkGiven(name, shown, given string) {
 		}
 		parent := w.service(owner)
 		key := rules.SharingOf(w.service(name)).Key
-		if key != "" && parent != nil && w.deposed != nil {
+		// Such a claim names no Service: what the leader knows has to do.
+		if owner == "left" && slices.Contains(w.leader.ledger.allocator.Lookup(addr(address)).Services, named(name)) {
+			continue
+		}
+		if key != "" && (parent != nil || owner == "left") && w.deposed != nil {
 			continue
 		}
 		if parent == nil || key == "" || rules.SharingOf(parent).Key != key && !w.refused(parent) {
@@ -217,6 +224,7 @@ func (w *world) end() {
 	for _, name := range w.names() {
 		w.leader.delete(name)
 	}
+	time.Sleep(time.Hour) // nothing cools for so long
 	w.settle()
 	w.wantClaims("")
 	for _, address := range w.foreign() {
@@ -237,9 +245,9 @@ func (w *world) foreign() []string {
 	list, err := w.api.NetworkingV1().IPAddresses().List(w.t.Context(), metav1.ListOptions{})
 	w.must(err)
 	var foreign []string
-	for _, claim := range list.Items {
-		if _, ours := parentOf(&claim); !ours {
-			foreign = append(foreign, claim.Name)
+	for _, object := range list.Items {
+		if claim.Read(&object).State == repair.Foreign {
+			foreign = append(foreign, object.Name)
 		}
 	}
 	slices.Sort(foreign)
@@ -278,6 +286,8 @@ func (w *world) editPool() {
 		edits = append(edits, forNamespaces("team", "shop"))
 	case 3:
 		edits = append(edits, stable, priority(1))
+	case 4:
+		edits = append(edits, reuseAfter(30*time.Minute))
 	}
 	w.note("pool %s: %s", name, ranges)
 	w.setPool(newPool(name, strings.Join(ranges, " "), edits...))
@@ -488,7 +498,9 @@ func (w *world) check() {
 	}
 	for address, services := range users {
 		owner, claimed := claims[address]
-		byOne := claimed && slices.ContainsFunc(services, func(svc *corev1.Service) bool { return svc.Name == owner })
+		byOne := claimed && slices.ContainsFunc(services, func(svc *corev1.Service) bool {
+			return svc.Name == owner || owner == "left" && !w.refused(svc)
+		})
 		if parent := w.service(owner); claimed && !byOne && parent != nil && w.refused(parent) {
 			byOne = true // it shares the address still
 		}
@@ -513,8 +525,13 @@ func (w *world) check() {
 	}
 	for address, owner := range claims {
 		// What was claimed for a Service by another leader, and does not complete what it asks for, is kept.
-		if svc := w.service(owner); svc == nil || !w.refused(svc) {
-			w.t.Errorf("%s is claimed for %s, which does not show it", address, owner)
+		// What other Services left to one that was refused, and shows nothing, is kept too, and so is what cools.
+		record := w.leader.ledger.allocator.Lookup(addr(address))
+		left := owner == "left" && (record.Cooling != nil || slices.ContainsFunc(record.Services, func(s ipam.Service) bool {
+			return w.refused(w.service(s.Name))
+		}))
+		if svc := w.service(owner); !left && (svc == nil || !w.refused(svc)) {
+			w.t.Errorf("%s is claimed for %s, which does not show it: %+v", address, owner, w.leader.ledger.Observe(addr(address)))
 		}
 	}
 	// A Service that waits could not be served: otherwise it would have been woken. What a request claims before it

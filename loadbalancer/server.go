@@ -251,7 +251,7 @@ func (s *Server) claim(
 			// If the API server created the claim and the answer was lost, the claim's event brings the address
 			// back.
 			for _, undo := range added[i:] {
-				s.ledger.drop(req.Service, undo.Address)
+				s.ledger.drop(time.Time{}, req.Service, undo.Address)
 			}
 			return added[:i], err
 		}

@@ -88,8 +88,11 @@ func (s *Server) load(ctx context.Context) error {
 			e := s.ledger.observe(address, claims[address])
 			e.Starting = true
 			for _, step := range repair.Steps(e, time.Now()) {
-				if step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent) {
+				switch {
+				case step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent):
 					s.ledger.hold(e, step)
+				case step.Do == repair.Cool:
+					s.ledger.cool(e)
 				}
 			}
 		}

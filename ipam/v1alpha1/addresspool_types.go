@@ -22,7 +22,6 @@ import (
 // +kubebuilder:printcolumn:name="IPv6 Used",type=integer,JSONPath=`.status.ipv6.allocated`,priority=1
 // +kubebuilder:printcolumn:name="Priority",type=integer,JSONPath=`.spec.priority`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
-// +kubebuilder:printcolumn:name="Not Implemented",type=string,JSONPath=`.status.conditions[?(@.type=="NotImplemented")].message`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",fieldPath=".metadata",message="name must have at most 63 characters, since it labels the addresses the pool gives"
 type AddressPool struct {
 	metav1.TypeMeta `json:",inline"`
@@ -249,8 +248,7 @@ type AddressPoolStatus struct {
 	Summary *PoolSummary `json:"summary,omitempty"`
 
 	// conditions say whether the pool gives addresses (Ready), shares some with another pool (Overlapping), has lost
-	// addresses that are in use (Stranded), contains some that are never given (Reserved), or has fields without effect
-	// in this version (NotImplemented).
+	// addresses that are in use (Stranded), or contains some that are never given (Reserved).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -287,6 +285,11 @@ type PartitionStatus struct {
 	// share it.
 	// +required
 	Allocated int64 `json:"allocated"`
+
+	// cooling is the number of addresses that no Service has and that wait as spec.reuseAfter says. They are neither
+	// allocated nor available.
+	// +optional
+	Cooling int64 `json:"cooling,omitempty"`
 
 	// available is the number of addresses that are still free.
 	// +required

@@ -15,6 +15,10 @@ const ManagedBy = "tandem-lb.io"
 // LabelAddressPool is the label of an IPAddress that names the AddressPool the address was taken from.
 const LabelAddressPool = "tandem-lb.io/address-pool"
 
+// AnnotationLeft of an IPAddress says which Services have left the address, and when: {"default/web":"2026-01-02T15:04:05Z"}. The parent of an
+// IPAddress that is named there has left it to the Services that share it, or to wait as spec.reuseAfter of its pool says. Users do not type it.
+const AnnotationLeft = "tandem-lb.io/left"
+
 // Finalizer is the finalizer of a Service whose addresses have to be released before it goes. Every provider that runs the service controller of
 // k8s.io/cloud-provider sets the same one, which stands here too because that package links a client.
 const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
@@ -148,10 +152,6 @@ const (
 	// ConditionAtLimit is True while namespaces have as many addresses of the pool as limits.perNamespace lets them have. The message counts
 	// them, and names the first ten. The condition is absent where the pool has no limits.
 	ConditionAtLimit = "AtLimit"
-
-	// ConditionNotImplemented is True where the spec has fields that this version accepts and that have no effect in it, such as
-	// reuseAfter. The message names them. The condition is absent where there are none.
-	ConditionNotImplemented = "NotImplemented"
 )
 
 // Reasons of the conditions of an AddressPool.
@@ -181,8 +181,6 @@ const (
 	ReasonAtLimit = "NamespacesAtLimit"
 	// ReasonBelowLimit is the reason of AtLimit=False.
 	ReasonBelowLimit = "BelowLimit"
-	// ReasonNotImplemented is the reason of NotImplemented=True.
-	ReasonNotImplemented = "NotImplemented"
 )
 
 // Types of the conditions that the controller manager writes into the status of a Service that Tandem serves.

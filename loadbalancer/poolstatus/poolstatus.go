@@ -76,7 +76,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		if !ok {
 			return nil
 		}
-		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Available: f.Available}
+		return &v1alpha1.PartitionStatus{Capacity: f.Capacity, Allocated: f.Allocated, Cooling: f.Cooling, Available: f.Available}
 	}
 	ap.Status.IPv4, ap.Status.IPv6 = partition(family.IPv4), partition(family.IPv6)
 	ap.Summarize()
@@ -91,6 +91,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 		})
 	}
 	var full, void []string
+	var cooling int64
 	for _, af := range family.All {
 		switch f, ok := u.Families[af]; {
 		case ok && f.Capacity == 0 && u.Reserved.Addresses[af] > 0:
@@ -99,6 +100,7 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 			void = append(void, "spec."+strings.ToLower(string(af)))
 		case ok && f.Available == 0:
 			full = append(full, string(af))
+			cooling += f.Cooling
 		}
 	}
 	switch invalid := request.ParsePool(ap).Invalid; {
@@ -109,7 +111,11 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	case len(void) > 0:
 		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
 	case len(full) > 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, "no free "+strings.Join(full, " and no free ")+" address; add ranges or delete Services")
+		message := "no free " + strings.Join(full, " and no free ") + " address; add ranges or delete Services"
+		if cooling > 0 {
+			message += fmt.Sprintf("; %d addresses wait as spec.reuseAfter says", cooling)
+		}
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonExhausted, message)
 	default:
 		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonAvailable, "")
 	}
@@ -128,11 +134,6 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	}
 	setReserved(u.Reserved, set)
 	setAtLimit(ap, u, set)
-	if fields := withoutEffect(&ap.Spec); len(fields) > 0 {
-		set(v1alpha1.ConditionNotImplemented, true, v1alpha1.ReasonNotImplemented, "without effect in this version: "+strings.Join(fields, ", "))
-	} else {
-		meta.RemoveStatusCondition(&ap.Status.Conditions, v1alpha1.ConditionNotImplemented)
-	}
 }
 
 // setReserved sets the condition Reserved.
@@ -157,14 +158,6 @@ func setReserved(r ipam.ReservedUsage, set func(conditionType string, is bool, r
 	default:
 		set(v1alpha1.ConditionReserved, false, v1alpha1.ReasonNoneReserved, "")
 	}
-}
-
-// withoutEffect names the fields of the spec that this version accepts and that have no effect in it.
-func withoutEffect(spec *v1alpha1.AddressPoolSpec) (fields []string) {
-	if spec.ReuseAfter != nil && spec.ReuseAfter.Duration > 0 {
-		fields = append(fields, "spec.reuseAfter")
-	}
-	return fields
 }
 
 // listed names the first addresses and counts the rest.

@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	promtest "github.com/prometheus/client_golang/prometheus/testutil"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/testutil"
 
@@ -113,28 +112,12 @@ func TestSet(t *testing.T) {
 			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
 		},
 		{
-			name: "fields that have no effect in this version are named",
-			pool: fixture.Pool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.ReuseAfter = &metav1.Duration{Duration: 10 * time.Minute}
-			}),
-			usage: ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
-			want: map[string]string{
-				"Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded", "NotImplemented": "True NotImplemented",
-			},
-			message: map[string]string{"NotImplemented": "without effect in this version: spec.reuseAfter"},
-			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
-		},
-		{
-			name: "fields that have an effect are not, and the condition goes",
-			pool: fixture.Pool("lan", dualPool, func(ap *v1alpha1.AddressPool) {
-				ap.Spec.Limits = &v1alpha1.PoolLimits{PerNamespace: v1alpha1.FamilyLimits{IPv4: new(int32(2))}}
-				ap.Spec.FixedAddresses = v1alpha1.FixedAddressesDenied
-				ap.Spec.ReuseAfter = &metav1.Duration{}
-				ap.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue}}
-			}),
-			usage:  ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Available: 9}}},
-			want:   map[string]string{"AtLimit": "False BelowLimit", "Ready": "True Available", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
-			wantV4: &v1alpha1.PartitionStatus{Capacity: 9, Available: 9},
+			name:    "addresses that wait for reuseAfter",
+			pool:    fixture.Pool("lan", dualPool, fixture.ReuseAfter(10*time.Minute)),
+			usage:   ipam.PoolUsage{Families: map[family.Family]ipam.Usage{family.IPv4: {Capacity: 9, Allocated: 6, Cooling: 3}}},
+			want:    map[string]string{"Ready": "False Exhausted", "Overlapping": "False NoOverlap", "Stranded": "False NoneStranded"},
+			message: map[string]string{"Ready": "no free IPv4 address; add ranges or delete Services; 3 addresses wait as spec.reuseAfter says"},
+			wantV4:  &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 6, Cooling: 3},
 		},
 		{
 			name: "reserved addresses are counted, and the first are named",

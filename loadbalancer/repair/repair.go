@@ -31,8 +31,7 @@ type ClaimState int
 const (
 	// NoClaim means that there is no IPAddress of that name.
 	NoClaim ClaimState = iota
-	// Pending means that a request of this process is creating the claim, or has created it and the informer does
-	// not show it yet.
+	// Pending means that this process is writing the claim, or has written it and the informer does not show that yet.
 	Pending
 	// Ours is a claim, with a Service as its parent.
 	Ours
@@ -44,13 +43,20 @@ const (
 type Claim struct {
 	State  ClaimState
 	UID    string
-	Parent ipam.Service // of Ours
-	Pool   string       // of Ours: the AddressPool on its label
-	// PoolGone says of Ours that no AddressPool has the name on the label.
+	Parent ipam.Service // of Ours, as all following fields but Owner
+	Pool   string       // the AddressPool on its label
+	Key    string       // the sharing key that it was created with
+	// Left says which Services have left the address since the claim was created, and when. A parent is immutable, so
+	// that the claim of a shared address keeps its parent when that leaves, and an address that cools does.
+	Left map[ipam.Service]time.Time
+	// PoolGone says that no AddressPool has the name on the label.
 	PoolGone bool
-	Key      string // of Ours: the sharing key that it was created with
 	Owner    string // of Foreign, in words
 }
+
+// NamesHolder reports whether the claim is ours and names a Service that has the address: its parent, if that has not
+// left. Any other claim of ours is for the Services that publish the address.
+func (c Claim) NamesHolder() bool { return c.State == Ours && c.Left[c.Parent].IsZero() }
 
 // Need is what a Service has to do with an address, whether or not it has it.
 type Need int
@@ -91,6 +97,9 @@ type Standing struct {
 	HasOther bool
 }
 
+// ended reports whether nothing keeps the Service on the address any more, whatever else it does.
+func (s Standing) ended() bool { return s.Need == Gone || s.Need == OtherProvider && !s.Publishes }
+
 // served reports whether the Service is to have the address.
 func (s Standing) served() bool { return s.Need == Needed || s.Need == Writing }
 
@@ -101,8 +110,10 @@ type Entry struct {
 	// says it, it is one that contains the address; "" where none does.
 	Pool  string
 	Claim Claim
-	// Blocked says that the cache knows a foreign claim.
-	Blocked bool
+	// ReuseAfter is how long the address waits for the Services that have left it, before others may have it.
+	ReuseAfter time.Duration
+	// Blocked says that the cache knows a foreign claim, and Cooling that it knows that the address waits.
+	Blocked, Cooling bool
 	// Starting says that the cache is being filled after a start: it does not know yet which Services shared the address.
 	Starting bool
 	// Services are those that hold or publish the address, and the claim's parent, sorted by name.
@@ -118,11 +129,11 @@ const (
 	Hold Action = iota
 	// Write creates the claim, with Service as its parent.
 	Write
-	// Release deletes the claim of Service, creates it for PassTo where there is one, and takes the address from
-	// Service in the cache. The lock of Service is needed, so that no request goes on with the address.
+	// Release takes the address from Service, in the cache and then in the claim as Step.Claim says. The lock of Service
+	// is needed, so that no request goes on with the address.
 	Release
-	// Delete is Release for a Service that does not hold the address. It needs no lock.
-	Delete
+	// Collect is Release for a Service that does not hold the address, or for none. It needs no lock.
+	Collect
 	// Drop takes the address from Service in the cache, and leaves the claim, which is another's.
 	Drop
 	// Block records the foreign claim in the cache.
@@ -135,10 +146,25 @@ const (
 	MarkSurplus
 	// Keep records that Service does not give the address up.
 	Keep
+	// Cool records in the cache that the address waits for the Services that have left it.
+	Cool
 	// Wake has the service controller look at Service.
 	Wake
 	// Look has the address looked at again, at Until.
 	Look
+)
+
+// ClaimEnd is what becomes of the claim when a Service is released.
+type ClaimEnd int
+
+// Ends of a claim.
+const (
+	// KeepClaim leaves it as it is: other Services share the address, or it is not ours.
+	KeepClaim ClaimEnd = iota
+	// MarkLeft records on it that the Service has left.
+	MarkLeft
+	// DeleteClaim deletes it.
+	DeleteClaim
 )
 
 // NeedsLook reports whether the API has to be asked before a step is taken, since the informers may lag behind it. The
@@ -149,7 +175,7 @@ func (a Action) NeedsLook() bool { return a < MarkSurplus }
 type Step struct {
 	Do      Action
 	Service ipam.Service
-	PassTo  ipam.Service // of Release and Delete; zero where there is none
+	Claim   ClaimEnd     // of Release and Collect
 	Sharing ipam.Sharing // of Hold
 	Until   time.Time    // of MarkSurplus and Look
 }
@@ -157,36 +183,40 @@ type Step struct {
 // Steps returns the steps that make the records of an address agree. It returns none where they do.
 //
 // A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or
-// alone; then A need not be the claim's parent. Every line of the table is a row of TestSteps.
+// alone; then A need not be the claim's parent. A claim "left" is that of a parent that has left the address to
+// Services with which it shared it, or to wait. Every line of the table is a row of TestSteps.
 //
 //	 #  claim    holds    publishes  need                      steps
 //	 1  pending  any      any        any                       none: a request is at work
-//	 2  A        A*       A          A needed                  none
-//	 3  A        A*       -          A writing                 none: the status is being written
-//	 4  A        A*       -          A needed                  wake A: the status was wiped
-//	 5  A        A*       A          A surplus                 none: clients still find A here
-//	 6  A        A*       -          A surplus, later          look again then
-//	 7  A        A*       -          A surplus, now            release A
-//	 8  A        A*       A          A surplus, was unused     keep A: another leader has published it
-//	 9  A        A*       -          A duplicate               mark A's surplus, from 20 s on: another leader may be about to publish it
-//	10  A        A*       any        A finishing, unread       none: the service controller or the informer comes to it
-//	11  A        A*       A          A of another provider     none: A answers here until that provider has published other addresses
-//	12  A        A*       -          A of another provider     release A
-//	13  A        A*       any        A gone                    release A
+//	 2  A, left  A*       A          A needed                  none
+//	 3  A, left  A*       -          A writing                 none: the status is being written
+//	 4  A, left  A*       -          A needed                  wake A: the status was wiped
+//	 5  A, left  A*       A          A surplus                 none: clients still find A here
+//	 6  A, left  A*       -          A surplus, later          look again then
+//	 7  A, left  A*       -          A surplus, now            release A
+//	 8  A, left  A*       A          A surplus, was unused     keep A: another leader has published it
+//	 9  A, left  A*       -          A duplicate               mark A's surplus, from 20 s on: another leader may be about
+//	                                                          to publish it
+//	10  A, left  A*       any        A finishing, unread       none: the service controller or the informer comes to it
+//	11  A, left  A*       A          A of another provider     none: A answers here until that provider has published other
+//	                                                          addresses
+//	12  A, left  A*       -          A of another provider     release A
+//	13  A, left  A*       any        A gone                    release A
 //	14  A        -        any        A any but the next three  hold A: another leader created the claim
 //	15  A        -        A          A of another provider     hold A
-//	16  A        -        -          A of another provider     delete the claim
-//	17  A        -        any        A gone                    delete the claim
-//	18  A        A, B     any        A to be released          release A, and claim for B
-//	19  A        A        B          A to be released          hold B, release A, and claim for B
-//	20  A        -        B          A gone, B needed          hold B, delete the claim, and claim for B
+//	16  A        -        -          A of another provider     collect the claim
+//	17  A        -        any        A gone                    collect the claim
+//	18  A        A, B     any        A to be released          release A, and mark on the claim that A has left
+//	19  A        A        B          A to be released          hold B, release A, and mark that A has left
+//	20  A        -        B          A gone, B needed          hold B, and mark that A has left
 //	21  A        B        any        B admitted by A           hold A: they share
 //	22  A        B        any        B not admitted            hold A, drop B, wake B where B is served: the claim decides
-//	23  A        A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
-//	24  A        A        A, B       B needed, at the start    hold B, wake B: they shared before one of them was edited, and both keep the
-//	                                                          address. Only where the claim has a key or B that of A, and B no other address.
-//	25  A        A        A, B       B otherwise not admitted  wake B: it gets another address
-//	26  A        A*       any        claim names a lost pool   relabel to the pool in the cache; a pool that exists stays on the label
+//	23  A, left  A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
+//	24  A, left  A        A, B       B needed, at the start    hold B, wake B: they shared before one of them was edited,
+//	                                                          and both keep the address. Only where the claim has a key
+//	                                                          or B that of A, and B no other address.
+//	25  A, left  A or -   A, B       B otherwise not admitted  wake B: it gets another address
+//	26  A        A*       any        claim names a lost pool   relabel to the pool in the cache; a pool that exists stays
 //	27  none     A        any        A needed, writing         claim for A; A holds the address meanwhile
 //	28  none     A        A          A surplus                 claim for A
 //	29  none     A        -          A surplus, duplicate      release A: another leader has deleted the claim
@@ -196,16 +226,26 @@ type Step struct {
 //	33  none     A        any        A gone                    release A
 //	34  none     -        A          A needed, in a pool       hold A, claim for A, wake A
 //	35  none     -        A          A needed, in no pool      wake A: it gets another address
-//	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 or, with the same key, 24: they
-//	                                                          came with the address from another load balancer
+//	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 to 25
 //	37  none     blocked  any        any                       unblock
 //	38  foreign  A        any        any                       drop A, block, wake A where it is served
 //	39  foreign  -        A          A needed                  block, wake A
 //	40  foreign  -        -          -                         block
 //	41  foreign  blocked  -          -                         none
+//	42  left     B        any        B to be released          release B, the last one, and delete the claim
+//	43  left     -        B          B needed                  hold B, wake B: B has shared the address, or may have it
+//	                                                          back. Only where B has the claim's key, or has left, or the
+//	                                                          claim has no key and the pool no reuseAfter.
+//	44  left     -        B          B finishing, unread       hold B, until the service controller releases it
+//	45  left     -        -          reuseAfter not over       cool, look again when it is over
+//	46  left     -        -          reuseAfter over, or none  collect the claim
+//	47  any      A        -          the last to be released,  release A, and mark that A has left: the address cools
+//	                                 of a pool with reuseAfter
 //
 // For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). A user has
-// edited the status, and the service controller, woken, writes it again.
+// edited the status, and the service controller, woken, writes it again. Or web and api share 192.0.2.1, which is
+// claimed for web, and web is deleted (18): the claim stays and has the mark that web has left, so that the speakers
+// announce the address of api without a break. The claim is deleted when api goes (42).
 func Steps(entry Entry, now time.Time) []Step {
 	entry.Services = slices.Clone(entry.Services) // join writes into it
 	switch entry.Claim.State {
@@ -216,28 +256,35 @@ func Steps(entry Entry, now time.Time) []Step {
 	case NoClaim:
 		return entry.claimAgain()
 	}
-	parent := entry.Standing(entry.Claim.Parent)
-	if !parent.Holds {
-		return entry.learn(parent)
+	var parent Standing
+	if entry.Claim.NamesHolder() {
+		if parent = entry.Standing(entry.Claim.Parent); !parent.Holds {
+			return entry.learn(parent)
+		}
 	}
 	var steps []Step
 	for i, s := range entry.Services {
 		if !s.Holds {
-			steps = append(steps, entry.join(i, parent, entry.Starting && entry.Claim.Key != "")...)
+			steps = append(steps, entry.join(i, parent)...)
 			continue
 		}
 		more := entry.follow(s, now)
 		if len(more) > 0 && more[0].Do == Hold {
-			return more // the others are looked at when the claim has passed
+			return more // the others are looked at when that is done
 		}
 		steps = append(steps, more...)
 	}
-	// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ
-	// would relabel it in turn, without end.
-	if len(steps) == 0 && entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool {
+	switch {
+	case !slices.ContainsFunc(entry.Services, func(s Standing) bool { return s.Holds }):
+		return append(steps, entry.wait(now)...)
+	case len(steps) > 0:
+		return steps
+	case entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool:
+		// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ
+		// would relabel it in turn, without end.
 		return []Step{{Do: Relabel}}
 	}
-	return steps
+	return nil
 }
 
 // Standing returns how a Service stands to the address.
@@ -265,7 +312,7 @@ func (e Entry) Key() string {
 // claim (2 to 13).
 func (e Entry) follow(s Standing, now time.Time) []Step {
 	switch {
-	case s.Need == Gone, s.Need == OtherProvider && !s.Publishes:
+	case s.ended():
 		return e.release(s, Release)
 	case s.Need == Surplus && s.Publishes:
 		if s.Until.IsZero() {
@@ -284,45 +331,57 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 	return nil
 }
 
-// release ends what a Service has (7, 12, 13, 16 to 20). The claim passes to a Service that is served before it
-// passes to one that only still publishes the address.
+// release ends what a Service has (7, 12, 13, 16 to 20, 42, 47). Where another Service stays on the address, the claim
+// stays too, without a moment in which it is not there.
 func (e Entry) release(s Standing, how Action) []Step {
-	var next *Standing
-	for i, other := range e.Services {
-		if other.Service == s.Service || s.Service != e.Claim.Parent {
-			continue
-		}
-		switch {
-		case other.served() && (other.Holds || other.Publishes):
-			if next == nil || !next.served() || other.Holds && !next.Holds {
-				next = &e.Services[i]
-			}
-		case other.Holds && other.Publishes && other.Need != Gone && next == nil:
-			next = &e.Services[i]
+	step, named := Step{Do: how, Service: s.Service}, e.Claim.NamesHolder() && e.Claim.Parent == s.Service
+	var hold []Step
+	stays := false
+	for _, other := range e.Services {
+		stays = stays || other.Service != s.Service && other.Holds && !other.ended()
+	}
+	for _, other := range e.Services {
+		if named && !stays && other.Service != s.Service && other.Publishes && other.served() {
+			hold, stays = []Step{{Do: Hold, Service: other.Service, Sharing: other.Sharing}}, true
 		}
 	}
-	step := Step{Do: how, Service: s.Service}
-	if next == nil {
-		return []Step{step}
+	switch {
+	case stays && named, !stays && e.ReuseAfter > 0:
+		step.Claim = MarkLeft
+	case !stays:
+		step.Claim = DeleteClaim
 	}
-	step.PassTo = next.Service
-	if next.Holds {
-		return []Step{step}
+	return append(hold, step)
+}
+
+// wait is for a claim that its parent has left, and of which no other Service has anything (45, 46).
+func (e Entry) wait(now time.Time) []Step {
+	var until time.Time
+	for _, at := range e.Claim.Left {
+		if end := at.Add(e.ReuseAfter); end.After(until) {
+			until = end
+		}
 	}
-	return []Step{{Do: Hold, Service: next.Service, Sharing: next.Sharing}, step}
+	switch {
+	case !now.Before(until) || e.ReuseAfter == 0:
+		return []Step{{Do: Collect, Claim: DeleteClaim}}
+	case e.Cooling:
+		return []Step{{Do: Look, Until: until}}
+	}
+	return []Step{{Do: Cool}, {Do: Look, Until: until}}
 }
 
 // learn is for a claim whose parent the cache does not know (14 to 17, 20 to 22).
 func (e Entry) learn(parent Standing) []Step {
-	if parent.Need == Gone || parent.Need == OtherProvider && !parent.Publishes {
-		return e.release(parent, Delete)
+	if parent.ended() {
+		return e.release(parent, Collect)
 	}
 	steps := []Step{{Do: Hold, Service: parent.Service, Sharing: parent.Sharing}}
 	for i, s := range e.Services {
 		switch {
 		case s.Service == parent.Service:
 		case !s.Holds:
-			steps = append(steps, e.join(i, parent, e.Starting && e.Claim.Key != "")...)
+			steps = append(steps, e.join(i, parent)...)
 		case s.Sharing.Admits(parent.Sharing) != nil:
 			steps = append(steps, drop(s)...)
 		}
@@ -339,15 +398,21 @@ func drop(s Standing) []Step {
 	return steps
 }
 
-// join is for a Service that publishes the address and does not hold it, beside the one that has the claim or gets
-// it (23 to 25). shared says that the address was shared, so that they may have agreed before.
-func (e Entry) join(i int, first Standing, shared bool) []Step {
-	s := &e.Services[i]
+// join is for a Service that publishes the address and does not hold it, beside first, which has the claim or gets it, or
+// beside those to which the parent has left it (23 to 25, 43, 44).
+func (e Entry) join(i int, first Standing) []Step {
+	s, left := &e.Services[i], e.Claim.State == Ours && !e.Claim.NamesHolder()
+	if left && s.Publishes && (s.Need == Finishing || s.Need == Unread) {
+		s.Holds = true
+		return []Step{{Do: Hold, Service: s.Service, Sharing: s.Sharing}}
+	}
 	if !s.Publishes || !s.served() {
 		return nil
 	}
 	wake := Step{Do: Wake, Service: s.Service}
-	// With the same key they may come from another load balancer, which asks for no consent.
+	// At the start they may have agreed before. With the same key they may come from another load balancer, which asks
+	// for no consent.
+	shared := e.Starting && e.Claim.Key != ""
 	sameKey := s.Sharing.Key != "" && s.Sharing.Key == first.Sharing.Key && (e.Starting || e.Claim.State == NoClaim)
 	for _, other := range e.Services {
 		beside := other.Holds || other.Service == first.Service
@@ -355,8 +420,19 @@ func (e Entry) join(i int, first Standing, shared bool) []Step {
 			return []Step{wake}
 		}
 	}
+	if left && !shared && !e.leftTo(*s) {
+		return []Step{wake}
+	}
 	s.Holds = true
 	return []Step{{Do: Hold, Service: s.Service, Sharing: s.Sharing}, wake}
+}
+
+// leftTo reports whether an address that its parent has left can be that of a Service that publishes it.
+func (e Entry) leftTo(s Standing) bool {
+	if e.Claim.Key != "" {
+		return s.Sharing.Key == e.Claim.Key
+	}
+	return e.ReuseAfter == 0 || !e.Claim.Left[s.Service].IsZero()
 }
 
 // claimAgain is for an address without a claim (27 to 37).
@@ -374,7 +450,7 @@ func (e Entry) claimAgain() []Step {
 			if first == nil {
 				first = &e.Services[i]
 			}
-		case s.Need == Surplus, s.Need == Duplicate, s.Need == Gone, s.Need == OtherProvider && !s.Publishes:
+		case s.Need == Surplus, s.Need == Duplicate, s.ended():
 			releases = append(releases, Step{Do: Release, Service: s.Service})
 		default:
 			ending = true
@@ -390,7 +466,7 @@ func (e Entry) claimAgain() []Step {
 			first.Holds = true
 			steps = append(steps, Step{Do: Hold, Service: s.Service, Sharing: s.Sharing}, Step{Do: Wake, Service: s.Service})
 		default:
-			steps = append(steps, e.join(i, *first, false)...)
+			steps = append(steps, e.join(i, *first)...)
 		}
 	}
 	if first != nil {

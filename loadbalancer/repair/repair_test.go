@@ -4,6 +4,7 @@ package repair
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"regexp"
@@ -22,7 +23,8 @@ var now = time.Unix(1_000_000, 0)
 //
 // A world is what the records of 192.0.2.1 say: the claim, and after a colon the Services, each with h where it holds
 // the address, p where it publishes it, its need, and a sharing key with a port where it has one. "+other" means that
-// it holds another address of the family.
+// it holds another address of the family. A claim that is "left" was left by its parent Z five seconds ago, and "by B" is by
+// B too.
 func TestSteps(t *testing.T) {
 	tests := []struct {
 		line  int
@@ -38,17 +40,17 @@ func TestSteps(t *testing.T) {
 		{4, "A: A hp needed k80; B h needed k81", "wake B"},
 		{5, "A: A hp surplus", ""},
 		{6, "A: A h surplus in 5s", "look in 5s"},
-		{7, "A: A h surplus", "release A"},
-		{7, "A: A h surplus in -1s", "release A"},
+		{7, "A: A h surplus", "release A, delete"},
+		{7, "A: A h surplus in -1s", "release A, delete"},
 		{7, "A: A hp needed k80; B h surplus k81", "release B"},
 		{8, "A: A hp surplus in 5s", "keep A"},
 		{9, "A: A h duplicate", "mark surplus A in 20s"},
 		{10, "A: A h finishing", ""},
 		{10, "A: A hp unread", ""},
 		{11, "A: A hp other-provider", ""},
-		{12, "A: A h other-provider", "release A"},
-		{13, "A: A hp gone", "release A"},
-		{13, "A: A h gone", "release A"},
+		{12, "A: A h other-provider", "release A, delete"},
+		{13, "A: A hp gone", "release A, delete"},
+		{13, "A: A h gone", "release A, delete"},
 		{13, "A: A hp needed k80; B hp gone", "release B"},
 		{14, "A: A - needed", "hold A"},
 		{14, "A: A p needed", "hold A"},
@@ -56,19 +58,20 @@ func TestSteps(t *testing.T) {
 		{14, "A: A - unread", "hold A"},
 		{14, "A blocked: A - needed", "hold A"},
 		{15, "A: A p other-provider", "hold A"},
-		{16, "A: A - other-provider", "delete A"},
-		{17, "A: A - gone", "delete A"},
-		{17, "A: A p gone", "delete A"},
-		{18, "A: A hp gone; B hp needed", "release A for B"},
-		{18, "A: A h surplus; B h needed", "release A for B, wake B"},
-		{18, "A: A hp gone; B hp finishing; C h needed", "release A for C, wake C"},
-		{18, "A: A hp gone; B hp finishing", "release A for B"},
-		{18, "A: A hp gone; B h finishing", "release A"},
-		{18, "A: A hp gone; B hp gone", "release A, release B"},
-		{19, "A: A hp gone; B p needed", "hold B, release A for B"},
-		{19, "A: A h surplus; B p needed k81", "hold B k81, release A for B"},
-		{20, "A: A - gone; B p needed", "hold B, delete A for B"},
-		{20, "A: A - gone; B h needed; C p needed", "delete A for B"},
+		{16, "A: A - other-provider", "collect A, delete"},
+		{17, "A: A - gone", "collect A, delete"},
+		{17, "A: A p gone", "collect A, delete"},
+		{18, "A: A hp gone; B hp needed", "release A, mark"},
+		{18, "A: A h surplus; B h needed", "release A, mark, wake B"},
+		{18, "A: A hp gone; B hp finishing; C h needed", "release A, mark, wake C"},
+		{18, "A: A hp gone; B hp finishing", "release A, mark"},
+		{18, "A: A hp gone; B hp gone", "release A, delete, release B, delete"},
+		{18, "A reuse 10s: A h surplus; B h needed", "release A, mark, wake B"},
+		{19, "A: A hp gone; B p needed", "hold B, release A, mark"},
+		{19, "A: A h surplus; B p needed k81", "hold B k81, release A, mark"},
+		{19, "A: A hp gone; B p finishing", "release A, delete"},
+		{20, "A: A - gone; B p needed", "hold B, collect A, mark"},
+		{20, "A: A - gone; B h needed; C p needed", "collect A, mark"},
 		{21, "A: A - needed k80; B hp needed k81", "hold A k80"},
 		{22, "A: A - needed; B hp needed", "hold A, drop B, wake B"},
 		{22, "A: A - needed k80; B hp needed j81", "hold A k80, drop B, wake B"},
@@ -122,6 +125,28 @@ func TestSteps(t *testing.T) {
 		{39, "foreign blocked: A p needed", "wake A"},
 		{40, "foreign:", "block"},
 		{41, "foreign blocked:", ""},
+		{2, "left: A hp needed", ""},
+		{4, "left: A h needed", "wake A"},
+		{7, "left: A hp needed k80; B h surplus k81", "release B"},
+		{24, "left keyed starting: A p needed j80; B p needed k81", "hold A j80, wake A, hold B k81, wake B"},
+		{25, "left keyed: A p needed j80; B hp needed k81", "wake A"},
+		{25, "left reuse 10s: B p needed", "wake B, cool, look in 5s"},
+		{42, "left: B hp gone", "release B, delete"},
+		{42, "left: B h surplus", "release B, delete"},
+		{43, "left: B p needed", "hold B, wake B"},
+		{43, "left keyed: B p needed k80", "hold B k80, wake B"},
+		{43, "left keyed reuse 10s: B p needed k80; C p needed k81", "hold B k80, wake B, hold C k81, wake C"},
+		{43, "left by B reuse 10s: B p needed", "hold B, wake B"},
+		{44, "left keyed: B p finishing k80", "hold B k80"},
+		{44, "left keyed: B p unread", "hold B"},
+		{45, "left reuse 10s:", "cool, look in 5s"},
+		{45, "left reuse 10s cooling:", "look in 5s"},
+		{46, "left reuse 5s cooling:", "collect, delete"},
+		{46, "left:", "collect, delete"},
+		{46, "left: B p gone", "collect, delete"},
+		{47, "A reuse 10s: A h surplus", "release A, mark"},
+		{47, "A reuse 10s: A - gone", "collect A, mark"},
+		{47, "left reuse 10s: B hp gone", "release B, mark"},
 	}
 	tested := map[int]bool{}
 	for _, tt := range tests {
@@ -142,8 +167,8 @@ func TestSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := regexp.MustCompile(`(?m)^//\t *(\d+)  `).FindAllStringSubmatch(string(source), -1)
-	if len(lines) < 41 {
-		t.Errorf("the doc comment of Steps has %d lines with a number, want 41 or more", len(lines))
+	if len(lines) < 47 {
+		t.Errorf("the doc comment of Steps has %d lines with a number, want 47 or more", len(lines))
 	}
 	for i, line := range lines {
 		n, _ := strconv.Atoi(line[1])
@@ -178,8 +203,20 @@ func world(t *testing.T, text string) Entry {
 		e.Claim.State = Pending
 	case "foreign":
 		e.Claim.State = Foreign
+	case "left":
+		e.Claim = Claim{State: Ours, Parent: named("Z"), Pool: "lan", Left: map[ipam.Service]time.Time{named("Z"): now.Add(-5 * time.Second)}}
 	default:
 		e.Claim = Claim{State: Ours, Parent: named(claim), Pool: "lan"}
+	}
+	for i, word := range strings.Fields(record) {
+		switch word {
+		case "by":
+			e.Claim.Left[named(strings.Fields(record)[i+1])] = now.Add(-5 * time.Second)
+		case "reuse":
+			e.ReuseAfter, _ = time.ParseDuration(strings.Fields(record)[i+1])
+		case "cooling":
+			e.Cooling = true
+		}
 	}
 	if strings.Contains(record, "keyed") {
 		e.Claim.Key = "k"
@@ -228,16 +265,13 @@ func named(name string) ipam.Service { return ipam.Service{Namespace: "default",
 // say says what steps do.
 func say(steps []Step) string {
 	verbs := map[Action]string{
-		Hold: "hold", Write: "claim for", Release: "release", Delete: "delete", Drop: "drop", Block: "block",
+		Hold: "hold", Write: "claim for", Release: "release", Collect: "collect", Drop: "drop", Block: "block",
 		Unblock: "unblock", Relabel: "relabel",
-		MarkSurplus: "mark surplus", Keep: "keep", Wake: "wake", Look: "look",
+		MarkSurplus: "mark surplus", Keep: "keep", Cool: "cool", Wake: "wake", Look: "look",
 	}
 	var said []string
 	for _, s := range steps {
 		words := []string{verbs[s.Do], s.Service.Name}
-		if s.PassTo.Name != "" {
-			words = append(words, "for", s.PassTo.Name)
-		}
 		if s.Sharing.Key != "" {
 			word := s.Sharing.Key
 			for _, port := range s.Sharing.Ports {
@@ -249,6 +283,9 @@ func say(steps []Step) string {
 			words = append(words, "in", s.Until.Sub(now).String())
 		}
 		said = append(said, strings.Join(strings.Fields(strings.Join(words, " ")), " "))
+		if end := map[ClaimEnd]string{MarkLeft: "mark", DeleteClaim: "delete"}[s.Claim]; end != "" {
+			said = append(said, end)
+		}
 	}
 	return strings.Join(said, ", ")
 }
@@ -265,7 +302,10 @@ func TestStepsEnd(t *testing.T) {
 		}
 	}
 	slices.Sort(standings)
-	for _, claim := range []string{"none", "none starting", "none blocked", "A", "A starting", "A keyed starting", "B", "foreign", "foreign blocked"} {
+	for _, claim := range []string{
+		"none", "none starting", "none blocked", "A", "A starting", "A keyed starting", "A reuse 10s", "B",
+		"left", "left starting", "left keyed", "left keyed starting", "left by A reuse 10s", "foreign", "foreign blocked",
+	} {
 		for _, a := range standings {
 			for _, b := range standings {
 				text := fmt.Sprintf("%s: A %s; B %s", claim, a, b)
@@ -300,7 +340,7 @@ func take(e Entry, step Step) Entry {
 			case Hold:
 				s.Holds = true
 				e.Blocked = false
-			case Release, Delete, Drop:
+			case Release, Collect, Drop:
 				s.Holds = false
 			case MarkSurplus:
 				s.Need, s.Until = Surplus, step.Until
@@ -310,13 +350,20 @@ func take(e Entry, step Step) Entry {
 	switch step.Do {
 	case Write:
 		e.Claim = Claim{State: Ours, Parent: step.Service, Pool: e.Pool}
-	case Release, Delete:
-		if e.Claim.State == Ours && e.Claim.Parent == step.Service {
+	case Release, Collect:
+		switch {
+		case e.Claim.State != Ours || step.Claim == KeepClaim:
+		case step.Claim == DeleteClaim:
 			e.Claim = Claim{}
-			if step.PassTo != (ipam.Service{}) {
-				e.Claim = Claim{State: Ours, Parent: step.PassTo, Pool: e.Pool}
+		default:
+			e.Claim.Left = maps.Clone(e.Claim.Left)
+			if e.Claim.Left == nil {
+				e.Claim.Left = map[ipam.Service]time.Time{}
 			}
+			e.Claim.Left[step.Service] = now
 		}
+	case Cool:
+		e.Cooling = true
 	case Block:
 		e.Blocked = true
 	case Unblock:

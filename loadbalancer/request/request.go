@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,6 +76,7 @@ func ParsePool(ap *v1alpha1.AddressPool) Pool {
 			Stable:        ap.Spec.Allocation == v1alpha1.AllocationStable,
 			PerNamespace:  perNamespace(ap.Spec.Limits),
 			FixedDenied:   ap.Spec.FixedAddresses == v1alpha1.FixedAddressesDenied,
+			ReuseAfter:    reuseAfter(ap),
 		},
 		auto:     ap.Spec.AutoAssign == nil || *ap.Spec.AutoAssign,
 		priority: math.MaxInt32,
@@ -119,6 +121,13 @@ func ParsePool(ap *v1alpha1.AddressPool) Pool {
 		p.Invalid = fmt.Errorf("%s", strings.Join(errs, "; "))
 	}
 	return p
+}
+
+func reuseAfter(ap *v1alpha1.AddressPool) time.Duration {
+	if ap.Spec.ReuseAfter == nil {
+		return 0
+	}
+	return ap.Spec.ReuseAfter.Duration
 }
 
 func perNamespace(limits *v1alpha1.PoolLimits) map[family.Family]int {

@@ -321,12 +321,11 @@ func TestColumns(t *testing.T) {
 				Status: ipamv1alpha1.AddressPoolStatus{
 					IPv4:       &ipamv1alpha1.PartitionStatus{Capacity: 257, Allocated: 2, Available: 255},
 					IPv6:       &ipamv1alpha1.PartitionStatus{Capacity: math.MaxInt64, Allocated: 1, Available: math.MaxInt64},
-					Conditions: append(conditions, condition("NotImplemented", metav1.ConditionTrue, "NotImplemented", "without effect: spec.limits")),
+					Conditions: conditions,
 				},
 			},
 			`Name=shown, IPv4=198.51.100.200-198..., +1 more, IPv4 Free=255/257, IPv6=2001:db8:51::1000/116, +1 more, IPv6 Free=>9.2e18, ` +
-				`Ready=False, Age=…; wide: Auto-Assign=true, IPv4 Used=2, IPv6 Used=1, Priority=7, Message=what to do, ` +
-				`Not Implemented=without effect: spec.limits`,
+				`Ready=False, Age=…; wide: Auto-Assign=true, IPv4 Used=2, IPv6 Used=1, Priority=7, Message=what to do`,
 		},
 		"l2advertisements": {
 			&speakerv1alpha1.L2Advertisement{

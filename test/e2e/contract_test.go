@@ -76,11 +76,6 @@ func TestEveryObjectOfTheContractIsAcceptedAndSaysWhatItDoes(t *testing.T) {
 			switch obj.GetKind() {
 			case "AddressPool":
 				s.condition(t, obj, ipamv1alpha1.ReasonAvailable)
-				if obj.GetName() == "team-a" {
-					s.conditionOf(t, obj, metav1.Condition{
-						Type: ipamv1alpha1.ConditionNotImplemented, Status: metav1.ConditionTrue, Reason: ipamv1alpha1.ReasonNotImplemented,
-					}, "spec.reuseAfter")
-				}
 			case "Service":
 				ips := s.addresses(t, obj.GetName(), 2)
 				if want := []string{"2001:db8:1::10", "203.0.113.10"}; ips[0] != want[0] || ips[1] != want[1] {

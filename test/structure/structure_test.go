@@ -168,7 +168,7 @@ func TestPure(t *testing.T) {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{
-		"ipam/selector", "ipam/v1alpha1", "loadbalancer/repair", "loadbalancer/request",
+		"ipam/selector", "ipam/v1alpha1", "loadbalancer/claim", "loadbalancer/repair", "loadbalancer/request",
 		"speaker/config", "speaker/decision", "speaker/diagnosis", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
 	} {
 		pure[module+"/"+p] = true

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loadbalancer
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// goneClaims counts the deletions of the claim of an address.
+func (c *cluster) goneClaims(address string) (n int) {
+	c.api.tracker.mu.Lock()
+	defer c.api.tracker.mu.Unlock()
+	for _, e := range c.api.tracker.history {
+		if claim, ok := e.Object.(*networkingv1.IPAddress); ok && claim.Name == address && e.Type == watch.Deleted {
+			n++
+		}
+	}
+	return n
+}
+
+func TestSharedClaimStays(t *testing.T) {
+	keyed := func(name string, port int32) *corev1.Service {
+		return newService(name, single, "IPv4", annotate(shareKey, "k"), listen("TCP", port))
+	}
+	bubble("while a hundred parents come and go", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1"))
+		l := c.lead()
+		c.create(keyed("parent0", 80), keyed("stays", 443))
+		l.mustSync("parent0", "stays")
+		for i := range 100 {
+			next := fmt.Sprintf("parent%d", i+1)
+			switch i % 3 {
+			case 0:
+				l.delete(fmt.Sprintf("parent%d", i))
+			case 1:
+				c.vanish(fmt.Sprintf("parent%d", i))
+			case 2:
+				l.stop()
+				c.vanish(fmt.Sprintf("parent%d", i))
+				l = c.lead()
+				l.mustSync("stays")
+			}
+			c.create(keyed(next, 80))
+			l.mustSync(next)
+			c.wantShown("stays", "192.0.2.1")
+			c.wantShown(next, "192.0.2.1")
+		}
+		if n := c.goneClaims("192.0.2.1"); n > 0 {
+			t.Errorf("the claim was gone %d times", n)
+		}
+		l.delete("stays")
+		c.wantClaims("192.0.2.1=left")
+		l.delete("parent100")
+		c.wantClaims("")
+	})
+	bubble("when its parent moves, also over a restart", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.2"))
+		l := c.lead()
+		c.create(keyed("a", 80), keyed("b", 81))
+		l.mustSync("a", "b")
+		c.edit("a", annotate(fixedKey, "192.0.2.2"))
+		l.mustSync("a")
+		c.wantShown("a", "192.0.2.2")
+		l.stop()
+		l = c.lead()
+		l.mustSync("a", "b")
+		c.wantShown("a", "192.0.2.2")
+		c.wantShown("b", "192.0.2.1")
+		c.wantClaims("192.0.2.1=left 192.0.2.2=a")
+		if n := c.goneClaims("192.0.2.1"); n > 0 {
+			t.Errorf("the claim was gone %d times", n)
+		}
+	})
+	bubble("when a Service of the name of its parent is created again", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.2"))
+		l := c.lead()
+		c.create(keyed("a", 80), keyed("b", 81))
+		l.mustSync("a", "b")
+		l.delete("a")
+		c.create(newService("a", single, "IPv4"))
+		l.mustSync("a", "b")
+		c.wantShown("a", "192.0.2.2")
+		c.wantShown("b", "192.0.2.1")
+		c.wantClaims("192.0.2.1=left 192.0.2.2=a")
+	})
+}
+
+func TestReuseAfter(t *testing.T) {
+	const wait = 10 * time.Minute
+	lan := newPool("lan", "192.0.2.1", reuseAfter(wait))
+	other := func(svc *corev1.Service) { svc.Name = "other" }
+	for _, restart := range []bool{false, true} {
+		name := map[bool]string{false: "", true: ", over a restart"}[restart]
+		// released returns a cluster in which web has given 192.0.2.1 up.
+		released := func(t *testing.T) (*cluster, *leader) {
+			c := newCluster(t, lan)
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"), newService("web", single, "IPv4", other))
+			l.mustSync("web")
+			l.wantError("other", "no free address")
+			if restart {
+				l.stop()
+				c.vanish("web")
+				l = c.lead()
+				l.stop()
+				return c, c.lead()
+			}
+			l.delete("web")
+			return c, l
+		}
+		bubble("a released address waits"+name, t, func(t *testing.T) {
+			c, l := released(t)
+			c.wantClaims("192.0.2.1=left")
+			l.wantError("other", "192.0.2.1")
+			l.takeWoken()
+			time.Sleep(wait - 4*time.Minute)
+			c.settle()
+			l.wantWoken("")
+			c.wantClaims("192.0.2.1=left")
+			time.Sleep(4 * time.Minute)
+			c.settle()
+			c.wantClaims("")
+			l.wantWoken("other")
+			l.mustSync("other")
+			c.wantClaims("192.0.2.1=other")
+		})
+		bubble("the Service that has left gets it back"+name, t, func(t *testing.T) {
+			c, l := released(t)
+			c.create(newService("web", single, "IPv4"))
+			l.mustSync("web")
+			c.wantShown("web", "192.0.2.1")
+			c.wantClaims("192.0.2.1=web")
+			time.Sleep(2 * wait)
+			c.settle()
+			c.wantClaims("192.0.2.1=web")
+		})
+		bubble("a pool that is to wait no more gives it at once"+name, t, func(t *testing.T) {
+			c, l := released(t)
+			l.wantError("other", "192.0.2.1")
+			c.setPool(newPool("lan", "192.0.2.1"))
+			c.settle()
+			l.wantWoken("other")
+			l.mustSync("other")
+			c.wantClaims("192.0.2.1=other")
+		})
+	}
+	bubble("a shared address waits for the last of its Services", t, func(t *testing.T) {
+		keyed := func(name string, port int32) *corev1.Service {
+			return newService(name, single, "IPv4", annotate(shareKey, "k"), listen("TCP", port))
+		}
+		c := newCluster(t, lan)
+		l := c.lead()
+		c.create(keyed("a", 80), keyed("b", 81))
+		l.mustSync("a", "b")
+		l.delete("a")
+		time.Sleep(wait)
+		l.stop()
+		l = c.lead()
+		l.mustSync("b")
+		c.wantShown("b", "192.0.2.1")
+		l.delete("b")
+		c.wantClaims("192.0.2.1=left")
+		c.create(newService("other", single, "IPv4"))
+		l.wantError("other", "192.0.2.1")
+		time.Sleep(wait)
+		c.settle()
+		c.wantClaims("")
+	})
+	bubble("a status that shows it gives it to no Service that did not have it", t, func(t *testing.T) {
+		c := newCluster(t, lan)
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"), newService("thief", single, "IPv4"))
+		l.mustSync("web")
+		l.delete("web")
+		c.edit("thief", publish("192.0.2.1"))
+		l.wantWoken("thief")
+		if _, err := l.ensure("thief"); err == nil {
+			t.Error("the Service was given an address that waits for another one")
+		}
+	})
+	bubble("is written on the claim of what is released while nobody leads", t, func(t *testing.T) {
+		c := newCluster(t, lan)
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"))
+		l.mustSync("web")
+		l.stop()
+		c.vanish("web")
+		l = c.lead()
+		object, err := c.api.NetworkingV1().IPAddresses().Get(t.Context(), "192.0.2.1", metav1.GetOptions{})
+		c.must(err)
+		if len(object.Annotations) == 0 {
+			t.Error("the claim does not say that its parent has left")
+		}
+	})
+}
