@@ -880,12 +880,16 @@ func (a *Allocator) hold(service Service, as Assignment, sharing Sharing) {
 
 // setPool records the pool that an address was taken from.
 func (a *Allocator) setPool(address netip.Addr, h *holding, pool string) {
-	for user := range h.users.all() {
-		a.countTenant(address, h, user, -1)
+	users := h.users.n() // most addresses have none yet, and to look at none would cost as much as the rest of hold
+	if users > 0 {
+		for user := range h.users.all() {
+			a.countTenant(address, h, user, -1)
+		}
 	}
-	h.pool = pool
-	for user := range h.users.all() {
-		a.countTenant(address, h, user, 1)
+	if h.pool = pool; users > 0 {
+		for user := range h.users.all() {
+			a.countTenant(address, h, user, 1)
+		}
 	}
 	a.share(h)
 }

@@ -49,8 +49,8 @@ func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	if ended {
 		s.recorder.Event(svc, corev1.EventTypeNormal, v1alpha1.EventSharingAgrees, "Admitted by all Services on its addresses")
 	}
-	for _, refusal := range out.Unshared {
-		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventNotShared, "Got an address of its own: %v", refusal)
+	if len(out.Unshared) > 0 { // the Services of a second family are the same
+		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventNotShared, "Got an address of its own: %v", out.Unshared[0])
 	}
 }
 
