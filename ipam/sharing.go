@@ -47,8 +47,8 @@ type Port struct {
 // String returns protocol/number, as in TCP/443.
 func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Protocol, p.Number) }
 
-// Admits returns nil if s and other can be on one address, or why not: what to change for it, as a text about the Service of other. It wraps
-// ErrNoConsent where nothing but the consent of a namespace is missing.
+// Admits returns nil if s and other can be on one address, or why not: what to change for it, as a text about the Service of other. It
+// wraps ErrNoConsent where nothing but the consent of a namespace is missing.
 func (s Sharing) Admits(other Sharing) error {
 	switch {
 	case s.Key == "" || s.Key != other.Key:
@@ -145,11 +145,11 @@ type groupKey struct {
 	family    family.Family
 }
 
-// spot is the addresses of a group with a Service of one namespace. An address with Services of several is in the spot of the first of these
-// by name: whichever Service may share it consents to that one too. For example, of a thousand Services of one namespace with the key "web"
-// and the port 443, and one with the port 80, each has an address but the last, which is on the first: two sets, one with the first address
-// and the ports 80 and 443, and one with 999 addresses and the port 443. A request for port 443 looks at the first address of both sets, and
-// need not look further.
+// spot is the addresses of a group with a Service of one namespace. An address with Services of several is in the spot of the first of
+// these by name: whichever Service may share it consents to that one too. For example, of a thousand Services of one namespace with the key
+// "web" and the port 443, and one with the port 80, each has an address but the last, which is on the first: two sets, one with the first
+// address and the ports 80 and 443, and one with 999 addresses and the port 443. A request for port 443 looks at the first address of both
+// sets, and need not look further.
 type spot struct {
 	namespace string
 	addresses int
@@ -346,8 +346,8 @@ func (s *sharers) remove() {
 	}
 }
 
-// shareable returns the address of a pool that has been there longest of those that the request may share and that fit. The Service is on none
-// of them that does: it would have kept that.
+// shareable returns the address of a pool that has been there longest of those that the request may share and that fit. The Service is on
+// none of them that does: it would have kept that.
 func (a *Allocator) shareable(req Request, af family.Family, pool string, fits func(netip.Addr) bool) (netip.Addr, bool) {
 	g := a.groups[groupKey{req.Sharing.Key, pool, af}]
 	if req.Sharing.Key == "" || g == nil {

@@ -21,7 +21,8 @@ type notice struct {
 	reason  string // of the event
 }
 
-// note records the state of a Service, "" where there is none. It reports whether it is to be told of, since it is new, and whether one has ended.
+// note records the state of a Service, "" where there is none. It reports whether the state is to be told, since it is new, and whether
+// one has ended.
 func (l *ledger) note(n notice, message string) (tell, ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -32,8 +33,8 @@ func (l *ledger) note(n notice, message string) (tell, ended bool) {
 	return message != "" && message != before, message == "" && before != ""
 }
 
-// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port 25 of mail is added to web:
-// web keeps the address, and is told once that mail has the port there. When mail gives the port up, web is told that the two agree.
+// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port 25 of mail is added to
+// web: web keeps the address, and is told once that mail has the port there. When mail gives the port up, web is told that the two agree.
 func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	var kept []string
 	for _, refusal := range out.Kept {
@@ -42,8 +43,8 @@ func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	message := strings.Join(kept, "; ")
 	tell, ended := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}, message)
 	if tell {
-		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventKeptAddress, "%s; what was changed has no effect on addresses until the Services "+
-			"agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both reach one of them; "+
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventKeptAddress, "%s; what was changed has no effect on addresses "+
+			"until the Services agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both reach one of them; "+
 			"the annotation %s: \"true\" moves this Service", message, v1alpha1.AnnotationReallocate)
 	}
 	if ended {

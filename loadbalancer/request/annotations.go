@@ -150,7 +150,7 @@ func (r Rules) honoured(s spelling) bool {
 func (r Rules) find(svc *corev1.Service, m meaning, has bool) (values []string, found spelling) {
 	for _, s := range spellings {
 		text, ok := svc.Annotations[s.name]
-		if ok && s.meaning == m && r.honoured(s) && !(s.dormant && has) {
+		if asleep := s.dormant && has; ok && s.meaning == m && r.honoured(s) && !asleep {
 			return valuesOf(text), s
 		}
 	}
@@ -192,8 +192,8 @@ func parseAddresses(texts []string, source string, s spelling) (addresses []neti
 }
 
 // Ignored returns a text for each annotation of another product that asks for an address other than the one that the Service shows. For
-// example, a Service that came from Cilium with 192.0.2.1 still has the annotation lbipam.cilium.io/ips: 192.0.2.9, which does not count as
-// long as it has an address.
+// example, a Service that came from Cilium with 192.0.2.1 still has the annotation lbipam.cilium.io/ips: 192.0.2.9, which does not count
+// as long as the Service has an address.
 func (r Rules) Ignored(svc *corev1.Service, shows []netip.Addr) (texts []string) {
 	_, counts := r.find(svc, fixed, len(shows) > 0)
 	for _, s := range spellings {
@@ -214,8 +214,8 @@ func (r Rules) Ignored(svc *corev1.Service, shows []netip.Addr) (texts []string)
 			why := "the Service moves if it can, since the annotation counts; remove it if it is a leftover"
 			switch {
 			case s.dormant:
-				why = fmt.Sprintf("the annotation does not count while the Service has an address; remove it, or write %s: %s to move the Service",
-					v1alpha1.AnnotationLoadBalancerIPs, a)
+				why = fmt.Sprintf("the annotation does not count while the Service has an address; remove it, "+
+					"or write %s: %s to move the Service", v1alpha1.AnnotationLoadBalancerIPs, a)
 			case s != counts:
 				why = fmt.Sprintf("%s counts instead; remove the other annotation", counts.name)
 			}
@@ -225,8 +225,8 @@ func (r Rules) Ignored(svc *corev1.Service, shows []netip.Addr) (texts []string)
 	return texts
 }
 
-// SharingOf returns the key, the ports, the endpoints and the consents of a Service, which decide which other Services the Service may share an
-// address with. What is wrong with the consents it leaves out; New names it.
+// SharingOf returns the key, the ports, the endpoints and the consents of a Service, which decide which other Services the Service may
+// share an address with. What is wrong with the consents it leaves out; New names it.
 func (r Rules) SharingOf(svc *corev1.Service) ipam.Sharing {
 	keys, key := r.find(svc, sharingKey, false)
 	s := ipam.Sharing{Key: strings.Join(keys, ","), Namespace: svc.Namespace, OwnNamespaceOnly: r.CrossNamespace == Deny}
@@ -254,7 +254,8 @@ func (r Rules) consents(svc *corev1.Service) (namespaces []string, err error) {
 		case value == ipam.AnyNamespace && found.product == Cilium, len(validation.IsDNS1123Label(value)) == 0:
 			namespaces = append(namespaces, value)
 		default:
-			err = fmt.Errorf("annotation %s: %q is not the name of a namespace; name each that the Service may share an address with", found.name, value)
+			err = fmt.Errorf("annotation %s: %q is not the name of a namespace; name each that the Service may share an address with",
+				found.name, value)
 		}
 	}
 	slices.Sort(namespaces)
