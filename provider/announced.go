@@ -201,8 +201,8 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 			pools[a.IP] = a.Pool
 		}
 	}
-	c.effective.Set(diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools)))
 	p := &pass{serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, states: map[string]int{}, next: view.Until}
+	p.due(c.effective.Set(now, diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools))))
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}

@@ -43,15 +43,55 @@ type conditionWriter struct {
 type effective struct {
 	changed    signal.Signal
 	conditions atomic.Pointer[map[config.Key]metav1.Condition] // nil before the first diagnosis
+	// since is when each condition that is held back was found first. The goroutine that diagnoses owns it.
+	since map[config.Key]found
 }
 
-func newEffective() *effective { return &effective{changed: signal.New()} }
+// found is a condition and when it was found first.
+type found struct {
+	metav1.Condition
+	at time.Time
+}
 
-// Set replaces the conditions.
-func (e *effective) Set(conditions map[config.Key]metav1.Condition) {
-	if old := e.conditions.Swap(&conditions); old == nil || !maps.Equal(*old, conditions) {
+func newEffective() *effective {
+	return &effective{changed: signal.New(), since: map[config.Key]found{}}
+}
+
+// Set replaces the conditions, and returns when it is to be called again if nothing changes before, the zero Time for never. As with Services,
+// what is wrong has to last: an advertisement whose only session flaps costs no write.
+func (e *effective) Set(now time.Time, latest map[config.Key]metav1.Condition) (next time.Time) {
+	was := map[config.Key]metav1.Condition{}
+	if old := e.conditions.Load(); old != nil {
+		was = *old
+	}
+	is := make(map[config.Key]metav1.Condition, len(latest))
+	for key, condition := range latest {
+		before, known := was[key]
+		if condition == before || condition.Status == metav1.ConditionTrue {
+			is[key] = condition
+			delete(e.since, key)
+			continue
+		}
+		if e.since[key].Condition != condition {
+			e.since[key] = found{condition, now}
+		}
+		if at := e.since[key].at.Add(holdFalse); !at.After(now) {
+			is[key] = condition
+			delete(e.since, key)
+		} else {
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+			if known {
+				is[key] = before
+			}
+		}
+	}
+	maps.DeleteFunc(e.since, func(key config.Key, _ found) bool { _, ok := latest[key]; return !ok })
+	if old := e.conditions.Swap(&is); old == nil || !maps.Equal(*old, is) {
 		e.changed.Raise()
 	}
+	return next
 }
 
 // apply sets or removes the condition Effective of an object.

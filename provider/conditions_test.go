@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -141,9 +142,16 @@ func TestEffectiveIsWrittenBesideReady(t *testing.T) {
 	}
 	key := config.Key{Kind: "L2Advertisement", Name: "l2"}
 	pass("Ready=False UnknownReference")
-	w.effective.Set(map[config.Key]metav1.Condition{key: {
-		Type: v1alpha1.ConditionEffective, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNoPool,
-	}})
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	condition := func(status metav1.ConditionStatus, reason string) map[config.Key]metav1.Condition {
+		return map[config.Key]metav1.Condition{key: {Type: v1alpha1.ConditionEffective, Status: status, Reason: reason}}
+	}
+	if next := w.effective.Set(now, condition(metav1.ConditionFalse, v1alpha1.ReasonNoPool)); !next.Equal(now.Add(holdFalse)) {
+		t.Errorf("the condition is to be set at %v", next)
+	}
+	<-w.effective.changed // by the first diagnosis
+	pass("Ready=False UnknownReference")
+	w.effective.Set(now.Add(holdFalse), condition(metav1.ConditionFalse, v1alpha1.ReasonNoPool))
 	<-w.effective.changed
 	before := writes
 	pass("Ready=False UnknownReference", "Effective=False NoPool")
@@ -151,7 +159,22 @@ func TestEffectiveIsWrittenBesideReady(t *testing.T) {
 	if writes != before+1 {
 		t.Errorf("%d writes of one object, want 1", writes-before)
 	}
-	w.effective.Set(nil)
+	// A session that flaps costs no write, and one that comes up turns the condition at once.
+	now = now.Add(time.Minute)
+	w.effective.Set(now, condition(metav1.ConditionTrue, v1alpha1.ReasonEffective))
+	<-w.effective.changed
+	pass("Ready=False UnknownReference", "Effective=True Effective")
+	before = writes
+	for range 10 {
+		now = now.Add(time.Second)
+		w.effective.Set(now, condition(metav1.ConditionFalse, v1alpha1.ReasonSessionDown))
+		w.effective.Set(now.Add(time.Second/2), condition(metav1.ConditionTrue, v1alpha1.ReasonEffective))
+	}
+	pass("Ready=False UnknownReference", "Effective=True Effective")
+	if writes != before || len(w.effective.changed) != 0 {
+		t.Errorf("%d writes of a session that flaps", writes-before)
+	}
+	w.effective.Set(now, nil)
 	<-w.effective.changed
 	pass("Ready=False UnknownReference")
 }

@@ -11,13 +11,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// Advertisements returns the condition Effective of each advertisement of the snapshot: whether there is a pool, a node and an interface or
-// a peer to announce by. Pools has the ranges of all AddressPools by their names. An advertisement that the configuration leaves out as
+// Advertisements returns the condition Effective of each advertisement of the snapshot: whether there is a pool, a node with a live speaker,
+// and an interface or an established session to announce by. Messages stay the same while nodes come and go. Pools has the ranges of all AddressPools by their names. An advertisement that the configuration leaves out as
 // invalid has no such condition.
 func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[config.Key]metav1.Condition {
 	conditions := map[config.Key]metav1.Condition{}
@@ -38,14 +39,16 @@ func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[con
 				message = fmt.Sprintf("no selected node has a usable interface whose name matches interfaces %q", ad.Interfaces)
 			}
 		}
+		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, alive(s, nodes), ranges) {
+			reason, message = v1alpha1.ReasonNoLiveSpeaker, noLiveSpeaker
+		}
 		say("L2Advertisement", ad.Name, reason, message)
 	}
 	for i := range s.Config.BGP {
 		ad := &s.Config.BGP[i]
 		_, nodes, reason, message := selectedBy(s, ad.Selection, pools)
-		if reason == v1alpha1.ReasonEffective && !hasPeer(s, ad, nodes) {
-			reason = v1alpha1.ReasonNoPeer
-			message = "no selected node has one of the peers: there is no BGPPeer, or nodeSelectors of the BGPPeer leave the nodes out"
+		if reason == v1alpha1.ReasonEffective {
+			reason, message = sessionsOf(s, ad, nodes)
 		}
 		say("BGPAdvertisement", ad.Name, reason, message)
 	}
@@ -108,11 +111,41 @@ func inSubnet(subnet netip.Prefix, ranges []ipam.Range) bool {
 	})
 }
 
-// hasPeer reports whether an advertisement tells a BGPPeer of one of the nodes.
-func hasPeer(s *decision.Snapshot, ad *config.BGPAdvertisement, nodes []string) bool {
-	return slices.ContainsFunc(s.Config.Peers, func(p config.Peer) bool {
-		return (ad.Peers == nil || ad.Peers[p.Name]) && slices.ContainsFunc(nodes, func(node string) bool {
-			return p.Nodes.Matches(s.Nodes[node].Labels)
-		})
-	})
+const noLiveSpeaker = "no speaker is alive on the selected nodes that could announce"
+
+// alive returns the nodes whose speakers are alive.
+func alive(s *decision.Snapshot, nodes []string) []string {
+	return slices.DeleteFunc(slices.Clone(nodes), func(node string) bool { return !s.Alive(node) })
+}
+
+// sessionsOf says whether some of the nodes has an established session with a peer of the advertisement, and why not.
+func sessionsOf(s *decision.Snapshot, ad *config.BGPAdvertisement, nodes []string) (reason, message string) {
+	var peers []string // of nodes whose speakers are alive
+	reason = v1alpha1.ReasonNoPeer
+	message = "no selected node has one of the peers: there is no BGPPeer, or nodeSelectors of the BGPPeer leave the nodes out"
+	for i := range s.Config.Peers {
+		p := &s.Config.Peers[i]
+		if ad.Peers != nil && !ad.Peers[p.Name] {
+			continue
+		}
+		for _, node := range nodes {
+			if !p.Nodes.Matches(s.Nodes[node].Labels) {
+				continue
+			}
+			if !s.Alive(node) {
+				reason, message = v1alpha1.ReasonNoLiveSpeaker, noLiveSpeaker
+				continue
+			}
+			if s.Sessions[decision.NodePeer{Node: node, Peer: p.Name}].State == bgp.Established {
+				return v1alpha1.ReasonEffective, ""
+			}
+			if !slices.Contains(peers, p.Name) {
+				peers = append(peers, p.Name)
+			}
+		}
+	}
+	if len(peers) > 0 {
+		return v1alpha1.ReasonSessionDown, "no BGP session with " + join(peers) + " is established"
+	}
+	return reason, message
 }

@@ -52,7 +52,25 @@ func TestAdvertisements(t *testing.T) {
 			"interfaces of a wrong name", func(c *cluster) { c.l2("").Interfaces = []string{"bond0"} }, l2Kind, "NoInterface",
 			`no selected node has a usable interface whose name matches interfaces ["bond0"]`,
 		},
-		{"to a peer", func(c *cluster) { c.bgp("", "off"); c.peer("tor1", bgp.Idle, 0, 0) }, bgpKind, "Effective", ""},
+		{
+			"no speaker is alive in the subnet",
+			func(c *cluster) {
+				c.l2("")
+				c.dead["node1"], c.dead["node2"] = true, true
+				c.change("node3", func(n *decision.Node) { n.Interfaces = nil })
+			},
+			l2Kind, "NoLiveSpeaker", "no speaker is alive on the selected nodes that could announce",
+		},
+		{"to a peer", func(c *cluster) { c.bgp("", "off"); c.peer("tor1", bgp.Established, 0, 0) }, bgpKind, "Effective", ""},
+		{
+			"sessions are down", func(c *cluster) { c.bgp(""); c.peer("tor1", bgp.Idle, 0, 0); c.peer("tor2", bgp.Active, 0, 0) },
+			bgpKind, "SessionDown", "no BGP session with tor1 and tor2 is established",
+		},
+		{
+			"an established session of a speaker that is dead",
+			func(c *cluster) { c.bgp("name=node1"); c.peer("tor1", bgp.Established, 0, 0); c.dead["node1"] = true },
+			bgpKind, "NoLiveSpeaker", "no speaker is alive on the selected nodes that could announce",
+		},
 		{"no peer", func(c *cluster) { c.bgp("") }, bgpKind, "NoPeer", noPeer},
 		{
 			"a peer of other nodes", func(c *cluster) { c.bgp("name=node1"); c.peer("tor1", bgp.Idle, 0, 0).Nodes = selecting("name=node2") },

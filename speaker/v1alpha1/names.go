@@ -8,8 +8,8 @@ package v1alpha1
 // the speaker of that node announces.
 const ConditionReady = "Ready"
 
-// ConditionEffective is the type of the condition of an L2Advertisement or a BGPAdvertisement that says whether there is a pool, a node and
-// an interface or a peer to announce by. An advertisement that is invalid does not have it.
+// ConditionEffective is the type of the condition of an L2Advertisement or a BGPAdvertisement that says whether there is a pool, a node with
+// a live speaker, and an interface or an established session to announce by. An advertisement that is invalid does not have it.
 const ConditionEffective = "Effective"
 
 // Reasons of the condition Effective.
@@ -24,6 +24,10 @@ const (
 	ReasonNoInterface = "NoInterface"
 	// ReasonNoPeer is the reason where a BGPAdvertisement tells no BGPPeer of a selected node.
 	ReasonNoPeer = "NoPeer"
+	// ReasonNoLiveSpeaker is the reason where no speaker is alive on the selected nodes that could announce.
+	ReasonNoLiveSpeaker = "NoLiveSpeaker"
+	// ReasonSessionDown is the reason where the selected nodes have no established session with any of the peers of a BGPAdvertisement.
+	ReasonSessionDown = "SessionDown"
 )
 
 // Reasons of the condition Ready.
