@@ -264,6 +264,7 @@ type cluster struct {
 	pools   client.Client
 	patches int  // of pool statuses
 	frozen  bool // settle lets no time pass
+	lease   time.Duration
 	leaders []*leader
 	network atomic.Pointer[ipam.Network]
 	rules   request.Rules // of leaders to come
@@ -369,7 +370,8 @@ func (c *cluster) build() (l *leader, start func()) {
 		Client: c.api, Pools: c.pools, PoolInformer: &l.pools, Services: mutedServices{core.Core().V1().Services(), &l.muted},
 		Namespaces: core.Core().V1().Namespaces(),
 		Claims:     mutedClaims{claims.Networking().V1().IPAddresses(), &l.muted}, Recorder: l, Rules: c.rules,
-		Network: func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
+		LeaseDuration: c.lease,
+		Network:       func(context.Context) (ipam.Network, error) { return *c.network.Load(), nil },
 		Wake: func(svc *corev1.Service) {
 			l.mu.Lock()
 			defer l.mu.Unlock()

@@ -317,3 +317,25 @@ func TestHealthy(t *testing.T) {
 		}
 	})
 }
+
+// A leader that was deposed may publish an address as long as it does not know that, which is as long as its lease lasts.
+func TestGraceFollowsTheLease(t *testing.T) {
+	for lease, grace := range map[time.Duration]time.Duration{0: 20 * time.Second, time.Second: 20 * time.Second, time.Minute: 65 * time.Second} {
+		bubble("of "+lease.String(), t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", ipv4Pool))
+			c.lease = lease
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"))
+			l.mustSync("web")
+			c.frozen = true
+			c.createClaim("192.0.2.2", v1alpha1.ManagedBy, "default", "web") // of another leader
+			synctest.Wait()
+			time.Sleep(grace - time.Second)
+			synctest.Wait()
+			c.wantClaims("192.0.2.1=web 192.0.2.2=web")
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			c.wantClaims("192.0.2.1=web")
+		})
+	}
+}
