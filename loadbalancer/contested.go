@@ -175,7 +175,7 @@ func statusWriter(svc *corev1.Service) (manager string, at time.Time) {
 	us, _, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
 	for _, entry := range svc.ManagedFields {
 		if entry.Manager == us || entry.Subresource != "status" || entry.FieldsV1 == nil || entry.Time == nil ||
-			!strings.Contains(string(entry.FieldsV1.Raw), `"f:loadBalancer"`) {
+			!strings.Contains(entry.FieldsV1.GetRawString(), `"f:loadBalancer"`) {
 			continue
 		}
 		if manager == "" || entry.Time.After(at) {

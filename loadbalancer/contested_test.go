@@ -89,7 +89,7 @@ func TestAnotherWriter(t *testing.T) {
 		written := func(svc *corev1.Service) {
 			svc.ManagedFields = []metav1.ManagedFieldsEntry{{
 				Manager: "k3s", Subresource: "status", Time: &metav1.Time{Time: time.Now()},
-				FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`)},
+				FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`),
 			}}
 		}
 		web := ipam.Service{Namespace: "default", Name: "web"}
@@ -132,7 +132,7 @@ func TestStatusWriter(t *testing.T) {
 	us, _, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
 	entry := func(manager, subresource, fields string, at int64) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{
-			Manager: manager, Subresource: subresource, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}, Time: &metav1.Time{Time: time.Unix(at, 0)},
+			Manager: manager, Subresource: subresource, FieldsV1: metav1.NewFieldsV1(fields), Time: &metav1.Time{Time: time.Unix(at, 0)},
 		}
 	}
 	const status = `{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`

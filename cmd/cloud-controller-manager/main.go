@@ -79,6 +79,10 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 			"each names the other's namespace. Allow: also where both have a sharing key in an annotation of MetalLB.")
 
 	newCloud := func(c *config.CompletedConfig) cloudprovider.Interface {
+		// With credentials for each controller the framework builds their clients from another configuration.
+		if !c.ComponentConfig.KubeCloudShared.UseServiceAccountCredentials {
+			shutDownOnSignal(c.Kubeconfig, c.ComponentConfig.Generic.LeaderElection)
+		}
 		cloud, err := provider.New(context.Background(), provider.Config{
 			REST:      c.Kubeconfig,
 			Client:    c.ClientBuilder.ClientOrDie("tandem-provider"),

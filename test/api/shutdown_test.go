@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package api
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// A controller manager that is told to end releases its lease, so that the next one need not wait until it expires. The lease here would
+// outlast the test.
+func TestLeaseIsReleased(t *testing.T) {
+	dir := t.TempDir()
+	binary, kubeconfig := filepath.Join(dir, "tandem-cloud-controller-manager"), filepath.Join(dir, "kubeconfig")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../cmd/cloud-controller-manager").CombinedOutput(); err != nil {
+		t.Fatalf("building the controller manager: %v\n%s", err, out)
+	}
+	if err := clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{"api": {Server: config.Host, CertificateAuthorityData: config.CAData}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {
+			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Token: config.BearerToken,
+		}},
+		Contexts:       map[string]*clientcmdapi.Context{"api": {Cluster: "api", AuthInfo: "admin"}},
+		CurrentContext: "api",
+	}, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	start := func() *exec.Cmd {
+		manager := exec.CommandContext(t.Context(), binary, "--kubeconfig="+kubeconfig, "--namespace=default", "--secure-port=0",
+			"--leader-elect-lease-duration=1h", "--controllers=service-lb-controller")
+		manager.Stderr = os.Stderr
+		if err := manager.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return manager
+	}
+	var lease coordinationv1.Lease
+	leads := func(other string) func() string {
+		return func() string {
+			err := apiClient.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "tandem-cloud-controller-manager"}, &lease)
+			if err != nil && !apierrors.IsNotFound(err) {
+				t.Fatal(err)
+			}
+			if holder := ptr.Deref(lease.Spec.HolderIdentity, ""); holder == "" || holder == other {
+				return fmt.Sprintf("the holder is %q", holder)
+			}
+			return ""
+		}
+	}
+	t.Cleanup(func() {
+		if err := apiClient.Delete(context.WithoutCancel(t.Context()), &lease); err != nil {
+			t.Error(err)
+		}
+	})
+	first := start()
+	until(t, "the first leader", leads(""))
+	holder := *lease.Spec.HolderIdentity
+	second := start()
+	if err := first.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err != nil {
+		t.Errorf("the first leader ended with %v", err)
+	}
+	until(t, "the next leader", leads(holder))
+	if err := second.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Wait(); err != nil {
+		t.Errorf("the second leader ended with %v", err)
+	}
+}
