@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -24,6 +25,19 @@ import (
 func with(svc *corev1.Service, annotation, value string) *corev1.Service {
 	svc.Annotations = map[string]string{annotation: value}
 	return svc
+}
+
+// claimUIDs returns the UIDs of the claims on addresses.
+func (s *stage) claimUIDs(t *testing.T, ips []string) (uids []types.UID) {
+	t.Helper()
+	for _, ip := range ips {
+		var claim networkingv1.IPAddress
+		if err := s.Client.Get(t.Context(), client.ObjectKey{Name: ip}, &claim); err != nil {
+			t.Fatal(err)
+		}
+		uids = append(uids, claim.UID)
+	}
+	return uids
 }
 
 func TestAClaimThatSomebodyDeletedIsRestored(t *testing.T) {
@@ -183,12 +197,17 @@ func TestServicesShareAddressesByKey(t *testing.T) {
 	s.add(t, fixed(port(s.service("same-port", v4, v6), 443), ips))
 	s.event(t, "same-port", "SyncLoadBalancerFailed", ips[0], "443")
 
-	// The claim passes to the Service that is left, which keeps the address throughout.
+	// The claims stay as they are for the Service that is left, and go with it.
+	before := s.claimUIDs(t, ips)
 	s.remove(t, first)
-	s.claimsBecome(t, pairs("second", ips...))
 	if diff := cmp.Diff(ips, s.addresses(t, "second", 2)); diff != "" {
 		t.Errorf("addresses of the second after the first is gone (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff(before, s.claimUIDs(t, ips)); diff != "" {
+		t.Errorf("claims after the first is gone (-want +got):\n%s", diff)
+	}
+	s.remove(t, s.service("second"))
+	s.claimsBecome(t, nil)
 }
 
 func TestAPoolEditStrandsAddressesAndTakesNone(t *testing.T) {

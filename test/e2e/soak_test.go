@@ -268,11 +268,14 @@ func TestSoakTheParentOfSharedAddressesIsDeleted(t *testing.T) {
 			deleted, other := "one", "two"
 			s.answers(t, row.client, ips, ports[other])
 			mark := c.mark()
+			claims := s.claimUIDs(t, ips)
 			for range n {
 				s.answers(t, row.client, ips, ports[other])
 				stop := s.asking(t, row.client, ips, ports[other])
 				s.remove(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: deleted}})
-				s.claimsBecome(t, pairs(other, ips...))
+				if after := s.claimUIDs(t, ips); !slices.Equal(after, claims) {
+					t.Errorf("the claims are others without Service %s: %v, want %v", deleted, after, claims)
+				}
 				if err := s.Create(t.Context(), sharer(deleted, ips...)); err != nil {
 					t.Fatal(err)
 				}

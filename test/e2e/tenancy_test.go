@@ -100,3 +100,29 @@ func TestTheLimitOfATeamHoldsOverARestart(t *testing.T) {
 		return len(claims) == 2 && !slices.Contains(slices.Collect(maps.Values(claims)), "one"), fmt.Sprint(claims)
 	})
 }
+
+// An address that a team has released is kept for it for a while, whoever waits for it.
+func TestAReleasedAddressWaitsForItsTeam(t *testing.T) {
+	a, b, pool := twoTeams(t, "reuseAfter: 1h")
+	web := a.service("web", v4)
+	a.add(t, web)
+	ip := a.addresses(t, "web", 1)[0]
+	b.add(t, with(b.service("parked", v4), ipamv1alpha1.AnnotationLoadBalancerIPs, ip))
+	b.event(t, "parked", "SyncLoadBalancerFailed", ip, a.ns+"/web")
+	a.remove(t, web)
+	b.event(t, "parked", "SyncLoadBalancerFailed", ip, "kept until", a.ns+"/web")
+	b.add(t, b.service("next", v4))
+	if got := b.addresses(t, "next", 1)[0]; got == ip {
+		t.Errorf("another team got %s, which has just been released", got)
+	}
+	a.add(t, a.service("web", v4))
+	if got := a.addresses(t, "web", 1)[0]; got != ip {
+		t.Errorf("the Service that was created again has %s, want its old %s", got, ip)
+	}
+	a.remove(t, a.service("web"))
+	b.says(t, "parked", ipamv1alpha1.ServiceConditionAllocated, metav1.ConditionFalse, "kept until")
+	a.patch(t, &ipamv1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: pool}}, `{spec: {reuseAfter: null}}`)
+	if got := b.addresses(t, "parked", 1)[0]; got != ip {
+		t.Errorf("the Service that waited has %s, want %s, which waits no more", got, ip)
+	}
+}
