@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/apimachinery/pkg/util/wait"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	"k8s.io/cloud-provider/app/config"
@@ -24,6 +26,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register"          // --logging-format=json
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // metrics of API requests
 	_ "k8s.io/component-base/metrics/prometheus/version"  // metric of the version
+	baseversion "k8s.io/component-base/version"
 	genericcontrollermanager "k8s.io/controller-manager/app"
 	"k8s.io/klog/v2"
 
@@ -41,6 +44,12 @@ const gcPercent = 25
 func run() int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	// component-base takes the version of this program, such as v0.1.0, for one of Kubernetes, in which none of today's features existed: without
+	// this line they would all be off, --logging-format=json among them.
+	if err := utilfeature.DefaultMutableFeatureGate.SetEmulationVersion(version.MustParse(baseversion.DefaultKubeBinaryVersion)); err != nil {
+		klog.ErrorS(err, "Failed to set the version of the feature gates")
+		return 1
 	}
 	opts, err := options.NewCloudControllerManagerOptions()
 	if err != nil {

@@ -191,6 +191,7 @@ func TestChartRefuses(t *testing.T) {
 		{"a digest without its algorithm", "speaker.digest=0123", "digest"},
 		{"an argument without its dashes", "speaker.extraArgs={v=4}", "extraArgs"},
 		{"no node at a time", "speaker.maxUnavailable=0", "maxUnavailable"},
+		{"a product that there is not", "honourAnnotations={metalb}", "honourAnnotations"},
 		{"a registry that ends in a slash", "image.registry=registry.example/", "registry"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

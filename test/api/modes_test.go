@@ -55,15 +55,19 @@ func TestModes(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		mode        string
+		values      []string // beside the mode
 		wantTainted bool
 	}{
 		{mode: "services", wantTainted: true},
-		{mode: "cloud-provider", wantTainted: false},
+		{
+			mode: "cloud-provider", wantTainted: false,
+			values: []string{"honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=2"},
+		},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
 			namespace := "lb-" + tt.mode
 			create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
-			m := runInstalled(t, program, namespace, install(t, namespace, tt.mode))
+			m := runInstalled(t, program, namespace, install(t, namespace, append(tt.values, "mode="+tt.mode)...))
 
 			create(t, &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{
@@ -126,10 +130,10 @@ func uninitialized(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Spec.Taints, func(taint corev1.Taint) bool { return taint.Key == cloudproviderapi.TaintExternalCloudProvider })
 }
 
-// install creates the service account and the roles that a mode installs, and returns the arguments of the controller manager.
-func install(t *testing.T, namespace, mode string) []string {
+// install creates the service account and the roles that the chart has with these values, and returns the arguments of the controller manager.
+func install(t *testing.T, namespace string, values ...string) []string {
 	t.Helper()
-	rendered, err := template(t, namespace, "mode="+mode, "crds.install=false")
+	rendered, err := template(t, namespace, append(values, "crds.install=false")...)
 	if err != nil {
 		t.Fatal(err)
 	}
