@@ -24,6 +24,7 @@ var packages = []struct{ name, program string }{
 	{"conntrack", "conntrack"},
 	{"frr", "/usr/lib/frr/bgpd"},
 	{"bird2", "bird"},
+	{"prometheus", "promtool"},
 	// For looking, and for tests.
 	{"curl", "curl"},
 	{"iputils-ping", "ping"},
