@@ -147,7 +147,7 @@ func TestDashboardNamesWhatExists(t *testing.T) {
 // TestManifests builds what an overlay builds, in both ways to the metrics.
 func TestManifests(t *testing.T) {
 	for dir, want := range map[string][]string{
-		"rules":            {"ClusterRole/tandem-metrics-reader", "ConfigMap/tandem-dashboard", "PrometheusRule/tandem"},
+		"rules": {"ClusterRole/tandem-metrics-reader", "ConfigMap/tandem-dashboard", "PrometheusRule/tandem"},
 		"service-monitors": {
 			"Service/tandem-cloud-controller-manager", "Service/tandem-speaker",
 			"ServiceMonitor/tandem-cloud-controller-manager", "ServiceMonitor/tandem-speaker",
