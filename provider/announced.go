@@ -36,6 +36,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/diagnosis"
 	"github.com/tandem-lb/tandem/speaker/observation"
@@ -505,9 +506,13 @@ func (c *serviceConditions) patch(ctx context.Context, t todo) error {
 	if len(conditions) == 0 {
 		return nil // The informer has not shown them yet.
 	}
-	data, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": t.service.UID}, "status": map[string]any{"conditions": conditions},
-	})
+	metadata := map[string]any{"uid": t.service.UID}
+	if len(t.conditions) > 0 && slices.Contains(t.service.Finalizers, ipamv1alpha1.Finalizer) && !request.FinalizerIsOurs(t.service) {
+		// An earlier version wrote the finalizer without our mark. The mark must not come back where both have gone meanwhile.
+		metadata["annotations"] = map[string]string{ipamv1alpha1.AnnotationFinalizer: "true"}
+		metadata["resourceVersion"] = t.service.ResourceVersion
+	}
+	data, err := json.Marshal(map[string]any{"metadata": metadata, "status": map[string]any{"conditions": conditions}})
 	if err != nil {
 		return err
 	}

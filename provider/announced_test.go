@@ -298,6 +298,37 @@ func TestNotAnnounced(t *testing.T) {
 	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
 }
 
+// A Service that an earlier version served gets the mark of its finalizer with the conditions, in the same write.
+func TestConditionsBringTheMark(t *testing.T) {
+	for name, test := range map[string]struct {
+		finalizers []string
+		want       string
+	}{
+		"a finalizer without a mark":   {finalizers: []string{ipamv1alpha1.Finalizer}, want: "true"},
+		"no finalizer":                 {},
+		"the finalizer of another one": {finalizers: []string{"example.com/other"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newAnnouncedWorld(t)
+			w.advertise()
+			w.service(lanAddress)
+			svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+			w.add(err)
+			svc.Finalizers = test.finalizers
+			w.add(w.store.Tracker().Update(corev1.SchemeGroupVersion.WithResource("services"), svc, "default"))
+			w.sync()
+			w.record("node1", lanAddress)
+			w.pass(5)
+			w.expect(onLayer2, 1)
+			svc, err = w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+			w.add(err)
+			if got := svc.Annotations[ipamv1alpha1.AnnotationFinalizer]; got != test.want {
+				t.Errorf("the mark is %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 // While another controller and we write the status by turns, the conditions say so and stay.
 func TestContested(t *testing.T) {
 	w := newAnnouncedWorld(t)
