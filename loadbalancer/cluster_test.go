@@ -262,8 +262,8 @@ type cluster struct {
 	t       *testing.T
 	api     *apiServer
 	pools   client.Client
-	patches int  // of pool statuses
-	frozen  bool // settle lets no time pass
+	patches atomic.Int32 // of pool statuses
+	frozen  bool         // settle lets no time pass
 	lease   time.Duration
 	leaders []*leader
 	network atomic.Pointer[ipam.Network]
@@ -284,7 +284,7 @@ func newCluster(t *testing.T, pools ...*v1alpha1.AddressPool) *cluster {
 			SubResourcePatch: func(
 				ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption,
 			) error {
-				c.patches++ // only publishUsage of one leader writes
+				c.patches.Add(1)
 				return cl.SubResource(sub).Patch(ctx, obj, patch, opts...)
 			},
 		}).Build()

@@ -4,6 +4,7 @@ package loadbalancer
 
 import (
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -268,4 +269,24 @@ func TestPoolThatIsRenamed(t *testing.T) {
 			c.wantShown("web", "192.0.2.1")
 		})
 	}
+}
+
+func TestClaimBelowTheAddressThatIsShown(t *testing.T) {
+	bubble("moves no Service, also after a restart", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.0/28"))
+		c.create(newService("web", single, "IPv4", publish("192.0.2.5")))
+		l := c.lead()
+		l.mustSync("web")
+		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "web") // by another leader
+		c.settle()
+		l.mustSync("web")
+		c.wantShown("web", "192.0.2.5")
+		l.stop()
+		l = c.lead()
+		l.mustSync("web")
+		c.wantShown("web", "192.0.2.5")
+		time.Sleep(auditPeriod)
+		c.settle()
+		c.wantClaims("192.0.2.5=web")
+	})
 }

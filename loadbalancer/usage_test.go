@@ -50,14 +50,14 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool), newPool("other", "198.51.100.0/24"))
 		l := c.lead()
-		if c.patches != 2 {
-			t.Errorf("%d writes for two new pools", c.patches)
+		if c.patches.Load() != 2 {
+			t.Errorf("%d writes for two new pools", c.patches.Load())
 		}
 		c.create(newService("web", require, "IPv4 IPv6"))
 		l.mustSync("web")
 		c.settle()
-		if c.patches != 3 {
-			t.Errorf("%d writes, want a third one for the pool that was used", c.patches)
+		if c.patches.Load() != 3 {
+			t.Errorf("%d writes, want a third one for the pool that was used", c.patches.Load())
 		}
 		want := v1alpha1.AddressPoolStatus{
 			IPv4: &v1alpha1.PartitionStatus{Capacity: 9, Allocated: 1, Available: 8},
@@ -69,22 +69,22 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 		l.mustSync("web")
 		l.usageChanged()
 		c.settle()
-		if c.patches != 3 {
-			t.Errorf("%d writes, want none for what has not changed", c.patches)
+		if c.patches.Load() != 3 {
+			t.Errorf("%d writes, want none for what has not changed", c.patches.Load())
 		}
 		// A burst of changes is one write.
 		for i := range 5 {
 			c.create(newService(fmt.Sprint("web-", i), single, "IPv4"))
 		}
 		c.settle()
-		before := c.patches
+		before := c.patches.Load()
 		for i := range 5 {
 			if _, err := l.ensure(fmt.Sprint("web-", i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		c.settle()
-		if n := c.patches - before; n > 2 {
+		if n := c.patches.Load() - before; n > 2 {
 			t.Errorf("%d writes for five Services at once", n)
 		}
 		c.setPool(newPool("lan", "192.0.2.2-192.0.2.9"))
