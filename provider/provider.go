@@ -21,6 +21,7 @@ package provider
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -49,6 +50,10 @@ import (
 
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
 const Name = "tandem"
+
+// startsWithin is after how long what was read at the start is in the caches. The rest of the memory that reading took then goes back to the
+// system, which the runtime leaves undone for as long as little changes.
+const startsWithin = time.Minute
 
 // Config is what a Cloud works with. All fields but ClassOnly and Rules are required.
 type Config struct {
@@ -214,6 +219,7 @@ func (c *Cloud) Initialize(_ cloudprovider.ControllerClientBuilder, stop <-chan 
 	}()
 	c.claims.Start(stop)
 	c.apiServers.Start(stop)
+	time.AfterFunc(startsWithin, debug.FreeOSMemory)
 	for part, run := range c.parts {
 		go func() {
 			if err := run(ctx); err != nil && ctx.Err() == nil {

@@ -70,7 +70,7 @@ func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision
 //	192.0.2.1                  192.0.2.1, 192.0.2.2        192.0.2.1                                192.0.2.2 is not needed, or about to be published
 //	198.51.100.11              192.0.2.1                   192.0.2.1                  198.51.100.11
 func (o *Objects) observedServices() []decision.Service {
-	pools := map[netip.Addr]string{}
+	pools := make(map[netip.Addr]string, len(o.Claims.Items))
 	for i := range o.Claims.Items {
 		claim := &o.Claims.Items[i]
 		if address, err := netip.ParseAddr(claim.Name); err == nil && claim.Labels[networkingv1.LabelManagedBy] == ipamv1alpha1.ManagedBy {

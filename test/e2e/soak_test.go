@@ -282,16 +282,17 @@ func TestSoakTheParentOfSharedAddressesIsDeleted(t *testing.T) {
 				if got := s.addresses(t, deleted, 2); !slices.Equal(got, ips) {
 					t.Fatalf("Service %s has %v, want %v", deleted, got, ips)
 				}
+				s.answers(t, row.client, ips, ports[deleted])
 				stop(&requests)
 				deleted, other = other, deleted
 			}
-			announced := 0
+			var announced []packet
 			for _, ip := range ips {
-				announced += len(c.since(mark, ip, gratuitous))
+				announced = append(announced, c.since(mark, ip, gratuitous)...)
 			}
 			soaked.note(t, fmt.Sprintf("%d deletions", n), "%v", requests)
 			soaked.note(t, "withdrawals that the router got", "%d", withdrawn())
-			soaked.note(t, "announcements of a new holder on the LAN", "%d", announced)
+			soaked.note(t, "gratuitous announcements on the LAN", "%d, of %d nodes", len(announced), len(senders(announced)))
 			if requests.failed > 0 || withdrawn() > 0 {
 				t.Errorf("%v, and the router was told %d times that an address is unreachable", requests, withdrawn())
 			}
