@@ -36,7 +36,9 @@ images: ## dist/images/*.tar, for `ctr images import` or `docker load`
 	SOURCE_DATE_EPOCH=$(EPOCH) go run ./cmd/images -version $(VERSION) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(VERSION))"
 
 .PHONY: release
-release: ## what a release page holds, into dist/release: manifests, chart, images for five platforms, what they are made of, checksums; PLATFORMS=linux/amd64 builds fewer images
+# The order of file names in the checksums is not to depend on the language.
+release: export LC_ALL = C
+release: ## what a release page holds, into dist/release; PLATFORMS=linux/amd64 builds fewer images
 	rm -rf dist/release dist/chart
 	mkdir -p dist/release dist/chart
 	SOURCE_DATE_EPOCH=$(EPOCH) $(addprefix TANDEM_BUILD_CACHE=,$(BUILD_CACHE)) \
