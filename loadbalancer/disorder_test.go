@@ -290,3 +290,48 @@ func TestClaimBelowTheAddressThatIsShown(t *testing.T) {
 		c.wantClaims("192.0.2.5=web")
 	})
 }
+
+func TestPoolThatIsReplaced(t *testing.T) {
+	poolOf := func(c *cluster, address string) string {
+		object, err := c.api.NetworkingV1().IPAddresses().Get(t.Context(), address, metav1.GetOptions{})
+		c.must(err)
+		return object.Labels[v1alpha1.LabelAddressPool]
+	}
+	for _, restart := range []bool{false, true} {
+		bubble("keeps its addresses beside an overlapping one", t, func(t *testing.T) {
+			c := newCluster(t, newPool("lan", ipv4Pool), newPool("all", "192.0.0.0/16", noAutoAssign))
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"))
+			l.mustSync("web")
+			c.frozen = true
+			c.deletePool("lan")
+			if restart {
+				l.stop()
+				l = c.lead()
+			}
+			time.Sleep(poolGrace - time.Second)
+			c.setPool(newPool("lan", ipv4Pool))
+			c.frozen = false
+			c.settle()
+			if got := poolOf(c, "192.0.2.1"); got != "lan" {
+				t.Errorf("192.0.2.1 is recorded in pool %s, want lan", got)
+			}
+			// Another pool that goes begins the time anew.
+			c.setPool(newPool("other", "198.51.100.1"))
+			c.deletePool("other")
+			c.frozen = true
+			time.Sleep(poolGrace - time.Second)
+			c.deletePool("lan")
+			time.Sleep(2 * time.Second)
+			c.settle()
+			if got := poolOf(c, "192.0.2.1"); got != "lan" {
+				t.Errorf("192.0.2.1 is recorded in pool %s after 2 s, want lan", got)
+			}
+			c.frozen = false
+			c.settle()
+			if got := poolOf(c, "192.0.2.1"); got != "all" {
+				t.Errorf("192.0.2.1 is recorded in pool %s, want all", got)
+			}
+		})
+	}
+}

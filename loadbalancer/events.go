@@ -48,12 +48,12 @@ type item struct {
 type kind int
 
 const (
-	// setPools, setNetwork, wakeWaiting and audit are the items of Server.plans. One goroutine takes them, and works
-	// in memory only.
-	setPools    kind = iota // read all AddressPools again
-	setNetwork              // read the network of the Nodes again
-	wakeWaiting             // something may be free that a waiting Service asked for
-	audit                   // look at everything, as if there had been an event of each object
+	// The following are the items of Server.plans. One goroutine takes them, and works in memory only.
+	setPools     kind = iota // read all AddressPools again
+	replacePools             // give the addresses of a pool that stays away to another one
+	setNetwork               // read the network of the Nodes again
+	wakeWaiting              // something may be free that a waiting Service asked for
+	audit                    // look at everything, as if there had been an event of each object
 
 	// The following are the items of Server.repairs. The workers take them, and ask the
 	// API.
@@ -253,12 +253,11 @@ func (s *Server) handle(ctx context.Context, it item) error {
 		if err := s.setPools(ctx); err != nil {
 			return err
 		}
-		for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
-			s.changed(item{kind: repairAddress, address: address})
-		}
 		s.usageChanged()
 		s.wakeStranded()
 		s.wakeWaiting(ctx)
+	case replacePools:
+		s.replacePools()
 	case setNetwork:
 		return s.setReserved(ctx)
 	case wakeWaiting:

@@ -88,6 +88,7 @@ type Server struct {
 	recorder     record.EventRecorder
 	wake         func(*corev1.Service)
 	network      func(context.Context) (ipam.Network, error) // nil where nothing is known of it
+	poolLost     time.Time                                   // when a pool went last; of the goroutine of plans
 	reservedHeld map[netip.Addr]bool                         // what Services held when reservations were last reported
 	synced       []cache.InformerSynced                      // of all informers
 	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory

@@ -23,6 +23,10 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
+// poolGrace is how long a pool may be gone before its addresses are given to another one. It is enough for tools that
+// replace an object by a deletion and a creation.
+const poolGrace = 30 * time.Second
+
 // repairWorkers is the number of goroutines that repair. A request to the API may hang for half a minute behind a
 // webhook, and the others go on meanwhile.
 const repairWorkers = 8
@@ -97,7 +101,6 @@ func (s *Server) load(ctx context.Context) error {
 			}
 		}
 	}
-	s.ledger.allocator.ReplaceDeletedPools()
 	if err := s.setReserved(ctx); err != nil {
 		return err
 	}
@@ -125,9 +128,35 @@ func (s *Server) setPools(ctx context.Context) error {
 		s.holdPublished(described)
 	}
 	s.ledger.allocator.SetPools(described)
+	before := s.generations.Load()
+	lost := before == nil // at the start, a pool may have been away for any time
+	if before != nil {
+		for name := range *before {
+			_, there := generations[name]
+			lost = lost || !there
+		}
+	}
+	if lost {
+		s.poolLost = time.Now()
+		s.plans.AddAfter(item{kind: replacePools}, poolGrace)
+	}
 	s.pools.Store(request.NewPools(pools))
 	s.generations.Store(&generations)
 	return nil
+}
+
+// replacePools gives the addresses of pools that are gone to others that contain them, poolGrace after the last pool has
+// gone. For example lan, 192.0.2.0/24, is deleted and created again beside all, 192.0.0.0/16: its addresses stay those of
+// lan, which the advertisements name. But if office has been created in its place, they are those of office after a while.
+func (s *Server) replacePools() {
+	if left := poolGrace - time.Since(s.poolLost); left > 0 {
+		s.plans.AddAfter(item{kind: replacePools}, left)
+		return
+	}
+	for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
+		s.changed(item{kind: repairAddress, address: address})
+	}
+	s.usageChanged()
 }
 
 // holdPublished holds for Services what they publish, where no Service holds it and one of the pools to come
