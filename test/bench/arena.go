@@ -22,12 +22,14 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
@@ -347,22 +349,38 @@ func (a *arena) countRequests(ctx context.Context) (requests, error) {
 	return counts, lines.Err()
 }
 
-// settle waits until nothing writes to the API any more, not even events, and returns the requests that were counted until then.
-func (a *arena) settle(ctx context.Context) (requests, error) {
-	last := -1.0
-	for range 60 {
+// settle waits until nothing has written to the API for so many seconds, not even events, and returns the requests that were counted until then.
+func (a *arena) settle(ctx context.Context, quiet int) (requests, error) {
+	last, since := -1.0, 0
+	for range 120 {
 		counts, err := a.countRequests(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if now := counts.writes(nil); now == last {
+		if now := counts.writes(nil); now != last {
+			last, since = now, 0
+		} else if since++; since >= quiet {
 			return counts, nil
-		} else {
-			last = now
 		}
 		time.Sleep(time.Second)
 	}
 	return nil, errors.New("somebody writes without end")
+}
+
+// conditions returns how many Services say whether they are announced, and how many events say that one is not.
+func (a *arena) conditions(ctx context.Context) (services, events int, err error) {
+	a.mu.Lock()
+	for _, svc := range a.seen {
+		if meta.FindStatusCondition(svc.Status.Conditions, v1alpha1.ServiceConditionAnnounced) != nil {
+			services++
+		}
+	}
+	a.mu.Unlock()
+	list, err := a.api.CoreV1().Events(namespace).List(ctx, metav1.ListOptions{FieldSelector: "reason=" + v1alpha1.EventNotAnnounced})
+	if err != nil {
+		return 0, 0, fmt.Errorf("listing events: %w", err)
+	}
+	return services, len(list.Items), nil
 }
 
 // writes returns the writing requests since earlier.

@@ -24,5 +24,6 @@
 // Services therefore takes time with the square of their number: with 5,000 of them the API server's own limit is about half of what it is
 // with 1,000, for all contestants. The figure of waiting Services is free of it. A run of all takes twenty minutes.
 //
-// Requests are counted by the API server (apiserver_request_total), without those that create and delete the Services themselves.
+// Requests are counted by the API server (apiserver_request_total), without those that create and delete the Services themselves. Tandem's
+// include the one that writes the conditions of a Service, and not the event by which it says that there is no speaker here.
 package main

@@ -9,11 +9,17 @@ import (
 	"time"
 )
 
+// untold is for how many seconds nothing is written, at most, before the conditions of Services and the events say that they are not announced.
+const untold = 15
+
 // measure lets a contestant give addresses to n Services and take them back.
 func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figure, error) {
 	f := figure{contestant: c.name(), mode: m, services: n}
 	fmt.Fprintf(a.progress, "%s, %d Services %s\n", c.name(), n, m)
-	prefix := fmt.Sprintf("%s-%s", c.name(), m)
+	prefix, quiet := fmt.Sprintf("%s-%s", c.name(), m), 1
+	if c.name() == "tandem" {
+		quiet = untold
+	}
 	var r running
 	begin := func() (err error) {
 		r, err = c.start(ctx)
@@ -37,7 +43,11 @@ func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figur
 		// The API server claims two ClusterIPs for each Service, by requests to itself.
 		user = requests{"POST services": float64(n), "POST ipaddresses": float64(2 * n)}
 	}
-	before, err := a.settle(ctx)
+	before, err := a.settle(ctx, 1)
+	if err != nil {
+		return f, err
+	}
+	_, told, err := a.conditions(ctx)
 	if err != nil {
 		return f, err
 	}
@@ -66,10 +76,18 @@ func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figur
 	if _, err := a.published(); err != nil {
 		return f, err
 	}
-	after, err := a.settle(ctx)
+	after, err := a.settle(ctx, quiet)
 	if err != nil {
 		return f, err
 	}
+	conditions, events, err := a.conditions(ctx)
+	if err == nil && c.name() == "tandem" && conditions != n {
+		err = fmt.Errorf("%d of %d Services say whether they are announced", conditions, n)
+	}
+	if err != nil {
+		return f, err
+	}
+	user["POST events"] = float64(events - told) // Here are no speakers, and events say so.
 	f.created = (after.writes(before) - user.writes(nil)) / float64(n)
 	fmt.Fprintln(a.progress, "  requests:", after.describe(before, n))
 
@@ -87,7 +105,7 @@ func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figur
 	if err != nil {
 		return f, err
 	}
-	end, err := a.settle(ctx)
+	end, err := a.settle(ctx, 1)
 	if err != nil {
 		return f, err
 	}
@@ -165,7 +183,7 @@ func (a *arena) measureMemory(ctx context.Context, n int) error {
 	if err := report(fmt.Sprintf("With %d Services", n)); err != nil {
 		return err
 	}
-	before, err := a.settle(ctx)
+	before, err := a.settle(ctx, untold)
 	if err != nil {
 		return err
 	}
@@ -186,7 +204,7 @@ func (a *arena) measureMemory(ctx context.Context, n int) error {
 		return err
 	}
 	fmt.Fprintf(a.progress, "Served another Service %.1fs after its start with %d Services\n", time.Since(start).Seconds(), n)
-	after, err := a.settle(ctx)
+	after, err := a.settle(ctx, untold)
 	if err != nil {
 		return err
 	}
