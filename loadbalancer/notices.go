@@ -21,8 +21,8 @@ type notice struct {
 	reason  string // of the event
 }
 
-// note records the state of a Service, "" where there is none. It reports whether the state is to be told, since it is new, and whether
-// one has ended.
+// note records the state of a Service, "" where there is none. It reports whether the state is to be told, since it
+// is new, and whether one has ended.
 func (l *ledger) note(n notice, message string) (tell, ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -33,8 +33,9 @@ func (l *ledger) note(n notice, message string) (tell, ended bool) {
 	return message != "" && message != before, message == "" && before != ""
 }
 
-// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port 25 of mail is added to
-// web: web keeps the address, and is told once that mail has the port there. When mail gives the port up, web is told that the two agree.
+// tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port
+// 25 of mail is added to web: web keeps the address, and is told once that mail has the port there. When mail gives
+// the port up, web is told that the two agree.
 func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	var kept []string
 	for _, refusal := range out.Kept {
@@ -86,7 +87,8 @@ func (s *Server) wakeAgreeing() {
 	}
 }
 
-// shownBefore returns what a Service shows before a request is answered, and whether this is the first request of this leader.
+// shownBefore returns what a Service shows before a request is answered, and whether this is the first request of
+// this leader.
 func (s *Server) shownBefore(svc *corev1.Service) (shows []netip.Addr, first bool) {
 	shows = s.ledger.shows(svc)
 	s.ledger.mu.Lock()

@@ -119,6 +119,13 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	default:
 		set(v1alpha1.ConditionReady, true, v1alpha1.ReasonAvailable, "")
 	}
+	setOverlaps(u, set)
+	setReserved(u.Reserved, set)
+	setAtLimit(ap, u, set)
+}
+
+// setOverlaps sets the conditions Overlapping and Stranded.
+func setOverlaps(u ipam.PoolUsage, set func(conditionType string, is bool, reason, message string)) {
 	if len(u.Overlaps) > 0 {
 		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
 			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap", strings.Join(u.Overlaps, ", ")))
@@ -132,8 +139,6 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	} else {
 		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
 	}
-	setReserved(u.Reserved, set)
-	setAtLimit(ap, u, set)
 }
 
 // setReserved sets the condition Reserved.

@@ -114,7 +114,8 @@ type Entry struct {
 	ReuseAfter time.Duration
 	// Blocked says that the cache knows a foreign claim, and Cooling that it knows that the address waits.
 	Blocked, Cooling bool
-	// Starting says that the cache is being filled after a start: it does not know yet which Services shared the address.
+	// Starting says that the cache is being filled after a start: it does not know yet which Services shared the
+	// address.
 	Starting bool
 	// Services are those that hold or publish the address, and the claim's parent, sorted by name.
 	Services []Standing
@@ -129,8 +130,8 @@ const (
 	Hold Action = iota
 	// Write creates the claim, with Service as its parent.
 	Write
-	// Release takes the address from Service, in the cache and then in the claim as Step.Claim says. The lock of Service
-	// is needed, so that no request goes on with the address.
+	// Release takes the address from Service, in the cache and then in the claim as Step.Claim says. The lock of
+	// Service is needed, so that no request goes on with the address.
 	Release
 	// Collect is Release for a Service that does not hold the address, or for none. It needs no lock.
 	Collect
@@ -297,7 +298,8 @@ func (e Entry) Standing(service ipam.Service) Standing {
 	return Standing{Service: service, Need: Gone}
 }
 
-// Key returns the sharing key for a new claim of the address: that of the claim or of a Service that holds the address, "" where there is none.
+// Key returns the sharing key for a new claim of the address: that of the claim or of a Service that holds the
+// address, "" where there is none.
 func (e Entry) Key() string {
 	key := e.Claim.Key
 	for _, s := range e.Services {
@@ -398,8 +400,8 @@ func drop(s Standing) []Step {
 	return steps
 }
 
-// join is for a Service that publishes the address and does not hold it, beside first, which has the claim or gets it, or
-// beside those to which the parent has left it (23 to 25, 43, 44).
+// join is for a Service that publishes the address and does not hold it, beside first, which has the claim or gets
+// it, or beside those to which the parent has left it (23 to 25, 43, 44).
 func (e Entry) join(i int, first Standing) []Step {
 	s, left := &e.Services[i], e.Claim.State == Ours && !e.Claim.NamesHolder()
 	if left && s.Publishes && (s.Need == Finishing || s.Need == Unread) {
