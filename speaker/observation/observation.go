@@ -12,11 +12,13 @@ package observation
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -123,7 +125,8 @@ func (o *Objects) observedServices() []decision.Service {
 	return services
 }
 
-// claimed returns the addresses that have claims of ours, in their order, by the Services that are the claims' parents.
+// claimed returns the addresses that have claims of ours, in their order, by the Services that are the claims' parents. It leaves out the
+// addresses that their claims' parents have left, to other Services or to wait for reuseAfter.
 func claimed(claims []networkingv1.IPAddress) map[types.NamespacedName][]decision.Address {
 	owned := map[types.NamespacedName][]decision.Address{}
 	for i := range claims {
@@ -134,12 +137,22 @@ func claimed(claims []networkingv1.IPAddress) map[types.NamespacedName][]decisio
 			continue
 		}
 		parent := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
+		if hasLeft(claim, parent) {
+			continue
+		}
 		owned[parent] = append(owned[parent], decision.Address{IP: address, Pool: claim.Labels[ipamv1alpha1.LabelAddressPool]})
 	}
 	for _, addresses := range owned {
 		slices.SortFunc(addresses, func(a, b decision.Address) int { return a.IP.Compare(b.IP) })
 	}
 	return owned
+}
+
+// hasLeft reports whether it is written on a claim that a Service has left the address.
+func hasLeft(claim *networkingv1.IPAddress, service types.NamespacedName) bool {
+	text, ok := claim.Annotations[ipamv1alpha1.AnnotationLeft]
+	var times map[string]time.Time
+	return ok && json.Unmarshal([]byte(text), &times) == nil && !times[service.String()].IsZero()
 }
 
 // probed finds an address on an interface of a node among the conflicts that the nodes publish. All other addresses are taken to be free.

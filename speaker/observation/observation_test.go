@@ -207,6 +207,12 @@ func claimFor(service, address, pool string) networkingv1.IPAddress {
 	return c
 }
 
+// leftBy marks a claim as one whose address a Service has left.
+func leftBy(service string, c networkingv1.IPAddress) networkingv1.IPAddress {
+	c.Annotations = map[string]string{ipamv1alpha1.AnnotationLeft: `{"` + service + `":"2026-01-02T15:04:05Z"}`}
+	return c
+}
+
 // published returns a Service of type LoadBalancer with addresses in its status.
 func published(name string, addresses ...string) corev1.Service {
 	svc := corev1.Service{
@@ -249,6 +255,19 @@ func TestObservedServices(t *testing.T) {
 			objects: Objects{
 				Services: corev1.ServiceList{Items: []corev1.Service{published("web", "203.0.113.9")}},
 				Claims:   networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claimFor("web", v6, "six"), claimFor("web", v4, "lan")}},
+			},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v4), Pool: "lan"}, {IP: netip.MustParseAddr(v6), Pool: "six"},
+			}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}}},
+		},
+		{
+			name: "a Service whose status another controller writes keeps no address that it has left to others, or to wait for reuseAfter",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("web", "203.0.113.9")}},
+				Claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{
+					claimFor("web", v4, "lan"), leftBy("default/web", claimFor("web", "192.0.2.77", "lan")),
+					leftBy("default/api", claimFor("web", v6, "six")),
+				}},
 			},
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v4), Pool: "lan"}, {IP: netip.MustParseAddr(v6), Pool: "six"},
