@@ -253,6 +253,10 @@ func (s *Server) handle(ctx context.Context, it item) error {
 		if err := s.setPools(ctx); err != nil {
 			return err
 		}
+		// What waits for reuseAfter may have to wait now, or for less long.
+		for _, address := range s.ledger.left() {
+			s.changed(item{kind: repairAddress, address: address})
+		}
 		s.usageChanged()
 		s.wakeStranded()
 		s.wakeWaiting(ctx)

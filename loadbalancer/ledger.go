@@ -20,6 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
@@ -27,6 +28,9 @@ import (
 
 // byPublished is the index of Services by the addresses in their status.
 const byPublished = "published"
+
+// clockSkew is how much the clock of an earlier leader may be ahead of ours.
+const clockSkew = time.Minute
 
 // ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes
 // nothing to the API, and never waits.
@@ -83,6 +87,19 @@ func newLedger(cfg Config) *ledger {
 	}
 }
 
+// left returns the addresses of claims on which it is written that Services have left, of pools that exist. Those of a pool that is gone keep
+// what is written for a while, since the pool may be about to be made again.
+func (l *ledger) left() (addresses []netip.Addr) {
+	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
+	for _, object := range claims {
+		address, err := netip.ParseAddr(object.Name)
+		if err == nil && object.Annotations[v1alpha1.AnnotationLeft] != "" && l.allocator.HasPool(object.Labels[v1alpha1.LabelAddressPool]) {
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses
+}
+
 // all returns the Services as the informer shows them.
 func (l *ledger) all() []*corev1.Service {
 	services, _ := l.services.List(labels.Everything()) // a lister does not fail
@@ -127,6 +144,9 @@ func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) rep
 	e := repair.Entry{
 		Address: address, Pool: record.Pool, Claim: claim.Read(object), Blocked: record.Blocked, Cooling: record.Cooling != nil,
 	}
+	// A time to come was written by hand, or by a clock that was wrong, and the address would wait for years. Without it the claim names a
+	// Service that is gone, and the time is written again.
+	maps.DeleteFunc(e.Claim.Left, func(_ ipam.Service, at time.Time) bool { return time.Until(at) > clockSkew })
 	services := map[ipam.Service]repair.Standing{}
 	for _, service := range record.Services {
 		services[service] = repair.Standing{Service: service, Holds: true}

@@ -11,6 +11,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // goneClaims counts the deletions of the claim of an address.
@@ -185,6 +187,81 @@ func TestReuseAfter(t *testing.T) {
 			t.Error("the Service was given an address that waits for another one")
 		}
 	})
+	bubble("also when its pool is deleted and created again", t, func(t *testing.T) {
+		c := newCluster(t, lan)
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"), newService("other", single, "IPv4"))
+		l.mustSync("web")
+		l.delete("web")
+		c.deletePool("lan")
+		c.settle()
+		c.setPool(lan)
+		c.settle()
+		l.wantError("other", "192.0.2.1")
+		l.takeWoken()
+		time.Sleep(wait)
+		c.settle()
+		l.wantWoken("other")
+		c.wantClaims("")
+	})
+	bubble("for less long when reuseAfter is edited", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1", reuseAfter(24*time.Hour)))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4"), newService("other", single, "IPv4"))
+		l.mustSync("web")
+		l.delete("web")
+		l.wantError("other", "192.0.2.1")
+		c.setPool(newPool("lan", "192.0.2.1", reuseAfter(3*time.Minute)))
+		c.settle()
+		l.takeWoken()
+		time.Sleep(3 * time.Minute)
+		c.settle()
+		l.wantWoken("other")
+		c.wantClaims("")
+	})
+	for _, text := range []string{
+		`{"default/web":"9999-01-01T00:00:00Z"}`, `{"default/web":"0001-01-01T00:00:00Z"}`, `{"web":"2000-01-01T00:00:00Z"}`,
+		`{}`, `null`, `[]`, `yesterday`, ``,
+	} {
+		edit := func(t *testing.T, c *cluster) {
+			claims := c.api.NetworkingV1().IPAddresses()
+			object, err := claims.Get(t.Context(), "192.0.2.1", metav1.GetOptions{})
+			c.must(err)
+			object.Annotations = map[string]string{v1alpha1.AnnotationLeft: text}
+			_, err = claims.Update(t.Context(), object, metav1.UpdateOptions{})
+			c.must(err)
+			c.settle()
+		}
+		bubble("at most as long as the pool says, whatever is written by hand: "+text, t, func(t *testing.T) {
+			c := newCluster(t, lan)
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"), newService("other", single, "IPv4"))
+			l.mustSync("web")
+			l.delete("web")
+			l.stop()
+			edit(t, c)
+			l = c.lead()
+			time.Sleep(wait)
+			c.settle()
+			l.mustSync("other")
+			c.wantClaims("192.0.2.1=other")
+		})
+		bubble("never while a Service has it, whatever is written by hand: "+text, t, func(t *testing.T) {
+			c := newCluster(t, lan)
+			l := c.lead()
+			c.create(newService("web", single, "IPv4"), newService("other", single, "IPv4"))
+			l.mustSync("web")
+			edit(t, c)
+			time.Sleep(2 * wait)
+			c.settle()
+			l.wantError("other", "no free address")
+			l.stop()
+			l = c.lead()
+			l.mustSync("web")
+			l.wantError("other", "no free address")
+			c.wantShown("web", "192.0.2.1")
+		})
+	}
 	bubble("is written on the claim of what is released while nobody leads", t, func(t *testing.T) {
 		c := newCluster(t, lan)
 		l := c.lead()
