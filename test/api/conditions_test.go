@@ -25,10 +25,7 @@ func TestConditionsOfServicesMergeByType(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "conditions"},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
 	}
-	if err := apiClient.Create(t.Context(), svc); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = apiClient.Delete(t.Context(), svc) })
+	create(t, svc)
 	patch := func(uid types.UID, condition string) error {
 		return apiClient.Status().Patch(t.Context(), svc.DeepCopy(), client.RawPatch(types.StrategicMergePatchType,
 			[]byte(fmt.Sprintf(`{"metadata":{"uid":%q},"status":{"conditions":[%s]}}`, uid, condition))))

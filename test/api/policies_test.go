@@ -142,7 +142,7 @@ func runActs(t *testing.T, acts []act) {
 func withPolicies(t *testing.T) {
 	t.Helper()
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: policiesNamespace}})
-	install(t, policiesNamespace, "cloud-provider")
+	install(t, policiesNamespace, "mode=cloud-provider")
 	speaker, manager := newAccount(t, "tandem-speaker", nil), newAccount(t, "tandem-cloud-controller-manager", nil)
 	create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "witness"}})
 	svc := service("witness")
