@@ -380,8 +380,8 @@ func (a *Allocator) Addresses() []netip.Addr {
 	return slices.Collect(maps.Keys(a.held))
 }
 
-// ReplaceDeletedPools records that the held addresses of pools that are gone belong to the first pool, by name, that contains them now, and
-// returns these addresses. For example, web holds 192.0.2.1 from lan, and lan is replaced by office with the same ranges: the address then
+// ReplaceDeletedPools records that the held and cooling addresses of pools that are gone belong to the first pool, by name, that contains
+// them now, and returns these addresses. For example, web holds 192.0.2.1 from lan, and lan is replaced by office with the same ranges: the address then
 // belongs to office.
 func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 	a.mu.Lock()
@@ -394,6 +394,9 @@ func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 		if pool := a.poolOf(address); pool != "" {
 			a.setPool(address, h, pool)
 			moved = append(moved, address)
+			if !h.until.IsZero() && !a.cool(address, h) {
+				a.free(address)
+			}
 		}
 	}
 	return moved

@@ -290,10 +290,19 @@ func TestTenants(t *testing.T) {
 			want: "error: address is in use", says: "kube-system/dns",
 		},
 		{
-			name: "a deleted pool's addresses do not cool", pools: []Pool{reuse},
+			name: "a deleted pool's addresses go on cooling, as it may be made again", pools: []Pool{reuse},
 			prepare: func(a *Allocator) {
 				released(0, "10.0.0.0")(a)
 				a.SetPools([]Pool{makePool("wan", "10.0.0.0/30")})
+			},
+			req: Request{Families: v4, Pools: auto("wan")}, want: "10.0.0.1@wan, added 10.0.0.1@wan",
+		},
+		{
+			name: "until they are those of a pool without reuseAfter", pools: []Pool{reuse},
+			prepare: func(a *Allocator) {
+				released(0, "10.0.0.0")(a)
+				a.SetPools([]Pool{makePool("wan", "10.0.0.0/30")})
+				a.ReplaceDeletedPools()
 			},
 			req: Request{Families: v4, Pools: auto("wan")}, want: "10.0.0.0@wan, added 10.0.0.0@wan",
 		},

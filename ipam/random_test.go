@@ -326,8 +326,10 @@ func (m *model) forget(a netip.Addr) {
 func (m *model) setPools(pools []Pool) {
 	m.pools, m.blocked = pools, map[netip.Addr]bool{}
 	for a := range maps.Clone(m.until) {
-		delete(m.until, a)
-		m.cool(a)
+		if m.pool(m.from[a]).Name != "" { // otherwise it may be made again
+			delete(m.until, a)
+			m.cool(a)
+		}
 	}
 }
 
@@ -380,6 +382,11 @@ func (m *model) restart(rng *rand.Rand) *Allocator {
 		a.SetPools(m.pools)
 	}
 	m.blocked = map[netip.Addr]bool{}
+	for address := range maps.Clone(m.until) {
+		if m.pool(m.from[address]).Name == "" {
+			m.forget(address)
+		}
+	}
 	for address, left := range m.left {
 		services := slices.SortedFunc(maps.Keys(left), func(x, y Service) int { return left[x].Compare(left[y]) })
 		m.left[address] = nil

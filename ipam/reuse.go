@@ -121,13 +121,13 @@ func (a *Allocator) warm(address netip.Addr, h *holding) {
 	}
 }
 
-// coolAgain makes pools' changed ReuseAfter count for what is cooling. The addresses of a pool that is gone, or that has no ReuseAfter any
-// more, become free.
+// coolAgain makes pools' changed ReuseAfter count for what is cooling. The addresses of a pool that has no ReuseAfter any more become free.
+// Those of a pool that is gone go on as they are, since it may be about to be made again.
 func (a *Allocator) coolAgain() {
 	var all []netip.Addr
 	a.cooling.Ascend(func(e expiry) bool { all = append(all, e.address); return true })
 	for _, address := range all {
-		if !a.cool(address, a.held[address]) {
+		if h := a.held[address]; a.pools[h.pool] != nil && !a.cool(address, h) {
 			a.free(address)
 		}
 	}

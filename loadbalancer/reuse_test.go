@@ -204,6 +204,23 @@ func TestReuseAfter(t *testing.T) {
 		l.wantWoken("other")
 		c.wantClaims("")
 	})
+	bubble("also beside another pool, while its own is deleted and created again", t, func(t *testing.T) {
+		c := newCluster(t, lan, newPool("all", "192.0.2.1"))
+		l := c.lead()
+		c.create(newService("web", single, "IPv4", annotate(poolKey, "lan")), newService("other", single, "IPv4", annotate(poolKey, "all")))
+		l.mustSync("web")
+		l.delete("web")
+		c.frozen = true
+		c.deletePool("lan")
+		c.settle()
+		l.wantError("other", "192.0.2.1")
+		c.frozen = false
+		l.takeWoken()
+		c.settle()
+		l.wantWoken("other")
+		l.mustSync("other")
+		c.wantClaims("192.0.2.1=other")
+	})
 	bubble("for less long when reuseAfter is edited", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", "192.0.2.1", reuseAfter(24*time.Hour)))
 		l := c.lead()

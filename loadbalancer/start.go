@@ -156,6 +156,7 @@ func (s *Server) replacePools() {
 	for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
 		s.changed(item{kind: repairAddress, address: address})
 	}
+	s.plans.Add(item{kind: wakeWaiting}) // the other pools may have no reuseAfter
 	s.usageChanged()
 }
 
