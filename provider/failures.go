@@ -94,6 +94,17 @@ func (l notingLoadBalancer) EnsureLoadBalancer(
 	return status, err
 }
 
+// GetLoadBalancer reports whether a Service has addresses. The service controller asks before it takes them away, and does not take any away
+// where there are none, as from a Service that never got one and is no load balancer any more.
+func (l notingLoadBalancer) GetLoadBalancer(
+	ctx context.Context, cluster string, svc *corev1.Service,
+) (status *corev1.LoadBalancerStatus, exists bool, err error) {
+	if status, exists, err = l.LoadBalancer.GetLoadBalancer(ctx, cluster, svc); err == nil && !exists {
+		l.failures.note(svc.UID, nil)
+	}
+	return status, exists, err
+}
+
 // EnsureLoadBalancerDeleted takes the addresses of a Service away.
 func (l notingLoadBalancer) EnsureLoadBalancerDeleted(ctx context.Context, cluster string, svc *corev1.Service) error {
 	l.failures.note(svc.UID, nil)
