@@ -80,6 +80,7 @@ const (
 	reasonNotInPool  = "not_in_pool" // the address asked for is in no pool that the Service may use
 	reasonReserved   = "reserved"    // the address asked for is that of a Node, a router or the like
 	reasonLimit      = "limit"       // the namespace of the Service has as many addresses as its limit
+	reasonReleased   = "released"    // the address asked for was released by another Service less than reuseAfter ago
 	reasonFixed      = "fixed"       // the pool with the address asked for denies fixed addresses
 	reasonAPI        = "api"         // the API server failed, or refused a claim
 	reasonBadRequest = "bad_request" // the Service asks for something that cannot be
@@ -93,6 +94,7 @@ func reason(err error) string {
 	}{
 		{ipam.ErrExhausted, reasonExhausted}, {ipam.ErrInUse, reasonInUse}, {ipam.ErrNoPool, reasonNoPool}, {ipam.ErrNotInPool, reasonNotInPool},
 		{ipam.ErrReserved, reasonReserved}, {ipam.ErrLimit, reasonLimit}, {ipam.ErrFixedDenied, reasonFixed},
+		{ipam.ErrReleased, reasonReleased},
 	} {
 		if errors.Is(err, known.err) {
 			return known.reason
