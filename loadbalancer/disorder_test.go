@@ -307,7 +307,7 @@ func TestPoolThatIsReplaced(t *testing.T) {
 			c.deletePool("lan")
 			if restart {
 				l.stop()
-				l = c.lead()
+				c.lead()
 			}
 			time.Sleep(poolGrace - time.Second)
 			c.setPool(newPool("lan", ipv4Pool))

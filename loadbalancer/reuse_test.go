@@ -286,7 +286,7 @@ func TestReuseAfter(t *testing.T) {
 		l.mustSync("web")
 		l.stop()
 		c.vanish("web")
-		l = c.lead()
+		c.lead()
 		object, err := c.api.NetworkingV1().IPAddresses().Get(t.Context(), "192.0.2.1", metav1.GetOptions{})
 		c.must(err)
 		if len(object.Annotations) == 0 {

@@ -92,8 +92,13 @@ func reason(err error) string {
 		err    error
 		reason string
 	}{
-		{ipam.ErrExhausted, reasonExhausted}, {ipam.ErrInUse, reasonInUse}, {ipam.ErrNoPool, reasonNoPool}, {ipam.ErrNotInPool, reasonNotInPool},
-		{ipam.ErrReserved, reasonReserved}, {ipam.ErrLimit, reasonLimit}, {ipam.ErrFixedDenied, reasonFixed},
+		{ipam.ErrExhausted, reasonExhausted},
+		{ipam.ErrInUse, reasonInUse},
+		{ipam.ErrNoPool, reasonNoPool},
+		{ipam.ErrNotInPool, reasonNotInPool},
+		{ipam.ErrReserved, reasonReserved},
+		{ipam.ErrLimit, reasonLimit},
+		{ipam.ErrFixedDenied, reasonFixed},
 		{ipam.ErrReleased, reasonReleased},
 	} {
 		if errors.Is(err, known.err) {

@@ -288,7 +288,8 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 		{"the cache is behind", []v1alpha1.L2Announcement{version(old, before)}, "node3@1000"},
 		{"it still is", []v1alpha1.L2Announcement{version(old, before)}, "node3@1000"},
 		{
-			"another record is left alone", []v1alpha1.L2Announcement{version(announcement("mail", "node2", v6), before), version(old, before)},
+			"another record is left alone",
+			[]v1alpha1.L2Announcement{version(announcement("mail", "node2", v6), before), version(old, before)},
 			"node2@" + before + " node3@1000",
 		},
 		{"another node has taken over since", []v1alpha1.L2Announcement{version(announcement("web", "node2", v4), "1001")}, "node2@1001"},

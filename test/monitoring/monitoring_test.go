@@ -215,7 +215,8 @@ func scenarios() map[string]scenario {
 		"TandemAddressConflict":       one(`tandem_layer2_addresses_in_use{node="node1",interface="eth0"}`, "0", "1", 1),
 		"TandemSpeakersDisagree": {
 			map[string]string{`tandem_membership_alive_speakers{node="node1"}`: "3", `tandem_membership_alive_speakers{node="node2"}`: "3"},
-			map[string]string{`tandem_membership_alive_speakers{node="node1"}`: "3", `tandem_membership_alive_speakers{node="node2"}`: "1"}, 3,
+			map[string]string{`tandem_membership_alive_speakers{node="node1"}`: "3", `tandem_membership_alive_speakers{node="node2"}`: "1"},
+			3,
 		},
 		"TandemSpeakerIsolated":      one(`tandem_speaker_isolated{node="node1"}`, "0", "1", 2),
 		"TandemGossipRejected":       one(`tandem_membership_rejected_messages_total{node="node1"}`, "0", "+", 7),
@@ -223,7 +224,8 @@ func scenarios() map[string]scenario {
 		"TandemReservedAddressInUse": one(`tandem_pool_reserved_in_use_addresses{pool="lan",family="IPv4"}`, "0", "1", 6),
 		"TandemSpeakerVersionsDiffer": {
 			map[string]string{`tandem_build_info{job="tandem-speaker",node="node1",version="v2"}`: "1", `tandem_build_info{job="tandem-speaker",node="node2",version="v1"}`: "_"},
-			map[string]string{`tandem_build_info{job="tandem-speaker",node="node1",version="v2"}`: "1", `tandem_build_info{job="tandem-speaker",node="node2",version="v1"}`: "1"}, 61,
+			map[string]string{`tandem_build_info{job="tandem-speaker",node="node1",version="v2"}`: "1", `tandem_build_info{job="tandem-speaker",node="node2",version="v1"}`: "1"},
+			61,
 		},
 	}
 }
