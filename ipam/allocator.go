@@ -778,8 +778,10 @@ func (a *Allocator) whyNone(req Request, af family.Family, gives Assignment) err
 	switch {
 	case len(asked) > 0:
 		advice := "widen a pool or delete a Service"
-		if next, ok := a.nextIn(asked); ok {
-			advice = fmt.Sprintf("%s is free again at %s, see reuseAfter", next.address, next.until.UTC().Format(time.RFC3339))
+		if a.coolsIn(asked) {
+			// The reason names no address and no time, so that it stays the same while others cool: a new one is an event for each
+			// Service that waits.
+			advice = "addresses that were released wait for reuseAfter"
 		}
 		if refusal, ok := a.unshared(req, af); ok {
 			advice += "; " + refusal.Error()

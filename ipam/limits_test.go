@@ -172,9 +172,9 @@ func TestTenants(t *testing.T) {
 			want: "error: address was released too recently", says: "10.0.0.0 is kept until 2026-11-27T12:01:00Z for Service default/other, which released it",
 		},
 		{
-			name: "when all is taken the reason says when the next is free", pools: []Pool{{Name: "lan", Ranges: ranges("10.0.0.0"), ReuseAfter: time.Minute}},
+			name: "when all is taken the reason says that addresses wait, and not which", pools: []Pool{{Name: "lan", Ranges: ranges("10.0.0.0"), ReuseAfter: time.Minute}},
 			prepare: released(0, "10.0.0.0"), req: Request{Families: v4, Pools: auto("lan")},
-			want: "error: no free address", says: "no free address in pool lan; 10.0.0.0 is free again at 2026-11-27T12:01:00Z, see reuseAfter",
+			want: "error: no free address", says: "no free address in pool lan; addresses that were released wait for reuseAfter",
 		},
 		{
 			name: "after its time it is free", pools: []Pool{reuse}, prepare: released(10*time.Minute, "10.0.0.0"),

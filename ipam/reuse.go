@@ -204,15 +204,13 @@ func latest(h *holding, service Service) time.Time {
 	return h.left[service]
 }
 
-// nextIn returns the address of one of the pools that is the first to be free again.
-func (a *Allocator) nextIn(pools []string) (next expiry, ok bool) {
+// coolsIn reports whether an address of one of the pools is cooling, and can be given afterwards.
+func (a *Allocator) coolsIn(pools []string) (found bool) {
 	a.cooling.Ascend(func(e expiry) bool {
 		for p := range a.poolsWith(e.address) {
-			if !ok && slices.Contains(pools, p.Name) && !a.isReserved(e.address) {
-				next, ok = e, true
-			}
+			found = found || slices.Contains(pools, p.Name) && !a.isReserved(e.address)
 		}
-		return !ok
+		return !found
 	})
-	return next, ok
+	return found
 }
