@@ -86,7 +86,7 @@ race: ## the unit tests once more under the race detector, which needs a C compi
 
 .PHONY: e2e
 e2e: ## the tests against a real API server, and on a cluster in network namespaces
-	go test -count=1 -tags e2e -timeout 10m ./test/api
+	go test -count=1 -tags e2e -timeout 15m ./test/api
 	go test -count=1 -tags e2e -timeout 10m ./test/lab
 	go test -count=1 -tags e2e -timeout 20m -v ./test/kubeadm
 	go test -count=1 -tags e2e -timeout 10m -run TestTwoLeaders ./test/bench
