@@ -120,7 +120,7 @@ func TestReuseAfter(t *testing.T) {
 		bubble("a released address waits"+name, t, func(t *testing.T) {
 			c, l := released(t)
 			c.wantClaims("192.0.2.1=left")
-			l.wantError("other", "192.0.2.1")
+			l.wantError("other", "wait for reuseAfter")
 			l.takeWoken()
 			time.Sleep(wait - 4*time.Minute)
 			c.settle()
@@ -145,7 +145,7 @@ func TestReuseAfter(t *testing.T) {
 		})
 		bubble("a pool that is to wait no more gives it at once"+name, t, func(t *testing.T) {
 			c, l := released(t)
-			l.wantError("other", "192.0.2.1")
+			l.wantError("other", "wait for reuseAfter")
 			c.setPool(newPool("lan", "192.0.2.1"))
 			c.settle()
 			l.wantWoken("other")
@@ -170,7 +170,7 @@ func TestReuseAfter(t *testing.T) {
 		l.delete("b")
 		c.wantClaims("192.0.2.1=left")
 		c.create(newService("other", single, "IPv4"))
-		l.wantError("other", "192.0.2.1")
+		l.wantError("other", "wait for reuseAfter")
 		time.Sleep(wait)
 		c.settle()
 		c.wantClaims("")
@@ -197,7 +197,7 @@ func TestReuseAfter(t *testing.T) {
 		c.settle()
 		c.setPool(lan)
 		c.settle()
-		l.wantError("other", "192.0.2.1")
+		l.wantError("other", "wait for reuseAfter")
 		l.takeWoken()
 		time.Sleep(wait)
 		c.settle()
@@ -213,7 +213,7 @@ func TestReuseAfter(t *testing.T) {
 		c.frozen = true
 		c.deletePool("lan")
 		c.settle()
-		l.wantError("other", "192.0.2.1")
+		l.wantError("other", "wait for reuseAfter")
 		c.frozen = false
 		l.takeWoken()
 		c.settle()
@@ -227,7 +227,7 @@ func TestReuseAfter(t *testing.T) {
 		c.create(newService("web", single, "IPv4"), newService("other", single, "IPv4"))
 		l.mustSync("web")
 		l.delete("web")
-		l.wantError("other", "192.0.2.1")
+		l.wantError("other", "wait for reuseAfter")
 		c.setPool(newPool("lan", "192.0.2.1", reuseAfter(3*time.Minute)))
 		c.settle()
 		l.takeWoken()
