@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -81,10 +82,10 @@ func parse(line string) (packet, bool) {
 	return packet{}, false
 }
 
-// tcpdump starts a capture of ARP and neighbour discovery.
-func (s *stage) tcpdump(t *testing.T, host string) *capture {
+// startTcpdump runs tcpdump on a host until the test ends, and returns once it captures. read gets what it prints.
+func (s *stage) startTcpdump(t *testing.T, host string, read func(io.Reader), options ...string) {
 	t.Helper()
-	cmd := s.Command(t.Context(), host, "tcpdump", "-enl", "--immediate-mode", "-i", "eth0", "arp or icmp6")
+	cmd := s.Command(t.Context(), host, "tcpdump", append([]string{"-nl", "--immediate-mode", "-i", "eth0"}, options...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -96,12 +97,26 @@ func (s *stage) tcpdump(t *testing.T, host string) *capture {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	errs := bufio.NewScanner(said)
-	for errs.Scan() && !strings.HasPrefix(errs.Text(), "listening on") {
-	}
-	c := &capture{}
 	var reading sync.WaitGroup
-	reading.Go(func() {
+	reading.Go(func() { read(out) })
+	t.Cleanup(func() { // t.Context has ended, and with it tcpdump
+		reading.Wait()
+		_ = cmd.Wait()
+	})
+	text := ""
+	for errs := bufio.NewScanner(said); errs.Scan(); {
+		if text += errs.Text() + "\n"; strings.Contains(errs.Text(), "listening on") {
+			return
+		}
+	}
+	t.Fatalf("tcpdump on %s captures nothing: %s", host, text)
+}
+
+// tcpdump starts a capture of ARP and neighbour discovery.
+func (s *stage) tcpdump(t *testing.T, host string) *capture {
+	t.Helper()
+	c := &capture{}
+	s.startTcpdump(t, host, func(out io.Reader) {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if p, ok := parse(lines.Text()); ok {
 				c.mu.Lock()
@@ -109,11 +124,7 @@ func (s *stage) tcpdump(t *testing.T, host string) *capture {
 				c.mu.Unlock()
 			}
 		}
-	})
-	t.Cleanup(func() { // t.Context has ended, and with it tcpdump
-		reading.Wait()
-		_ = cmd.Wait()
-	})
+	}, "-e", "arp or icmp6")
 	return c
 }
 
