@@ -58,36 +58,69 @@ func readRules(t *testing.T) rules {
 	return object.Spec
 }
 
-// metrics returns the metrics that exist: those of the reference, and those of Prometheus and of every controller manager.
-func metrics(t *testing.T) map[string]bool {
+// target are labels that Prometheus, and the monitors, give to every series.
+var target = []string{"job", "instance", "node"}
+
+// metrics returns the metrics that exist, with their labels: those of the reference, and those of Prometheus and of every controller manager.
+func metrics(t *testing.T) map[string][]string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/reference.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]bool{"up": true, "leader_election_master_status": true}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(tandem_[a-z0-9_]+)` \\| (counter|gauge|histogram) ").FindAllStringSubmatch(string(text), -1) {
-		all[row[1]] = true
+	all := map[string][]string{"up": nil, "leader_election_master_status": {"name"}}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(tandem_[a-z0-9_]+)` \\| (counter|gauge|histogram) \\| (.*?) \\|").FindAllStringSubmatch(reference(t), -1) {
+		labels := regexp.MustCompile(`[a-z_]+`).FindAllString(row[3], -1)
+		all[row[1]] = labels
 		if row[2] == "histogram" {
-			all[row[1]+"_bucket"], all[row[1]+"_sum"], all[row[1]+"_count"] = true, true, true
+			all[row[1]+"_bucket"], all[row[1]+"_sum"], all[row[1]+"_count"] = append([]string{"le"}, labels...), labels, labels
 		}
 	}
 	return all
 }
 
-var named = regexp.MustCompile(`\b(tandem_[a-z0-9_]+|leader_election_[a-z_]+|up)\b`)
-
-// known checks that a query names at least one metric, and none that does not exist.
-func known(t *testing.T, where, query string, all map[string]bool) {
+func reference(t *testing.T) string {
 	t.Helper()
+	text, err := os.ReadFile("../../docs/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+var (
+	named    = regexp.MustCompile(`\b(tandem_[a-z0-9_]+|leader_election_[a-z_]+|up)\b`)
+	matcher  = regexp.MustCompile(`([a-z_]+)(?:=~|!~|!=|=)"([^"]*)"`)
+	grouping = regexp.MustCompile(`\b(?:by|on) ?\(([a-z_, ]*)\)`)
+)
+
+// known checks that a query names at least one metric, and no metric, label, reason or state that does not exist.
+func known(t *testing.T, where, query string, all map[string][]string) {
+	t.Helper()
+	labels := slices.Clone(target)
 	found := named.FindAllString(query, -1)
 	for _, name := range found {
-		if !all[name] {
+		of, ok := all[name]
+		if !ok {
 			t.Errorf("%s asks for %s, which docs/reference.md does not have", where, name)
 		}
+		labels = append(labels, of...)
 	}
 	if len(found) == 0 {
 		t.Errorf("%s asks for no metric: %s", where, query)
+	}
+	var asked []string
+	for _, group := range grouping.FindAllStringSubmatch(query, -1) {
+		asked = append(asked, regexp.MustCompile(`[a-z_]+`).FindAllString(group[1], -1)...)
+	}
+	for _, m := range matcher.FindAllStringSubmatch(query, -1) {
+		asked = append(asked, m[1])
+		for value := range strings.SplitSeq(m[2], "|") {
+			if (m[1] == "state" || m[1] == "reason") && !strings.Contains(reference(t), "| `"+value+"` |") {
+				t.Errorf("%s asks for the %s %s, which docs/reference.md does not have", where, m[1], value)
+			}
+		}
+	}
+	for _, label := range asked {
+		if !slices.Contains(labels, label) {
+			t.Errorf("%s asks for the label %s, which %v do not have", where, label, found)
+		}
 	}
 }
 
@@ -130,13 +163,9 @@ func TestDashboardNamesWhatExists(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := metrics(t)
-	unseen := maps.Clone(all)
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
 			known(t, "the panel "+panel.Title, target.Expr, all)
-			for _, name := range named.FindAllString(target.Expr, -1) {
-				delete(unseen, name)
-			}
 		}
 	}
 	if len(dashboard.Panels) == 0 {
@@ -144,7 +173,7 @@ func TestDashboardNamesWhatExists(t *testing.T) {
 	}
 }
 
-// TestManifests builds what an overlay builds, in both ways to the metrics.
+// TestManifests builds the parts of the component, with both ways to the metrics.
 func TestManifests(t *testing.T) {
 	for dir, want := range map[string][]string{
 		"rules": {"ClusterRole/tandem-metrics-reader", "ConfigMap/tandem-dashboard", "PrometheusRule/tandem"},
@@ -256,7 +285,7 @@ func TestAlerts(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: `make deps` installs the Debian package prometheus", err)
 	}
-	all, dir := readRules(t), t.TempDir()
+	all, metrics, dir := readRules(t), metrics(t), t.TempDir()
 	write := func(name string, content any) string {
 		text, err := yaml.Marshal(content)
 		if err != nil {
@@ -275,6 +304,9 @@ func TestAlerts(t *testing.T) {
 		for _, r := range group.Rules {
 			alerts = append(alerts, r.Alert)
 			s := scenarios()[r.Alert]
+			for name := range s.good {
+				known(t, "the scenario of "+r.Alert, name, metrics)
+			}
 			bad := s.fires + 5
 			var series, checks []object
 			for name := range s.good {
