@@ -52,12 +52,16 @@ func helm(t *testing.T, args ...string) ([]byte, error) {
 	return output.Bytes(), nil
 }
 
-// template renders the chart with the kustomize bases' namespace and some values, in --set's form.
+// template renders the chart in a namespace with some values, in the form of --set, or with a list in brackets in that of --set-json.
 func template(t *testing.T, namespace string, values ...string) ([]*unstructured.Unstructured, error) {
 	t.Helper()
 	args := []string{"template", "tandem", "manifests/helm/tandem", "--namespace", namespace, "--kube-version", "1.33.0"}
 	for _, value := range values {
-		args = append(args, "--set", value)
+		flag := "--set"
+		if strings.Contains(value, "=[") {
+			flag = "--set-json"
+		}
+		args = append(args, flag, value)
 	}
 	text, err := helm(t, args...)
 	if err != nil {
@@ -78,24 +82,36 @@ func template(t *testing.T, namespace string, values ...string) ([]*unstructured
 	}
 }
 
-// TestChartIsAccepted offers the API server what the chart renders.
-func TestChartIsAccepted(t *testing.T) {
-	for _, namespace := range []string{"tandem-system", "lb-system"} {
-		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
-	}
+// chartCase is a set of values for the chart.
+type chartCase struct {
+	name, namespace string
+	values          []string
+	check           func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet)
+	// Texts that what is rendered has; texts that it has not, and that it has with the defaults.
+	with, without []string
+}
+
+func chartCases() []chartCase {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
-	tests := []struct {
-		name, namespace string
-		values          []string
-		check           func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet)
-	}{
+	pods := []string{ // of both programs
+		"podAnnotations.a=b", "nodeSelector.rack=one", "tolerations[0].key=mine", "resources.limits.memory=512Mi",
+		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=rack",
+		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
+	}
+	of := func(program string, more ...string) (values []string) {
+		for _, value := range append(more, pods...) {
+			values = append(values, program+"."+value)
+		}
+		return values
+	}
+	return []chartCase{
 		{name: "the defaults", namespace: "tandem-system"},
 		{name: "services", namespace: "lb-system", values: []string{"mode=services"}},
 		{
 			name: "images of a registry of one's own, by digest", namespace: "lb-system",
 			values: []string{
 				"image.registry=registry.example:5000/mirror/tandem", "image.pullSecrets={mirror}", "image.pullPolicy=Always",
-				"controllerManager.digest=" + digest, "speaker.digest=" + digest,
+				"controllerManager.digest=" + digest, "speaker.digest=" + digest, "tests.image=registry.example:5000/mirror/kubectl:v1",
 			},
 			check: func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet) {
 				for program, pod := range map[string]corev1.PodSpec{
@@ -110,49 +126,94 @@ func TestChartIsAccepted(t *testing.T) {
 					}
 				}
 			},
+			with: []string{"registry.example:5000/mirror/kubectl:v1"},
+		},
+		{
+			name: "images of another version", namespace: "lb-system", values: []string{"image.tag=v0.1.1"},
+			with: []string{"/speaker:v0.1.1", "/cloud-controller-manager:v0.1.1"},
 		},
 		{
 			name: "all that may be set of the programs", namespace: "lb-system",
-			values: []string{
-				"loadBalancerClassOnly=true", "logging.format=json", "logging.verbosity=4",
-				"controllerManager.replicas=3", "controllerManager.port=17575", "controllerManager.extraArgs={--concurrent-service-syncs=4}",
-				"controllerManager.podAnnotations.a=b", "controllerManager.tolerations[0].key=mine", "controllerManager.priorityClassName=",
-				"controllerManager.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].key=metadata.name",
-				"controllerManager.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].operator=In",
-				"controllerManager.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].values={node1}",
-				"speaker.membershipPort=17573", "speaker.metricsPort=17574", "speaker.extraArgs={--host-ip=::1}", "speaker.maxUnavailable=10%",
-				"speaker.resources.limits.memory=512Mi", "speaker.nodeSelector.rack=one",
-			},
-			check: func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet) {
-				manager, announcer := deployment.Spec.Template.Spec.Containers[0], speaker.Spec.Template.Spec.Containers[0]
-				if diff := cmp.Diff([]string{
-					"--load-balancer-class-only", "--secure-port=17575", "--authentication-skip-lookup", "--profiling=false",
-					"--logging-format=json", "--v=4", "--concurrent-service-syncs=4",
-				}, manager.Args); diff != "" {
-					t.Errorf("arguments of the controller manager (-want +got):\n%s", diff)
-				}
-				if diff := cmp.Diff([]string{
-					"--membership-port=17573", "--metrics-bind-address=:17574", "--logging-format=json", "--v=4", "--host-ip=::1",
-				}, announcer.Args); diff != "" {
-					t.Errorf("arguments of the speaker (-want +got):\n%s", diff)
-				}
-				if got := *deployment.Spec.Replicas; got != 3 {
-					t.Errorf("replicas = %d, want 3", got)
-				}
-			},
+			values: slices.Concat([]string{
+				"loadBalancerClassOnly=true", "honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=4",
+			}, of("controllerManager", "replicas=3", "port=17575", "extraArgs={--concurrent-service-syncs=4}", "priorityClassName="),
+				of("speaker", "membershipPort=17573", "metricsPort=17574", "extraArgs={--host-ip=::1}", "maxUnavailable=10%", "priorityClassName=mine")),
+			check: checkPrograms,
 		},
 		{
-			name: "neither CRDs nor aggregation", namespace: "lb-system", values: []string{"crds.install=false", "rbac.aggregate=false"},
+			name: "no annotations of other products", namespace: "lb-system", values: []string{"honourAnnotations=[]"},
+			with: []string{`"--honour-annotations="`},
 		},
-		{name: "CRDs that go with the release", namespace: "lb-system", values: []string{"crds.keep=false"}},
+		{
+			name: "neither CRDs nor aggregation nor policies", namespace: "lb-system",
+			values:  []string{"crds.install=false", "rbac.aggregate=false", "admissionPolicies=false"},
+			without: []string{"CustomResourceDefinition", "aggregate-to-", "ValidatingAdmissionPolicy"},
+		},
+		{
+			name: "CRDs that go with the release", namespace: "lb-system", values: []string{"crds.keep=false"},
+			without: []string{"helm.sh/resource-policy"},
+		},
 	}
-	for _, tt := range tests {
+}
+
+// checkPrograms looks for what the case with all that may be set of the programs sets.
+func checkPrograms(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet) {
+	manager, announcer := deployment.Spec.Template.Spec.Containers[0], speaker.Spec.Template.Spec.Containers[0]
+	if diff := cmp.Diff([]string{
+		"--load-balancer-class-only", "--honour-annotations=metallb,cilium", "--cross-namespace-sharing=Deny", "--secure-port=17575",
+		"--authentication-skip-lookup", "--profiling=false", "--logging-format=json", "--v=4", "--concurrent-service-syncs=4",
+	}, manager.Args); diff != "" {
+		t.Errorf("arguments of the controller manager (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{
+		"--membership-port=17573", "--metrics-bind-address=:17574", "--logging-format=json", "--v=4", "--host-ip=::1",
+	}, announcer.Args); diff != "" {
+		t.Errorf("arguments of the speaker (-want +got):\n%s", diff)
+	}
+	if got := *deployment.Spec.Replicas; got != 3 {
+		t.Errorf("replicas = %d, want 3", got)
+	}
+	if got := speaker.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.String(); got != "10%" {
+		t.Errorf("maxUnavailable = %s, want 10%%", got)
+	}
+	for program, pod := range map[string]corev1.PodTemplateSpec{"": deployment.Spec.Template, "mine": speaker.Spec.Template} {
+		// The priority class tells the two apart.
+		if pod.Spec.PriorityClassName != program {
+			t.Errorf("the priority class is %q, want %q", pod.Spec.PriorityClassName, program)
+		}
+		if diff := cmp.Diff(map[string]string{"a": "b"}, pod.Annotations); diff != "" {
+			t.Errorf("annotations (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(map[string]string{"kubernetes.io/os": "linux", "rack": "one"}, pod.Spec.NodeSelector); diff != "" {
+			t.Errorf("node selector (-want +got):\n%s", diff)
+		}
+		if !slices.ContainsFunc(pod.Spec.Tolerations, func(toleration corev1.Toleration) bool { return toleration.Key == "mine" }) {
+			t.Errorf("tolerations = %v, want one of mine", pod.Spec.Tolerations)
+		}
+		if got := pod.Spec.Containers[0].Resources.Limits.Memory().String(); got != "512Mi" {
+			t.Errorf("the limit of memory is %s, want 512Mi", got)
+		}
+		if affinity := pod.Spec.Affinity; affinity.PodAntiAffinity != nil || affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution != nil ||
+			affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+			t.Errorf("affinity = %v, want the given one alone", affinity)
+		}
+	}
+}
+
+// TestChartIsAccepted offers the API server what the chart renders.
+func TestChartIsAccepted(t *testing.T) {
+	for _, namespace := range []string{"tandem-system", "lb-system"} {
+		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+	}
+	defaults := ""
+	for _, tt := range chartCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			rendered, err := template(t, tt.namespace, tt.values...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			deployment, speaker := &appsv1.Deployment{}, &appsv1.DaemonSet{}
+			var all strings.Builder
 			for _, o := range rendered {
 				if !strings.HasPrefix(o.GetName(), "tandem-") && o.GetKind() != "CustomResourceDefinition" {
 					t.Errorf("%s %s might be somebody else's", o.GetKind(), o.GetName())
@@ -169,16 +230,67 @@ func TestChartIsAccepted(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				text, err := o.MarshalJSON()
+				if err != nil {
+					t.Fatal(err)
+				}
+				all.Write(text)
 				// Fields that the API server does not know are errors of a server-side apply.
-				err := apiClient.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership)
+				err = apiClient.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership)
 				if err != nil {
 					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
+				}
+			}
+			if len(tt.values) == 0 {
+				defaults = all.String()
+			}
+			for _, text := range tt.with {
+				if !strings.Contains(all.String(), text) {
+					t.Errorf("nothing has %s", text)
+				}
+			}
+			for _, text := range tt.without {
+				if strings.Contains(all.String(), text) || !strings.Contains(defaults, text) {
+					t.Errorf("something has %s, or nothing has it with the defaults either", text)
 				}
 			}
 			if tt.check != nil {
 				tt.check(t, deployment, speaker)
 			}
 		})
+	}
+}
+
+// TestEveryValueIsSet checks that the cases set every value of the chart, so that one that does nothing is noticed.
+func TestEveryValueIsSet(t *testing.T) {
+	text, err := os.ReadFile(root + "/manifests/helm/tandem/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	var visit func(path string, value any)
+	visit = func(path string, value any) {
+		set := slices.ContainsFunc(chartCases(), func(c chartCase) bool {
+			return slices.ContainsFunc(c.values, func(v string) bool {
+				after, ok := strings.CutPrefix(v, path)
+				return ok && strings.IndexAny(after, "=.[") == 0
+			})
+		})
+		section, ok := value.(map[string]any)
+		switch {
+		case !set:
+			t.Errorf("no case sets %s", path)
+		case ok && len(section) > 0 && !strings.HasSuffix(path, ".nodeSelector") && !strings.HasSuffix(path, ".resources"):
+			for name, value := range section {
+				visit(path+"."+name, value)
+			}
+		}
+	}
+	for name, value := range values {
+		visit(name, value)
 	}
 }
 
