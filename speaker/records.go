@@ -68,7 +68,7 @@ func (r *recorder) Renew(cached []v1alpha1.L2Announcement) {
 			continue
 		}
 		if order, err := resourceversion.CompareResourceVersion(cached[i].ResourceVersion, own.ResourceVersion); err == nil && order < 0 {
-			cached[i], older[own.Name] = own, own
+			cached[i], older[own.Name] = *own.DeepCopy(), own
 		}
 	}
 	r.written = older
@@ -78,7 +78,7 @@ func (r *recorder) Renew(cached []v1alpha1.L2Announcement) {
 func (r *recorder) wrote(a *v1alpha1.L2Announcement) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.written[a.Name] = *a
+	r.written[a.Name] = *a.DeepCopy()
 	r.changed.Raise()
 }
 

@@ -264,6 +264,10 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 		r.Renew(cached)
 		for _, a := range cached {
 			holders += a.Status.Node + "@" + a.ResourceVersion + " "
+			if a.Status.Node == "node3" && a.Status.Addresses[0] != v4 {
+				t.Errorf("the record names %v, want %s", a.Status.Addresses, v4)
+			}
+			a.Status.Addresses[0] = "changed" // as a write of this record does, while the next decision reads its own
 		}
 		return strings.TrimSpace(holders)
 	}
