@@ -18,8 +18,8 @@ import (
 )
 
 // Advertisements returns the condition Effective of each advertisement of the snapshot: whether there is a pool, a node with a live speaker,
-// and an interface or an established session to announce by. Messages stay the same while nodes come and go. Pools has the ranges of all AddressPools by their names. An advertisement that the configuration leaves out as
-// invalid has no such condition.
+// and an interface or an established session to announce by. Messages stay the same while nodes come and go. Pools has the ranges of all
+// AddressPools by their names. An advertisement that the configuration leaves out as invalid has no such condition.
 func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[config.Key]metav1.Condition {
 	conditions := map[config.Key]metav1.Condition{}
 	say := func(kind, name, reason, message string) {
