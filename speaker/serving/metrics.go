@@ -45,8 +45,8 @@ type Metrics struct {
 	Gatherer prometheus.Gatherer
 	// Reviews asks the API server who may read metrics. Without it, everybody may, over plain HTTP.
 	Reviews kubernetes.Interface
-	// CertFile and KeyFile have the certificate, and are read for each connection, so that they may be replaced. Without them, Run makes a
-	// certificate that nobody has signed.
+	// CertFile and KeyFile have the certificate, and are read for each connection, so that they may be replaced. While they cannot be read, the
+	// certificate that they had before stays. Without them, Run makes a certificate that nobody has signed.
 	CertFile, KeyFile string
 }
 
@@ -87,13 +87,13 @@ func (m Metrics) serve(ctx context.Context) error {
 func (m Metrics) serveOn(ctx context.Context, listener net.Listener) error {
 	server := newServer(m.handler())
 	if m.Reviews != nil {
-		certificate, err := m.certificate()
+		certificate, err := m.certificate(klog.FromContext(ctx))
 		if err != nil {
 			return errors.Join(fmt.Errorf("certificate of the metrics port: %w", err), listener.Close())
 		}
 		server.TLSConfig = &tls.Config{
 			MinVersion:     tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
 		}
 	}
 	return serve(ctx, server, listener)
@@ -111,22 +111,37 @@ func (m Metrics) handler() http.Handler {
 	return mux
 }
 
-// certificate returns what returns the certificate at the moment.
-func (m Metrics) certificate() (func() (*tls.Certificate, error), error) {
+// certificate returns a function that returns the certificate at the moment.
+func (m Metrics) certificate(logger klog.Logger) (func() *tls.Certificate, error) {
 	if m.CertFile != "" {
-		load := func() (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(m.CertFile, m.KeyFile)
-			return &pair, err
-		}
-		_, err := load()
-		return load, err
+		return m.fromFiles(logger)
 	}
 	certPEM, keyPEM, err := cert.GenerateSelfSignedCertKeyWithOptions(cert.SelfSignedCertKeyOptions{Host: "tandem-speaker", MaxAge: certificateAge})
 	if err != nil {
 		return nil, err
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	return func() (*tls.Certificate, error) { return &pair, nil }, err
+	return func() *tls.Certificate { return &pair }, err
+}
+
+// fromFiles returns a function that reads the certificate from its files. If it cannot, it returns the last one that it could read, and logs
+// the error once.
+func (m Metrics) fromFiles(logger klog.Logger) (func() *tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(m.CertFile, m.KeyFile)
+	current, failed := &pair, ""
+	var mu sync.Mutex // guards current and failed
+	return func() *tls.Certificate {
+		mu.Lock()
+		defer mu.Unlock()
+		switch read, err := tls.LoadX509KeyPair(m.CertFile, m.KeyFile); {
+		case err == nil:
+			current, failed = &read, ""
+		case err.Error() != failed: // Otherwise each connection would log it.
+			failed = err.Error()
+			logger.Error(err, "Failed to read the certificate of the metrics port, keeping the one that it had before", "file", m.CertFile)
+		}
+		return current
+	}, err
 }
 
 // newServer returns a server with limits. HTTP/2 is off, since one connection of it carries any number of requests.

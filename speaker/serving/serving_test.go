@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -24,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/util/cert"
 )
 
 // reviewer is an API server that knows two tokens: "prometheus" may read metrics, and "tenant" may not. asked counts its TokenReviews.
@@ -246,6 +249,48 @@ func TestHTTPS(t *testing.T) {
 		if response.StatusCode != tt.want {
 			t.Errorf("%s with token %q: got status %d, want %d", tt.path, tt.token, response.StatusCode, tt.want)
 		}
+	}
+}
+
+// TestCertificateFiles: a certificate that is replaced is served from then on, and one that cannot be read does not take the one before away.
+func TestCertificateFiles(t *testing.T) {
+	dir := t.TempDir()
+	m := Metrics{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
+	write := func(certPEM, keyPEM []byte) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(m.CertFile, certPEM, 0o600), os.WriteFile(m.KeyFile, keyPEM, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var logged strings.Builder
+	logger := funcr.New(func(_, line string) { logged.WriteString(line + "\n") }, funcr.Options{})
+	if _, err := m.certificate(logger); err == nil {
+		t.Error("there are no files, and no error")
+	}
+	var served func() *tls.Certificate
+	for _, host := range []string{"first", "second"} {
+		certPEM, keyPEM, err := cert.GenerateSelfSignedCertKey(host, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(certPEM, keyPEM)
+		if served == nil {
+			if served, err = m.certificate(logger); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := served().Leaf.VerifyHostname(host); err != nil {
+			t.Errorf("after the %s certificate was written: %v", host, err)
+		}
+	}
+	write([]byte("not PEM"), nil)
+	for range 3 {
+		if err := served().Leaf.VerifyHostname("second"); err != nil {
+			t.Errorf("after files that are no certificate: %v", err)
+		}
+	}
+	if n := strings.Count(logged.String(), "Failed to read the certificate"); n != 1 {
+		t.Errorf("the error is logged %d times, want once:\n%s", n, &logged)
 	}
 }
 
