@@ -13,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // healthTimeout bounds a question about health.
@@ -35,7 +37,7 @@ func Health(ctx context.Context, socket string, checks map[string]func() error) 
 			}
 		})
 	}
-	return serve(ctx, newServer(mux), listener)
+	return serve(ctx, newServer(klog.FromContext(ctx), mux), listener)
 }
 
 // AskHealth returns the error of a check of the speaker that serves the socket.

@@ -3,11 +3,11 @@
 package serving
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -85,7 +85,7 @@ func (m Metrics) serve(ctx context.Context) error {
 
 // serveOn serves on a listener, which it closes.
 func (m Metrics) serveOn(ctx context.Context, listener net.Listener) error {
-	server := newServer(m.handler())
+	server := newServer(klog.FromContext(ctx), m.handler())
 	if m.Reviews != nil {
 		certificate, err := m.certificate(klog.FromContext(ctx))
 		if err != nil {
@@ -145,14 +145,26 @@ func (m Metrics) fromFiles(logger klog.Logger) (func() *tls.Certificate, error) 
 }
 
 // newServer returns a server with limits. HTTP/2 is off, since one connection of it carries any number of requests.
-func newServer(handler http.Handler) *http.Server {
+func newServer(logger klog.Logger, handler http.Handler) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
 		Handler: handler, Protocols: protocols,
 		ReadTimeout: requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: log.New(io.Discard, "", 0), // a line for each TLS handshake that a port scanner does not finish
+		ErrorLog: log.New(serverLog{logger}, "", 0),
 	}
+}
+
+// serverLog logs the errors of a server, such as that it cannot accept connections, without those of TLS handshakes: everybody who scans the
+// port would write them.
+type serverLog struct{ klog.Logger }
+
+// Write implements io.Writer.
+func (l serverLog) Write(line []byte) (int, error) {
+	if !bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
+		l.Error(nil, "The HTTP server reports an error", "error", string(bytes.TrimSpace(line)))
+	}
+	return len(line), nil
 }
 
 // serve serves on a listener, which it closes, until the context ends or the listener fails.

@@ -294,6 +294,18 @@ func TestCertificateFiles(t *testing.T) {
 	}
 }
 
+// TestServerLog: a port scanner writes no log, and what else a server reports is logged.
+func TestServerLog(t *testing.T) {
+	var logged []string
+	logger := funcr.New(func(_, line string) { logged = append(logged, line) }, funcr.Options{})
+	server := newServer(logger, http.NotFoundHandler())
+	server.ErrorLog.Printf("http: TLS handshake error from 192.0.2.66:40000: EOF")
+	server.ErrorLog.Printf("http: Accept error: too many open files; retrying in 5ms")
+	if len(logged) != 1 || !strings.Contains(logged[0], "too many open files") {
+		t.Errorf("logged %q, want the error of Accept alone", logged)
+	}
+}
+
 // TestPortTaken: the speaker goes on, and its metrics stop waiting when it ends.
 func TestPortTaken(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
