@@ -118,10 +118,11 @@ func (w *world) ask(name string) {
 	answers := map[*leader]*corev1.LoadBalancerStatus{}
 	shown, before := w.shown(name), w.claims()
 	for _, l := range w.everyLeader() {
+		held := l.ledger.allocator.Held(named(name))
 		got, err := l.ensure(name)
 		if err == nil {
 			answers[l] = got
-			w.checkGiven(name, shown, words(got))
+			w.checkGiven(name, shown, words(got), held)
 		}
 		if l == w.leader {
 			w.failed[name] = err != nil
@@ -143,9 +144,11 @@ func (w *world) ask(name string) {
 }
 
 // checkGiven checks that what a Service is given, and did not show before, is claimed for it or for a Service with
-// the same key. Two leaders that work at the same time may know different keys of a Service; a claim does not have
-// the key, so that one of the two may be wrong for a moment about an address that is shared.
-func (w *world) checkGiven(name, shown, given string) {
+// the same key. A claim that its parent has left names no Service: then the Service held the address before the
+// request, or another one with the same key shows it. Two leaders that work at the same time may know different keys
+// of a Service; a claim does not have the key, so that one of the two may be wrong for a moment about an address that
+// is shared.
+func (w *world) checkGiven(name, shown, given string, held []ipam.Assignment) {
 	claims := w.claims()
 	for address := range strings.FieldsSeq(given) {
 		owner := claims[address]
@@ -154,17 +157,22 @@ func (w *world) checkGiven(name, shown, given string) {
 		}
 		parent := w.service(owner)
 		key := rules.SharingOf(w.service(name)).Key
-		// Such a claim names no Service: what the leader knows has to do.
-		if owner == "left" && slices.Contains(w.leader.ledger.allocator.Lookup(addr(address)).Services, named(name)) {
-			continue
-		}
-		if key != "" && (parent != nil || owner == "left") && w.deposed != nil {
-			continue
-		}
-		if parent == nil || key == "" || rules.SharingOf(parent).Key != key && !w.refused(parent) {
+		switch {
+		case key != "" && (parent != nil || owner == "left") && w.deposed != nil:
+		case owner == "left" && slices.ContainsFunc(held, func(as ipam.Assignment) bool { return as.Address == addr(address) }):
+		case owner == "left" && key != "" && w.shownWithKey(address, key, name):
+		case parent == nil || key == "" || rules.SharingOf(parent).Key != key && !w.refused(parent):
 			w.t.Errorf("%s was given %s, which is claimed for %q", name, address, owner)
 		}
 	}
+}
+
+// shownWithKey reports whether a Service with the key, and another than the one of the name, shows the address.
+func (w *world) shownWithKey(address, key, name string) bool {
+	return slices.ContainsFunc(w.names(), func(other string) bool {
+		svc := w.service(other)
+		return other != name && rules.SharingOf(svc).Key == key && slices.Contains(request.Published(svc), addr(address))
+	})
 }
 
 // follow has the service controllers look at the Services that were woken. Two leaders that know different sharers of
