@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -160,14 +161,20 @@ func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	if relabelled || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
 		s.changed(item{kind: repairService, service: request.ServiceOf(cur)})
 	}
-	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors.
-	// With another selector the Service may have to leave its address to the Services that share it, or may keep no
-	// other Service from sharing any more.
+	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors, nor
+	// at ipFamilyPolicy. With another selector the Service may have to leave its address to the Services that share it,
+	// or may keep no other Service from sharing any more. With another policy it may be content with one family, or not
+	// any more.
 	if relabelled {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
+	if !request.Served(cur) {
+		return
+	}
 	rules := s.ledger.rules
-	if sharing := rules.SharingOf(cur); request.Served(cur) && sharing.Key != "" && sharing.Backends != rules.SharingOf(old).Backends {
+	sharing := rules.SharingOf(cur)
+	if !ptr.Equal(old.Spec.IPFamilyPolicy, cur.Spec.IPFamilyPolicy) ||
+		sharing.Key != "" && sharing.Backends != rules.SharingOf(old).Backends {
 		s.wake(cur)
 	}
 }

@@ -360,6 +360,7 @@ func TestWake(t *testing.T) {
 		l.mustSync("a")
 		l.wantError("b", "no free address")
 		c.edit("a", setFamilies(single, "IPv6"))
+		l.wantWoken("a")
 		got, err := l.ensure("a")
 		c.must(err)
 		c.settle()
@@ -406,6 +407,22 @@ func TestFamilyChanges(t *testing.T) {
 			}
 		})
 	}
+	bubble("another ipFamilyPolicy alone counts at once", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "2001:db8::1"))
+		l := c.lead()
+		c.create(newService("web", require, "IPv6 IPv4"))
+		l.wantError("web", "IPv4")
+		l.takeWoken()
+		c.edit("web", setFamilies(prefer, "IPv6 IPv4")) // the service controller sees no need for an update
+		l.syncWoken()
+		c.wantShown("web", "2001:db8::1")
+		c.settle()
+		l.takeWoken()
+		c.edit("web", setFamilies(require, "IPv6 IPv4"))
+		l.wantWoken("web")
+		l.wantError("web", "IPv4")
+		c.wantShown("web", "2001:db8::1")
+	})
 	bubble("a family that is wanted again before the status changed is kept", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
