@@ -480,6 +480,18 @@ func TestFamilyChanges(t *testing.T) {
 		c.wantClaims("")
 		l.wantWoken("web")
 	})
+	bubble("a Service with an unmarked finalizer that became internal is woken for it if it has something of ours", t, func(t *testing.T) {
+		internal := func(svc *corev1.Service) {
+			svc.Spec.Type, svc.Finalizers = corev1.ServiceTypeClusterIP, []string{v1alpha1.Finalizer}
+		}
+		c := newCluster(t, newPool("lan", dualPool))
+		c.create(newService("claimed", single, "IPv4", publish("192.0.2.1"), internal),
+			newService("shown", single, "IPv6", publish("2001:db8::9"), internal), // its claim went first
+			newService("theirs", single, "IPv4", publish("203.0.113.8"), internal),
+			newService("none", single, "IPv4", internal))
+		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "claimed")
+		c.lead().wantWoken("claimed shown")
+	})
 	bubble("a Service that becomes internal loses all", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		l := c.lead()
