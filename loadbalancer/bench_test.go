@@ -185,11 +185,19 @@ func BenchmarkPoolEdit(b *testing.B) {
 	})
 }
 
-// BenchmarkWakeWaiting asks whether one of as many waiting Services could be served, where all pools are full.
+// BenchmarkWakeWaiting asks whether one of as many waiting Services could be served, where all pools are full, and every
+// other one selects a tenth of the Services by their labels.
 func BenchmarkWakeWaiting(b *testing.B) {
 	loops(b, func(b *testing.B, c *crowd) {
+		pools := c.poolClient.(*poolReader).pools
+		for i := 0; i < len(pools); i += 2 {
+			forServices("tier", fmt.Sprint(i/2%10))(&pools[i])
+		}
+		if err := c.setPools(b.Context()); err != nil {
+			b.Fatal(err)
+		}
 		for i := range c.services {
-			svc := newService(fmt.Sprintf("late%d", i), require, "IPv4 IPv6", label("app", fmt.Sprintf("late%d", i)))
+			svc := newService(fmt.Sprintf("late%d", i), require, "IPv4 IPv6", label("tier", fmt.Sprint(i%10)))
 			if err := c.ledger.statuses.Add(svc); err != nil {
 				b.Fatal(err)
 			}

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
@@ -158,11 +159,42 @@ func (p Pool) matches(svc *corev1.Service, namespace labels.Set) bool {
 
 // Pools are all pools, in the order in which they are tried. It is safe for concurrent use.
 type Pools struct {
-	sorted []Pool
-	// selective says that a pool selects Services by their labels. If none does, what a Service may use depends on its namespace's labels alone, and is
-	// worked out once for each set of these: 10,000 waiting Services and 1,000 pools would otherwise be ten million matches.
-	selective bool
-	admitting sync.Map // the candidates, never changed, by labels of namespaces
+	sorted              []Pool
+	namespaces, service named // what the selectors of all pools name
+	// admitting has the candidates, never changed, by what the selectors see of the labels. They are worked out once for
+	// each: 10,000 waiting Services and 1,000 pools would otherwise be ten million matches.
+	admitting sync.Map
+}
+
+// named is the values that selectors name, by the key of the label. To a selector all other values of a label are alike,
+// as those of the labels of which it does not name the key. For example, where selectors name tier=edge and tier=core
+// alone, the labels tier=test,app=web are to them like tier=lab,app=mail.
+type named map[string]sets.Set[string]
+
+// add adds what a list of selectors names.
+func (n named) add(list selector.List) {
+	for _, s := range list {
+		requirements, _ := s.Requirements() // none where the selector matches nothing, or everything
+		for _, r := range requirements {
+			if n[r.Key()] == nil {
+				n[r.Key()] = sets.New[string]()
+			}
+			n[r.Key()].Insert(r.ValuesUnsorted()...)
+		}
+	}
+}
+
+// seen returns labels as the selectors see them, with "*" for any value that none of them names.
+func (n named) seen(set labels.Set) string {
+	seen := labels.Set{}
+	for key, value := range set {
+		if values, names := n[key]; names && values.Has(value) {
+			seen[key] = value
+		} else if names {
+			seen[key] = "*"
+		}
+	}
+	return seen.String()
 }
 
 // NewPools orders pools as they are tried: those kept for certain Services before those for everyone, then by priority, then by
@@ -177,12 +209,17 @@ func NewPools(pools []Pool) *Pools {
 		}
 		return cmp.Or(cmp.Compare(a.priority, b.priority), strings.Compare(a.Name, b.Name))
 	})
-	return &Pools{sorted: pools, selective: slices.ContainsFunc(pools, func(p Pool) bool { return len(p.service) > 0 })}
+	all := &Pools{sorted: pools, namespaces: named{}, service: named{}}
+	for _, p := range pools {
+		all.namespaces.add(p.namespaces)
+		all.service.add(p.service)
+	}
+	return all
 }
 
 // candidates returns the pools that admit a Service.
 func (p *Pools) candidates(svc *corev1.Service, namespace labels.Set) (candidates []ipam.Candidate) {
-	key := namespace.String()
+	key := p.namespaces.seen(namespace) + ";" + p.service.seen(svc.Labels)
 	if known, ok := p.admitting.Load(key); ok {
 		return known.([]ipam.Candidate)
 	}
@@ -191,9 +228,7 @@ func (p *Pools) candidates(svc *corev1.Service, namespace labels.Set) (candidate
 			candidates = append(candidates, ipam.Candidate{Pool: pool.Name, Auto: pool.auto})
 		}
 	}
-	if !p.selective {
-		p.admitting.Store(key, candidates)
-	}
+	p.admitting.Store(key, candidates)
 	return candidates
 }
 

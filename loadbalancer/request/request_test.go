@@ -338,29 +338,54 @@ func texts(ranges []ipam.Range) string {
 	return strings.Join(words, " ")
 }
 
-// What a Service may use is worked out once for a namespace, unless a pool looks at labels of Services.
-func TestPoolsOfANamespace(t *testing.T) {
-	lan := ParsePool(newPool("lan", "192.0.2.0/24"))
-	a := ParsePool(newPool("a", "192.0.3.0/24", forServices("app", "a")))
-	first, second := newService("a", single, "IPv4", label("app", "a")), newService("b", single, "IPv4", label("app", "b"))
-	candidates := func(pools *Pools) (got []string) {
-		for _, svc := range []*corev1.Service{first, second} {
-			for _, c := range pools.candidates(svc, nil) {
-				got = append(got, svc.Name+" "+c.Pool)
+// What Services may use is worked out once for all whose labels are alike to the pools' selectors.
+func TestPoolsOfAlikeLabels(t *testing.T) {
+	type selectors func(*v1alpha1.AddressPool) *[]metav1.LabelSelector
+	chooses := func(field selectors, key string, op metav1.LabelSelectorOperator, values ...string) Pool {
+		ap := newPool(strings.Join(append([]string{key, string(op)}, values...), "-"), "192.0.2.0/24")
+		*field(ap) = []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: op, Values: values}}}}
+		return ParsePool(ap)
+	}
+	services := func(ap *v1alpha1.AddressPool) *[]metav1.LabelSelector { return &ap.Spec.ServiceSelectors }
+	namespaces := func(ap *v1alpha1.AddressPool) *[]metav1.LabelSelector { return &ap.Spec.NamespaceSelectors }
+	pools := NewPools([]Pool{
+		ParsePool(newPool("lan", "192.0.2.0/24")),
+		chooses(services, "tier", metav1.LabelSelectorOpIn, "edge", "core"),
+		chooses(services, "tier", metav1.LabelSelectorOpNotIn, "core"),
+		chooses(services, "tier", metav1.LabelSelectorOpExists),
+		chooses(services, "tier", metav1.LabelSelectorOpDoesNotExist),
+		chooses(services, "tier", "Near", "edge"), // matches nothing
+		chooses(namespaces, "team", metav1.LabelSelectorOpIn, "edge", "shop"),
+		chooses(namespaces, "team", metav1.LabelSelectorOpNotIn, "shop"),
+		chooses(namespaces, "team", metav1.LabelSelectorOpExists),
+		chooses(namespaces, "team", metav1.LabelSelectorOpDoesNotExist),
+	})
+	choices := func(key string, values ...string) []labels.Set {
+		sets := []labels.Set{nil, {"app": "web"}}
+		for _, value := range values {
+			sets = append(sets, labels.Set{key: value}, labels.Set{key: value, "app": "web"})
+		}
+		return sets
+	}
+	lists := map[*ipam.Candidate]bool{}
+	for _, of := range choices("tier", "edge", "core", "test", "lab", "") {
+		for _, namespace := range choices("team", "edge", "shop", "bank", "blog", "") {
+			svc := newService("web", single, "IPv4", func(svc *corev1.Service) { svc.Labels = of })
+			got := pools.candidates(svc, namespace)
+			var want []ipam.Candidate
+			for _, pool := range pools.sorted {
+				if pool.matches(svc, namespace) {
+					want = append(want, ipam.Candidate{Pool: pool.Name, Auto: true})
+				}
 			}
-		}
-		return got
-	}
-	for range 2 {
-		if diff := cmp.Diff([]string{"a lan", "b lan"}, candidates(NewPools([]Pool{lan}))); diff != "" {
-			t.Errorf("pools for everyone (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff([]string{"a a", "a lan", "b lan"}, candidates(NewPools([]Pool{lan, a}))); diff != "" {
-			t.Errorf("with a pool for some (-want +got):\n%s", diff)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("of a Service with %v in a namespace with %v (-want +got):\n%s", of, namespace, diff)
+			}
+			lists[&got[0]] = true
 		}
 	}
-	one := NewPools([]Pool{lan})
-	if x, y := one.candidates(first, nil), one.candidates(second, nil); &x[0] != &y[0] {
-		t.Error("two Services of a namespace have two lists of pools in memory")
+	// Of each, there is none, the two values that selectors name, and any other.
+	if len(lists) != 4*4 {
+		t.Errorf("%d lists of pools are in memory, want 16", len(lists))
 	}
 }
