@@ -88,7 +88,7 @@ func startServiceController(
 			cloud,
 			filteringClient{completed.ClientBuilder.ClientOrDie(initContext.ClientName), tandem.services.Lister(), tandem.failures},
 			tandem.services,
-			noNodes{},
+			oneNode{},
 			completed.ComponentConfig.KubeCloudShared.ClusterName,
 			utilfeature.DefaultFeatureGate,
 		)

@@ -19,8 +19,6 @@ var progress = map[string]bool{
 	"UpdatedLoadBalancer":  true, // nothing depends on the set of nodes here
 	"DeletingLoadBalancer": true,
 	"DeletedLoadBalancer":  true,
-	// The controller is shown no Nodes. A Service that no node can announce has the event NotAnnounced.
-	"UnAvailableLoadBalancer": true,
 }
 
 // failureReason is the reason of the event with which the service controller reports each attempt that failed.
@@ -60,20 +58,35 @@ type eventFilter struct {
 	failures *failures
 }
 
-func (f eventFilter) drops(event *corev1.Event) bool {
-	return progress[event.Reason] || event.Reason == failureReason && !f.failures.report(event.InvolvedObject.UID, time.Now())
+// filter sends an event, or drops it. A failure counts as reported when the API server has taken the event: client-go tries again where the
+// server could not be reached, and creates an event that it could not patch since the server has forgotten it.
+func (f eventFilter) filter(event *corev1.Event, send func() (*corev1.Event, error)) (*corev1.Event, error) {
+	switch {
+	case progress[event.Reason]:
+		return event, nil
+	case event.Reason != failureReason:
+		return send()
+	}
+	service, now := event.InvolvedObject.UID, time.Now()
+	message, due := f.failures.due(service, now)
+	if !due {
+		return event, nil
+	}
+	sent, err := send()
+	if err == nil {
+		f.failures.reported(service, message, now)
+	}
+	return sent, err
 }
 
 func (f eventFilter) CreateWithEventNamespace(event *corev1.Event) (*corev1.Event, error) {
-	if f.drops(event) {
-		return event, nil
-	}
-	return f.EventInterface.CreateWithEventNamespace(event) //nolint:staticcheck // The sink calls this one.
+	return f.filter(event, func() (*corev1.Event, error) {
+		return f.EventInterface.CreateWithEventNamespace(event) //nolint:staticcheck // The sink calls this one.
+	})
 }
 
 func (f eventFilter) PatchWithEventNamespace(event *corev1.Event, data []byte) (*corev1.Event, error) {
-	if f.drops(event) {
-		return event, nil
-	}
-	return f.EventInterface.PatchWithEventNamespace(event, data) //nolint:staticcheck // The sink calls this one.
+	return f.filter(event, func() (*corev1.Event, error) {
+		return f.EventInterface.PatchWithEventNamespace(event, data) //nolint:staticcheck // The sink calls this one.
+	})
 }

@@ -44,21 +44,22 @@ func (f *failures) of(service types.UID) string {
 	return f.services[service].message
 }
 
-// report reports whether an event is to say the failure of a Service: it is another one than before, or the last event is too old. Failures
-// that are not noted, such as those of a deletion, are always said.
-func (f *failures) report(service types.UID, now time.Time) bool {
+// due reports whether an event is to say the failure of a Service: it is another one than before, or the last event is too old. Failures
+// that are not noted, such as those of a deletion, are always said. The message is for reported.
+func (f *failures) due(service types.UID, now time.Time) (message string, due bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known, ok := f.services[service]
-	if !ok {
-		return true
+	known := f.services[service]
+	return known.message, now.Sub(known.reported) >= failurePeriod
+}
+
+// reported notes that an event has said the failure of a Service that has this message.
+func (f *failures) reported(service types.UID, message string, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if known, ok := f.services[service]; ok && known.message == message {
+		f.services[service] = failure{message: message, reported: now}
 	}
-	if now.Sub(known.reported) < failurePeriod {
-		return false
-	}
-	known.reported = now
-	f.services[service] = known
-	return true
 }
 
 func (f *failures) note(service types.UID, err error) {
@@ -85,11 +86,11 @@ type notingLoadBalancer struct {
 	failures *failures
 }
 
-// EnsureLoadBalancer gives a Service its addresses.
+// EnsureLoadBalancer gives a Service its addresses, whatever Nodes there are.
 func (l notingLoadBalancer) EnsureLoadBalancer(
-	ctx context.Context, cluster string, svc *corev1.Service, nodes []*corev1.Node,
+	ctx context.Context, cluster string, svc *corev1.Service, _ []*corev1.Node,
 ) (*corev1.LoadBalancerStatus, error) {
-	status, err := l.LoadBalancer.EnsureLoadBalancer(ctx, cluster, svc, nodes)
+	status, err := l.LoadBalancer.EnsureLoadBalancer(ctx, cluster, svc, nil)
 	l.failures.note(svc.UID, err)
 	return status, err
 }

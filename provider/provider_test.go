@@ -258,7 +258,7 @@ func run(t *testing.T, classOnly bool, services ...*corev1.Service) (*fake.Clien
 	}
 	b, failures := &balancer{}, newFailures(signal.New())
 	controller, err := servicecontroller.New(
-		&cloud{balancer: notingLoadBalancer{b, failures}}, filteringClient{client, viewed.Lister(), failures}, viewed, noNodes{}, "kubernetes",
+		&cloud{balancer: notingLoadBalancer{b, failures}}, filteringClient{client, viewed.Lister(), failures}, viewed, oneNode{}, "kubernetes",
 		featuregate.NewFeatureGate(),
 	)
 	if err != nil {
@@ -600,6 +600,23 @@ func TestFailuresAreReportedOnce(t *testing.T) {
 		if n := written(); n != 1 {
 			t.Errorf("%d writes of events after the failure was another one, want 1", n)
 		}
+		// The API server has forgotten the event when it is due again, so that client-go's patch of it fails, and another one is created.
+		events := func() []corev1.Event {
+			list, err := client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list.Items
+		}
+		for _, event := range events() {
+			if err := client.CoreV1().Events("default").Delete(t.Context(), event.Name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(50 * time.Minute)
+		if n := len(events()); n != 1 {
+			t.Errorf("%d events after those before were forgotten, want 1", n)
+		}
 	})
 	f, now := newFailures(signal.New()), time.Now()
 	f.note("1", errors.New("no free address"))
@@ -607,16 +624,26 @@ func TestFailuresAreReportedOnce(t *testing.T) {
 		after time.Duration
 		want  bool
 	}{{0, true}, {failurePeriod - 1, false}, {failurePeriod, true}, {failurePeriod + 1, false}} {
-		if got := f.report("1", now.Add(said.after)); got != said.want {
-			t.Errorf("after %s: report = %v, want %v", said.after, got, said.want)
+		message, due := f.due("1", now.Add(said.after))
+		if due != said.want {
+			t.Errorf("after %s: due = %v, want %v", said.after, due, said.want)
+		}
+		if due {
+			f.reported("1", message, now.Add(said.after))
 		}
 	}
-	if !f.report("2", now) {
+	message, _ := f.due("1", now)
+	f.note("1", errors.New("another one"))
+	f.reported("1", message, now)
+	if _, due := f.due("1", now); !due {
+		t.Error("a failure is taken for reported, since the one before it was")
+	}
+	if _, due := f.due("2", now); !due {
 		t.Error("a failure that is not noted is not reported")
 	}
 }
 
-// The service controller compares all Nodes for each of its Services, and remembers them, unless it sees none.
+// The service controller compares all Nodes for each of its Services, and remembers them, unless it is shown another one.
 func TestServiceControllerSeesNoNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _, b := run(t, false, service("web", nil))
@@ -631,7 +658,7 @@ func TestServiceControllerSeesNoNodes(t *testing.T) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.updated > 0 || b.nodes > 0 {
-			t.Errorf("%d updates of the load balancer for its Nodes, and %d Nodes remembered, want none", b.updated, b.nodes)
+			t.Errorf("%d updates of the load balancer for its Nodes, and %d Nodes handed to it, want none", b.updated, b.nodes)
 		}
 		for _, action := range client.Actions() {
 			if action.GetResource().Resource == "nodes" && action.GetVerb() != "create" || action.GetResource().Resource == "events" {
