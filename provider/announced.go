@@ -62,6 +62,10 @@ const (
 	holdUnallocated = 30 * time.Second
 	// notAnnouncedAfter is how long a Service must not have been announced before an event says so.
 	notAnnouncedAfter = 10 * time.Second
+	// retryWrite and retryWriteMost are how long conditions of a Service that could not be written wait for the next try: the first time, and
+	// after each further failure twice as long as before, up to the most. With 10,000 Services that is 170 writes a second at last.
+	retryWrite     = time.Second
+	retryWriteMost = time.Minute
 	// ownWrite is how long conditions that we wrote are taken for those of a Service, however late the informer is.
 	ownWrite = 5 * time.Second
 	// conditionWorkers write conditions side by side.
@@ -99,6 +103,10 @@ type diagnosed struct {
 	told           bool               // by an event
 	wrote          []metav1.Condition // by us, at a time
 	at             time.Time
+	// retry is when conditions that could not be written are written again, and wait how long that is after the failure. Both are zero
+	// after a success.
+	retry time.Time
+	wait  time.Duration
 }
 
 // run keeps the conditions true until the context ends. The caller starts the informers and the cache.
@@ -232,26 +240,21 @@ type pass struct {
 // diagnose adds to the pass what is to be done about one Service.
 func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 	d := p.diagnosed[name]
-	have := ours(svc.Status.Conditions)
-	if d != nil && d.uid != svc.UID {
-		d = nil
+	if d == nil || d.uid != svc.UID {
+		d = &diagnosed{uid: svc.UID}
+		p.diagnosed[name] = d
 	}
-	switch {
-	case d == nil:
-	case p.now.Sub(d.at) < ownWrite:
+	have := ours(svc.Status.Conditions)
+	if p.now.Sub(d.at) < ownWrite {
 		have = d.wrote
-	default:
+	} else {
 		d.wrote = nil
 	}
 	if svc.DeletionTimestamp != nil || !isOurs(svc) {
-		if len(have) > 0 && svc.DeletionTimestamp == nil {
+		if len(have) > 0 && svc.DeletionTimestamp == nil && p.due(d.braked(p.now, time.Time{})) {
 			p.todos = append(p.todos, todo{service: svc})
 		}
 		return
-	}
-	if d == nil {
-		d = &diagnosed{uid: svc.UID}
-		p.diagnosed[name] = d
 	}
 	was := find(have, ipamv1alpha1.ServiceConditionAnnounced)
 	announced, reason, message := diagnosis.Sum(p.diagnoser.Service(name, was != nil && was.Status == metav1.ConditionTrue))
@@ -268,7 +271,7 @@ func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 		p.due(until)
 	}
 	p.states[reason]++
-	if p.due(d.due(p.now, have, want, p.failures.of(svc.UID) != "")) {
+	if p.due(d.braked(p.now, d.due(p.now, have, want, p.failures.of(svc.UID) != ""))) {
 		p.todos = append(p.todos, todo{svc, transition(p.now, have, want)})
 	}
 	// Other events tell of a Service that lacks an address, and of one whose status others write.
@@ -324,6 +327,14 @@ func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed boo
 		return at
 	}
 	return time.Time{}
+}
+
+// braked puts a write that is due now off while the last one that failed is too recent.
+func (d *diagnosed) braked(now, due time.Time) time.Time {
+	if due.IsZero() && d.retry.After(now) {
+		return d.retry
+	}
+	return due
 }
 
 // event returns when an event is to say that the Service is not announced: the zero Time for now, and never if there is nothing to say, or
@@ -484,8 +495,12 @@ func (c *serviceConditions) write(ctx context.Context, now time.Time, todos []to
 	errs := make([]error, len(todos))
 	workqueue.ParallelizeUntil(ctx, conditionWorkers, len(todos), func(i int) { errs[i] = c.patch(ctx, todos[i]) })
 	for i, t := range todos {
-		if d := c.diagnosed[types.NamespacedName{Namespace: t.service.Namespace, Name: t.service.Name}]; d != nil && errs[i] == nil {
-			d.wrote, d.at, d.want = t.conditions, now, nil
+		d := c.diagnosed[types.NamespacedName{Namespace: t.service.Namespace, Name: t.service.Name}]
+		if errs[i] == nil {
+			d.wrote, d.at, d.want, d.retry, d.wait = t.conditions, now, nil, time.Time{}, 0
+		} else {
+			d.wait = min(max(2*d.wait, retryWrite), retryWriteMost)
+			d.retry = now.Add(d.wait)
 		}
 	}
 	return errors.Join(errs...)

@@ -14,11 +14,13 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -412,6 +414,39 @@ func TestConditionsEndWithOurs(t *testing.T) {
 	w.sync()
 	w.pass(10)
 	w.expect("", 2)
+}
+
+// Conditions that the API server refuses are tried less and less often, and written soon after it takes them again.
+func TestRefusedConditionsAreBraked(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	refuses, tries := true, 0
+	w.store.PrependReactor("patch", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+		tries++
+		return refuses, nil, errors.New("a webhook refuses")
+	})
+	pass := func(seconds int) {
+		for range seconds {
+			w.now = w.now.Add(time.Second)
+			w.renew()
+			todos, _, err := w.diagnose(t.Context(), w.now)
+			w.add(err)
+			if err := w.write(t.Context(), w.now, todos); err != nil != (refuses && len(todos) > 0) {
+				t.Fatalf("write: %v", err)
+			}
+			w.sync()
+		}
+	}
+	pass(600)
+	if want := 6 + 9; tries != want { // after 0, 1, 3, 7, 15 and 31 seconds, and then each minute
+		t.Errorf("%d tries in ten minutes, want %d", tries, want)
+	}
+	w.expect("", 0)
+	refuses = false
+	pass(60)
+	w.expect(onLayer2, 0)
 }
 
 // A leader that has just started knows of no speaker whether it is alive, and writes nothing.

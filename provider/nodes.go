@@ -73,11 +73,11 @@ func (i *keepingInformer) AddEventHandler(handler cache.ResourceEventHandler) (c
 	return i.SharedIndexInformer.AddEventHandler(handler)
 }
 
-// oneNode shows the service controller one Node that never changes, whatever Nodes there are. Shown all of them, the controller would compare
-// them with those that it has last seen, for each Service, whenever one comes, goes, or is initialised, and would remember them for each
-// Service: five seconds and 80 MB for 10,000 Services and 1,000 Nodes, all for our UpdateLoadBalancer, which does nothing. Shown none, it would
-// warn of that at each try of each Service. Client-go lets only so many warnings of one object pass, and would then hold back the event that
-// says why the Service has no address.
+// oneNode shows the service controller one Node that never changes, whatever Nodes there are. Shown all of them, the controller would
+// compare them with those that it has last seen, for each Service, whenever one comes, goes, or is initialised, and would remember them
+// for each Service: five seconds and 80 MB for 10,000 Services and 1,000 Nodes, all for our UpdateLoadBalancer, which does nothing. Shown
+// none, it would warn of that at each try of each Service. Client-go lets only so many warnings of one object pass, and would then hold
+// back the event that says why the Service has no address.
 type oneNode struct{}
 
 // Informer returns an informer that has no events.
