@@ -71,6 +71,7 @@ func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision
 //	                           192.0.2.1                                                            about to be published
 //	192.0.2.1                  192.0.2.1, 192.0.2.2        192.0.2.1                                192.0.2.2 is not needed, or about to be published
 //	198.51.100.11              192.0.2.1                   192.0.2.1                  198.51.100.11
+//	lb.example.com             192.0.2.1                   192.0.2.1
 func (o *Objects) observedServices() []decision.Service {
 	pools := make(map[netip.Addr]string, len(o.Claims.Items))
 	for i := range o.Claims.Items {
@@ -97,18 +98,20 @@ func (o *Objects) observedServices() []decision.Service {
 			Holder:    records[name].Node,
 			Recorded:  decision.Record{Addresses: records[name].Addresses, Interfaces: records[name].Interfaces},
 		}
+		contested := false // the status shows what another controller has written
 		for _, ingress := range svc.Status.LoadBalancer.Ingress {
 			address, err := netip.ParseAddr(ingress.IP)
-			if err != nil {
+			if err != nil { // It has a hostname, which Tandem never writes.
+				contested = true
 				continue
 			}
 			if pool, claimed := pools[address]; claimed {
 				observed.Addresses = append(observed.Addresses, decision.Address{IP: address, Pool: pool})
 			} else {
-				observed.Unclaimed = append(observed.Unclaimed, address)
+				contested, observed.Unclaimed = true, append(observed.Unclaimed, address)
 			}
 		}
-		if class := svc.Spec.LoadBalancerClass; len(observed.Unclaimed) > 0 && (class == nil || *class == ipamv1alpha1.LoadBalancerClass) {
+		if class := svc.Spec.LoadBalancerClass; contested && (class == nil || *class == ipamv1alpha1.LoadBalancerClass) {
 			for _, address := range owned()[name] {
 				if !slices.Contains(observed.Addresses, address) {
 					observed.Addresses = append(observed.Addresses, address)

@@ -261,6 +261,20 @@ func TestObservedServices(t *testing.T) {
 			}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}}},
 		},
 		{
+			name: "a hostname that another controller writes takes no claimed address from the Service either",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
+					svc := published("web")
+					svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}
+					return svc
+				}()}},
+				Claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claimFor("web", v4, "lan")}},
+			},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v4), Pool: "lan"},
+			}}},
+		},
+		{
 			name: "a Service whose status another controller writes keeps no address that it has left to others, or to wait for reuseAfter",
 			objects: Objects{
 				Services: corev1.ServiceList{Items: []corev1.Service{published("web", "203.0.113.9")}},
