@@ -236,8 +236,8 @@ func TestChartIsAccepted(t *testing.T) {
 				}
 				all.Write(text)
 				// Fields that the API server does not know are errors of a server-side apply.
-				err = apiClient.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership)
-				if err != nil {
+				apply := client.ApplyConfigurationFromUnstructured(o)
+				if err := apiClient.Apply(t.Context(), apply, client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership); err != nil {
 					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
 				}
 			}

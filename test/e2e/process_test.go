@@ -38,8 +38,11 @@ func (s *stage) process(node, program string) (process, error) {
 	for _, dir := range all {
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		name, arguments, _ := strings.Cut(string(cmdline), "\x00")
+		if err != nil || filepath.Base(name) != program || strings.HasPrefix(arguments, "health\x00") {
+			continue
+		}
 		var stat unix.Stat_t
-		if err != nil || filepath.Base(name) != program || strings.HasPrefix(arguments, "health\x00") || unix.Stat(filepath.Join(dir, "ns/net"), &stat) != nil || stat.Ino != namespace.Ino {
+		if unix.Stat(filepath.Join(dir, "ns/net"), &stat) != nil || stat.Ino != namespace.Ino {
 			continue
 		}
 		status, err := os.ReadFile(filepath.Join(dir, "status"))
