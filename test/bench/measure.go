@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// untold is for how many seconds nothing is written, at most, before the conditions of Services and the events say that they are not announced.
-const untold = 15
+// conditionsAfter is how many seconds may pass without a write, at most, until the conditions of Services and events say that nothing announces them.
+const conditionsAfter = 15
 
 // measure lets a contestant give addresses to n Services and take them back.
 func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figure, error) {
@@ -18,7 +18,7 @@ func (a *arena) measure(ctx context.Context, c contestant, m mode, n int) (figur
 	fmt.Fprintf(a.progress, "%s, %d Services %s\n", c.name(), n, m)
 	prefix, quiet := fmt.Sprintf("%s-%s", c.name(), m), 1
 	if c.name() == "tandem" {
-		quiet = untold
+		quiet = conditionsAfter
 	}
 	var r running
 	begin := func() (err error) {
@@ -183,7 +183,7 @@ func (a *arena) measureMemory(ctx context.Context, n int) error {
 	if err := report(fmt.Sprintf("With %d Services", n)); err != nil {
 		return err
 	}
-	before, err := a.settle(ctx, untold)
+	before, err := a.settle(ctx, conditionsAfter)
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func (a *arena) measureMemory(ctx context.Context, n int) error {
 		return err
 	}
 	fmt.Fprintf(a.progress, "Served another Service %.1fs after its start with %d Services\n", time.Since(start).Seconds(), n)
-	after, err := a.settle(ctx, untold)
+	after, err := a.settle(ctx, conditionsAfter)
 	if err != nil {
 		return err
 	}
