@@ -127,12 +127,19 @@ func known(t *testing.T, where, query string, all map[string][]string) {
 
 func TestAlertsNameWhatExists(t *testing.T) {
 	all := metrics(t)
+	contents, err := os.ReadFile("../../docs/runbooks/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, group := range readRules(t).Groups {
 		for _, r := range group.Rules {
 			known(t, r.Alert, r.Expr, all)
-			page := "../../docs/runbooks/" + r.Alert + ".md"
-			if text, err := os.ReadFile(page); err != nil || !strings.HasPrefix(string(text), "# "+r.Alert+"\n") {
-				t.Errorf("%s has no page %s: %v", r.Alert, page, err)
+			page, severity := "../../docs/runbooks/"+r.Alert+".md", r.Labels["severity"]
+			if text, err := os.ReadFile(page); err != nil || !strings.HasPrefix(string(text), "# "+r.Alert+"\n\nSeverity "+severity+". ") {
+				t.Errorf("%s has no page %s that says its severity %s: %v", r.Alert, page, severity, err)
+			}
+			if row := fmt.Sprintf("\n| [%[1]s](%[1]s.md) | %[2]s | ", r.Alert, severity); !strings.Contains(string(contents), row) {
+				t.Errorf("docs/runbooks/README.md has no row %s", row)
 			}
 			if want := "https://github.com/tandem-lb/tandem/blob/main/docs/runbooks/" + r.Alert + ".md"; r.Annotations["runbook_url"] != want {
 				t.Errorf("%s has the runbook %q, want %q", r.Alert, r.Annotations["runbook_url"], want)
@@ -142,8 +149,8 @@ func TestAlertsNameWhatExists(t *testing.T) {
 					t.Errorf("%s has no %s", r.Alert, annotation)
 				}
 			}
-			if !slices.Contains([]string{"info", "warning", "critical"}, r.Labels["severity"]) {
-				t.Errorf("%s has the severity %q", r.Alert, r.Labels["severity"])
+			if !slices.Contains([]string{"info", "warning", "critical"}, severity) {
+				t.Errorf("%s has the severity %q", r.Alert, severity)
 			}
 		}
 	}

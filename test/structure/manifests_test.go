@@ -126,11 +126,12 @@ func TestServicesModeWritesNoNodes(t *testing.T) {
 	}
 }
 
-// TestAnotherNamespace puts an overlay with a namespace over each mode. Nothing may stay in tandem-system, or refer to it.
+// TestAnotherNamespace puts an overlay with a namespace over each mode, with monitoring and the network policy. Nothing may stay in
+// tandem-system, or refer to it.
 func TestAnotherNamespace(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			base, err := filepath.Abs("../../manifests/" + mode)
+			manifests, err := filepath.Abs("../../manifests")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,10 +139,15 @@ func TestAnotherNamespace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if base, err = filepath.Rel(dir, base); err != nil {
+			if manifests, err = filepath.Rel(dir, manifests); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte("namespace: lb-system\nresources: ["+base+"]\n"), 0o600); err != nil {
+			overlay := strings.NewReplacer("MANIFESTS", manifests, "MODE", mode).Replace(`
+namespace: lb-system
+resources: [MANIFESTS/MODE, MANIFESTS/monitoring/pod-monitors]
+components: [MANIFESTS/monitoring, MANIFESTS/network-policy]
+`)
+			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			for _, o := range kustomize(t, dir) {
