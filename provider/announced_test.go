@@ -82,6 +82,18 @@ func newAnnouncedWorld(t *testing.T) *announcedWorld {
 	return w
 }
 
+// newAnnounced returns a cluster in which web is announced on layer 2, as one write has said.
+func newAnnounced(t *testing.T) *announcedWorld {
+	t.Helper()
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.pass(6)
+	w.expect(onLayer2, 1)
+	return w
+}
+
 func (w *announcedWorld) add(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -333,12 +345,7 @@ func TestConditionsBringTheMark(t *testing.T) {
 
 // While another controller and we write the status by turns, the conditions say so and stay.
 func TestContested(t *testing.T) {
-	w := newAnnouncedWorld(t)
-	w.advertise()
-	w.service(lanAddress)
-	w.record("node1", lanAddress)
-	w.pass(1)
-	w.expect(onLayer2, 1)
+	w := newAnnounced(t)
 	show := func(address string) {
 		svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
 		w.add(err)
@@ -362,12 +369,7 @@ func TestContested(t *testing.T) {
 
 // All speakers stop at once: the condition is false within twelve seconds, though the record still names a holder.
 func TestAllSpeakersStop(t *testing.T) {
-	w := newAnnouncedWorld(t)
-	w.advertise()
-	w.service(lanAddress)
-	w.record("node1", lanAddress)
-	w.pass(5)
-	w.expect(onLayer2, 1)
+	w := newAnnounced(t)
 	w.speaking = false
 	w.pass(7)
 	w.expect(onLayer2, 1)
@@ -400,12 +402,7 @@ func TestNotAllocated(t *testing.T) {
 
 // A Service that stops being ours loses our conditions and keeps those of others.
 func TestConditionsEndWithOurs(t *testing.T) {
-	w := newAnnouncedWorld(t)
-	w.advertise()
-	w.service(lanAddress)
-	w.record("node1", lanAddress)
-	w.pass(6)
-	w.expect(onLayer2, 1)
+	w := newAnnounced(t)
 	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
 	w.add(err)
 	svc.Spec.Type = corev1.ServiceTypeClusterIP

@@ -26,34 +26,21 @@ import (
 // `make bench-loops` can work out how the cost grows.
 
 // BenchmarkDiagnosis is a pass over Services that are all announced on layer 2.
-func BenchmarkDiagnosis(b *testing.B) {
-	layer2 := []client.Object{&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}}
-	for _, size := range []struct {
-		name            string
-		services, nodes int
-	}{{"1000 services", 1000, 100}, {"10000 services", 10_000, 100}, {"100 nodes", 1000, 100}, {"1000 nodes", 1000, 1000}} {
-		b.Run(size.name, func(b *testing.B) {
-			c := newBenchConditions(b, size.services, size.nodes, layer2, true, true, nil)
-			b.ReportAllocs()
-			for now := time.Now(); b.Loop(); {
-				if _, _, err := c.diagnose(b.Context(), now); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
+func BenchmarkDiagnosis(b *testing.B) { benchmarkDiagnosis(b, true, nil) }
 
 // BenchmarkDiagnosisOfSilence is a pass where nothing is announced: no node is in the subnet of any address.
 func BenchmarkDiagnosisOfSilence(b *testing.B) {
+	benchmarkDiagnosis(b, false, func(s *v1alpha1.SpeakerState) { s.Interfaces[0].Addresses = []string{"192.0.2.1/24"} })
+}
+
+func benchmarkDiagnosis(b *testing.B, records bool, state func(*v1alpha1.SpeakerState)) {
 	layer2 := []client.Object{&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "lan"}}}
-	offLink := func(s *v1alpha1.SpeakerState) { s.Interfaces[0].Addresses = []string{"192.0.2.1/24"} }
 	for _, size := range []struct {
 		name            string
 		services, nodes int
 	}{{"1000 services", 1000, 100}, {"10000 services", 10_000, 100}, {"100 nodes", 1000, 100}, {"1000 nodes", 1000, 1000}} {
 		b.Run(size.name, func(b *testing.B) {
-			c := newBenchConditions(b, size.services, size.nodes, layer2, false, true, offLink)
+			c := newBenchConditions(b, size.services, size.nodes, layer2, records, true, state)
 			b.ReportAllocs()
 			for now := time.Now(); b.Loop(); {
 				if _, _, err := c.diagnose(b.Context(), now); err != nil {

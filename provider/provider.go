@@ -51,8 +51,8 @@ import (
 // Name is the provider's name: the value of --cloud-provider inside the controller manager, and the scheme of provider IDs.
 const Name = "tandem"
 
-// startsWithin is after how long what was read at the start is in the caches. The rest of the memory that reading took then goes back to the
-// system, which the runtime leaves undone for as long as little changes.
+// startsWithin is the time within which the caches are filled at the start. After it, the memory that only the filling needed is given back to
+// the system, of which the runtime would keep a part.
 const startsWithin = time.Minute
 
 // Config is what a Cloud works with. All fields but ClassOnly and Rules are required.
