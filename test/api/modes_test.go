@@ -46,13 +46,7 @@ const patience = 60 * time.Second
 // TestModes runs the controller manager as each mode installs it, with the arguments of its Deployment and the rights of its service account,
 // in a namespace that is not the default one. A Service gets its address in both modes, and a Node is written in one.
 func TestModes(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "tandem-cloud-controller-manager")
-	version := "-X k8s.io/component-base/version.gitVersion=v0.1.0+0123456789ab" // with a commit, as `make images` sets it
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", version, "-o", program, "./cmd/cloud-controller-manager")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
-	}
+	program := buildManager(t)
 	for _, tt := range []struct {
 		mode        string
 		values      []string // beside the mode
@@ -124,6 +118,19 @@ func TestModes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// buildManager builds the controller manager, and returns the path of the program.
+func buildManager(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "tandem-cloud-controller-manager")
+	version := "-X k8s.io/component-base/version.gitVersion=v0.1.0+0123456789ab" // with a commit, as `make images` sets it
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", version, "-o", program, "./cmd/cloud-controller-manager")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the controller manager: %v\n%s", err, out)
+	}
+	return program
 }
 
 func uninitialized(node *corev1.Node) bool {
@@ -275,14 +282,11 @@ func TestRolesForPeople(t *testing.T) {
 			continue
 		}
 		create(t, o)
-		binding := &rbacv1.ClusterRoleBinding{
+		create(t, &rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: o.GetName()},
 			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: o.GetName()},
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: o.GetName()}},
-		}
-		if _, err := clientset.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		})
 	}
 	for _, tt := range []struct {
 		user, verb, group, resource string

@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,23 +22,10 @@ import (
 // A controller manager that is told to end releases its lease, so that the next one need not wait until it expires. The lease here would
 // outlast the test.
 func TestLeaseIsReleased(t *testing.T) {
-	dir := t.TempDir()
-	binary, kubeconfig := filepath.Join(dir, "tandem-cloud-controller-manager"), filepath.Join(dir, "kubeconfig")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "../../cmd/cloud-controller-manager").CombinedOutput(); err != nil {
-		t.Fatalf("building the controller manager: %v\n%s", err, out)
-	}
-	if err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"api": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {
-			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Token: config.BearerToken,
-		}},
-		Contexts:       map[string]*clientcmdapi.Context{"api": {Cluster: "api", AuthInfo: "admin"}},
-		CurrentContext: "api",
-	}, kubeconfig); err != nil {
-		t.Fatal(err)
-	}
+	program := buildManager(t)
+	kubeconfig := writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
 	start := func() *exec.Cmd {
-		manager := exec.CommandContext(t.Context(), binary, "--kubeconfig="+kubeconfig, "--namespace=default", "--secure-port=0",
+		manager := exec.CommandContext(t.Context(), program, "--kubeconfig="+kubeconfig, "--namespace=default", "--secure-port=0",
 			"--leader-elect-lease-duration=1h", "--controllers=service-lb-controller")
 		manager.Stderr = os.Stderr
 		if err := manager.Start(); err != nil {
