@@ -695,7 +695,10 @@ func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment)
 		if err := a.available(req, address); err != nil {
 			return as, err
 		}
-		return as, a.withinLimit(req, as.Pool, family.Of(address), address, gives)
+		if af := family.Of(address); !a.withinLimit(req, as.Pool, af, address, gives) {
+			return as, a.limitError(req, as.Pool, af)
+		}
+		return as, nil
 	}
 	if denied != nil {
 		return Assignment{}, denied
@@ -771,8 +774,8 @@ func (a *Allocator) whyNone(req Request, af family.Family, gives Assignment) err
 	asked := a.asked(req, af)
 	auto := slices.DeleteFunc(slices.Clone(req.Pools), func(c Candidate) bool { return !c.Auto })
 	for _, name := range asked {
-		if err := a.withinLimit(req, name, af, netip.Addr{}, gives); err != nil && a.pools[name].partitions[af].free.Len() > 0 {
-			return err
+		if !a.withinLimit(req, name, af, netip.Addr{}, gives) && a.pools[name].partitions[af].free.Len() > 0 {
+			return a.limitError(req, name, af)
 		}
 	}
 	switch {
@@ -816,7 +819,7 @@ func (a *Allocator) firstIn(req Request, af family.Family, name string, gives As
 		return netip.Addr{}, false
 	}
 	fits := func(address netip.Addr) bool {
-		return family.Of(address) == af && p.contains(address) && !a.isReserved(address) && a.withinLimit(req, name, af, address, gives) == nil
+		return family.Of(address) == af && p.contains(address) && !a.isReserved(address) && a.withinLimit(req, name, af, address, gives)
 	}
 	if address, ok := a.returning(req, fits); ok {
 		return address, true
@@ -824,7 +827,7 @@ func (a *Allocator) firstIn(req Request, af family.Family, name string, gives As
 	if address, ok := a.shareable(req, af, name, fits); ok {
 		return address, true
 	}
-	if len(p.PerNamespace) > 0 && a.withinLimit(req, name, af, netip.Addr{}, gives) != nil {
+	if !a.withinLimit(req, name, af, netip.Addr{}, gives) {
 		return netip.Addr{}, false
 	}
 	return p.partitions[af].first(req.Service)

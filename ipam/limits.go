@@ -53,43 +53,44 @@ func (a *Allocator) countTenant(address netip.Addr, h *holding, user Service, n 
 	}
 }
 
-// withinLimit returns nil if the namespace of the Service may have the address from the pool, or one address more where it is the zero address.
-// An address that the Service has from the pool, and that it would give up for the other, does not count, so that a namespace at its limit
-// can still move from one address to another.
-func (a *Allocator) withinLimit(req Request, pool string, af family.Family, address netip.Addr, gives Assignment) error {
+// withinLimit reports whether the namespace of the Service may have the address from the pool, or one address more where
+// it is the zero address. An address that the Service has from the pool, and that it would give up for the other, does
+// not count, so that a namespace at its limit can still move from one address to another.
+func (a *Allocator) withinLimit(req Request, pool string, af family.Family, address netip.Addr, gives Assignment) bool {
 	p := a.pools[pool]
 	if p == nil {
-		return nil
+		return true
 	}
-	limit, ok := p.PerNamespace[af]
-	if !ok {
-		return nil
+	limit, limited := p.PerNamespace[af]
+	if !limited {
+		return true
 	}
 	has := a.tenants[tenant{pool, req.Service.Namespace, af}]
-	if has[address] > 0 {
-		return nil
-	}
 	n := len(has)
 	if has[gives.Address] == 1 {
 		n--
 	}
-	if n < limit {
-		return nil
-	}
+	return has[address] > 0 || n < limit
+}
+
+// limitError says what the namespace of the Service has of the pool. It names a few addresses, and none of many: each
+// new text is an event for each Service that waits, and some of many change all the time.
+func (a *Allocator) limitError(req Request, pool string, af family.Family) error {
+	has := a.tenants[tenant{pool, req.Service.Namespace, af}]
 	var names []string
-	for _, address := range slices.SortedFunc(maps.Keys(has), netip.Addr.Compare) {
-		for _, user := range a.held[address].users.sorted() {
-			if user.Namespace == req.Service.Namespace {
-				names = append(names, fmt.Sprintf("%s (Service %s)", address, user.Name))
-				break
-			}
-		}
-		if len(names) > mostNamed {
-			break
+	if len(has) <= mostNamed {
+		for _, address := range slices.SortedFunc(maps.Keys(has), netip.Addr.Compare) {
+			users := a.held[address].users.sorted()
+			i := slices.IndexFunc(users, func(user Service) bool { return user.Namespace == req.Service.Namespace })
+			names = append(names, fmt.Sprintf("%s (Service %s)", address, users[i].Name))
 		}
 	}
-	return fmt.Errorf("%w: namespace %s has %d of %d %s addresses of pool %s: %s; delete one of its Services or raise limits.perNamespace",
-		ErrLimit, req.Service.Namespace, len(has), limit, af, pool, listed(names, len(has)))
+	those := strings.Join(names, ", ")
+	if those != "" {
+		those = ": " + those
+	}
+	return fmt.Errorf("%w: namespace %s has %d of %d %s addresses of pool %s%s; delete one of its Services or raise limits.perNamespace",
+		ErrLimit, req.Service.Namespace, len(has), a.pools[pool].PerNamespace[af], af, pool, those)
 }
 
 // addAtLimit fills in PoolUsage.AtLimit.

@@ -58,6 +58,12 @@ func TestTenants(t *testing.T) {
 				"delete one of its Services or raise limits.perNamespace",
 		},
 		{
+			name: "a namespace that has many addresses", pools: []Pool{limited},
+			prepare: hold(other, "10.0.0.1", other, "10.0.0.2", other, "10.0.0.3", other, "10.0.0.4", third, "10.0.0.5", third, "10.0.0.6"),
+			req:     Request{Families: v4, Pools: auto("lan")}, want: "error: namespace is at its limit",
+			says: "namespace default has 6 of 2 IPv4 addresses of pool lan; delete one of its Services",
+		},
+		{
 			name: "a fixed address counts, too", pools: []Pool{limited}, prepare: hold(other, "10.0.0.6", third, "10.0.0.5"),
 			req:  Request{Families: v4, Pools: auto("lan"), Addresses: []netip.Addr{addr("10.0.0.7")}},
 			want: "error: namespace is at its limit",
