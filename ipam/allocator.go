@@ -380,9 +380,9 @@ func (a *Allocator) Addresses() []netip.Addr {
 	return slices.Collect(maps.Keys(a.held))
 }
 
-// ReplaceDeletedPools records that the held and cooling addresses of pools that are gone belong to the first pool, by name, that contains
-// them now, and returns these addresses. For example, web holds 192.0.2.1 from lan, and lan is replaced by office with the same ranges: the address then
-// belongs to office.
+// ReplaceDeletedPools records that the held and cooling addresses of pools that are gone belong to the first pool, by
+// name, that contains them now, and returns these addresses. For example, web holds 192.0.2.1 from lan, and lan is
+// replaced by office with the same ranges: the address then belongs to office.
 func (a *Allocator) ReplaceDeletedPools() []netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -461,9 +461,10 @@ func compareServices(x, y Service) int {
 	return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name))
 }
 
-// Release ends the Service's hold on the address at this time. It does nothing if the Service does not hold the address. Where no other Service
-// holds it, the address is free, or cooling if it came from a pool with ReuseAfter; Lookup says so. A zero time means that no client knows the
-// address from the Service, as where its claim could not be created: it does not cool.
+// Release ends the Service's hold on the address at this time. It does nothing if the Service does not hold the address.
+// Where no other Service holds it, the address is free, or cooling if it came from a pool with ReuseAfter; Lookup says so.
+// A zero time means that no client knows the address from the Service, as where its claim could not be created: it does
+// not cool.
 func (a *Allocator) Release(at time.Time, service Service, address netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -689,7 +690,8 @@ func (a *Allocator) planFixed(req Request, address netip.Addr, gives Assignment)
 		}
 		as := Assignment{address, cmp.Or(pool, c.Pool)} // All that share an address have it from one pool.
 		if p := a.pools[as.Pool]; p != nil && p.FixedDenied {
-			denied = fmt.Errorf("%w: pool %s has fixedAddresses Denied; do not ask for %s, or ask for one of another pool", ErrFixedDenied, as.Pool, address)
+			denied = fmt.Errorf("%w: pool %s has fixedAddresses Denied; do not ask for %s, or ask for one of another pool",
+				ErrFixedDenied, as.Pool, address)
 			continue
 		}
 		if err := a.available(req, address); err != nil {
@@ -811,8 +813,8 @@ func (a *Allocator) asked(req Request, af family.Family) []string {
 	return names
 }
 
-// firstIn returns the address that the Service would get from a pool: one that it released and that is kept for it, then one that it may share,
-// then a free one. gives is what it has of the family, and would give up.
+// firstIn returns the address that the Service would get from a pool: one that it released and that is kept for it, then
+// one that it may share, then a free one. gives is what it has of the family, and would give up.
 func (a *Allocator) firstIn(req Request, af family.Family, name string, gives Assignment) (netip.Addr, bool) {
 	p := a.pools[name]
 	if p == nil || p.partitions[af] == nil {
@@ -973,7 +975,9 @@ func (a *Allocator) Usage() map[string]PoolUsage {
 	for name, p := range a.pools {
 		u := PoolUsage{Families: map[family.Family]Usage{}, Overlaps: p.overlaps}
 		for af, part := range p.partitions {
-			f := Usage{Capacity: saturated(part.capacity), Allocated: int64(part.taken) - cooling[part], Cooling: cooling[part], Available: math.MaxInt64}
+			f := Usage{
+				Capacity: saturated(part.capacity), Allocated: int64(part.taken) - cooling[part], Cooling: cooling[part], Available: math.MaxInt64,
+			}
 			if part.capacity.IsInt64() {
 				f.Available = f.Capacity - int64(part.taken)
 			}

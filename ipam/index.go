@@ -21,9 +21,9 @@ type segment struct {
 	items []int
 }
 
-// index says which items an address belongs to, in time that grows with the logarithm of their number. Its segments are sorted and disjoint.
-// For example, item 0 has 10.0.0.0-10.0.0.9, and item 1 has 10.0.0.8-10.0.0.15. The index has three segments: 10.0.0.0-10.0.0.7 of item 0,
-// 10.0.0.8-10.0.0.9 of both, and 10.0.0.10-10.0.0.15 of item 1.
+// index says which items an address belongs to, in time that grows with the logarithm of their number. Its segments are
+// sorted and disjoint. For example, item 0 has 10.0.0.0-10.0.0.9, and item 1 has 10.0.0.8-10.0.0.15. The index has three
+// segments: 10.0.0.0-10.0.0.7 of item 0, 10.0.0.8-10.0.0.9 of both, and 10.0.0.10-10.0.0.15 of item 1.
 type index []segment
 
 func newIndex(spans []span) index {

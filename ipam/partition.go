@@ -181,8 +181,8 @@ func (p *partition) adjoins(a, b netip.Addr) bool {
 	return ok && r.Contains(b)
 }
 
-// first returns the free address that service gets: the lowest one, or, in a stable partition, the first of the service's own places that is
-// free. Where none of these is, the first one after its first place is taken, going round at the end.
+// first returns the free address that service gets: the lowest one, or, in a stable partition, the first of the service's
+// own places that is free. Where none of these is, the first one after its first place is taken, going round at the end.
 func (p *partition) first(service Service) (netip.Addr, bool) {
 	if p.stable && len(p.ranges) > 0 {
 		var start netip.Addr

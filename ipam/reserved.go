@@ -107,10 +107,10 @@ type NetworkPeer struct {
 	Address netip.Addr
 }
 
-// ReservedOf returns what must not be given on a network, sorted by address and then by reason, one reservation for each address and reason.
-// Where several Nodes have the same one, the first by name is named and the others are counted. For example, node1 with the interface
-// 198.51.100.11/24 reserves 198.51.100.0, 198.51.100.11 and 198.51.100.255, and with 2001:db8:51::11/64 it reserves 2001:db8:51:: and
-// 2001:db8:51::11.
+// ReservedOf returns what must not be given on a network, sorted by address and then by reason, one reservation for each
+// address and reason. Where several Nodes have the same one, the first by name is named and the others are counted. For
+// example, node1 with the interface 198.51.100.11/24 reserves 198.51.100.0, 198.51.100.11 and 198.51.100.255, and with
+// 2001:db8:51::11/64 it reserves 2001:db8:51:: and 2001:db8:51::11.
 //
 // A subnet of one or two addresses has no network, broadcast or anycast address: /31 (RFC 3021), /32, /127 (RFC 6164), /128. Addresses that
 // are always reserved, such as 127.0.0.1 and link-local gateways, are left out.
@@ -146,7 +146,8 @@ func ReservedOf(network Network) []Reservation {
 				add(subnet.Addr(), ReasonNetworkAddress, fmt.Sprintf("network address of %s on ", subnet), node.Name)
 				add(netipx.PrefixLastIP(subnet), ReasonBroadcast, fmt.Sprintf("broadcast address of %s on ", subnet), node.Name)
 			} else {
-				add(subnet.Addr(), ReasonSubnetRouterAnycast, fmt.Sprintf("subnet-router anycast address of %s (RFC 4291 §2.6.1) on ", subnet), node.Name)
+				add(subnet.Addr(), ReasonSubnetRouterAnycast,
+					fmt.Sprintf("subnet-router anycast address of %s (RFC 4291 §2.6.1) on ", subnet), node.Name)
 			}
 		}
 		for _, a := range node.Gateways {
@@ -186,8 +187,9 @@ func reservationIndex(reservations []Reservation) index {
 	return newIndex(spans)
 }
 
-// SetReserved replaces all reservations but those of special ranges, which are always there. Reserved addresses are not given, neither chosen
-// nor asked for, and capacity does not count them. A Service that holds one keeps it. It reports whether an address became free.
+// SetReserved replaces all reservations but those of special ranges, which are always there. Reserved addresses are not
+// given, neither chosen nor asked for, and capacity does not count them. A Service that holds one keeps it. It reports
+// whether an address became free.
 //
 // The partitions of pools change by the difference to the reservations before, whatever their size is.
 func (a *Allocator) SetReserved(reservations []Reservation) (freed bool) {

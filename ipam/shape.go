@@ -2,8 +2,9 @@
 
 package ipam
 
-// shape is what two requests have in common that get the same answer, whichever Service asks. [Allocator.Plan] looks once for all requests of
-// a shape if there is nothing for the first of them: after a pool edit, 10,000 Services may wait for an address of 1,000 full pools.
+// shape is what two requests have in common that get the same answer, whichever Service asks. [Allocator.Plan] looks once
+// for all requests of a shape if there is nothing for the first of them: after a pool edit, 10,000 Services may wait for
+// an address of 1,000 full pools.
 type shape struct {
 	namespace  string // which may have reached a limit
 	families   string

@@ -159,12 +159,14 @@ func (s *Server) nameWriter(ctx context.Context, service ipam.Service) error {
 	if published := request.Published(svc); len(published) > 0 {
 		shown = join(published)
 	}
-	message := fmt.Sprintf("%s writes %s over %s in the status. Clients find what was written last. Let one of the two serve this Service: stop the "+
-		"other controller, or create the Service again with spec.loadBalancerClass, %s for Tandem; see also --load-balancer-class-only",
+	message := fmt.Sprintf("%s writes %s over %s in the status. Clients find what was written last. Let one of the two serve this "+
+		"Service: stop the other controller, or create the Service again with spec.loadBalancerClass, %s for Tandem; "+
+		"see also --load-balancer-class-only",
 		cmp.Or(writer, "another controller"), shown, join(given), v1alpha1.LoadBalancerClass)
 	s.contests.name(service, message)
 	if cached := s.ledger.service(service); cached != nil {
-		s.recorder.Eventf(cached, corev1.EventTypeWarning, v1alpha1.EventStatusOverwritten, "%s (last at %s)", message, at.UTC().Format(time.RFC3339))
+		s.recorder.Eventf(cached, corev1.EventTypeWarning, v1alpha1.EventStatusOverwritten,
+			"%s (last at %s)", message, at.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

@@ -82,13 +82,14 @@ type written struct {
 func newLedger(cfg Config) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second), marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
+		rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second),
+		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
 		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
 	}
 }
 
-// left returns the addresses of claims on which it is written that Services have left, of pools that exist. Those of a pool that is gone keep
-// what is written for a while, since the pool may be about to be made again.
+// left returns the addresses of claims on which it is written that Services have left, of pools that exist. Those of a
+// pool that is gone keep what is written for a while, since the pool may be about to be made again.
 func (l *ledger) left() (addresses []netip.Addr) {
 	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
 	for _, object := range claims {

@@ -45,8 +45,8 @@ func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	tell, ended := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}, message)
 	if tell {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventKeptAddress, "%s; what was changed has no effect on addresses "+
-			"until the Services agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both reach one of them; "+
-			"the annotation %s: \"true\" moves this Service", message, v1alpha1.AnnotationReallocate)
+			"until the Services agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both "+
+			"reach one of them; the annotation %s: \"true\" moves this Service", message, v1alpha1.AnnotationReallocate)
 	}
 	if ended {
 		s.recorder.Event(svc, corev1.EventTypeNormal, v1alpha1.EventSharingAgrees, "Admitted by all Services on its addresses")

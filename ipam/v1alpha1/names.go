@@ -15,17 +15,19 @@ const ManagedBy = "tandem-lb.io"
 // LabelAddressPool is the label of an IPAddress that names the AddressPool the address was taken from.
 const LabelAddressPool = "tandem-lb.io/address-pool"
 
-// AnnotationLeft of an IPAddress says which Services have left the address, and when: {"default/web":"2026-01-02T15:04:05Z"}. The parent of an
-// IPAddress that is named there has left it to the Services that share it, or to wait as spec.reuseAfter of its pool says. Users do not type it.
+// AnnotationLeft of an IPAddress says which Services have left the address, and when:
+// {"default/web":"2026-01-02T15:04:05Z"}. The parent of an IPAddress that is named there has left it to the Services that
+// share it, or to wait as spec.reuseAfter of its pool says. Users do not type it.
 const AnnotationLeft = "tandem-lb.io/left"
 
-// Finalizer is the finalizer of a Service whose addresses have to be released before it goes. Every provider that runs the service controller of
-// k8s.io/cloud-provider sets the same one, which stands here too because that package links a client.
+// Finalizer is the finalizer of a Service whose addresses have to be released before it goes. Every provider that runs the
+// service controller of k8s.io/cloud-provider sets the same one, which stands here too because that package links a
+// client.
 const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
 
-// AnnotationFinalizer marks a Service whose [Finalizer] is Tandem's. The controller manager writes it together with the finalizer, and removes
-// it together with the finalizer, so that it knows after a crash which Services that are no load balancers any more it has to clean up
-// after. Users do not type it.
+// AnnotationFinalizer marks a Service whose [Finalizer] is Tandem's. The controller manager writes it together with the
+// finalizer, and removes it together with the finalizer, so that it knows after a crash which Services that are no load
+// balancers any more it has to clean up after. Users do not type it.
 const AnnotationFinalizer = "tandem-lb.io/finalizer"
 
 // Annotations of a Service, as users type them.

@@ -34,7 +34,8 @@ var (
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
 	available = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_pool_available_addresses", Help: "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
+		Name:           "tandem_pool_available_addresses",
+		Help:           "Addresses of an AddressPool that can still be given, by family; huge counts saturate at 2^63-1.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
 	reserved = metrics.NewGaugeVec(&metrics.GaugeOpts{
@@ -109,7 +110,8 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	case len(u.Families) == 0:
 		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
 	case len(void) > 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid,
+			strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
 	case len(full) > 0:
 		message := "no free " + strings.Join(full, " and no free ") + " address; add ranges or delete Services"
 		if cooling > 0 {
@@ -128,14 +130,15 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 func setOverlaps(u ipam.PoolUsage, set func(conditionType string, is bool, reason, message string)) {
 	if len(u.Overlaps) > 0 {
 		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
-			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap", strings.Join(u.Overlaps, ", ")))
+			fmt.Sprintf("AddressPool %s contains some of the same addresses; none is given twice, but counts overlap",
+				strings.Join(u.Overlaps, ", ")))
 	} else {
 		set(v1alpha1.ConditionOverlapping, false, v1alpha1.ReasonNoOverlap, "")
 	}
 	if n := len(u.Stranded); n > 0 {
 		set(v1alpha1.ConditionStranded, true, v1alpha1.ReasonStranded,
-			fmt.Sprintf("%s in use but no longer in the pool; they go with their Services, or at once where a Service has the annotation %s: \"true\"",
-				listed(u.Stranded), v1alpha1.AnnotationReallocate))
+			fmt.Sprintf("%s in use but no longer in the pool; they go with their Services, "+
+				"or at once where a Service has the annotation %s: \"true\"", listed(u.Stranded), v1alpha1.AnnotationReallocate))
 	} else {
 		set(v1alpha1.ConditionStranded, false, v1alpha1.ReasonNoneStranded, "")
 	}

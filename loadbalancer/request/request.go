@@ -48,7 +48,8 @@ func FinalizerIsOurs(svc *corev1.Service) bool {
 // OtherProvider reports whether a Service is another provider's load balancer. We may have served it, as where Services without a class
 // were ours and are not any more.
 func OtherProvider(svc *corev1.Service) bool {
-	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
+	return svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil &&
+		*svc.Spec.LoadBalancerClass != v1alpha1.LoadBalancerClass
 }
 
 // ServiceOf returns the name of a Service.
@@ -232,12 +233,12 @@ func (p *Pools) candidates(svc *corev1.Service, namespace labels.Set) (candidate
 	return candidates
 }
 
-// New translates what the Service says into a request to the allocator. Errors name the annotation or field at fault. shows is what the Service
-// shows its clients, and has says that it has an address, shown or not.
+// New translates what the Service says into a request to the allocator. Errors name the annotation or field at fault.
+// shows is what the Service shows its clients, and has says that it has an address, shown or not.
 //
-// For example, a Service with the annotation address-pool: "lan,wan" and ipFamilies IPv6, IPv4 asks for an address of each family from lan or wan, in
-// this order, and is refused where one of the two does not exist or does not admit it. Without the annotation every pool that admits the Service is
-// asked, in the order of [NewPools].
+// For example, a Service with the annotation address-pool: "lan,wan" and ipFamilies IPv6, IPv4 asks for an address of each
+// family from lan or wan, in this order, and is refused where one of the two does not exist or does not admit it. Without
+// the annotation every pool that admits the Service is asked, in the order of [NewPools].
 func (r Rules) New(svc *corev1.Service, known *Pools, namespace labels.Set, shows []netip.Addr, has bool) (ipam.Request, error) {
 	req := ipam.Request{
 		Service:    ServiceOf(svc),
@@ -268,7 +269,8 @@ func (r Rules) New(svc *corev1.Service, known *Pools, namespace labels.Set, show
 		case i < 0:
 			return req, fmt.Errorf("annotation %s names AddressPool %q, which does not exist; create it or change the annotation", found.name, name)
 		case !known.sorted[i].matches(svc, namespace):
-			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelectors or serviceSelectors do not match this Service", found.name, name)
+			return req, fmt.Errorf("annotation %s names AddressPool %q, whose namespaceSelectors or serviceSelectors do not match this Service",
+				found.name, name)
 		}
 		req.Pools = append(req.Pools, ipam.Candidate{Pool: name, Auto: true})
 	}
