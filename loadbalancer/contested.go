@@ -165,14 +165,16 @@ func (s *Server) nameWriter(ctx context.Context, service ipam.Service) error {
 		cmp.Or(writer, "another controller"), shown, join(given), v1alpha1.LoadBalancerClass)
 	s.contests.name(service, message)
 	if cached := s.ledger.service(service); cached != nil {
-		s.recorder.Eventf(cached, corev1.EventTypeWarning, v1alpha1.EventStatusOverwritten,
-			"%s (last at %s)", message, at.UTC().Format(time.RFC3339))
+		if writer != "" {
+			message += fmt.Sprintf(" (last at %s)", at.UTC().Format(time.RFC3339))
+		}
+		s.recorder.Event(cached, corev1.EventTypeWarning, v1alpha1.EventStatusOverwritten, message)
 	}
 	return nil
 }
 
 // statusWriter returns the manager other than us that was the last to write the addresses in the status of a Service, and
-// when. The API server names a manager after its program, or as the program asks for.
+// when; "" where none is known. The API server names a manager after its program, or as the program asks for.
 func statusWriter(svc *corev1.Service) (manager string, at time.Time) {
 	us, _, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
 	for _, entry := range svc.ManagedFields {

@@ -128,6 +128,25 @@ func TestAnotherWriter(t *testing.T) {
 	})
 }
 
+func TestUnknownWriter(t *testing.T) {
+	bubble("another writer that the API server does not name has no time either", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		l := c.lead()
+		c.create(newService("web", single, "IPv6"))
+		l.mustSync("web")
+		c.frozen = true
+		for range freeRounds {
+			c.edit("web", publish("2001:db8:1::11"))
+			l.mustSync("web")
+		}
+		c.edit("web", publish("2001:db8:1::11"))
+		got := l.wantEvents(v1alpha1.EventStatusOverwritten, 1)
+		if all := strings.Join(got, "\n"); !strings.Contains(all, "another controller writes 2001:db8:1::11") || strings.Contains(all, "last at") {
+			t.Errorf("events %s", all)
+		}
+	})
+}
+
 func TestStatusWriter(t *testing.T) {
 	us, _, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
 	entry := func(manager, subresource, fields string, at int64) metav1.ManagedFieldsEntry {
