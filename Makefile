@@ -108,7 +108,7 @@ bench: deps bench-loops ## the speed of what has to be fast, with ratios to Meta
 	go run ./test/bench
 
 .PHONY: generate
-generate: ## deep copies, CRDs and RBAC from the code; the manifests of both modes from the chart
+generate: ## deep copies, CRDs, RBAC and docs/reference from the code; the manifests of both modes from the chart
 	$(CONTROLLER_GEN) object crd paths="./ipam/v1alpha1;./speaker/v1alpha1" output:crd:dir=manifests/crd
 	$(CONTROLLER_GEN) rbac:roleName=tandem-cloud-controller-manager paths="./provider;./loadbalancer" \
 		output:rbac:dir=$(CHART)/rbac/cloud-controller-manager
@@ -116,10 +116,11 @@ generate: ## deep copies, CRDs and RBAC from the code; the manifests of both mod
 	sed -i 's/^version: .*/version: $(VERSION:v%=%)/; s/^appVersion: .*/appVersion: $(VERSION)/' $(CHART)/Chart.yaml
 	$(HELM_TEMPLATE) >manifests/default/tandem.yaml
 	$(HELM_TEMPLATE) --set mode=services >manifests/services/tandem.yaml
+	go test -count=1 -run TestReference ./cmd/cloud-controller-manager ./cmd/speaker ./test/documents ./test/structure -update
 
 .PHONY: verify
 verify: generate ## that what is generated is up to date and that the code is formatted
-	git diff --exit-code -- manifests ipam/v1alpha1 speaker/v1alpha1
+	git diff --exit-code -- manifests ipam/v1alpha1 speaker/v1alpha1 docs
 	$(HELM) lint --strict --quiet $(CHART)
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	go vet ./...
