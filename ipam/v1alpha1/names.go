@@ -20,6 +20,11 @@ const LabelAddressPool = "tandem-lb.io/address-pool"
 // share it, or to wait as spec.reuseAfter of its pool says. Users do not type it.
 const AnnotationLeft = "tandem-lb.io/left"
 
+// AnnotationSharers of an IPAddress says which Services have a shared address, and their ports there:
+// {"default/api":["TCP/443"],"default/web":["TCP/80","UDP/53"]}. A Service is written there before it is given the address, so that
+// two controller managers that both believe they lead give no port of an address twice. Users do not type it.
+const AnnotationSharers = "tandem-lb.io/sharers"
+
 // Finalizer is the finalizer of a Service whose addresses have to be released before it goes. Every provider that runs the
 // service controller of k8s.io/cloud-provider sets the same one, which stands here too because that package links a
 // client.

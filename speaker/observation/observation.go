@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,13 +65,15 @@ func (o *Objects) Snapshot(node string, own []v1alpha1.InterfaceState) *decision
 //
 // An address is one of the Service if its status shows it and a claim of ours stands for it. A status that shows other addresses was written
 // by another controller (ServiceLB of k3s, say), perhaps a moment ago, perhaps again and again: then the Service keeps the addresses whose
-// claims have it as their parent. The controller manager deletes the claim of an address that the Service has given up.
+// claims name it, as their parent or among the Services that share the address. The controller manager deletes the claim of an address that
+// the Service has given up, or takes the Service off it.
 //
 //	status                     claims of the Service       Addresses                  Unclaimed
 //	192.0.2.1                  192.0.2.1                   192.0.2.1
 //	                           192.0.2.1                                                            about to be published
 //	192.0.2.1                  192.0.2.1, 192.0.2.2        192.0.2.1                                192.0.2.2 is not needed, or about to be published
 //	198.51.100.11              192.0.2.1                   192.0.2.1                  198.51.100.11
+//	198.51.100.11              shares 192.0.2.1            192.0.2.1                  198.51.100.11
 //	lb.example.com             192.0.2.1                   192.0.2.1
 func (o *Objects) observedServices() []decision.Service {
 	pools := make(map[netip.Addr]string, len(o.Claims.Items))
@@ -128,27 +131,44 @@ func (o *Objects) observedServices() []decision.Service {
 	return services
 }
 
-// claimed returns the addresses that have claims of ours, in their order, by the Services that are the claims' parents. It leaves out the
-// addresses that their claims' parents have left, to other Services or to wait for reuseAfter.
+// claimed returns the addresses that have claims of ours, in their order, by the Services that the claims name.
 func claimed(claims []networkingv1.IPAddress) map[types.NamespacedName][]decision.Address {
 	owned := map[types.NamespacedName][]decision.Address{}
 	for i := range claims {
 		claim := &claims[i]
 		address, err := netip.ParseAddr(claim.Name)
-		ref := claim.Spec.ParentRef
-		if err != nil || claim.Labels[networkingv1.LabelManagedBy] != ipamv1alpha1.ManagedBy || ref == nil || ref.Group != "" || ref.Resource != "services" {
+		if err != nil || claim.Labels[networkingv1.LabelManagedBy] != ipamv1alpha1.ManagedBy {
 			continue
 		}
-		parent := types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}
-		if hasLeft(claim, parent) {
-			continue
+		for service := range namedBy(claim) {
+			owned[service] = append(owned[service], decision.Address{IP: address, Pool: claim.Labels[ipamv1alpha1.LabelAddressPool]})
 		}
-		owned[parent] = append(owned[parent], decision.Address{IP: address, Pool: claim.Labels[ipamv1alpha1.LabelAddressPool]})
 	}
 	for _, addresses := range owned {
 		slices.SortFunc(addresses, func(a, b decision.Address) int { return a.IP.Compare(b.IP) })
 	}
 	return owned
+}
+
+// namedBy returns the Services that have the address of a claim: those that share it, as an annotation says, and the parent, unless another
+// annotation says that the parent has left. For example, web and api shared an address, and web was deleted:
+//
+//	parent web; tandem-lb.io/sharers: {"default/api":["TCP/443"]}; tandem-lb.io/left: {"default/web":"2026-01-02T15:04:05Z"}    api
+func namedBy(claim *networkingv1.IPAddress) map[types.NamespacedName]bool {
+	named := map[types.NamespacedName]bool{}
+	var sharers map[string][]string
+	if text, ok := claim.Annotations[ipamv1alpha1.AnnotationSharers]; ok && json.Unmarshal([]byte(text), &sharers) == nil {
+		for service := range sharers {
+			namespace, name, _ := strings.Cut(service, "/")
+			named[types.NamespacedName{Namespace: namespace, Name: name}] = true
+		}
+	}
+	if ref := claim.Spec.ParentRef; ref != nil && ref.Group == "" && ref.Resource == "services" {
+		if parent := (types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}); !hasLeft(claim, parent) {
+			named[parent] = true
+		}
+	}
+	return named
 }
 
 // hasLeft reports whether it is written on a claim that a Service has left the address.

@@ -213,6 +213,15 @@ func leftBy(service string, c networkingv1.IPAddress) networkingv1.IPAddress {
 	return c
 }
 
+// sharedBy writes on a claim which Services share the address.
+func sharedBy(sharers string, c networkingv1.IPAddress) networkingv1.IPAddress {
+	if c.Annotations == nil {
+		c.Annotations = map[string]string{}
+	}
+	c.Annotations[ipamv1alpha1.AnnotationSharers] = sharers
+	return c
+}
+
 // published returns a Service of type LoadBalancer with addresses in its status.
 func published(name string, addresses ...string) corev1.Service {
 	svc := corev1.Service{
@@ -286,6 +295,27 @@ func TestObservedServices(t *testing.T) {
 			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
 				{IP: netip.MustParseAddr(v4), Pool: "lan"}, {IP: netip.MustParseAddr(v6), Pool: "six"},
 			}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}}},
+		},
+		{
+			name: "a Service that shares an address keeps it when another controller writes its status, also when the parent has left",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{published("api", "203.0.113.9"), published("web", "203.0.113.9")}},
+				Claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{
+					sharedBy(`{"default/api":["TCP/443"],"default/web":["TCP/80"]}`, claimFor("web", v4, "lan")),
+					sharedBy(`{"default/api":["TCP/443"]}`, leftBy("default/web", claimFor("web", v6, "six"))),
+				}},
+			},
+			want: []decision.Service{
+				{
+					Name: types.NamespacedName{Namespace: "default", Name: "api"}, Addresses: []decision.Address{
+						{IP: netip.MustParseAddr(v4), Pool: "lan"}, {IP: netip.MustParseAddr(v6), Pool: "six"},
+					}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")},
+				},
+				{
+					Name:      types.NamespacedName{Namespace: "default", Name: "web"},
+					Addresses: []decision.Address{{IP: netip.MustParseAddr(v4), Pool: "lan"}}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")},
+				},
+			},
 		},
 		{
 			name: "a Service that another provider serves by its class keeps nothing, nor does one whose status shows another claimed address",
