@@ -18,12 +18,12 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 )
 
-// +kubebuilder:rbac:groups="",namespace=tandem-system,resources=secrets,verbs=create
+// +kubebuilder:rbac:groups="",roleName=tandem-cloud-controller-manager-secrets,namespace=tandem-system,resources=secrets,verbs=create
 
 // A gossipKey makes the key that encrypts the gossip of the speakers. They wait for it before they join each other.
 type gossipKey struct {
 	client    kubernetes.Interface
-	namespace string // of the speakers
+	namespace string // in which the speakers look for it
 }
 
 // run tries once a second until the Secret is there or the context ends.

@@ -61,8 +61,10 @@ type Config struct {
 	Client    kubernetes.Interface
 	Informers informers.SharedInformerFactory
 	Recorder  record.EventRecorder
-	// Namespace is Tandem's own, for the Secret of the speakers.
+	// Namespace is Tandem's own, for the Leases of the speakers.
 	Namespace string
+	// SecretsNamespace is where the speakers look for their Secrets.
+	SecretsNamespace string
 	// ClassOnly leaves Services without a load balancer class to another provider.
 	ClassOnly bool
 	// NodesOnly leaves all Services to other providers, as where the service controller does not run.
@@ -130,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		parts: map[string]func(context.Context) error{
 			"the cache of Tandem's kinds":        kinds.Start,
 			"the conditions of what users write": (&conditionWriter{kindsClient, kinds, effective}).run,
-			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.Namespace}).run,
+			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.SecretsNamespace}).run,
 		},
 		recorder: cfg.Recorder,
 	}

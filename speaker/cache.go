@@ -31,7 +31,7 @@ func newCache(cfg Config) (cache.Cache, client.Client, error) {
 		Scheme:           scheme,
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Secret{}:             {Namespaces: map[string]cache.Config{cfg.Namespace: {}}},
+			&corev1.Secret{}:             {Namespaces: map[string]cache.Config{cfg.SecretsNamespace: {}}},
 			&corev1.Service{}:            {Transform: stripService},
 			&corev1.Node{}:               {Transform: stripNode},
 			&discoveryv1.EndpointSlice{}: {Transform: stripEndpointSlice},

@@ -20,7 +20,7 @@ import (
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses,verbs=get;list;watch;create
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=speakerstatuses/status,verbs=update
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
-// +kubebuilder:rbac:groups="",namespace=tandem-system,resources=secrets,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",roleName=tandem-speaker-secrets,namespace=tandem-system,resources=secrets,verbs=get;list;watch
 
 // readObjects returns what a cache holds. Nothing in it may be changed.
 func readObjects(ctx context.Context, reader client.Reader) (*observation.Objects, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -44,8 +45,10 @@ type Config struct {
 	Node string
 	// HostIP is this node's address, by which the other speakers reach it.
 	HostIP netip.Addr
-	// Namespace holds the Secrets: of membership and of BGP peers.
+	// Namespace is Tandem's own, with the Leases of the speakers.
 	Namespace string
+	// SecretsNamespace holds the Secrets: of membership and of BGP peers.
+	SecretsNamespace string
 	// MembershipPort is the UDP and TCP port of gossip, the same on every node.
 	MembershipPort uint16
 	REST           *rest.Config
@@ -71,6 +74,8 @@ type Speaker struct {
 	changed signal.Signal // the API's objects have changed
 	status  signal.Signal // the state that this node publishes may have changed
 	ready   atomic.Bool
+	// comeback is set before ready.
+	comeback comeback
 
 	isolated atomic.Bool               // as isolation says, for metrics
 	turned   atomic.Pointer[time.Time] // when the loop last came round; nil before it runs, and when it has ended
@@ -127,10 +132,13 @@ func (s *Speaker) Healthy() error {
 	return nil
 }
 
-// Ready returns an error until the speaker has read everything and seen the others.
+// Ready returns an error until the speaker has read everything, seen the others, and has the BGP sessions back that it had before it started.
 func (s *Speaker) Ready() error {
 	if !s.ready.Load() {
 		return errors.New("still reading the API and looking for the other speakers")
+	}
+	if missing := s.comeback.Missing(time.Now(), s.sessions.states); len(missing) > 0 {
+		return fmt.Errorf("waiting for BGP sessions that were established before the start: %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -162,7 +170,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if !s.cache.WaitForCacheSync(ctx) {
 		return context.Cause(ctx)
 	}
-	key, err := membershipKey(ctx, s.cache, s.cfg.Namespace)
+	key, err := membershipKey(ctx, s.cache, s.cfg.SecretsNamespace)
 	if err != nil {
 		return err
 	}
@@ -170,6 +178,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 		Node: s.cfg.Node, Bind: s.cfg.HostIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer,
 	}); err != nil {
 		return fmt.Errorf("joining the other speakers: %w", err)
+	}
+	if s.comeback, err = readComeback(ctx, time.Now(), s.client, s.cfg.Node); err != nil {
+		return err
 	}
 	publisher := &statusWriter{
 		node: s.cfg.Node, client: s.client,
@@ -180,7 +191,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 	start("liveness", s.liveness.run)
 	start("BGP and BFD", s.sessions.run)
 	start("states of BGP and BFD", s.sessions.watch)
-	start("status", func(ctx context.Context) error { return publisher.run(ctx, s.status) })
+	// The status ends with ctx, before stop ends the sessions, so that the next speaker of this node knows which there were.
+	start("status", func(context.Context) error { return publisher.run(ctx, s.status) })
 	logger.Info("Started", "node", s.cfg.Node, "address", s.cfg.HostIP)
 	s.loop(ctx)
 	s.stop(logger)
@@ -247,7 +259,6 @@ func (s *Speaker) decide(ctx context.Context) error {
 	alive := s.members.Alive()
 	s.members.SetPeers(speakers)
 	presence := s.roster.Update(time.Now(), alive, speakers)
-	s.ready.Store(presence.complete)
 	s.isolation.alone = alive.Alone
 	s.liveness.latest.Put(reportOn(s.cfg.Node, alive, presence.alive, speakers, o))
 
@@ -257,7 +268,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 	snapshot.Isolated = s.isolation.isolated
 	snapshot.Probed = probed(s.cfg.Node, s.layer2.Announced(), snapshot.Probed)
 	snapshot.Paths = s.links.Paths(decision.PeerAddresses(snapshot.Config, snapshot.Nodes[s.cfg.Node].Labels), claimed)
-	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.Password(s.cfg.Namespace, key) }
+	snapshot.Password = func(key config.SecretKey) (bgp.Password, error) { return o.Password(s.cfg.SecretsNamespace, key) }
 
 	desired := decision.Decide(snapshot)
 	s.layer2.Set(announcements(desired))
@@ -269,6 +280,7 @@ func (s *Speaker) decide(ctx context.Context) error {
 		s.records.wanted.Put(wanted{records: desired.Records, announcements: o.Announcements.Items, services: o.LoadBalancers()})
 	}
 	s.sessions.Set(desired)
+	s.ready.Store(presence.complete)
 	return nil
 }
 

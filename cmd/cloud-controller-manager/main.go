@@ -77,7 +77,9 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 
 	var flags cliflag.NamedFlagSets
 	namespace := flags.FlagSet("tandem").String("namespace", here,
-		"Namespace of Tandem, in which the speakers look for their Secrets; default from the environment variable POD_NAMESPACE.")
+		"Namespace of Tandem, with the Leases of the speakers; default from the environment variable POD_NAMESPACE.")
+	secrets := flags.FlagSet("tandem").String("secrets-namespace", "",
+		"Namespace in which the speakers look for their Secrets, and the key of their gossip is made; default that of --namespace.")
 	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
 		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")
 	rules := request.Rules{Honour: slices.Clone(request.AllProducts), CrossNamespace: request.OptIn}
@@ -93,12 +95,13 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 			shutDownOnSignal(c.Kubeconfig, c.ComponentConfig.Generic.LeaderElection)
 		}
 		cloud, err := provider.New(context.Background(), provider.Config{
-			REST:      c.Kubeconfig,
-			Client:    c.ClientBuilder.ClientOrDie("tandem-provider"),
-			Informers: c.SharedInformers,
-			Recorder:  c.EventRecorder,
-			Namespace: *namespace,
-			ClassOnly: *classOnly,
+			REST:             c.Kubeconfig,
+			Client:           c.ClientBuilder.ClientOrDie("tandem-provider"),
+			Informers:        c.SharedInformers,
+			Recorder:         c.EventRecorder,
+			Namespace:        *namespace,
+			SecretsNamespace: cmp.Or(*secrets, *namespace),
+			ClassOnly:        *classOnly,
 			NodesOnly: !genericcontrollermanager.IsControllerEnabled(
 				names.ServiceLBController, app.ControllersDisabledByDefault, c.ComponentConfig.Generic.Controllers),
 			LeaseDuration: c.ComponentConfig.Generic.LeaderElection.LeaseDuration.Duration,

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,12 +46,13 @@ import (
 )
 
 type options struct {
-	node, hostIP, namespace string
-	kubeconfig              string
-	metrics                 serving.Metrics
-	metricsSecure           bool
-	healthSocket            string
-	membershipPort          uint16
+	node, hostIP       string
+	namespace, secrets string
+	kubeconfig         string
+	metrics            serving.Metrics
+	metricsSecure      bool
+	healthSocket       string
+	membershipPort     uint16
 }
 
 func main() { os.Exit(cli.Run(command())) }
@@ -79,7 +81,8 @@ func command() *cobra.Command {
 	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default an InternalIP of the Node, "+
 		"IPv4 if it has one, or while it has none the address of the interface with the default route.")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"),
-		"Namespace of the Secrets with passwords and the key of membership; default from the environment variable POD_NAMESPACE.")
+		"Namespace of Tandem, with the Leases of the speakers; default from the environment variable POD_NAMESPACE.")
+	flags.StringVar(&o.secrets, "secrets-namespace", "", "Namespace of the Secrets with passwords and the key of membership; default that of --namespace.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
 	flags.StringVar(&o.metrics.Address, "metrics-bind-address", ":7574", "Address for /metrics.")
 	flags.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS, for bearer tokens that may get the nonResourceURL /metrics. "+
@@ -108,7 +111,7 @@ func run(ctx context.Context, o options) error {
 	ctrl.SetLogger(logr.New(logger.GetSink()))
 	for flag, value := range map[string]string{"--node-name": o.node, "--namespace": o.namespace} {
 		if value == "" {
-			return fmt.Errorf("%s is empty; set it, or its environment variable as manifests/speaker does", flag)
+			return fmt.Errorf("%s is empty; set it, or its environment variable as the manifests do", flag)
 		}
 	}
 	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
@@ -142,13 +145,14 @@ func run(ctx context.Context, o options) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	s, err := speaker.New(speaker.Config{
-		Node:           o.node,
-		HostIP:         hostIP,
-		Namespace:      o.namespace,
-		MembershipPort: o.membershipPort,
-		REST:           config,
-		Registerer:     metrics.Registry,
-		Recorder:       broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
+		Node:             o.node,
+		HostIP:           hostIP,
+		Namespace:        o.namespace,
+		SecretsNamespace: cmp.Or(o.secrets, o.namespace),
+		MembershipPort:   o.membershipPort,
+		REST:             config,
+		Registerer:       metrics.Registry,
+		Recorder:         broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
 	})
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ type Peer struct {
 	BFD *BFD
 }
 
-// SecretKey is a key of a Secret in the speakers' namespace.
+// SecretKey is a key of a Secret in the namespace of the Secrets.
 type SecretKey struct {
 	Secret, Key string
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// The Secret with the key that encrypts the speakers' gossip, and the key within its data. It is in the namespace of the speakers; the
+// The Secret with the key that encrypts the speakers' gossip, and the key within its data. It is in the namespace of the Secrets; the
 // controller manager's leader creates it.
 const (
 	MembershipSecret    = "tandem-membership"

@@ -165,7 +165,7 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:Maximum=254
 	TTLSecurityHops int32 `json:"ttlSecurityHops,omitempty"`
 
-	// passwordSecret names the Secret, in the speakers' own namespace, with the password of the session (TCP MD5,
+	// passwordSecret names the Secret, in the namespace of Tandem's Secrets, with the password of the session (TCP MD5,
 	// RFC 2385).
 	// +optional
 	PasswordSecret *SecretKeyReference `json:"passwordSecret,omitempty"`

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -94,7 +95,8 @@ type chartCase struct {
 func chartCases() []chartCase {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	pods := []string{ // of both programs
-		"podAnnotations.a=b", "nodeSelector.rack=one", "tolerations[0].key=mine", "resources.limits.memory=512Mi",
+		"podAnnotations.a=b", "nodeSelector.rack=one", "tolerations[0].key=mine", "resources.limits.memory=1Gi",
+		"extraVolumes[0].name=cert", "extraVolumes[0].secret.secretName=cert", "extraVolumeMounts[0].name=cert", "extraVolumeMounts[0].mountPath=/cert",
 		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=rack",
 		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
 	}
@@ -137,12 +139,38 @@ func chartCases() []chartCase {
 			values: slices.Concat([]string{
 				"loadBalancerClassOnly=true", "honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=4",
 			}, of("controllerManager", "replicas=3", "port=17575", "extraArgs={--concurrent-service-syncs=4}", "priorityClassName="),
-				of("speaker", "membershipPort=17573", "metricsPort=17574", "extraArgs={--host-ip=::1}", "maxUnavailable=10%", "priorityClassName=mine")),
+				of("speaker", "membershipPort=17573", "metricsPort=17574", "extraArgs={--host-ip=::1}", "maxUnavailable=10%", "minReadySeconds=30", "priorityClassName=mine")),
 			check: checkPrograms,
 		},
 		{
 			name: "no annotations of other products", namespace: "lb-system", values: []string{"honourAnnotations=[]"},
 			with: []string{`"--honour-annotations="`},
+		},
+		{
+			name: "no limits, and speakers that restart when they are told to", namespace: "lb-system",
+			values: []string{"controllerManager.resources.limits=null", "speaker.resources.limits=null", "speaker.updateStrategy=OnDelete"},
+			with:   []string{`{"type":"OnDelete"}`}, without: []string{"GOMEMLIMIT"},
+		},
+		{
+			name: "a namespace of the Secrets' own", namespace: "lb-system", values: []string{"secretsNamespace=lb-secrets"},
+			check: func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet) {
+				for _, pod := range []corev1.PodSpec{deployment.Spec.Template.Spec, speaker.Spec.Template.Spec} {
+					if args := pod.Containers[0].Args; !slices.Contains(args, "--secrets-namespace=lb-secrets") {
+						t.Errorf("%s has arguments %v, want the namespace of the Secrets", pod.Containers[0].Name, args)
+					}
+				}
+			},
+		},
+		{
+			name: "monitoring, a network policy and OpenShift", namespace: "lb-system",
+			values: []string{
+				"mode=services", "openshift=true", "networkPolicy=true", "controllerManager.port=17575", "monitoring.serviceMonitors=true",
+				"monitoring.podMonitors=true", "monitoring.rules=true", "monitoring.dashboard=true", "monitoring.labels.release=prometheus",
+			},
+			with: []string{
+				"SecurityContextConstraints", `"kind":"NetworkPolicy"`, `"ports":[{"port":17575,"protocol":"TCP"}]`, `"kind":"ServiceMonitor"`,
+				`"kind":"PodMonitor"`, `"kind":"PrometheusRule"`, `"release":"prometheus"`, "grafana_dashboard",
+			},
 		},
 		{
 			name: "neither CRDs nor aggregation nor policies", namespace: "lb-system",
@@ -176,6 +204,9 @@ func checkPrograms(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.
 	if got := speaker.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.String(); got != "10%" {
 		t.Errorf("maxUnavailable = %s, want 10%%", got)
 	}
+	if got := speaker.Spec.MinReadySeconds; got != 30 {
+		t.Errorf("minReadySeconds = %d, want 30", got)
+	}
 	for program, pod := range map[string]corev1.PodTemplateSpec{"": deployment.Spec.Template, "mine": speaker.Spec.Template} {
 		// The priority class tells the two apart.
 		if pod.Spec.PriorityClassName != program {
@@ -190,8 +221,13 @@ func checkPrograms(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.
 		if !slices.ContainsFunc(pod.Spec.Tolerations, func(toleration corev1.Toleration) bool { return toleration.Key == "mine" }) {
 			t.Errorf("tolerations = %v, want one of mine", pod.Spec.Tolerations)
 		}
-		if got := pod.Spec.Containers[0].Resources.Limits.Memory().String(); got != "512Mi" {
-			t.Errorf("the limit of memory is %s, want 512Mi", got)
+		container := pod.Spec.Containers[0]
+		if got := container.Resources.Limits.Memory().String(); got != "1Gi" || !slices.Contains(container.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "966367641"}) {
+			t.Errorf("the limit of memory is %s, and the environment %v, want 1Gi, and nine tenths of it in GOMEMLIMIT", got, container.Env)
+		}
+		if !slices.ContainsFunc(pod.Spec.Volumes, func(volume corev1.Volume) bool { return volume.Name == "cert" && volume.Secret != nil }) ||
+			!slices.Contains(container.VolumeMounts, corev1.VolumeMount{Name: "cert", MountPath: "/cert"}) {
+			t.Errorf("volumes = %v, mounted at %v, want the certificate among them", pod.Spec.Volumes, container.VolumeMounts)
 		}
 		if affinity := pod.Spec.Affinity; affinity.PodAntiAffinity != nil || affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution != nil ||
 			affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
@@ -202,7 +238,7 @@ func checkPrograms(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.
 
 // TestChartIsAccepted offers the API server what the chart renders.
 func TestChartIsAccepted(t *testing.T) {
-	for _, namespace := range []string{"tandem-system", "lb-system"} {
+	for _, namespace := range []string{"tandem-system", "lb-system", "lb-secrets"} {
 		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
 	}
 	defaults := ""
@@ -215,11 +251,15 @@ func TestChartIsAccepted(t *testing.T) {
 			deployment, speaker := &appsv1.Deployment{}, &appsv1.DaemonSet{}
 			var all strings.Builder
 			for _, o := range rendered {
-				if !strings.HasPrefix(o.GetName(), "tandem-") && o.GetKind() != "CustomResourceDefinition" {
+				if !strings.HasPrefix(o.GetName()+"-", "tandem-") && o.GetKind() != "CustomResourceDefinition" {
 					t.Errorf("%s %s might be somebody else's", o.GetKind(), o.GetName())
 				}
-				if o.GetNamespace() != "" && o.GetNamespace() != tt.namespace {
-					t.Errorf("%s %s is in namespace %s", o.GetKind(), o.GetName(), o.GetNamespace())
+				namespace := tt.namespace
+				if slices.Contains(tt.values, "secretsNamespace=lb-secrets") && strings.HasSuffix(o.GetName(), "-secrets") {
+					namespace = "lb-secrets"
+				}
+				if o.GetNamespace() != "" && o.GetNamespace() != namespace {
+					t.Errorf("%s %s is in namespace %s, want %s", o.GetKind(), o.GetName(), o.GetNamespace(), namespace)
 				}
 				switch o.GetKind() {
 				case "Deployment":
@@ -235,6 +275,9 @@ func TestChartIsAccepted(t *testing.T) {
 					t.Fatal(err)
 				}
 				all.Write(text)
+				if group := o.GroupVersionKind().Group; group == "monitoring.coreos.com" || group == "security.openshift.io" {
+					continue // kinds that this API server does not have
+				}
 				// Fields that the API server does not know are errors of a server-side apply.
 				apply := client.ApplyConfigurationFromUnstructured(o)
 				if err := apiClient.Apply(t.Context(), apply, client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership); err != nil {
@@ -305,6 +348,16 @@ func TestChartRefuses(t *testing.T) {
 		{"no node at a time", "speaker.maxUnavailable=0", "maxUnavailable"},
 		{"a product that there is not", "honourAnnotations={metalb}", "honourAnnotations"},
 		{"a registry that ends in a slash", "image.registry=registry.example/", "registry"},
+		{"no speaker", "speaker=null", "speaker"},
+		{"no controller manager", "controllerManager=null", "controllerManager"},
+		{"no mode", "mode=null", "mode"},
+		{"no number of nodes", "speaker.maxUnavailable=null", "maxUnavailable"},
+		{"limits that are misspelt", "speaker.resources.limit.memory=1Gi", "limit"},
+		{"a toleration that is misspelt", "speaker.tolerations[0].effects=NoSchedule", "effects"},
+		{"an affinity that is misspelt", "controllerManager.affinity.nodeAfinity.a=b", "nodeAfinity"},
+		{"a namespace that cannot be", "secretsNamespace=Secrets", "secretsNamespace"},
+		{"a network policy for the network of a node", "networkPolicy=true", "networkPolicy: in mode cloud-provider"},
+		{"OpenShift's nodes", "openshift=true", "openshift: OpenShift initialises its nodes itself"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := template(t, "tandem-system", tt.value); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -331,6 +384,87 @@ func TestChartIsTheManifests(t *testing.T) {
 				t.Errorf("manifests/%s and the chart differ (-manifests +chart); run make generate:\n%s", dir, diff)
 			}
 		})
+	}
+}
+
+// TestChartIsTheComponents compares what the chart renders with the components of kustomize, object for object.
+func TestChartIsTheComponents(t *testing.T) {
+	rendered, err := template(t, "tandem-system", "mode=services", "openshift=true", "networkPolicy=true", "monitoring.serviceMonitors=true",
+		"monitoring.podMonitors=true", "monitoring.rules=true", "monitoring.dashboard=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := byName(t, rendered)
+	for _, file := range []string{
+		"monitoring/rules/metrics-reader.yaml", "monitoring/rules/rules.yaml", "monitoring/service-monitors/services.yaml",
+		"monitoring/service-monitors/service-monitors.yaml", "monitoring/pod-monitors/secret.yaml", "monitoring/pod-monitors/pod-monitors.yaml",
+		"network-policy/controller-manager.yaml", "openshift/scc.yaml",
+	} {
+		for name, want := range byName(t, slices.DeleteFunc(objects(t, root+"/manifests/"+file), func(o *unstructured.Unstructured) bool { return o.Object == nil })) {
+			if diff := cmp.Diff(want, got[name]); diff != "" {
+				t.Errorf("%s of %s and the chart differ (-manifests +chart):\n%s", name, file, diff)
+			}
+		}
+	}
+	dashboard, err := os.ReadFile(root + "/manifests/monitoring/rules/dashboard.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(any(map[string]any{"tandem.json": string(dashboard)}), got["ConfigMap/tandem-system/tandem-dashboard"]["data"]); diff != "" {
+		t.Errorf("the dashboard and the chart differ (-manifests +chart):\n%s", diff)
+	}
+}
+
+// TestHelmTest runs what `helm test` runs, kubectl with the rights of the test's service account, where everything is rolled out.
+func TestHelmTest(t *testing.T) {
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "lb-test"}})
+	rendered, err := template(t, "lb-test", "mode=services", "crds.install=false")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rolledOut := map[string]string{
+		"Deployment": `{"status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}}`,
+		"DaemonSet": `{"status": {"observedGeneration": 1, "currentNumberScheduled": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1,
+			"numberReady": 1, "numberAvailable": 1, "numberMisscheduled": 0}}`,
+	}
+	pod := &corev1.Pod{}
+	for _, o := range rendered {
+		status, workload := rolledOut[o.GetKind()]
+		switch _, hook := o.GetAnnotations()["helm.sh/hook"]; {
+		case workload:
+			create(t, o)
+			if err := apiClient.Status().Patch(t.Context(), o, client.RawPatch("application/merge-patch+json", []byte(status))); err != nil {
+				t.Fatal(err)
+			}
+		case hook && o.GetKind() == "Pod":
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, pod, true); err != nil {
+				t.Fatal(err)
+			}
+		case hook:
+			create(t, o)
+		}
+	}
+	speaker := object(t, "SpeakerStatus", `metadata: {name: node1}`)
+	create(t, speaker)
+	ready := `{"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Announcing", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}`
+	if err := apiClient.Status().Patch(t.Context(), speaker, client.RawPatch("application/merge-patch+json", []byte(ready))); err != nil {
+		t.Fatal(err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "lb-test", Name: pod.Spec.ServiceAccountName}}
+	token := &authenticationv1.TokenRequest{}
+	if err := apiClient.SubResource("token").Create(t.Context(), account, token); err != nil {
+		t.Fatal(err)
+	}
+	tester := writeKubeconfig(t, &clientcmdapi.AuthInfo{Token: token.Status.Token})
+	steps := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
+	if len(steps) != 3 {
+		t.Errorf("the test has %d steps, want 3", len(steps))
+	}
+	for _, step := range steps {
+		out, err := exec.CommandContext(t.Context(), kubectl, append(step.Args, "--kubeconfig", tester, "--namespace", "lb-test")...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: kubectl %s: %v\n%s", step.Name, strings.Join(step.Args, " "), err, out)
+		}
 	}
 }
 

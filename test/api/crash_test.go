@@ -132,7 +132,7 @@ func newManager(t *testing.T, nodesOnly bool) (*faultInjector, *ccmconfig.Comple
 	completed.ComponentConfig.ServiceController.ConcurrentServiceSyncs = 2
 	cloud, err := provider.New(ctx, provider.Config{
 		REST: ours, Client: clientset, Informers: completed.SharedInformers, Recorder: completed.EventRecorder, Namespace: "default",
-		NodesOnly: nodesOnly,
+		SecretsNamespace: "default", NodesOnly: nodesOnly,
 	})
 	if err != nil {
 		t.Fatal(err)

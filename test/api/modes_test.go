@@ -50,18 +50,26 @@ func TestModes(t *testing.T) {
 	for _, tt := range []struct {
 		mode        string
 		values      []string // beside the mode
+		secrets     string   // the namespace of the Secrets, where it is another one
 		wantTainted bool
 	}{
 		{mode: "services", wantTainted: true},
 		{
 			mode: "cloud-provider", wantTainted: false,
 			values: []string{"honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=2"},
+			secrets: "lb-secrets-of-speakers",
 		},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
 			namespace := "lb-" + tt.mode
 			create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
-			m := runInstalled(t, program, namespace, install(t, namespace, append(tt.values, "mode="+tt.mode)...))
+			values, secrets := append(tt.values, "mode="+tt.mode), namespace
+			if tt.secrets != "" {
+				secrets = tt.secrets
+				values = append(values, "secretsNamespace="+secrets)
+				create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: secrets}})
+			}
+			m := runInstalled(t, program, namespace, install(t, namespace, values...))
 
 			create(t, &corev1.Node{
 				ObjectMeta: metav1.ObjectMeta{
@@ -91,7 +99,7 @@ func TestModes(t *testing.T) {
 			})
 			m.until(t, "the Secret of the speakers and the lease", func(ctx context.Context) bool {
 				secret, lease := &corev1.Secret{}, &coordinationv1.Lease{}
-				return apiClient.Get(ctx, client.ObjectKey{Namespace: namespace, Name: speakerconfig.MembershipSecret}, secret) == nil &&
+				return apiClient.Get(ctx, client.ObjectKey{Namespace: secrets, Name: speakerconfig.MembershipSecret}, secret) == nil &&
 					apiClient.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "tandem-cloud-controller-manager"}, lease) == nil
 			})
 			if !tt.wantTainted {

@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,8 +68,21 @@ func find[T any](t *testing.T, objects []*unstructured.Unstructured, kind, name 
 func TestRollout(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			deployment := find[appsv1.Deployment](t, kustomize(t, "../../manifests/"+mode), "Deployment", "tandem-cloud-controller-manager")
+			objects := kustomize(t, "../../manifests/"+mode)
+			deployment := find[appsv1.Deployment](t, objects, "Deployment", "tandem-cloud-controller-manager")
 			pod := deployment.Spec.Template.Spec
+			if preferred := pod.Affinity.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution; len(preferred) != 1 ||
+				preferred[0].Preference.MatchExpressions[0].Key != "node-role.kubernetes.io/control-plane" {
+				t.Errorf("preferred nodes = %v, want those of the control plane", preferred)
+			}
+			everywhere := find[appsv1.DaemonSet](t, objects, "DaemonSet", "tandem-speaker").Spec.Template.Spec.Tolerations
+			if want := (corev1.Toleration{Operator: corev1.TolerationOpExists}); !slices.Contains(everywhere, want) {
+				t.Errorf("the speaker tolerates %v, want any taint", everywhere)
+			}
+			budget := find[policyv1.PodDisruptionBudget](t, objects, "PodDisruptionBudget", "tandem-cloud-controller-manager")
+			if diff := cmp.Diff(deployment.Spec.Selector, budget.Spec.Selector); diff != "" || budget.Spec.MaxUnavailable.IntValue() != 1 {
+				t.Errorf("the budget lets %v go, of (-Deployment +budget):\n%s", budget.Spec.MaxUnavailable, diff)
+			}
 			if pod.Affinity.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
 				t.Error("two pods have to be on two nodes")
 			}
@@ -95,6 +111,28 @@ func TestRollout(t *testing.T) {
 				}
 				if !found {
 					t.Errorf("taint %s is not tolerated", taint)
+				}
+			}
+		})
+	}
+}
+
+// TestPrograms looks whether each program has what keeps it from harm, and tells the kubelet how it is.
+func TestPrograms(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			objects := kustomize(t, "../../manifests/"+mode)
+			for _, pod := range []corev1.PodSpec{
+				find[appsv1.Deployment](t, objects, "Deployment", "tandem-cloud-controller-manager").Spec.Template.Spec,
+				find[appsv1.DaemonSet](t, objects, "DaemonSet", "tandem-speaker").Spec.Template.Spec,
+			} {
+				program := pod.Containers[0]
+				if program.ReadinessProbe == nil || program.LivenessProbe == nil {
+					t.Errorf("%s has not both probes", program.Name)
+				}
+				limit := program.Resources.Limits.Memory().Value()
+				if want := (corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}); limit == 0 || !slices.Contains(program.Env, want) {
+					t.Errorf("%s has the memory limit %d and the environment %v, want %v", program.Name, limit, program.Env, want)
 				}
 			}
 		})
@@ -145,7 +183,7 @@ func TestAnotherNamespace(t *testing.T) {
 			overlay := strings.NewReplacer("MANIFESTS", manifests, "MODE", mode).Replace(`
 namespace: lb-system
 resources: [MANIFESTS/MODE, MANIFESTS/monitoring/pod-monitors]
-components: [MANIFESTS/monitoring, MANIFESTS/network-policy]
+components: [MANIFESTS/monitoring, MANIFESTS/network-policy, MANIFESTS/openshift]
 `)
 			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
 				t.Fatal(err)
