@@ -56,7 +56,7 @@ func TestModes(t *testing.T) {
 		{mode: "services", wantTainted: true},
 		{
 			mode: "cloud-provider", wantTainted: false,
-			values: []string{"honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=2"},
+			values:  []string{"honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=2"},
 			secrets: "lb-secrets-of-speakers",
 		},
 	} {
