@@ -3,17 +3,29 @@
 package speaker
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/bfd"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/layer2"
-	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 var (
 	sessionUpDesc = prometheus.NewDesc("tandem_bgp_session_up",
-		"Whether the BGP session is established; 0 too for a peer with which the node cannot have one.", []string{"peer"}, nil)
+		"Whether the BGP session that is to carry the family is established; 0 too for a peer with which the node cannot have one.",
+		[]string{"peer", "family"}, nil)
+	announcedDesc = prometheus.NewDesc("tandem_bgp_announced_prefixes",
+		"Prefixes that the peer has been sent.", []string{"peer", "family"}, nil)
+	withheldDesc = prometheus.NewDesc("tandem_bgp_withheld_prefixes",
+		"Prefixes that an established peer cannot be sent for want of a family or capability.", []string{"peer", "family"}, nil)
+	bfdUpDesc = prometheus.NewDesc("tandem_bfd_session_up",
+		"Whether the BFD session is up; family is that of the peer's address.", []string{"peer", "family"}, nil)
+	detectionDesc = prometheus.NewDesc("tandem_bfd_detection_seconds",
+		"How long the peer may be silent before the BFD session fails; 0 before the peer was heard.", []string{"peer"}, nil)
 	addressAnnouncedDesc = prometheus.NewDesc("tandem_layer2_address_announced",
 		"Whether the node answers for an address that it holds; 0 while another station has it, or while it is probed.",
 		[]string{"address", "interface"}, nil)
@@ -21,10 +33,11 @@ var (
 		"Whether the speaker sees neither another speaker nor the API, and answers for nothing on layer 2.", nil, nil)
 )
 
-// collector has the metrics that no single part of a speaker knows. They are read when they are asked for, so those of a removed peer or
-// address are gone with it.
+// collector has the metrics that no single part of a speaker knows. They are read when they are asked for, so that those of a removed peer
+// or address are gone with it. A peer has all of its gauges as long as its BGPPeer selects this node, with a session or without one: an
+// alert on a gauge that is gone would not fire.
 type collector struct {
-	sessions  func() []v1alpha1.BGPSession // of all peers of this node
+	peers     func() []peerState
 	announced func() []layer2.Status
 	isolated  *atomic.Bool
 }
@@ -33,20 +46,33 @@ var _ prometheus.Collector = &collector{}
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{sessionUpDesc, addressAnnouncedDesc, isolatedDesc} {
+	for _, d := range []*prometheus.Desc{
+		sessionUpDesc, announcedDesc, withheldDesc, bfdUpDesc, detectionDesc, addressAnnouncedDesc, isolatedDesc,
+	} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	for _, session := range c.sessions() {
-		ch <- prometheus.MustNewConstMetric(sessionUpDesc, prometheus.GaugeValue, number(session.State == v1alpha1.BGPEstablished), session.Peer)
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	for _, p := range c.peers() {
+		for _, f := range slices.Compact(slices.Sorted(slices.Values(p.Peer.Peer.Families))) {
+			gauge(sessionUpDesc, number(p.bgp.State == bgp.Established), p.Name, string(f))
+			gauge(announcedDesc, float64(p.bgp.Advertised[f]), p.Name, string(f))
+			gauge(withheldDesc, float64(p.bgp.Withheld[f]), p.Name, string(f))
+		}
+		if p.BFD != nil {
+			gauge(bfdUpDesc, number(p.bfd.State == bfd.Up), p.Name, string(family.Of(p.Peer.Peer.Address)))
+			gauge(detectionDesc, p.bfd.Detection.Seconds(), p.Name)
+		}
 	}
 	for _, a := range c.announced() {
-		ch <- prometheus.MustNewConstMetric(addressAnnouncedDesc, prometheus.GaugeValue, number(a.Announced), a.Address.String(), a.Interface)
+		gauge(addressAnnouncedDesc, number(a.Announced), a.Address.String(), a.Interface)
 	}
-	ch <- prometheus.MustNewConstMetric(isolatedDesc, prometheus.GaugeValue, number(c.isolated.Load()))
+	gauge(isolatedDesc, number(c.isolated.Load()))
 }
 
 // number returns 1 for what is true.

@@ -3,11 +3,11 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bfd/udp"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/bgp/gobgp"
+	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -33,10 +34,11 @@ type sessions struct {
 	bgp     *gobgp.Speaker
 	bfd     *udp.Speaker
 	changed signal.Signal // raised when the states may have changed
+	moved   signal.Signal // the same, for events
 	desired signal.Latest[peerings]
-	// peers are those that are to have a session; problems say why a peer of this node has none, or less than it should; failure is the error
-	// of the last hand-over. All are nil before there is any.
-	peers    atomic.Pointer[[]string]
+	// peers are those of this node; problems say why one of them has no session, or less than it should; failure is the error of the last
+	// hand-over. All are nil before there is any.
+	peers    atomic.Pointer[[]config.Peer]
 	problems atomic.Pointer[map[string]string]
 	failure  atomic.Pointer[error]
 }
@@ -47,10 +49,20 @@ type peerings struct {
 	bfd []bfd.Session
 }
 
+// peerState is what is known about a peer of this node.
+type peerState struct {
+	config.Peer
+	// bgp and bfd are the states of its sessions, each the zero value where it has no such session.
+	bgp bgp.SessionState
+	bfd bfd.SessionState
+	// problem says why it has no session, or less than it should; "" if nothing is the matter.
+	problem string
+}
+
 // newSessions returns a sessions that has none yet. A reset that BFD causes ends with ctx.
 func newSessions(ctx context.Context, changed signal.Signal) *sessions {
 	logger := klog.FromContext(ctx)
-	s := &sessions{bgp: gobgp.New(logger), changed: changed, desired: signal.NewLatest[peerings]()}
+	s := &sessions{bgp: gobgp.New(logger), changed: changed, moved: signal.New(), desired: signal.NewLatest[peerings]()}
 	s.bfd = udp.New(udp.Config{Logger: logger, OnDown: func(peer, reason string) {
 		go func() { // a reset takes its time, and OnDown must not
 			if err := s.bgp.Reset(ctx, peer, "BFD: "+reason); err != nil && ctx.Err() == nil {
@@ -64,14 +76,16 @@ func newSessions(ctx context.Context, changed signal.Signal) *sessions {
 // Set makes the sessions of a decision the desired ones. It does not wait for them.
 func (s *sessions) Set(d decision.Desired) {
 	s.desired.Put(peerings{bgp: d.BGP, bfd: d.BFD})
-	var peers []string
-	for i := range d.BGP {
-		peers = append(peers, d.BGP[i].Peer.Name)
-	}
-	s.peers.Store(&peers)
+	s.peers.Store(&d.Peers)
 	if old := s.problems.Swap(&d.Problems); old == nil || !maps.Equal(*old, d.Problems) {
-		s.changed.Raise()
+		s.raise()
 	}
+}
+
+// raise says that the states may have changed.
+func (s *sessions) raise() {
+	s.changed.Raise()
+	s.moved.Raise()
 }
 
 // run follows the desired sessions until the context ends. It leaves them running.
@@ -95,11 +109,11 @@ func (s *sessions) run(ctx context.Context) error {
 			klog.FromContext(ctx).Error(err, "Failed to follow a BGP peer, the others are followed")
 		}
 		s.failure.Store(&err)
-		s.changed.Raise()
+		s.raise()
 	}
 }
 
-// watch raises changed after changes of states until the context ends.
+// watch says so after changes of states, until the context ends.
 func (s *sessions) watch(ctx context.Context) error {
 	for {
 		select {
@@ -108,7 +122,7 @@ func (s *sessions) watch(ctx context.Context) error {
 		case <-s.bgp.Changes():
 		case <-s.bfd.Changes():
 		}
-		s.changed.Raise()
+		s.raise()
 	}
 }
 
@@ -127,51 +141,57 @@ func (s *sessions) err() error {
 	return nil
 }
 
-// states describes every peer of this node, those without a session too.
-func (s *sessions) states() []v1alpha1.BGPSession {
-	problems := map[string]string{}
-	if p := s.problems.Load(); p != nil {
-		problems = maps.Clone(*p)
+// states returns what is known about each peer of this node, ordered by name.
+func (s *sessions) states() []peerState {
+	peers, problems := s.peers.Load(), s.problems.Load()
+	if peers == nil || problems == nil {
+		return nil
 	}
-	bfdStates := map[string]v1alpha1.BFDState{}
-	for _, state := range s.bfd.States() {
-		bfdStates[state.Name] = v1alpha1.BFDState(state.State.String())
-	}
-	var states []v1alpha1.BGPSession
+	ofBGP, ofBFD := map[string]bgp.SessionState{}, map[string]bfd.SessionState{}
 	for _, state := range s.bgp.States() {
-		session := bgpSession(state)
-		session.BFD = bfdStates[state.Peer]
-		if problem, ok := problems[state.Peer]; ok {
-			session.LastError = problem
-			delete(problems, state.Peer)
-		}
-		states = append(states, session)
+		ofBGP[state.Peer] = state
 	}
-	if peers := s.peers.Load(); peers != nil { // Some may have been handed over a moment ago, or refused.
-		for _, peer := range *peers {
-			if !slices.ContainsFunc(states, func(session v1alpha1.BGPSession) bool { return session.Peer == peer }) && problems[peer] == "" {
-				problems[peer] = ""
-			}
-		}
+	for _, state := range s.bfd.States() {
+		ofBFD[state.Name] = state
 	}
-	for _, peer := range slices.Sorted(maps.Keys(problems)) {
-		states = append(states, v1alpha1.BGPSession{Peer: peer, State: v1alpha1.BGPIdle, LastError: problems[peer]})
+	states := make([]peerState, 0, len(*peers))
+	for _, peer := range *peers {
+		states = append(states, peerState{Peer: peer, bgp: ofBGP[peer.Name], bfd: ofBFD[peer.Name], problem: (*problems)[peer.Name]})
 	}
 	return states
 }
 
-// bgpSession describes a session. While prefixes are withheld, LastError says why, rather than why the session once ended.
-func bgpSession(state bgp.SessionState) v1alpha1.BGPSession {
-	since := metav1.NewTime(state.Since.Truncate(time.Second))
-	session := v1alpha1.BGPSession{
-		Peer: state.Peer, Address: state.Address.String(), State: v1alpha1.BGPState(state.State), Since: &since,
-		AdvertisedIPv4: int32(state.Advertised[family.IPv4]), AdvertisedIPv6: int32(state.Advertised[family.IPv6]),
-		LastError: state.LastError,
+// published describes every peer of this node for its SpeakerStatus.
+func (s *sessions) published() []v1alpha1.BGPSession {
+	var published []v1alpha1.BGPSession
+	for _, state := range s.states() {
+		published = append(published, bgpSession(state))
 	}
-	if state.Withheld > 0 {
+	return published
+}
+
+// bgpSession describes a peer. While prefixes are withheld, LastError says why, rather than why the session once ended.
+func bgpSession(s peerState) v1alpha1.BGPSession {
+	session := v1alpha1.BGPSession{
+		Peer: s.Name, Address: s.Peer.Peer.Address.String(), State: cmp.Or(v1alpha1.BGPState(s.bgp.State), v1alpha1.BGPIdle),
+		AdvertisedIPv4: int32(s.bgp.Advertised[family.IPv4]), AdvertisedIPv6: int32(s.bgp.Advertised[family.IPv6]),
+		LastError: s.bgp.LastError,
+	}
+	if !s.bgp.Since.IsZero() {
+		session.Since = new(metav1.NewTime(s.bgp.Since.Truncate(time.Second)))
+	}
+	if s.bfd.Name != "" {
+		session.BFD = v1alpha1.BFDState(s.bfd.State.String())
+	}
+	withheld := 0
+	for _, n := range s.bgp.Withheld {
+		withheld += n
+	}
+	if withheld > 0 {
 		session.LastError = fmt.Sprintf("%d prefixes are not announced: the peer has agreed to %v only, "+
 			"or to no IPv6 next hops for IPv4 (RFC 8950); "+
-			"activate the missing family or capability there", state.Withheld, state.Families)
+			"activate the missing family or capability there", withheld, s.bgp.Families)
 	}
+	session.LastError = cmp.Or(s.problem, session.LastError)
 	return session
 }

@@ -12,18 +12,28 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
+// peerNamed returns a peer with both families.
+func peerNamed(name string) config.Peer {
+	return config.Peer{Name: name, Peer: bgp.Peer{
+		Name: name, Address: netip.MustParseAddr("198.51.100.1"), Families: []family.Family{family.IPv4, family.IPv6},
+	}}
+}
+
 // A router on which one family is not activated is the usual mistake of dual-stack: the status says which prefixes it costs.
 func TestBGPSession(t *testing.T) {
 	since := metav1.NewTime(time.Unix(1700000000, 0))
-	got := bgpSession(bgp.SessionState{
-		Peer: "tor1", Address: netip.MustParseAddr("198.51.100.1"), State: bgp.Established, Since: since.Time,
-		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3}, Withheld: 2, LastError: "of yesterday",
-	})
+	got := bgpSession(peerState{Peer: peerNamed("tor1"), bgp: bgp.SessionState{
+		State: bgp.Established, Since: since.Time,
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 3},
+		Withheld:  map[family.Family]int{family.IPv6: 2},
+		LastError: "of yesterday",
+	}})
 	want := v1alpha1.BGPSession{
 		Peer: "tor1", Address: "198.51.100.1", State: v1alpha1.BGPEstablished, Since: &since, AdvertisedIPv4: 3,
 		LastError: "2 prefixes are not announced: the peer has agreed to [IPv4] only, or to no IPv6 next hops for IPv4 (RFC 8950); " +
@@ -38,9 +48,14 @@ func TestBGPSession(t *testing.T) {
 func TestSessionsReportProblemsOnce(t *testing.T) {
 	changed := signal.New()
 	s := newSessions(t.Context(), changed)
-	s.Set(decision.Desired{Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"}})
-	want := []v1alpha1.BGPSession{{Peer: "tor2", State: v1alpha1.BGPIdle, LastError: "there is no Secret tandem-system/missing"}}
-	if diff := cmp.Diff(want, s.states()); diff != "" {
+	desired := decision.Desired{
+		Peers: []config.Peer{peerNamed("tor2")}, Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"},
+	}
+	s.Set(desired)
+	want := []v1alpha1.BGPSession{{
+		Peer: "tor2", Address: "198.51.100.1", State: v1alpha1.BGPIdle, LastError: "there is no Secret tandem-system/missing",
+	}}
+	if diff := cmp.Diff(want, s.published()); diff != "" {
 		t.Errorf("states (-want +got):\n%s", diff)
 	}
 	select {
@@ -48,12 +63,12 @@ func TestSessionsReportProblemsOnce(t *testing.T) {
 	default:
 		t.Fatal("the problem is not published")
 	}
-	s.Set(decision.Desired{Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"}})
+	s.Set(desired)
 	if len(changed) != 0 {
 		t.Error("a problem that has not changed is published again")
 	}
 	s.Set(decision.Desired{})
-	if len(changed) != 1 || len(s.states()) != 0 {
-		t.Errorf("the end of the problem is not published: %v", s.states())
+	if len(changed) != 1 || len(s.published()) != 0 {
+		t.Errorf("the end of the problem is not published: %v", s.published())
 	}
 }

@@ -160,7 +160,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	s.sessions = newSessions(parts, s.status)
 	s.cfg.Registerer.MustRegister(s.sessions.bgp, s.sessions.bfd,
-		&collector{sessions: s.sessions.states, announced: s.layer2.Announced, isolated: &s.isolated})
+		&collector{peers: s.sessions.states, announced: s.layer2.Announced, isolated: &s.isolated})
 	start("watching interfaces", s.links.Run)
 	start("the cache", s.cache.Start)
 	start("layer 2", s.layer2.Run)
@@ -188,6 +188,8 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	start("records", s.records.run)
 	start("conflicts", s.conflicts.run)
+	// Sessions that end because this speaker stops are no news.
+	go newSessionReporter(s.cfg.Node, s.cache, s.cfg.Recorder, s.sessions.states).run(ctx, s.sessions.moved)
 	start("liveness", s.liveness.run)
 	start("BGP and BFD", s.sessions.run)
 	start("states of BGP and BFD", s.sessions.watch)

@@ -99,7 +99,7 @@ func (w *statusWriter) state(ctx context.Context, old v1alpha1.SpeakerState) v1a
 		state.DefaultGateways = append(state.DefaultGateways, gateway.String())
 	}
 	state.Interfaces = interfaceStates(links, claimed)
-	state.BGPSessions = w.sessions.states()
+	state.BGPSessions = w.sessions.published()
 	announced := w.announced()
 	state.Conflicts = conflicts(announced)
 	meta.SetStatusCondition(&state.Conditions, ready(state.BGPSessions, w.sessions.err(), announced))

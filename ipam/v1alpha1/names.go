@@ -292,6 +292,15 @@ const (
 	EventAddressConflict = "AddressConflict"
 )
 
+// Reasons of the events that Tandem writes on a BGPPeer.
+const (
+	// EventBGPSessionEstablished says which node has a session with the peer now, and which families it carries.
+	EventBGPSessionEstablished = "BGPSessionEstablished"
+
+	// EventBGPSessionLost says which node has lost its session with the peer, which families it carried, and why it ended.
+	EventBGPSessionLost = "BGPSessionLost"
+)
+
 // Reasons of the events that Tandem writes on a Node or a Service.
 const (
 	// EventInvalidTopologyLabel says that AnnotationZone or AnnotationRegion of a Node cannot be the value of a label, and why.

@@ -59,9 +59,10 @@ type SessionState struct {
 	Families []family.Family
 	// Advertised counts the prefixes that the peer has been sent, for each negotiated family.
 	Advertised map[family.Family]int
-	// Withheld counts the declared prefixes that the peer cannot be sent: their family was not negotiated, or they are
-	// IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Zero while not Established.
-	Withheld int
+	// Withheld counts the declared prefixes that the peer cannot be sent, for each family that has some: the family was
+	// not negotiated, or they are IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Empty while
+	// not Established.
+	Withheld map[family.Family]int
 	// LastError is the latest thing that went wrong. A session that is Established again keeps it.
 	LastError string
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
-// decideBGP fills in BGP, BFD and Problems.
+// decideBGP fills in Peers, BGP, BFD and Problems.
 func (v *view) decideBGP(d *Desired) {
 	node := v.Nodes[v.Node]
 	for i := range v.Config.Peers {
@@ -25,6 +25,7 @@ func (v *view) decideBGP(d *Desired) {
 		if !peer.Nodes.Matches(node.Labels) {
 			continue
 		}
+		d.Peers = append(d.Peers, *peer)
 		session, err := v.session(peer, v.routes(peer))
 		if err != nil {
 			d.Problems[peer.Name] = err.Error()

@@ -22,6 +22,8 @@ type Desired struct {
 	Layer2 []Announcement
 	// Records are the Services that this node holds on layer 2.
 	Records map[types.NamespacedName]Record
+	// Peers are the peers that this node is to have, ordered by their names, with a session or without one.
+	Peers []config.Peer
 	// BGP are the sessions of this node with all that their peers are to be told, ordered by the peers' names.
 	BGP []bgp.Session
 	// BFD are the sessions that watch those peers whose BGPPeer names a BFDProfile, in the same order.

@@ -5,6 +5,7 @@
 //	API objects ─┐                           Layer2    an address and the interfaces that answer for it
 //	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶   Records   Services that this node holds on layer 2
 //	gossip ──────┘        │                  BGP, BFD  whole sessions: peers, routes, next hops
+//	                      │                  Peers     with a session or without
 //	                      │                  Problems  why a peer has no session, or less than it should
 //	                      └─────▶ Explain ─▶ for each address, node and way: announced, or the one reason why not
 //

@@ -232,7 +232,7 @@ func scenarios() map[string]scenario {
 		}
 	}
 	const (
-		speaker, peer = `{job="tandem-speaker",node="node1"}`, `{node="node1",peer="tor1"}`
+		speaker, peer = `{job="tandem-speaker",node="node1"}`, `{node="node1",peer="tor1",family="IPv6"}`
 		newer, older  = `{job="tandem-speaker",node="node1",version="v2"}`, `{job="tandem-speaker",node="node2",version="v1"}`
 	)
 	return map[string]scenario{

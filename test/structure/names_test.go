@@ -327,6 +327,8 @@ func (n *names) metricsOf(t *testing.T, f sourceFile) {
 			if c, ok := f.in(call.Fun); ok && c.name == "MustNewConstMetric" {
 				kind, _ := f.in(call.Args[1])
 				kinds[call.Args[0].(*ast.Ident).Name] = strings.ToLower(strings.TrimSuffix(kind.name, "Value"))
+			} else if ok && c.name == "gauge" { // which calls MustNewConstMetric
+				kinds[call.Args[0].(*ast.Ident).Name] = "gauge"
 			}
 		}
 		return true

@@ -2,11 +2,7 @@
 
 package udp
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/tandem-lb/tandem/speaker/bfd"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // dropReason says why a packet was dropped.
 type dropReason string
@@ -39,36 +35,22 @@ func newDropped() *prometheus.CounterVec {
 	return dropped
 }
 
-var (
-	upDesc = prometheus.NewDesc("tandem_bfd_session_up",
-		"Whether the BFD session is up.", []string{"peer"}, nil)
-	downsDesc = prometheus.NewDesc("tandem_bfd_session_failures_total",
-		"How many times the BFD session has failed.", []string{"peer"}, nil)
-	detectionDesc = prometheus.NewDesc("tandem_bfd_detection_seconds",
-		"How long the peer may be silent before the BFD session fails.", []string{"peer"}, nil)
-)
+var downsDesc = prometheus.NewDesc("tandem_bfd_session_failures_total",
+	"How many times the BFD session has failed.", []string{"peer"}, nil)
 
 var _ prometheus.Collector = &Speaker{}
 
 // Describe implements prometheus.Collector.
 func (s *Speaker) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{upDesc, downsDesc, detectionDesc} {
-		ch <- d
-	}
+	ch <- downsDesc
 	s.dropped.Describe(ch)
 }
 
-// Collect implements prometheus.Collector. The figures of sessions are read when they are asked for, so that those of a removed peer are
-// gone with it.
+// Collect implements prometheus.Collector. It has the counters. Those of sessions are read when they are asked for, so that those of a
+// removed peer are gone with it. Gauges are package speaker's, which knows of peers without a session.
 func (s *Speaker) Collect(ch chan<- prometheus.Metric) {
 	for _, state := range s.States() {
-		up := 0.0
-		if state.State == bfd.Up {
-			up = 1
-		}
-		ch <- prometheus.MustNewConstMetric(upDesc, prometheus.GaugeValue, up, state.Name)
 		ch <- prometheus.MustNewConstMetric(downsDesc, prometheus.CounterValue, float64(state.Downs), state.Name)
-		ch <- prometheus.MustNewConstMetric(detectionDesc, prometheus.GaugeValue, state.Detection.Seconds(), state.Name)
 	}
 	s.dropped.Collect(ch)
 }

@@ -121,7 +121,7 @@ func TestExtendedNextHop(t *testing.T) {
 	overIPv6 := bgp.Route{Prefix: netip.MustParsePrefix("198.51.100.200/32"), NextHop: r.speaker6}
 	s := newSpeaker(t)
 	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{overIPv6, r.route("2001:db8:51::1000/128")}})
-	state := await(t, s, "tor1", "a withheld prefix", func(state bgp.SessionState) bool { return state.Withheld == 1 })
+	state := await(t, s, "tor1", "a withheld prefix", func(state bgp.SessionState) bool { return state.Withheld[family.IPv4] == 1 })
 	if diff := cmp.Diff(map[family.Family]int{family.IPv4: 0, family.IPv6: 1}, state.Advertised); diff != "" {
 		t.Errorf("Unexpected counts (-want +got):\n%s", diff)
 	}
@@ -132,8 +132,8 @@ func TestExtendedNextHop(t *testing.T) {
 		"198.51.100.200/32":     {external(r.speaker6)},
 		"2001:db8:51::1000/128": {external(r.speaker6)},
 	})
-	if state := awaitState(t, s, "tor1", bgp.Established); state.Withheld != 0 {
-		t.Errorf("Still withholding %d prefixes", state.Withheld)
+	if state := awaitState(t, s, "tor1", bgp.Established); len(state.Withheld) != 0 {
+		t.Errorf("Still withholding %v prefixes", state.Withheld)
 	}
 }
 
@@ -145,7 +145,8 @@ func TestFamiliesThePeerDoesNotHave(t *testing.T) {
 	got.Since = time.Time{}
 	want := bgp.SessionState{
 		Peer: "tor1", Address: r.router4, State: bgp.Established, RemoteASN: 64513, RouterID: r.router4,
-		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 1}, Withheld: 1,
+		Families: []family.Family{family.IPv4}, Advertised: map[family.Family]int{family.IPv4: 1},
+		Withheld: map[family.Family]int{family.IPv6: 1},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("Unexpected state (-want +got):\n%s", diff)
@@ -704,9 +705,6 @@ func TestMetrics(t *testing.T) {
 	})
 	want := map[string]float64{
 		"tandem_bgp_session_established_total tor1": 1,
-		"tandem_bgp_announced_prefixes IPv4 tor1":   2,
-		"tandem_bgp_announced_prefixes IPv6 tor1":   1,
-		"tandem_bgp_withheld_prefixes tor1":         0,
 		"tandem_bgp_updates_sent_total tor1":        2,
 	}
 	if diff := cmp.Diff(want, gather(t, registry)); diff != "" {

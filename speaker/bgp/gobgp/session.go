@@ -42,7 +42,7 @@ type session struct {
 	status      bgp.SessionState
 	established uint64                // how many times
 	announced   map[family.Family]int // prefixes in the embedded RIB
-	total       int                   // prefixes declared
+	total       map[family.Family]int // prefixes declared
 }
 
 // startSession starts a server for peer, which begins to connect.
@@ -228,18 +228,24 @@ func (s *session) syncRIB() error {
 		}
 	}
 
-	announced := map[family.Family]int{}
-	for prefix := range s.installed {
-		announced[family.Of(prefix.Addr())]++
-	}
+	announced, total := byFamily(s.installed), byFamily(s.declared)
 	s.mu.Lock()
-	changed := !maps.Equal(s.announced, announced) || s.total != len(s.declared)
-	s.announced, s.total = announced, len(s.declared)
+	changed := !maps.Equal(s.announced, announced) || !maps.Equal(s.total, total)
+	s.announced, s.total = announced, total
 	s.mu.Unlock()
 	if changed {
 		s.notify()
 	}
 	return nil
+}
+
+// byFamily counts the prefixes of each family.
+func byFamily(routes map[netip.Prefix]bgp.Route) map[family.Family]int {
+	count := map[family.Family]int{}
+	for prefix := range routes {
+		count[family.Of(prefix.Addr())]++
+	}
+	return count
 }
 
 // state returns what is known about the session.
@@ -249,11 +255,14 @@ func (s *session) state() bgp.SessionState {
 	state := s.status
 	state.Families = slices.Clone(state.Families)
 	if state.State == bgp.Established {
-		state.Withheld = s.total
-		state.Advertised = map[family.Family]int{}
+		state.Advertised, state.Withheld = map[family.Family]int{}, map[family.Family]int{}
 		for _, f := range state.Families {
 			state.Advertised[f] = s.announced[f]
-			state.Withheld -= s.announced[f]
+		}
+		for f, total := range s.total {
+			if withheld := total - state.Advertised[f]; withheld > 0 {
+				state.Withheld[f] = withheld
+			}
 		}
 	}
 	return state
