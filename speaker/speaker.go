@@ -137,7 +137,7 @@ func (s *Speaker) Ready() error {
 	if !s.ready.Load() {
 		return errors.New("still reading the API and looking for the other speakers")
 	}
-	if missing := s.comeback.Missing(time.Now(), s.sessions.states); len(missing) > 0 {
+	if missing := s.comeback.Missing(time.Now(), s.sessions.published); len(missing) > 0 {
 		return fmt.Errorf("waiting for BGP sessions that were established before the start: %s", strings.Join(missing, ", "))
 	}
 	return nil
