@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/btree"
@@ -46,6 +47,20 @@ type Port struct {
 
 // String returns protocol/number, as in TCP/443.
 func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Protocol, p.Number) }
+
+// MarshalText returns what String does.
+func (p Port) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what String returns.
+func (p *Port) UnmarshalText(text []byte) error {
+	protocol, number, _ := strings.Cut(string(text), "/")
+	n, err := strconv.ParseUint(number, 10, 16)
+	if err != nil {
+		return fmt.Errorf("%q is no protocol/number, as in TCP/443: %w", text, err)
+	}
+	*p = Port{protocol, int32(n)}
+	return nil
+}
 
 // Admits returns nil if s and other can be on one address, or why not: what to change for it, as a text about the Service of other. It
 // wraps ErrNoConsent where nothing but the consent of a namespace is missing.

@@ -32,6 +32,7 @@ type caller struct {
 	requesting bool         // a request of the Service is being answered: there is no need to wake it
 	releasing  bool         // the Service is to be released, whatever its spec says
 	quiet      bool         // the Service has been told of a claim that fails
+	lagging    bool         // the informer is known to be behind the API about the claim
 }
 
 // repair locks an address, looks at its records again, at the API where the informers may lag, and makes them
@@ -47,6 +48,17 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 		return err
 	}
 	defer unlock()
+	for range maxTries {
+		if err = s.repairLocked(ctx, address, c); !errors.Is(err, errStale) {
+			return err
+		}
+		c.lagging = true
+	}
+	return err
+}
+
+// repairLocked is repair for a caller that holds the address's lock. The error is errStale where another write to the claim came first.
+func (s *Server) repairLocked(ctx context.Context, address netip.Addr, c caller) error {
 	e, err := s.reread(ctx, address, c)
 	if err != nil {
 		return err
@@ -75,12 +87,14 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 
 // reread is Observe after a look at the API, where the informers may lag behind it.
 //
-//   - The informer of claims is trusted where it shows the claim of a Service that holds the address: a claim is only
-//     ever deleted by its UID, so that a later claim of the same name is safe. So a release costs no read.
+//   - The informer of claims is trusted where it shows a claim that names Services that all hold the address: a claim is only
+//     ever written or deleted as it was read, so that a later one is safe. So a release costs no read.
 //   - The informer of Services is not trusted where it lacks a Service. Another leader may have served one that was created a moment ago.
 func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repair.Entry, error) {
 	e := s.ledger.Observe(address)
-	if e.Claim.State != repair.Ours || !e.Standing(e.Claim.Parent).Holds {
+	named := e.Claim.Named()
+	unknown := slices.ContainsFunc(named, func(service ipam.Service) bool { return !e.Standing(service).Holds })
+	if c.lagging || e.Claim.State != repair.Ours || len(named) == 0 || unknown {
 		claim, err := s.claims.read(ctx, address)
 		if err != nil {
 			return repair.Entry{}, err
@@ -123,10 +137,12 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 	case repair.Release, repair.Collect:
 		now, err := time.Now().Truncate(time.Second), error(nil) // as the claim can say it
 		switch step.Claim {
+		case repair.TakeOff:
+			err = s.claims.patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, time.Time{}))
 		case repair.MarkLeft:
 			err = s.claims.patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, now))
 		case repair.DeleteClaim:
-			_, err = s.claims.delete(ctx, e.Address, e.Claim)
+			err = s.claims.delete(ctx, e.Address, e.Claim)
 		}
 		if err != nil {
 			return err
@@ -140,6 +156,8 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		}
 	case repair.Relabel:
 		return s.claims.patch(ctx, e.Address, claim.Relabel(e.Claim, e.Pool))
+	case repair.Share:
+		return s.claims.patch(ctx, e.Address, claim.Share(e.Claim, e.Key(), e.Sharers()))
 	default:
 		s.remember(e, step)
 	}
@@ -157,8 +175,10 @@ func (s *Server) handedOver(svc *corev1.Service) bool {
 // claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim
 // turns out to be another's, the address is looked at again.
 func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
+	now := s.ledger.observe(e.Address, nil) // with what steps before this one have changed
+	now.Claim.Parent = service
 	holders := s.ledger.allocator.Lookup(e.Address).Services
-	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, e.Key(), holders)
+	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, now.Key(), now.Sharers(), holders)
 	if _, ok := errors.AsType[*claimedByOther](err); ok {
 		s.repairs.Add(item{kind: repairAddress, address: e.Address})
 		return nil

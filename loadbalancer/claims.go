@@ -4,7 +4,9 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -29,6 +31,12 @@ type claims struct {
 	ledger *ledger // is told of each write
 }
 
+// errStale is the error of a write to a claim that has been written or deleted since it was read.
+var errStale = errors.New("its claim has changed meanwhile")
+
+// maxTries bounds how often a claim is read again that somebody else has written at the same time.
+const maxTries = 5
+
 // claimedByOther is the error for an address that has a claim of another Service, or a foreign claim.
 type claimedByOther struct {
 	address netip.Addr
@@ -41,49 +49,89 @@ func (c *claimedByOther) Error() string {
 	return fmt.Sprintf("IPAddress %s exists and belongs to %s", c.address, c.owner)
 }
 
-// create claims an address for a Service, which shares it with others under a key or has it alone. Of the claims that
-// may exist, it accepts
+// create claims an address for a Service, which shares it with others under a key or has it alone. Sharers are written on the claim, with
+// their ports. Where the claim exists, the Service joins it (see join). Otherwise its error is a *claimedByOther.
 //
-//   - one of the Service itself: the answer to an earlier creation was lost, or another leader serves the Service too.
-//     Both leaders then publish the same address, which is right.
-//   - one of another Service that shares the address, or did until it left the address to these others.
-//
-// A claim that was left and that no other Service shares has waited for reuseAfter. It is replaced, so that it names
-// its Service. For every other claim the error is a *claimedByOther.
-//
-// The key, if any, is written on the claim: after a restart it says that other Services may have been on the address.
-func (c *claims) create(ctx context.Context, as ipam.Assignment, service ipam.Service, key string, others []ipam.Service) error {
+// For example, two leaders let c and d, both with port 80, join 192.0.2.1 of a. Each writes the claim that it has read, with c or with d
+// added to the sharers. The API server refuses the second write, say that of d. That leader reads the claim again, finds c, of which it did
+// not know, and decides again what d gets.
+func (c *claims) create(
+	ctx context.Context, as ipam.Assignment, service ipam.Service, key string, sharers map[ipam.Service][]ipam.Port, others []ipam.Service,
+) error {
 	others = slices.DeleteFunc(slices.Clone(others), func(other ipam.Service) bool { return other == service })
-	for range 3 {
-		c.ledger.wrote(as.Address, "")
-		_, err := c.client.Create(ctx, claim.New(as, service, key), metav1.CreateOptions{})
-		if err == nil {
-			return nil
-		}
-		c.ledger.seenClaim(as.Address)
-		if !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("claiming %s: %w", as.Address, err)
-		}
-		existing, err := c.read(ctx, as.Address)
-		if err != nil {
-			return err
-		}
-		switch have := claim.Read(existing); {
-		case have.State == repair.NoClaim: // deleted in between
-		case have.State == repair.Ours && !have.NamesHolder() && len(others) == 0:
-			if _, err := c.delete(ctx, as.Address, have); err != nil {
+	object, _ := c.ledger.claim(as.Address)
+	if len(others) == 0 {
+		object = nil // A creation is what says whether the address is free.
+	}
+	for try := range maxTries {
+		if object != nil {
+			if err := c.join(ctx, as.Address, object, service, key, sharers, others, try > 0); !errors.Is(err, errStale) {
 				return err
 			}
-		case have.State == repair.Ours && (!have.NamesHolder() || have.Parent == service || slices.Contains(others, have.Parent)):
-			if key == "" || have.Key != "" {
+		} else {
+			c.ledger.wrote(as.Address, "")
+			_, err := c.client.Create(ctx, claim.New(as, service, key, sharers), metav1.CreateOptions{})
+			if err == nil {
 				return nil
 			}
-			return c.patch(ctx, as.Address, claim.Share(have, key))
-		default:
-			return &claimedByOther{as.Address, claim.Owner(existing)}
+			c.ledger.seenClaim(as.Address)
+			if !apierrors.IsAlreadyExists(err) {
+				return fmt.Errorf("claiming %s: %w", as.Address, err)
+			}
+		}
+		var err error
+		if object, err = c.read(ctx, as.Address); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("claiming %s: its claim comes and goes", as.Address)
+	return fmt.Errorf("claiming %s: %w", as.Address, errStale)
+}
+
+// join claims an address that has a claim already. It accepts
+//
+//   - one that names the Service: the answer to an earlier creation was lost, or another leader serves the Service too.
+//     Both leaders then publish the same address, which is right;
+//   - one that names others, which admit the Service, and among whose ports there is none of the Service.
+//
+// A claim that names no Service, and that others do not have either, has waited for reuseAfter. It is deleted, so that a new one can name its
+// Service. For every other claim the error is a *claimedByOther. What is not fresh, but from the informer, serves only to be written, since a
+// write is refused where it is out of date.
+func (c *claims) join(
+	ctx context.Context, address netip.Addr, object *networkingv1.IPAddress, service ipam.Service, key string,
+	sharers map[ipam.Service][]ipam.Port, others []ipam.Service, fresh bool,
+) error {
+	have := claim.Read(object)
+	named := slices.DeleteFunc(have.Named(), func(other ipam.Service) bool { return other == service })
+	for _, other := range named {
+		for _, port := range have.Sharers[other] {
+			if _, ours := sharers[other]; !ours && slices.Contains(sharers[service], port) && slices.Contains(others, other) {
+				return fmt.Errorf("claiming %s: its claim says that Service %s is there on port %s; trying again", address, other, port)
+			}
+		}
+	}
+	want := map[ipam.Service][]ipam.Port{}
+	maps.Copy(want, have.Sharers)
+	maps.Copy(want, sharers)
+	if !have.Names(service) {
+		want[service] = sharers[service]
+	}
+	switch {
+	case have.State != repair.Ours:
+		return &claimedByOther{address, claim.Owner(object)}
+	case slices.ContainsFunc(named, func(other ipam.Service) bool { return !slices.Contains(others, other) }):
+		return &claimedByOther{address, "Services that do not all admit this one"}
+	case len(have.Named()) == 0 && len(others) == 0:
+		if err := c.delete(ctx, address, have); err != nil {
+			return err
+		}
+		return errStale
+	case maps.EqualFunc(want, have.Sharers, slices.Equal) && (key == "" || have.Key != ""):
+		if !fresh {
+			return errStale
+		}
+		return nil
+	}
+	return c.patch(ctx, address, claim.Share(have, key, want))
 }
 
 // listPage is how many claims are read at a time. All at once, 20,000 of them would take 60 MB for a moment.
@@ -128,24 +176,24 @@ func (c *claims) read(ctx context.Context, address netip.Addr) (*networkingv1.IP
 	return existing, nil
 }
 
-// delete removes exactly this claim, by a precondition on its UID. gone is false where another IPAddress has taken
-// its name since; that one stays.
-func (c *claims) delete(ctx context.Context, address netip.Addr, have repair.Claim) (gone bool, err error) {
+// delete removes exactly this claim, as it was read.
+func (c *claims) delete(ctx context.Context, address netip.Addr, have repair.Claim) error {
 	uid := types.UID(have.UID)
 	c.ledger.wrote(address, uid)
-	err = c.client.Delete(ctx, address.String(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err := c.client.Delete(ctx, address.String(), metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &have.Version},
+	})
 	if err == nil || apierrors.IsNotFound(err) {
-		return true, nil
+		return nil
 	}
 	c.ledger.seenDeletion(address, uid)
 	if apierrors.IsConflict(err) {
-		return false, nil
+		err = errStale
 	}
-	return false, fmt.Errorf("releasing %s: %w", address, err)
+	return fmt.Errorf("releasing %s: %w", address, err)
 }
 
-// patch changes the labels or annotations of a claim, which package claim has made a patch of. A claim that has gone
-// since, or is another one, stays as it is.
+// patch changes the labels or annotations of exactly this claim, as it was read when package claim made the patch.
 func (c *claims) patch(ctx context.Context, address netip.Addr, patch []byte) error {
 	c.ledger.wrote(address, "")
 	_, err := c.client.Patch(ctx, address.String(), types.MergePatchType, patch, metav1.PatchOptions{})
@@ -154,7 +202,7 @@ func (c *claims) patch(ctx context.Context, address netip.Addr, patch []byte) er
 	}
 	c.ledger.seenClaim(address)
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
+		err = errStale
 	}
 	return fmt.Errorf("changing the claim of %s: %w", address, err)
 }

@@ -66,6 +66,8 @@ type tracker struct {
 	serial   int
 	history  []event
 	watchers map[*watcher]struct{}
+	standing bool    // watches stand still
+	delayed  []event // that watchers are to get when they go on
 }
 
 type event struct {
@@ -97,11 +99,33 @@ func newTracker() *tracker {
 func (t *tracker) tell(kind watch.EventType, resource schema.GroupVersionResource, obj runtime.Object) {
 	e := event{Event: watch.Event{Type: kind, Object: obj}, serial: t.serial, resource: resource}
 	t.history = append(t.history, e)
+	if t.standing {
+		t.delayed = append(t.delayed, e)
+		return
+	}
+	t.send(e)
+}
+
+// send sends an event to the watchers. The caller holds mu.
+func (t *tracker) send(e event) {
 	for w := range t.watchers {
 		if !w.send(e) {
 			delete(t.watchers, w)
 		}
 	}
+}
+
+// standStill has watches stand still, as on a slow network, or go on.
+func (t *tracker) standStill(standing bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.standing = standing; standing {
+		return
+	}
+	for _, e := range t.delayed {
+		t.send(e)
+	}
+	t.delayed = nil
 }
 
 // send reports whether the watcher still watches.
@@ -156,8 +180,11 @@ func (t *tracker) Delete(resource schema.GroupVersionResource, ns, name string, 
 		return err
 	}
 	m, _ := meta.Accessor(obj)
-	if len(opts) > 0 && opts[0].Preconditions != nil && opts[0].Preconditions.UID != nil && *opts[0].Preconditions.UID != m.GetUID() {
-		return apierrors.NewConflict(resource.GroupResource(), name, fmt.Errorf("the UID in the precondition is another"))
+	if len(opts) > 0 && opts[0].Preconditions != nil {
+		is := opts[0].Preconditions
+		if is.UID != nil && *is.UID != m.GetUID() || is.ResourceVersion != nil && *is.ResourceVersion != m.GetResourceVersion() {
+			return apierrors.NewConflict(resource.GroupResource(), name, errors.New("the UID or resourceVersion in the precondition is another"))
+		}
 	}
 	if err := t.ObjectTracker.Delete(resource, ns, name, opts...); err != nil {
 		return err
@@ -167,8 +194,17 @@ func (t *tracker) Delete(resource schema.GroupVersionResource, ns, name string, 
 	return nil
 }
 
-// Patch gets the whole object.
+// Patch gets the whole object, with the UID and the resourceVersion of the patch where it has them.
 func (t *tracker) Patch(resource schema.GroupVersionResource, obj runtime.Object, ns string, _ ...metav1.PatchOptions) error {
+	m, _ := meta.Accessor(obj)
+	is, err := t.Get(resource, ns, m.GetName())
+	if err != nil {
+		return err
+	}
+	have, _ := meta.Accessor(is)
+	if have.GetUID() != m.GetUID() || have.GetResourceVersion() != m.GetResourceVersion() {
+		return apierrors.NewConflict(resource.GroupResource(), m.GetName(), errors.New("the UID or resourceVersion in the patch is another"))
+	}
 	return t.Update(resource, obj, ns)
 }
 
@@ -557,7 +593,7 @@ func (c *cluster) shown(name string) string {
 	return strings.Join(words, " ")
 }
 
-// claims returns all claims of ours with the Services that they name, "left" for the claims that name none.
+// claims returns all claims of ours with their parents, "left" for the claims that these have left.
 func (c *cluster) claims() map[string]string {
 	c.t.Helper()
 	list, err := c.api.NetworkingV1().IPAddresses().List(context.Background(), metav1.ListOptions{})
@@ -566,12 +602,31 @@ func (c *cluster) claims() map[string]string {
 	for _, object := range list.Items {
 		if have := claim.Read(&object); have.State == repair.Ours {
 			claims[object.Name] = short(have.Parent)
-			if !have.NamesHolder() {
+			if !have.Names(have.Parent) {
 				claims[object.Name] = "left"
 			}
 		}
 	}
 	return claims
+}
+
+// wantSharers checks what the claim of an address says of sharers, as in "web=80 shop/api=443".
+func (c *cluster) wantSharers(address, want string) {
+	c.t.Helper()
+	object, err := c.api.NetworkingV1().IPAddresses().Get(context.Background(), address, metav1.GetOptions{})
+	c.must(err)
+	var got []string
+	for service, ports := range claim.Read(object).Sharers {
+		word := short(service) + "="
+		for _, port := range ports {
+			word += strconv.Itoa(int(port.Number))
+		}
+		got = append(got, word)
+	}
+	slices.Sort(got)
+	if got := strings.Join(got, " "); got != want {
+		c.t.Errorf("the claim of %s has the sharers %q, want %q", address, got, want)
+	}
 }
 
 // wantClaims checks claims against words like "192.0.2.1=web".

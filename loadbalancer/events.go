@@ -157,8 +157,9 @@ func (s *Server) claimEvent(obj any, gone bool) {
 // themselves.
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	s.ledger.seenStatus(cur)
+	before, sharing := s.ledger.rules.SharingOf(old), s.ledger.rules.SharingOf(cur)
 	relabelled := !reflect.DeepEqual(old.Labels, cur.Labels)
-	if relabelled || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
+	if relabelled || before.Key != sharing.Key || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
 		s.changed(item{kind: repairService, service: request.ServiceOf(cur)})
 	}
 	// The service controller looks neither at labels, by which a pool may admit the Service now, nor at selectors, nor
@@ -171,10 +172,7 @@ func (s *Server) serviceEvent(old, cur *corev1.Service) {
 	if !request.Served(cur) {
 		return
 	}
-	rules := s.ledger.rules
-	sharing := rules.SharingOf(cur)
-	if !ptr.Equal(old.Spec.IPFamilyPolicy, cur.Spec.IPFamilyPolicy) ||
-		sharing.Key != "" && sharing.Backends != rules.SharingOf(old).Backends {
+	if !ptr.Equal(old.Spec.IPFamilyPolicy, cur.Spec.IPFamilyPolicy) || sharing.Key != "" && sharing.Backends != before.Backends {
 		s.wake(cur)
 	}
 }

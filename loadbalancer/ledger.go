@@ -116,24 +116,31 @@ func (l *ledger) service(service ipam.Service) *corev1.Service {
 	return svc
 }
 
-// Observe returns what is known of an address without asking the API. Our own writes, which the informers do not
-// show yet, are taken into account: a claim that was just created is Pending, and one that was just deleted is not
-// there.
-func (l *ledger) Observe(address netip.Addr) repair.Entry {
+// claim returns the claim of an address as the informer shows it, nil where there is none. pending says that we have written a claim of the
+// address, and the informer does not show that yet.
+func (l *ledger) claim(address netip.Addr) (object *networkingv1.IPAddress, pending bool) {
 	l.mu.Lock()
-	own, pending := l.own[address]
+	own, wrote := l.own[address]
 	l.mu.Unlock()
 	have, err := l.claims.Get(address.String())
-	switch {
-	case pending && own.deleted == "":
+	if err != nil || have.UID == own.deleted {
+		have = nil
+	}
+	return have, wrote && own.deleted == ""
+}
+
+// Observe returns what is known of an address without asking the API. Our own writes, which the informers do not
+// show yet, are taken into account: a claim that was just written is Pending, and one that was just deleted is not
+// there.
+func (l *ledger) Observe(address netip.Addr) repair.Entry {
+	have, pending := l.claim(address)
+	if pending {
 		e := l.observe(address, nil)
 		e.Claim.State = repair.Pending
 		return e
-	case err == nil && have.UID != own.deleted:
-		return l.observe(address, have)
 	}
-	e := l.observe(address, nil)
-	if e.Blocked {
+	e := l.observe(address, have)
+	if have == nil && e.Blocked {
 		e.Claim.State = repair.Foreign
 	}
 	return e
@@ -162,8 +169,13 @@ func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) rep
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
-		if _, known := services[e.Claim.Parent]; !known && e.Claim.NamesHolder() {
-			services[e.Claim.Parent] = repair.Standing{Service: e.Claim.Parent}
+		for _, service := range e.Claim.Named() {
+			standing := services[service]
+			standing.Service = service
+			if ports, shares := e.Claim.Sharers[service]; shares { // as far as is known where the informer does not show the Service yet
+				standing.Sharing = ipam.Sharing{Key: e.Claim.Key, Namespace: service.Namespace, Ports: ports}
+			}
+			services[service] = standing
 		}
 	}
 	e.ReuseAfter = l.allocator.ReuseAfter(e.Pool)

@@ -152,7 +152,13 @@ func (w *world) checkGiven(name, shown, given string, held []ipam.Assignment) {
 	claims := w.claims()
 	for address := range strings.FieldsSeq(given) {
 		owner := claims[address]
-		if strings.Contains(" "+shown+" ", " "+address+" ") || owner == name {
+		if strings.Contains(" "+shown+" ", " "+address+" ") {
+			continue
+		}
+		if !slices.ContainsFunc(held, func(as ipam.Assignment) bool { return as.Address == addr(address) }) {
+			w.checkPorts(name, address)
+		}
+		if owner == name {
 			continue
 		}
 		parent := w.service(owner)
@@ -163,6 +169,20 @@ func (w *world) checkGiven(name, shown, given string, held []ipam.Assignment) {
 		case owner == "left" && key != "" && w.shownWithKey(address, key, name):
 		case parent == nil || key == "" || rules.SharingOf(parent).Key != key && !w.refused(parent):
 			w.t.Errorf("%s was given %s, which is claimed for %q", name, address, owner)
+		}
+	}
+}
+
+// checkPorts checks that no port of an address that is being given is that of another Service that the claim names and that publishes the
+// address.
+func (w *world) checkPorts(name, address string) {
+	object, err := w.api.NetworkingV1().IPAddresses().Get(w.t.Context(), address, metav1.GetOptions{})
+	w.must(err)
+	mine := rules.SharingOf(w.service(name)).Ports[0]
+	for _, other := range claim.Read(object).Named() {
+		svc := w.service(other.Name)
+		if other.Name != name && svc != nil && slices.Contains(request.Published(svc), addr(address)) && rules.SharingOf(svc).Ports[0] == mine {
+			w.t.Errorf("%s of %s was given to %s, and %s publishes it", mine, address, name, other.Name)
 		}
 	}
 }

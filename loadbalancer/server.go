@@ -209,7 +209,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			claimed = append(claimed, done...)
 		}
 		if other, ok := errors.AsType[*claimedByOther](err); ok {
-			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true}); err == nil {
+			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true, lagging: true}); err == nil {
 				continue
 			}
 		}
@@ -267,8 +267,12 @@ func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Requ
 		return err
 	}
 	defer unlock()
-	// The sharers are read under the lock, so that none of them leaves meanwhile.
-	return s.claims.create(ctx, as, req.Service, req.Sharing.Key, s.ledger.allocator.Sharers(as.Address, req.Sharing))
+	var sharers map[ipam.Service][]ipam.Port
+	if req.Sharing.Key != "" {
+		sharers = map[ipam.Service][]ipam.Port{req.Service: req.Sharing.Ports}
+	}
+	// The others are read under the lock, so that none of them leaves meanwhile.
+	return s.claims.create(ctx, as, req.Service, req.Sharing.Key, sharers, s.ledger.allocator.Sharers(as.Address, req.Sharing))
 }
 
 // markSurplus has what a Service does not want any more released when the status does not show it, so that no other

@@ -229,3 +229,136 @@ func TestAnnotationsOfOtherProducts(t *testing.T) {
 		l.wantEvents(v1alpha1.EventIgnoredAnnotation, 0)
 	})
 }
+
+// Two leaders let c and d, which have the same port, join the address of a at the same moment. Neither knows what the other does.
+func TestTwoLeadersLetServicesShareAtOnce(t *testing.T) {
+	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
+		return newService(name, single, "IPv4", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
+	}
+	// atOnce has one leader serve c and the other one d, while watches stand still, and returns what came of d.
+	atOnce := func(c *cluster, d *corev1.Service) error {
+		one, two := c.lead(), c.lead()
+		c.create(keyed("a", 80), keyed("c", 81), d)
+		one.mustSync("a")
+		two.mustSync("a")
+		c.frozen = true
+		c.api.tracker.standStill(true)
+		one.mustSync("c")
+		err := two.sync("d")
+		c.api.tracker.standStill(false)
+		c.frozen = false
+		c.settle()
+		c.wantShown("c", sharedAddress)
+		return err
+	}
+	bubble("one port is given once", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		c.must(atOnce(c, keyed("d", 81)))
+		c.wantShown("d", ownAddress)
+		c.wantSharers(sharedAddress, "a=80 c=81")
+		c.wantClaims("192.0.2.1=a 192.0.2.2=d")
+	})
+	bubble("also where the address was asked for, until it is free", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		err := atOnce(c, keyed("d", 81, annotate(fixedKey, sharedAddress)))
+		if err == nil || !strings.Contains(err.Error(), "Service default/c has 192.0.2.1 on the same port TCP/81") {
+			t.Errorf("d: got error %v", err)
+		}
+		two := c.leaders[1]
+		two.takeWoken()
+		for _, l := range c.leaders {
+			l.release("c")
+		}
+		c.vanish("c")
+		c.settle()
+		two.wantWoken("d")
+		two.mustSync("d")
+		c.wantShown("d", sharedAddress)
+		c.settle()
+		c.wantSharers(sharedAddress, "a=80 d=81")
+	})
+	bubble("two ports are given both", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		c.must(atOnce(c, keyed("d", 82)))
+		c.wantShown("d", sharedAddress)
+		c.wantSharers(sharedAddress, "a=80 c=81 d=82")
+	})
+	bubble("a Service that no informer shows yet counts by what its claim says", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		one, two := c.lead(), c.lead()
+		c.create(keyed("a", 80), keyed("d", 81))
+		one.mustSync("a")
+		two.mustSync("a")
+		c.frozen = true
+		c.api.tracker.standStill(true)
+		late := keyed("late", 81)
+		c.create(late)
+		_, err := one.EnsureLoadBalancer(t.Context(), "", c.service("late"), nil)
+		c.must(err)
+		two.mustSync("d")
+		c.wantShown("d", ownAddress)
+	})
+}
+
+func TestSharersOnTheClaim(t *testing.T) {
+	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
+		return newService(name, single, "IPv4", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
+	}
+	bubble("follow those that come, change and leave", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(keyed("a", 80), newService("alone", single, "IPv4"))
+		l.mustSync("a", "alone")
+		c.wantSharers("192.0.2.1", "a=80") // without a further write
+		c.wantSharers("192.0.2.2", "")
+		c.create(keyed("b", 81), keyed("c", 82))
+		c.api.ClearActions()
+		l.mustSync("b", "c")
+		writes := 0
+		for _, action := range c.api.Actions() {
+			if action.GetResource().Resource == "ipaddresses" && action.GetVerb() != "get" {
+				writes++
+			}
+		}
+		if writes != 2 {
+			t.Errorf("two Services that join an address cost %d writes to claims, want 2", writes)
+		}
+		c.wantSharers("192.0.2.1", "a=80 b=81 c=82")
+		c.edit("b", listen("TCP", 83))
+		c.wantSharers("192.0.2.1", "a=80 b=83 c=82")
+		l.delete("b")
+		c.wantSharers("192.0.2.1", "a=80 c=82")
+		l.delete("a")
+		c.wantSharers("192.0.2.1", "c=82")
+		c.wantClaims("192.0.2.1=left 192.0.2.2=alone")
+		l.delete("c")
+		c.wantClaims("192.0.2.2=alone")
+		c.edit("alone", annotate(shareKey, "k"))
+		c.wantSharers("192.0.2.2", "alone=80")
+	})
+	bubble("are completed where an earlier version has written none", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		c.create(keyed("a", 80, publish("192.0.2.1")), keyed("b", 81, publish("192.0.2.1")), keyed("c", 82, publish("192.0.2.1")))
+		c.createClaim("192.0.2.1", v1alpha1.ManagedBy, "default", "a")
+		l := c.lead()
+		c.wantSharers("192.0.2.1", "a=80 b=81 c=82")
+		l.mustSync("a", "b", "c")
+		c.wantShown("c", "192.0.2.1")
+		c.wantClaims("192.0.2.1=a")
+	})
+	bubble("have an address that was claimed before a leader ended", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(keyed("a", 80), keyed("b", 81))
+		l.mustSync("a")
+		_, err := l.ensure("b") // and its status is not written
+		c.must(err)
+		l.stop()
+		l = c.lead()
+		c.create(keyed("d", 81))
+		l.mustSync("d")
+		c.wantShown("d", ownAddress)
+		l.mustSync("b")
+		c.wantShown("b", sharedAddress)
+	})
+}

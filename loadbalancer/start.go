@@ -67,7 +67,7 @@ func (s *Server) Run(ctx context.Context) error {
 // load brings the cache up to what the API holds. It may run again after an error.
 //
 //  1. The pools are read, so that each address has one.
-//  2. The parents of claims hold what is claimed for them. Services that publish an address hold it too, where its claim lets them.
+//  2. The Services that claims name hold what is claimed for them. Services that publish an address hold it too, where its claim lets them.
 //  3. Everything is audited. What has to be written or deleted is left to the workers: a claim that cannot be written holds up nobody, and
 //     its Service holds its address meanwhile.
 func (s *Server) load(ctx context.Context) error {
@@ -84,16 +84,16 @@ func (s *Server) load(ctx context.Context) error {
 	for address := range claims {
 		known[address] = struct{}{}
 	}
-	// The parents of claims come first: whether a Service may stay on an address that it publishes, beside the
+	// What claims name comes first: whether a Service may stay on an address that it publishes, beside the
 	// parent, depends on what else it holds. For example, b publishes 192.0.2.1, which is claimed for a, and has a
 	// claim of 192.0.2.2: b is not held on 192.0.2.1.
-	for _, onlyParents := range []bool{true, false} {
+	for _, onlyNamed := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
 			e := s.ledger.observe(address, claims[address])
 			e.Starting = true
 			for _, step := range repair.Steps(e, time.Now()) {
 				switch {
-				case step.Do == repair.Hold && (!onlyParents || step.Service == e.Claim.Parent):
+				case step.Do == repair.Hold && (!onlyNamed || e.Claim.Names(step.Service)):
 					s.ledger.hold(e, step)
 				case step.Do == repair.Cool:
 					s.ledger.cool(e)

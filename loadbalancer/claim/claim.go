@@ -15,13 +15,21 @@
 //	    tandem-lb.io/address-pool: lan
 //	  annotations:
 //	    tandem-lb.io/allow-shared-ip: k
+//	    tandem-lb.io/sharers: '{"default/web":["TCP/80"]}'
 //	spec:
 //	  parentRef: {group: "", resource: services, namespace: default, name: web}
 //
 // A shared address has one claim, with the first of its Services as the parent. The API server lets nobody change a
-// parent. When web leaves, to the others or to wait for reuseAfter, that is written on the claim:
+// parent, so that annotations say which Services have the address. When api joins web, and when web leaves then, to api
+// or to wait for reuseAfter:
 //
+//	tandem-lb.io/sharers: '{"default/api":["TCP/443"],"default/web":["TCP/80"]}'
+//
+//	tandem-lb.io/sharers: '{"default/api":["TCP/443"]}'
 //	tandem-lb.io/left: '{"default/web":"2026-01-02T15:04:05Z"}'
+//
+// Every patch has the UID and the resourceVersion of the claim that it was made for. The API server refuses it where another
+// write came first, so that two leaders that let two Services with one port join the same address cannot both succeed.
 package claim
 
 import (
@@ -40,8 +48,9 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
-// New returns the claim of an address for a Service that shares it under a key, or with none where the key is "".
-func New(as ipam.Assignment, service ipam.Service, key string) *networkingv1.IPAddress {
+// New returns the claim of an address for a Service that shares it under a key, or with none where the key is "". Sharers are the Services
+// that have the address from the beginning, with their ports, where it has a key.
+func New(as ipam.Assignment, service ipam.Service, key string, sharers map[ipam.Service][]ipam.Port) *networkingv1.IPAddress {
 	claim := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: as.Address.String(),
@@ -58,6 +67,9 @@ func New(as ipam.Assignment, service ipam.Service, key string) *networkingv1.IPA
 	if key != "" {
 		claim.Annotations = map[string]string{v1alpha1.AnnotationAllowSharedIP: key}
 	}
+	if len(sharers) > 0 {
+		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, v1alpha1.AnnotationSharers, *text(sharers))
+	}
 	return claim
 }
 
@@ -71,27 +83,42 @@ func Read(claim *networkingv1.IPAddress) repair.Claim {
 		return repair.Claim{State: repair.Foreign, Owner: Owner(claim)}
 	}
 	return repair.Claim{
-		State:  repair.Ours,
-		UID:    string(claim.UID),
-		Parent: ipam.Service{Namespace: ref.Namespace, Name: ref.Name},
-		Pool:   claim.Labels[v1alpha1.LabelAddressPool],
-		Key:    claim.Annotations[v1alpha1.AnnotationAllowSharedIP],
-		Left:   left(claim.Annotations[v1alpha1.AnnotationLeft]),
+		State:   repair.Ours,
+		UID:     string(claim.UID),
+		Version: claim.ResourceVersion,
+		Parent:  ipam.Service{Namespace: ref.Namespace, Name: ref.Name},
+		Pool:    claim.Labels[v1alpha1.LabelAddressPool],
+		Key:     claim.Annotations[v1alpha1.AnnotationAllowSharedIP],
+		Sharers: byService[[]ipam.Port](claim.Annotations[v1alpha1.AnnotationSharers]),
+		Left:    byService[time.Time](claim.Annotations[v1alpha1.AnnotationLeft]),
 	}
 }
 
-// left reads the annotation. A text that we did not write means that nobody has left.
-func left(text string) map[ipam.Service]time.Time {
-	var times map[string]time.Time
-	if text == "" || json.Unmarshal([]byte(text), &times) != nil {
+// byService reads what an annotation says of Services. A text that we did not write says nothing.
+func byService[V any](annotation string) map[ipam.Service]V {
+	var values map[string]V
+	if annotation == "" || json.Unmarshal([]byte(annotation), &values) != nil {
 		return nil
 	}
-	services := map[ipam.Service]time.Time{}
-	for name, at := range times {
+	services := map[ipam.Service]V{}
+	for name, value := range values {
 		namespace, name, _ := strings.Cut(name, "/")
-		services[ipam.Service{Namespace: namespace, Name: name}] = at
+		services[ipam.Service{Namespace: namespace, Name: name}] = value
 	}
 	return services
+}
+
+// text is the inverse of byService. It is nil, which removes the annotation, where there is nothing to say.
+func text[V any](services map[ipam.Service]V) *string {
+	if len(services) == 0 {
+		return nil
+	}
+	values := map[string]V{}
+	for service, value := range services {
+		values[service.String()] = value
+	}
+	written, _ := json.Marshal(values) // a map of times or of ports can always be written
+	return new(string(written))
 }
 
 // Owner describes the owner of any IPAddress, for messages: "services kube-system/dns, managed by
@@ -113,26 +140,33 @@ func Relabel(claim repair.Claim, pool string) []byte {
 	return patch(claim, map[string]any{"labels": map[string]string{v1alpha1.LabelAddressPool: pool}})
 }
 
-// Share returns the patch that writes the sharing key, where another Service comes to a claim that was created without one.
-func Share(claim repair.Claim, key string) []byte {
-	return patch(claim, map[string]any{"annotations": map[string]string{v1alpha1.AnnotationAllowSharedIP: key}})
-}
-
-// Leave returns the patch that adds a Service to those that have left.
-func Leave(claim repair.Claim, service ipam.Service, at time.Time) []byte {
-	times := map[string]time.Time{}
-	for other, when := range maps.All(claim.Left) {
-		times[other.String()] = when
+// Share returns the patch that writes the sharing key, and which Services have the address.
+func Share(claim repair.Claim, key string, sharers map[ipam.Service][]ipam.Port) []byte {
+	annotations := map[string]*string{v1alpha1.AnnotationSharers: text(sharers)}
+	if key != "" {
+		annotations[v1alpha1.AnnotationAllowSharedIP] = &key
 	}
-	times[service.String()] = at.UTC().Truncate(time.Second)
-	text, _ := json.Marshal(times) // a map of times can always be written
-	return patch(claim, map[string]any{"annotations": map[string]string{v1alpha1.AnnotationLeft: string(text)}})
+	return patch(claim, map[string]any{"annotations": annotations})
 }
 
-// patch returns a merge patch of the metadata. Where another IPAddress has taken the name since, the UID in the patch
-// keeps it as it is.
+// Leave returns the patch that takes a Service off the sharers. Where the time is not zero, it adds the Service to those that have left.
+func Leave(claim repair.Claim, service ipam.Service, at time.Time) []byte {
+	sharers := maps.Clone(claim.Sharers)
+	delete(sharers, service)
+	annotations := map[string]*string{v1alpha1.AnnotationSharers: text(sharers)}
+	if !at.IsZero() {
+		left := map[ipam.Service]time.Time{}
+		maps.Copy(left, claim.Left)
+		left[service] = at.UTC().Truncate(time.Second)
+		annotations[v1alpha1.AnnotationLeft] = text(left)
+	}
+	return patch(claim, map[string]any{"annotations": annotations})
+}
+
+// patch returns a merge patch of the metadata. Where the claim has been written since, or another IPAddress has taken its name, the API
+// server refuses it.
 func patch(claim repair.Claim, metadata map[string]any) []byte {
-	metadata["uid"] = claim.UID
-	text, _ := json.Marshal(map[string]any{"metadata": metadata})
-	return text
+	metadata["uid"], metadata["resourceVersion"] = claim.UID, claim.Version
+	written, _ := json.Marshal(map[string]any{"metadata": metadata})
+	return written
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
+type ports = map[ipam.Service][]ipam.Port
+
 // patched returns what the API server makes of a merge patch.
 func patched(t *testing.T, object *networkingv1.IPAddress, patch []byte) *networkingv1.IPAddress {
 	t.Helper()
@@ -31,29 +33,41 @@ func patched(t *testing.T, object *networkingv1.IPAddress, patch []byte) *networ
 
 func TestClaim(t *testing.T) {
 	web, api := ipam.Service{Namespace: "default", Name: "web"}, ipam.Service{Namespace: "shop", Name: "api"}
-	object := New(ipam.Assignment{Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan"}, web, "k")
-	object.UID = "7"
-	want := repair.Claim{State: repair.Ours, UID: "7", Parent: web, Pool: "lan", Key: "k"}
+	object := New(ipam.Assignment{Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan"}, web, "k", ports{web: {{Protocol: "TCP", Number: 80}}})
+	object.UID, object.ResourceVersion = "7", "12"
+	want := repair.Claim{
+		State: repair.Ours, UID: "7", Version: "12", Parent: web, Pool: "lan", Key: "k", Sharers: ports{web: {{Protocol: "TCP", Number: 80}}},
+	}
 	step := func(what string) {
 		t.Helper()
 		if diff := cmp.Diff(want, Read(object)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
-		if got := Read(object).NamesHolder(); got != want.Left[web].IsZero() {
-			t.Errorf("%s: names a holder is %v", what, got)
+		if got := Read(object).Names(web); got != want.Left[web].IsZero() {
+			t.Errorf("%s: names its parent is %v", what, got)
 		}
 	}
 	step("a new claim")
 	object = patched(t, object, Relabel(want, "office"))
 	want.Pool = "office"
 	step("another pool")
-	object = patched(t, object, Share(want, "j"))
-	want.Key = "j"
-	step("another key")
+	both := ports{web: want.Sharers[web], api: {{Protocol: "TCP", Number: 443}, {Protocol: "UDP", Number: 443}}}
+	object = patched(t, object, Share(want, "j", both))
+	want.Key, want.Sharers = "j", both
+	step("another key and another Service")
 	at := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 	object = patched(t, object, Leave(want, web, at.Add(300*time.Millisecond)))
-	want.Left = map[ipam.Service]time.Time{web: at}
+	want.Left, want.Sharers = map[ipam.Service]time.Time{web: at}, ports{api: both[api]}
 	step("its parent has left")
+	if diff := cmp.Diff([]ipam.Service{api}, want.Named()); diff != "" {
+		t.Errorf("named (-want +got):\n%s", diff)
+	}
+	if got, want := object.Annotations[v1alpha1.AnnotationSharers], `{"shop/api":["TCP/443","UDP/443"]}`; got != want {
+		t.Errorf("sharers are %s, want %s", got, want)
+	}
+	object = patched(t, object, Leave(want, api, time.Time{}))
+	want.Sharers = nil
+	step("the last sharer is taken off")
 	object = patched(t, object, Leave(want, api, at.Add(time.Minute)))
 	want.Left = map[ipam.Service]time.Time{web: at, api: at.Add(time.Minute)}
 	step("another Service has left")
@@ -64,6 +78,7 @@ func TestClaim(t *testing.T) {
 		t.Errorf("annotations (-want +got):\n%s", diff)
 	}
 	object.Annotations[v1alpha1.AnnotationLeft] = "yesterday"
+	object.Annotations[v1alpha1.AnnotationSharers] = `{"shop/api":["443"]}`
 	want.Left = nil
 	step("an annotation that we did not write")
 

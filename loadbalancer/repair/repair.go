@@ -11,8 +11,10 @@
 package repair
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -41,11 +43,15 @@ const (
 
 // Claim is the IPAddress of an address.
 type Claim struct {
-	State  ClaimState
-	UID    string
-	Parent ipam.Service // of Ours, as all following fields but Owner
-	Pool   string       // the AddressPool on its label
-	Key    string       // the sharing key that it was created with
+	State   ClaimState
+	UID     string
+	Version string       // the resourceVersion, by which a write fails where another one came first
+	Parent  ipam.Service // of Ours, as all following fields but Owner
+	Pool    string       // the AddressPool on its label
+	Key     string       // the sharing key that it was created with
+	// Sharers are the Services that have the address, with their ports there, where several may: the parent too, unless it has no key.
+	// Earlier versions wrote none.
+	Sharers map[ipam.Service][]ipam.Port
 	// Left says which Services have left the address since the claim was created, and when. A parent is immutable, so
 	// that the claim of a shared address keeps its parent when that leaves, and an address that cools does.
 	Left map[ipam.Service]time.Time
@@ -54,9 +60,28 @@ type Claim struct {
 	Owner    string // of Foreign, in words
 }
 
-// NamesHolder reports whether the claim is ours and names a Service that has the address: its parent, if that has not
-// left. Any other claim of ours is for the Services that publish the address.
-func (c Claim) NamesHolder() bool { return c.State == Ours && c.Left[c.Parent].IsZero() }
+// Names reports whether the claim is ours and says that the Service has the address: as one of the sharers, or as the parent, unless that
+// has left.
+func (c Claim) Names(service ipam.Service) bool {
+	_, shares := c.Sharers[service]
+	return c.State == Ours && (shares || service == c.Parent && c.Left[service].IsZero())
+}
+
+// Named returns the Services that the claim names, sorted by name. Where there are none, the claim is for the Services that publish the
+// address, to which an earlier version left it, or the address waits.
+func (c Claim) Named() []ipam.Service {
+	var named []ipam.Service
+	for service := range c.Sharers {
+		named = append(named, service)
+	}
+	if !slices.Contains(named, c.Parent) && c.Names(c.Parent) {
+		named = append(named, c.Parent)
+	}
+	slices.SortFunc(named, compareServices)
+	return named
+}
+
+func compareServices(a, b ipam.Service) int { return strings.Compare(a.String(), b.String()) }
 
 // Need is what a Service has to do with an address, whether or not it has it.
 type Need int
@@ -117,14 +142,14 @@ type Entry struct {
 	// Starting says that the cache is being filled after a start: it does not know yet which Services shared the
 	// address.
 	Starting bool
-	// Services are those that hold or publish the address, and the claim's parent, sorted by name.
+	// Services are those that hold or publish the address, and those that the claim names, sorted by name.
 	Services []Standing
 }
 
 // Action is what a step does.
 type Action int
 
-// Actions of a step. Those up to Relabel change what the API or other Services see, and need another look first.
+// Actions of a step. Those up to Share change what the API or other Services see, and need another look first.
 const (
 	// Hold records in the cache that Service has the address, with Sharing.
 	Hold Action = iota
@@ -143,6 +168,8 @@ const (
 	Unblock
 	// Relabel writes Entry.Pool on the claim.
 	Relabel
+	// Share writes Entry.Sharers on the claim.
+	Share
 	// MarkSurplus records that Service gives the address up, at Until.
 	MarkSurplus
 	// Keep records that Service does not give the address up.
@@ -160,9 +187,11 @@ type ClaimEnd int
 
 // Ends of a claim.
 const (
-	// KeepClaim leaves it as it is: other Services share the address, or it is not ours.
+	// KeepClaim leaves it as it is: it does not name the Service, or is not ours.
 	KeepClaim ClaimEnd = iota
-	// MarkLeft records on it that the Service has left.
+	// TakeOff takes the Service off its sharers.
+	TakeOff
+	// MarkLeft is TakeOff, and records on it that the Service has left.
 	MarkLeft
 	// DeleteClaim deletes it.
 	DeleteClaim
@@ -184,8 +213,9 @@ type Step struct {
 // Steps returns the steps that make the records of an address agree. It returns none where they do.
 //
 // A and B are Services. "A*" in the column of holders is A, beside Services with which it shares the address or
-// alone; then A need not be the claim's parent. A claim "left" is that of a parent that has left the address to
-// Services with which it shared it, or to wait. Every line of the table is a row of TestSteps.
+// alone; then the claim may have another parent. A claim "A" names A: as its parent, or as one of its sharers. A claim
+// "left" names no Service: its parent has left the address to wait, or an earlier version left it to Services with which it
+// shared it. Every line of the table is a row of TestSteps.
 //
 //	 #  claim    holds    publishes  need                      steps
 //	 1  pending  any      any        any                       none: a request is at work
@@ -207,9 +237,10 @@ type Step struct {
 //	15  A        -        A          A of another provider     hold A
 //	16  A        -        -          A of another provider     collect the claim
 //	17  A        -        any        A gone                    collect the claim
-//	18  A        A, B     any        A to be released          release A, and mark on the claim that A has left
-//	19  A        A        B          A to be released          hold B, release A, and mark that A has left
-//	20  A        -        B          A gone, B needed          hold B, and mark that A has left
+//	18  A        A, B     any        A to be released          release A, and take it off the claim, with the mark that it has
+//	                                                          left where it is the parent
+//	19  A        A        B          A to be released          hold B, and as 18
+//	20  A        -        B          A gone, B needed          hold B, and as 18
 //	21  A        B        any        B admitted by A           hold A: they share
 //	22  A        B        any        B not admitted            hold A, drop B, wake B where B is served: the claim decides
 //	23  A, left  A        A, B       B needed, admitted by A   hold B, wake B: they share, which no claim says
@@ -242,6 +273,8 @@ type Step struct {
 //	46  left     -        -          reuseAfter over, or none  collect the claim
 //	47  any      A        -          the last to be released,  release A, and mark that A has left: the address cools
 //	                                 of a pool with reuseAfter
+//	48  any      A*       A          needed, and A shares      write on the claim that A shares: an earlier version did not, or
+//	                                 unlike the claim says     A's key or ports have changed
 //
 // For example, 192.0.2.1 is claimed for web, web holds it by the cache and does not publish it (4). A user has
 // edited the status, and the service controller, woken, writes it again. Or web and api share 192.0.2.1, which is
@@ -257,16 +290,13 @@ func Steps(entry Entry, now time.Time) []Step {
 	case NoClaim:
 		return entry.claimAgain()
 	}
-	var parent Standing
-	if entry.Claim.NamesHolder() {
-		if parent = entry.Standing(entry.Claim.Parent); !parent.Holds {
-			return entry.learn(parent)
-		}
+	if steps := entry.learn(); len(steps) > 0 {
+		return steps
 	}
 	var steps []Step
 	for i, s := range entry.Services {
 		if !s.Holds {
-			steps = append(steps, entry.join(i, parent)...)
+			steps = append(steps, entry.join(i, entry.parent())...)
 			continue
 		}
 		more := entry.follow(s, now)
@@ -278,14 +308,16 @@ func Steps(entry Entry, now time.Time) []Step {
 	switch {
 	case !slices.ContainsFunc(entry.Services, func(s Standing) bool { return s.Holds }):
 		return append(steps, entry.wait(now)...)
-	case len(steps) > 0:
+	case slices.ContainsFunc(steps, func(s Step) bool { return s.Do.NeedsLook() }):
 		return steps
-	case entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool:
+	case entry.unlisted():
+		return append(steps, Step{Do: Share})
+	case len(steps) == 0 && entry.Claim.PoolGone && entry.Claim.Pool != "" && entry.Claim.Pool != entry.Pool:
 		// A claim that names a pool that exists is left alone, whatever the cache says: two leaders whose caches differ
 		// would relabel it in turn, without end.
 		return []Step{{Do: Relabel}}
 	}
-	return nil
+	return steps
 }
 
 // Standing returns how a Service stands to the address.
@@ -298,6 +330,14 @@ func (e Entry) Standing(service ipam.Service) Standing {
 	return Standing{Service: service, Need: Gone}
 }
 
+// parent returns how the parent of the claim stands to the address, the zero value where it has left.
+func (e Entry) parent() Standing {
+	if !e.Claim.Names(e.Claim.Parent) {
+		return Standing{}
+	}
+	return e.Standing(e.Claim.Parent)
+}
+
 // Key returns the sharing key for a new claim of the address: that of the claim or of a Service that holds the
 // address, "" where there is none.
 func (e Entry) Key() string {
@@ -308,6 +348,31 @@ func (e Entry) Key() string {
 		}
 	}
 	return key
+}
+
+// lists reports whether a Service belongs among the sharers of the claim: it publishes the address, and others may or do have it too.
+func (e Entry) lists(s Standing) bool {
+	return s.Holds && s.Publishes && s.served() && (s.Sharing.Key != "" || s.Service != e.Claim.Parent)
+}
+
+// unlisted reports whether the sharers of the claim are not those that Sharers returns.
+func (e Entry) unlisted() bool {
+	return slices.ContainsFunc(e.Services, func(s Standing) bool {
+		ports, listed := e.Claim.Sharers[s.Service]
+		return e.lists(s) && !(listed && slices.Equal(ports, s.Sharing.Ports))
+	})
+}
+
+// Sharers returns the sharers that the claim should have, beside those that it has already.
+func (e Entry) Sharers() map[ipam.Service][]ipam.Port {
+	sharers := map[ipam.Service][]ipam.Port{}
+	maps.Copy(sharers, e.Claim.Sharers)
+	for _, s := range e.Services {
+		if e.lists(s) {
+			sharers[s.Service] = s.Sharing.Ports
+		}
+	}
+	return sharers
 }
 
 // follow is for a Service that holds the address, and has a claim of its own or shares with the Service that has the
@@ -336,7 +401,7 @@ func (e Entry) follow(s Standing, now time.Time) []Step {
 // release ends what a Service has (7, 12, 13, 16 to 20, 42, 47). Where another Service stays on the address, the claim
 // stays too, without a moment in which it is not there.
 func (e Entry) release(s Standing, how Action) []Step {
-	step, named := Step{Do: how, Service: s.Service}, e.Claim.NamesHolder() && e.Claim.Parent == s.Service
+	step, named := Step{Do: how, Service: s.Service}, e.Claim.Names(s.Service)
 	var hold []Step
 	stays := false
 	for _, other := range e.Services {
@@ -348,8 +413,10 @@ func (e Entry) release(s Standing, how Action) []Step {
 		}
 	}
 	switch {
-	case stays && named, !stays && e.ReuseAfter > 0:
+	case stays && named && s.Service == e.Claim.Parent, !stays && e.ReuseAfter > 0:
 		step.Claim = MarkLeft
+	case stays && named:
+		step.Claim = TakeOff
 	case !stays:
 		step.Claim = DeleteClaim
 	}
@@ -373,18 +440,26 @@ func (e Entry) wait(now time.Time) []Step {
 	return []Step{{Do: Cool}, {Do: Look, Until: until}}
 }
 
-// learn is for a claim whose parent the cache does not know (14 to 17, 20 to 22).
-func (e Entry) learn(parent Standing) []Step {
-	if parent.ended() {
-		return e.release(parent, Collect)
+// learn is for a claim that names Services that do not hold the address (14 to 17, 20 to 22).
+func (e Entry) learn() (steps []Step) {
+	var learned []ipam.Sharing
+	for i, s := range e.Services {
+		if !s.Holds && e.Claim.Names(s.Service) && !s.ended() {
+			e.Services[i].Holds = true
+			steps = append(steps, Step{Do: Hold, Service: s.Service, Sharing: s.Sharing})
+			learned = append(learned, s.Sharing)
+		}
 	}
-	steps := []Step{{Do: Hold, Service: parent.Service, Sharing: parent.Sharing}}
 	for i, s := range e.Services {
 		switch {
-		case s.Service == parent.Service:
+		case e.Claim.Names(s.Service):
+			if len(learned) == 0 && !s.Holds {
+				return e.release(s, Collect)
+			}
+		case len(learned) == 0:
 		case !s.Holds:
-			steps = append(steps, e.join(i, parent)...)
-		case s.Sharing.Admits(parent.Sharing) != nil:
+			steps = append(steps, e.join(i, e.parent())...)
+		case slices.ContainsFunc(learned, func(other ipam.Sharing) bool { return s.Sharing.Admits(other) != nil }):
 			steps = append(steps, drop(s)...)
 		}
 	}
@@ -403,7 +478,7 @@ func drop(s Standing) []Step {
 // join is for a Service that publishes the address and does not hold it, beside first, which has the claim or gets
 // it, or beside those to which the parent has left it (23 to 25, 43, 44).
 func (e Entry) join(i int, first Standing) []Step {
-	s, left := &e.Services[i], e.Claim.State == Ours && !e.Claim.NamesHolder()
+	s, left := &e.Services[i], e.Claim.State == Ours && len(e.Claim.Named()) == 0
 	if left && s.Publishes && (s.Need == Finishing || s.Need == Unread) {
 		s.Holds = true
 		return []Step{{Do: Hold, Service: s.Service, Sharing: s.Sharing}}
@@ -417,8 +492,7 @@ func (e Entry) join(i int, first Standing) []Step {
 	shared := e.Starting && e.Claim.Key != ""
 	sameKey := s.Sharing.Key != "" && s.Sharing.Key == first.Sharing.Key && (e.Starting || e.Claim.State == NoClaim)
 	for _, other := range e.Services {
-		beside := other.Holds || other.Service == first.Service
-		if beside && s.Sharing.Admits(other.Sharing) != nil && (!shared && !sameKey || s.HasOther) {
+		if other.Holds && s.Sharing.Admits(other.Sharing) != nil && (!shared && !sameKey || s.HasOther) {
 			return []Step{wake}
 		}
 	}

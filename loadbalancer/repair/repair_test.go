@@ -24,7 +24,8 @@ var now = time.Unix(1_000_000, 0)
 // A world is what the records of 192.0.2.1 say: the claim, and after a colon the Services, each with h where it holds
 // the address, p where it publishes it, its need, and a sharing key with a port where it has one. "+other" means that
 // it holds another address of the family. A claim that is "left" was left by its parent Z five seconds ago, and "by B" is by
-// B too.
+// B too. "A+B" is a claim with the parent A and the sharer B, "left+B" one that has only that. A parent with a key is among the sharers,
+// unless the claim is "unlisted". "was82" says that the claim has the port 82 for a Service.
 func TestSteps(t *testing.T) {
 	tests := []struct {
 		line  int
@@ -57,11 +58,21 @@ func TestSteps(t *testing.T) {
 		{14, "A: A - finishing", "hold A"},
 		{14, "A: A - unread", "hold A"},
 		{14, "A blocked: A - needed", "hold A"},
+		{14, "A+B: A hp needed k80; B - needed k81", "hold B k81"},
+		{14, "A+B: A hp needed k80; B - unread k81", "hold B k81"},
+		{14, "left+B: B - needed k81", "hold B k81"},
 		{15, "A: A p other-provider", "hold A"},
 		{16, "A: A - other-provider", "collect A, delete"},
 		{17, "A: A - gone", "collect A, delete"},
+		{16, "A+B: A hp needed k80; B - other-provider", "collect B, take off"},
 		{17, "A: A p gone", "collect A, delete"},
+		{17, "A+B: A hp needed k80; B - gone", "collect B, take off"},
+		{17, "left+B: B - gone", "collect B, delete"},
 		{18, "A: A hp gone; B hp needed", "release A, mark"},
+		{18, "A+B: A hp gone; B hp needed k81", "release A, mark"},
+		{18, "A+B: A hp needed k80; B hp gone", "release B, take off"},
+		{18, "A+B: A hp needed k80; B h surplus k81", "release B, take off"},
+		{18, "left+B+C: B hp gone; C hp needed k82", "release B, take off"},
 		{18, "A: A h surplus; B h needed", "release A, mark, wake B"},
 		{18, "A: A hp gone; B hp finishing; C h needed", "release A, mark, wake C"},
 		{18, "A: A hp gone; B hp finishing", "release A, mark"},
@@ -71,12 +82,15 @@ func TestSteps(t *testing.T) {
 		{19, "A: A h surplus; B p needed k81", "hold B k81, release A, mark"},
 		{19, "A: A hp gone; B p finishing", "release A, delete"},
 		{20, "A: A - gone; B p needed", "hold B, collect A, mark"},
+		{20, "A+B: A - gone; B - needed k81", "hold B k81"},
 		{20, "A: A - gone; B h needed; C p needed", "collect A, mark"},
 		{21, "A: A - needed k80; B hp needed k81", "hold A k80"},
 		{22, "A: A - needed; B hp needed", "hold A, drop B, wake B"},
 		{22, "A: A - needed k80; B hp needed j81", "hold A k80, drop B, wake B"},
 		{22, "A: A - needed k80; B hp needed k80", "hold A k80, drop B, wake B"},
 		{22, "A: A - needed; B hp finishing", "hold A, drop B"},
+		{22, "A+B: A hp needed k80; B - needed k81; C h needed k81", "hold B k81, drop C, wake C"},
+		{22, "A+B: A hp needed k80; B - needed k81; C h needed k82", "hold B k81"},
 		{23, "A: A hp needed k80; B p needed k81", "hold B k81, wake B"},
 		{24, "A keyed starting: A hp needed k80; B p needed k81; C p needed k81", "hold B k81, wake B, hold C k81, wake C"},
 		{24, "A keyed starting: A hp needed k80; B p needed", "hold B, wake B"},
@@ -125,11 +139,11 @@ func TestSteps(t *testing.T) {
 		{39, "foreign blocked: A p needed", "wake A"},
 		{40, "foreign:", "block"},
 		{41, "foreign blocked:", ""},
-		{2, "left: A hp needed", ""},
+		{2, "left+A: A hp needed", ""},
 		{4, "left: A h needed", "wake A"},
 		{7, "left: A hp needed k80; B h surplus k81", "release B"},
 		{24, "left keyed starting: A p needed j80; B p needed k81", "hold A j80, wake A, hold B k81, wake B"},
-		{25, "left keyed: A p needed j80; B hp needed k81", "wake A"},
+		{25, "left+B keyed: A p needed j80; B hp needed k81", "wake A"},
 		{25, "left reuse 10s: B p needed", "wake B, cool, look in 5s"},
 		{42, "left: B hp gone", "release B, delete"},
 		{42, "left: B h surplus", "release B, delete"},
@@ -147,6 +161,15 @@ func TestSteps(t *testing.T) {
 		{47, "A reuse 10s: A h surplus", "release A, mark"},
 		{47, "A reuse 10s: A - gone", "collect A, mark"},
 		{47, "left reuse 10s: B hp gone", "release B, mark"},
+		{47, "left+B reuse 10s: B hp gone", "release B, mark"},
+		{48, "A unlisted: A hp needed k80", "share"},
+		{48, "A: A hp needed k80; B hp needed k81", "share"},
+		{48, "A: A hp needed; B hp needed", "share"},
+		{48, "left: B hp needed", "share"},
+		{48, "A+B: A hp needed k80; B hp needed k81 was82", "share"},
+		{48, "A+B: A h needed k80; B hp needed k81 was82", "wake A, share"},
+		{2, "A+B: A hp needed k80; B hp needed k81", ""},
+		{4, "A: A hp needed k80; B h writing k81 in 5s", ""},
 	}
 	tested := map[int]bool{}
 	for _, tt := range tests {
@@ -167,8 +190,8 @@ func TestSteps(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := regexp.MustCompile(`(?m)^//\t *(\d+)  `).FindAllStringSubmatch(string(source), -1)
-	if len(lines) < 47 {
-		t.Errorf("the doc comment of Steps has %d lines with a number, want 47 or more", len(lines))
+	if len(lines) < 48 {
+		t.Errorf("the doc comment of Steps has %d lines with a number, want 48 or more", len(lines))
 	}
 	for i, line := range lines {
 		n, _ := strconv.Atoi(line[1])
@@ -197,7 +220,8 @@ func world(t *testing.T, text string) Entry {
 	e := Entry{
 		Address: netip.MustParseAddr("192.0.2.1"), Pool: "lan", Blocked: strings.Contains(record, "blocked"), Starting: strings.Contains(record, "starting"),
 	}
-	switch claim := strings.Fields(record)[0]; claim {
+	parent, sharers, _ := strings.Cut(strings.Fields(record)[0], "+")
+	switch parent {
 	case "none":
 	case "pending":
 		e.Claim.State = Pending
@@ -206,7 +230,10 @@ func world(t *testing.T, text string) Entry {
 	case "left":
 		e.Claim = Claim{State: Ours, Parent: named("Z"), Pool: "lan", Left: map[ipam.Service]time.Time{named("Z"): now.Add(-5 * time.Second)}}
 	default:
-		e.Claim = Claim{State: Ours, Parent: named(claim), Pool: "lan"}
+		e.Claim = Claim{State: Ours, Parent: named(parent), Pool: "lan"}
+	}
+	if e.Claim.State == Ours {
+		e.Claim.Sharers = map[ipam.Service][]ipam.Port{}
 	}
 	for i, word := range strings.Fields(record) {
 		switch word {
@@ -241,6 +268,9 @@ func world(t *testing.T, text string) Entry {
 			switch {
 			case word == "+other":
 				s.HasOther = true
+			case strings.HasPrefix(word, "was"):
+				port, _ := strconv.Atoi(word[3:])
+				e.Claim.Sharers[s.Service] = []ipam.Port{{Protocol: "TCP", Number: int32(port)}}
 			case word == "in":
 				d, err := time.ParseDuration(words[3+i+1])
 				if err != nil {
@@ -256,6 +286,11 @@ func world(t *testing.T, text string) Entry {
 			}
 		}
 		e.Services = append(e.Services, s)
+		_, listed := e.Claim.Sharers[s.Service]
+		own := words[0] == parent && s.Sharing.Key != "" && !strings.Contains(record, "unlisted")
+		if own || !listed && slices.Contains(strings.Split(sharers, "+"), words[0]) {
+			e.Claim.Sharers[s.Service] = s.Sharing.Ports
+		}
 	}
 	return e
 }
@@ -266,7 +301,7 @@ func named(name string) ipam.Service { return ipam.Service{Namespace: "default",
 func say(steps []Step) string {
 	verbs := map[Action]string{
 		Hold: "hold", Write: "claim for", Release: "release", Collect: "collect", Drop: "drop", Block: "block",
-		Unblock: "unblock", Relabel: "relabel",
+		Unblock: "unblock", Relabel: "relabel", Share: "share",
 		MarkSurplus: "mark surplus", Keep: "keep", Cool: "cool", Wake: "wake", Look: "look",
 	}
 	var said []string
@@ -283,7 +318,7 @@ func say(steps []Step) string {
 			words = append(words, "in", s.Until.Sub(now).String())
 		}
 		said = append(said, strings.Join(strings.Fields(strings.Join(words, " ")), " "))
-		if end := map[ClaimEnd]string{MarkLeft: "mark", DeleteClaim: "delete"}[s.Claim]; end != "" {
+		if end := map[ClaimEnd]string{TakeOff: "take off", MarkLeft: "mark", DeleteClaim: "delete"}[s.Claim]; end != "" {
 			said = append(said, end)
 		}
 	}
@@ -303,7 +338,7 @@ func TestStepsEnd(t *testing.T) {
 	}
 	slices.Sort(standings)
 	for _, claim := range []string{
-		"none", "none starting", "none blocked", "A", "A starting", "A keyed starting", "A reuse 10s", "B",
+		"none", "none starting", "none blocked", "A", "A starting", "A keyed starting", "A reuse 10s", "B", "A+B", "A+B starting", "left+B",
 		"left", "left starting", "left keyed", "left keyed starting", "left by A reuse 10s", "foreign", "foreign blocked",
 	} {
 		for _, a := range standings {
@@ -314,7 +349,7 @@ func TestStepsEnd(t *testing.T) {
 				for range 8 {
 					steps := Steps(entry, now)
 					all = append(all, say(steps))
-					if !slices.ContainsFunc(steps, func(s Step) bool { return s.Do < Relabel }) {
+					if !slices.ContainsFunc(steps, func(s Step) bool { return s.Do < Relabel || s.Do == Share }) {
 						all = nil
 						break
 					}
@@ -350,12 +385,18 @@ func take(e Entry, step Step) Entry {
 	switch step.Do {
 	case Write:
 		e.Claim = Claim{State: Ours, Parent: step.Service, Pool: e.Pool}
+		e.Claim.Sharers = e.Sharers()
+	case Share:
+		e.Claim.Sharers = e.Sharers()
 	case Release, Collect:
 		switch {
 		case e.Claim.State != Ours || step.Claim == KeepClaim:
 		case step.Claim == DeleteClaim:
 			e.Claim = Claim{}
+		case step.Claim == TakeOff:
+			e.Claim.Sharers = without(e.Claim.Sharers, step.Service)
 		default:
+			e.Claim.Sharers = without(e.Claim.Sharers, step.Service)
 			e.Claim.Left = maps.Clone(e.Claim.Left)
 			if e.Claim.Left == nil {
 				e.Claim.Left = map[ipam.Service]time.Time{}
@@ -370,4 +411,10 @@ func take(e Entry, step Step) Entry {
 		e.Blocked = false
 	}
 	return e
+}
+
+func without(sharers map[ipam.Service][]ipam.Port, service ipam.Service) map[ipam.Service][]ipam.Port {
+	sharers = maps.Clone(sharers)
+	delete(sharers, service)
+	return sharers
 }
