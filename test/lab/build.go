@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,27 +108,11 @@ func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, e
 
 	bin := Binaries{}
 	for _, c := range components {
-		dir := filepath.Join(cache, fmt.Sprintf("%s-%s-%s", c.name, c.version, runtime.GOARCH))
-		source := filepath.Join(dir, "src")
-		programs := c.programs
 		if c.name == "kubernetes" {
-			programs = append(slices.Clone(programs), also...)
+			c.programs = append(slices.Clone(c.programs), also...)
 		}
-		for _, program := range programs {
-			name := path.Base(program)
-			if program == "." {
-				name = c.name
-			}
-			pkg := path.Join(c.module, program)
-			bin[name] = filepath.Join(dir, name)
-			if err := once(bin[name], func(unfinished string) error {
-				if err := c.writeModule(ctx, source); err != nil {
-					return err
-				}
-				return goBuild(ctx, progress, source, name+" "+c.version, "-ldflags", c.ldflags, "-o", unfinished, pkg)
-			}); err != nil {
-				return nil, err
-			}
+		if err := c.build(ctx, progress, cache, bin); err != nil {
+			return nil, err
 		}
 	}
 
@@ -164,6 +149,48 @@ func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, e
 		}
 	}
 	return bin, nil
+}
+
+// build builds those programs of the component that the cache does not have, and adds all to bin. One `go build` makes them all: the packages that
+// several programs have are compiled once, and a processor that a linker leaves idle compiles the next program.
+func (c component) build(ctx context.Context, progress io.Writer, cache string, bin Binaries) error {
+	dir := filepath.Join(cache, fmt.Sprintf("%s-%s-%s", c.name, c.version, runtime.GOARCH))
+	source, unfinished := filepath.Join(dir, "src"), filepath.Join(dir, "unfinished")
+	var missing, packages []string
+	for _, program := range c.programs {
+		name := path.Base(program)
+		if program == "." {
+			name = c.name
+		}
+		bin[name] = filepath.Join(dir, name)
+		if _, err := os.Stat(bin[name]); err != nil {
+			missing = append(missing, name)
+			packages = append(packages, path.Join(c.module, program))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := errors.Join(os.RemoveAll(unfinished), os.MkdirAll(unfinished, 0o755)); err != nil {
+		return err
+	}
+	if err := c.writeModule(ctx, source); err != nil {
+		return err
+	}
+	output := unfinished + "/"
+	if len(missing) == 1 {
+		output += missing[0] // go would name etcd "server", after its package
+	}
+	args := append([]string{"-ldflags", c.ldflags, "-o", output}, packages...)
+	if err := goBuild(ctx, progress, source, strings.Join(missing, ", ")+" "+c.version, args...); err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if err := os.Rename(filepath.Join(unfinished, name), bin[name]); err != nil {
+			return err
+		}
+	}
+	return os.Remove(unfinished)
 }
 
 // path returns a PATH with the directories of all binaries before the one of this process.
@@ -232,35 +259,87 @@ func stagingReplacements(gomod, version string) string {
 	return b.String()
 }
 
-// goBuild runs `go build` in dir. Its output is shown only if it fails.
+// goBuild runs `go build` in dir. While it runs, progress tells how far it is. What it says itself is shown only if it fails.
 func goBuild(ctx context.Context, progress io.Writer, dir, what string, args ...string) error {
 	start := time.Now()
 	elapsed := func() time.Duration { return time.Since(start).Round(100 * time.Millisecond) }
 	done := make(chan struct{})
 	heartbeat := time.NewTicker(20 * time.Second)
 	defer heartbeat.Stop()
-	var out []byte
+	var said buildLog
 	var err error
 	go func() {
 		defer close(done)
-		cmd := exec.CommandContext(ctx, "go", append([]string{"build"}, args...)...)
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v"}, args...)...)
 		cmd.Dir = dir
-		// GOFLAGS names all flags, so that those of the environment can't change what is built.
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off")
-		out, err = cmd.CombinedOutput()
+		// GOFLAGS names all flags, so that those of the environment can't change what is built. -trimpath is what the Makefile has: the
+		// standard library, which the flag changes, is compiled once for both.
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod -trimpath", "GOWORK=off")
+		cmd.Stdout, cmd.Stderr = &said, &said
+		err = cmd.Run()
 	}()
+	fmt.Fprintf(progress, "Building %s\n", what)
 	for {
 		select {
 		case <-heartbeat.C:
-			fmt.Fprintf(progress, "Building %s, %s so far\n", what, elapsed())
+			fmt.Fprintf(progress, "  %s so far: %s\n", elapsed(), said.progress())
 		case <-done:
 			if err != nil {
-				return fmt.Errorf("building %s: %w\n%s", what, err, out)
+				return fmt.Errorf("building %s: %w\n%s", what, err, said.complaints())
 			}
 			fmt.Fprintf(progress, "Built %s in %s\n", what, elapsed())
 			return nil
 		}
 	}
+}
+
+// buildLog reads what `go build -v` says: a line for each module that it downloads and for each package that it begins to compile, and
+// complaints.
+type buildLog struct {
+	mu    sync.Mutex
+	lines []string // guarded by mu; the last may be incomplete
+}
+
+var (
+	downloading = regexp.MustCompile(`^go: (?:downloading|added) `)
+	compiling   = regexp.MustCompile(`^[\w.~/-]+$`)
+)
+
+// Write implements io.Writer.
+func (l *buildLog) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	parts := strings.Split(string(text), "\n")
+	if len(l.lines) > 0 {
+		l.lines[len(l.lines)-1] += parts[0]
+		parts = parts[1:]
+	}
+	l.lines = append(l.lines, parts...)
+	return len(text), nil
+}
+
+// progress says how much has been downloaded and compiled.
+func (l *buildLog) progress() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	modules, packages := 0, 0
+	for _, line := range l.lines {
+		if downloading.MatchString(line) {
+			modules++
+		} else if compiling.MatchString(line) {
+			packages++
+		}
+	}
+	return fmt.Sprintf("%d modules downloaded, %d packages compiled", modules, packages)
+}
+
+// complaints returns everything that is no progress.
+func (l *buildLog) complaints() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(slices.DeleteFunc(slices.Clone(l.lines), func(line string) bool {
+		return downloading.MatchString(line) || compiling.MatchString(line)
+	}), "\n")
 }
 
 // lock takes the lock of the cache in dir. The lock ends with the process, however that ends.
