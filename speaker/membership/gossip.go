@@ -4,6 +4,7 @@ package membership
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 // The tuning. A node that falls silent is dead after the wait until another probes it (one to two intervals), one interval for the probe to
@@ -65,6 +68,10 @@ const (
 	redialFanout   = 4
 
 	leaveTimeout = time.Second
+
+	// maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time: exchanges of
+	// the state, and probes that UDP did not carry.
+	maxStreams = 64
 )
 
 func tuning() *memberlist.Config {
@@ -84,6 +91,44 @@ func tuning() *memberlist.Config {
 	c.EnableCompression = false // packets are small
 	return c
 }
+
+// transport is memberlist's own, with a bound on the streams that others have opened: memberlist reads from each of them for streamTimeout, in a
+// goroutine of its own with a buffer, before it knows that the other side has the key.
+type transport struct {
+	*memberlist.NetTransport
+	streams chan net.Conn
+}
+
+// listen binds the TCP and the UDP port. The caller shuts the transport down, and then closes ended.
+func listen(config *memberlist.Config, ended <-chan struct{}) (*transport, error) {
+	inner, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{config.BindAddr}, BindPort: config.BindPort, Logger: config.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	t := &transport{NetTransport: inner, streams: make(chan net.Conn)}
+	go func() {
+		open := &connections.Set{Limit: maxStreams}
+		for {
+			select {
+			case <-ended:
+				return
+			case conn := <-inner.StreamCh():
+				select {
+				case t.streams <- open.Add(conn):
+				case <-ended:
+					_ = conn.Close()
+					return
+				}
+			}
+		}
+	}()
+	return t, nil
+}
+
+// StreamCh implements memberlist.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // meta is the memberlist.Delegate. Memberlist spreads its NodeMeta along with this speaker's name: nothing, or that it is leaving.
 type meta struct{ m *Members }

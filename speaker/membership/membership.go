@@ -152,8 +152,14 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	tuned.Logger = log.New(newGossipLog(m.logger, rejected), "", 0)
 	tuned.Delegate = meta{m}
 	tuned.Events = events{m}
-	if m.list, err = memberlist.Create(tuned); err != nil {
+	transport, err := listen(tuned, m.ended)
+	if err != nil {
 		return nil, fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err)
+	}
+	tuned.Transport = transport
+	if m.list, err = memberlist.Create(tuned); err != nil {
+		close(m.ended)
+		return nil, errors.Join(fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err), transport.Shutdown())
 	}
 	go m.run(ctx)
 	return m, nil

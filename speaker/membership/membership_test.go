@@ -274,6 +274,30 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 }
 
 // TestOnALAN lets processes die, lose their link and leave, in each family alone.
+// A host opens streams and says nothing. The speaker closes the oldest of them at once, and another speaker still finds it.
+func TestIdleStreamsAreBounded(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.9.46.66")}}
+	var streams []net.Conn
+	for range 3 * maxStreams {
+		stream, err := dialer.DialContext(t.Context(), "tcp", "127.9.46.1:7946")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		streams = append(streams, stream)
+	}
+	closed := time.Now()
+	if _, err := streams[0].Read(make([]byte, 1)); err == nil {
+		t.Error("the first stream was answered")
+	}
+	t.Logf("the first of %d streams was closed after %v", len(streams), time.Since(closed))
+	b, _ := join(t, "b", loopback(2), "secret")
+	b.SetPeers(map[string]netip.Addr{"a": loopback(1)})
+	awaitNodes(t, a, "a", "b")
+	awaitNodes(t, b, "a", "b")
+}
+
 func TestOnALAN(t *testing.T) {
 	for _, prefix := range []netip.Prefix{v4, v6} {
 		t.Run(prefix.String(), func(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
@@ -77,7 +79,7 @@ func (a *access) decide(r *http.Request, token string) int {
 	if status, ok := a.decisions.Get(key); ok {
 		return status.(int)
 	}
-	if _, trusted := a.trusted.Get(key); !trusted && !a.limiter(source(r.RemoteAddr)).Allow() {
+	if _, trusted := a.trusted.Get(key); !trusted && !a.limiter(connections.Source(r.RemoteAddr)).Allow() {
 		return http.StatusTooManyRequests
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), reviewTimeout)

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 const (
@@ -80,7 +82,7 @@ func (m Metrics) serve(ctx context.Context) error {
 		return err
 	}
 	klog.FromContext(ctx).Info("Serving metrics", "address", listener.Addr(), "https", m.Reviews != nil)
-	return m.serveOn(ctx, &evictingListener{Listener: listener, limit: maxConnections})
+	return m.serveOn(ctx, connections.Listener{Listener: listener, Set: &connections.Set{Limit: maxConnections}})
 }
 
 // serveOn serves on a listener, which it closes.

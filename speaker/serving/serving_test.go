@@ -27,6 +27,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/util/cert"
+
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 // reviewer is an API server that knows two tokens: "prometheus" may read metrics, and "tenant" may not. asked counts its TokenReviews.
@@ -126,13 +128,13 @@ func TestRecentGathersOncePerPeriod(t *testing.T) {
 }
 
 // served serves until the test ends, and returns the address and the listener.
-func served(t *testing.T, m Metrics) (string, *evictingListener) {
+func served(t *testing.T, m Metrics) (string, connections.Listener) {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := &evictingListener{Listener: inner, limit: maxConnections}
+	listener := connections.Listener{Listener: inner, Set: &connections.Set{Limit: maxConnections}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -180,44 +182,8 @@ func TestIdleConnectionsKeepNobodyOut(t *testing.T) {
 	if text, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(text), "tandem_test 0") {
 		t.Errorf("got %q and error %v, want the metric", text, err)
 	}
-	listener.mu.Lock()
-	defer listener.mu.Unlock()
-	if len(listener.open) > maxConnections {
-		t.Errorf("%d connections are open, want at most %d", len(listener.open), maxConnections)
-	}
-}
-
-func TestEvictingListener(t *testing.T) {
-	conn := func(l *evictingListener, from string) *connection {
-		c := &connection{source: source(from + ":1"), listener: l}
-		if strings.Contains(from, "::") {
-			c.source = source("[" + from + "]:1")
-		}
-		return c
-	}
-	for _, tt := range []struct {
-		name    string
-		sources []string // of the connections, in order; three are allowed
-		want    int      // which one is evicted
-	}{
-		{"the oldest of the source that has most", []string{"192.0.2.5", "192.0.2.66", "192.0.2.66", "192.0.2.66"}, 1},
-		{"the newcomer's own, if its source has most", []string{"192.0.2.66", "192.0.2.5", "192.0.2.66", "192.0.2.66"}, 0},
-		{"the oldest of all, if each has one", []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"}, 0},
-		{"an IPv6 network of 64 bits is one source", []string{"2001:db8:1::1", "2001:db8::1", "2001:db8::2", "2001:db8::3"}, 1},
-		{"an IPv4 address in IPv6 notation is the same", []string{"192.0.2.5", "192.0.2.66", "::ffff:192.0.2.66", "192.0.2.7"}, 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			l := &evictingListener{limit: 3}
-			var conns []*connection
-			var evicted *connection
-			for _, s := range tt.sources {
-				conns = append(conns, conn(l, s))
-				evicted = l.add(conns[len(conns)-1])
-			}
-			if evicted != conns[tt.want] {
-				t.Errorf("evicted %p of %v, want the one at %d", evicted, conns, tt.want)
-			}
-		})
+	if n := listener.Len(); n > maxConnections {
+		t.Errorf("%d connections are open, want at most %d", n, maxConnections)
 	}
 }
 
