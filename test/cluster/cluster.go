@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cluster is a lab with Tandem installed on it as a user would: images loaded on the nodes, manifests applied with kubectl, a
-// router that speaks BGP. The demo and the end-to-end tests stand on it.
+// Package cluster is a lab with Tandem installed on it as a user would: the images of a release loaded on the nodes, its manifests applied with
+// kubectl, a router that speaks BGP. The demo and the end-to-end tests stand on it.
 package cluster
 
 import (
@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -39,16 +40,16 @@ type Cluster struct {
 	root string
 }
 
-// Up brings up a lab of that configuration with Tandem installed, and returns when every part of it is ready. The images are those
-// of `make images`.
-func Up(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster, error) {
+// Start brings up a lab of that configuration with a router and with Tandem's images on its nodes, and does not install Tandem. The images are
+// those of the release that `make images` makes.
+func Start(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster, error) {
 	root, err := findRoot()
 	if err != nil {
 		return nil, err
 	}
-	images, err := filepath.Glob(filepath.Join(root, "dist", "images", "*.tar"))
-	if err != nil || len(images) < 2 {
-		return nil, errors.New("there are no images in dist/images; run make images")
+	images, err := Images(root)
+	if err != nil {
+		return nil, err
 	}
 	l, err := lab.Up(ctx, config, progress)
 	if err != nil {
@@ -58,13 +59,28 @@ func Up(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster, e
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	if err := l.LoadImages(ctx, images...); err != nil {
 		return nil, err
 	}
-	if err := l.StartFRR(ctx, lab.Router, RouterConfig); err != nil {
+	return c, l.StartFRR(ctx, lab.Router, RouterConfig)
+}
+
+// Images returns the archives of Tandem's images for this machine, from the release that `make images` makes in the repository at root.
+func Images(root string) ([]string, error) {
+	images, err := filepath.Glob(filepath.Join(root, "dist", "release", "*-linux-"+runtime.GOARCH+".tar"))
+	if err == nil && len(images) != 2 {
+		err = fmt.Errorf("dist/release has %d images, want two; run make images", len(images))
+	}
+	return images, err
+}
+
+// Up brings up a lab of that configuration with Tandem installed, and returns when every part of it is ready.
+func Up(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster, error) {
+	c, err := Start(ctx, config, progress)
+	if err != nil {
 		return nil, err
 	}
+	start := time.Now()
 	if err := c.Install(ctx); err != nil {
 		return nil, err
 	}
@@ -111,20 +127,31 @@ func findRoot() (string, error) {
 	return "", errors.New("run this inside the repository")
 }
 
-// Install applies manifests/default, makes the controller managers two, so that there is one to take over, and waits for them.
+// Install applies install.yaml of the release, makes the controller managers two, so that there is one to take over, and waits for them.
 func (c *Cluster) Install(ctx context.Context) error {
 	for _, args := range [][]string{
-		{"apply", "-k", filepath.Join(c.root, "manifests", "default")},
+		{"apply", "-f", c.Release("install.yaml")},
 		{"scale", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--replicas=2"},
-		{"rollout", "status", "-n", "tandem-system", "deployment/tandem-cloud-controller-manager", "--timeout=90s"},
-		{"rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=90s"},
 	} {
 		if out, err := c.Kubectl(ctx, args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
+	return c.RolledOut(ctx)
+}
+
+// RolledOut waits until the newest controller managers and speakers are ready on all nodes.
+func (c *Cluster) RolledOut(ctx context.Context) error {
+	for _, name := range []string{"deployment/tandem-cloud-controller-manager", "daemonset/tandem-speaker"} {
+		if out, err := c.Kubectl(ctx, "rollout", "status", "-n", "tandem-system", name, "--timeout=120s").CombinedOutput(); err != nil {
+			return fmt.Errorf("waiting for %s: %w\n%s", name, err, out)
+		}
+	}
 	return nil
 }
+
+// Release returns the path of a file of the release that `make images` makes.
+func (c *Cluster) Release(name string) string { return filepath.Join(c.root, "dist", "release", name) }
 
 // Example returns the path of a file in manifests/examples.
 func (c *Cluster) Example(name string) string {

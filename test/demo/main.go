@@ -33,11 +33,17 @@ func main() {
 
 func run(ctx context.Context) error {
 	step("A cluster of three nodes, its kubelets started with --cloud-provider=external, and a router that speaks BGP")
-	c, err := cluster.Up(ctx, lab.Config{Name: name, ExternalCloudProvider: true}, os.Stdout)
+	c, err := cluster.Start(ctx, lab.Config{Name: name, ExternalCloudProvider: true}, os.Stdout)
 	if err != nil {
 		return err
 	}
 	d := demo{c}
+
+	step("Tandem is installed from the release, for nodes that wait for a cloud provider")
+	d.kubectl(ctx, "apply", "-f", c.Release("install.yaml"))
+	if err := c.RolledOut(ctx); err != nil {
+		return err
+	}
 
 	step("Tandem runs, and has initialised the nodes: no taint is left, both families are reported")
 	d.kubectl(ctx, "get", "pods", "-n", "tandem-system", "-o", "wide")

@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -29,7 +28,7 @@ func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	keep := os.Getenv("TANDEM_E2E_KEEP") == "1"
-	config := lab.Config{Name: cmp.Or(os.Getenv("TANDEM_E2E_LAB"), "e2e"), ExternalCloudProvider: true}
+	config := lab.Config{Name: labName(), ExternalCloudProvider: true}
 	if keep {
 		if kept, err := cluster.Open(config.Name); err == nil && kept.Kubectl(ctx, "get", "--raw=/readyz").Run() == nil {
 			dual = kept

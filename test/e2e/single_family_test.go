@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"testing"
 	"time"
@@ -14,32 +13,25 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
 func TestClustersOfOneFamily(t *testing.T) {
 	for _, row := range []struct {
-		lab      string
 		families lab.Families
 		family   corev1.IPFamily
 		pool     string
 	}{
-		{"e2e4", lab.IPv4, v4, lanIPv4},
-		{"e2e6", lab.IPv6, v6, lanIPv6},
+		{lab.IPv4, v4, lanIPv4},
+		{lab.IPv6, v6, lanIPv6},
 	} {
 		t.Run(string(row.families), func(t *testing.T) {
 			t.Parallel()
 			start := time.Now()
-			t.Cleanup(func() {
-				if l, err := lab.Open(row.lab); err != nil {
-					t.Error(err)
-				} else if err := l.Down(context.Background()); err != nil {
-					t.Error(err)
-				}
+			c := emptyCluster(t, lab.Config{
+				Name: labName() + string(row.families), Nodes: 2, Families: row.families, ExternalCloudProvider: true,
 			})
-			c, err := cluster.Up(t.Context(), lab.Config{Name: row.lab, Nodes: 2, Families: row.families, ExternalCloudProvider: true}, t.Output())
-			if err != nil {
+			if err := c.Install(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("the cluster is up after %v", time.Since(start).Round(time.Second))

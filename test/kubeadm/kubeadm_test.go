@@ -49,9 +49,9 @@ func TestKubeadm(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
-	tandem, err := filepath.Glob(filepath.Join(root, "dist", "images", "*.tar"))
-	if err != nil || len(tandem) < 2 {
-		t.Fatal("there are no images in dist/images; run make images")
+	tandem, err := cluster.Images(root)
+	if err != nil {
+		t.Fatal(err)
 	}
 	bin, err := lab.Build(ctx, t.Output(), "cmd/kubeadm")
 	if err != nil {
