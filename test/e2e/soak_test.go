@@ -329,6 +329,30 @@ func TestSoakTandemRestarts(t *testing.T) {
 	}
 }
 
+// The leader of the controller managers is told to end, as an upgrade does, and the other one takes over. A Service is created meanwhile. A leader that
+// kept its lease would make it wait until the lease expires, 15 s.
+func TestSoakTheLeaderEnds(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", lanIPv4, lanIPv6)
+	const deployment = "deployment/tandem-cloud-controller-manager"
+	var took []time.Duration
+	for range repetitions(t, 20) {
+		s.kubectl(t, "rollout", "status", "-n", "tandem-system", deployment, "--timeout=120s")
+		leader := s.leader(t)
+		start := time.Now()
+		s.kubectl(t, "delete", "pod", "-n", "tandem-system", "-l", "app.kubernetes.io/component=cloud-controller-manager",
+			"--field-selector=spec.nodeName="+leader, "--wait=false")
+		svc := s.service("web", v4, v6)
+		if err := s.Create(t.Context(), svc); err != nil {
+			t.Fatal(err)
+		}
+		s.addresses(t, "web", 2)
+		took = append(took, time.Since(start))
+		s.remove(t, svc)
+	}
+	soaked.note(t, "from the end of the leader to the addresses of a new Service", "%s", spread(took))
+}
+
 // saysAfter returns how long it takes from a moment until the condition Announced of a Service has a status.
 func (s *stage) saysAfter(t *testing.T, start time.Time, service string, status metav1.ConditionStatus) time.Duration {
 	t.Helper()
