@@ -42,7 +42,7 @@ release: ## what a release page holds, into dist/release; PLATFORMS=linux/amd64 
 	rm -rf dist/release dist/chart
 	mkdir -p dist/release dist/chart
 	SOURCE_DATE_EPOCH=$(EPOCH) $(addprefix TANDEM_BUILD_CACHE=,$(BUILD_CACHE)) \
-		go run ./cmd/images -release $(addprefix -platforms=,$(PLATFORMS)) -version $(RELEASE) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(RELEASE))"
+		go run ./cmd/images $(addprefix -platforms=,$(PLATFORMS)) -version $(RELEASE) -commit "$(COMMIT)" -ldflags "$(call ldflags,$(RELEASE))"
 	cp -rL $(CHART) dist/chart && find dist/chart -exec touch -d @$(EPOCH) {} +
 	$(HELM) package dist/chart/tandem --version $(RELEASE:v%=%) --app-version $(RELEASE) --destination dist/release
 	for mode in cloud-provider services; do \

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images is a build tool: it compiles Tandem's programs and writes their container images, without a container engine.
+// Command images is a build tool: it compiles Tandem's programs and writes their container images, without a container engine, into dist/release.
 //
-//	go run ./cmd/images -version v0.1.0            # dist/images/*.tar, for this machine's processor
-//	ctr -n k8s.io images import dist/images/speaker.tar
-//
-//	go run ./cmd/images -version v0.1.0 -release   # what a release has of images, for every platform, into dist/release
+//	go run ./cmd/images -version v0.1.0                          # what a release has of images, for every platform
+//	go run ./cmd/images -version v0.1.0 -platforms=linux/amd64   # for one
+//	ctr -n k8s.io images import dist/release/speaker-linux-amd64.tar
 //
 // The Makefile gives it the linker's flags, which set the version that the programs print, and with SOURCE_DATE_EPOCH the time of the
 // commit. The same commit, compiled by the same version of Go, gives the same bytes on every machine.
@@ -21,7 +20,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -51,27 +49,21 @@ func main() {
 
 func run() int {
 	var b build
-	release := flag.Bool("release", false, "write images for all platforms, their indexes, SPDX documents, lists and licences")
-	selected := flag.String("platforms", platforms, "platforms of a release, separated by commas; fewer of them for a try")
+	selected := flag.String("platforms", platforms, "platforms, separated by commas")
 	flag.StringVar(&b.version, "version", "v0.0.0-dev", "semantic version: the tag of the images")
 	flag.StringVar(&b.commit, "commit", "", "commit that the images are labelled with")
 	flag.StringVar(&b.ldflags, "ldflags", "", "flags of the linker, which have to set the version of the programs")
 	flag.StringVar(&b.registry, "registry", "ghcr.io/tandem-lb", "registry and path of the images' names")
-	flag.StringVar(&b.output, "output", "", "directory for the images (default dist/images or dist/release)")
+	flag.StringVar(&b.output, "output", filepath.Join("dist", "release"), "directory for the images")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	write := b.images
-	if *release {
-		write = func(ctx context.Context) error { return b.release(ctx, strings.Split(*selected, ",")) }
-	}
-	b.output = cmp.Or(b.output, filepath.Join("dist", map[bool]string{true: "release", false: "images"}[*release]))
 	if err := b.prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		return 1
 	}
 	defer os.RemoveAll(b.binaries)
-	if err := write(ctx); err != nil {
+	if err := b.release(ctx, strings.Split(*selected, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		return 1
 	}
@@ -98,21 +90,6 @@ func (b *build) prepare() error {
 	b.created = time.Unix(seconds, 0).UTC()
 	b.binaries, err = os.MkdirTemp("", "tandem-images-")
 	return err
-}
-
-// images writes a docker-archive of each program for this machine's processor.
-func (b *build) images(ctx context.Context) error {
-	platform := v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
-	for _, p := range programs {
-		image, _, err := b.image(ctx, p, platform)
-		if err != nil {
-			return err
-		}
-		if err := b.write(p.name+".tar", func(file string) error { return archive.Write(file, image) }); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // release writes, for each program, docker-archives for the platforms with their SPDX documents, and the index of all platforms as an OCI
