@@ -53,6 +53,16 @@ func (a *Allocator) countTenant(address netip.Addr, h *holding, user Service, n 
 	}
 }
 
+// Limit returns how many addresses of a family the Services of one namespace can have from the pool, if that is limited.
+func (a *Allocator) Limit(pool string, af family.Family) (limit int, limited bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.pools[pool]; p != nil {
+		limit, limited = p.PerNamespace[af]
+	}
+	return limit, limited
+}
+
 // withinLimit reports whether the namespace of the Service may have the address from the pool, or one address more where
 // it is the zero address. An address that the Service has from the pool, and that it would give up for the other, does
 // not count, so that a namespace at its limit can still move from one address to another.

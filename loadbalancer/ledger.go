@@ -43,8 +43,10 @@ type ledger struct {
 	services  corelisters.ServiceLister
 	statuses  cache.Indexer // of Services, with the index byPublished
 	claims    networkinglisters.IPAddressLister
-	rules     request.Rules // about annotations
-	grace     time.Duration // as repair.Grace, and longer where leases last longer
+	// claimIndex has the claims too, with the index byTenant.
+	claimIndex cache.Indexer
+	rules      request.Rules // about annotations
+	grace      time.Duration // as repair.Grace, and longer where leases last longer
 
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -82,7 +84,7 @@ type written struct {
 func newLedger(cfg Config) *ledger {
 	return &ledger{
 		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second),
+		claimIndex: cfg.Claims.Informer().GetIndexer(), rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second),
 		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
 		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
 	}

@@ -107,6 +107,9 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Services.Informer().AddIndexers(cache.Indexers{byPublished: publishedAddresses}); err != nil {
 		return nil, fmt.Errorf("indexing Services by address: %w", err)
 	}
+	if err := cfg.Claims.Informer().AddIndexers(cache.Indexers{byTenant: tenants}); err != nil {
+		return nil, fmt.Errorf("indexing claims by namespace: %w", err)
+	}
 	ledger := newLedger(cfg)
 	s := &Server{
 		ledger:       ledger,
@@ -207,6 +210,11 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			var done []ipam.Assignment
 			done, err = s.claim(ctx, svc, req, out.Added)
 			claimed = append(claimed, done...)
+		}
+		if err == nil {
+			var over []ipam.Assignment
+			over, err = s.checkLimits(ctx, svc, req, out)
+			claimed = append(claimed, over...)
 		}
 		if other, ok := errors.AsType[*claimedByOther](err); ok {
 			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true, lagging: true}); err == nil {

@@ -4,6 +4,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ type waiting struct {
 	message string       // what the Service was told
 	has     []netip.Addr // the addresses that it goes on with meanwhile
 	woken   bool         // it was woken since it was told so
-	// refused says that the API failed or refused a claim. To wake the Service would not help; the service
+	// refused says that the API failed or refused a claim, or another leader came first. To wake the Service would not help; the service
 	// controller tries again with a back-off of 5 to 300 seconds.
 	refused bool
 }
@@ -48,7 +49,7 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	case err != nil:
 		recordFailure(err)
 		// Only a namespace is not found, and its event wakes the Service.
-		now = waiting{message: err.Error(), has: request.Published(svc), refused: reason(err) == reasonAPI && !apierrors.IsNotFound(err)}
+		now = waiting{message: err.Error(), has: request.Published(svc), refused: errors.Is(err, errAtOnce) || reason(err) == reasonAPI && !apierrors.IsNotFound(err)}
 	case len(out.Missing) > 0:
 		var why []string
 		for _, m := range out.Missing {
