@@ -25,7 +25,7 @@ func (c Command) String() string { return c.Where + ": " + strings.Join(c.Args, 
 var program = regexp.MustCompile(`^([A-Z_]+=\S+ +)*(kubectl|helm|make|go|juju|kubeadm|ctr|microk8s|kind|docker|skopeo|curl|oc|talosctl|flux|argocd) `)
 
 // Commands returns all commands of a page: those of blocks in sh, the lines of other blocks that begin with "$ ", whole blocks of lines that
-// begin with the name of a program, and code within a paragraph or a table that begins with one and has an argument.
+// begin with the name of a program, and code within a paragraph or a table that begins with one and has more than a verb.
 func (p Page) Commands() ([]Command, error) {
 	var all []Command
 	add := func(where, script string) error {
@@ -58,7 +58,8 @@ func (p Page) Commands() ([]Command, error) {
 		}
 	}
 	for _, span := range p.Spans {
-		if program.MatchString(span) && !strings.Contains(span, "…") {
+		isMake := strings.HasPrefix(span, "make ")
+		if program.MatchString(span) && !strings.Contains(span, "…") && (isMake || strings.Count(span, " ") > 1) {
 			if err := add(p.Path, span); err != nil {
 				return nil, err
 			}

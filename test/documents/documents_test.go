@@ -102,6 +102,37 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// TestGo checks that a test which a page says to run is there: the package, and a function that -run matches.
+func TestGo(t *testing.T) {
+	for _, c := range allCommands(t) {
+		if len(c.Args) < 3 || c.Args[0] != "go" || c.Args[1] != "test" {
+			continue
+		}
+		var functions []string
+		pattern := "."
+		for i, arg := range c.Args {
+			if arg == "-run" && c.Args[i+1] != "…" {
+				pattern = c.Args[i+1]
+			}
+			if strings.HasPrefix(arg, "./") {
+				files, _ := filepath.Glob(filepath.Join(root, arg, "*_test.go"))
+				for _, file := range files {
+					text, err := os.ReadFile(file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, f := range regexp.MustCompile(`(?m)^func (Test\w+)`).FindAllSubmatch(text, -1) {
+						functions = append(functions, string(f[1]))
+					}
+				}
+			}
+		}
+		if !slices.ContainsFunc(functions, regexp.MustCompile(pattern).MatchString) {
+			t.Errorf("%s: no such test", c)
+		}
+	}
+}
+
 // TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What kubectl
 // and Helm are told is tested with an API server, in test/api.
 func TestPrograms(t *testing.T) {
