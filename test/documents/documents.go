@@ -86,7 +86,17 @@ func Pages(t *testing.T, root string) []Page {
 	return pages
 }
 
-// Parse reads a Markdown file.
+// Read reads a Markdown file.
+func Read(t *testing.T, root, path string) Page {
+	t.Helper()
+	source, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Parse(path, source)
+}
+
+// Parse returns what is in a Markdown file.
 func Parse(path string, source []byte) Page {
 	page := Page{Path: path, Anchors: map[string]bool{}}
 	parser := goldmark.New(goldmark.WithExtensions(extension.GFM)).Parser()

@@ -136,7 +136,7 @@ func TestGo(t *testing.T) {
 // TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What kubectl
 // and Helm are told is tested with an API server, in test/api.
 func TestPrograms(t *testing.T) {
-	known := strings.Fields(`kubectl helm make go cat cp arping ndisc6 tcpdump curl jq grep juju kubeadm ctr microk8s kind docker skopeo firewall-cmd`)
+	known := strings.Fields(`kubectl helm make go sh cat cp arping ndisc6 tcpdump curl jq grep juju kubeadm ctr microk8s kind docker skopeo firewall-cmd`)
 	for _, c := range allCommands(t) {
 		if !slices.Contains(known, c.Args[0]) {
 			t.Errorf("%s: %s is no program that this test knows", c, c.Args[0])
