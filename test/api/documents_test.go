@@ -35,7 +35,8 @@ var foreign = regexp.MustCompile(`^(argoproj\.io|gateway\.networking\.k8s\.io|ga
 	`source\.toolkit\.fluxcd\.io|kubeproxy\.config\.k8s\.io|kubelet\.config\.k8s\.io|helm\.toolkit\.fluxcd\.io|helm\.cattle\.io|monitoring\.coreos\.com|projectcalico\.org|cilium\.io|security\.openshift\.io)/`)
 
 // TestYAMLOfDocuments offers the API server each object that a page shows, and each file of manifests/examples, without creating it. What is no
-// object is part of one: of a Service, of the spec of an AddressPool, of a kustomization, or values of the chart.
+// object is part of one: of a Service, of the spec of an AddressPool, of a kustomization, or values of the chart. The files of other programs, such
+// as those of k3s, have another word on their fence: "yaml k3s".
 func TestYAMLOfDocuments(t *testing.T) {
 	blocks := 0
 	for _, page := range documents.Pages(t, root) {

@@ -43,7 +43,7 @@ type Link struct {
 type Block struct {
 	Page     string // its Path
 	Line     int    // of its first line
-	Language string // "" for one that is indented, or whose fence names none
+	Language string // all that the fence says: "yaml" for what Kubernetes reads, "yaml k3s" for another program's; "" for a block that is indented
 	Text     string
 }
 
@@ -123,7 +123,11 @@ func (p *Page) add(node ast.Node, source []byte) {
 	case *ast.CodeSpan:
 		p.Spans = append(p.Spans, strings.Join(strings.Fields(plain(node, source)), " "))
 	case *ast.FencedCodeBlock:
-		p.addBlock(string(node.Language(source)), node.Lines(), source)
+		language := ""
+		if node.Info != nil {
+			language = string(node.Info.Value(source))
+		}
+		p.addBlock(language, node.Lines(), source)
 	case *ast.CodeBlock:
 		p.addBlock("", node.Lines(), source)
 	}
