@@ -37,6 +37,12 @@ type conditionWriter struct {
 	client    client.Client // reads from cache, and writes statuses
 	cache     ctrlcache.Cache
 	effective *effective
+	// ready and shown have the objects whose conditions Ready and Effective are in the metrics. The goroutine that writes owns them.
+	ready, shown map[config.Key]bool
+}
+
+func newConditionWriter(c client.Client, cache ctrlcache.Cache, effective *effective) *conditionWriter {
+	return &conditionWriter{client: c, cache: cache, effective: effective, ready: map[config.Key]bool{}, shown: map[config.Key]bool{}}
 }
 
 // effective has the conditions Effective of advertisements, which come of the diagnosis of Services.
@@ -144,10 +150,9 @@ func (w *conditionWriter) write(ctx context.Context) error {
 		return err
 	}
 	_, conditions := config.Compile(objects)
-	countConditions(conditions, v1alpha1.ConditionReady,
-		[]string{"L2Advertisement", "BGPPeer", "BGPAdvertisement", "BFDProfile", "Community", "InterfaceAdvertisement"})
+	showConditions(conditions, v1alpha1.ConditionReady, w.ready)
 	if latest := w.effective.conditions.Load(); latest != nil {
-		countConditions(*latest, v1alpha1.ConditionEffective, []string{"L2Advertisement", "BGPAdvertisement"})
+		showConditions(*latest, v1alpha1.ConditionEffective, w.shown)
 	}
 	return errors.Join(
 		writeKind(ctx, w, conditions, "L2Advertisement", objects.L2Advertisements,

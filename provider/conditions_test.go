@@ -38,7 +38,7 @@ func conditionWriterOf(t *testing.T, patch func(name string) error, objects ...c
 			return c.SubResource(sub).Patch(ctx, obj, p, opts...)
 		},
 	}).Build()
-	return &conditionWriter{client: store, effective: newEffective()}
+	return newConditionWriter(store, nil, newEffective())
 }
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Generation: 3} }

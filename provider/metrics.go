@@ -15,13 +15,13 @@ var (
 		Name: "tandem_services", Help: "Services that Tandem serves, by the reason of their condition Announced as it is now.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"state"})
-	objectsAtFault = metrics.NewGaugeVec(&metrics.GaugeOpts{
-		Name: "tandem_config_objects_false", Help: "Objects for the speakers of which the condition is False, by kind; alert above 0.",
+	objectConditions = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_config_object_condition", Help: "Whether a condition of an object for the speakers is True; alert on 0.",
 		StabilityLevel: metrics.ALPHA,
-	}, []string{"kind", "condition"})
+	}, []string{"kind", "name", "condition"})
 )
 
-func init() { legacyregistry.MustRegister(servicesByState, objectsAtFault) }
+func init() { legacyregistry.MustRegister(servicesByState, objectConditions) }
 
 // countServices sets how many Services have each state. A state that had some keeps its series, so that a graph shows its end.
 func countServices(states map[string]int, known map[string]bool) {
@@ -33,15 +33,21 @@ func countServices(states map[string]int, known map[string]bool) {
 	}
 }
 
-// countConditions sets of how many objects of each kind one of the conditions is False.
-func countConditions(conditions map[config.Key]metav1.Condition, conditionType string, kinds []string) {
-	count := map[string]int{}
+// showConditions sets whether one of the conditions of each object is True. The series of an object goes with it, and no sooner; shown has the
+// objects that have one.
+func showConditions(conditions map[config.Key]metav1.Condition, conditionType string, shown map[config.Key]bool) {
 	for key, condition := range conditions {
-		if condition.Status == metav1.ConditionFalse {
-			count[key.Kind]++
+		value := 0.0
+		if condition.Status == metav1.ConditionTrue {
+			value = 1
 		}
+		objectConditions.WithLabelValues(key.Kind, key.Name, conditionType).Set(value)
+		shown[key] = true
 	}
-	for _, kind := range kinds {
-		objectsAtFault.WithLabelValues(kind, conditionType).Set(float64(count[kind]))
+	for key := range shown {
+		if _, exists := conditions[key]; !exists {
+			objectConditions.Delete(map[string]string{"kind": key.Kind, "name": key.Name, "condition": conditionType})
+			delete(shown, key)
+		}
 	}
 }

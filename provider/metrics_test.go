@@ -3,9 +3,14 @@
 package provider
 
 import (
+	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/component-base/metrics/testutil"
+
+	"github.com/tandem-lb/tandem/speaker/config"
 )
 
 func wantGauge(t *testing.T, what string, got float64, err error, want float64) {
@@ -33,13 +38,27 @@ func TestServicesAreCounted(t *testing.T) {
 	services("Announced", 1)
 }
 
-func TestConditionsAreCounted(t *testing.T) {
-	w := conditionWriterOf(t, func(string) error { return nil }, oneOfEach()...)
-	if err := w.write(t.Context()); err != nil {
-		t.Fatal(err)
+// An object has a series for each of its conditions until it is deleted.
+func TestConditionsAreShown(t *testing.T) {
+	condition := func(status metav1.ConditionStatus) metav1.Condition { return metav1.Condition{Status: status} }
+	good, bad := config.Key{Kind: "BGPPeer", Name: "good"}, config.Key{Kind: "BGPPeer", Name: "bad"}
+	shown := map[config.Key]bool{}
+	defer showConditions(nil, "Tried", shown)
+	expect := func(want string) {
+		t.Helper()
+		if err := testutil.GatherAndCompare(legacyregistry.DefaultGatherer, strings.NewReader(want), "tandem_config_object_condition"); err != nil {
+			t.Error(err)
+		}
 	}
-	for kind, want := range map[string]float64{"L2Advertisement": 1, "BFDProfile": 0} {
-		got, err := testutil.GetGaugeMetricValue(objectsAtFault.WithLabelValues(kind, "Ready"))
-		wantGauge(t, "tandem_config_objects_false of "+kind, got, err, want)
-	}
+	objectConditions.Reset() // of the other tests
+	const head = `# HELP tandem_config_object_condition [ALPHA] Whether a condition of an object for the speakers is True; alert on 0.
+# TYPE tandem_config_object_condition gauge
+`
+	showConditions(map[config.Key]metav1.Condition{good: condition(metav1.ConditionTrue), bad: condition(metav1.ConditionFalse)}, "Tried", shown)
+	expect(head + `tandem_config_object_condition{condition="Tried",kind="BGPPeer",name="bad"} 0
+tandem_config_object_condition{condition="Tried",kind="BGPPeer",name="good"} 1
+`)
+	showConditions(map[config.Key]metav1.Condition{good: condition(metav1.ConditionTrue)}, "Tried", shown)
+	expect(head + `tandem_config_object_condition{condition="Tried",kind="BGPPeer",name="good"} 1
+`)
 }

@@ -131,7 +131,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 		apiServers: apiServerEndpoints(cfg.Client),
 		parts: map[string]func(context.Context) error{
 			"the cache of Tandem's kinds":        kinds.Start,
-			"the conditions of what users write": (&conditionWriter{kindsClient, kinds, effective}).run,
+			"the conditions of what users write": newConditionWriter(kindsClient, kinds, effective).run,
 			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.SecretsNamespace}).run,
 		},
 		recorder: cfg.Recorder,

@@ -230,7 +230,7 @@ func (p *prometheus) firing(ctx context.Context, labels ...string) ([]string, er
 	return firing, nil
 }
 
-// fires waits until these alerts fire and no others, each written with its pool or peer, family, node and state.
+// fires waits until these alerts fire and no others, each written with its pool, peer or name, family, node and state.
 func (p *prometheus) fires(t *testing.T, want ...string) {
 	t.Helper()
 	for i := range want {
@@ -238,7 +238,7 @@ func (p *prometheus) fires(t *testing.T, want ...string) {
 	}
 	slices.Sort(want)
 	p.s.until(t, 2*patience, fmt.Sprintf("alerts %q", want), func(ctx context.Context) (bool, string) {
-		got, err := p.firing(ctx, "peer", "pool", "family", "node", "state")
+		got, err := p.firing(ctx, "peer", "pool", "name", "family", "node", "state")
 		return err == nil && slices.Equal(got, want), fmt.Sprintf("%v (-want +got)\n%s", err, cmp.Diff(want, got))
 	})
 }
@@ -326,7 +326,7 @@ func TestPrometheus(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The BGPAdvertisement has lost all of its sessions, and the Service is still announced on layer 2.
-		want := []string{"TandemBGPPeerLost $NS IPv4", "TandemBGPPeerLost $NS IPv6", "TandemConfigNotReady"}
+		want := []string{"TandemBGPPeerLost $NS IPv4", "TandemBGPPeerLost $NS IPv6", "TandemConfigNotReady $NS"}
 		for _, node := range s.Nodes() {
 			want = append(want, "TandemBGPSessionDown $NS IPv4 "+node, "TandemBGPSessionDown $NS IPv6 "+node, "TandemBFDSessionDown $NS IPv4 "+node)
 		}

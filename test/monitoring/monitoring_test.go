@@ -260,7 +260,7 @@ func scenarios() map[string]scenario {
 		},
 		"TandemSpeakerIsolated":      one(`tandem_speaker_isolated{node="node1"}`, "0", "1", 2),
 		"TandemGossipRejected":       one(`tandem_membership_rejected_messages_total{node="node1"}`, "0", "+", 7),
-		"TandemConfigNotReady":       one(`tandem_config_objects_false{kind="BGPPeer",condition="Ready"}`, "0", "1", 6),
+		"TandemConfigNotReady":       one(`tandem_config_object_condition{kind="BGPPeer",name="tor1",condition="Ready"}`, "1", "0", 6),
 		"TandemReservedAddressInUse": one(`tandem_pool_reserved_in_use_addresses{pool="lan",family="IPv4"}`, "0", "1", 6),
 		"TandemSpeakerVersionsDiffer": {
 			map[string]string{"tandem_build_info" + newer: "1", "tandem_build_info" + older: "_"},
