@@ -4,6 +4,7 @@
 VERSION       := $(shell cat VERSION)
 CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK    := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 HELM           := go run helm.sh/helm/v4/cmd/helm@v4.3.1
 CHART          := manifests/helm/tandem
 # The CRDs are in manifests/crd.
@@ -88,6 +89,19 @@ unit: ## the tests that need no cluster; those of sockets make network namespace
 .PHONY: race
 race: ## the unit tests once more under the race detector, which needs a C compiler; GoBGP has a race of its own (see speaker/bgp/gobgp)
 	CGO_ENABLED=1 go test -count=1 -race -timeout 20m $$(go list ./ipam/... ./loadbalancer/... ./provider/... ./speaker/... | grep -v /bgp)
+
+FUZZ_TIME ?= 1m
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZ_TIME, which is a minute: what comes from the network, and what users write
+	for package in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$package/*_test.go); do \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_TIME) $$package || exit 1; \
+		done; \
+	done
+
+.PHONY: vulnerabilities
+vulnerabilities: ## known vulnerabilities in what the programs call; needs vuln.go.dev, which has the database
+	$(GOVULNCHECK) ./cmd/cloud-controller-manager ./cmd/speaker
 
 .PHONY: e2e
 e2e: ## the tests against a real API server, and on a cluster in network namespaces

@@ -46,7 +46,7 @@ const patience = 60 * time.Second
 // TestModes runs the controller manager as each mode installs it, with the arguments of its Deployment and the rights of its service account,
 // in a namespace that is not the default one. A Service gets its address in both modes, and a Node is written in one.
 func TestModes(t *testing.T) {
-	program := buildManager(t)
+	program := buildProgram(t, "cloud-controller-manager")
 	for _, tt := range []struct {
 		mode        string
 		values      []string // beside the mode
@@ -128,15 +128,15 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// buildManager builds the controller manager, and returns the path of the program.
-func buildManager(t *testing.T) string {
+// buildProgram builds a program of cmd, and returns the path of what is built.
+func buildProgram(t *testing.T, name string) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "tandem-cloud-controller-manager")
+	program := filepath.Join(t.TempDir(), "tandem-"+name)
 	version := "-X k8s.io/component-base/version.gitVersion=v0.1.0+0123456789ab" // with a commit, as `make images` sets it
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", version, "-o", program, "./cmd/cloud-controller-manager")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", version, "-o", program, "./cmd/"+name)
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the controller manager: %v\n%s", err, out)
+		t.Fatalf("building %s: %v\n%s", name, err, out)
 	}
 	return program
 }

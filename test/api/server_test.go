@@ -62,7 +62,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer func() {
-		if err := env.Stop(); err != nil {
+		if err := errors.Join(env.Stop(), os.RemoveAll(filepath.Dir(auditLog))); err != nil {
 			fmt.Fprintf(os.Stderr, "stopping the API server: %v\n", err)
 		}
 	}()
@@ -80,6 +80,16 @@ func run(m *testing.M) int {
 func start(ctx context.Context, env *envtest.Environment) error {
 	apiServer := env.ControlPlane.GetAPIServer()
 	apiServer.Configure().Set("service-cluster-ip-range", "10.96.0.0/16,fd00:96::/112")
+	dir, err := os.MkdirTemp("", "tandem-audit-")
+	if err != nil {
+		return err
+	}
+	auditLog = filepath.Join(dir, "log")
+	policy := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		return err
+	}
+	apiServer.Configure().Set("audit-policy-file", policy).Set("audit-log-path", auditLog)
 	env.BinaryAssetsDirectory = os.Getenv("TANDEM_LAB_BIN")
 	kubectl = filepath.Join(env.BinaryAssetsDirectory, "kubectl")
 	if env.BinaryAssetsDirectory == "" {
@@ -92,7 +102,6 @@ func start(ctx context.Context, env *envtest.Environment) error {
 		kubectl = bin["kubectl"]
 	}
 
-	var err error
 	if config, err = env.Start(); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 // A controller manager that is told to end releases its lease, so that the next one need not wait until it expires. The lease here would
 // outlast the test.
 func TestLeaseIsReleased(t *testing.T) {
-	program := buildManager(t)
+	program := buildProgram(t, "cloud-controller-manager")
 	kubeconfig := writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
 	start := func() *exec.Cmd {
 		manager := exec.CommandContext(t.Context(), program, "--kubeconfig="+kubeconfig, "--namespace=default", "--secure-port=0",
