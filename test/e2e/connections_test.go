@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -13,15 +14,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -46,10 +46,6 @@ func TestSoakIdleConnections(t *testing.T) {
 	if want := []uint16{7573, 7574}; !slices.Equal(ports, want) {
 		t.Errorf("the speaker listens on %v, want %v", ports, want)
 	}
-	limit := unix.Rlimit{Cur: uint64(2*n + 4096), Max: uint64(2*n + 4096)}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
 	token := s.metricsToken(t)
 	s.scrape(t, "node2", token)
 	before := speaker.fields["VmRSS"]
@@ -58,13 +54,10 @@ func TestSoakIdleConnections(t *testing.T) {
 	for _, port := range ports {
 		address := netip.AddrPortFrom(s.Addresses("node2")[0], port).String()
 		start := time.Now()
-		opened := s.open(t, lab.Client, address, n)
+		for left := n; left > 0; left -= perIdler {
+			s.idle(t, lab.Client, address, min(left, perIdler))
+		}
 		soaked.note(t, fmt.Sprintf("%d connections to port %d", n, port), "opened in %v", time.Since(start).Round(10*time.Millisecond))
-		defer func() {
-			for _, conn := range opened {
-				_ = conn.Close()
-			}
-		}()
 		s.until(t, patience, fmt.Sprintf("few connections on port %d", port), func(ctx context.Context) (bool, string) {
 			out, err := s.Command(ctx, "node2", "ss", "-Htn", "state", "established", fmt.Sprintf("( sport = :%d )", port)).CombinedOutput()
 			open := strings.Count(string(out), "\n")
@@ -114,29 +107,61 @@ func (s *stage) listening(t *testing.T, node string, pid int) []uint16 {
 	return ports
 }
 
-// open opens n connections from a host.
-func (s *stage) open(t *testing.T, host, address string, n int) []net.Conn {
+// perIdler is less than what a process may have open by most systems' defaults, 4,096 files.
+const perIdler = 4000
+
+// idlerEnv makes a process of this test binary open connections and wait, instead of running tests. Its value is an address and a number.
+const idlerEnv = "TANDEM_E2E_IDLE"
+
+// idle has a process on a host open n connections. It returns when they are open, and the process lives until the test ends.
+func (s *stage) idle(t *testing.T, host, address string, n int) {
 	t.Helper()
-	var mu sync.Mutex
-	var opened []net.Conn
+	idler := s.Command(context.Background(), host, os.Args[0])
+	idler.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", idlerEnv, address, n))
+	idler.Stderr = os.Stderr
+	end, err := idler.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := idler.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := idler.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = end.Close()
+		_ = idler.Wait()
+	})
+	if line, err := bufio.NewReader(opened).ReadString('\n'); err != nil {
+		t.Fatalf("opening %d connections to %s: %v, it said %q", n, address, err, line)
+	}
+}
+
+// idleMain opens the connections of idlerEnv, and keeps them until standard input ends.
+func idleMain(what string) error {
+	var address string
+	var n int
+	if _, err := fmt.Sscanf(what, "%s %d", &address, &n); err != nil {
+		return err
+	}
+	opened := make([]net.Conn, n)
 	var group errgroup.Group
-	group.SetLimit(64)
-	for range n {
-		group.Go(func() error {
-			conn, err := s.Dial(host)(t.Context(), "tcp", address)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			opened = append(opened, conn)
-			return nil
+	group.SetLimit(32)
+	for i := range n {
+		group.Go(func() (err error) {
+			opened[i], err = net.Dial("tcp", address)
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
-		t.Errorf("after %d connections: %v", len(opened), err)
+		return err
 	}
-	return opened
+	fmt.Println("opened")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(opened) // whose finalizers would close them
+	return err
 }
 
 // metricsToken returns a token that may get the metrics of speakers.

@@ -21,6 +21,13 @@ import (
 var dual *cluster.Cluster
 
 func TestMain(m *testing.M) {
+	if what := os.Getenv(idlerEnv); what != "" {
+		if err := idleMain(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(run(m))
 }
 
