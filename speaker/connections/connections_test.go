@@ -29,11 +29,13 @@ func TestTheOldestConnectionOfTheSourceThatHasMostIsClosed(t *testing.T) {
 		{"the oldest of all, if each has one", []string{"192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1", "192.0.2.4:1"}, 0},
 		{
 			"an IPv6 network of 64 bits is one source",
-			[]string{"[2001:db8:1::1]:1", "[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1"}, 1,
+			[]string{"[2001:db8:1::1]:1", "[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1"},
+			1,
 		},
 		{
 			"an IPv4 address in IPv6 notation is the same",
-			[]string{"192.0.2.5:1", "192.0.2.66:1", "[::ffff:192.0.2.66]:2", "192.0.2.7:1"}, 1,
+			[]string{"192.0.2.5:1", "192.0.2.66:1", "[::ffff:192.0.2.66]:2", "192.0.2.7:1"},
+			1,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

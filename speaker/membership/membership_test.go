@@ -288,7 +288,11 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer transport.Shutdown()
+	defer func() {
+		if err := transport.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	}()
 	var streams []net.Conn
 	for range maxStreams + 10 {
 		stream, err := net.Dial("tcp", "127.9.46.1:7946")
