@@ -298,8 +298,9 @@ type cluster struct {
 	t       *testing.T
 	api     *apiServer
 	pools   client.Client
-	patches atomic.Int32 // of pool statuses
-	frozen  bool         // settle lets no time pass
+	patches atomic.Int32  // of pool statuses
+	blocked chan struct{} // what these wait for, nil for nothing
+	frozen  bool          // settle lets no time pass
 	lease   time.Duration
 	leaders []*leader
 	network atomic.Pointer[ipam.Network]
@@ -321,6 +322,9 @@ func newCluster(t *testing.T, pools ...*v1alpha1.AddressPool) *cluster {
 				ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption,
 			) error {
 				c.patches.Add(1)
+				if c.blocked != nil {
+					<-c.blocked
+				}
 				return cl.SubResource(sub).Patch(ctx, obj, patch, opts...)
 			},
 		}).Build()

@@ -4,15 +4,18 @@ package loadbalancer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	dto "github.com/prometheus/client_model/go"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
@@ -97,6 +100,47 @@ func TestPoolStatusIsWrittenOnChange(t *testing.T) {
 		c.settle()
 		if !meta.IsStatusConditionFalse(c.pool("lan").Status.Conditions, v1alpha1.ConditionStranded) {
 			t.Errorf("conditions after the release: %v", c.pool("lan").Status.Conditions)
+		}
+	})
+}
+
+// While the API does not answer the write of a pool's status, all gauges of the pool are there and right.
+func TestGaugesWhilePoolStatusIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, newPool("gauges", dualPool))
+		l := c.lead()
+		c.blocked = make(chan struct{})
+		c.create(newService("web", require, "IPv4 IPv6"))
+		l.mustSync("web")
+		c.settle()
+		gathered, err := legacyregistry.DefaultGatherer.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string][]float64{}
+		for _, metric := range gathered {
+			for _, m := range metric.GetMetric() {
+				if m.GetGauge() != nil && slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool {
+					return l.GetName() == "pool" && l.GetValue() == "gauges"
+				}) {
+					got[metric.GetName()] = append(got[metric.GetName()], m.GetGauge().GetValue())
+				}
+			}
+		}
+		want := map[string][]float64{
+			"tandem_pool_capacity_addresses": {9, 9}, "tandem_pool_allocated_addresses": {1, 1}, "tandem_pool_available_addresses": {8, 8},
+			"tandem_pool_reserved_addresses": {0, 0}, "tandem_pool_reserved_in_use_addresses": {0, 0},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("gauges (-want +got):\n%s", diff)
+		}
+		if v4 := c.pool("gauges").Status.IPv4; v4.Allocated != 0 {
+			t.Errorf("the status has %d allocated addresses though no write has ended", v4.Allocated)
+		}
+		close(c.blocked)
+		c.settle()
+		if v4 := c.pool("gauges").Status.IPv4; v4.Allocated != 1 {
+			t.Errorf("the status has %d allocated addresses at last, want 1", v4.Allocated)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,10 +51,29 @@ var (
 
 func init() { legacyregistry.MustRegister(capacity, allocated, available, reserved, reservedInUse) }
 
+// series names one series of each gauge.
+type series struct {
+	pool   string
+	family family.Family
+}
+
+var (
+	gaugesMu sync.Mutex
+	shown    = map[series]bool{} // series that the gauges have; gaugesMu guards it
+)
+
 // SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
+// Only the series of what no pool has any more go.
 func SetGauges(usage map[string]ipam.PoolUsage) {
-	for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available, reserved, reservedInUse} {
-		gauge.Reset()
+	gaugesMu.Lock()
+	defer gaugesMu.Unlock()
+	for s := range shown {
+		if _, ok := usage[s.pool].Families[s.family]; !ok {
+			for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available, reserved, reservedInUse} {
+				gauge.DeleteLabelValues(s.pool, string(s.family))
+			}
+			delete(shown, s)
+		}
 	}
 	for name, u := range usage {
 		inUse := map[family.Family]int{}
@@ -66,6 +86,7 @@ func SetGauges(usage map[string]ipam.PoolUsage) {
 			available.WithLabelValues(name, string(af)).Set(float64(f.Available))
 			reserved.WithLabelValues(name, string(af)).Set(float64(u.Reserved.Addresses[af]))
 			reservedInUse.WithLabelValues(name, string(af)).Set(float64(inUse[af]))
+			shown[series{name, af}] = true
 		}
 	}
 }

@@ -223,8 +223,12 @@ func TestGauges(t *testing.T) {
 			Reserved: ipam.ReservedUsage{Addresses: map[family.Family]int64{family.IPv6: 4}, Held: fixture.Addrs("2001:db8::1 192.0.2.1")},
 		}}
 	}
-	SetGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"]})
+	SetGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"], "gauges": usage(1)["gauges"]})
+	kept := available.WithLabelValues("gauges", "IPv6")
 	SetGauges(usage(5))
+	if got, err := testutil.GetGaugeMetricValue(kept); err != nil || got != 5 {
+		t.Errorf("the series of a pool that stays has %v, %v, want 5: it was made anew, and was gone for a moment", got, err)
+	}
 	for name, tt := range map[string]struct {
 		gauge *metrics.GaugeVec
 		want  float64
