@@ -116,14 +116,15 @@ soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times e
 	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
 
+LOOPS := Usage|SetPools|BenchmarkPools|SharingKey|Start|Audit|PoolEdit|Wake|Events|Ensure|PoolStatus|Network|Diagnose|Diagnosis|Silence|Nodes
+
 .PHONY: bench-loops
 bench-loops: ## how the loops of the controller manager grow with Services, pools and nodes, in a table; three minutes
-	go test -run '^$$' -bench 'Usage|SetPools|BenchmarkPools|SharingKey|Start|Audit|PoolEdit|Wake|Events|Ensure|PoolStatus|Network|Diagnosis|Nodes' \
-		-benchtime 100ms -benchmem ./ipam ./loadbalancer ./provider | go run ./test/bench/growth
+	go test -run '^$$' -bench '$(LOOPS)' -benchtime 100ms -benchmem ./ipam ./loadbalancer ./provider | go run ./test/bench/growth '$(LOOPS)'
 
 .PHONY: bench
 bench: deps bench-loops ## the speed of what has to be fast, with ratios to MetalLB and to the API server's own limit
-	go test -run '^$$' -bench . -benchmem ./ipam ./speaker ./speaker/decision ./speaker/election ./speaker/layer2
+	go test -run '^$$' -bench . -benchmem ./ipam ./speaker/observation ./speaker/decision ./speaker/election ./speaker/layer2
 	go run ./test/bench
 
 .PHONY: generate

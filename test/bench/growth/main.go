@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command growth reads the output of `go test -bench` and prints how the cost of each benchmark grows with its size: `make bench-loops`.
+// Its argument is the list that -bench was given, as in Audit|PoolEdit: each part of the list has to be in the name of a benchmark that ran.
 //
 // A size is the last part of a benchmark's name, such as Audit/10000_services. The exponent of the growth from one size to the next is 0 where
 // the cost stays the same, 1 where ten times the Services cost ten times as much, and 2 where they cost a hundred times as much.
@@ -16,12 +17,13 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
 
 func main() {
-	if err := run(os.Stdin, os.Stdout); err != nil {
+	if err := run(strings.Split(strings.Join(os.Args[1:], "|"), "|"), os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "growth:", err)
 		os.Exit(1)
 	}
@@ -39,14 +41,18 @@ var (
 // cost is what one operation takes at a size.
 type cost struct{ size, time, bytes float64 }
 
-// run copies what go test says to out, and then prints the table. A benchmark that failed is an error.
-func run(in io.Reader, out io.Writer) error {
+// run copies what go test says to out, and then prints the table. A benchmark that failed is an error, and so is a part of the list that no
+// benchmark has in its name, as after a benchmark was renamed.
+func run(list []string, in io.Reader, out io.Writer) error {
 	type loop struct{ name, unit string }
 	var order []loop
 	costs := map[loop][]cost{}
 	failed := false
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
+		if name, _, _ := strings.Cut(lines.Text(), " "); strings.HasPrefix(name, "Benchmark") {
+			list = slices.DeleteFunc(list, func(part string) bool { return strings.Contains(name, part) })
+		}
 		m := line.FindStringSubmatch(lines.Text())
 		if m == nil {
 			failed = failed || failure.MatchString(lines.Text())
@@ -89,6 +95,9 @@ func run(in io.Reader, out io.Writer) error {
 	}
 	if failed {
 		return fmt.Errorf("a benchmark failed")
+	}
+	if len(list) > 0 {
+		return fmt.Errorf("no benchmark has %s in its name; mend the list of -bench, or name the benchmark so again", strings.Join(list, " or "))
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ ok  	example.com/a	1.0s
   Key/all_on_443     pools     10    100        100ns         10µs  100ns    2.00           0.0 MB           0.0 MB
 `
 	var out strings.Builder
-	if err := run(strings.NewReader(said), &out); err != nil {
+	if err := run([]string{"Audit", "BenchmarkKey", "Other"}, strings.NewReader(said), &out); err != nil {
 		t.Fatal(err)
 	}
 	var lines []string
@@ -36,7 +36,10 @@ ok  	example.com/a	1.0s
 	if diff := cmp.Diff(want, strings.Join(lines, "\n")+"\n"); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}
-	if err := run(strings.NewReader("--- FAIL: BenchmarkAudit\n"), &out); err == nil {
+	if err := run(nil, strings.NewReader("--- FAIL: BenchmarkAudit\n"), &out); err == nil {
 		t.Error("a benchmark that failed is no error")
+	}
+	if err := run([]string{"Audit", "Pools", "Key"}, strings.NewReader(said), &out); err == nil || !strings.Contains(err.Error(), "Pools") {
+		t.Errorf("without a benchmark of Pools the error is %v", err)
 	}
 }
