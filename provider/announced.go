@@ -60,6 +60,10 @@ const (
 	holdFalse       = 2 * time.Second
 	holdPending     = 10 * time.Second
 	holdUnallocated = 30 * time.Second
+	// fewArrivals is how many Services may get their first addresses between two diagnoses while conditions are written at once. Where more
+	// do, addresses come before reports: the first conditions of a Service, which say whether it can be reached and do not make it so, wait until
+	// fewer arrive, for holdPending at most. The API server then has one write less of five for each Service that arrives.
+	fewArrivals = 4
 	// notAnnouncedAfter is how long a Service must not have been announced before an event says so.
 	notAnnouncedAfter = 10 * time.Second
 	// retryWrite and retryWriteMost are how long conditions of a Service that could not be written wait for the next try: the first time, and
@@ -95,7 +99,8 @@ type serviceConditions struct {
 
 // diagnosed is what is remembered of a Service from one diagnosis to the next.
 type diagnosed struct {
-	uid types.UID
+	uid    types.UID
+	served bool // it showed an address
 	// want are the conditions that are to be, nil if the Service has them; since when they are these, and since when it has others.
 	want           []metav1.Condition
 	since, differs time.Time
@@ -210,7 +215,13 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 			pools[a.IP] = a.Pool
 		}
 	}
-	p := &pass{serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, states: map[string]int{}, next: view.Until}
+	p := &pass{
+		serviceConditions: c, now: now, diagnoser: diagnosis.New(snapshot, o.Records()), pools: pools, states: map[string]int{}, next: view.Until,
+		arriving: c.arrivals(services) > fewArrivals,
+	}
+	if p.arriving {
+		p.due(now.Add(leastBetweenDiagnoses))
+	}
 	p.due(c.effective.Set(now, diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools))))
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
@@ -235,6 +246,19 @@ type pass struct {
 	states    map[string]int        // how many Services have a reason of Announced
 	todos     []todo
 	next      time.Time // when to look again, zero for never
+	arriving  bool      // many Services get their first addresses
+}
+
+// arrivals counts the Services that have got their first addresses since the last pass, or are about to. A Service that cannot be served
+// does not count.
+func (c *serviceConditions) arrivals(services []*corev1.Service) (n int) {
+	for _, svc := range services {
+		d := c.diagnosed[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]
+		if (d == nil || d.uid != svc.UID || !d.served) && isOurs(svc) && svc.DeletionTimestamp == nil && c.failures.of(svc.UID) == "" {
+			n++
+		}
+	}
+	return n
 }
 
 // diagnose adds to the pass what is to be done about one Service.
@@ -244,6 +268,7 @@ func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 		d = &diagnosed{uid: svc.UID}
 		p.diagnosed[name] = d
 	}
+	d.served = len(svc.Status.LoadBalancer.Ingress) > 0
 	have := ours(svc.Status.Conditions)
 	if p.now.Sub(d.at) < ownWrite {
 		have = d.wrote
@@ -271,7 +296,7 @@ func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 		p.due(until)
 	}
 	p.states[reason]++
-	if p.due(d.braked(p.now, d.due(p.now, have, want, p.failures.of(svc.UID) != ""))) {
+	if p.due(d.braked(p.now, d.due(p.now, have, want, p.failures.of(svc.UID) != "", p.arriving))) {
 		p.todos = append(p.todos, todo{svc, transition(p.now, have, want)})
 	}
 	// Other events tell of a Service that lacks an address, and of one whose status others write.
@@ -293,8 +318,9 @@ func (p *pass) due(at time.Time) bool {
 var never = time.Unix(0, 0)
 
 // due returns when conditions are to be written: the zero Time for now, and never for conditions that are right. For example a Service that
-// nothing announces is told so two seconds after the last change of what keeps it from being announced, in one write.
-func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed bool) time.Time {
+// nothing announces is told so two seconds after the last change of what keeps it from being announced, in one write; or ten seconds after,
+// where a hundred others are getting their addresses.
+func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed, arriving bool) time.Time {
 	if same(have, want) {
 		d.want = nil
 		return never
@@ -310,7 +336,7 @@ func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed boo
 	switch is.Reason {
 	case ipamv1alpha1.ServiceReasonAnnounced:
 		if was == nil || was.Status != is.Status {
-			return time.Time{}
+			hold = 0
 		}
 	case ipamv1alpha1.ServiceReasonPending, ipamv1alpha1.ServiceReasonNoReadyEndpoint, ipamv1alpha1.ServiceReasonNoLocalEndpoint:
 		hold = holdPending
@@ -318,6 +344,9 @@ func (d *diagnosed) due(now time.Time, have, want []metav1.Condition, failed boo
 		if !failed {
 			hold = holdUnallocated
 		}
+	}
+	if was == nil && arriving {
+		hold = max(hold, holdPending)
 	}
 	at := d.since.Add(hold)
 	if latest := d.differs.Add(holdUnallocated); latest.Before(at) {

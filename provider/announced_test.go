@@ -312,6 +312,89 @@ func TestNotAnnounced(t *testing.T) {
 	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
 }
 
+// arrive lets seconds pass, in each of which so many other Services come and have no address yet.
+func (w *announcedWorld) arrive(services, seconds int) {
+	w.t.Helper()
+	others := w.shared.Core().V1().Services().Informer().GetIndexer()
+	for second := range seconds {
+		var came []*corev1.Service
+		for i := range services {
+			name := fmt.Sprintf("other-%d-%d", second, i)
+			came = append(came, &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
+				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+			})
+			w.add(others.Add(came[i]))
+		}
+		w.pass(1)
+		for _, svc := range came {
+			w.add(others.Delete(svc))
+		}
+	}
+}
+
+// While many Services get their addresses, the first conditions of a Service wait, for ten seconds at most. Changes of conditions do not.
+func TestAddressesComeBeforeReports(t *testing.T) {
+	const missing = "there is no L2Advertisement and no BGPAdvertisement"
+	announced := func(w *announcedWorld) {
+		w.advertise()
+		w.record("node1", lanAddress)
+	}
+	for _, test := range []struct {
+		name              string
+		prepare           func(*announcedWorld)
+		services, seconds int
+		want              string
+		event             []string
+	}{
+		{name: "few others come", prepare: announced, services: fewArrivals - 1, seconds: 1, want: onLayer2},
+		{name: "many others come", prepare: announced, services: fewArrivals + 1, seconds: 10},
+		{name: "many others come for longer", prepare: announced, services: fewArrivals + 1, seconds: 11, want: onLayer2},
+		{
+			name: "many others come, and nothing announces the Service", services: fewArrivals + 1, seconds: 11,
+			want: "False NoAdvertisement: " + missing, event: []string{"Warning NotAnnounced " + missing},
+		},
+		{
+			name: "the speakers stop after the conditions have been written", services: fewArrivals + 1, seconds: 12,
+			prepare: func(w *announcedWorld) {
+				announced(w)
+				w.pass(1)
+				w.speaking, w.writes = false, 0
+			},
+			want: "False NoLiveSpeaker: no speaker is alive on any node",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newAnnouncedWorld(t)
+			w.service(lanAddress)
+			if test.prepare != nil {
+				test.prepare(w)
+			}
+			before := w.says()
+			w.arrive(test.services, test.seconds)
+			if test.want == "" {
+				w.expect(before, 0)
+				w.pass(1)
+				test.want = onLayer2
+			}
+			w.expect(test.want, 1, test.event...)
+		})
+	}
+}
+
+// Services that cannot be served keep no conditions back.
+func TestServicesThatWaitAreNoArrivals(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	for i := range fewArrivals + 1 {
+		w.failures.note(types.UID(fmt.Sprintf("other-0-%d", i)), errors.New("no pool has a free IPv4 address"))
+	}
+	w.arrive(fewArrivals+1, 1)
+	w.expect(onLayer2, 1)
+}
+
 // A Service that an earlier version served gets the mark of its finalizer with the conditions, in the same write.
 func TestConditionsBringTheMark(t *testing.T) {
 	for name, test := range map[string]struct {
