@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"maps"
 	"net/netip"
 	"time"
 
@@ -15,6 +16,9 @@ const (
 	startupHold = time.Second
 	// discoveryWindow is how long after its start a speaker presumes those alive that the API knows and gossip has not shown.
 	discoveryWindow = 3 * time.Second
+	// overlap is for how long a speaker that is back is treated as if it was still away. Gossip shows it before it has opened its sockets and answers.
+	// Until then its deputies go on, with the same answers.
+	overlap = 2 * time.Second
 )
 
 // roster remembers which speakers gossip has shown. A speaker that has just started has seen no other: by gossip alone it would take over
@@ -22,19 +26,32 @@ const (
 // them. If it does not show node3 within the discoveryWindow, node3 is dead.
 type roster struct {
 	started time.Time
-	seen    map[string]bool // the speakers that gossip has shown at least once => whether it shows them now
+	// grace is for how long a speaker that is gone without a word is expected back.
+	grace time.Duration
+	seen  map[string]bool // the speakers that gossip has shown at least once
+	lost  map[string]bool // those of them that it has lost since, without a farewell
+	// gone are the speakers that were not alive and expected at the latest update, back those that have come back since: until when they overlap.
+	gone map[string]bool
+	back map[string]time.Time
 }
 
 // newRoster returns the roster of a speaker that starts now.
-func newRoster(now time.Time) *roster { return &roster{started: now, seen: map[string]bool{}} }
+func newRoster(now time.Time, grace time.Duration) *roster {
+	return &roster{
+		started: now, grace: grace, seen: map[string]bool{}, lost: map[string]bool{}, gone: map[string]bool{}, back: map[string]time.Time{},
+	}
+}
 
 // presence is what follows from an update of a roster.
 type presence struct {
 	// alive reports whether the speaker of a node is alive, or presumed to be.
 	alive func(node string) bool
+	// expected are the nodes whose speakers are not alive and may soon be back, each with when that hope ends: one that said so when it stopped,
+	// one that fell silent, and one that this speaker has not met since its own start. One that has come back is among them for a moment.
+	expected map[string]time.Time
 	// complete says that no speaker is merely presumed to be alive.
 	complete bool
-	// returned says that a speaker is alive again that had been lost.
+	// returned says that a speaker is alive again that had been lost without a farewell.
 	returned bool
 	// startupHold says that this speaker has just started, and is to take over nothing.
 	startupHold bool
@@ -42,25 +59,43 @@ type presence struct {
 
 // Update takes in which speakers gossip shows at a time. The keys of known are the nodes that have a speaker according to the API.
 func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[string]netip.Addr) presence {
-	p := presence{startupHold: now.Sub(r.started) < startupHold}
+	p := presence{startupHold: now.Sub(r.started) < startupHold, expected: map[string]time.Time{}}
 	for node := range alive.Nodes {
-		if shown, seen := r.seen[node]; seen && !shown {
-			p.returned = true
+		p.returned = p.returned || r.lost[node]
+		delete(r.lost, node)
+		r.seen[node] = true
+		if r.gone[node] {
+			r.back[node] = now.Add(overlap)
+		}
+		if until, ok := r.back[node]; ok {
+			p.expected[node] = until
 		}
 	}
-	for node := range r.seen {
-		r.seen[node] = alive.Has(node)
+	for node, since := range alive.Lost {
+		r.lost[node] = true
+		p.expected[node] = since.Add(r.grace)
 	}
-	for node := range alive.Nodes {
+	for node, until := range alive.Restarting {
+		delete(r.lost, node)
 		r.seen[node] = true
+		p.expected[node] = until
 	}
 	presumed := map[string]bool{}
-	if now.Sub(r.started) < discoveryWindow {
-		for node := range known {
-			if _, seen := r.seen[node]; !seen {
-				presumed[node] = true
-			}
+	for node := range known {
+		switch {
+		case r.seen[node]:
+		case now.Sub(r.started) < discoveryWindow:
+			presumed[node] = true
+		default:
+			p.expected[node] = r.started.Add(r.grace)
 		}
+	}
+	over := func(_ string, until time.Time) bool { return !now.Before(until) }
+	maps.DeleteFunc(p.expected, over)
+	maps.DeleteFunc(r.back, over)
+	clear(r.gone)
+	for node := range p.expected {
+		r.gone[node] = !alive.Has(node)
 	}
 	p.complete = len(presumed) == 0
 	p.alive = func(node string) bool { return alive.Has(node) || presumed[node] }

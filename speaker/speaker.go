@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -22,6 +24,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/lan"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
@@ -39,7 +42,7 @@ const (
 	hung = 30 * time.Second
 )
 
-// Config is what a Speaker works with. All fields are required.
+// Config is what a Speaker works with. All fields are required but for the durations.
 type Config struct {
 	// Node is the name of this node.
 	Node string
@@ -51,8 +54,13 @@ type Config struct {
 	SecretsNamespace string
 	// MembershipPort is the UDP and TCP port of gossip, the same on every node.
 	MembershipPort uint16
-	REST           *rest.Config
-	Registerer     prometheus.Registerer
+	// RestartGrace is for how long the others wait for this speaker when it stops and may soon be back, and how long this one waits for a speaker
+	// that has fallen silent. Zero means not at all.
+	RestartGrace time.Duration
+	// LANProbeInterval is how often the kernels of other nodes are asked whether they live. Zero means never. Then none is waited for.
+	LANProbeInterval time.Duration
+	REST             *rest.Config
+	Registerer       prometheus.Registerer
 	// Recorder writes events.
 	Recorder record.EventRecorder
 }
@@ -65,6 +73,7 @@ type Speaker struct {
 	links     *rtnetlink.Watcher
 	layer2    *layer2.Announcer
 	members   *membership.Members
+	lan       *lan.Prober
 	sessions  *sessions
 	records   *recorder
 	conflicts *conflictReporter
@@ -84,6 +93,10 @@ type Speaker struct {
 
 	roster    *roster
 	isolation isolation
+	// waiting fires when the first of the speakers that are expected back is not expected any longer.
+	waiting *time.Timer
+	// away are the nodes that were away at the latest decision.
+	away map[string]bool
 }
 
 // New returns a speaker that has not started.
@@ -109,6 +122,10 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 		},
 		changed: changed,
 		status:  signal.New(),
+		waiting: time.NewTimer(time.Hour), // set by each decision
+	}
+	if cfg.LANProbeInterval > 0 {
+		s.lan = lan.New(cfg.LANProbeInterval, cfg.Registerer)
 	}
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer, OnConflict: s.conflicts.Note, OnChange: s.status.Raise, OnProbed: s.changed.Raise,
@@ -164,6 +181,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 	start("watching interfaces", s.links.Run)
 	start("the cache", s.cache.Start)
 	start("layer 2", s.layer2.Run)
+	if s.lan != nil {
+		start("probes on the LAN", s.lan.Run)
+	}
 	if err := watch(ctx, s.cache, s.changed, s.status); err != nil {
 		return err
 	}
@@ -197,7 +217,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	start("status", func(context.Context) error { return publisher.run(ctx, s.status) })
 	logger.Info("Started", "node", s.cfg.Node, "address", s.cfg.HostIP)
 	s.loop(ctx)
-	s.stop(logger)
+	s.stop(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -207,12 +227,16 @@ func (s *Speaker) Run(ctx context.Context) error {
 // loop decides anew whenever something has changed.
 func (s *Speaker) loop(ctx context.Context) {
 	logger := klog.FromContext(ctx)
-	s.roster = newRoster(time.Now())
+	s.roster = newRoster(time.Now(), s.cfg.RestartGrace)
 	linkChanges := s.links.Subscribe()
 	startupHoldOver, discoveryOver := time.After(startupHold), time.After(discoveryWindow)
 	check := time.NewTicker(isolationCheck)
 	defer check.Stop()
 	var answers chan answer // delivers what the API says; nil while nothing is asked
+	var kernels <-chan struct{}
+	if s.lan != nil {
+		kernels = s.lan.Changes()
+	}
 	s.changed.Raise()
 	gathered := signal.Gather(ctx, s.changed, settle)
 	defer s.turned.Store(nil)
@@ -225,6 +249,8 @@ func (s *Speaker) loop(ctx context.Context) {
 		case <-linkChanges:
 			s.status.Raise()
 		case <-s.members.Changes():
+		case <-kernels:
+		case <-s.waiting.C:
 		case <-startupHoldOver:
 		case <-discoveryOver:
 		case <-check.C:
@@ -255,17 +281,20 @@ func (s *Speaker) decide(ctx context.Context) error {
 	}
 	s.records.Renew(o.Announcements.Items)
 	links, claimed := s.links.Snapshot(), observation.Claimed(o.Claims.Items)
-	s.layer2.SetInterfaces(usableInterfaces(links))
+	usable, own := usableInterfaces(links), interfaceStates(links, claimed)
+	s.layer2.SetInterfaces(usable)
 	s.layer2.SetSpeakers(speakerMACs(o.Speakers.Items))
 	speakers := o.SpeakerAddresses(family.Of(s.cfg.HostIP))
 	alive := s.members.Alive()
 	s.members.SetPeers(speakers)
 	presence := s.roster.Update(time.Now(), alive, speakers)
 	s.isolation.alone = alive.Alone
-	s.liveness.latest.Put(reportOn(s.cfg.Node, alive, presence.alive, speakers, o))
 
-	snapshot := o.Snapshot(s.cfg.Node, interfaceStates(links, claimed))
+	snapshot := o.Snapshot(s.cfg.Node, own)
 	snapshot.Alive = presence.alive
+	snapshot.Away = s.whoIsAway(ctx, presence, onLinks(s.cfg.Node, own, o.Speakers.Items), usable, snapshot.Nodes)
+	here := func(node string) bool { return presence.alive(node) || snapshot.Away[node] }
+	s.liveness.latest.Put(reportOn(s.cfg.Node, alive, here, speakers, o))
 	snapshot.StartupHold = presence.startupHold
 	snapshot.Isolated = s.isolation.isolated
 	snapshot.Probed = probed(s.cfg.Node, s.layer2.Announced(), snapshot.Probed)
@@ -286,14 +315,43 @@ func (s *Speaker) decide(ctx context.Context) error {
 	return nil
 }
 
-// stop ends everything in the order that costs clients least: the others take over the addresses of layer 2 at once, and
-// BGP peers with graceful restart keep the routes for the speaker that follows.
-func (s *Speaker) stop(logger klog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+// stop ends everything in the order that costs clients least. A speaker that restarts keeps what it has: the others wait for it, and BGP peers with
+// graceful restart keep the routes for the speaker that follows. What is away meanwhile is answered by deputies, who say the same as this
+// speaker, so that it answers to the end. One that leaves the node is replaced by the others at once, and is silent from then on.
+func (s *Speaker) stop(running context.Context) {
+	logger := klog.FromContext(running)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(running), stopTimeout)
 	defer cancel()
-	if err := s.members.Leave(ctx); err != nil {
-		logger.Error(err, "Failed to tell the other speakers that this one leaves")
+	reason := leaving(ctx, s.client, s.cfg.Node)
+	mode := bgp.Restart
+	var err error
+	switch {
+	case reason == "" && s.cfg.RestartGrace > 0:
+		err = s.members.Restart(ctx, s.cfg.RestartGrace)
+	default:
+		if reason != "" {
+			mode = bgp.Withdraw
+		}
+		others := len(s.members.Alive().Nodes) > 1
+		if err = s.members.Leave(ctx); err == nil && others {
+			s.layer2.Set(nil)
+		}
 	}
-	s.sessions.close(ctx)
-	logger.Info("Stopped", "node", s.cfg.Node)
+	if err != nil {
+		logger.Error(err, "Failed to tell the other speakers that this one stops")
+	}
+	s.sessions.close(ctx, mode)
+	logger.Info("Stopped", "node", s.cfg.Node, "leaves", reason)
+}
+
+// leaving returns why a speaker that stops leaves its node, "" if it restarts, by the Node in the cache.
+func leaving(ctx context.Context, cached client.Reader, name string) string {
+	var node corev1.Node
+	switch err := cached.Get(ctx, client.ObjectKey{Name: name}, &node); {
+	case apierrors.IsNotFound(err):
+		return observation.Leaving(nil)
+	case err != nil:
+		return ""
+	}
+	return observation.Leaving(&node)
 }

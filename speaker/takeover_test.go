@@ -58,7 +58,7 @@ func TestATakeoverOutlastsAnOldCache(t *testing.T) {
 		}, readerCache{reader: cached}, api)
 		return err
 	})
-	s.members, s.sessions, s.roster = joined(t, ctx, "node1", 1), newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour))
+	s.members, s.sessions, s.roster = joined(t, ctx, "node1", 1), newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0)
 	defer waitFor(node.Go(t, func() error { return s.links.Run(ctx) }))()
 	defer cancel()
 	// holds decides when node2 is alive, or dead, and reports whether node1 is then to be on record.

@@ -41,6 +41,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker"
+	"github.com/tandem-lb/tandem/speaker/lan"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 	"github.com/tandem-lb/tandem/speaker/serving"
 )
@@ -53,6 +54,8 @@ type options struct {
 	metricsSecure      bool
 	healthSocket       string
 	membershipPort     uint16
+	restartGrace       time.Duration
+	lanProbeInterval   time.Duration
 }
 
 func main() { os.Exit(cli.Run(command())) }
@@ -91,6 +94,10 @@ func command() *cobra.Command {
 		"without it the speaker makes one that nobody has signed.")
 	flags.StringVar(&o.metrics.KeyFile, "tls-private-key-file", "", "File with the key of --tls-cert-file.")
 	flags.Uint16Var(&o.membershipPort, "membership-port", 7573, "UDP and TCP port on which speakers watch each other, the same on every node.")
+	flags.DurationVar(&o.restartGrace, "restart-grace", 30*time.Second, "How long the addresses of a node stay there while its speaker restarts, or has "+
+		"crashed, and the node itself answers on the LAN; 0 moves them at once.")
+	flags.DurationVar(&o.lanProbeInterval, "lan-probe-interval", lan.Interval, "How often a few other nodes are asked by ARP and neighbour solicitations "+
+		"whether they live; 0 asks nobody, and then the addresses of a node move whenever its speaker stops.")
 	cmd.PersistentFlags().StringVar(&o.healthSocket, "health-socket", "/run/tandem/health.sock", "Unix socket for the health of this speaker.")
 	verflag.AddFlags(flags)
 	logsapi.AddFlags(logOptions, flags)
@@ -112,6 +119,11 @@ func run(ctx context.Context, o options) error {
 	for flag, value := range map[string]string{"--node-name": o.node, "--namespace": o.namespace} {
 		if value == "" {
 			return fmt.Errorf("%s is empty; set it, or its environment variable as the manifests do", flag)
+		}
+	}
+	for flag, value := range map[string]time.Duration{"--restart-grace": o.restartGrace, "--lan-probe-interval": o.lanProbeInterval} {
+		if value < 0 {
+			return fmt.Errorf("%s is %v; give a duration of 0 or more, as 30s", flag, value)
 		}
 	}
 	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
@@ -150,6 +162,8 @@ func run(ctx context.Context, o options) error {
 		Namespace:        o.namespace,
 		SecretsNamespace: cmp.Or(o.secrets, o.namespace),
 		MembershipPort:   o.membershipPort,
+		RestartGrace:     o.restartGrace,
+		LANProbeInterval: o.lanProbeInterval,
 		REST:             config,
 		Registerer:       metrics.Registry,
 		Recorder:         broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),

@@ -4,6 +4,7 @@ package decision
 
 import (
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -39,6 +40,8 @@ type Announcement struct {
 	Interfaces []string
 	// Probe are those of the Interfaces on which the address is announced for the first time, sorted. There it is probed before.
 	Probe []string
+	// As has, by the interface, the MAC of the holder whose deputy this node is there; nil for an address that this node holds.
+	As map[string]net.HardwareAddr
 }
 
 // Record is what the holder writes down about a Service: the addresses that it answers for, in the order of the Service, and the names of
@@ -67,6 +70,8 @@ type view struct {
 	pools map[string]advertisements
 	// elections are the candidates for Services by what their addresses have in common.
 	elections map[[len(family.All)]Alike][]election.Candidate
+	// deputies are the nodes that can be the deputy of a node that is away, for those links of it that neighbours has been asked of.
+	deputies map[place]neighbours
 }
 
 // advertisements are those that have something in common.
@@ -105,6 +110,10 @@ func (v *view) decideLayer2(d *Desired) {
 			continue
 		}
 		holder, ok := v.holder(g)
+		if ok && v.Away[holder] {
+			d.Layer2 = append(d.Layer2, v.deputize(g, holder)...)
+			continue
+		}
 		if !ok || holder != v.Node || v.startupHolds(g) {
 			continue
 		}

@@ -32,7 +32,7 @@ func (g *group) key() string { return g.services[0].Name.String() }
 func (v *view) recorded(g *group) string {
 	recorded := ""
 	for _, svc := range g.services {
-		if svc.Holder != "" && v.Alive(svc.Holder) {
+		if svc.Holder != "" && (v.Alive(svc.Holder) || v.Away[svc.Holder]) {
 			return svc.Holder
 		}
 		recorded = cmp.Or(recorded, svc.Holder)
@@ -88,9 +88,13 @@ func (g *group) absorb(other *group, byAddress map[netip.Addr]*group) {
 	*other = group{}
 }
 
-// holder returns the node that answers for the group, and false if no node can.
+// holder returns the node that holds the group, and false if no node can. A recorded holder that is away keeps the group as long as it can
+// serve any of it: it will soon be back, and a move would end all connections.
 func (v *view) holder(g *group) (string, bool) {
 	recorded := v.recorded(g)
+	if v.Away[recorded] && v.serves(g, recorded) > 0 {
+		return recorded, true
+	}
 	if node, ok := v.Nodes[recorded]; ok && node.Ready && v.Alive(recorded) {
 		if n := v.serves(g, recorded); n > 0 && n == v.servable(g) {
 			return recorded, true // the usual case, which needs no look at the other nodes

@@ -3,6 +3,7 @@
 package decision
 
 import (
+	"net"
 	"net/netip"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -23,6 +24,9 @@ type Snapshot struct {
 	Nodes    map[string]Node
 	// Alive reports whether the speaker of a node is alive.
 	Alive func(node string) bool
+	// Away holds the nodes whose speakers are not alive, are expected back, and whose kernels go on forwarding meanwhile. Such a node keeps what it
+	// is on record for, and a deputy answers in its place.
+	Away map[string]bool
 	// StartupHold is set while a speaker has just started. It goes on with what it is on record for, and takes nothing else before it has had
 	// time to see the others.
 	StartupHold bool
@@ -93,7 +97,9 @@ type Node struct {
 
 // Interface is a link that can announce, and the subnets that the node has addresses of there.
 type Interface struct {
-	Name     string
+	Name string
+	// MAC is the hardware address that answers; nil where it is not known.
+	MAC      net.HardwareAddr
 	Prefixes []netip.Prefix
 }
 

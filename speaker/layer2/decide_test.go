@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
 // The frames are captured from Linux 6.18, arping (iputils) and ndisc6: a client at 198.51.100.1 and 2001:db8:51::1 with MAC 02:…:01 asks
@@ -81,7 +83,7 @@ func with(f []byte, offset int, bytes ...byte) []byte {
 func summed(f []byte) []byte {
 	f = with(f, 56, 0, 0)
 	binary.BigEndian.PutUint16(f[18:], uint16(len(f)-54))
-	binary.BigEndian.PutUint16(f[56:], checksum(f[22:54], f[54:]))
+	binary.BigEndian.PutUint16(f[56:], neighbor.Checksum(f[22:54], f[54:]))
 	return f
 }
 
@@ -172,7 +174,7 @@ func TestDecideARP(t *testing.T) {
 		{name: "sent by a group", frame: with(frame(arpBroadcast), 6, 0x03), wantReason: DropInvalidSender},
 		{
 			name:  "sender hardware address is broadcast",
-			frame: with(frame(arpBroadcast), 22, broadcastMAC[:]...), wantReason: DropInvalidSender,
+			frame: with(frame(arpBroadcast), 22, neighbor.Broadcast[:]...), wantReason: DropInvalidSender,
 		},
 		{name: "sender hardware address is zero", frame: with(frame(arpBroadcast), 22, 0, 0, 0, 0, 0, 0), wantReason: DropInvalidSender},
 		{name: "sender address is multicast", frame: with(frame(arpBroadcast), 28, 224), wantReason: DropInvalidSender},

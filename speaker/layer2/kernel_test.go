@@ -15,6 +15,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
 var (
@@ -67,7 +69,7 @@ func isARPAnswer(f, question []byte) bool {
 }
 
 func isNDPAnswer(f, question []byte) bool {
-	return len(f) >= 78 && f[54] == icmpNeighborAdvertisement && f[58]&0x40 != 0 && bytes.Equal(f[62:78], question[62:78])
+	return len(f) >= 78 && f[54] == neighbor.Advertisement && f[58]&0x40 != 0 && bytes.Equal(f[62:78], question[62:78])
 }
 
 func TestEachQuestionIsAnsweredExactlyOnce(t *testing.T) {
@@ -78,14 +80,14 @@ func TestEachQuestionIsAnsweredExactlyOnce(t *testing.T) {
 	lastVIP6 := netip.MustParseAddr("2001:db8:51::c0de:201")
 	r.set(t, vip4, otherVIP4, vip6, lastVIP6)
 
-	arpTap := client.tap(t, etherTypeARP)
+	arpTap := client.tap(t, neighbor.TypeARP)
 	lastARP := with(frame(arpBroadcast), 41, 201)
 	for name, question := range map[string]string{"broadcast ARP": arpBroadcast, "unicast ARP": arpUnicast} {
 		if n := countAnswers(t, arpTap, frame(question), lastARP, isARPAnswer); n != 1 {
 			t.Errorf("%s request was answered %d times, want once", name, n)
 		}
 	}
-	ndpTap := client.tap(t, etherTypeIPv6)
+	ndpTap := client.tap(t, neighbor.TypeIPv6)
 	lastNDP := summed(with(with(frame(nsMulticast), 77, 1), 53, 1))
 	lastNDP = with(lastNDP, 5, 1)
 	for name, question := range map[string]string{"multicast": nsMulticast, "unicast": nsUnicast} {
@@ -225,8 +227,8 @@ func TestConflictIsReportedAndDefended(t *testing.T) {
 	}
 	// The intruder announces the addresses to the whole link, as the holder on the other side of a partition would when it heals.
 	request, _ := gratuitousARP(mac(foreign), vip4)
-	intruder.tap(t, etherTypeARP).send(t, request)
-	intruder.tap(t, etherTypeIPv6).send(t, unsolicitedAdvertisement(mac(foreign), vip6))
+	intruder.tap(t, neighbor.TypeARP).send(t, request)
+	intruder.tap(t, neighbor.TypeIPv6).send(t, unsolicitedAdvertisement(mac(foreign), vip6))
 	got := []Conflict{<-r.conflicts, <-r.conflicts}
 	slices.SortFunc(got, func(x, y Conflict) int { return cmp.Compare(x.Protocol, y.Protocol) })
 	want := []Conflict{
@@ -250,7 +252,7 @@ func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
 	r := node.announce(t)
 	r.set(t, vip4, otherVIP4)
-	p := client.tap(t, etherTypeARP)
+	p := client.tap(t, neighbor.TypeARP)
 	for _, vlan := range []byte{7, 0} {
 		p.send(t, slices.Concat(frame(arpBroadcast)[:12], []byte{0x81, 0x00, 0x00, vlan}, frame(arpBroadcast)[12:]))
 	}

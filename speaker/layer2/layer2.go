@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,6 +30,20 @@ type Announcement struct {
 	// Probe are those of the Interfaces on which the address is announced for the first time. There it is probed before, unless this
 	// Announcer has found it free already, and announced only if no other station has it.
 	Probe []string
+	// As has, by the interface, the MAC of the node that holds the address and is away for a moment. There this node is its deputy: it answers
+	// questions that are asked of a group with that MAC, and is silent otherwise.
+	As map[string]net.HardwareAddr
+}
+
+// as returns the MAC of the node whose deputy this one is on an interface, the zero mac if it is none's.
+func (an *Announcement) as(iface string) (as mac) {
+	copy(as[:], an.As[iface])
+	return as
+}
+
+func (an *Announcement) equal(other *Announcement) bool {
+	return an.Address == other.Address && slices.Equal(an.Interfaces, other.Interfaces) && slices.Equal(an.Probe, other.Probe) &&
+		maps.EqualFunc(an.As, other.As, func(x, y net.HardwareAddr) bool { return bytes.Equal(x, y) })
 }
 
 // An Interface can be used for announcing: it is up, and its MAC answers.
@@ -217,9 +232,7 @@ func (a *Announcer) Set(announcements []Announcement) {
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !slices.EqualFunc(a.announcements, announcements, func(x, y Announcement) bool {
-		return x.Address == y.Address && slices.Equal(x.Interfaces, y.Interfaces) && slices.Equal(x.Probe, y.Probe)
-	}) {
+	if !slices.EqualFunc(a.announcements, announcements, func(x, y Announcement) bool { return x.equal(&y) }) {
 		a.announcements = announcements
 		a.wake.Raise()
 	}
@@ -260,7 +273,8 @@ func (a *Announcer) Refresh(reason string) {
 	a.wake.Raise()
 }
 
-// Announced returns the Status of each declared address on each of its interfaces, ordered by address and interface. All are of one moment.
+// Announced returns the Status of each declared address on each of its interfaces, ordered by address and interface, but for those of which
+// this node is only the deputy. All are of one moment.
 // The caller must not change the slice.
 func (a *Announcer) Announced() []Status {
 	if s := a.status.Load(); s != nil {
@@ -363,15 +377,17 @@ func (a *Announcer) apply(logger klog.Logger) {
 	for _, an := range want.announcements {
 		for _, name := range an.Interfaces {
 			key := onInterface{an.Address, name}
-			e := a.entries[key]
-			if e == nil {
-				e = &entry{}
+			e, as := a.entries[key], an.as(name)
+			if e == nil || e.as != as {
+				e = &entry{as: as}
 			}
 			entries[key] = e
-			if !slices.Contains(an.Probe, name) {
+			if !slices.Contains(an.Probe, name) || as != (mac{}) {
 				e.probe.Skip()
 			}
-			if _, ok := usable[name]; !ok {
+			if _, ok := usable[name]; !ok && as != (mac{}) {
+				continue
+			} else if !ok {
 				a.missing = append(a.missing, Status{Address: an.Address, Interface: name, Err: ErrNoInterface})
 				continue
 			}
@@ -555,6 +571,9 @@ func (a *Announcer) publish() {
 	for name, p := range a.ports {
 		inUse := 0
 		for address, e := range *p.addresses.Load() {
+			if e.as != (mac{}) {
+				continue // It is announced by its holder.
+			}
 			s := Status{Address: address, Interface: name, Announced: p.wire != nil && e.probe.state == probeFree, Err: p.err}
 			if p.wire != nil && address.Is6() {
 				s.Err = p.unjoined[solicitedNodeGroup(address)]

@@ -10,15 +10,8 @@ import (
 
 	"github.com/mdlayher/ndp"
 	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
-)
 
-const (
-	nextHeaderICMP            = unix.IPPROTO_ICMPV6
-	icmpNeighborSolicitation  = uint8(ipv6.ICMPTypeNeighborSolicitation)
-	icmpNeighborAdvertisement = uint8(ipv6.ICMPTypeNeighborAdvertisement)
-	// neighborLen is the length of a Neighbour Solicitation or Advertisement without options (RFC 4861 §4.3, §4.4).
-	neighborLen = 24
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
 var (
@@ -35,20 +28,22 @@ var (
 // A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict. While we probe an address ourselves, the
 // duplicate address detection of another station is a conflict as well (RFC 4862 §5.4.3), and our own solicitation that the link returns is
 // not (RFC 7527).
+//
+// For an address of which this node is the deputy, multicast solicitations are answered with the MAC of its holder.
 func decideNDP(frame []byte, own mac, addresses addressSet) outcome {
 	// Groups are mapped to 33:33:…, per RFC 2464 §7.
 	isForGroup := func(dst mac) bool { return dst[0] == 0x33 && dst[1] == 0x33 }
-	src, reason := checkEthernet(frame, own, etherTypeIPv6, isForGroup)
+	src, reason := checkEthernet(frame, own, neighbor.TypeIPv6, isForGroup)
 	if reason != dropNone {
 		return drop(reason)
 	}
 	// The fields of the IPv6 header are at the offsets of RFC 8200 §3; ipv6.ParseHeader would allocate.
-	packet := frame[ethernetHeaderLen:]
+	packet := frame[neighbor.HeaderLen:]
 	if len(packet) < ipv6.HeaderLen {
 		return drop(DropTruncated)
 	}
 	// A fragmented message is ignored, per RFC 6980 §5, and so is a message behind any other extension header.
-	if packet[0]>>4 != ipv6.Version || packet[6] != nextHeaderICMP {
+	if packet[0]>>4 != ipv6.Version || packet[6] != neighbor.NextHeaderICMP {
 		return drop(DropProtocol)
 	}
 	// The hop limit is always 255, per RFC 4861 §7.1.1: nothing from beyond the link is believed.
@@ -62,16 +57,16 @@ func decideNDP(frame []byte, own mac, addresses addressSet) outcome {
 	}
 	// What follows the IPv6 payload is Ethernet padding.
 	message := packet[ipv6.HeaderLen : ipv6.HeaderLen+length]
-	if length < neighborLen {
+	if length < neighbor.MessageLen {
 		return drop(DropMalformed)
 	}
-	if t := message[0]; t != icmpNeighborSolicitation && t != icmpNeighborAdvertisement {
+	if t := message[0]; t != neighbor.Solicitation && t != neighbor.Advertisement {
 		return drop(DropOperation)
 	}
 	if message[1] != 0 {
 		return drop(DropCode)
 	}
-	if checksum(packet[8:40], message) != 0 {
+	if neighbor.Checksum(packet[8:40], message) != 0 {
 		return drop(DropChecksum)
 	}
 	m, err := ndp.ParseMessage(message)
@@ -97,7 +92,7 @@ func decideSolicitation(
 		return drop(DropTargetMulticast)
 	}
 	linkLayer, given := linkLayerAddress(ns.Options, ndp.Source)
-	detection := source.IsUnspecified()
+	detection, holder := source.IsUnspecified(), own
 	if detection && (given || !solicitedNode.Contains(destination)) {
 		return drop(DropUnspecifiedSource)
 	}
@@ -106,11 +101,14 @@ func decideSolicitation(
 		return drop(DropOwnFrame)
 	case phase == phaseProbing && detection:
 		return conflictAbout(ns.TargetAddress, src, phase)
-	case phase != phaseAnnounced:
+	case phase == phaseAnnounced:
+	case phase == phaseDeputy && destination.IsMulticast() && src != addresses[ns.TargetAddress].as:
+		holder = addresses[ns.TargetAddress].as
+	default:
 		return drop(DropNotAnnounced)
 	}
 	if detection {
-		return outcome{reply: unsolicitedAdvertisement(own, ns.TargetAddress)}
+		return outcome{reply: advertisementFrame(own, holder, ns.TargetAddress, allNodesMAC, allNodes, false)}
 	}
 	if !given {
 		linkLayer = src
@@ -118,10 +116,10 @@ func decideSolicitation(
 	switch {
 	case linkLayer == own:
 		return drop(DropOwnFrame)
-	case !linkLayer.canSend():
+	case !linkLayer.CanSend():
 		return drop(DropInvalidSender)
 	}
-	return outcome{reply: advertisementFrame(own, ns.TargetAddress, linkLayer, source, true)}
+	return outcome{reply: advertisementFrame(own, holder, ns.TargetAddress, linkLayer, source, true)}
 }
 
 func decideAdvertisement(
@@ -135,7 +133,7 @@ func decideAdvertisement(
 		return drop(DropMalformed)
 	}
 	phase := addresses.of(na.TargetAddress)
-	if phase == phaseSilent {
+	if phase == phaseSilent || phase == phaseDeputy {
 		return drop(DropNotAnnounced)
 	}
 	linkLayer, given := linkLayerAddress(na.Options, ndp.Target)
@@ -169,7 +167,7 @@ func linkLayerAddress(options []ndp.Option, direction ndp.Direction) (mac, bool)
 // unsolicitedAdvertisement tells all nodes where addr is (RFC 4861 §7.2.6). The Override flag is set: without it neighbours keep the MAC
 // they know.
 func unsolicitedAdvertisement(own mac, addr netip.Addr) []byte {
-	return advertisementFrame(own, addr, allNodesMAC, allNodes, false)
+	return advertisementFrame(own, own, addr, allNodesMAC, allNodes, false)
 }
 
 // probeNDP returns the solicitation of duplicate address detection (RFC 4862 §5.4.2), with a nonce (RFC 7527 §4.1). Its source is ::, so
@@ -179,57 +177,20 @@ func probeNDP(own mac, addr netip.Addr, nonce *ndp.Nonce) []byte {
 	dst := mac{0: 0x33, 1: 0x33}
 	copy(dst[2:], group.AsSlice()[12:]) // RFC 2464 §7
 	ns := &ndp.NeighborSolicitation{TargetAddress: addr, Options: []ndp.Option{nonce}}
-	return ndpFrame(ns, own, netip.IPv6Unspecified(), dst, group)
+	return neighbor.NDP(own, dst, ns, netip.IPv6Unspecified(), group)
 }
 
-// advertisementFrame returns a Neighbour Advertisement for addr as a whole frame. Its source is addr itself; the package comment says why.
-// The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast solicitations, and in others it does
+// advertisementFrame returns a Neighbour Advertisement from own as a whole frame, which says that addr is at holder. Its source is addr
+// itself; the package comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast solicitations, and in others it does
 // no harm.
-func advertisementFrame(own mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
+func advertisementFrame(own, holder mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
 	na := &ndp.NeighborAdvertisement{
 		Solicited:     solicited,
 		Override:      true,
 		TargetAddress: addr,
-		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(own[:])}},
+		Options:       []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(holder[:])}},
 	}
-	return ndpFrame(na, own, addr, dstMAC, dst)
-}
-
-// ndpFrame returns a message as a whole frame.
-func ndpFrame(m ndp.Message, own mac, src netip.Addr, dstMAC mac, dst netip.Addr) []byte {
-	message, err := ndp.MarshalMessage(m)
-	if err != nil {
-		// Only an address that is not IPv6 fails, and no caller passes one.
-		panic("layer2: marshalling a message to " + dst.String() + ": " + err.Error())
-	}
-	b := make([]byte, 0, ethernetHeaderLen+ipv6.HeaderLen+len(message))
-	b = appendEthernet(b, dstMAC, own, etherTypeIPv6)
-	b = append(b, ipv6.Version<<4, 0, 0, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
-	b = append(b, nextHeaderICMP, ndp.HopLimit)
-	b = append(b, src.AsSlice()...)
-	b = append(b, dst.AsSlice()...)
-	binary.BigEndian.PutUint16(message[2:], checksum(b[len(b)-32:], message))
-	return append(b, message...)
-}
-
-// checksum returns the ICMPv6 checksum of message (RFC 4443 §2.3), of which addresses are the IPv6 source and destination. Over a message
-// that carries its correct checksum it is 0. The library checks no checksum of a message that it reads; ndp.MarshalMessageChecksum does no
-// more than this when it writes one, and allocates.
-func checksum(addresses, message []byte) uint16 {
-	sum := uint32(len(message)) + nextHeaderICMP
-	for _, b := range [...][]byte{addresses, message} {
-		for ; len(b) >= 2; b = b[2:] {
-			sum += uint32(b[0])<<8 | uint32(b[1])
-		}
-		if len(b) == 1 {
-			sum += uint32(b[0]) << 8
-		}
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
+	return neighbor.NDP(own, dstMAC, na, addr, dst)
 }
 
 // solicitedNodeGroup returns the multicast group in which a solicitation for addr is sent, per RFC 4291 §2.7.1.

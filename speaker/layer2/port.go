@@ -148,6 +148,10 @@ func (p *port) send(protocol Protocol, frame []byte) (sent bool) {
 func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
 	old := *p.addresses.Load()
 	for address, e := range set {
+		if e.as != (mac{}) {
+			e.show()
+			continue
+		}
 		if e.probe.state != probeFree || phase(e.phase.Load()) == phaseAnnounced {
 			continue
 		}
@@ -160,8 +164,14 @@ func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
 		return
 	}
 	p.addresses.Store(&set)
-	for address := range old {
-		if _, ok := set[address]; ok {
+	// Groups are joined before others are left, so that an address that changes its entry leaves none.
+	for address := range set {
+		if old[address] == nil && address.Is6() {
+			p.groups[solicitedNodeGroup(address)]++
+		}
+	}
+	for address, e := range old {
+		if set[address] == e {
 			continue
 		}
 		if t := p.tasks[address]; t != nil {
@@ -169,25 +179,22 @@ func (p *port) setAddresses(s *schedule, set addressSet, now time.Time) {
 			delete(p.tasks, address)
 		}
 		delete(p.defended, address)
-		if address.Is6() {
+		if set[address] == nil && address.Is6() {
 			p.leaveGroup(solicitedNodeGroup(address))
 		}
 	}
 	for address, e := range set {
-		if _, ok := old[address]; ok {
-			continue
-		}
-		if p.wire != nil {
+		if old[address] != e && p.wire != nil {
 			p.begin(s, address, e, now)
-		}
-		if address.Is6() {
-			p.groups[solicitedNodeGroup(address)]++
 		}
 	}
 }
 
-// begin announces an address, or has it probed first.
+// begin announces an address, or has it probed first. That of another node, whose deputy this one is, is neither probed nor announced.
 func (p *port) begin(s *schedule, address netip.Addr, e *entry, now time.Time) {
+	if e.as != (mac{}) {
+		return
+	}
 	t := &task{port: p, address: address, entry: e, index: -1}
 	p.tasks[address] = t
 	switch e.probe.state {

@@ -165,6 +165,8 @@ const (
 	phaseProbing
 	// phaseAnnounced: questions are answered, and a station that uses the address is in conflict with us.
 	phaseAnnounced
+	// phaseDeputy: questions to a group are answered with the MAC of the holder, and nothing is a conflict.
+	phaseDeputy
 )
 
 // An entry is an address on one interface, for as long as it is declared: it outlives the port, so that an address that was found free is
@@ -172,6 +174,8 @@ const (
 type entry struct {
 	// phase is read by the readers and set by the goroutine in Run.
 	phase atomic.Uint32
+	// as is the MAC of the address's holder, whose deputy this node is, the zero mac for an address of our own. It is never changed.
+	as mac
 	// nonce marks our solicitations of duplicate address detection (RFC 7527 §4.1), so that one that the link returns is known for ours. It
 	// is set before the first phaseProbing and never again.
 	nonce *ndp.Nonce
@@ -181,10 +185,12 @@ type entry struct {
 
 // show tells the readers what the probe has come to.
 func (e *entry) show() {
-	switch e.probe.state {
-	case probeFree:
+	switch {
+	case e.as != mac{}:
+		e.phase.Store(uint32(phaseDeputy))
+	case e.probe.state == probeFree:
 		e.phase.Store(uint32(phaseAnnounced))
-	case probeAsking:
+	case e.probe.state == probeAsking:
 		e.phase.Store(uint32(phaseProbing))
 	default:
 		e.phase.Store(uint32(phaseSilent))

@@ -19,6 +19,8 @@ import (
 	"github.com/mdlayher/ndp"
 	"github.com/vishvananda/netlink"
 	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
 func TestProbe(t *testing.T) {
@@ -493,7 +495,7 @@ func TestManyNewAddresses(t *testing.T) {
 		}
 		w := b.wires["eth0"]
 		for _, a := range first {
-			go w.receive(ARP, arpFrame(2, ownMAC, clientMAC, a, ownMAC, netip.IPv4Unspecified()))
+			go w.receive(ARP, neighbor.ARP(clientMAC, ownMAC, 2, clientMAC, a, ownMAC, netip.IPv4Unspecified()))
 		}
 		b.pass(900 * time.Millisecond)
 		got := 0
@@ -631,7 +633,7 @@ func TestProbesOnTheWire(t *testing.T) {
 	clientAddr := netip.MustParseAddr("198.51.100.1")
 	node.talk(t, clientAddr)
 	node.waitNeighbour(t, clientAddr, client.eth0(t).MAC, netlink.NUD_REACHABLE)
-	arpTap, ndpTap := client.tap(t, etherTypeARP), client.tap(t, etherTypeIPv6)
+	arpTap, ndpTap := client.tap(t, neighbor.TypeARP), client.tap(t, neighbor.TypeIPv6)
 	r := node.announce(t)
 	r.probeOn(vip4, vip6)
 	own := mac(node.eth0(t).MAC)
@@ -680,7 +682,7 @@ func TestHostThatDetectsDuplicatesAtTheSameTime(t *testing.T) {
 	other, node := l.add(t, "other", 66), l.add(t, "node1", 11)
 	r := node.announce(t)
 	r.set(t, vip4) // so that the sockets are open
-	heard := other.tap(t, etherTypeIPv6)
+	heard := other.tap(t, neighbor.TypeIPv6)
 	r.Set(append(on("eth0", vip4), probed("eth0", vip6)...))
 	own := mac(node.eth0(t).MAC)
 	heard.until(t, func(f []byte) bool { return isProbe6(f, own, vip6) })

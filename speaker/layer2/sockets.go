@@ -10,12 +10,13 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
 // A wire is what the Announcer needs of one interface. Only its own methods touch its sockets.
@@ -47,11 +48,12 @@ type sockets struct {
 // openSockets opens both sockets of an interface in the network namespace of the calling thread and starts a reader for each. A reader that
 // ends with an error, for instance because the interface is gone, calls failed.
 func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
-	arpConn, err := listen(iface, etherTypeARP, arpFilter)
+	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
+	arpConn, err := neighbor.Listen(ifi, neighbor.TypeARP, arpFilter)
 	if err != nil {
 		return nil, fmt.Errorf("opening ARP socket: %w", err)
 	}
-	ndpConn, err := listen(iface, etherTypeIPv6, ndpFilter)
+	ndpConn, err := neighbor.Listen(ifi, neighbor.TypeIPv6, ndpFilter)
 	if err != nil {
 		_ = arpConn.Close()
 		return nil, fmt.Errorf("opening NDP socket: %w", err)
@@ -60,39 +62,6 @@ func openSockets(iface Interface, handle handler, failed func(error)) (wire, err
 	s.readers.Go(func() { s.read(ARP, handle, failed) })
 	s.readers.Go(func() { s.read(NDP, handle, failed) })
 	return s, nil
-}
-
-// listen opens a socket on an interface that is up. Binding to one that is down succeeds, and only the first read fails.
-func listen(iface Interface, etherType int, filter []bpf.RawInstruction) (*packet.Conn, error) {
-	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
-	conn, err := packet.Listen(ifi, packet.Raw, etherType, &packet.Config{Filter: filter})
-	if err != nil {
-		return nil, err
-	}
-	if err := pendingError(conn); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-// pendingError returns what the next read would fail with.
-func pendingError(conn *packet.Conn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errno int
-	var optErr error
-	if err := raw.Control(func(fd uintptr) {
-		errno, optErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-	}); err != nil {
-		return err
-	}
-	if optErr == nil && errno != 0 {
-		optErr = syscall.Errno(errno)
-	}
-	return os.NewSyscallError("bind", optErr)
 }
 
 func (s *sockets) conn(protocol Protocol) *packet.Conn {
@@ -119,21 +88,8 @@ func (s *sockets) read(protocol Protocol, handle handler, failed func(error)) {
 }
 
 func (s *sockets) send(protocol Protocol, frame []byte) error {
-	raw, err := s.conn(protocol).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sendErr error
-	if err := raw.Write(func(fd uintptr) bool {
-		// The socket is bound, so the frame leaves by its interface.
-		sendErr = unix.Send(int(fd), frame, unix.MSG_DONTWAIT)
-		return true
-	}); err != nil {
-		return err
-	}
-	return os.NewSyscallError("send", sendErr)
+	return neighbor.Send(s.conn(protocol), frame)
 }
-
 func (s *sockets) join(group netip.Addr) error { return s.groups.join(group) }
 func (s *sockets) leave(group netip.Addr)      { s.groups.leave(group) }
 
@@ -208,37 +164,29 @@ func (g *groups) close() {
 // frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That also covers frames for other
 // stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none.
 var (
-	arpFilter = assemble(
+	arpFilter = neighbor.Assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 5},
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 3},
 		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeARP, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.TypeARP, SkipTrue: 1},
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	)
-	ndpFilter = assemble(
+	ndpFilter = neighbor.Assemble(
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 10},
 		bpf.LoadExtension{Num: bpf.ExtType},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 8},
 		bpf.LoadAbsolute{Off: 12, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: etherTypeIPv6, SkipTrue: 6},
-		bpf.LoadAbsolute{Off: ethernetHeaderLen + 6, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nextHeaderICMP, SkipTrue: 4},
-		bpf.LoadAbsolute{Off: ethernetHeaderLen + ipv6.HeaderLen, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(icmpNeighborSolicitation), SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(icmpNeighborAdvertisement), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.TypeIPv6, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: neighbor.HeaderLen + 6, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: neighbor.NextHeaderICMP, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: neighbor.HeaderLen + ipv6.HeaderLen, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(neighbor.Solicitation), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(neighbor.Advertisement), SkipTrue: 1},
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	)
 )
-
-func assemble(program ...bpf.Instruction) []bpf.RawInstruction {
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		panic(err)
-	}
-	return raw
-}

@@ -3,7 +3,6 @@
 package membership
 
 import (
-	"bytes"
 	"net"
 	"net/netip"
 	"regexp"
@@ -130,16 +129,51 @@ func listen(config *memberlist.Config, ended <-chan struct{}) (*transport, error
 // StreamCh implements memberlist.Transport.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
-// meta is the memberlist.Delegate. Memberlist spreads its NodeMeta along with this speaker's name: nothing, or that it is leaving.
+// meta is the memberlist.Delegate. Memberlist spreads its NodeMeta along with this speaker's name: nothing, or a farewell.
 type meta struct{ m *Members }
 
-var leavingMeta = []byte("leaving")
-
 func (d meta) NodeMeta(int) []byte {
-	if d.m.leaving.Load() {
-		return leavingMeta
+	if f := d.m.farewell.Load(); f != nil {
+		return f.encode()
 	}
 	return nil
+}
+
+// A farewell is what a speaker says of itself before it stops: that it leaves, or that it restarts and for how long at most. The zero
+// farewell is none.
+type farewell struct {
+	leaves   bool
+	restarts time.Duration
+}
+
+// Farewells are gossiped as the text "leaving", or as fields that are separated by spaces, of which a speaker ignores those that it does not
+// know: "restarting=30s". A speaker of a version that does not know restarts takes one that says so for alive until it is silent.
+const (
+	leavingMeta     = "leaving"
+	restartingField = "restarting="
+	// maxGrace bounds for how long a speaker is believed to be restarting, whatever it says.
+	maxGrace = 10 * time.Minute
+)
+
+func (f farewell) encode() []byte {
+	if f.leaves {
+		return []byte(leavingMeta)
+	}
+	return []byte(restartingField + f.restarts.String())
+}
+
+func decodeFarewell(meta []byte) (f farewell) {
+	if string(meta) == leavingMeta {
+		return farewell{leaves: true}
+	}
+	for field := range strings.FieldsSeq(string(meta)) {
+		if text, ok := strings.CutPrefix(field, restartingField); ok {
+			if grace, err := time.ParseDuration(text); err == nil && grace > 0 {
+				f.restarts = min(grace, maxGrace)
+			}
+		}
+	}
+	return f
 }
 
 func (meta) NotifyMsg([]byte)                {}
@@ -153,17 +187,23 @@ type events struct{ m *Members }
 func (e events) NotifyJoin(n *memberlist.Node) { e.NotifyUpdate(n) }
 
 func (e events) NotifyLeave(n *memberlist.Node) {
-	if isLeaving(n) {
+	switch f := decodeFarewell(n.Meta); {
+	case f.leaves:
 		e.m.left(n.Name)
-	} else {
+	case f.restarts > 0: // It has said so, and is silent now.
+		e.m.restarts(n.Name, f.restarts)
+	default:
 		e.m.confirmDead(n.Name, addressOf(n))
 	}
 }
 
 func (e events) NotifyUpdate(n *memberlist.Node) {
-	if isLeaving(n) {
+	switch f := decodeFarewell(n.Meta); {
+	case f.leaves:
 		e.m.left(n.Name)
-	} else {
+	case f.restarts > 0:
+		e.m.restarts(n.Name, f.restarts)
+	default:
 		e.m.arrived(n.Name, addressOf(n))
 	}
 }
@@ -172,8 +212,6 @@ func addressOf(n *memberlist.Node) netip.AddrPort {
 	address, _ := netip.AddrFromSlice(n.Addr)
 	return netip.AddrPortFrom(address.Unmap(), n.Port)
 }
-
-func isLeaving(n *memberlist.Node) bool { return bytes.Equal(n.Meta, leavingMeta) }
 
 func newAlive(m *Members) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -14,7 +14,8 @@
 //   - Gossip alone makes no speaker dead. A speaker that gossip declares dead is asked once more, and is alive as long as it answers.
 //   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side sees the other as
 //     dead, and both are right about what they can reach.
-//   - After [Members.Leave] the others know at once that this speaker is gone, and do not count it as lost.
+//   - After [Members.Leave] the others know at once that this speaker is gone, and do not count it as lost. After [Members.Restart] they also
+//     know that it means to be back, and until when.
 //   - A speaker that had others and lost the last of them is Alone: it is more likely to be cut off than they are to be dead.
 //   - memberlist forgets the dead, and knows no other speaker after a cold start. So [Members.SetPeers] takes the addresses of all
 //     speakers' nodes, as the API lists them. Those that are not alive are dialled again and again, so that a healed partition merges
@@ -82,6 +83,11 @@ func (c Config) validate() error {
 type Snapshot struct {
 	// Nodes holds the names of the nodes whose speakers are alive, this one's included.
 	Nodes map[string]struct{}
+	// Restarting holds the nodes whose speakers have said that they restart, and have not come back: until when each was to be back, by the
+	// clock of this node. None of them is among Nodes.
+	Restarting map[string]time.Time
+	// Lost holds the nodes whose speakers were alive, and are gone without having said anything: since when.
+	Lost map[string]time.Time
 	// Alone says that there were other speakers, that at least one of them was lost rather than left, and that none is alive now.
 	Alone bool
 }
@@ -92,25 +98,53 @@ func (s Snapshot) Has(node string) bool {
 	return ok
 }
 
+func (s Snapshot) equal(o Snapshot) bool {
+	return s.Alone == o.Alone && maps.Equal(s.Nodes, o.Nodes) && maps.Equal(s.Restarting, o.Restarting) && maps.Equal(s.Lost, o.Lost)
+}
+
+// without returns a snapshot that says nothing of a node.
+func (s Snapshot) without(node string) Snapshot {
+	return Snapshot{
+		Nodes: withoutKey(s.Nodes, node), Restarting: withoutKey(s.Restarting, node), Lost: withoutKey(s.Lost, node), Alone: s.Alone,
+	}
+}
+
+// withoutKey returns a map without a key, and with returns one with it. Neither changes the map that it is given.
+func withoutKey[V any](all map[string]V, key string) map[string]V {
+	if _, ok := all[key]; !ok {
+		return all
+	}
+	rest := maps.Clone(all)
+	delete(rest, key)
+	return rest
+}
+
+func with[V any](all map[string]V, key string, value V) map[string]V {
+	more := maps.Clone(all)
+	if more == nil {
+		more = map[string]V{}
+	}
+	more[key] = value
+	return more
+}
+
 // Members is this speaker's membership among the speakers.
 type Members struct {
-	node    string
-	port    uint16
-	logger  klog.Logger
-	list    *memberlist.Memberlist // ended by run alone
-	ctx     context.Context        // the parent of those in confirmations
-	leaving atomic.Bool
-	leave   chan leaveRequest
-	changes signal.Signal // raised when Alive has changed
-	redial  signal.Signal // raised when there are peers that were not dialled yet
-	ended   chan struct{} // closed when the sockets are
+	node     string
+	port     uint16
+	logger   klog.Logger
+	list     *memberlist.Memberlist // ended by run alone
+	ctx      context.Context        // the parent of those in confirmations
+	farewell atomic.Pointer[farewell]
+	leave    chan leaveRequest
+	changes  signal.Signal // raised when Alive has changed
+	redial   signal.Signal // raised when there are peers that were not dialled yet
+	ended    chan struct{} // closed when the sockets are
 
 	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's methods may be
 	// called under it.
 	mu    sync.Mutex
 	peers map[string]netip.Addr
-	// lost are the nodes that were alive, and are gone without having left.
-	lost map[string]struct{}
 	// confirmations are the nodes that gossip has declared dead and that are being asked whether they are, each with what ends the asking.
 	confirmations map[string]context.CancelFunc
 	snapshot      Snapshot
@@ -135,7 +169,6 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		changes:       signal.New(),
 		redial:        signal.New(),
 		ended:         make(chan struct{}),
-		lost:          map[string]struct{}{},
 		confirmations: map[string]context.CancelFunc{},
 		snapshot:      Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
 	}
@@ -183,11 +216,15 @@ func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 	m.peers = maps.Clone(addresses)
 	delete(m.peers, m.node)
 	changed := !maps.Equal(before, m.peers)
-	maps.DeleteFunc(m.lost, func(node string, _ struct{}) bool {
-		_, ok := m.peers[node]
-		return !ok
-	})
-	m.update(m.snapshot.Nodes)
+	s := m.snapshot
+	for _, gone := range []map[string]time.Time{s.Restarting, s.Lost} {
+		for node := range gone {
+			if _, ok := m.peers[node]; !ok {
+				s = s.without(node)
+			}
+		}
+	}
+	m.update(s)
 	m.mu.Unlock()
 	if changed {
 		m.redial.Raise()
@@ -196,14 +233,21 @@ func (m *Members) SetPeers(addresses map[string]netip.Addr) {
 
 // Leave tells the others that this speaker leaves, so that it is gone for them at once, and closes the sockets. If the others cannot be
 // told, Leave returns after a second, or at ctx's deadline if that is earlier, with an error.
-func (m *Members) Leave(ctx context.Context) error {
+func (m *Members) Leave(ctx context.Context) error { return m.end(ctx, farewell{leaves: true}) }
+
+// Restart is like Leave for a speaker that means to be back within grace. Speakers of a version before take it for dead when it is silent.
+func (m *Members) Restart(ctx context.Context, grace time.Duration) error {
+	return m.end(ctx, farewell{restarts: grace})
+}
+
+func (m *Members) end(ctx context.Context, f farewell) error {
 	deadline := time.Now().Add(leaveTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	told := make(chan error, 1)
 	select {
-	case m.leave <- leaveRequest{deadline: deadline, told: told}:
+	case m.leave <- leaveRequest{farewell: f, deadline: deadline, told: told}:
 	case <-m.ended:
 		return errors.New("leaving the speakers: the membership has ended")
 	}
@@ -212,11 +256,12 @@ func (m *Members) Leave(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("leaving the speakers: %w", err)
 	}
-	m.logger.Info("Left the other speakers")
+	m.logger.Info("Left the other speakers", "restarts", f.restarts > 0)
 	return nil
 }
 
 type leaveRequest struct {
+	farewell farewell
 	deadline time.Time
 	told     chan<- error // receives when the others have been told, or with why they could not be
 }
@@ -245,7 +290,7 @@ func (m *Members) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case request := <-m.leave:
-			request.told <- m.announceLeave(request.deadline)
+			request.told <- m.sayFarewell(request.farewell, request.deadline)
 			return
 		case <-m.redial:
 		case <-round.C:
@@ -253,10 +298,14 @@ func (m *Members) run(ctx context.Context) {
 	}
 }
 
-// announceLeave tells the others first that this speaker is leaving, on which they act, and then that it has left, so that their memberlist
-// does not probe it any more.
-func (m *Members) announceLeave(deadline time.Time) error {
-	m.leaving.Store(true)
+// sayFarewell tells the others first that this speaker is leaving or restarting, on which they act. One that leaves then tells them that it
+// has left, so that their memberlist does not probe it any more. One that restarts does not: as long as it is not known to be gone, a speaker
+// that starts meanwhile hears its farewell too.
+func (m *Members) sayFarewell(f farewell, deadline time.Time) error {
+	m.farewell.Store(&f)
+	if !f.leaves {
+		return m.list.UpdateNode(max(time.Until(deadline), time.Millisecond))
+	}
 	// A timeout of zero would mean to wait for ever.
 	errLeaving := m.list.UpdateNode(max(time.Until(deadline)/2, time.Millisecond))
 	errLeft := m.list.Leave(max(time.Until(deadline), time.Millisecond))
@@ -337,11 +386,10 @@ func (m *Members) arrived(node string, address netip.AddrPort) {
 	if m.snapshot.Has(node) {
 		return
 	}
-	nodes := maps.Clone(m.snapshot.Nodes)
-	nodes[node] = struct{}{}
-	delete(m.lost, node)
-	m.update(nodes)
-	m.logger.Info("Found a speaker", "node", node, "address", address, "alive", len(nodes))
+	s := m.snapshot.without(node)
+	s.Nodes = with(s.Nodes, node, struct{}{})
+	m.update(s)
+	m.logger.Info("Found a speaker", "node", node, "address", address, "alive", len(s.Nodes))
 }
 
 // left is called when gossip says that a node leaves.
@@ -351,31 +399,48 @@ func (m *Members) left(node string) {
 	m.goneLocked(node, true)
 }
 
+// restarts is called when gossip says that a node's speaker restarts, and perhaps more than once: the first time counts.
+func (m *Members) restarts(node string, grace time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, known := m.snapshot.Restarting[node]; known || node == m.node {
+		return
+	}
+	m.endConfirmation(node)
+	s := m.snapshot.without(node)
+	s.Restarting = with(s.Restarting, node, time.Now().Add(grace))
+	m.update(s)
+	m.logger.Info("A speaker restarts", "node", node, "grace", grace.String(), "alive", len(s.Nodes))
+}
+
 // goneLocked takes out a node that is dead, or has left. mu is held.
 func (m *Members) goneLocked(node string, hasLeft bool) {
 	m.endConfirmation(node)
-	if !m.snapshot.Has(node) || node == m.node {
+	if node == m.node || !hasLeft && !m.snapshot.Has(node) {
 		return
 	}
-	nodes := maps.Clone(m.snapshot.Nodes)
-	delete(nodes, node)
+	known := m.snapshot.Has(node)
+	s := m.snapshot.without(node)
 	if !hasLeft {
-		m.lost[node] = struct{}{}
+		s.Lost = with(s.Lost, node, time.Now())
 	}
-	m.update(nodes)
+	m.update(s)
+	if !known {
+		return
+	}
 	message := "Lost a speaker"
 	if hasLeft {
 		message = "A speaker left"
 	}
-	m.logger.Info(message, "node", node, "alive", len(nodes), "alone", m.snapshot.Alone)
+	m.logger.Info(message, "node", node, "alive", len(s.Nodes), "alone", m.snapshot.Alone)
 }
 
 // update replaces the snapshot if it has changed. mu is held.
-func (m *Members) update(nodes map[string]struct{}) {
-	alone := len(nodes) == 1 && len(m.lost) > 0
-	if alone == m.snapshot.Alone && maps.Equal(nodes, m.snapshot.Nodes) {
+func (m *Members) update(s Snapshot) {
+	s.Alone = len(s.Nodes) == 1 && len(s.Lost) > 0
+	if s.equal(m.snapshot) {
 		return
 	}
-	m.snapshot = Snapshot{Nodes: nodes, Alone: alone}
+	m.snapshot = s
 	m.changes.Raise()
 }

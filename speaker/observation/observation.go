@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -293,6 +294,7 @@ func observedInterfaces(states []v1alpha1.InterfaceState) []decision.Interface {
 			continue
 		}
 		observed := decision.Interface{Name: state.Name}
+		observed.MAC, _ = net.ParseMAC(state.MAC) // nil where there is none
 		for _, text := range state.Addresses {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				observed.Prefixes = append(observed.Prefixes, prefix.Masked())

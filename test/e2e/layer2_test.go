@@ -254,8 +254,8 @@ func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
 }
 
 // outage asks all addresses from the client while cut happens and until the addresses have moved and answer again. It logs for how
-// long they did not.
-func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(context.Context) (bool, string)) {
+// long they did not, and returns it.
+func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(context.Context) (bool, string)) (outages []time.Duration) {
 	t.Helper()
 	probing, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -272,7 +272,9 @@ func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(contex
 			t.Errorf("%s was not seen to answer again", ips[i])
 		}
 		t.Logf("%s answered again after %v; %s", ips[i], outage.Round(time.Millisecond), failures(answers, start))
+		outages = append(outages, outage)
 	}
+	return outages
 }
 
 // steady waits until every address answers a host twenty times in a row: where each node is one of several ways to an address, every

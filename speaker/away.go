@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
+	"github.com/tandem-lb/tandem/speaker/lan"
+	"github.com/tandem-lb/tandem/speaker/layer2"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
+)
+
+// onLinks returns the interfaces of other nodes that are on a link of this one, as far as addresses tell, and how to ask for them: two interfaces
+// that have a subnet in common are on one link. For example node1 has 198.51.100.11/24 on eth0, and node2 has 198.51.100.12/24 on eth1: node1
+// asks for 198.51.100.12 by eth0.
+func onLinks(self string, own []v1alpha1.InterfaceState, speakers []v1alpha1.SpeakerStatus) []lan.Target {
+	var targets []lan.Target
+	for i := range speakers {
+		if speakers[i].Name == self {
+			continue
+		}
+		for _, theirs := range speakers[i].Status.Interfaces {
+			hardware, err := net.ParseMAC(theirs.MAC)
+			if err != nil || len(hardware) != len(neighbor.MAC{}) || !theirs.Usable {
+				continue
+			}
+			for _, ours := range own {
+				if pairs := commonSubnets(ours.Addresses, theirs.Addresses); ours.Usable && len(pairs) > 0 {
+					targets = append(targets, lan.Target{
+						Key: lan.Key{Node: speakers[i].Name, Interface: theirs.Name}, Via: ours.Name, MAC: neighbor.MAC(hardware), Pairs: pairs,
+					})
+					break
+				}
+			}
+		}
+	}
+	return targets
+}
+
+// commonSubnets returns, of each family, the first two addresses that are in one subnet.
+func commonSubnets(ours, theirs []string) []lan.Pair {
+	var pairs []lan.Pair
+	for _, own := range prefixes(ours) {
+		if slices.ContainsFunc(pairs, func(p lan.Pair) bool { return p.Own.Is4() == own.Addr().Is4() }) {
+			continue
+		}
+		for _, other := range prefixes(theirs) {
+			if own.Masked() == other.Masked() && own.Addr() != other.Addr() {
+				pairs = append(pairs, lan.Pair{Own: own.Addr(), Target: other.Addr()})
+				break
+			}
+		}
+	}
+	return pairs
+}
+
+// prefixes reads addresses with their prefix lengths. One that cannot be read, or is of no subnet, is left out.
+func prefixes(texts []string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range texts {
+		if p, err := netip.ParsePrefix(text); err == nil && !p.IsSingleIP() {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// watched returns the targets that this speaker has to ask: those of the nodes that it watches, of those whose speakers are alive or may be back,
+// and those of every node that may be back. It is asked at once whether its kernel answers.
+func watched(on []lan.Target, self string, p presence) []lan.Target {
+	var nodes []string
+	for _, t := range on {
+		if _, expected := p.expected[t.Node]; expected || p.alive(t.Node) {
+			nodes = append(nodes, t.Node)
+		}
+	}
+	ring := lan.Ring(self, nodes)
+	return slices.DeleteFunc(on, func(t lan.Target) bool {
+		_, expected := p.expected[t.Node]
+		return !expected && !slices.Contains(ring, t.Node)
+	})
+}
+
+// away returns those of the nodes that may be back whose kernels are not known to be silent, on a link of this node. One of which a link is
+// silent has lost what it announced there: the interface is taken out of nodes.
+func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.Node) map[string]bool {
+	away := map[string]bool{}
+	for key, state := range states {
+		if _, expected := p.expected[key.Node]; !expected {
+			continue
+		}
+		if state != lan.Silent {
+			away[key.Node] = true
+			continue
+		}
+		if node, ok := nodes[key.Node]; ok {
+			node.Interfaces = slices.DeleteFunc(slices.Clone(node.Interfaces), func(i decision.Interface) bool { return i.Name == key.Interface })
+			nodes[key.Node] = node
+		}
+	}
+	return away
+}
+
+// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes.
+func (s *Speaker) whoIsAway(
+	ctx context.Context, p presence, on []lan.Target, via []layer2.Interface, nodes map[string]decision.Node,
+) map[string]bool {
+	if s.lan == nil {
+		return nil
+	}
+	var interfaces []net.Interface
+	for _, i := range via {
+		interfaces = append(interfaces, net.Interface{Name: i.Name, Index: i.Index, HardwareAddr: i.MAC})
+	}
+	s.lan.Set(watched(on, s.cfg.Node, p), interfaces)
+	nowAway := away(p, s.lan.States(), nodes)
+	logger := klog.FromContext(ctx)
+	for node := range nowAway {
+		if !s.away[node] {
+			logger.Info("Waiting for a speaker to come back, since its node answers on the LAN", "node", node, "until", p.expected[node])
+		}
+	}
+	for node := range s.away {
+		if !nowAway[node] && !p.alive(node) {
+			logger.Info("Waiting no longer for a speaker to come back", "node", node)
+		}
+	}
+	s.away = nowAway
+	wait := time.Hour
+	for _, until := range p.expected {
+		wait = min(wait, time.Until(until))
+	}
+	s.waiting.Reset(max(wait, 0))
+	return nowAway
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lan
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/klog/v2"
+
+	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
+	"github.com/tandem-lb/tandem/speaker/signal"
+)
+
+// Interval is how often a target is asked, and how long an answer may take. Thus a kernel that falls silent is found after three to four
+// intervals. Three targets cost 40 small packets a second.
+const Interval = 75 * time.Millisecond
+
+// A Prober asks targets again and again. Its methods may be called at any time, by any goroutine.
+type Prober struct {
+	interval time.Duration
+	lost     *prometheus.CounterVec
+	changes  signal.Signal
+	wake     signal.Signal
+
+	mu         sync.Mutex // guards all following fields
+	targets    map[Key]Target
+	interfaces map[string]net.Interface
+	states     map[Key]State
+
+	// What follows is owned by the goroutine in Run.
+
+	links   map[string]*link
+	watches map[Key]*watched
+}
+
+// watched is a target with what is known of it.
+type watched struct {
+	Target
+	watch
+}
+
+// link has the sockets on an interface of this node.
+type link struct {
+	net.Interface
+	arp, ndp *packet.Conn
+	// failed is why the sockets are not open, to be logged once.
+	failed error
+}
+
+// New returns a Prober that asks nobody yet, and then each target once in an interval.
+func New(interval time.Duration, registerer prometheus.Registerer) *Prober {
+	p := &Prober{
+		interval: interval,
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tandem_lan_lost_probes_total", Help: "Questions to the kernels of other nodes that were not answered in time.",
+		}, []string{"node", "interface"}),
+		changes: signal.New(), wake: signal.New(),
+		states: map[Key]State{}, links: map[string]*link{}, watches: map[Key]*watched{},
+	}
+	if registerer != nil {
+		registerer.MustRegister(p.lost)
+	}
+	return p
+}
+
+// Set declares the targets, and the interfaces of this node by which they are asked. From then on each target has a State. A target that
+// was there before, and is the same, keeps its State.
+func (p *Prober) Set(targets []Target, interfaces []net.Interface) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.targets
+	p.targets, p.interfaces = map[Key]Target{}, map[string]net.Interface{}
+	for _, t := range targets {
+		p.targets[t.Key] = t
+		if old, ok := before[t.Key]; !ok || !old.equal(&t) {
+			p.states[t.Key] = Unknown
+		}
+	}
+	for _, i := range interfaces {
+		p.interfaces[i.Name] = i
+	}
+	maps.DeleteFunc(p.states, func(k Key, _ State) bool {
+		_, ok := p.targets[k]
+		return !ok
+	})
+	p.wake.Raise()
+}
+
+// States returns the state of each target. Something that is no target has none.
+func (p *Prober) States() map[Key]State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.states)
+}
+
+// Changes returns a channel that receives after a State has changed. Several changes may be one receive. It is made for one reader.
+func (p *Prober) Changes() <-chan struct{} { return p.changes }
+
+// Run asks until the context ends. Sockets are opened in the network namespace of the thread that calls Run.
+func (p *Prober) Run(ctx context.Context) error {
+	defer p.closeAll()
+	timer := time.NewTimer(p.interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+			p.follow(klog.FromContext(ctx))
+			continue
+		case <-timer.C:
+		}
+		p.step(p.drain())
+		p.ask()
+		p.publish(klog.FromContext(ctx))
+		// The interval counts from the questions, and not from when it was to begin: after a stall the answers are to have their time.
+		timer.Reset(p.interval)
+	}
+}
+
+// follow opens and closes sockets, and begins and ends watches, as Set has declared.
+func (p *Prober) follow(logger klog.Logger) {
+	p.mu.Lock()
+	targets, interfaces := p.targets, p.interfaces
+	p.mu.Unlock()
+	used := map[string]bool{}
+	for key, t := range targets {
+		used[t.Via] = true
+		if w := p.watches[key]; w == nil || !w.equal(&t) {
+			p.watches[key] = &watched{Target: t}
+		}
+	}
+	for key := range p.watches {
+		if _, ok := targets[key]; !ok {
+			delete(p.watches, key)
+			p.lost.DeleteLabelValues(key.Node, key.Interface)
+		}
+	}
+	for name, l := range p.links {
+		if i, ok := interfaces[name]; !ok || !used[name] || i.Index != l.Index || !bytes.Equal(i.HardwareAddr, l.HardwareAddr) {
+			l.close()
+			delete(p.links, name)
+		}
+	}
+	for name, i := range interfaces {
+		if l := p.links[name]; used[name] && (l == nil || l.arp == nil) {
+			p.links[name] = open(logger, i, l)
+		}
+	}
+}
+
+// open opens the sockets of an interface. One that cannot be opened is tried again when something is declared.
+func open(logger klog.Logger, i net.Interface, before *link) *link {
+	l := &link{Interface: i}
+	arpConn, err := neighbor.Listen(&i, neighbor.TypeARP, arpFilter)
+	if err == nil {
+		if l.ndp, err = neighbor.Listen(&i, neighbor.TypeIPv6, ndpFilter); err != nil {
+			_ = arpConn.Close()
+		} else {
+			l.arp = arpConn
+		}
+	}
+	if l.failed = err; err != nil && (before == nil || before.failed == nil) {
+		logger.Error(err, "Cannot ask the kernels of other nodes on an interface", "interface", i.Name)
+	}
+	return l
+}
+
+func (l *link) close() {
+	if l.arp != nil {
+		_ = l.arp.Close()
+		_ = l.ndp.Close()
+	}
+	l.arp, l.ndp = nil, nil
+}
+
+func (p *Prober) closeAll() {
+	for _, l := range p.links {
+		l.close()
+	}
+}
+
+// drain takes in all answers that have arrived. It returns the interfaces on which some may have been dropped.
+func (p *Prober) drain() (dropped map[string]bool) {
+	buffer := make([]byte, maxFrame)
+	dropped = map[string]bool{}
+	for name, l := range p.links {
+		if l.arp == nil {
+			continue
+		}
+		drain := func(conn *packet.Conn, parse func([]byte) (answer, bool)) {
+			some, err := neighbor.Drain(conn, buffer, func(frame []byte) {
+				if a, ok := parse(frame); ok {
+					p.heard(name, a)
+				}
+			})
+			// A socket fails when its interface goes down. That is no loss of the others.
+			dropped[name] = dropped[name] || some || err != nil
+		}
+		drain(l.arp, parseARP)
+		drain(l.ndp, parseNDP)
+	}
+	return dropped
+}
+
+// heard takes in an answer that came by an interface.
+func (p *Prober) heard(via string, a answer) {
+	for _, w := range p.watches {
+		if w.Via != via || w.MAC != a.mac {
+			continue
+		}
+		for _, pair := range w.Pairs {
+			if pair.Target == a.address {
+				w.Heard()
+			}
+		}
+	}
+}
+
+// step ends the interval of all watches.
+func (p *Prober) step(dropped map[string]bool) {
+	for key, w := range p.watches {
+		lost := w.lost
+		w.Step(dropped[w.Via])
+		if w.lost > lost {
+			p.lost.WithLabelValues(key.Node, key.Interface).Inc()
+		}
+	}
+}
+
+// ask asks all targets, by each family in turn.
+func (p *Prober) ask() {
+	for _, w := range p.watches {
+		l := p.links[w.Via]
+		if l == nil || l.arp == nil || len(l.HardwareAddr) != len(neighbor.MAC{}) {
+			w.Asked(false)
+			continue
+		}
+		pair, conn := w.Pairs[w.asked%len(w.Pairs)], l.arp
+		if pair.Target.Is6() {
+			conn = l.ndp
+		}
+		w.Asked(neighbor.Send(conn, question(neighbor.MAC(l.HardwareAddr), &w.Target, pair)) == nil)
+	}
+}
+
+// publish makes the states visible to States.
+func (p *Prober) publish(logger klog.Logger) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, w := range p.watches {
+		// What was declared since is not known yet.
+		if t, ok := p.targets[key]; !ok || !t.equal(&w.Target) || p.states[key] == w.state {
+			continue
+		}
+		logger.Info("The kernel of a node is "+w.state.String(), "node", key.Node, "interface", key.Interface, "via", w.Via)
+		p.states[key] = w.state
+		p.changes.Raise()
+	}
+}
