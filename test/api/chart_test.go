@@ -304,6 +304,49 @@ func TestChartIsAccepted(t *testing.T) {
 	}
 }
 
+// TestPodSecurity offers the Pods to a namespace for each Pod Security level. Only the speaker needs the level privileged, for its network and
+// NET_RAW, and the controller manager of mode cloud-provider, for its network.
+func TestPodSecurity(t *testing.T) {
+	for _, level := range []string{"restricted", "privileged"} {
+		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: level, Labels: map[string]string{"pod-security.kubernetes.io/enforce": level}}})
+	}
+	for mode, want := range map[string]map[string]string{
+		"services":       {"Deployment": "restricted", "Pod": "restricted", "DaemonSet": "privileged"},
+		"cloud-provider": {"Deployment": "privileged", "Pod": "restricted", "DaemonSet": "privileged"},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			rendered, err := template(t, "tandem-system", "mode="+mode, "crds.install=false")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]string{}
+			for _, o := range rendered {
+				spec, _, _ := unstructured.NestedMap(o.Object, "spec")
+				switch o.GetKind() {
+				case "Deployment", "DaemonSet":
+					spec, _, _ = unstructured.NestedMap(spec, "template", "spec")
+				case "Pod":
+				default:
+					continue
+				}
+				for _, level := range []string{"privileged", "restricted"} {
+					pod := &unstructured.Unstructured{Object: map[string]any{
+						"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "test", "namespace": level}, "spec": spec,
+					}}
+					if err := tryCreate(t.Context(), pod); err == nil {
+						got[o.GetKind()] = level
+					} else if level == "privileged" || !strings.Contains(err.Error(), "violates PodSecurity") {
+						t.Errorf("%s in a namespace of level %s: %v", o.GetKind(), level, err)
+					}
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("levels that the Pods need (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestEveryValueIsSet checks that the cases set every value of the chart, so that one that does nothing is noticed.
 func TestEveryValueIsSet(t *testing.T) {
 	text, err := os.ReadFile(root + "/manifests/helm/tandem/values.yaml")
