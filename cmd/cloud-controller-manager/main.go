@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"os"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -36,14 +35,9 @@ import (
 
 func main() { os.Exit(run()) }
 
-// gcPercent is how much garbage the heap may hold for each 100 bytes in use. Most of this program's memory are caches, to which the default of
-// 100 adds as much again: 10,000 Services take 250 MiB with it, and 155 with 20. The price is paid while much changes. Collecting 80 MB takes 50 ms
-// of a processor, and happens once for about every 250 Services that get addresses.
-const gcPercent = 20
-
 func run() int {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		go tuneCollector()
 	}
 	// component-base takes the version of this program, such as v0.1.0, for one of Kubernetes, in which none of today's features existed: without
 	// this line they would all be off, --logging-format=json among them.
@@ -94,11 +88,12 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 		if !c.ComponentConfig.KubeCloudShared.UseServiceAccountCredentials {
 			shutDownOnSignal(c.Kubeconfig, c.ComponentConfig.Generic.LeaderElection)
 		}
+		client := c.ClientBuilder.ClientOrDie("tandem-provider")
 		cloud, err := provider.New(context.Background(), provider.Config{
 			REST:             c.Kubeconfig,
-			Client:           c.ClientBuilder.ClientOrDie("tandem-provider"),
+			Client:           client,
 			Informers:        c.SharedInformers,
-			Recorder:         c.EventRecorder,
+			Recorder:         newRecorder(client),
 			Namespace:        *namespace,
 			SecretsNamespace: cmp.Or(*secrets, *namespace),
 			ClassOnly:        *classOnly,

@@ -27,8 +27,8 @@ const (
 	releasePeriod = 3 * time.Second
 )
 
-// gate is what every write to the API passes, those of the lease among them, until the program shuts down. (Events that the framework's
-// recorder writes do not: its client is older, and they decide nothing.) The framework neither ends the controllers nor releases the lease,
+// gate is what every write to the API passes, those of the lease among them, until the program shuts down. (Events of the
+// framework itself, such as that of a new leader, do not: its client is older, and they decide nothing.) The framework neither ends the controllers nor releases the lease,
 // so that the next leader would have to wait until the lease expires: at each upgrade, no Service would get an address for 15 seconds. Here
 // the writes end first, in whatever state; the next leader goes on from there, as after a crash. Then the lease is released.
 type gate struct {
