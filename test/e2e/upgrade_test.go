@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -198,6 +199,11 @@ func (s *stage) servesAnother(t *testing.T) {
 	if err := s.Create(t.Context(), svc); err != nil {
 		t.Fatal(err)
 	}
+	// The leader of the version before keeps its lease when it ends, so that the next one leads when that has expired.
+	s.until(t, 90*time.Second, "addresses by the next leader", func(ctx context.Context) (bool, string) {
+		err := s.Client.Get(ctx, client.ObjectKeyFromObject(svc), svc)
+		return err == nil && len(svc.Status.LoadBalancer.Ingress) == 2, fmt.Sprint(svc.Status.LoadBalancer, err)
+	})
 	ips := s.addresses(t, svc.Name, 2)
 	s.holder(t, svc.Name, 2)
 	s.announcedFrom(t, ips, s.Nodes()...)
