@@ -76,6 +76,15 @@ type Assignment struct {
 	Pool    string
 }
 
+// AddressesOf returns the addresses without their pools.
+func AddressesOf(assigned []Assignment) []netip.Addr {
+	var addresses []netip.Addr
+	for _, as := range assigned {
+		addresses = append(addresses, as.Address)
+	}
+	return addresses
+}
+
 // FamilyError says why a family has no address, or not the one asked for.
 type FamilyError struct {
 	Family family.Family

@@ -20,6 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
+	"github.com/tandem-lb/tandem/loadbalancer/writer"
 )
 
 // blockedPeriod is the time between two looks at an address with a foreign claim. An address of the Service CIDR that
@@ -43,13 +44,13 @@ type caller struct {
 // is found to be web's, and web is gone and still holds the address: the worker that looked at 192.0.2.1 queues
 // web, and the one that takes web releases all its addresses.
 func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error {
-	unlock, err := s.addressLocks.Lock(ctx, address)
+	unlock, err := s.addressLocks.Acquire(ctx, address)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for range maxTries {
-		if err = s.repairLocked(ctx, address, c); !errors.Is(err, errStale) {
+	for range writer.MaxTries {
+		if err = s.repairLocked(ctx, address, c); !errors.Is(err, writer.ErrStale) {
 			return err
 		}
 		c.lagging = true
@@ -57,7 +58,10 @@ func (s *Server) repair(ctx context.Context, address netip.Addr, c caller) error
 	return err
 }
 
-// repairLocked is repair for a caller that holds the address's lock. The error is errStale where another write to the claim came first.
+// repairLocked is repair for a caller that holds the address's lock. The error is writer.ErrStale where another write
+// to the claim came first. For example, api leaves 192.0.2.1, the informer shows web and api on the claim, and
+// another leader has just added mail. The patch that would leave web alone there is refused, and the next attempt
+// takes api off the three.
 func (s *Server) repairLocked(ctx context.Context, address netip.Addr, c caller) error {
 	e, err := s.reread(ctx, address, c)
 	if err != nil {
@@ -95,11 +99,11 @@ func (s *Server) reread(ctx context.Context, address netip.Addr, c caller) (repa
 	named := e.Claim.Named()
 	unknown := slices.ContainsFunc(named, func(service ipam.Service) bool { return !e.Standing(service).Holds })
 	if c.lagging || e.Claim.State != repair.Ours || len(named) == 0 || unknown {
-		claim, err := s.claims.read(ctx, address)
+		claim, err := s.claims.Read(ctx, address)
 		if err != nil {
 			return repair.Entry{}, err
 		}
-		e = s.ledger.observe(address, claim)
+		e = s.ledger.Entry(address, claim)
 	}
 	for i := range e.Services {
 		standing := &e.Services[i]
@@ -138,26 +142,26 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 		now, err := time.Now().Truncate(time.Second), error(nil) // as the claim can say it
 		switch step.Claim {
 		case repair.TakeOff:
-			err = s.claims.patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, time.Time{}))
+			err = s.claims.Patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, time.Time{}))
 		case repair.MarkLeft:
-			err = s.claims.patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, now))
+			err = s.claims.Patch(ctx, e.Address, claim.Leave(e.Claim, step.Service, now))
 		case repair.DeleteClaim:
-			err = s.claims.delete(ctx, e.Address, e.Claim)
+			err = s.claims.Delete(ctx, e.Address, e.Claim)
 		}
 		if err != nil {
 			return err
 		}
-		s.ledger.drop(now, step.Service, e.Address)
+		s.ledger.Drop(now, step.Service, e.Address)
 		logger.Info("Released an address", "service", step.Service, "address", e.Address)
 		// Even where others stay on the address: the Service may have kept another one from sharing it.
 		s.plans.Add(item{kind: wakeWaiting})
-		if svc := s.ledger.service(step.Service); svc != nil && s.handedOver(svc) {
+		if svc := s.ledger.Service(step.Service); svc != nil && s.handedOver(svc) {
 			s.wake(svc)
 		}
 	case repair.Relabel:
-		return s.claims.patch(ctx, e.Address, claim.Relabel(e.Claim, e.Pool))
+		return s.claims.Patch(ctx, e.Address, claim.Relabel(e.Claim, e.Pool))
 	case repair.Share:
-		return s.claims.patch(ctx, e.Address, claim.Share(e.Claim, e.Key(), e.Sharers()))
+		return s.claims.Patch(ctx, e.Address, claim.Share(e.Claim, e.Key(), e.Sharers()))
 	default:
 		s.remember(e, step)
 	}
@@ -169,17 +173,19 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 // no class and was given 192.0.2.1; since then we serve only our own class, and the other provider has published
 // 203.0.113.7.
 func (s *Server) handedOver(svc *corev1.Service) bool {
-	return request.OtherProvider(svc) && request.FinalizerIsOurs(svc) && len(s.ledger.allocator.Held(request.ServiceOf(svc))) == 0
+	return request.OtherProvider(svc) && request.FinalizerIsOurs(svc) && len(s.ledger.Cache.Held(request.ServiceOf(svc))) == 0
 }
 
 // claimFor claims the address of an entry for a Service, beside the Services that hold it already. Where the claim
 // turns out to be another's, the address is looked at again.
 func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Service) error {
-	now := s.ledger.observe(e.Address, nil) // with what steps before this one have changed
+	now := s.ledger.Entry(e.Address, nil) // with what steps before this one have changed
 	now.Claim.Parent = service
-	holders := s.ledger.allocator.Lookup(e.Address).Services
-	err := s.claims.create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, service, now.Key(), now.Sharers(), holders)
-	if _, ok := errors.AsType[*claimedByOther](err); ok {
+	holders := s.ledger.Cache.Lookup(e.Address).Services
+	err := s.claims.Create(ctx, ipam.Assignment{Address: e.Address, Pool: e.Pool}, writer.Claimant{
+		Service: service, Key: now.Key(), Sharers: now.Sharers(), Others: holders,
+	})
+	if _, ok := errors.AsType[*writer.ClaimedByOther](err); ok {
 		s.repairs.Add(item{kind: repairAddress, address: e.Address})
 		return nil
 	}
@@ -187,29 +193,30 @@ func (s *Server) claimFor(ctx context.Context, e repair.Entry, service ipam.Serv
 }
 
 // remember takes a step that changes nothing but memory. It may be called without the address's lock for steps that
-// need no second look.
+// need no second look. Such a step may turn out to be unnecessary, and does no harm then: for example, web is woken
+// since its status was wiped, and the service controller finds that it has been written again.
 func (s *Server) remember(e repair.Entry, step repair.Step) {
-	svc := s.ledger.service(step.Service)
+	svc := s.ledger.Service(step.Service)
 	switch step.Do {
 	case repair.Hold:
-		s.ledger.hold(e, step)
+		s.ledger.Hold(e, step)
 		s.plans.Add(item{kind: wakeWaiting}) // it may be what the Service waits for
 	case repair.Drop:
-		s.ledger.drop(time.Time{}, step.Service, e.Address)
+		s.ledger.Drop(time.Time{}, step.Service, e.Address)
 	case repair.Block:
-		s.ledger.allocator.Block(e.Address, e.Claim.Owner)
+		s.ledger.Cache.Block(e.Address, e.Claim.Owner)
 		s.repairs.AddAfter(item{kind: checkBlocked, address: e.Address}, blockedPeriod)
 	case repair.Unblock:
-		s.ledger.allocator.Unblock(e.Address)
+		s.ledger.Cache.Unblock(e.Address)
 		s.plans.Add(item{kind: wakeWaiting})
 	case repair.MarkSurplus:
 		if svc != nil {
 			s.markSurplus(svc, []ipam.Assignment{{Address: e.Address}})
 		}
 	case repair.Keep:
-		s.ledger.unmark(step.Service, e.Address)
+		s.ledger.Keep(step.Service, e.Address)
 	case repair.Cool:
-		s.ledger.cool(e)
+		s.ledger.Cool(e)
 	case repair.Look:
 		s.repairs.AddAfter(item{kind: repairAddress, address: e.Address}, time.Until(step.Until))
 	case repair.Wake:
@@ -224,14 +231,16 @@ func (s *Server) remember(e repair.Entry, step repair.Step) {
 // each attempt.
 func (s *Server) reportClaim(service ipam.Service, err error, quiet bool) {
 	recordFailure(err)
-	if svc := s.ledger.service(service); svc != nil && !quiet {
+	if svc := s.ledger.Service(service); svc != nil && !quiet {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventClaimFailed, "Trying again: %v", err)
 	}
 }
 
-// checkBlocked repairs an address whose foreign claim is gone.
+// checkBlocked repairs an address whose foreign claim is gone. For example, the Service CIDR is 192.0.2.0/28, and is
+// by mistake in a pool. 192.0.2.3 was to be given and is the ClusterIP of dns, so that the cache has it blocked;
+// foreign claims are not watched. When dns has gone, 192.0.2.3 is free within 30 seconds.
 func (s *Server) checkBlocked(ctx context.Context, it item) error {
-	object, err := s.claims.read(ctx, it.address)
+	object, err := s.claims.Read(ctx, it.address)
 	if err != nil {
 		return err
 	}
@@ -242,10 +251,11 @@ func (s *Server) checkBlocked(ctx context.Context, it item) error {
 	return s.repair(ctx, it.address, caller{})
 }
 
-// repairService repairs what a Service holds and publishes. Its lock keeps a request on its way from going on with
-// what is to be released, or from claiming the other half of a pair for a Service that has gone.
+// repairService repairs what a Service holds and publishes, as after its deletion, or when its status has changed.
+// Its lock keeps a request on its way from going on with what is to be released, or from claiming the other half of a
+// pair for a Service that has gone.
 func (s *Server) repairService(ctx context.Context, it item) error {
-	unlock, err := s.serviceLocks.Lock(ctx, it.service)
+	unlock, err := s.serviceLocks.Acquire(ctx, it.service)
 	if err != nil {
 		return err
 	}
@@ -254,7 +264,7 @@ func (s *Server) repairService(ctx context.Context, it item) error {
 		return nil // another worker was faster
 	}
 	var errs []error
-	for _, address := range s.ledger.of(it.service) {
+	for _, address := range s.ledger.Of(it.service) {
 		errs = append(errs, s.repair(ctx, address, caller{service: it.service, quiet: s.repairs.NumRequeues(it) > 0}))
 	}
 	return errors.Join(errs...)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/ledger"
 	"github.com/tandem-lb/tandem/loadbalancer/poolstatus"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
@@ -33,6 +34,7 @@ import (
 type crowd struct {
 	*Server
 	services []*corev1.Service
+	informer cache.Indexer // of Services
 	woken    int
 }
 
@@ -76,7 +78,7 @@ func newCrowd(b *testing.B, services, pools, nodes int) *crowd {
 	must(core.Namespaces().Informer().GetIndexer().Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}))
 	claims := &networkingv1.IPAddressList{}
 	api.PrependReactor("list", "ipaddresses", func(clienttesting.Action) (bool, runtime.Object, error) { return true, claims, nil })
-	c := &crowd{}
+	c := &crowd{informer: core.Services().Informer().GetIndexer()}
 	s, err := New(Config{
 		Client: api, Pools: reader, PoolInformer: noEvents{}, Services: core.Services(), Namespaces: core.Namespaces(),
 		Claims: shared.Networking().V1().IPAddresses(), Recorder: &record.FakeRecorder{}, Wake: func(*corev1.Service) { c.woken++ },
@@ -105,7 +107,7 @@ func newCrowd(b *testing.B, services, pools, nodes int) *crowd {
 	}
 	must(s.load(b.Context()))
 	close(s.ready)
-	usage := s.ledger.allocator.Usage()
+	usage := s.ledger.Cache.Usage()
 	for i := range reader.pools {
 		poolstatus.Set(&reader.pools[i], usage[reader.pools[i].Name])
 	}
@@ -198,10 +200,10 @@ func BenchmarkWakeWaiting(b *testing.B) {
 		}
 		for i := range c.services {
 			svc := newService(fmt.Sprintf("late%d", i), require, "IPv4 IPv6", label("tier", fmt.Sprint(i%10)))
-			if err := c.ledger.statuses.Add(svc); err != nil {
+			if err := c.informer.Add(svc); err != nil {
 				b.Fatal(err)
 			}
-			c.ledger.wait(request.ServiceOf(svc), waiting{message: "no address is free"})
+			c.ledger.Wait(request.ServiceOf(svc), ledger.Waiting{Message: "no address is free"})
 		}
 		for b.Loop() {
 			c.wakeWaiting(b.Context())

@@ -690,8 +690,7 @@ func (c *cluster) replaceClaim(name, managedBy, namespace, service string) {
 // ensure asks for a Service as the service controller does, without writing the status.
 func (l *leader) ensure(name string) (*corev1.LoadBalancerStatus, error) {
 	l.c.t.Helper()
-	svc, err := l.ledger.services.Services(named(name).Namespace).Get(named(name).Name)
-	l.c.must(err)
+	svc := l.ledger.Service(named(name))
 	before := svc.DeepCopy()
 	got, err := l.EnsureLoadBalancer(context.Background(), "kubernetes", svc, nil)
 	if diff := cmp.Diff(before, svc); diff != "" {

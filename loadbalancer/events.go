@@ -132,7 +132,10 @@ func (s *Server) watch(cfg Config) error {
 	return nil
 }
 
-// claimEvent is the handler of claims.
+// claimEvent is the handler of claims. The ledger is told first: what follows has to know that the informer shows our
+// own write by now. For example, the claim of 192.0.2.1 appears, which we have created for web. The records agree,
+// and the event ends here. Where another leader has created it, web does not hold 192.0.2.1 yet, and a worker looks
+// at the address.
 func (s *Server) claimEvent(obj any, gone bool) {
 	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = tombstone.Obj
@@ -146,9 +149,9 @@ func (s *Server) claimEvent(obj any, gone bool) {
 		return
 	}
 	if gone {
-		s.ledger.seenDeletion(address, claim.UID)
+		s.ledger.SeenDeletion(address, claim.UID)
 	} else {
-		s.ledger.seenClaim(address)
+		s.ledger.SeenClaim(address)
 	}
 	s.changed(item{kind: repairAddress, address: address})
 }
@@ -156,8 +159,8 @@ func (s *Server) claimEvent(obj any, gone bool) {
 // serviceEvent is the handler of changed Services. Most changes are annotations that other controllers write about
 // themselves.
 func (s *Server) serviceEvent(old, cur *corev1.Service) {
-	s.ledger.seenStatus(cur)
-	before, sharing := s.ledger.rules.SharingOf(old), s.ledger.rules.SharingOf(cur)
+	s.ledger.SeenStatus(cur)
+	before, sharing := s.ledger.Rules.SharingOf(old), s.ledger.Rules.SharingOf(cur)
 	relabelled := !reflect.DeepEqual(old.Labels, cur.Labels)
 	if relabelled || before.Key != sharing.Key || !reflect.DeepEqual(old.Status, cur.Status) || !reflect.DeepEqual(old.Spec, cur.Spec) {
 		s.changed(item{kind: repairService, service: request.ServiceOf(cur)})
@@ -191,13 +194,17 @@ func (s *Server) changed(it item) {
 
 // look repairs in memory what can be repaired there, of one address or of all that a Service holds or publishes. It
 // reports whether there is more to do.
+//
+// For example, a user empties the status of web, which holds 192.0.2.1. The step is to wake web, which needs no look at
+// the API. Or the Service web is deleted without its finalizer: then 192.0.2.1 has to be released, which a worker does,
+// after it has asked the API whether web is really gone.
 func (s *Server) look(it item) (more bool) {
 	addresses := []netip.Addr{it.address}
 	if it.kind == repairService {
-		if svc := s.ledger.service(it.service); svc == nil || !request.Served(svc) {
+		if svc := s.ledger.Service(it.service); svc == nil || !request.Served(svc) {
 			s.forget(it.service)
 		}
-		addresses = s.ledger.of(it.service)
+		addresses = s.ledger.Of(it.service)
 	}
 	for _, address := range addresses {
 		e := s.ledger.Observe(address)
@@ -251,7 +258,7 @@ func (s *Server) Healthy() error {
 	return nil
 }
 
-// handle does what an item asks for.
+// handle does what an item asks for. An error has the item tried again, with a back-off.
 func (s *Server) handle(ctx context.Context, it item) error {
 	switch it.kind {
 	case setPools:
@@ -259,7 +266,7 @@ func (s *Server) handle(ctx context.Context, it item) error {
 			return err
 		}
 		// What waits for reuseAfter may have to wait now, or for less long.
-		for _, address := range s.ledger.left() {
+		for _, address := range s.ledger.Left() {
 			s.changed(item{kind: repairAddress, address: address})
 		}
 		s.usageChanged()

@@ -25,6 +25,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
+	"github.com/tandem-lb/tandem/loadbalancer/writer"
 )
 
 // The tests of this file have the API refuse, hang, or send no event.
@@ -146,7 +147,7 @@ func TestAPIThatHangs(t *testing.T) {
 		l.wantError("web", "wan")
 		c.settle()
 		released := make(chan struct{})
-		l.claims.client = hungClaims{l.claims.client, released}
+		l.claims = writer.New(hungClaims{c.api.NetworkingV1().IPAddresses(), released}, l.ledger)
 		c.frozen = true
 		for i := range repairWorkers + 1 {
 			c.vanish(fmt.Sprintf("gone%d", i)) // each of them keeps a worker
@@ -294,7 +295,7 @@ func TestRequestsToTheAPI(t *testing.T) {
 func TestHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
-		s := &Server{plans: newQueue(), ledger: &ledger{allocator: ipam.New()}}
+		s := &Server{plans: newQueue()}
 		s.network = func(context.Context) (ipam.Network, error) {
 			<-hang
 			return ipam.Network{}, errors.New("never read")

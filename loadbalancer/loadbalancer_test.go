@@ -23,6 +23,7 @@ import (
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/writer"
 )
 
 const (
@@ -347,10 +348,10 @@ func TestWake(t *testing.T) {
 		c.setPool(newPool("lan", dualPool))
 		c.settle()
 		l.wantWoken("")
-		l.ledger.mu.Lock()
-		defer l.ledger.mu.Unlock()
-		if len(l.ledger.waiting) != 0 {
-			t.Errorf("still waiting: %v", l.ledger.waiting)
+		for _, name := range []string{"internal", "theirs"} {
+			if l.ledger.Waits(named(name)) {
+				t.Errorf("%s still waits", name)
+			}
 		}
 	})
 	bubble("by a release of what a Service gave up", t, func(t *testing.T) {
@@ -648,7 +649,7 @@ func TestPoolEdits(t *testing.T) {
 		c.settle()
 		l.mustSync("web")
 		c.wantShown("web", bothKinds)
-		if u := l.ledger.allocator.Usage()["lan"]; len(u.Stranded) != 1 || u.Stranded[0] != addr("192.0.2.1") {
+		if u := l.ledger.Cache.Usage()["lan"]; len(u.Stranded) != 1 || u.Stranded[0] != addr("192.0.2.1") {
 			t.Errorf("stranded: %v, want 192.0.2.1", u.Stranded)
 		}
 		c.edit("web", annotate("tandem-lb.io/reallocate", "true"))
@@ -883,7 +884,7 @@ func TestLocks(t *testing.T) {
 	// on.
 	slow := func(c *cluster, l *leader, name string) (answer func()) {
 		held := make(chan struct{})
-		l.claims.client = slowClaims{l.claims.client, held}
+		l.claims = writer.New(slowClaims{c.api.NetworkingV1().IPAddresses(), held}, l.ledger)
 		svc := c.service(name)
 		go func() { _, _ = l.EnsureLoadBalancer(context.Background(), "", svc, nil) }()
 		synctest.Wait()
@@ -1486,11 +1487,7 @@ func TestTwoLeaders(t *testing.T) {
 			for range workers {
 				wg.Go(func() {
 					for name := range todo {
-						svc, err := l.ledger.services.Services("default").Get(name)
-						if err != nil {
-							t.Error(err)
-							return
-						}
+						svc := l.ledger.Service(named(name))
 						got, err := l.EnsureLoadBalancer(context.Background(), "", svc, nil)
 						for range 100 {
 							if err == nil {

@@ -15,24 +15,6 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
-// notice is a state of a Service that an event tells of: once when it begins or changes, and not at each request.
-type notice struct {
-	service ipam.Service
-	reason  string // of the event
-}
-
-// note records the state of a Service, "" where there is none. It reports whether the state is to be told, since it
-// is new, and whether one has ended.
-func (l *ledger) note(n notice, message string) (tell, ended bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before := l.told[n]
-	if l.told[n] = message; message == "" {
-		delete(l.told, n)
-	}
-	return message != "" && message != before, message == "" && before != ""
-}
-
 // tellOfSharing tells what came of a request as to sharing. For example, web and mail share 192.0.2.1, and the port
 // 25 of mail is added to web: web keeps the address, and is told once that mail has the port there. When mail gives
 // the port up, web is told that the two agree.
@@ -42,7 +24,7 @@ func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 		kept = append(kept, fmt.Sprintf("%v; this Service keeps %s", refusal, refusal.Address))
 	}
 	message := strings.Join(kept, "; ")
-	tell, ended := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}, message)
+	tell, ended := s.ledger.Note(request.ServiceOf(svc), v1alpha1.EventKeptAddress, message)
 	if tell {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventKeptAddress, "%s; what was changed has no effect on addresses "+
 			"until the Services agree or one of them leaves; meanwhile kube-proxy follows their specs, and connections to a port of both "+
@@ -56,43 +38,27 @@ func (s *Server) tellOfSharing(svc *corev1.Service, out ipam.Outcome) {
 	}
 }
 
-// tellOfAnnotations tells of annotations of other products that ask for other addresses than the Service shows.
+// tellOfAnnotations tells of annotations of other products that ask for other addresses than the Service shows. For
+// example, web has 192.0.2.5 and still the annotation kube-vip.io/loadbalancerIPs: 192.0.2.9, which moves nobody.
 func (s *Server) tellOfAnnotations(svc *corev1.Service, shows []netip.Addr) {
-	message := strings.Join(s.ledger.rules.Ignored(svc, shows), "; ")
-	if tell, _ := s.ledger.note(notice{request.ServiceOf(svc), v1alpha1.EventIgnoredAnnotation}, message); tell {
+	message := strings.Join(s.ledger.Rules.Ignored(svc, shows), "; ")
+	if tell, _ := s.ledger.Note(request.ServiceOf(svc), v1alpha1.EventIgnoredAnnotation, message); tell {
 		s.recorder.Event(svc, corev1.EventTypeWarning, v1alpha1.EventIgnoredAnnotation, "The "+message)
 	}
 }
 
-// wakeAgreeing wakes the Services that were told that another one does not admit them, and that all admit now.
+// wakeAgreeing wakes the Services that were told that another one does not admit them, and that all admit now: their next
+// request tells them so. The other one has changed, or has left, and nothing about these has.
 func (s *Server) wakeAgreeing() {
-	var told []ipam.Service
-	s.ledger.mu.Lock()
-	for n := range s.ledger.told {
-		if n.reason == v1alpha1.EventKeptAddress {
-			told = append(told, n.service)
-		}
-	}
-	s.ledger.mu.Unlock()
-	for _, service := range told {
-		svc := s.ledger.service(service)
+	for _, service := range s.ledger.Told(v1alpha1.EventKeptAddress) {
+		svc := s.ledger.Service(service)
 		if svc == nil || !request.Served(svc) {
 			continue
 		}
 		if req, err := s.request(svc); err == nil {
-			if answer := s.ledger.allocator.Plan(time.Now(), req)[0]; answer.Err == nil && len(answer.Outcome.Kept) == 0 {
+			if answer := s.ledger.Cache.Plan(time.Now(), req)[0]; answer.Err == nil && len(answer.Outcome.Kept) == 0 {
 				s.wake(svc)
 			}
 		}
 	}
-}
-
-// shownBefore returns what a Service shows before a request is answered, and whether this is the first request of
-// this leader.
-func (s *Server) shownBefore(svc *corev1.Service) (shows []netip.Addr, first bool) {
-	shows = s.ledger.shows(svc)
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	_, answered := s.ledger.answers[request.ServiceOf(svc)]
-	return shows, !answered
 }

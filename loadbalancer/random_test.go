@@ -118,7 +118,7 @@ func (w *world) ask(name string) {
 	answers := map[*leader]*corev1.LoadBalancerStatus{}
 	shown, before := w.shown(name), w.claims()
 	for _, l := range w.everyLeader() {
-		held := l.ledger.allocator.Held(named(name))
+		held := l.ledger.Cache.Held(named(name))
 		got, err := l.ensure(name)
 		if err == nil {
 			answers[l] = got
@@ -259,7 +259,7 @@ func (w *world) end() {
 		w.deleteClaim(address)
 	}
 	w.settle()
-	for name, p := range w.leader.ledger.allocator.Usage() {
+	for name, p := range w.leader.ledger.Cache.Usage() {
 		for family, f := range p.Families {
 			if f.Allocated != 0 {
 				w.t.Errorf("pool %s: %d %s addresses still allocated", name, f.Allocated, family)
@@ -554,7 +554,7 @@ func (w *world) check() {
 	for address, owner := range claims {
 		// What was claimed for a Service by another leader, and does not complete what it asks for, is kept.
 		// What other Services left to one that was refused, and shows nothing, is kept too, and so is what cools.
-		record := w.leader.ledger.allocator.Lookup(addr(address))
+		record := w.leader.ledger.Cache.Lookup(addr(address))
 		left := owner == "left" && (record.Cooling != nil || slices.ContainsFunc(record.Services, func(s ipam.Service) bool {
 			return w.refused(w.service(s.Name))
 		}))
@@ -580,17 +580,12 @@ func (w *world) check() {
 
 // refused reports whether the Service was refused what it asks for, or a part of it.
 func (w *world) refused(svc *corev1.Service) bool {
-	w.leader.ledger.mu.Lock()
-	defer w.leader.ledger.mu.Unlock()
-	_, waits := w.leader.ledger.waiting[request.ServiceOf(svc)]
-	return waits || w.failed[svc.Name]
+	return w.leader.ledger.Waits(request.ServiceOf(svc)) || w.failed[svc.Name]
 }
 
 // kept reports whether the Service was told that it keeps an address although another Service there does not admit it.
 func (w *world) kept(svc *corev1.Service) bool {
-	w.leader.ledger.mu.Lock()
-	defer w.leader.ledger.mu.Unlock()
-	return w.leader.ledger.told[notice{request.ServiceOf(svc), v1alpha1.EventKeptAddress}] != ""
+	return slices.Contains(w.leader.ledger.Told(v1alpha1.EventKeptAddress), request.ServiceOf(svc))
 }
 
 func words(got *corev1.LoadBalancerStatus) string {

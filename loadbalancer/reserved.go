@@ -21,6 +21,9 @@ func (s *Server) NetworkChanged() {
 
 // setReserved gives the allocator what is reserved on the network as it is now. Addresses that are not reserved any
 // more may help waiting Services.
+//
+// For example, node7 with 192.0.2.5 is removed from the cluster: a Service that asked for 192.0.2.5, and was told whose it
+// is, is woken.
 func (s *Server) setReserved(ctx context.Context) error {
 	if s.network == nil {
 		return nil
@@ -29,7 +32,7 @@ func (s *Server) setReserved(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the network of the Nodes: %w", err)
 	}
-	if s.ledger.allocator.SetReserved(ipam.ReservedOf(network)) {
+	if s.ledger.Cache.SetReserved(ipam.ReservedOf(network)) {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
 	s.reportReserved()
@@ -42,14 +45,14 @@ func (s *Server) setReserved(ctx context.Context) error {
 // and both get an event.
 func (s *Server) reportReserved() {
 	held := map[netip.Addr]bool{}
-	for _, u := range s.ledger.allocator.Usage() {
+	for _, u := range s.ledger.Cache.Usage() {
 		for _, address := range u.Reserved.Held {
 			held[address] = true
 			if s.reservedHeld[address] {
 				continue
 			}
-			for _, r := range s.ledger.allocator.ReservedAt(address) {
-				for _, service := range s.ledger.allocator.Lookup(address).Services {
+			for _, r := range s.ledger.Cache.ReservedAt(address) {
+				for _, service := range s.ledger.Cache.Lookup(address).Services {
 					s.warnReserved(service, address, r)
 				}
 			}
@@ -58,8 +61,10 @@ func (s *Server) reportReserved() {
 	s.reservedHeld = held
 }
 
+// warnReserved writes the two events. That of the Service says how to move; that of the Node is for the person who
+// has given it the address.
 func (s *Server) warnReserved(service ipam.Service, address netip.Addr, r ipam.Reservation) {
-	if svc := s.ledger.service(service); svc != nil {
+	if svc := s.ledger.Service(service); svc != nil {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventReservedAddress,
 			"%s is the %s; the Service keeps it until it gives it up, or at once gets another one with the annotation %s: \"true\"",
 			address, r.Owner, v1alpha1.AnnotationReallocate)

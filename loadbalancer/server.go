@@ -27,7 +27,11 @@ import (
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/contest"
+	"github.com/tandem-lb/tandem/loadbalancer/keyedlock"
+	"github.com/tandem-lb/tandem/loadbalancer/ledger"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
+	"github.com/tandem-lb/tandem/loadbalancer/writer"
 )
 
 // +kubebuilder:rbac:groups="",resources=services;namespaces,verbs=get;list;watch
@@ -59,7 +63,8 @@ type Config struct {
 	// given before NetworkSynced. The caller calls Server.NetworkChanged when it changes.
 	Network       func(context.Context) (ipam.Network, error)
 	NetworkSynced []cache.InformerSynced
-	// LeaseDuration is how long a leader may go on before it notices that another one has taken the lead. Less than 15 seconds count as 15.
+	// LeaseDuration is how long a leader may go on before it notices that another one has taken the lead. Less than
+	// 15 seconds count as 15.
 	LeaseDuration time.Duration
 	// Rules say which annotations of Services count.
 	Rules request.Rules
@@ -78,10 +83,10 @@ type Informer interface {
 // request holds from beginning to end, and that of an address, held for one claim. What a Service holds is released
 // under its lock, so that no request goes on with an address that is being released.
 type Server struct {
-	ledger       *ledger // what is known of addresses and Services
-	claims       *claims // writes claims
-	serviceLocks *keyedLock[ipam.Service]
-	addressLocks *keyedLock[netip.Addr]
+	ledger       *ledger.Ledger // what is known of addresses and Services
+	claims       *writer.Claims
+	serviceLocks *keyedlock.Lock[ipam.Service]
+	addressLocks *keyedlock.Lock[netip.Addr]
 	client       kubernetes.Interface
 	poolClient   client.Client
 	namespaces   corelisters.NamespaceLister
@@ -93,7 +98,7 @@ type Server struct {
 	synced       []cache.InformerSynced                      // of all informers
 	plans        workqueue.TypedRateLimitingInterface[item]  // for the one goroutine that works in memory
 	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
-	contests     contests                                    // with other writers of statuses
+	contests     *contest.Contests                           // with other writers of statuses
 	planning     atomic.Int64                                // when the item of plans was taken that is being worked on, in nanoseconds, or 0
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[request.Pools]               // as they are tried
@@ -104,18 +109,15 @@ var _ cloudprovider.LoadBalancer = &Server{}
 
 // New returns a server that has registered its event handlers; the caller starts the informers, then Run.
 func New(cfg Config) (*Server, error) {
-	if err := cfg.Services.Informer().AddIndexers(cache.Indexers{byPublished: publishedAddresses}); err != nil {
-		return nil, fmt.Errorf("indexing Services by address: %w", err)
+	ledger, err := ledger.New(cfg.Services, cfg.Claims, cfg.Rules, cfg.LeaseDuration)
+	if err != nil {
+		return nil, err
 	}
-	if err := cfg.Claims.Informer().AddIndexers(cache.Indexers{byTenant: tenants}); err != nil {
-		return nil, fmt.Errorf("indexing claims by namespace: %w", err)
-	}
-	ledger := newLedger(cfg)
 	s := &Server{
 		ledger:       ledger,
-		claims:       &claims{cfg.Client.NetworkingV1().IPAddresses(), ledger},
-		serviceLocks: newKeyedLock[ipam.Service](),
-		addressLocks: newKeyedLock[netip.Addr](),
+		claims:       writer.New(cfg.Client.NetworkingV1().IPAddresses(), ledger),
+		serviceLocks: keyedlock.New[ipam.Service](),
+		addressLocks: keyedlock.New[netip.Addr](),
 		client:       cfg.Client,
 		poolClient:   cfg.Pools,
 		namespaces:   cfg.Namespaces.Lister(),
@@ -125,7 +127,7 @@ func New(cfg Config) (*Server, error) {
 		synced:       slices.Clone(cfg.NetworkSynced),
 		plans:        newQueue(),
 		repairs:      newQueue(),
-		contests:     contests{services: map[ipam.Service]*contest{}},
+		contests:     contest.New(),
 		ready:        make(chan struct{}),
 	}
 	return s, s.watch(cfg)
@@ -133,11 +135,14 @@ func New(cfg Config) (*Server, error) {
 
 // GetLoadBalancer returns what the Service has. exists is true as long as anything is held or published, so that
 // the service controller, which drops its finalizer where it is false, never skips a release.
+//
+// For example, web is being deleted, has 192.0.2.1, and another controller has emptied its status: exists is true, since
+// the cache holds 192.0.2.1 for web.
 func (s *Server) GetLoadBalancer(ctx context.Context, _ string, svc *corev1.Service) (*corev1.LoadBalancerStatus, bool, error) {
 	if err := s.waitReady(ctx); err != nil {
 		return nil, false, err
 	}
-	held := s.ledger.allocator.Held(request.ServiceOf(svc))
+	held := s.ledger.Cache.Held(request.ServiceOf(svc))
 	return svc.Status.LoadBalancer.DeepCopy(), len(held) > 0 || len(svc.Status.LoadBalancer.Ingress) > 0, nil
 }
 
@@ -164,18 +169,19 @@ func (s *Server) EnsureLoadBalancer(
 	if err := s.waitReady(ctx); err != nil {
 		return nil, err
 	}
-	unlock, err := s.serviceLocks.Lock(ctx, request.ServiceOf(svc))
+	unlock, err := s.serviceLocks.Acquire(ctx, request.ServiceOf(svc))
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	start := time.Now()
-	shows, first := s.shownBefore(svc)
+	shows := s.ledger.Shows(svc)
+	_, answered := s.ledger.Answer(request.ServiceOf(svc))
 	out, err := s.allocate(ctx, svc)
 	if err == nil {
 		s.tellOfSharing(svc, out)
-		if !first {
-			shows = addressesOf(out.Assigned)
+		if answered {
+			shows = ipam.AddressesOf(out.Assigned)
 		}
 	}
 	s.tellOfAnnotations(svc, shows)
@@ -205,7 +211,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 	}
 	var claimed []ipam.Assignment
 	for range maxClaimed {
-		out, err := s.ledger.allocator.Allocate(time.Now(), req)
+		out, err := s.ledger.Cache.Allocate(time.Now(), req)
 		if err == nil {
 			var done []ipam.Assignment
 			done, err = s.claim(ctx, svc, req, out.Added)
@@ -216,8 +222,8 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			over, err = s.checkLimits(ctx, svc, req, out)
 			claimed = append(claimed, over...)
 		}
-		if other, ok := errors.AsType[*claimedByOther](err); ok {
-			if err = s.repair(ctx, other.address, caller{service: req.Service, requesting: true, lagging: true}); err == nil {
+		if other, ok := errors.AsType[*writer.ClaimedByOther](err); ok {
+			if err = s.repair(ctx, other.Address, caller{service: req.Service, requesting: true, lagging: true}); err == nil {
 				continue
 			}
 		}
@@ -227,8 +233,8 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			return ipam.Outcome{}, err
 		}
 		out.Added = slices.DeleteFunc(slices.Clone(out.Assigned), func(as ipam.Assignment) bool { return !slices.Contains(claimed, as) })
-		s.ledger.answered(req.Service, addressesOf(out.Assigned))
-		s.ledger.markWriting(svc, out.Assigned)
+		s.ledger.Answered(req.Service, ipam.AddressesOf(out.Assigned))
+		s.ledger.MarkWriting(svc, out.Assigned)
 		s.markSurplus(svc, out.Surplus)
 		return out, nil
 	}
@@ -236,7 +242,9 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 	return ipam.Outcome{}, fmt.Errorf("%d addresses in a row are claimed by others, see kubectl get ipaddresses; trying again", maxClaimed)
 }
 
-// request reads the Service together with the pools and namespaces as they are now.
+// request reads the Service together with the pools and namespaces as they are now. For example, web of namespace shop
+// asks for nothing in particular, and pool lan is for namespaces with the label team=shop. Whether the request may be
+// met from lan depends on labels that the Service does not have: the namespace is looked up each time.
 func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	namespace, err := s.namespaces.Get(svc.Namespace)
 	if err != nil {
@@ -244,23 +252,26 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 		// event wakes the Service.
 		return ipam.Request{}, fmt.Errorf("the labels of namespace %s are not known yet: %w", svc.Namespace, err)
 	}
-	shows := s.ledger.shows(svc)
-	has := len(shows) > 0 || len(s.ledger.allocator.Held(request.ServiceOf(svc))) > 0
-	return s.ledger.rules.New(svc, s.pools.Load(), namespace.Labels, shows, has)
+	shows := s.ledger.Shows(svc)
+	has := len(shows) > 0 || len(s.ledger.Cache.Held(request.ServiceOf(svc))) > 0
+	return s.ledger.Rules.New(svc, s.pools.Load(), namespace.Labels, shows, has)
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
 // Service holds no longer.
+//
+// For example, web is to get 192.0.2.1 and 2001:db8::1. The first claim is created, and the creation of the second one
+// fails. The cache takes 2001:db8::1 from web, and web holds 192.0.2.1, which the next attempt finds and goes on with.
 func (s *Server) claim(
 	ctx context.Context, svc *corev1.Service, req ipam.Request, added []ipam.Assignment,
 ) (done []ipam.Assignment, err error) {
-	s.ledger.markWriting(svc, added)
+	s.ledger.MarkWriting(svc, added)
 	for i, as := range added {
 		if err := s.claimOne(ctx, as, req); err != nil {
 			// If the API server created the claim and the answer was lost, the claim's event brings the address
 			// back.
 			for _, undo := range added[i:] {
-				s.ledger.drop(time.Time{}, req.Service, undo.Address)
+				s.ledger.Drop(time.Time{}, req.Service, undo.Address)
 			}
 			return added[:i], err
 		}
@@ -268,9 +279,11 @@ func (s *Server) claim(
 	return added, nil
 }
 
-// claimOne creates one claim, under the lock of its address.
+// claimOne creates one claim, or joins the one that there is, under the lock of its address. A Service with a sharing
+// key is written on the claim from the beginning, although it is alone there, so that those that come later know its
+// ports: one write, as without a key.
 func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Request) error {
-	unlock, err := s.addressLocks.Lock(ctx, as.Address)
+	unlock, err := s.addressLocks.Acquire(ctx, as.Address)
 	if err != nil {
 		return err
 	}
@@ -280,35 +293,42 @@ func (s *Server) claimOne(ctx context.Context, as ipam.Assignment, req ipam.Requ
 		sharers = map[ipam.Service][]ipam.Port{req.Service: req.Sharing.Ports}
 	}
 	// The others are read under the lock, so that none of them leaves meanwhile.
-	return s.claims.create(ctx, as, req.Service, req.Sharing.Key, sharers, s.ledger.allocator.Sharers(as.Address, req.Sharing))
+	return s.claims.Create(ctx, as, writer.Claimant{
+		Service: req.Service, Key: req.Sharing.Key, Sharers: sharers, Others: s.ledger.Cache.Sharers(as.Address, req.Sharing),
+	})
 }
 
 // markSurplus has what a Service does not want any more released when the status does not show it, so that no other
 // Service gets an address while clients still find it here.
+//
+// For example, web has 192.0.2.1 and asks for 192.0.2.7. The answer to the request is 192.0.2.7, and 192.0.2.1 is
+// surplus. The service controller writes the status; its event shows 192.0.2.7 alone, and 192.0.2.1 is released.
 func (s *Server) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	if len(surplus) == 0 {
 		return
 	}
-	s.ledger.markSurplus(svc, surplus)
+	s.ledger.MarkSurplus(svc, surplus)
 	// The event of the status that no longer shows it may have passed already, where another leader wrote that.
-	s.repairs.AddAfter(item{kind: repairService, service: request.ServiceOf(svc)}, s.ledger.grace)
+	s.repairs.AddAfter(item{kind: repairService, service: request.ServiceOf(svc)}, s.ledger.Grace)
 }
 
 // EnsureLoadBalancerDeleted releases everything the Service has. It may be called again after a success. After an
 // error the Service holds what was not released, so that GetLoadBalancer still says that it exists, and the service
 // controller calls again.
+//
+// For example, web and api share 192.0.2.1, and web is deleted: web is taken off the claim, which stays for api.
 func (s *Server) EnsureLoadBalancerDeleted(ctx context.Context, _ string, svc *corev1.Service) error {
 	if err := s.waitReady(ctx); err != nil {
 		return err
 	}
 	service := request.ServiceOf(svc)
-	unlock, err := s.serviceLocks.Lock(ctx, service)
+	unlock, err := s.serviceLocks.Acquire(ctx, service)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	s.forget(service)
-	held := s.ledger.allocator.Held(service)
+	held := s.ledger.Cache.Held(service)
 	var errs []error
 	for _, as := range held {
 		errs = append(errs, s.repair(ctx, as.Address, caller{service: service, releasing: true}))
@@ -332,15 +352,6 @@ func (s *Server) waitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("still reading pools, Services and claims: %w", context.Cause(ctx))
 	}
-}
-
-// addressesOf returns the addresses without their pools.
-func addressesOf(assigned []ipam.Assignment) []netip.Addr {
-	var addresses []netip.Addr
-	for _, as := range assigned {
-		addresses = append(addresses, as.Address)
-	}
-	return addresses
 }
 
 // describe lists addresses with their pools: "192.0.2.1 and 2001:db8::1 from AddressPool lan".

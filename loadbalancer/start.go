@@ -76,11 +76,11 @@ func (s *Server) load(ctx context.Context) error {
 	}
 	// The lister behind the informer may be older than what an earlier leader did last, so the claims are read
 	// afresh.
-	claims, err := s.claims.list(ctx)
+	claims, err := s.claims.List(ctx)
 	if err != nil {
 		return err
 	}
-	known := s.ledger.addresses()
+	known := s.ledger.Addresses()
 	for address := range claims {
 		known[address] = struct{}{}
 	}
@@ -89,14 +89,14 @@ func (s *Server) load(ctx context.Context) error {
 	// claim of 192.0.2.2: b is not held on 192.0.2.1.
 	for _, onlyNamed := range []bool{true, false} {
 		for _, address := range slices.SortedFunc(maps.Keys(known), netip.Addr.Compare) {
-			e := s.ledger.observe(address, claims[address])
+			e := s.ledger.Entry(address, claims[address])
 			e.Starting = true
 			for _, step := range repair.Steps(e, time.Now()) {
 				switch {
 				case step.Do == repair.Hold && (!onlyNamed || e.Claim.Names(step.Service)):
-					s.ledger.hold(e, step)
+					s.ledger.Hold(e, step)
 				case step.Do == repair.Cool:
-					s.ledger.cool(e)
+					s.ledger.Cool(e)
 				}
 			}
 		}
@@ -108,7 +108,8 @@ func (s *Server) load(ctx context.Context) error {
 	return nil
 }
 
-// setPools gives the allocator the pools as they are, with what it cannot use of them left out. What Services
+// setPools gives the allocator the pools as they are, with what it cannot use of them left out: a range that is none, for
+// example, costs the pool this range and a condition, and no other range. What Services
 // publish and no Service holds is held first, before a pool that is to come gives it away; the workers claim it.
 func (s *Server) setPools(ctx context.Context) error {
 	var list v1alpha1.AddressPoolList
@@ -127,7 +128,7 @@ func (s *Server) setPools(ctx context.Context) error {
 	if s.isReady() { // otherwise load does it, when it knows the claims
 		s.holdPublished(described)
 	}
-	s.ledger.allocator.SetPools(described)
+	s.ledger.Cache.SetPools(described)
 	before := s.generations.Load()
 	lost := before == nil // at the start, a pool may have been away for any time
 	if before != nil {
@@ -145,15 +146,16 @@ func (s *Server) setPools(ctx context.Context) error {
 	return nil
 }
 
-// replacePools gives the addresses of pools that are gone to others that contain them, poolGrace after the last pool has
-// gone. For example lan, 192.0.2.0/24, is deleted and created again beside all, 192.0.0.0/16: its addresses stay those of
-// lan, which the advertisements name. But if office has been created in its place, they are those of office after a while.
+// replacePools gives the addresses of pools that are gone to others that contain them, poolGrace after the last pool
+// has gone. For example lan, 192.0.2.0/24, is deleted and created again beside all, 192.0.0.0/16: its addresses stay
+// those of lan, which the advertisements name. But if office has been created in its place, they are those of office
+// after a while.
 func (s *Server) replacePools() {
 	if left := poolGrace - time.Since(s.poolLost); left > 0 {
 		s.plans.AddAfter(item{kind: replacePools}, left)
 		return
 	}
-	for _, address := range s.ledger.allocator.ReplaceDeletedPools() {
+	for _, address := range s.ledger.Cache.ReplaceDeletedPools() {
 		s.changed(item{kind: repairAddress, address: address})
 	}
 	s.plans.Add(item{kind: wakeWaiting}) // the other pools may have no reuseAfter
@@ -166,14 +168,14 @@ func (s *Server) replacePools() {
 func (s *Server) holdPublished(pools []ipam.Pool) {
 	coming := ipam.New()
 	coming.SetPools(pools)
-	for _, svc := range s.ledger.all() {
+	for _, svc := range s.ledger.Services() {
 		if !request.Served(svc) {
 			continue
 		}
 		for _, address := range request.Published(svc) {
-			record := s.ledger.allocator.Lookup(address)
+			record := s.ledger.Cache.Lookup(address)
 			if pool := coming.PoolOf(address); len(record.Services) == 0 && !record.Blocked && pool != "" {
-				s.ledger.allocator.Hold(request.ServiceOf(svc), address, pool, s.ledger.rules.SharingOf(svc))
+				s.ledger.Cache.Hold(request.ServiceOf(svc), address, pool, s.ledger.Rules.SharingOf(svc))
 				s.repairs.Add(item{kind: repairAddress, address: address})
 			}
 		}
@@ -182,14 +184,17 @@ func (s *Server) holdPublished(pools []ipam.Pool) {
 
 // audit looks at every address and every Service, as if there had been an event of each. It is the last part of the
 // start, and runs every auditPeriod from then on.
+//
+// For example, the watch of Services broke down while web was deleted without its finalizer, and client-go's list afterwards
+// came before the claim of 192.0.2.1 was known. No event will come any more, and the audit releases 192.0.2.1.
 func (s *Server) audit() {
-	s.ledger.expireWrites()
-	for _, address := range slices.SortedFunc(maps.Keys(s.ledger.addresses()), netip.Addr.Compare) {
+	s.ledger.ExpireWrites()
+	for _, address := range slices.SortedFunc(maps.Keys(s.ledger.Addresses()), netip.Addr.Compare) {
 		if it := (item{kind: repairAddress, address: address}); s.look(it) {
 			s.repairs.Add(it)
 		}
 	}
-	for _, svc := range s.ledger.all() {
+	for _, svc := range s.ledger.Services() {
 		if s.interrupted(svc) || s.handedOver(svc) {
 			s.wake(svc)
 		}
@@ -200,12 +205,13 @@ func (s *Server) audit() {
 
 // interrupted reports whether a leader ended before it had cleaned up after a Service that is no load balancer any
 // more. The claims go first. Where the finalizer bears our mark, the service controller looks at the Service by
-// itself; an earlier version wrote the finalizer without it.
+// itself; an earlier version wrote the finalizer without it. For example, web becomes a ClusterIP, and the leader ends
+// after it has deleted the claim of 192.0.2.1: that of 2001:db8::1 says that web had the finalizer from us.
 func (s *Server) interrupted(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && servicehelper.HasLBFinalizer(svc) &&
-		slices.ContainsFunc(s.ledger.of(request.ServiceOf(svc)), func(address netip.Addr) bool {
-			record := s.ledger.allocator.Lookup(address)
-			return slices.Contains(record.Services, request.ServiceOf(svc)) || s.ledger.allocator.PoolOf(address) != ""
+		slices.ContainsFunc(s.ledger.Of(request.ServiceOf(svc)), func(address netip.Addr) bool {
+			record := s.ledger.Cache.Lookup(address)
+			return slices.Contains(record.Services, request.ServiceOf(svc)) || s.ledger.Cache.PoolOf(address) != ""
 		})
 }
 

@@ -42,7 +42,8 @@ func init() {
 	legacyregistry.MustRegister(allocationSeconds, failures)
 }
 
-// recordFailure counts each family that err names, or the request as a whole.
+// recordFailure counts each family that err names, or the request as a whole: a Service that asks for a pair and finds
+// lan full of IPv4 and without IPv6 counts twice, as exhausted and as no_pool.
 func recordFailure(err error) {
 	for _, e := range unjoin(err) {
 		if missing, ok := errors.AsType[*ipam.FamilyError](e); ok {
@@ -86,7 +87,8 @@ const (
 	reasonBadRequest = "bad_request" // the Service asks for something that cannot be
 )
 
-// reason names an error for metrics.
+// reason names an error for metrics. What wraps no error of package ipam and does not come from the API server is the
+// fault of the Service, such as an annotation that names two addresses of one family.
 func reason(err error) string {
 	for _, known := range []struct {
 		err    error
@@ -118,7 +120,7 @@ func (s *Server) usageChanged() { s.repairs.AddAfter(item{kind: writeUsage}, usa
 // writeUsage writes what has changed: the gauges of all pools, and the statuses that differ from those in the
 // cache. One status that cannot be written keeps no other from being written.
 func (s *Server) writeUsage(ctx context.Context) error {
-	generations, usage := s.generations.Load(), s.ledger.allocator.Usage()
+	generations, usage := s.generations.Load(), s.ledger.Cache.Usage()
 	var list v1alpha1.AddressPoolList
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err

@@ -5,7 +5,6 @@ package loadbalancer
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/ledger"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
@@ -31,88 +31,71 @@ import (
 // keeps a Service that fails again and again from being woken without a pause.
 const nextWake = time.Second
 
-// waiting is what is known of a Service that lacks something.
-type waiting struct {
-	message string       // what the Service was told
-	has     []netip.Addr // the addresses that it goes on with meanwhile
-	woken   bool         // it was woken since it was told so
-	// refused says that the API failed or refused a claim, or another leader came first. To wake the Service would not help; the service
-	// controller tries again with a back-off of 5 to 300 seconds.
-	refused bool
-}
-
 // report records and tells the user, by events on the Service, what came of a request. An error has its own event,
 // SyncLoadBalancerFailed of the service controller.
+//
+//	what came of it                      events                               the Service
+//	192.0.2.1, new                       AllocatedAddresses                   does not wait
+//	192.0.2.1, which it had              none                                 does not wait
+//	192.0.2.1, and no IPv6 address       MissingAddress, once for a reason    waits for IPv6
+//	"no free address in pool lan"        SyncLoadBalancerFailed               waits
+//	the API server refuses the claim     SyncLoadBalancerFailed               is not woken: the service controller tries again
 func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
-	now := waiting{has: addressesOf(out.Assigned)}
+	now := ledger.Waiting{Has: ipam.AddressesOf(out.Assigned)}
 	switch {
 	case err != nil:
 		recordFailure(err)
 		// Only a namespace is not found, and its event wakes the Service.
-		now = waiting{message: err.Error(), has: request.Published(svc), refused: errors.Is(err, errAtOnce) || reason(err) == reasonAPI && !apierrors.IsNotFound(err)}
+		now = ledger.Waiting{
+			Message: err.Error(), Has: request.Published(svc),
+			Refused: errors.Is(err, errAtOnce) || reason(err) == reasonAPI && !apierrors.IsNotFound(err),
+		}
 	case len(out.Missing) > 0:
 		var why []string
 		for _, m := range out.Missing {
 			why = append(why, m.Error())
 			recordMissing(m)
 		}
-		now.message = strings.Join(why, "; ")
+		now.Message = strings.Join(why, "; ")
 	}
-	before := s.ledger.wait(request.ServiceOf(svc), now)
-	if before.woken {
+	before := s.ledger.Wait(request.ServiceOf(svc), now)
+	if before.Woken {
 		s.plans.AddAfter(item{kind: wakeWaiting}, nextWake) // others were not woken, because this one was
 	}
 	if err != nil {
 		return
 	}
-	if s.ledger.rules.SharingOf(svc).Key != "" {
+	if s.ledger.Rules.SharingOf(svc).Key != "" {
 		// Its ports, its key or its policy may no longer keep waiting Services from sharing its addresses.
 		s.plans.Add(item{kind: wakeWaiting})
 	}
 	if len(out.Added) > 0 {
 		s.recorder.Eventf(svc, corev1.EventTypeNormal, v1alpha1.EventAllocatedAddresses, "Allocated %s", describe(out.Added))
 	}
-	if now.message != "" && now.message != before.message {
-		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", now.message)
+	if now.Message != "" && now.Message != before.Message {
+		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", now.Message)
 	}
-}
-
-// wait records that a Service waits, or that it does not where now has no message, and returns what was recorded
-// before.
-func (l *ledger) wait(service ipam.Service, now waiting) (before waiting) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before = l.waiting[service]
-	if l.waiting[service] = now; now.message == "" {
-		delete(l.waiting, service)
-	}
-	return before
 }
 
 // forget ends the waiting of a Service that is not served any more. Where it was woken for an address, another
 // Service can have that.
 func (s *Server) forget(service ipam.Service) {
-	if s.ledger.wait(service, waiting{}).woken {
+	if s.ledger.Forget(service, v1alpha1.EventKeptAddress, v1alpha1.EventIgnoredAnnotation) {
 		s.plans.Add(item{kind: wakeWaiting})
 	}
-	s.contests.forget(service)
-	s.ledger.mu.Lock()
-	defer s.ledger.mu.Unlock()
-	delete(s.ledger.answers, service)
-	delete(s.ledger.told, notice{service, v1alpha1.EventKeptAddress})
-	delete(s.ledger.told, notice{service, v1alpha1.EventIgnoredAnnotation})
+	s.contests.Forget(service)
 }
 
 // wakeStranded wakes Services that have asked to be moved when their addresses are stranded, and can be. For
 // example, web has 192.0.2.1 and the annotation reallocate, and the range of its pool becomes 198.51.100.0/24: web
 // is woken, and gets 198.51.100.1.
 func (s *Server) wakeStranded() {
-	for _, svc := range s.ledger.all() {
+	for _, svc := range s.ledger.Services() {
 		if svc.Annotations[v1alpha1.AnnotationReallocate] == "" || !request.Served(svc) {
 			continue
 		}
 		if req, err := s.request(svc); err == nil && req.Reallocate {
-			if answer := s.ledger.allocator.Plan(time.Now(), req)[0]; answer.Err == nil && len(answer.Outcome.Added) > 0 {
+			if answer := s.ledger.Cache.Plan(time.Now(), req)[0]; answer.Err == nil && len(answer.Outcome.Added) > 0 {
 				s.wake(svc)
 			}
 		}
@@ -124,16 +107,7 @@ func (s *Server) wakeStranded() {
 // address wakes one Service and not all that would like it. For example, p, q and r wait for an IPv4 address when
 // 192.0.2.1 becomes free: p is woken. If it does not take the address, q is woken a second later.
 func (s *Server) wakeWaiting(ctx context.Context) {
-	var services []*corev1.Service
-	s.ledger.mu.Lock()
-	for service, w := range s.ledger.waiting {
-		if svc := s.ledger.service(service); svc == nil || !request.Served(svc) {
-			delete(s.ledger.waiting, service)
-		} else if !w.refused {
-			services = append(services, svc)
-		}
-	}
-	s.ledger.mu.Unlock()
+	services := s.ledger.Helpable()
 	slices.SortFunc(services, func(a, b *corev1.Service) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	var planned []*corev1.Service
 	var requests []ipam.Request
@@ -143,8 +117,8 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 		}
 	}
 	woken := 0
-	for i, answer := range s.ledger.allocator.Plan(time.Now(), requests...) {
-		if answer.Err == nil && s.ledger.helps(requests[i].Service, answer.Outcome) {
+	for i, answer := range s.ledger.Cache.Plan(time.Now(), requests...) {
+		if answer.Err == nil && s.ledger.Helps(requests[i].Service, answer.Outcome) {
 			s.wake(planned[i])
 			woken++
 		}
@@ -153,18 +127,4 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 	if woken > 0 {
 		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(services))
 	}
-}
-
-// helps reports whether a Service that waits would be better off with an outcome, and records that it is woken then.
-// A Service with one of two families is helped by the other one, or by a pair that is better than what it has.
-func (l *ledger) helps(service ipam.Service, out ipam.Outcome) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	w, waits := l.waiting[service]
-	if !waits || len(out.Missing) > 0 && slices.Equal(addressesOf(out.Assigned), w.has) {
-		return false
-	}
-	w.woken = true
-	l.waiting[service] = w
-	return true
 }

@@ -28,8 +28,9 @@
 //	tandem-lb.io/sharers: '{"default/api":["TCP/443"]}'
 //	tandem-lb.io/left: '{"default/web":"2026-01-02T15:04:05Z"}'
 //
-// Every patch has the UID and the resourceVersion of the claim that it was made for. The API server refuses it where another
-// write came first, so that two leaders that let two Services with one port join the same address cannot both succeed.
+// Every patch has the UID and the resourceVersion of the claim that it was made for. The API server refuses it where
+// another write came first, so that two leaders that let two Services with one port join the same address cannot both
+// succeed.
 package claim
 
 import (
@@ -48,8 +49,8 @@ import (
 	"github.com/tandem-lb/tandem/loadbalancer/repair"
 )
 
-// New returns the claim of an address for a Service that shares it under a key, or with none where the key is "". Sharers are the Services
-// that have the address from the beginning, with their ports, where it has a key.
+// New returns the claim of an address for a Service that shares it under a key, or with none where the key is "".
+// Sharers are the Services that have the address from the beginning, with their ports, where it has a key.
 func New(as ipam.Assignment, service ipam.Service, key string, sharers map[ipam.Service][]ipam.Port) *networkingv1.IPAddress {
 	claim := &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{
@@ -149,7 +150,8 @@ func Share(claim repair.Claim, key string, sharers map[ipam.Service][]ipam.Port)
 	return patch(claim, map[string]any{"annotations": annotations})
 }
 
-// Leave returns the patch that takes a Service off the sharers. Where the time is not zero, it adds the Service to those that have left.
+// Leave returns the patch that takes a Service off the sharers. Where the time is not zero, it adds the Service to
+// those that have left.
 func Leave(claim repair.Claim, service ipam.Service, at time.Time) []byte {
 	sharers := maps.Clone(claim.Sharers)
 	delete(sharers, service)
@@ -163,8 +165,8 @@ func Leave(claim repair.Claim, service ipam.Service, at time.Time) []byte {
 	return patch(claim, map[string]any{"annotations": annotations})
 }
 
-// patch returns a merge patch of the metadata. Where the claim has been written since, or another IPAddress has taken its name, the API
-// server refuses it.
+// patch returns a merge patch of the metadata. Where the claim has been written since, or another IPAddress has taken
+// its name, the API server refuses it.
 func patch(claim repair.Claim, metadata map[string]any) []byte {
 	metadata["uid"], metadata["resourceVersion"] = claim.UID, claim.Version
 	written, _ := json.Marshal(map[string]any{"metadata": metadata})

@@ -164,7 +164,7 @@ func TestPure(t *testing.T) {
 		"github.com/mdlayher", "github.com/hashicorp/memberlist",
 	}
 	pure := map[string]bool{} // packages by whether they may know Kubernetes' types
-	for _, p := range []string{"ipam", "ipam/family", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link"} {
+	for _, p := range []string{"ipam", "ipam/family", "loadbalancer/contest", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link"} {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{

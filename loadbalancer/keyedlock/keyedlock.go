@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+// Package keyedlock locks Services and addresses, each by itself. Unlike for a mutex, waiting for a lock ends with a
+// context, since locks are held while the API answers.
+package keyedlock
 
 import (
 	"context"
@@ -14,26 +16,25 @@ import (
 // many more locks than goroutines that take them, and two keys seldom have the same one.
 const stripes = 1024
 
-// keyedLock is a lock for each key, an address or a Service. Unlike for a mutex, waiting for it ends with a
-// context, since a lock lasts as long as the API takes to answer. A goroutine must not lock two keys of one
-// keyedLock: they may have the same stripe, and it would wait for itself.
-type keyedLock[K comparable] struct {
+// Lock is a lock for each key. A goroutine must not lock two keys of one Lock: they may have the same stripe, and it
+// would wait for itself.
+type Lock[K comparable] struct {
 	seed  maphash.Seed
 	locks [stripes]*semaphore.Weighted
 }
 
-// newKeyedLock returns a keyedLock on which no key is locked.
-func newKeyedLock[K comparable]() *keyedLock[K] {
-	l := &keyedLock[K]{seed: maphash.MakeSeed()}
+// New returns a Lock on which no key is locked.
+func New[K comparable]() *Lock[K] {
+	l := &Lock[K]{seed: maphash.MakeSeed()}
 	for i := range l.locks {
 		l.locks[i] = semaphore.NewWeighted(1)
 	}
 	return l
 }
 
-// Lock waits for the lock of a key, which is held until unlock is called. The error says that the context ended
+// Acquire waits for the lock of a key, which is held until unlock is called. The error says that the context ended
 // first.
-func (l *keyedLock[K]) Lock(ctx context.Context, key K) (unlock func(), err error) {
+func (l *Lock[K]) Acquire(ctx context.Context, key K) (unlock func(), err error) {
 	lock := l.locks[maphash.Comparable(l.seed, key)%stripes]
 	if lock.Acquire(ctx, 1) != nil {
 		return nil, fmt.Errorf("waiting for the lock of %v: %w", key, context.Cause(ctx))

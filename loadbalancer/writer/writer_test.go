@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+package writer
 
 import (
 	"net/netip"
@@ -9,12 +9,13 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
-	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/ledger"
+	"github.com/tandem-lb/tandem/loadbalancer/request"
 )
 
 // The API hands out claims in pages. What the informer shows as it is in the API is taken from there, and what it shows otherwise is not.
@@ -25,13 +26,17 @@ func TestClaimsAreListedInPages(t *testing.T) {
 		}}
 	}
 	same, older := claim("192.0.2.1", "5"), claim("192.0.2.2", "6")
-	known := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	client := fake.NewClientset()
+	shared := informers.NewSharedInformerFactory(client, 0)
+	known, err := ledger.New(shared.Core().V1().Services(), shared.Networking().V1().IPAddresses(), request.Rules{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []*networkingv1.IPAddress{same, older} {
-		if err := known.Add(c); err != nil {
+		if err := shared.Networking().V1().IPAddresses().Informer().GetIndexer().Add(c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	client := fake.NewClientset()
 	client.PrependReactor("list", "ipaddresses", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		options := action.(clienttesting.ListActionImpl).GetListOptions()
 		if options.Limit == 0 {
@@ -44,8 +49,7 @@ func TestClaimsAreListedInPages(t *testing.T) {
 		}
 		return true, &networkingv1.IPAddressList{Items: []networkingv1.IPAddress{*claim("2001:db8::1", "8")}}, nil
 	})
-	c := &claims{client.NetworkingV1().IPAddresses(), &ledger{claims: networkinglisters.NewIPAddressLister(known)}}
-	got, err := c.list(t.Context())
+	got, err := New(client.NetworkingV1().IPAddresses(), known).List(t.Context())
 	if err != nil || len(got) != 3 {
 		t.Fatalf("%d claims are listed, want 3: %v", len(got), err)
 	}

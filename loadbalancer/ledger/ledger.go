@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package loadbalancer
+// Package ledger is the one owner of what the server remembers of addresses and Services. It reads informers, writes
+// nothing to the API, and waits for nothing but the informers.
+//
+// It remembers what the API does not say. For example, web asks for an IPv4 address and is given 192.0.2.1: from
+// then on the cache holds the address for web, a write says that its claim is on its way, and a mark that its status is.
+// When both informers show what was written, the ledger has no write and no mark of the two any more.
+//
+// Its other half (requests.go) is what requests leave behind: what a Service was given, what it waits for, and what
+// its user was told.
+package ledger
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,8 +24,9 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -32,27 +43,24 @@ const byPublished = "published"
 // clockSkew is how much the clock of an earlier leader may be ahead of ours.
 const clockSkew = time.Minute
 
-// ledger is the one owner of what the server remembers of addresses and Services. It reads the informers, writes
-// nothing to the API, and never waits.
-//
-// It remembers what the API does not say. For example, web asks for an IPv4 address and is given 192.0.2.1: from
-// then on the cache holds the address for web, own says that its claim is on its way, and marks that its status is.
-// When both informers show what was written, own and marks have nothing of the two any more.
-type ledger struct {
-	allocator *ipam.Allocator // the cache; it has a lock of its own
-	services  corelisters.ServiceLister
-	statuses  cache.Indexer // of Services, with the index byPublished
-	claims    networkinglisters.IPAddressLister
-	// claimIndex has the claims too, with the index byTenant.
-	claimIndex cache.Indexer
-	rules      request.Rules // about annotations
-	grace      time.Duration // as repair.Grace, and longer where leases last longer
+// Ledger is what is known of addresses and Services. It is safe for concurrent use.
+type Ledger struct {
+	// Cache is the allocator; it has a lock of its own.
+	Cache *ipam.Allocator
+	// Rules are about annotations.
+	Rules request.Rules
+	// Grace is repair.Grace, and longer where leases last longer.
+	Grace time.Duration
+
+	services corelisters.ServiceLister
+	statuses cache.Indexer // of Services, with the index byPublished
+	claims   cache.Indexer // with the index byTenant
 
 	mu sync.Mutex
 	// mu guards all following fields.
 	marks   map[pair]mark
 	own     map[netip.Addr]written        // our last write to a claim, until the informer shows it
-	waiting map[ipam.Service]waiting      // the Services that have less than they asked for
+	waiting map[ipam.Service]Waiting      // the Services that have less than they asked for
 	answers map[ipam.Service][]netip.Addr // what the last request of a Service gave it
 	told    map[notice]string             // what a Service was told by an event, as long as it is so
 }
@@ -80,37 +88,45 @@ type written struct {
 	at      time.Time
 }
 
-// newLedger returns a ledger over the listers in cfg.
-func newLedger(cfg Config) *ledger {
-	return &ledger{
-		allocator: ipam.New(), services: cfg.Services.Lister(), statuses: cfg.Services.Informer().GetIndexer(), claims: cfg.Claims.Lister(),
-		claimIndex: cfg.Claims.Informer().GetIndexer(), rules: cfg.Rules, grace: max(repair.Grace, cfg.LeaseDuration+5*time.Second),
-		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]waiting{},
-		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
+// New returns a ledger over informers that the caller has not started yet. Leases last for so long.
+func New(
+	services coreinformers.ServiceInformer, claims networkinginformers.IPAddressInformer, rules request.Rules, lease time.Duration,
+) (*Ledger, error) {
+	if err := services.Informer().AddIndexers(cache.Indexers{byPublished: publishedAddresses}); err != nil {
+		return nil, fmt.Errorf("indexing Services by address: %w", err)
 	}
+	if err := claims.Informer().AddIndexers(cache.Indexers{byTenant: tenants}); err != nil {
+		return nil, fmt.Errorf("indexing claims by namespace: %w", err)
+	}
+	return &Ledger{
+		Cache: ipam.New(), Rules: rules, Grace: max(repair.Grace, lease+5*time.Second),
+		services: services.Lister(), statuses: services.Informer().GetIndexer(), claims: claims.Informer().GetIndexer(),
+		marks: map[pair]mark{}, own: map[netip.Addr]written{}, waiting: map[ipam.Service]Waiting{},
+		answers: map[ipam.Service][]netip.Addr{}, told: map[notice]string{},
+	}, nil
 }
 
-// left returns the addresses of claims on which it is written that Services have left, of pools that exist. Those of a
+// Left returns the addresses of claims on which it is written that Services have left, of pools that exist. Those of a
 // pool that is gone keep what is written for a while, since the pool may be about to be made again.
-func (l *ledger) left() (addresses []netip.Addr) {
-	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
-	for _, object := range claims {
+func (l *Ledger) Left() (addresses []netip.Addr) {
+	for _, item := range l.claims.List() {
+		object := item.(*networkingv1.IPAddress)
 		address, err := netip.ParseAddr(object.Name)
-		if err == nil && object.Annotations[v1alpha1.AnnotationLeft] != "" && l.allocator.HasPool(object.Labels[v1alpha1.LabelAddressPool]) {
+		if err == nil && object.Annotations[v1alpha1.AnnotationLeft] != "" && l.Cache.HasPool(object.Labels[v1alpha1.LabelAddressPool]) {
 			addresses = append(addresses, address)
 		}
 	}
 	return addresses
 }
 
-// all returns the Services as the informer shows them.
-func (l *ledger) all() []*corev1.Service {
+// Services returns the Services as the informer shows them.
+func (l *Ledger) Services() []*corev1.Service {
 	services, _ := l.services.List(labels.Everything()) // a lister does not fail
 	return services
 }
 
-// service returns the Service as the informer shows it, or nil.
-func (l *ledger) service(service ipam.Service) *corev1.Service {
+// Service returns the Service as the informer shows it, or nil.
+func (l *Ledger) Service(service ipam.Service) *corev1.Service {
 	svc, err := l.services.Services(service.Namespace).Get(service.Name)
 	if err != nil {
 		return nil
@@ -118,44 +134,44 @@ func (l *ledger) service(service ipam.Service) *corev1.Service {
 	return svc
 }
 
-// claim returns the claim of an address as the informer shows it, nil where there is none. pending says that we have written a claim of the
-// address, and the informer does not show that yet.
-func (l *ledger) claim(address netip.Addr) (object *networkingv1.IPAddress, pending bool) {
+// Claim returns the claim of an address as the informer shows it, nil where there is none. pending says that we have
+// written a claim of the address, and the informer does not show that yet.
+func (l *Ledger) Claim(address netip.Addr) (object *networkingv1.IPAddress, pending bool) {
 	l.mu.Lock()
 	own, wrote := l.own[address]
 	l.mu.Unlock()
-	have, err := l.claims.Get(address.String())
-	if err != nil || have.UID == own.deleted {
-		have = nil
+	item, exists, _ := l.claims.GetByKey(address.String()) // an indexer does not fail
+	if exists && item.(*networkingv1.IPAddress).UID != own.deleted {
+		object = item.(*networkingv1.IPAddress)
 	}
-	return have, wrote && own.deleted == ""
+	return object, wrote && own.deleted == ""
 }
 
 // Observe returns what is known of an address without asking the API. Our own writes, which the informers do not
 // show yet, are taken into account: a claim that was just written is Pending, and one that was just deleted is not
 // there.
-func (l *ledger) Observe(address netip.Addr) repair.Entry {
-	have, pending := l.claim(address)
+func (l *Ledger) Observe(address netip.Addr) repair.Entry {
+	have, pending := l.Claim(address)
 	if pending {
-		e := l.observe(address, nil)
+		e := l.Entry(address, nil)
 		e.Claim.State = repair.Pending
 		return e
 	}
-	e := l.observe(address, have)
+	e := l.Entry(address, have)
 	if have == nil && e.Blocked {
 		e.Claim.State = repair.Foreign
 	}
 	return e
 }
 
-// observe returns what is known of an address with this claim, or with none where it is nil.
-func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) repair.Entry {
-	record := l.allocator.Lookup(address)
+// Entry returns what is known of an address with this claim, or with none where it is nil.
+func (l *Ledger) Entry(address netip.Addr, object *networkingv1.IPAddress) repair.Entry {
+	record := l.Cache.Lookup(address)
 	e := repair.Entry{
 		Address: address, Pool: record.Pool, Claim: claim.Read(object), Blocked: record.Blocked, Cooling: record.Cooling != nil,
 	}
-	// A time to come was written by hand, or by a clock that was wrong, and the address would wait for years. Without it the claim names a
-	// Service that is gone, and the time is written again.
+	// A time to come was written by hand, or by a clock that was wrong, and the address would wait for years. Without
+	// it the claim names a Service that is gone, and the time is written again.
 	maps.DeleteFunc(e.Claim.Left, func(_ ipam.Service, at time.Time) bool { return time.Until(at) > clockSkew })
 	services := map[ipam.Service]repair.Standing{}
 	for _, service := range record.Services {
@@ -167,7 +183,7 @@ func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) rep
 		services[service] = repair.Standing{Service: service, Holds: services[service].Holds, Publishes: true}
 	}
 	if e.Claim.State == repair.Ours {
-		e.Claim.PoolGone = !l.allocator.HasPool(e.Claim.Pool)
+		e.Claim.PoolGone = !l.Cache.HasPool(e.Claim.Pool)
 		if len(record.Services) == 0 && e.Claim.Pool != "" {
 			e.Pool = e.Claim.Pool
 		}
@@ -180,7 +196,7 @@ func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) rep
 			services[service] = standing
 		}
 	}
-	e.ReuseAfter = l.allocator.ReuseAfter(e.Pool)
+	e.ReuseAfter = l.Cache.ReuseAfter(e.Pool)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range services {
@@ -195,8 +211,8 @@ func (l *ledger) observe(address netip.Addr, object *networkingv1.IPAddress) rep
 
 // describe fills in what a Service needs of an address: what its spec says comes first, then what it gave up, then
 // what is being written. The caller holds mu.
-func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
-	svc := l.service(s.Service)
+func (l *Ledger) describe(s *repair.Standing, address netip.Addr) {
+	svc := l.Service(s.Service)
 	if svc != nil {
 		// The status is read again, now that mu is held. An informer shows a status before its handler calls
 		// seenStatus, so that a status whose mark has gone is always seen here. Otherwise a Service whose status has
@@ -214,12 +230,12 @@ func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
 		s.Need = repair.Finishing
 		return
 	}
-	s.Sharing = l.rules.SharingOf(svc)
+	s.Sharing = l.Rules.SharingOf(svc)
 	duplicate := false
 	// The other addresses of the Service matter only where it has this one by one record alone. Most addresses are
 	// held and published.
 	if !s.Holds || !s.Publishes {
-		for _, as := range l.allocator.Held(s.Service) {
+		for _, as := range l.Cache.Held(s.Service) {
 			if as.Address != address && family.Of(as.Address) == family.Of(address) {
 				s.HasOther = true
 				duplicate = duplicate || s.Holds && slices.Contains(request.Published(svc), as.Address)
@@ -235,25 +251,25 @@ func (l *ledger) describe(s *repair.Standing, address netip.Addr) {
 	}
 }
 
-// hold takes a step Hold. Where another leader has created the claim, it may be about to publish it.
-func (l *ledger) hold(e repair.Entry, step repair.Step) {
-	l.allocator.Hold(step.Service, e.Address, e.Pool, step.Sharing)
-	if svc := l.service(step.Service); svc != nil {
-		l.markWriting(svc, []ipam.Assignment{{Address: e.Address}})
+// Hold takes a step Hold. Where another leader has created the claim, it may be about to publish it.
+func (l *Ledger) Hold(e repair.Entry, step repair.Step) {
+	l.Cache.Hold(step.Service, e.Address, e.Pool, step.Sharing)
+	if svc := l.Service(step.Service); svc != nil {
+		l.MarkWriting(svc, []ipam.Assignment{{Address: e.Address}})
 	}
 }
 
-// drop takes the address from the Service in the cache at this time, and forgets what was known of the two. The time is
+// Drop takes the address from the Service in the cache at this time, and forgets what was known of the two. The time is
 // zero where no client has found the Service there, so that the address need not wait for it.
-func (l *ledger) drop(at time.Time, service ipam.Service, address netip.Addr) {
-	l.allocator.Release(at, service, address)
-	l.unmark(service, address)
+func (l *Ledger) Drop(at time.Time, service ipam.Service, address netip.Addr) {
+	l.Cache.Release(at, service, address)
+	l.Keep(service, address)
 }
 
-// markWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
+// MarkWriting records that a request gives the Service these addresses, or leaves them to it, and that the status is to
 // show them soon. What the Service gave up before and goes on with is surplus no more.
-func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
-	shown, writing := request.Published(svc), mark{repair.Writing, time.Now().Add(l.grace)}
+func (l *Ledger) MarkWriting(svc *corev1.Service, given []ipam.Assignment) {
+	shown, writing := request.Published(svc), mark{repair.Writing, time.Now().Add(l.Grace)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, as := range given {
@@ -265,9 +281,9 @@ func (l *ledger) markWriting(svc *corev1.Service, given []ipam.Assignment) {
 	}
 }
 
-// markSurplus records that the Service does not want these addresses any more. What it publishes stays until the status
+// MarkSurplus records that the Service does not want these addresses any more. What it publishes stays until the status
 // changes, however long that takes; what it does not publish stays for the grace.
-func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
+func (l *Ledger) MarkSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 	service, shown := request.ServiceOf(svc), request.Published(svc)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -277,57 +293,29 @@ func (l *ledger) markSurplus(svc *corev1.Service, surplus []ipam.Assignment) {
 			continue // the time counts from the first request that gave it up
 		}
 		if !slices.Contains(shown, as.Address) {
-			m.until = time.Now().Add(l.grace)
+			m.until = time.Now().Add(l.Grace)
 		}
 		l.marks[p] = m
 	}
 }
 
-// cool takes a step Cool: it records who has left the address, and when.
-func (l *ledger) cool(e repair.Entry) {
+// Cool takes a step Cool: it records who has left the address, and when.
+func (l *Ledger) Cool(e repair.Entry) {
 	for service, at := range e.Claim.Left {
-		l.allocator.Released(service, e.Address, e.Pool, at)
+		l.Cache.Released(service, e.Address, e.Pool, at)
 	}
 }
 
-// unmark records that the Service goes on with an address that it had given up.
-func (l *ledger) unmark(service ipam.Service, address netip.Addr) {
+// Keep records that the Service goes on with an address that it had given up.
+func (l *Ledger) Keep(service ipam.Service, address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.marks, pair{service, address})
 }
 
-// answered records what a request gives a Service.
-func (l *ledger) answered(service ipam.Service, addresses []netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.answers[service] = addresses
-}
-
-// answer returns what the last request gave a Service, and whether there was one.
-func (l *ledger) answer(service ipam.Service) (given []netip.Addr, answered bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	given, answered = l.answers[service]
-	return given, answered
-}
-
-// shows returns what a Service is to show its clients: what its last request gave it or, for the first one of a
-// leader, what its status says. A status that another writer has changed since does not count. For example, web was
-// given 192.0.2.1 and another controller writes 192.0.2.7, which nobody has: web holds both, and goes on with
-// 192.0.2.1.
-func (l *ledger) shows(svc *corev1.Service) []netip.Addr {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if given, ok := l.answers[request.ServiceOf(svc)]; ok {
-		return given
-	}
-	return request.Published(svc)
-}
-
-// seenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way
+// SeenStatus records what a status shows, even if it shows it for a moment only. What it shows is not on its way
 // into the status any more; if it is missing later, it was taken out.
-func (l *ledger) seenStatus(svc *corev1.Service) {
+func (l *Ledger) SeenStatus(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, address := range request.Published(svc) {
@@ -337,16 +325,16 @@ func (l *ledger) seenStatus(svc *corev1.Service) {
 	}
 }
 
-// wrote records a write of ours to the claim of an address: a creation, or the deletion of the claim with the UID.
-func (l *ledger) wrote(address netip.Addr, deleted types.UID) {
+// Wrote records a write of ours to the claim of an address: a creation, or the deletion of the claim with the UID.
+func (l *Ledger) Wrote(address netip.Addr, deleted types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.own[address] = written{deleted: deleted, at: time.Now()}
 }
 
-// seenClaim records that the informer shows the claim of an address, so that it is right about our creation, or
+// SeenClaim records that the informer shows the claim of an address, so that it is right about our creation, or
 // that a creation failed.
-func (l *ledger) seenClaim(address netip.Addr) {
+func (l *Ledger) SeenClaim(address netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.own[address].deleted == "" {
@@ -354,8 +342,8 @@ func (l *ledger) seenClaim(address netip.Addr) {
 	}
 }
 
-// seenDeletion records that the informer shows the deletion of the claim with the UID, or that the deletion failed.
-func (l *ledger) seenDeletion(address netip.Addr, uid types.UID) {
+// SeenDeletion records that the informer shows the deletion of the claim with the UID, or that the deletion failed.
+func (l *Ledger) SeenDeletion(address netip.Addr, uid types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.own[address].deleted == uid {
@@ -363,25 +351,22 @@ func (l *ledger) seenDeletion(address netip.Addr, uid types.UID) {
 	}
 }
 
-// expireWrites forgets writes that the informer should have shown long ago, as where a claim was created and
+// ExpireWrites forgets writes that the informer should have shown long ago, as where a claim was created and
 // deleted while its watch was down.
-func (l *ledger) expireWrites() {
+func (l *Ledger) ExpireWrites() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.own, func(_ netip.Addr, w written) bool { return time.Since(w.at) > time.Minute })
 }
 
-// addresses returns every address that anything is known of: held or blocked by the cache, published, or claimed.
-func (l *ledger) addresses() map[netip.Addr]struct{} {
+// Addresses returns every address that anything is known of: held or blocked by the cache, published, or claimed.
+func (l *Ledger) Addresses() map[netip.Addr]struct{} {
 	known := map[netip.Addr]struct{}{}
-	for _, address := range l.allocator.Addresses() {
+	for _, address := range l.Cache.Addresses() {
 		known[address] = struct{}{}
 	}
 	names := l.statuses.ListIndexFuncValues(byPublished)
-	claims, _ := l.claims.List(labels.Everything()) // a lister does not fail
-	for _, c := range claims {
-		names = append(names, c.Name)
-	}
+	names = append(names, l.claims.ListKeys()...)
 	for _, name := range names {
 		if address, err := netip.ParseAddr(name); err == nil {
 			known[address] = struct{}{}
@@ -390,10 +375,10 @@ func (l *ledger) addresses() map[netip.Addr]struct{} {
 	return known
 }
 
-// of returns the addresses that a Service holds or publishes, each once.
-func (l *ledger) of(service ipam.Service) []netip.Addr {
-	addresses := addressesOf(l.allocator.Held(service))
-	if svc := l.service(service); svc != nil {
+// Of returns the addresses that a Service holds or publishes, each once.
+func (l *Ledger) Of(service ipam.Service) []netip.Addr {
+	addresses := ipam.AddressesOf(l.Cache.Held(service))
+	if svc := l.Service(service); svc != nil {
 		for _, address := range request.Published(svc) {
 			if !slices.Contains(addresses, address) {
 				addresses = append(addresses, address)
