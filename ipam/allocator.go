@@ -565,17 +565,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	held := map[family.Family]Assignment{}
-	for _, have := range a.heldBy(req.Service) {
-		// A Service holds two addresses of one family while its surplus has not been released, or after two leaders served it. Of the
-		// two, the address that it goes on with is kept, so that asking again does not take a third, and rather the one that its
-		// clients know.
-		af := family.Of(have.Address)
-		if other, ok := held[af]; !ok || a.rank(req, have) > a.rank(req, other) {
-			held[af] = have
-		}
-	}
-
+	held := a.goesOnWith(req)
 	chosen, failed := map[family.Family]Assignment{}, map[family.Family]error{}
 	var open []family.Family // families for which any address will do and none is held
 	for _, af := range req.Families {
@@ -624,6 +614,21 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// goesOnWith returns the address of each family that the Service holds and would rather keep than another one that it holds.
+func (a *Allocator) goesOnWith(req Request) map[family.Family]Assignment {
+	held := map[family.Family]Assignment{}
+	for _, have := range a.heldBy(req.Service) {
+		// A Service holds two addresses of one family while its surplus has not been released, or after two leaders served it. Of the
+		// two, the address that it goes on with is kept, so that asking again does not take a third, and rather the one that its
+		// clients know.
+		af := family.Of(have.Address)
+		if other, ok := held[af]; !ok || a.rank(req, have) > a.rank(req, other) {
+			held[af] = have
+		}
+	}
+	return held
 }
 
 func fixedByFamily(req Request) (map[family.Family]netip.Addr, error) {

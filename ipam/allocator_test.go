@@ -256,7 +256,7 @@ func allocate(t *testing.T, a *Allocator, req Request) (Outcome, error) {
 
 func allocateAt(t *testing.T, a *Allocator, now time.Time, req Request) (Outcome, error) {
 	t.Helper()
-	a.Expire(now)
+	a.expire(now)
 	before := state(a)
 	plan := a.Plan(now, req)[0]
 	if diff := gocmp.Diff(before, state(a)); diff != "" {

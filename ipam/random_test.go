@@ -508,7 +508,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 				case dice < 24:
 					m.now = m.now.Add(time.Duration(rng.IntN(300)) * time.Second)
 					what = "Expire"
-					if got, want := a.Expire(m.now), m.expire(); got != want {
+					if got, want := a.expire(m.now), m.expire(); got != want {
 						t.Fatalf("Step %d, %s = %v, want %v", step, what, got, want)
 					}
 				case dice < 40:
@@ -557,7 +557,7 @@ func TestAllocatorAgainstModel(t *testing.T) {
 			for address := range m.blocked {
 				a.Unblock(address)
 			}
-			a.Expire(m.now.Add(24 * time.Hour))
+			a.expire(m.now.Add(24 * time.Hour))
 			a.SetReserved(nil)
 			if diff := cmp.Diff(state(withPools(m.pools...)), state(a)); diff != "" {
 				t.Errorf("after everything was released the pools are not wholly free (-want +got):\n%s", diff)

@@ -39,7 +39,7 @@ type Cooling struct {
 
 // Released records that the Service gave up the address, which was taken from the named pool, at this time. It is how a caller makes known,
 // after a restart, what it wrote down when Release left an address cooling. Call it after SetPools: where the pool does not exist, has no
-// ReuseAfter, or the time has passed by the next Expire or Allocate, the address is free.
+// ReuseAfter, or the time has passed by the next Allocate, the address is free.
 func (a *Allocator) Released(service Service, address netip.Addr, pool string, at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -133,13 +133,7 @@ func (a *Allocator) coolAgain() {
 	}
 }
 
-// Expire frees the addresses that have been cooling long enough, and reports whether there were any. Allocate and Plan do the same.
-func (a *Allocator) Expire(now time.Time) (freed bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.expire(now)
-}
-
+// expire frees the addresses that have been cooling long enough, and reports whether there were any.
 func (a *Allocator) expire(now time.Time) (freed bool) {
 	a.now = now
 	for {
@@ -151,15 +145,6 @@ func (a *Allocator) expire(now time.Time) (freed bool) {
 		a.free(next.address)
 		freed = true
 	}
-}
-
-// NextExpiry returns when the next address will have been cooling long enough, so that the caller can wake the Services that wait for an
-// address. ok is false where none is cooling.
-func (a *Allocator) NextExpiry() (at time.Time, ok bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next, ok := a.cooling.Min()
-	return next.until, ok
 }
 
 // mayReturn reports whether the Service may have an address that is cooling.
