@@ -86,7 +86,7 @@ func testUpgradeAndBack(t *testing.T, c *cluster.Cluster) {
 			apply("-k", before)()
 		}},
 	} {
-		t.Run(step.name, func(t *testing.T) {
+		if !t.Run(step.name, func(t *testing.T) {
 			stops := map[string]func(*tally){}
 			for _, host := range []string{lab.Client, lab.Ext} {
 				s.answers(t, host, ips, 80)
@@ -108,7 +108,9 @@ func testUpgradeAndBack(t *testing.T, c *cluster.Cluster) {
 			}
 			s.announcedFrom(t, ips, s.Nodes()...)
 			s.servesAnother(t)
-		})
+		}) {
+			return // what comes after would only show the same
+		}
 	}
 }
 
