@@ -19,8 +19,8 @@ import (
 	"github.com/tandem-lb/tandem/test/documents"
 )
 
-// TestReferenceOfFlags makes docs/reference/cloud-controller-manager-flags.md from the flags, or compares it with them. It leaves out those that
-// every cloud controller manager has with the same default.
+// TestReferenceOfFlags makes docs/reference/cloud-controller-manager-flags.md from the flags, or compares it with them. It leaves out those
+// that every cloud controller manager has with the same default.
 func TestReferenceOfFlags(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "")
 	build := func(build func(*options.CloudControllerManagerOptions) *cobra.Command) *pflag.FlagSet {
@@ -32,7 +32,8 @@ func TestReferenceOfFlags(t *testing.T) {
 	}
 	every := build(func(opts *options.CloudControllerManagerOptions) *cobra.Command {
 		cloud := func(*config.CompletedConfig) cloudprovider.Interface { return nil }
-		return app.NewCloudControllerManagerCommand(opts, cloud, provider.Controllers(), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, wait.NeverStop)
+		return app.NewCloudControllerManagerCommand(
+			opts, cloud, provider.Controllers(), names.CCMControllerAliases(), cliflag.NamedFlagSets{}, wait.NeverStop)
 	})
 	var own, changed []*pflag.Flag
 	build(newCommand).VisitAll(func(f *pflag.Flag) {

@@ -21,5 +21,6 @@ func TestReferenceOfFlags(t *testing.T) {
 	cmd.PersistentFlags().VisitAll(add)
 	documents.Compare(t, "../../docs/reference/speaker-flags.md", "# Flags of tandem-speaker\n\n<!-- Made by `make generate`. -->\n\n"+
 		"In the chart they are values, or items of `speaker.extraArgs`.\n\n"+documents.Flags(flags)+
-		"\n`tandem-speaker health healthz` and `tandem-speaker health readyz` ask the speaker of the same container for its health, as the kubelet's probes do.\n")
+		"\n`tandem-speaker health healthz` and `tandem-speaker health readyz` ask the speaker of the same container for its health, as the\n"+
+		"kubelet's probes do.\n")
 }

@@ -5,13 +5,14 @@
 #
 #   sh validate.sh SERVICE [NAMESPACE [SCHEME]]        SCHEME is http (the default) or https
 #
-# It needs kubectl and curl, and changes nothing. Run it on a machine that reaches the addresses, such as one of the same LAN. It ends with the number of
-# steps that failed.
+# It needs kubectl and curl, and changes nothing. Run it on a machine that reaches the addresses, such as one of the same LAN. It ends with
+# the number of steps that failed.
 set -u
 service=${1:?name a Service: sh validate.sh SERVICE [NAMESPACE [SCHEME]]}
 namespace=${2:-default}
 scheme=${3:-http}
 tandem=${TANDEM_NAMESPACE:-tandem-system}
+timeout=${TIMEOUT:-30s}   # of each wait
 failed=0
 
 # check runs a command, and says what it shows. What the command prints is of interest only where it fails.
@@ -34,7 +35,7 @@ in_service() {
 
 # is_true looks for a condition of the Service. Where the condition is not True, its message says why.
 is_true() {
-	kubectl --namespace "$namespace" wait --for="condition=$1" "service/$service" --timeout="${TIMEOUT:-30s}" && return
+	kubectl --namespace "$namespace" wait --for="condition=$1" "service/$service" --timeout="$timeout" && return
 	in_service "{.status.conditions[?(@.type==\"$1\")].message}"
 	return 1
 }
@@ -45,9 +46,14 @@ sessions_are_up() {
 		--output 'jsonpath={range .items[*]}{.metadata.name}{": "}{.status.bgpSessions[?(@.state!="Established")].peer}{"\n"}{end}' | grep ': .'
 }
 
-check "the controller manager runs" kubectl --namespace "$tandem" rollout status deployment/tandem-cloud-controller-manager --timeout="${TIMEOUT:-30s}"
-check "a speaker runs on every node" kubectl --namespace "$tandem" rollout status daemonset/tandem-speaker --timeout="${TIMEOUT:-30s}"
-check "every speaker is ready" kubectl wait --for=condition=Ready speakerstatuses.tandem-lb.io --all --timeout="${TIMEOUT:-30s}"
+# rolled_out waits until all Pods of a Deployment or DaemonSet are there.
+rolled_out() {
+	kubectl --namespace "$tandem" rollout status "$1" --timeout="$timeout"
+}
+
+check "the controller manager runs" rolled_out deployment/tandem-cloud-controller-manager
+check "a speaker runs on every node" rolled_out daemonset/tandem-speaker
+check "every speaker is ready" kubectl wait --for=condition=Ready speakerstatuses.tandem-lb.io --all --timeout="$timeout"
 check "every BGP session is established" sessions_are_up
 check "$namespace/$service has an address of each family that it requires" is_true tandem-lb.io/Allocated
 check "its addresses are announced" is_true tandem-lb.io/Announced

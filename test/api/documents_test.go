@@ -31,12 +31,12 @@ import (
 )
 
 // The groups of other projects' kinds, of which this API server knows nothing.
-var foreign = regexp.MustCompile(`^(argoproj\.io|gateway\.networking\.k8s\.io|gateway\.envoyproxy\.io|kubeadm\.k8s\.io|kustomize\.toolkit\.fluxcd\.io|` +
-	`source\.toolkit\.fluxcd\.io|kubeproxy\.config\.k8s\.io|kubelet\.config\.k8s\.io|helm\.toolkit\.fluxcd\.io|helm\.cattle\.io|monitoring\.coreos\.com|projectcalico\.org|cilium\.io|security\.openshift\.io)/`)
+var foreign = regexp.MustCompile(`^(kubeadm\.k8s\.io|kube(let|proxy)\.config\.k8s\.io|gateway\.networking\.k8s\.io|` +
+	`monitoring\.coreos\.com|projectcalico\.org|cilium\.io|security\.openshift\.io)/`)
 
-// TestYAMLOfDocuments offers the API server each object that a page shows, and each file of manifests/examples, without creating it. What is no
-// object is part of one: of a Service, of the spec of an AddressPool, of a kustomization, or values of the chart. The files of other programs, such
-// as those of k3s, have another word on their fence: "yaml k3s".
+// TestYAMLOfDocuments offers the API server each object that a page shows, and each file of manifests/examples, without creating it. What
+// is no object is part of one: of a Service, of the spec of an AddressPool, of a kustomization, or values of the chart. The files of other
+// programs, such as those of k3s, have another word on their fence: "yaml k3s".
 func TestYAMLOfDocuments(t *testing.T) {
 	blocks := 0
 	for _, page := range documents.Pages(t, root) {
@@ -116,7 +116,8 @@ func offerPart(t *testing.T, part map[string]any, text string) error {
 		return offerObject(t, obj)
 	}
 	service := whole("{apiVersion: v1, kind: Service, metadata: {name: part}, spec: {type: LoadBalancer, ports: [{port: 80}]}}")
-	pool := whole(`{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: part}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`, "spec")
+	const poolWith = `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: part}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`
+	pool := whole(poolWith, "spec")
 	kustomization := yaml.UnmarshalStrict([]byte(text), &types.Kustomization{})
 	var values error
 	if service != nil && pool != nil && kustomization != nil {
@@ -173,8 +174,8 @@ func ensureNamespace(t *testing.T, name string) {
 	}
 }
 
-// TestKubectlOfDocuments types each kubectl command of the pages. Commands that write are told --dry-run=server. An object that is not there is no
-// error; a kind, a flag, a verb, an argument or a path in an object that there is not is one.
+// TestKubectlOfDocuments types each kubectl command of the pages. Commands that write are told --dry-run=server. An object that is not
+// there is no error; a kind, a flag, a verb, an argument or a path in an object that there is not is one.
 func TestKubectlOfDocuments(t *testing.T) {
 	for _, name := range []string{"tandem-system", "shop", "monitoring"} {
 		ensureNamespace(t, name)
@@ -232,9 +233,11 @@ func onTrial(args []string) []string {
 	return args
 }
 
-// notThere reports whether kubectl complains of nothing but what this cluster has not: objects, rights of accounts, kinds of other projects.
+// notThere reports whether kubectl complains of nothing but what this cluster has not: objects, rights of accounts, kinds of other
+// projects.
 func notThere(output string) bool {
-	known := regexp.MustCompile(`(?m)\((NotFound|AlreadyExists)\)| not found$|no matching resources found|User "system:serviceaccount:\S+" cannot|` +
+	known := regexp.MustCompile(`(?m)\((NotFound|AlreadyExists)\)| not found$|no matching resources found|` +
+		`User "system:serviceaccount:\S+" cannot|` +
 		`the server doesn't have a resource type "(servicemonitor|podmonitor|gateway|kubecontrollersconfiguration)s?"`)
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
@@ -294,7 +297,9 @@ func workingDirectory(t *testing.T, pages []documents.Page) string {
 	if err := os.Symlink(manifests, filepath.Join(dir, "manifests")); err != nil {
 		t.Fatal(err)
 	}
-	for file, from := range map[string]string{"install.yaml": "default", "install-services.yaml": "services", "crds.yaml": "crd", "kustomization.yaml": "services"} {
+	for file, from := range map[string]string{
+		"install.yaml": "default", "install-services.yaml": "services", "crds.yaml": "crd", "kustomization.yaml": "services",
+	} {
 		var out, complaint bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), kubectl, "kustomize", "manifests/"+from)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, &complaint

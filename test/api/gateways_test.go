@@ -15,9 +15,11 @@ import (
 )
 
 // TestServicesOfGateways has the controller manager serve Services as implementations of Gateway API make them for a Gateway whose
-// spec.infrastructure has annotations of Tandem, or whose spec.addresses has an address. docs/gateway-api.md says which implementation does what.
+// spec.infrastructure has annotations of Tandem, or whose spec.addresses has an address. docs/gateway-api.md says which implementation does
+// what.
 func TestServicesOfGateways(t *testing.T) {
-	create(t, object(t, "AddressPool", `{metadata: {name: gateways}, spec: {ipv4: {ranges: [192.0.2.112/29]}, ipv6: {ranges: ["2001:db8:6::/125"]}}}`))
+	create(t, object(t, "AddressPool",
+		`{metadata: {name: gateways}, spec: {ipv4: {ranges: [192.0.2.112/29]}, ipv6: {ranges: ["2001:db8:6::/125"]}}}`))
 	startManager(t)
 	for _, test := range []struct{ name, service, want string }{
 		{

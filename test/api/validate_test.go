@@ -24,8 +24,8 @@ import (
 	"github.com/tandem-lb/tandem/test/documents"
 )
 
-// TestValidationScript runs manifests/examples/validate.sh as docs/validate.md says, for a Service that works and for one that is not announced, and
-// compares what it prints with what that page shows. A curl that answers as it is told stands for the network.
+// TestValidationScript runs manifests/examples/validate.sh as docs/validate.md says, for a Service that works and for one that is not
+// announced, and compares what it prints with what that page shows. A curl that answers as it is told stands for the network.
 func TestValidationScript(t *testing.T) {
 	ensureNamespace(t, "tandem-system")
 	rolledOut(t)
@@ -36,9 +36,10 @@ func TestValidationScript(t *testing.T) {
 			Conditions:  []metav1.Condition{condition("Ready", metav1.ConditionTrue, "Announcing", "")},
 		},
 	})
+	const why = "no advertisement selects pool lan"
 	for name, announced := range map[string]metav1.Condition{
 		"web":    condition(ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, "Announced", ""),
-		"silent": condition(ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "NoAdvertisement", "no advertisement selects pool lan"),
+		"silent": condition(ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "NoAdvertisement", why),
 	} {
 		createWithStatus(t, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
@@ -91,7 +92,8 @@ func rolledOut(t *testing.T) {
 		ObjectMeta: meta("tandem-speaker"),
 		Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
 		Status: appsv1.DaemonSetStatus{
-			ObservedGeneration: 1, DesiredNumberScheduled: 1, CurrentNumberScheduled: 1, UpdatedNumberScheduled: 1, NumberReady: 1, NumberAvailable: 1,
+			ObservedGeneration: 1, DesiredNumberScheduled: 1, CurrentNumberScheduled: 1, UpdatedNumberScheduled: 1,
+			NumberReady: 1, NumberAvailable: 1,
 		},
 	})
 }

@@ -22,10 +22,11 @@ type Command struct {
 func (c Command) String() string { return c.Where + ": " + strings.Join(c.Args, " ") }
 
 // program matches the beginning of what is typed: programs, and variables before them.
-var program = regexp.MustCompile(`^([A-Z_]+=\S+ +)*(kubectl|helm|make|go|sh|juju|kubeadm|ctr|microk8s|kind|docker|skopeo|curl|oc|talosctl|flux|argocd) `)
+var program = regexp.MustCompile(`^([A-Z_]+=\S+ +)*` +
+	`(kubectl|helm|make|go|sh|juju|kubeadm|ctr|microk8s|kind|docker|skopeo|curl|oc|talosctl|flux|argocd) `)
 
-// Commands returns all commands of a page: those of blocks in sh, the lines of other blocks that begin with "$ ", whole blocks of lines that
-// begin with the name of a program, and code within a paragraph or a table that begins with one and has more than a verb.
+// Commands returns all commands of a page: those of blocks in sh, the lines of other blocks that begin with "$ ", whole blocks of lines
+// that begin with the name of a program, and code within a paragraph or a table that begins with one and has more than a verb.
 func (p Page) Commands() ([]Command, error) {
 	var all []Command
 	add := func(where, script string) error {

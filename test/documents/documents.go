@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package documents reads the project's Markdown files for the tests that hold them true: links and anchors lead somewhere, what the reference
-// says is what the code says, the API server takes each YAML block, and each command is one that its program knows.
+// Package documents reads the project's Markdown files for the tests that hold them true: links and anchors lead somewhere, what the
+// reference says is what the code says, the API server takes each YAML block, and each command is one that its program knows.
 package documents
 
 import (
@@ -41,9 +41,11 @@ type Link struct {
 
 // Block is a block of code.
 type Block struct {
-	Page     string // its Path
-	Line     int    // of its first line
-	Language string // all that the fence says: "yaml" for what Kubernetes reads, "yaml k3s" for another program's; "" for a block that is indented
+	Page string // its Path
+	Line int    // of its first line
+	// Language is all that the fence says: "yaml" for what Kubernetes reads, "yaml k3s" for another program's. It is "" for a block that is
+	// indented.
+	Language string
 	Text     string
 }
 
@@ -140,8 +142,8 @@ func (p *Page) addBlock(language string, lines *text.Segments, source []byte) {
 	}
 }
 
-// addAnchor names a heading as GitHub does: in small letters, without punctuation, with hyphens for spaces, and numbered where it is not the
-// first of its name.
+// addAnchor names a heading as GitHub does: in small letters, without punctuation, with hyphens for spaces, and numbered where it is not
+// the first of its name.
 func (p *Page) addAnchor(heading string) {
 	slug := strings.Map(func(r rune) rune {
 		switch {

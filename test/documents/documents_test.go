@@ -67,7 +67,10 @@ func TestContents(t *testing.T) {
 	}
 	for _, p := range pages {
 		in := filepath.Dir(p.Path)
-		if slices.Contains([]string{"docs", "docs/distributions", "docs/reference"}, in) && p.Path != "docs/README.md" && !slices.Contains(listed, p.Path) {
+		if !slices.Contains([]string{"docs", "docs/distributions", "docs/reference"}, in) || p.Path == "docs/README.md" {
+			continue
+		}
+		if !slices.Contains(listed, p.Path) {
 			t.Errorf("docs/README.md does not list %s", p.Path)
 		}
 	}
@@ -133,10 +136,11 @@ func TestGo(t *testing.T) {
 	}
 }
 
-// TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What kubectl
-// and Helm are told is tested with an API server, in test/api.
+// TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What
+// kubectl and Helm are told is tested with an API server, in test/api.
 func TestPrograms(t *testing.T) {
-	known := strings.Fields(`kubectl helm make go sh cat cp arping ndisc6 tcpdump curl jq grep juju kubeadm ctr microk8s kind docker skopeo firewall-cmd`)
+	known := strings.Fields(`kubectl helm make go sh cat cp grep jq curl arping ndisc6 tcpdump firewall-cmd
+		juju kubeadm ctr microk8s kind docker skopeo`)
 	for _, c := range allCommands(t) {
 		if !slices.Contains(known, c.Args[0]) {
 			t.Errorf("%s: %s is no program that this test knows", c, c.Args[0])
@@ -162,7 +166,8 @@ func allCommands(t *testing.T) []Command {
 
 func TestParse(t *testing.T) {
 	page := Parse("page.md", []byte("# A `b` & c, d\n\nSee [x](y.md#z) and `kubectl get pods`.\n\n| a |\n|---|\n| b |\n\n| cut off |\n\n"+
-		"## A `b` & c, d\n\n    $ kubectl get pods -l 'a in (b)'\n    NAME\n\n```sh\nX=1 kubectl apply -f - <<EOF | grep $(date)   # why\nkind: $Y\nEOF\n```\n"))
+		"## A `b` & c, d\n\n    $ kubectl get pods -l 'a in (b)'\n    NAME\n\n"+
+		"```sh\nX=1 kubectl apply -f - <<EOF | grep $(date)   # why\nkind: $Y\nEOF\n```\n"))
 	if diff := cmp.Diff(map[string]bool{"a-b--c-d": true, "a-b--c-d-1": true}, page.Anchors); diff != "" {
 		t.Errorf("anchors (-want +got):\n%s", diff)
 	}

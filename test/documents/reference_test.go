@@ -23,8 +23,9 @@ func TestReferenceOfAPI(t *testing.T) {
 	}
 	var page strings.Builder
 	page.WriteString("# API\n\n<!-- Made by `make generate` from the comments of ipam/v1alpha1 and speaker/v1alpha1. -->\n\n" +
-		"All kinds belong to `tandem-lb.io/v1alpha1` and to the whole cluster: no object has a namespace. `[]` stands for each item of a list. Conditions have\n" +
-		"the form of Kubernetes' `metav1.Condition`; [metrics, events and conditions](../reference.md#conditions) has their types and reasons.\n" +
+		"All kinds belong to `tandem-lb.io/v1alpha1` and to the whole cluster: no object has a namespace. `[]` stands for each item of a\n" +
+		"list. Conditions have the form of Kubernetes' `metav1.Condition`; [metrics, events and conditions](../reference.md#conditions) has their\n" +
+		"types and reasons.\n" +
 		"`kubectl explain addresspools.spec` shows the same on the command line.\n\n| kind | `kubectl get` | |\n|---|---|---|\n")
 	var kinds []apiextensionsv1.CustomResourceDefinition
 	for _, file := range files {
