@@ -379,16 +379,10 @@ func TestPlanWithinLimit(t *testing.T) {
 	}
 }
 
-// nextExpiry returns when the next address will have been cooling long enough.
-func nextExpiry(a *Allocator) (time.Time, bool) {
-	next, ok := a.cooling.Min()
-	return next.until, ok
-}
-
 // What cools is told, counts neither as allocated nor as available, and becomes free in the order of time.
 func TestCooling(t *testing.T) {
 	a := withPools(Pool{Name: "lan", Ranges: ranges("10.0.0.0/29"), ReuseAfter: 10 * time.Minute})
-	if at, ok := nextExpiry(a); ok {
+	if at, ok := a.NextExpiry(); ok {
 		t.Errorf("next expiry of nothing is %s", at)
 	}
 	for i, service := range []Service{web, other, third} {
@@ -416,7 +410,7 @@ func TestCooling(t *testing.T) {
 		if got := a.expire(noon.Add(step.at)); got != step.frees {
 			t.Errorf("expire after %s = %v, want %v", step.at, got, step.frees)
 		}
-		if at, ok := nextExpiry(a); ok != (step.next > 0) || ok && !at.Equal(noon.Add(step.next)) {
+		if at, ok := a.NextExpiry(); ok != (step.next > 0) || ok && !at.Equal(noon.Add(step.next)) {
 			t.Errorf("after %s the next address is free at %s, %v; want after %s", step.at, at, ok, step.next)
 		}
 		if err := checkConsistent(a); err != nil {
@@ -453,7 +447,7 @@ func TestParkedRequest(t *testing.T) {
 		if answer := a.Plan(noon.Add(10*time.Minute-1), back)[0]; describe(answer.Outcome, answer.Err) != "10.0.0.3@lan, added 10.0.0.3@lan" {
 			t.Errorf("restart %d: the Service that had the address gets %s", restart, describe(answer.Outcome, answer.Err))
 		}
-		if next, ok := nextExpiry(a); !ok || !next.Equal(noon.Add(10*time.Minute)) {
+		if next, ok := a.NextExpiry(); !ok || !next.Equal(noon.Add(10*time.Minute)) {
 			t.Errorf("restart %d: the address is free at %s, %v", restart, next, ok)
 		}
 	}

@@ -147,6 +147,15 @@ func (a *Allocator) expire(now time.Time) (freed bool) {
 	}
 }
 
+// NextExpiry returns when the next address will have been cooling long enough, so that the caller can wake the Services that wait for an
+// address. ok is false where none is cooling.
+func (a *Allocator) NextExpiry() (at time.Time, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next, ok := a.cooling.Min()
+	return next.until, ok
+}
+
 // mayReturn reports whether the Service may have an address that is cooling.
 func (a *Allocator) mayReturn(req Request, h *holding) bool {
 	at, was := h.left[req.Service]

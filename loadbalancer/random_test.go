@@ -158,7 +158,7 @@ func (w *world) checkGiven(name, shown, given string, held []ipam.Assignment) {
 		if !slices.ContainsFunc(held, func(as ipam.Assignment) bool { return as.Address == addr(address) }) {
 			w.checkPorts(name, address)
 		}
-		if owner == name {
+		if owner == name || w.named(name, address) {
 			continue
 		}
 		parent := w.service(owner)
@@ -173,11 +173,19 @@ func (w *world) checkGiven(name, shown, given string, held []ipam.Assignment) {
 	}
 }
 
+// named reports whether the claim of an address names a Service.
+func (w *world) named(name, address string) bool {
+	object, err := w.api.NetworkingV1().IPAddresses().Get(w.t.Context(), address, metav1.GetOptions{})
+	return err == nil && claim.Read(object).Names(named(name))
+}
+
 // checkPorts checks that no port of an address that is being given is that of another Service that the claim names and that publishes the
 // address.
 func (w *world) checkPorts(name, address string) {
 	object, err := w.api.NetworkingV1().IPAddresses().Get(w.t.Context(), address, metav1.GetOptions{})
-	w.must(err)
+	if err != nil {
+		return // It was deleted by hand meanwhile.
+	}
 	mine := rules.SharingOf(w.service(name)).Ports[0]
 	for _, other := range claim.Read(object).Named() {
 		svc := w.service(other.Name)

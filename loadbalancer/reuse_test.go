@@ -3,12 +3,15 @@
 package loadbalancer
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -292,5 +295,32 @@ func TestReuseAfter(t *testing.T) {
 		if len(object.Annotations) == 0 {
 			t.Error("the claim does not say that its parent has left")
 		}
+	})
+}
+
+// An address whose claim was deleted by hand, and then its Service, cools without a claim.
+func TestCoolingWithoutAClaim(t *testing.T) {
+	bubble("ends too, and wakes a Service that waits", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1", reuseAfter(5*time.Minute)))
+		l := c.lead()
+		c.create(newService("a", single, "IPv4"), newService("b", single, "IPv4"))
+		l.mustSync("a")
+		c.frozen = true
+		c.api.failing(func(verb, resource, _ string) error { // so that the claim is not written again before
+			if verb == "create" && resource == "ipaddresses" {
+				return apierrors.NewInternalError(errors.New("no"))
+			}
+			return nil
+		})
+		c.deleteClaim("192.0.2.1")
+		c.vanish("a")
+		c.api.failing(nil)
+		c.frozen = false
+		c.settle()
+		l.wantError("b", "no free address")
+		l.takeWoken()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		l.wantWoken("b")
 	})
 }

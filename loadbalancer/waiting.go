@@ -124,6 +124,10 @@ func (s *Server) wakeWaiting(ctx context.Context) {
 		}
 	}
 	s.wakeAgreeing()
+	// An address cools in the cache alone where its claim was deleted by hand.
+	if at, ok := s.ledger.Cache.NextExpiry(); ok {
+		s.plans.AddAfter(item{kind: wakeWaiting}, time.Until(at))
+	}
 	if woken > 0 {
 		klog.FromContext(ctx).V(2).Info("Woke waiting Services", "woken", woken, "waiting", len(services))
 	}
