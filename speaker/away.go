@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -89,27 +90,31 @@ func watched(on []lan.Target, self string, p presence) []lan.Target {
 	})
 }
 
-// away returns those of the nodes that may be back whose kernels are not known to be silent, on a link of this node. One of which a link is
-// silent has lost what it announced there: the interface is taken out of nodes.
-func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.Node) map[string]bool {
-	away := map[string]bool{}
+// away returns those of the nodes that may be back whose kernels are not known to be silent on a link of this node, and those that are silent on
+// all. An interface of a node that may be back, and is not alive, is taken out of nodes when it is silent.
+func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.Node) (away map[string]bool, silent []string) {
+	away, lost := map[string]bool{}, map[lan.Key]bool{}
 	for key, state := range states {
 		if _, expected := p.expected[key.Node]; !expected {
 			continue
 		}
-		if state != lan.Silent {
+		if state == lan.Answers || state == lan.Unknown {
 			away[key.Node] = true
-			continue
-		}
-		if node, ok := nodes[key.Node]; ok {
-			node.Interfaces = slices.DeleteFunc(slices.Clone(node.Interfaces), func(i decision.Interface) bool { return i.Name == key.Interface })
-			nodes[key.Node] = node
+		} else if !p.alive(key.Node) {
+			lost[key] = true
 		}
 	}
-	return away
+	withoutInterfaces(nodes, lost)
+	for key := range lost {
+		if !away[key.Node] && !slices.Contains(silent, key.Node) {
+			silent = append(silent, key.Node)
+		}
+	}
+	return away, silent
 }
 
-// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes.
+// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes: those of
+// nodes that may be back by what this speaker finds alone, those of any other node, and this one, if another speaker confirms it.
 func (s *Speaker) whoIsAway(
 	ctx context.Context, p presence, on []lan.Target, via []layer2.Interface, nodes map[string]decision.Node,
 ) map[string]bool {
@@ -120,9 +125,20 @@ func (s *Speaker) whoIsAway(
 	for _, i := range via {
 		interfaces = append(interfaces, net.Interface{Name: i.Name, Index: i.Index, HardwareAddr: i.MAC})
 	}
-	s.lan.Set(watched(on, s.cfg.Node, p), interfaces)
-	nowAway := away(p, s.lan.States(), nodes)
-	logger := klog.FromContext(ctx)
+	logger, now := klog.FromContext(ctx), time.Now()
+	on = watched(on, s.cfg.Node, p)
+	s.lan.Set(on, interfaces)
+	states := s.lan.States()
+	nowAway, hopeless := away(p, states, nodes)
+	s.roster.GiveUp(hopeless)
+	own := suspects(states, on)
+	s.suspects.Put(own)
+	s.suspicions.Hear(now, suspicion{From: s.cfg.Node, Suspects: own})
+	silent, wait := s.suspicions.Confirmed(now, p.alive)
+	withoutInterfaces(nodes, silent)
+	if !maps.Equal(silent, s.silent) {
+		logger.Info("Interfaces that are silent on the LAN, as several speakers find", "interfaces", slices.SortedFunc(maps.Keys(silent), lan.Key.Compare))
+	}
 	for node := range nowAway {
 		if !s.away[node] {
 			logger.Info("Waiting for a speaker to come back, since its node answers on the LAN", "node", node, "until", p.expected[node])
@@ -133,8 +149,7 @@ func (s *Speaker) whoIsAway(
 			logger.Info("Waiting no longer for a speaker to come back", "node", node)
 		}
 	}
-	s.away = nowAway
-	wait := time.Hour
+	s.away, s.silent = nowAway, silent
 	for _, until := range p.expected {
 		wait = min(wait, time.Until(until))
 	}

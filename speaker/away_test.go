@@ -104,12 +104,20 @@ func TestWhoIsAway(t *testing.T) {
 			states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Silent, key("node2", "eth1"): lan.Answers},
 			want:   []string{"node2"}, lost: map[string]bool{"eth0": true},
 		},
+		{
+			name: "not one whose kernel has never answered", states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Unanswered},
+			lost: map[string]bool{"eth0": true},
+		},
 		{name: "nobody who is alive", states: map[lan.Key]lan.State{key("node4", "eth0"): lan.Answers}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			interfaces := []decision.Interface{{Name: "eth0"}, {Name: "eth1"}}
 			nodes := map[string]decision.Node{"node2": {Interfaces: interfaces}}
-			got := slices.Sorted(maps.Keys(away(p, tt.states, nodes)))
+			waited, silent := away(p, tt.states, nodes)
+			got := slices.Sorted(maps.Keys(waited))
+			if want := len(tt.states) == 1 && tt.lost != nil; want != slices.Equal(silent, []string{"node2"}) {
+				t.Errorf("silent on all links are %v", silent)
+			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("away (-want +got):\n%s", diff)
 			}

@@ -33,12 +33,16 @@ type roster struct {
 	// gone are the speakers that were not alive and expected at the latest update, back those that have come back since: until when they overlap.
 	gone map[string]bool
 	back map[string]time.Time
+	// hopeless are the speakers that are not expected back any more, since their kernels fell silent. The next answer of such a kernel is that of a node
+	// that has started anew, which forwards nothing before its speaker is alive.
+	hopeless map[string]bool
 }
 
 // newRoster returns the roster of a speaker that starts now.
 func newRoster(now time.Time, grace time.Duration) *roster {
 	return &roster{
-		started: now, grace: grace, seen: map[string]bool{}, lost: map[string]bool{}, gone: map[string]bool{}, back: map[string]time.Time{},
+		started: now, grace: grace, seen: map[string]bool{}, lost: map[string]bool{},
+		gone: map[string]bool{}, back: map[string]time.Time{}, hopeless: map[string]bool{},
 	}
 }
 
@@ -64,6 +68,7 @@ func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[stri
 		p.returned = p.returned || r.lost[node]
 		delete(r.lost, node)
 		r.seen[node] = true
+		delete(r.hopeless, node)
 		if r.gone[node] {
 			r.back[node] = now.Add(overlap)
 		}
@@ -92,6 +97,7 @@ func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[stri
 	}
 	over := func(_ string, until time.Time) bool { return !now.Before(until) }
 	maps.DeleteFunc(p.expected, over)
+	maps.DeleteFunc(p.expected, func(node string, _ time.Time) bool { return r.hopeless[node] })
 	maps.DeleteFunc(r.back, over)
 	clear(r.gone)
 	for node := range p.expected {
@@ -100,4 +106,11 @@ func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[stri
 	p.complete = len(presumed) == 0
 	p.alive = func(node string) bool { return alive.Has(node) || presumed[node] }
 	return p
+}
+
+// GiveUp says that the speakers of nodes are not to be expected back before gossip shows them.
+func (r *roster) GiveUp(nodes []string) {
+	for _, node := range nodes {
+		r.hopeless[node] = true
+	}
 }

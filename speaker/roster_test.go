@@ -186,3 +186,32 @@ func TestRosterExpects(t *testing.T) {
 		})
 	}
 }
+
+// A speaker whose kernel fell silent is not expected back when its kernel answers again: its node has started anew. When the speaker is alive and is
+// lost again, it is.
+func TestRosterGivesUp(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	r := newRoster(start, grace)
+	known := map[string]netip.Addr{"node1": {}, "node2": {}}
+	expects := func(lost bool) bool {
+		s := aliveNodes("node1", "node2")
+		if lost {
+			s = aliveNodes("node1")
+			s.Lost = map[string]time.Time{"node2": start}
+		}
+		_, expected := r.Update(start.Add(time.Second), s, known).expected["node2"]
+		return expected
+	}
+	expects(false)
+	if !expects(true) {
+		t.Error("a speaker that was lost is not expected back")
+	}
+	r.GiveUp([]string{"node2"})
+	if expects(true) {
+		t.Error("it is expected back after it was given up")
+	}
+	expects(false)
+	if !expects(true) {
+		t.Error("it is not expected back when it was alive since")
+	}
+}

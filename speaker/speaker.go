@@ -42,7 +42,7 @@ const (
 	hung = 30 * time.Second
 )
 
-// Config is what a Speaker works with. All fields are required but for the durations.
+// Config is what a Speaker works with. All fields are required but for the durations and the rate.
 type Config struct {
 	// Node is the name of this node.
 	Node string
@@ -59,6 +59,8 @@ type Config struct {
 	RestartGrace time.Duration
 	// LANProbeInterval is how often the kernels of other nodes are asked whether they live. Zero means never. Then none is waited for.
 	LANProbeInterval time.Duration
+	// AnnouncementRate is how many announcements a second an interface sends at most. Zero stands for the default.
+	AnnouncementRate int
 	REST             *rest.Config
 	Registerer       prometheus.Registerer
 	// Recorder writes events.
@@ -80,6 +82,9 @@ type Speaker struct {
 	liveness  *reporter
 	probe     *apiProbe
 
+	suspects signal.Latest[[]lan.Key] // what this speaker suspects, for the others
+	heard    chan suspicion           // what the others suspect
+
 	changed signal.Signal // the API's objects have changed
 	status  signal.Signal // the state that this node publishes may have changed
 	ready   atomic.Bool
@@ -95,8 +100,10 @@ type Speaker struct {
 	isolation isolation
 	// waiting fires when the first of the speakers that are expected back is not expected any longer.
 	waiting *time.Timer
-	// away are the nodes that were away at the latest decision.
-	away map[string]bool
+	// away are the nodes that were away at the latest decision, silent the interfaces that several speakers found silent.
+	away       map[string]bool
+	silent     map[lan.Key]bool
+	suspicions suspicions
 }
 
 // New returns a speaker that has not started.
@@ -120,15 +127,17 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 		liveness: &reporter{
 			client: writer, namespace: cfg.Namespace, node: cfg.Node, latest: signal.NewLatest[livenessReport](),
 		},
-		changed: changed,
-		status:  signal.New(),
-		waiting: time.NewTimer(time.Hour), // set by each decision
+		suspects: signal.NewLatest[[]lan.Key](),
+		heard:    make(chan suspicion, 64),
+		changed:  changed,
+		status:   signal.New(),
+		waiting:  time.NewTimer(time.Hour), // set by each decision
 	}
 	if cfg.LANProbeInterval > 0 {
 		s.lan = lan.New(cfg.LANProbeInterval, cfg.Registerer)
 	}
 	s.layer2 = layer2.New(layer2.Config{
-		Registerer: cfg.Registerer, OnConflict: s.conflicts.Note, OnChange: s.status.Raise, OnProbed: s.changed.Raise,
+		Registerer: cfg.Registerer, Rate: cfg.AnnouncementRate, OnConflict: s.conflicts.Note, OnChange: s.status.Raise, OnProbed: s.changed.Raise,
 	})
 	var err error
 	if s.probe, err = newAPIProbe(cfg.REST, cfg.Node, objects); err != nil {
@@ -195,7 +204,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 		return err
 	}
 	if s.members, err = membership.Join(parts, membership.Config{
-		Node: s.cfg.Node, Bind: s.cfg.HostIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer,
+		Node: s.cfg.Node, Bind: s.cfg.HostIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer, OnMessage: s.hear,
 	}); err != nil {
 		return fmt.Errorf("joining the other speakers: %w", err)
 	}
@@ -208,6 +217,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}
 	start("records", s.records.run)
 	start("conflicts", s.conflicts.run)
+	start("suspicions", func(ctx context.Context) error { return tell(ctx, s.cfg.Node, s.suspects, s.members.SendAll) })
 	// Sessions that end because this speaker stops are no news.
 	go newSessionReporter(s.cfg.Node, s.cache, s.cfg.Recorder, s.sessions.states).run(ctx, s.sessions.moved)
 	start("liveness", s.liveness.run)
@@ -250,6 +260,10 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.status.Raise()
 		case <-s.members.Changes():
 		case <-kernels:
+		case said := <-s.heard:
+			if !s.suspicions.Hear(time.Now(), said) {
+				continue
+			}
 		case <-s.waiting.C:
 		case <-startupHoldOver:
 		case <-discoveryOver:

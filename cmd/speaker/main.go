@@ -42,6 +42,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker"
 	"github.com/tandem-lb/tandem/speaker/lan"
+	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
 	"github.com/tandem-lb/tandem/speaker/serving"
 )
@@ -56,6 +57,7 @@ type options struct {
 	membershipPort     uint16
 	restartGrace       time.Duration
 	lanProbeInterval   time.Duration
+	announcementRate   uint16
 }
 
 func main() { os.Exit(cli.Run(command())) }
@@ -98,6 +100,8 @@ func command() *cobra.Command {
 		"crashed, and the node itself answers on the LAN; 0 moves them at once.")
 	flags.DurationVar(&o.lanProbeInterval, "lan-probe-interval", lan.Interval, "How often a few other nodes are asked by ARP and neighbour solicitations "+
 		"whether they live; 0 asks nobody, and then the addresses of a node move whenever its speaker stops.")
+	flags.Uint16Var(&o.announcementRate, "layer2-announcement-rate", layer2.DefaultRate, "How many gratuitous ARP packets and unsolicited neighbour "+
+		"advertisements an interface sends a second at most; keep it below what switches and routers take (storm control, ARP policing).")
 	cmd.PersistentFlags().StringVar(&o.healthSocket, "health-socket", "/run/tandem/health.sock", "Unix socket for the health of this speaker.")
 	verflag.AddFlags(flags)
 	logsapi.AddFlags(logOptions, flags)
@@ -125,6 +129,9 @@ func run(ctx context.Context, o options) error {
 		if value < 0 {
 			return fmt.Errorf("%s is %v; give a duration of 0 or more, as 30s", flag, value)
 		}
+	}
+	if o.announcementRate == 0 {
+		return errors.New("--layer2-announcement-rate is 0; give a number a second, as 500")
 	}
 	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
 		return errors.New("--tls-cert-file and --tls-private-key-file go together")
@@ -164,6 +171,7 @@ func run(ctx context.Context, o options) error {
 		MembershipPort:   o.membershipPort,
 		RestartGrace:     o.restartGrace,
 		LANProbeInterval: o.lanProbeInterval,
+		AnnouncementRate: int(o.announcementRate),
 		REST:             config,
 		Registerer:       metrics.Registry,
 		Recorder:         broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),

@@ -116,7 +116,7 @@ func TestAnotherMachineWithTheAddressIsSilent(t *testing.T) {
 	node2.IP(t, "link set eth0 address 02:00:00:00:00:99")
 	node2.IP(t, "link set eth0 up")
 	p.Set([]Target{{Key: key, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}}}}, []net.Interface{eth0})
-	p.wait(t, key, Silent)
+	p.wait(t, key, Unanswered)
 }
 
 // While this node's own link is down, nobody is taken for silent; when it is up again, its sockets work.

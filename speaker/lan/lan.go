@@ -12,7 +12,7 @@
 //	 75 ms   ── who has 198.51.100.12? ──▶    (no power)
 //	150 ms   ── who has 198.51.100.12? ──▶
 //	225 ms   ── who has 198.51.100.12? ──▶
-//	300 ms   three are lost: Silent
+//	300 ms   three are lost: Silent (if it had never answered: Unanswered)
 //
 // The caller declares by [Prober.Set] whom to ask, and by which of its interfaces, and reads the result from [Prober.States]. [Ring] says
 // whom a node watches, so that each is watched by three others, and a node has the same work however many there are.
@@ -38,7 +38,13 @@ import (
 
 // A Key names an interface of a node.
 type Key struct {
-	Node, Interface string
+	Node      string `json:"node"`
+	Interface string `json:"interface"`
+}
+
+// Compare orders keys by node and interface.
+func (k Key) Compare(o Key) int {
+	return cmp.Or(cmp.Compare(k.Node, o.Node), cmp.Compare(k.Interface, o.Interface))
 }
 
 // A Target is an interface of another node that is to be asked.
@@ -69,8 +75,10 @@ const (
 	Unknown State = iota
 	// Answers means that the kernel has answered one of the last questions.
 	Answers
-	// Silent means that it has answered none of the last questions.
+	// Silent means that it has answered before, and none of the last questions.
 	Silent
+	// Unanswered means that it has never answered, and was asked often enough.
+	Unanswered
 )
 
 // String returns the state in words.
@@ -80,6 +88,8 @@ func (s State) String() string {
 		return "answering"
 	case Silent:
 		return "silent"
+	case Unanswered:
+		return "not answering"
 	}
 	return "unknown"
 }
@@ -114,8 +124,10 @@ func (w *watch) Step(dropped bool) {
 	case w.answered:
 		w.state, w.lost = Answers, 0
 	case w.out && !dropped, w.failed && w.state == Unknown:
-		if w.lost++; w.lost >= losses {
+		if w.lost++; w.lost >= losses && w.state == Answers {
 			w.state = Silent
+		} else if w.lost >= losses && w.state == Unknown {
+			w.state = Unanswered
 		}
 	}
 	w.out, w.failed, w.answered = false, false, false

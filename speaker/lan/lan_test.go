@@ -24,7 +24,8 @@ func TestWatch(t *testing.T) {
 		{name: "nothing was asked", want: Unknown},
 		{name: "an answer", events: "+", want: Answers},
 		{name: "two losses are few", events: "--", want: Unknown},
-		{name: "three losses of one that never answered", events: "---", want: Silent},
+		{name: "three losses of one that never answered", events: "---", want: Unanswered},
+		{name: "the first answer after many losses", events: "------+", want: Answers},
 		{name: "two losses of one that has answered", events: "+--", want: Answers},
 		{name: "three losses", events: "+---", want: Silent},
 		{name: "losses that are not in a row", events: "+--+--+--", want: Answers},
@@ -32,7 +33,7 @@ func TestWatch(t *testing.T) {
 		{name: "what was dropped may have been an answer", events: "+--!-", want: Silent},
 		{name: "only drops", events: "+!!!!!!", want: Answers},
 		{name: "what could not be sent is not lost", events: "+--??????", want: Answers},
-		{name: "one that cannot be asked at all is not waited for", events: "???", want: Silent},
+		{name: "one that cannot be asked at all is not waited for", events: "???", want: Unanswered},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var w watch

@@ -34,7 +34,8 @@
 // An address that is new on an interface, or was found free, is told to all neighbours by gratuitous ARP or unsolicited Neighbour
 // Advertisements at 0, 0.1, 0.3, 1, 2 and 4 seconds, then slowly for as long as it is announced: hosts keep what they learnt, switches
 // forget. The same starts again when the interface's MAC or index changes, when it comes back, and on [Announcer.Refresh]. The schedule
-// belongs to the goroutine that also applies changes, so an address that was withdrawn is never announced again.
+// belongs to the goroutine that also applies changes, so an address that was withdrawn is never announced again. An interface sends 500
+// announcements a second at most ([Config.Rate]), the first of each address before the second of any.
 //
 // # Deputies
 //

@@ -94,6 +94,8 @@ type Conflict struct {
 // Config configures an Announcer. Each field may be left out. The functions are called by the goroutine in Run and must return soon.
 type Config struct {
 	Registerer prometheus.Registerer
+	// Rate is how many announcements a second an interface sends at most; 0 stands for DefaultRate.
+	Rate int
 	// OnConflict is called when an address is defended, and so at most every ten seconds for each address and interface, and when a probed
 	// address turns out to be in use, and so in growing intervals from a second to five minutes.
 	OnConflict func(Conflict)
@@ -203,6 +205,7 @@ func (s *conflictSet) take() map[conflictKey]conflict {
 
 // New returns an Announcer that announces nothing yet.
 func New(config Config) *Announcer {
+	config.Rate = cmp.Or(config.Rate, DefaultRate)
 	return &Announcer{
 		config:    config,
 		metrics:   newMetrics(config.Registerer),
@@ -349,6 +352,7 @@ func (a *Announcer) next() (next time.Time, ok bool) {
 	earliest(a.results)
 	for _, p := range a.ports {
 		earliest(p.retryAt)
+		earliest(p.pace.due)
 		for _, q := range p.queues {
 			earliest(q.due)
 		}
@@ -408,7 +412,13 @@ func (a *Announcer) apply(logger klog.Logger) {
 		}
 	}
 	if want.refresh != "" {
-		a.schedule.restart(now)
+		for _, p := range a.ports {
+			for _, t := range p.tasks {
+				if t.entry.probe.state == probeFree {
+					a.schedule.burst(t, now)
+				}
+			}
+		}
 		logger.V(2).Info("Repeated announcements", "reason", want.refresh, "count", len(a.schedule))
 	}
 	for name, set := range wanted {
@@ -453,7 +463,13 @@ func (a *Announcer) proceed(logger klog.Logger, now time.Time) {
 			a.defend(logger, *t.conflict, now)
 			a.schedule.sent(t, now)
 		default:
-			t.port.announce(t.address, t.isBurst())
+			a.schedule.remove(t)
+			t.port.pace.add(t)
+		}
+	}
+	for _, p := range a.ports {
+		for t, forms := p.pace.next(now); t != nil; t, forms = p.pace.next(now) {
+			p.announce(t.address, forms)
 			a.schedule.sent(t, now)
 		}
 	}
@@ -551,7 +567,7 @@ func (a *Announcer) handleConflict(logger klog.Logger, c conflict, now time.Time
 func (a *Announcer) defend(logger klog.Logger, c conflict, now time.Time) {
 	p := c.port
 	p.defended[c.address] = now
-	p.announce(c.address, true)
+	p.announce(c.address, bothForms)
 	logger.Info("Defended an address that another station uses",
 		"address", c.address, "interface", p.iface.Name, "mac", net.HardwareAddr(c.station[:]).String(), "protocol", c.protocol)
 	a.report(c, false)

@@ -49,6 +49,7 @@ type port struct {
 	defended map[netip.Addr]time.Time
 
 	queues map[Protocol]*probeQueue
+	pace   *pace
 }
 
 func newPort(iface Interface, a *Announcer) *port {
@@ -67,6 +68,7 @@ func newPort(iface Interface, a *Announcer) *port {
 		unjoined:  map[netip.Addr]error{},
 		defended:  map[netip.Addr]time.Time{},
 		queues:    map[Protocol]*probeQueue{ARP: newProbeQueue(), NDP: newProbeQueue()},
+		pace:      newPace(a.config.Rate),
 	}
 	copy(p.mac[:], iface.MAC)
 	p.addresses.Store(&addressSet{})
@@ -103,17 +105,19 @@ func (p *port) handle(protocol Protocol, frame []byte, send func([]byte) error) 
 	c.dropped[o.reason].Inc()
 }
 
-// announce tells all neighbours where an address is: in a burst by both forms of gratuitous ARP, later by the request alone, which is
-// enough to keep switches from forgetting.
-func (p *port) announce(address netip.Addr, burst bool) {
+// announce tells all neighbours where an address is, in some forms.
+func (p *port) announce(address netip.Addr, forms []form) {
 	if address.Is6() {
 		p.broadcast(NDP, unsolicitedAdvertisement(p.mac, address))
 		return
 	}
 	request, reply := gratuitousARP(p.mac, address)
-	p.broadcast(ARP, request)
-	if burst {
-		p.broadcast(ARP, reply)
+	for _, f := range forms {
+		if f == formReply {
+			p.broadcast(ARP, reply)
+		} else {
+			p.broadcast(ARP, request)
+		}
 	}
 }
 
@@ -285,6 +289,7 @@ func (p *port) close(s *schedule) {
 	for _, q := range p.queues {
 		q.clear()
 	}
+	p.pace.clear()
 	clear(p.unjoined)
 	if p.wire != nil {
 		close(p.closed)

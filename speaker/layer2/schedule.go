@@ -33,6 +33,8 @@ type task struct {
 	// conflict is what the next announcement answers, nil if it answers none.
 	conflict *conflict
 	index    int // in the schedule, -1 while it is not there
+	// queue says in which queue of the port's pace the task waits, counted from 1; 0 if it does not.
+	queue int
 }
 
 // isBurst reports whether the next announcement belongs to the burst.
@@ -76,7 +78,7 @@ func (s *schedule) put(t *task, due time.Time) {
 
 // burst begins the announcements of a task.
 func (s *schedule) burst(t *task, now time.Time) {
-	t.start, t.step = now, 0
+	t.start, t.step, t.queue = now, 0, 0
 	s.put(t, now)
 }
 
@@ -87,32 +89,21 @@ func (s *schedule) remove(t *task) {
 	}
 }
 
-// restart begins all bursts anew.
-func (s *schedule) restart(now time.Time) {
-	for _, t := range *s {
-		if t.entry.probe.state == probeFree {
-			t.start, t.due, t.step = now, now, 0
-		}
-	}
-	heap.Init(s)
-}
-
 // deferDefence has a conflict answered at due, unless the address is announced before that anyway.
 func (s schedule) deferDefence(t *task, due time.Time, c conflict) {
-	if !t.due.Before(due) {
+	if t.index >= 0 && !t.due.Before(due) {
 		t.due, t.conflict = due, &c
 		heap.Fix(&s, t.index)
 	}
 }
 
 // sent sets the next time of a task that was announced just now.
-func (s schedule) sent(t *task, now time.Time) {
+func (s *schedule) sent(t *task, now time.Time) {
 	t.step++
 	t.conflict = nil
+	due := now.Add(refreshInterval - refreshJitter + rand.N(2*refreshJitter))
 	if t.isBurst() {
-		t.due = t.start.Add(burst[t.step])
-	} else {
-		t.due = now.Add(refreshInterval - refreshJitter + rand.N(2*refreshJitter))
+		due = t.start.Add(burst[t.step])
 	}
-	heap.Fix(&s, t.index)
+	s.put(t, due)
 }

@@ -176,7 +176,13 @@ func decodeFarewell(meta []byte) (f farewell) {
 	return f
 }
 
-func (meta) NotifyMsg([]byte)                {}
+// NotifyMsg passes on a message that SendAll has sent.
+func (d meta) NotifyMsg(message []byte) {
+	if d.m.onMessage != nil {
+		d.m.onMessage(message)
+	}
+}
+
 func (meta) GetBroadcasts(_, _ int) [][]byte { return nil }
 func (meta) LocalState(bool) []byte          { return nil }
 func (meta) MergeRemoteState([]byte, bool)   {}

@@ -58,6 +58,8 @@ type Config struct {
 	Port uint16
 	// Key is the secret that all speakers share: any text, from which the encryption key is derived.
 	Key []byte
+	// OnMessage is called with each message of another speaker, and must return soon. The message is overwritten after that. It may be nil.
+	OnMessage func(message []byte)
 	// Registerer takes the metrics.
 	Registerer prometheus.Registerer
 }
@@ -136,10 +138,12 @@ type Members struct {
 	list     *memberlist.Memberlist // ended by run alone
 	ctx      context.Context        // the parent of those in confirmations
 	farewell atomic.Pointer[farewell]
-	leave    chan leaveRequest
-	changes  signal.Signal // raised when Alive has changed
-	redial   signal.Signal // raised when there are peers that were not dialled yet
-	ended    chan struct{} // closed when the sockets are
+	// onMessage is Config.OnMessage.
+	onMessage func([]byte)
+	leave     chan leaveRequest
+	changes   signal.Signal // raised when Alive has changed
+	redial    signal.Signal // raised when there are peers that were not dialled yet
+	ended     chan struct{} // closed when the sockets are
 
 	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's methods may be
 	// called under it.
@@ -164,6 +168,7 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		node:          config.Node,
 		port:          config.Port,
 		logger:        klog.FromContext(ctx),
+		onMessage:     config.OnMessage,
 		ctx:           ctx,
 		leave:         make(chan leaveRequest),
 		changes:       signal.New(),
@@ -207,6 +212,16 @@ func (m *Members) Alive() Snapshot {
 
 // Changes returns a channel that receives after Alive has changed. Several changes may be one receive. It is made for one reader.
 func (m *Members) Changes() <-chan struct{} { return m.changes }
+
+// SendAll sends a message to all speakers that are alive, once and directly: it is lost for those that a packet does not reach. It has to fit into
+// a packet.
+func (m *Members) SendAll(message []byte) {
+	for _, n := range m.list.Members() {
+		if n.Name != m.node {
+			_ = m.list.SendBestEffort(n, message) // A failure is like a loss.
+		}
+	}
+}
 
 // SetPeers says which nodes have speakers, and their addresses. This node's own entry is ignored. Those that are not alive are dialled
 // until they are, and at once if the peers have changed. A speaker that is alive stays so even if it is not among the peers.

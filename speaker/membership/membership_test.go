@@ -151,6 +151,30 @@ func TestASpeakerThatLeaves(t *testing.T) {
 	awaitNodes(t, b, "a", "b")
 }
 
+func TestMessagesReachTheOthers(t *testing.T) {
+	heard := make(chan string, 10)
+	var all []*Members
+	for n, node := range []string{"a", "b", "c"} {
+		m, err := Join(t.Context(), Config{
+			Node: node, Bind: loopback(byte(n + 1)), Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry(),
+			OnMessage: func(message []byte) { heard <- node + " hears " + string(message) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = m.Leave(context.Background()) })
+		all = append(all, m)
+	}
+	all[0].SetPeers(map[string]netip.Addr{"b": loopback(2), "c": loopback(3)})
+	awaitNodes(t, all[0], "a", "b", "c")
+	all[0].SendAll([]byte("hello"))
+	got := []string{<-heard, <-heard}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"b hears hello", "c hears hello"}, got); diff != "" {
+		t.Errorf("heard (-want +got):\n%s", diff)
+	}
+}
+
 func TestASpeakerThatDies(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
 	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}

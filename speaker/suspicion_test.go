@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package speaker
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/speaker/lan"
+	"github.com/tandem-lb/tandem/speaker/signal"
+)
+
+// eth0 names interfaces of nodes.
+func eth0(nodes ...string) []lan.Key {
+	var keys []lan.Key
+	for _, node := range nodes {
+		keys = append(keys, lan.Key{Node: node, Interface: "eth0"})
+	}
+	return keys
+}
+
+func TestSuspects(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		states map[string]lan.State // of the eth0 of each node
+		want   []lan.Key
+	}{
+		{name: "nobody who answers", states: map[string]lan.State{"node2": lan.Answers, "node3": lan.Answers}},
+		{name: "one that is silent", states: map[string]lan.State{"node2": lan.Silent, "node3": lan.Answers}, want: eth0("node2")},
+		{name: "not one that has never answered", states: map[string]lan.State{"node2": lan.Unanswered, "node3": lan.Answers}},
+		{name: "nobody when all are silent: this node's link is", states: map[string]lan.State{"node2": lan.Silent, "node3": lan.Silent}},
+		{name: "nor the only other", states: map[string]lan.State{"node2": lan.Silent}},
+		{
+			name:   "of many those that are silent",
+			states: map[string]lan.State{"node4": lan.Silent, "node2": lan.Silent, "node3": lan.Answers}, want: eth0("node2", "node4"),
+		},
+		{
+			name:   "nobody on a link where nobody answers, though others answer elsewhere",
+			states: map[string]lan.State{"node2": lan.Silent, "node3/eth1": lan.Answers},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			states, on := map[lan.Key]lan.State{}, []lan.Target{}
+			for name, state := range tt.states {
+				node, iface, ok := strings.Cut(name, "/")
+				if !ok {
+					iface = "eth0"
+				}
+				key := lan.Key{Node: node, Interface: iface}
+				states[key] = state
+				on = append(on, lan.Target{Key: key, Via: iface})
+			}
+			if diff := cmp.Diff(tt.want, suspects(states, on)); diff != "" {
+				t.Errorf("suspects (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestSuspicionsAreConfirmed(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	type said struct {
+		after    time.Duration
+		from     string
+		suspects []lan.Key
+	}
+	for _, tt := range []struct {
+		name  string
+		said  []said
+		after time.Duration
+		want  []lan.Key
+	}{
+		{name: "nobody suspects anything"},
+		{name: "one speaker is not enough", said: []said{{0, "node1", eth0("node3")}}},
+		{name: "nor is it if it repeats itself", said: []said{{0, "node1", eth0("node3")}, {1, "node1", eth0("node3")}}},
+		{name: "two are", said: []said{{0, "node1", eth0("node3")}, {1, "node2", eth0("node3", "node4")}}, want: eth0("node3")},
+		{name: "a dead speaker does not count", said: []said{{0, "node1", eth0("node3")}, {1, "dead", eth0("node3")}}},
+		{name: "nor does a node for itself", said: []said{{0, "node1", eth0("node3")}, {1, "node3", eth0("node3")}}},
+		{
+			name: "a suspicion that was taken back",
+			said: []said{{0, "node1", eth0("node3")}, {1, "node2", eth0("node3")}, {2, "node1", nil}},
+		},
+		{
+			name:  "one that was not repeated for long",
+			said:  []said{{0, "node1", eth0("node3")}, {time.Second / 2, "node2", eth0("node3")}},
+			after: suspicionTimeout,
+		},
+		{
+			name: "one that was", after: suspicionTimeout, want: eth0("node3"),
+			said: []said{{0, "node1", eth0("node3")}, {time.Second / 2, "node2", eth0("node3")}, {time.Second / 2, "node1", eth0("node3")}},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var s suspicions
+			for _, m := range tt.said {
+				s.Hear(start.Add(m.after), suspicion{From: m.from, Suspects: m.suspects})
+			}
+			silent, ends := s.Confirmed(start.Add(max(tt.after, 3)), func(node string) bool { return node != "dead" })
+			if diff := cmp.Diff(tt.want, slices.SortedFunc(maps.Keys(silent), lan.Key.Compare)); diff != "" {
+				t.Errorf("silent (-want +got):\n%s", diff)
+			}
+			if ends <= 0 || len(tt.want) > 0 && ends > suspicionTimeout {
+				t.Errorf("that holds for %v", ends)
+			}
+		})
+	}
+}
+
+// A suspicion is told at once and repeated, and told once more when it is over.
+func TestTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		latest, sent := signal.NewLatest[[]lan.Key](), []suspicion{}
+		done := make(chan error)
+		go func() {
+			done <- tell(ctx, "node1", latest, func(message []byte) {
+				said, ok := readSuspicion(message)
+				if !ok {
+					t.Errorf("cannot be read: %s", message)
+				}
+				sent = append(sent, said)
+			})
+		}()
+		say := func(keys []lan.Key, wait time.Duration, want int) {
+			t.Helper()
+			latest.Put(keys)
+			time.Sleep(wait)
+			synctest.Wait()
+			if len(sent) != want {
+				t.Errorf("%d messages after %v, want %d: %v", len(sent), keys, want, sent)
+			}
+			for _, m := range sent {
+				if m.From != "node1" || !slices.Equal(m.Suspects, keys) {
+					t.Errorf("told %+v, want %v", m, keys)
+				}
+			}
+			sent = nil
+		}
+		say(nil, time.Minute, 0)
+		say(eth0("node3"), time.Millisecond, 1)
+		say(eth0("node3"), 10*suspicionPeriod-time.Millisecond, 10)
+		say(nil, time.Minute, 1)
+		var many []lan.Key
+		for range 100 {
+			many = append(many, lan.Key{Node: strings.Repeat("n", 40), Interface: "enp129s0f1np1"})
+		}
+		latest.Put(many)
+		synctest.Wait()
+		if len(sent) != 1 || len(sent[0].Suspects) != maxSuspects {
+			t.Errorf("of many suspects a message has %+v, want %d", sent, maxSuspects)
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestReadSuspicion(t *testing.T) {
+	for _, text := range []string{"", "x", "{}", "[]", `{"from":"node2"}`, `{"suspects":[]}`, `{"from":"node2","suspects":7}`} {
+		if said, ok := readSuspicion([]byte(text)); ok {
+			t.Errorf("%q is read as %+v", text, said)
+		}
+	}
+	said, ok := readSuspicion([]byte(`{"from":"node2","suspects":[{"node":"node3","interface":"eth0"}],"more":true}`))
+	if diff := cmp.Diff(suspicion{From: "node2", Suspects: eth0("node3")}, said); !ok || diff != "" {
+		t.Errorf("read %t (-want +got):\n%s", ok, diff)
+	}
+}
+
+func FuzzReadSuspicion(f *testing.F) {
+	f.Add([]byte(`{"from":"node2","suspects":[{"node":"node3","interface":"eth0"}]}`))
+	f.Fuzz(func(t *testing.T, message []byte) {
+		if said, ok := readSuspicion(message); ok {
+			var s suspicions
+			s.Hear(time.Time{}, said)
+			if len(s.latest[said.From].suspects) > maxSuspects {
+				t.Errorf("%d suspects were taken in", len(s.latest[said.From].suspects))
+			}
+		}
+	})
+}
