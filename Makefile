@@ -116,6 +116,10 @@ soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times e
 	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
 
+.PHONY: conformance
+conformance: deps images ## the LoadBalancer suite of Kubernetes by layer 2 and by BGP, in a table; FAMILY=ipv6 on IPv6
+	go run ./test/conformance -family $(or $(FAMILY),ipv4)
+
 LOOPS := Usage|SetPools|BenchmarkPools|SharingKey|Start|Audit|PoolEdit|Wake|Events|Ensure|PoolStatus|Network|Diagnose|Diagnosis|Silence|Nodes
 
 .PHONY: bench-loops

@@ -25,6 +25,10 @@ var packages = []struct{ name, program string }{
 	{"frr", "/usr/lib/frr/bgpd"},
 	{"bird2", "bird"},
 	{"prometheus", "promtool"},
+	// For the Pods of test/conformance.
+	{"busybox-static", "busybox"},
+	{"netcat-openbsd", "nc.openbsd"},
+	{"wget", "wget"},
 	// For looking, and for tests.
 	{"curl", "curl"},
 	{"iputils-ping", "ping"},

@@ -38,5 +38,5 @@
 //   - With [Config.ExternalCloudProvider] nodes bear the taint node.cloudprovider.kubernetes.io/uninitialized until a
 //     cloud provider runs. The kubelet has set their addresses and the annotation alpha.kubernetes.io/provided-node-ip.
 //   - No image can be pulled. [PauseImage] and [AgnhostImage] are there; [Lab.LoadImages] adds others.
-//   - There is no cluster DNS.
+//   - There is no cluster DNS, until a test installs one at 10.96.0.10 or fd00:96::a, where the kubelets say that it is.
 package lab

@@ -230,6 +230,8 @@ tlsPrivateKeyFile: %[3]s
 containerRuntimeEndpoint: unix://%[4]s
 resolvConf: %[5]s
 clusterDomain: cluster.local
+# Nothing answers there unless a test installs a cluster DNS.
+clusterDNS: [%[7]q]
 volumePluginDir: /var/lib/kubelet/plugins
 # The machine may have version 1 cgroups. What a node may use in all is not limited.
 failCgroupV1: false
@@ -241,7 +243,7 @@ failSwapOn: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%%, imagefs.available: 1%%}
 `, l.pki("ca.crt"), l.pki(node+"-server.crt"), l.pki(node+"-server.key"), l.containerdSocket(node),
-		filepath.Join(l.dir, node, "resolv.conf"), l.podCgroup(node))
+		filepath.Join(l.dir, node, "resolv.conf"), l.podCgroup(node), l.plan.of(pair{"10.96.0.10", "fd00:96::a"})[0])
 }
 
 // LoadImages loads docker-archives into containerd on every node.
