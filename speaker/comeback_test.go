@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -15,27 +16,32 @@ import (
 )
 
 func TestComeback(t *testing.T) {
-	up, down := v1alpha1.BGPEstablished, v1alpha1.BGPActive
-	session := func(peer string, state v1alpha1.BGPState) v1alpha1.BGPSession {
-		return v1alpha1.BGPSession{Peer: peer, State: state}
+	sessions := func(states ...v1alpha1.BGPState) (all []v1alpha1.BGPSession) {
+		for i, state := range states {
+			all = append(all, v1alpha1.BGPSession{Peer: fmt.Sprint("tor", i+1), State: state})
+		}
+		return all
 	}
+	const up, down = v1alpha1.BGPEstablished, v1alpha1.BGPActive
 	for name, tt := range map[string]struct {
 		before, now []v1alpha1.BGPSession
 		after       time.Duration
 		want        []string
 	}{
-		"no speaker before":                  {now: []v1alpha1.BGPSession{session("tor1", down)}},
-		"a session that was up":              {before: []v1alpha1.BGPSession{session("tor1", up)}, now: []v1alpha1.BGPSession{session("tor1", down)}, want: []string{"tor1"}},
-		"one of two is back":                 {before: []v1alpha1.BGPSession{session("tor1", up), session("tor2", up)}, now: []v1alpha1.BGPSession{session("tor1", up), session("tor2", down)}, want: []string{"tor2"}},
-		"a session that was down":            {before: []v1alpha1.BGPSession{session("tor1", down)}, now: []v1alpha1.BGPSession{session("tor1", down)}},
-		"a peer of which this node has none": {before: []v1alpha1.BGPSession{session("tor1", up)}},
-		"a router that is down for a minute": {before: []v1alpha1.BGPSession{session("tor1", up)}, now: []v1alpha1.BGPSession{session("tor1", down)}, after: time.Minute},
-		"a router that is down for a moment": {before: []v1alpha1.BGPSession{session("tor1", up)}, now: []v1alpha1.BGPSession{session("tor1", down)}, after: 59 * time.Second, want: []string{"tor1"}},
+		"no speaker before":                  {now: sessions(down)},
+		"a session that was up":              {before: sessions(up), now: sessions(down), want: []string{"tor1"}},
+		"one of two is back":                 {before: sessions(up, up), now: sessions(up, down), want: []string{"tor2"}},
+		"a session that was down":            {before: sessions(down), now: sessions(down)},
+		"a peer of which this node has none": {before: sessions(up)},
+		"a router that is down for a minute": {before: sessions(up), now: sessions(down), after: time.Minute},
+		"a router that is down for a moment": {before: sessions(up), now: sessions(down), after: 59 * time.Second, want: []string{"tor1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			objects := fake.NewClientBuilder().WithScheme(config.Scheme())
 			if tt.before != nil {
-				objects.WithObjects(&v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: v1alpha1.SpeakerState{BGPSessions: tt.before}})
+				objects.WithObjects(&v1alpha1.SpeakerStatus{
+					ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: v1alpha1.SpeakerState{BGPSessions: tt.before},
+				})
 			}
 			start := time.Now()
 			c, err := readComeback(t.Context(), start, objects.Build(), "node1")

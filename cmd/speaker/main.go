@@ -87,7 +87,8 @@ func command() *cobra.Command {
 		"IPv4 if it has one, or while it has none the address of the interface with the default route.")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"),
 		"Namespace of Tandem, with the Leases of the speakers; default from the environment variable POD_NAMESPACE.")
-	flags.StringVar(&o.secrets, "secrets-namespace", "", "Namespace of the Secrets with passwords and the key of membership; default that of --namespace.")
+	flags.StringVar(&o.secrets, "secrets-namespace", "",
+		"Namespace of the Secrets with passwords and the key of membership; default that of --namespace.")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path of a kubeconfig; without it the service account of the pod is used.")
 	flags.StringVar(&o.metrics.Address, "metrics-bind-address", ":7574", "Address for /metrics.")
 	flags.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS, for bearer tokens that may get the nonResourceURL /metrics. "+

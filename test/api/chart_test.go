@@ -96,7 +96,8 @@ func chartCases() []chartCase {
 	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
 	pods := []string{ // of both programs
 		"podAnnotations.a=b", "nodeSelector.rack=one", "tolerations[0].key=mine", "resources.limits.memory=1Gi",
-		"extraVolumes[0].name=cert", "extraVolumes[0].secret.secretName=cert", "extraVolumeMounts[0].name=cert", "extraVolumeMounts[0].mountPath=/cert",
+		"extraVolumes[0].name=cert", "extraVolumes[0].secret.secretName=cert", "extraVolumeMounts[0].name=cert",
+		"extraVolumeMounts[0].mountPath=/cert",
 		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=rack",
 		"affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
 	}
@@ -139,7 +140,8 @@ func chartCases() []chartCase {
 			values: slices.Concat([]string{
 				"loadBalancerClassOnly=true", "honourAnnotations={metallb,cilium}", "crossNamespaceSharing=Deny", "logging.format=json", "logging.verbosity=4",
 			}, of("controllerManager", "replicas=3", "port=17575", "extraArgs={--concurrent-service-syncs=4}", "priorityClassName="),
-				of("speaker", "membershipPort=17573", "metricsPort=17574", "extraArgs={--host-ip=::1}", "maxUnavailable=10%", "minReadySeconds=30", "priorityClassName=mine")),
+				of("speaker", "membershipPort=17573", "metricsPort=17574", "extraArgs={--host-ip=::1}", "maxUnavailable=10%", "minReadySeconds=30",
+					"priorityClassName=mine")),
 			check: checkPrograms,
 		},
 		{
@@ -222,8 +224,9 @@ func checkPrograms(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.
 			t.Errorf("tolerations = %v, want one of mine", pod.Spec.Tolerations)
 		}
 		container := pod.Spec.Containers[0]
-		if got := container.Resources.Limits.Memory().String(); got != "1Gi" || !slices.Contains(container.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "966367641"}) {
-			t.Errorf("the limit of memory is %s, and the environment %v, want 1Gi, and nine tenths of it in GOMEMLIMIT", got, container.Env)
+		forGo := corev1.EnvVar{Name: "GOMEMLIMIT", Value: "966367641"} // nine tenths
+		if got := container.Resources.Limits.Memory().String(); got != "1Gi" || !slices.Contains(container.Env, forGo) {
+			t.Errorf("the limit of memory is %s, and the environment %v, want 1Gi and %v", got, container.Env, forGo)
 		}
 		if !slices.ContainsFunc(pod.Spec.Volumes, func(volume corev1.Volume) bool { return volume.Name == "cert" && volume.Secret != nil }) ||
 			!slices.Contains(container.VolumeMounts, corev1.VolumeMount{Name: "cert", MountPath: "/cert"}) {
@@ -304,11 +307,12 @@ func TestChartIsAccepted(t *testing.T) {
 	}
 }
 
-// TestPodSecurity offers the Pods to a namespace for each Pod Security level. Only the speaker needs the level privileged, for its network and
-// NET_RAW, and the controller manager of mode cloud-provider, for its network.
+// TestPodSecurity offers the Pods to a namespace for each Pod Security level. Only the speaker needs the level privileged, for its network
+// and NET_RAW, and the controller manager of mode cloud-provider, for its network.
 func TestPodSecurity(t *testing.T) {
 	for _, level := range []string{"restricted", "privileged"} {
-		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: level, Labels: map[string]string{"pod-security.kubernetes.io/enforce": level}}})
+		labels := map[string]string{"pod-security.kubernetes.io/enforce": level}
+		create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: level, Labels: labels}})
 	}
 	for mode, want := range map[string]map[string]string{
 		"services":       {"Deployment": "restricted", "Pod": "restricted", "DaemonSet": "privileged"},
@@ -443,7 +447,8 @@ func TestChartIsTheComponents(t *testing.T) {
 		"monitoring/service-monitors/service-monitors.yaml", "monitoring/pod-monitors/secret.yaml", "monitoring/pod-monitors/pod-monitors.yaml",
 		"network-policy/controller-manager.yaml", "openshift/scc.yaml",
 	} {
-		for name, want := range byName(t, slices.DeleteFunc(objects(t, root+"/manifests/"+file), func(o *unstructured.Unstructured) bool { return o.Object == nil })) {
+		documents := slices.DeleteFunc(objects(t, root+"/manifests/"+file), func(o *unstructured.Unstructured) bool { return o.Object == nil })
+		for name, want := range byName(t, documents) {
 			if diff := cmp.Diff(want, got[name]); diff != "" {
 				t.Errorf("%s of %s and the chart differ (-manifests +chart):\n%s", name, file, diff)
 			}
@@ -453,7 +458,8 @@ func TestChartIsTheComponents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(any(map[string]any{"tandem.json": string(dashboard)}), got["ConfigMap/tandem-system/tandem-dashboard"]["data"]); diff != "" {
+	want := any(map[string]any{"tandem.json": string(dashboard)})
+	if diff := cmp.Diff(want, got["ConfigMap/tandem-system/tandem-dashboard"]["data"]); diff != "" {
 		t.Errorf("the dashboard and the chart differ (-manifests +chart):\n%s", diff)
 	}
 }
@@ -489,7 +495,8 @@ func TestHelmTest(t *testing.T) {
 	}
 	speaker := object(t, "SpeakerStatus", `metadata: {name: node1}`)
 	create(t, speaker)
-	ready := `{"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Announcing", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}`
+	ready := `{"status": {"conditions": [
+		{"type": "Ready", "status": "True", "reason": "Announcing", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}`
 	if err := apiClient.Status().Patch(t.Context(), speaker, client.RawPatch("application/merge-patch+json", []byte(ready))); err != nil {
 		t.Fatal(err)
 	}
@@ -504,7 +511,8 @@ func TestHelmTest(t *testing.T) {
 		t.Errorf("the test has %d steps, want 3", len(steps))
 	}
 	for _, step := range steps {
-		out, err := exec.CommandContext(t.Context(), kubectl, append(step.Args, "--kubeconfig", tester, "--namespace", "lb-test")...).CombinedOutput()
+		args := append(step.Args, "--kubeconfig", tester, "--namespace", "lb-test")
+		out, err := exec.CommandContext(t.Context(), kubectl, args...).CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: kubectl %s: %v\n%s", step.Name, strings.Join(step.Args, " "), err, out)
 		}

@@ -55,8 +55,9 @@ rules:
 - {level: None}
 `
 
-// TestRights compares the roles of both programs with what the API server's audit log says of them. Both run as processes with the tokens of their
-// service accounts, and do all that they can: a right that no program uses fails the test, and so does a request that is refused for want of one.
+// TestRights compares the roles of both programs with what the API server's audit log says of them. Both run as processes with the tokens of
+// their service accounts, and do all that they can: a right that no program uses fails the test, and so does a request that is refused for
+// want of one.
 func TestRights(t *testing.T) {
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: rightsNamespace}})
 	args := install(t, rightsNamespace, "mode=cloud-provider")
@@ -65,10 +66,13 @@ func TestRights(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: nodeName, Annotations: map[string]string{
 			cloudproviderapi.AnnotationAlphaProvidedIPAddr: "198.51.100.11", ipamv1alpha1.AnnotationZone: "hall-1",
 		}},
-		Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule}}},
+		Spec: corev1.NodeSpec{Taints: []corev1.Taint{
+			{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule},
+		}},
 	}
 	create(t, node)
-	patchAsAdmin(t, node, `{"status": {"conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "InternalIP", "address": "198.51.100.11"}]}}`)
+	patchAsAdmin(t, node, `{"status": {"conditions": [{"type": "Ready", "status": "True"}],
+		"addresses": [{"type": "InternalIP", "address": "198.51.100.11"}]}}`)
 
 	m := runInstalled(t, buildProgram(t, "cloud-controller-manager"), rightsNamespace, args)
 	speaker := runSpeaker(t, buildProgram(t, "speaker"), nodeName)
@@ -120,15 +124,19 @@ func use(t *testing.T, m *manager) {
 	services := map[string]*corev1.Service{}
 	for name, pool := range map[string]string{"web": "rights", "mail": "kept"} {
 		svc := &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Annotations: map[string]string{ipamv1alpha1.AnnotationAddressPool: pool}},
-			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, Namespace: metav1.NamespaceDefault, Annotations: map[string]string{ipamv1alpha1.AnnotationAddressPool: pool},
+			},
+			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
 		}
 		if err := apiClient.Create(t.Context(), svc); err != nil {
 			t.Fatal(err)
 		}
 		services[name] = svc
 		create(t, &discoveryv1.EndpointSlice{
-			ObjectMeta:  metav1.ObjectMeta{Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+			ObjectMeta: metav1.ObjectMeta{
+				Name: name, Namespace: metav1.NamespaceDefault, Labels: map[string]string{discoveryv1.LabelServiceName: name},
+			},
 			AddressType: discoveryv1.AddressTypeIPv4,
 			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.9"}, NodeName: new("rights")}},
 		})
@@ -177,8 +185,8 @@ func patchAsAdmin(t *testing.T, obj client.Object, body string) {
 	}
 }
 
-// roles returns the rights that the chart's roles give an account, as "update tandem-lb.io/speakerstatuses/status". To read is one right: who may
-// list may get and watch, and which of the three an informer uses depends on the versions of client and server.
+// roles returns the rights that the chart's roles give an account, as "update tandem-lb.io/speakerstatuses/status". To read is one right: an
+// account that may list may get and watch, and which of the three an informer uses depends on the versions of client and server.
 func roles(t *testing.T, account string) sets.Set[string] {
 	t.Helper()
 	rendered, err := template(t, rightsNamespace, "mode=cloud-provider", "crds.install=false")
@@ -262,7 +270,8 @@ func runSpeaker(t *testing.T, program, node string) speakerProcess {
 	ip("netns", "add", s.network)
 	t.Cleanup(func() { ip("netns", "delete", s.network) })
 	for _, line := range []string{
-		"link set lo up", "link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up", "addr add 198.51.100.11/24 dev eth0",
+		"link set lo up", "link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up",
+		"addr add 198.51.100.11/24 dev eth0",
 	} {
 		ip(append([]string{"-n", s.network}, strings.Fields(line)...)...)
 	}

@@ -131,7 +131,8 @@ func TestPrograms(t *testing.T) {
 					t.Errorf("%s has not both probes", program.Name)
 				}
 				limit := program.Resources.Limits.Memory().Value()
-				if want := (corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}); limit == 0 || !slices.Contains(program.Env, want) {
+				want := corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}
+				if limit == 0 || !slices.Contains(program.Env, want) {
 					t.Errorf("%s has the memory limit %d and the environment %v, want %v", program.Name, limit, program.Env, want)
 				}
 			}
