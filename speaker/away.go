@@ -19,9 +19,9 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// onLinks returns the interfaces of other nodes that are on a link of this one, as far as addresses tell, and how to ask for them: two interfaces
-// that have a subnet in common are on one link. For example node1 has 198.51.100.11/24 on eth0, and node2 has 198.51.100.12/24 on eth1: node1
-// asks for 198.51.100.12 by eth0.
+// onLinks returns the interfaces of other nodes that are on a link of this one, as far as addresses tell, and how to ask for them: two
+// interfaces that have a subnet in common are on one link. For example node1 has 198.51.100.11/24 on eth0, and node2 has 198.51.100.12/24
+// on eth1: node1 asks for 198.51.100.12 by eth0.
 func onLinks(self string, own []v1alpha1.InterfaceState, speakers []v1alpha1.SpeakerStatus) []lan.Target {
 	var targets []lan.Target
 	for i := range speakers {
@@ -74,8 +74,8 @@ func prefixes(texts []string) []netip.Prefix {
 	return all
 }
 
-// watched returns the targets that this speaker has to ask: those of the nodes that it watches, of those whose speakers are alive or may be back,
-// and those of every node that may be back. It is asked at once whether its kernel answers.
+// watched returns the targets that this speaker has to ask: those of the nodes that it watches, of those whose speakers are alive or may
+// be back, and those of every node that may be back. It is asked at once whether its kernel answers.
 func watched(on []lan.Target, self string, p presence) []lan.Target {
 	var nodes []string
 	for _, t := range on {
@@ -90,8 +90,8 @@ func watched(on []lan.Target, self string, p presence) []lan.Target {
 	})
 }
 
-// away returns those of the nodes that may be back whose kernels are not known to be silent on a link of this node, and those that are silent on
-// all. An interface of a node that may be back, and is not alive, is taken out of nodes when it is silent.
+// away returns those of the nodes that may be back whose kernels are not known to be silent on a link of this node, and those that are
+// silent on all. An interface of a node that may be back, and is not alive, is taken out of nodes when it is silent.
 func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.Node) (away map[string]bool, silent []string) {
 	away, lost := map[string]bool{}, map[lan.Key]bool{}
 	for key, state := range states {
@@ -113,8 +113,8 @@ func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.No
 	return away, silent
 }
 
-// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes: those of
-// nodes that may be back by what this speaker finds alone, those of any other node, and this one, if another speaker confirms it.
+// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes:
+// those of nodes that may be back by what this speaker finds alone, those of any other node, and this one, if another speaker confirms it.
 func (s *Speaker) whoIsAway(
 	ctx context.Context, p presence, on []lan.Target, via []layer2.Interface, nodes map[string]decision.Node,
 ) map[string]bool {

@@ -16,8 +16,8 @@ const (
 	startupHold = time.Second
 	// discoveryWindow is how long after its start a speaker presumes those alive that the API knows and gossip has not shown.
 	discoveryWindow = 3 * time.Second
-	// overlap is for how long a speaker that is back is treated as if it was still away. Gossip shows it before it has opened its sockets and answers.
-	// Until then its deputies go on, with the same answers.
+	// overlap is for how long a speaker that is back is treated as if it was still away. Gossip shows it before it has opened its sockets and
+	// answers. Until then its deputies go on, with the same answers.
 	overlap = 2 * time.Second
 )
 
@@ -30,11 +30,12 @@ type roster struct {
 	grace time.Duration
 	seen  map[string]bool // the speakers that gossip has shown at least once
 	lost  map[string]bool // those of them that it has lost since, without a farewell
-	// gone are the speakers that were not alive and expected at the latest update, back those that have come back since: until when they overlap.
+	// gone are the speakers that were not alive and expected at the latest update, back those that have come back since: until when they
+	// overlap.
 	gone map[string]bool
 	back map[string]time.Time
-	// hopeless are the speakers that are not expected back any more, since their kernels fell silent. The next answer of such a kernel is that of a node
-	// that has started anew, which forwards nothing before its speaker is alive.
+	// hopeless are the speakers that are not expected back any more, since their kernels fell silent. The next answer of such a kernel is
+	// that of a node that has started anew, which forwards nothing before its speaker is alive.
 	hopeless map[string]bool
 }
 
@@ -50,8 +51,9 @@ func newRoster(now time.Time, grace time.Duration) *roster {
 type presence struct {
 	// alive reports whether the speaker of a node is alive, or presumed to be.
 	alive func(node string) bool
-	// expected are the nodes whose speakers are not alive and may soon be back, each with when that hope ends: one that said so when it stopped,
-	// one that fell silent, and one that this speaker has not met since its own start. One that has come back is among them for a moment.
+	// expected are the nodes whose speakers are not alive and may soon be back, each with when that hope ends: one that said so when it
+	// stopped, one that fell silent, and one that this speaker has not met since its own start. One that has come back is among them for a
+	// moment.
 	expected map[string]time.Time
 	// complete says that no speaker is merely presumed to be alive.
 	complete bool

@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// suspicionPeriod is how often a speaker repeats what it suspects, since a message may be lost, and suspicionTimeout is for how long it counts.
+	// suspicionPeriod is how often a speaker repeats what it suspects, since a message may be lost, and suspicionTimeout is for how long it
+	// counts.
 	suspicionPeriod  = 200 * time.Millisecond
 	suspicionTimeout = time.Second
 	// confirmations are how many speakers have to suspect an interface until it is taken for silent.
@@ -24,15 +25,15 @@ const (
 	maxSuspects = 16
 )
 
-// suspicion is what a speaker tells the others: which interfaces of nodes have answered it and are silent now. It is a JSON object, of which a
-// speaker ignores the fields that it does not know.
+// suspicion is what a speaker tells the others: which interfaces of nodes have answered it and are silent now. It is a JSON object, of
+// which a speaker ignores the fields that it does not know.
 type suspicion struct {
 	From     string    `json:"from"`
 	Suspects []lan.Key `json:"suspects"`
 }
 
-// suspects returns the interfaces that this speaker suspects. If nobody on one of its own links answers any more, that is more likely a failure of
-// its own link, so that it suspects nobody there.
+// suspects returns the interfaces that this speaker suspects. If nobody on one of its own links answers any more, that is more likely a
+// failure of its own link, so that it suspects nobody there.
 //
 //	node1's probes by eth0   node2  node3     node1 suspects
 //	                         -      answers   node2
@@ -74,8 +75,8 @@ func (s *suspicions) Hear(now time.Time, said suspicion) (changed bool) {
 	return changed
 }
 
-// Confirmed returns the interfaces that enough speakers suspect, each of them alive, and how long that holds at least if nothing more is heard. A
-// node does not count for its own interfaces.
+// Confirmed returns the interfaces that enough speakers suspect, each of them alive, and how long that holds at least if nothing more is
+// heard. A node does not count for its own interfaces.
 func (s *suspicions) Confirmed(now time.Time, alive func(node string) bool) (silent map[lan.Key]bool, ends time.Duration) {
 	maps.DeleteFunc(s.latest, func(_ string, h heard) bool { return now.Sub(h.at) >= suspicionTimeout })
 	by := map[lan.Key]int{}

@@ -23,9 +23,9 @@ type neighbours struct {
 	candidates []election.Candidate
 }
 
-// deputize returns the addresses of a group for which this node answers in the place of the holder, which is away. On each link of the holder one
-// node does so, with the holder's MAC, for the addresses that the holder was answering for there by its record. It needs neither an endpoint
-// nor an advertisement, since it gets no traffic.
+// deputize returns the addresses of a group for which this node answers in the place of the holder, which is away. On each link of the
+// holder one node does so, with the holder's MAC, for the addresses that the holder was answering for there by its record. It needs
+// neither an endpoint nor an advertisement, since it gets no traffic.
 //
 // For example node1 holds 192.0.2.10 on eth0 and restarts. node2 and node3 have interfaces in node1's subnet, and node3 ranks first: node3
 // answers that 192.0.2.10 is at the MAC of node1's eth0.
@@ -54,8 +54,8 @@ func (v *view) deputize(g *group, holder string) (announcements []Announcement) 
 	return announcements
 }
 
-// neighbours returns the nodes that can be the deputy of a node on the link of one of its interfaces. Those that are excluded from announcing come
-// after all others: they get no traffic by it, but whoever excludes a node wants to see little of it.
+// neighbours returns the nodes that can be the deputy of a node on the link of one of its interfaces. Those that are excluded from
+// announcing come after all others: they get no traffic by it, but whoever excludes a node wants to see little of it.
 func (v *view) neighbours(of place) neighbours {
 	if known, ok := v.deputies[of]; ok {
 		return known
@@ -96,8 +96,8 @@ func (v *view) interfaceAt(p place) Interface {
 	return Interface{}
 }
 
-// onLinkOf reports whether two interfaces of different nodes are on one link, as far as addresses tell: they have a subnet in common or, where neither
-// has any, the same name.
+// onLinkOf reports whether two interfaces of different nodes are on one link, as far as addresses tell: they have a subnet in common or,
+// where neither has any, the same name.
 func (i *Interface) onLinkOf(other *Interface) bool {
 	if len(i.Prefixes) == 0 && len(other.Prefixes) == 0 {
 		return i.Name == other.Name

@@ -50,14 +50,14 @@ func parseARP(frame []byte) (a answer, ok bool) {
 	return answer{neighbor.MAC(p.SenderHardwareAddr), p.SenderIP}, true
 }
 
-// parseNDP reads a Neighbour Advertisement. The station is the source of the frame: a kernel need not give a link-layer address in an answer to
-// a unicast solicitation (RFC 4861 §4.4).
+// parseNDP reads a Neighbour Advertisement. The station is the source of the frame: a kernel need not give a link-layer address in an
+// answer to a unicast solicitation (RFC 4861 §4.4).
 func parseNDP(frame []byte) (a answer, ok bool) {
 	if len(frame) < neighbor.HeaderLen+ipv6.HeaderLen+neighbor.MessageLen || binary.BigEndian.Uint16(frame[12:]) != neighbor.TypeIPv6 {
 		return answer{}, false
 	}
-	// The fields of the IPv6 header are at the offsets of RFC 8200 §3. A packet with a hop limit other than 255 may be from beyond the link (RFC
-	// 4861 §7.1.2).
+	// The fields of the IPv6 header are at the offsets of RFC 8200 §3. A packet with a hop limit other than 255 may be from beyond the link
+	// (RFC 4861 §7.1.2).
 	packet := frame[neighbor.HeaderLen:]
 	length := int(binary.BigEndian.Uint16(packet[4:6]))
 	if packet[0]>>4 != ipv6.Version || packet[6] != neighbor.NextHeaderICMP || packet[7] != ndp.HopLimit ||

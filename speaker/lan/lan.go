@@ -2,10 +2,10 @@
 
 // Package lan tells whether the kernels of other nodes answer on the links that carry addresses.
 //
-// Gossip (package membership) tells whether the speaker of a node lives. That is a process: when it is killed, or restarts, the kernel of its
-// node goes on forwarding what clients send to it. Only a node whose kernel is silent has to be replaced at once. So each node asks the
-// kernels of others, on the very link on which they answer for addresses, by unicast ARP and Neighbour Solicitations, which a kernel answers
-// in a softirq, however busy its programs are:
+// Gossip (package membership) tells whether the speaker of a node lives. That is a process: when it is killed, or restarts, the kernel of
+// its node goes on forwarding what clients send to it. Only a node whose kernel is silent has to be replaced at once. So each node asks
+// the kernels of others, on the very link on which they answer for addresses, by unicast ARP and Neighbour Solicitations, which a kernel
+// answers in a softirq, however busy its programs are:
 //
 //	node1                                   node2, 198.51.100.12, 02:…:0c
 //	  0 ms   ── who has 198.51.100.12? ──▶    answers: its kernel lives
@@ -117,8 +117,9 @@ func (w *watch) Asked(sent bool) {
 	w.out, w.failed, w.answered = sent, !sent, false
 }
 
-// Step ends the interval after a question, when everything that had arrived by then was heard. If some was dropped unheard, nothing is lost. Nor
-// is a question that could not be sent, unless nothing is known of the target: one that cannot be asked at all is not to be waited for.
+// Step ends the interval after a question, when everything that had arrived by then was heard. If some was dropped unheard, nothing is
+// lost. Nor is a question that could not be sent, unless nothing is known of the target: one that cannot be asked at all is not to be
+// waited for.
 func (w *watch) Step(dropped bool) {
 	switch {
 	case w.answered:
@@ -136,12 +137,13 @@ func (w *watch) Step(dropped bool) {
 const (
 	// ringSize is how many others a node watches, and by how many it is watched.
 	ringSize = 3
-	// small is a number of nodes up to which each watches all others: then several may die at once, and still each is watched by all that live.
+	// small is a number of nodes up to which each watches all others: then several may die at once, and still each is watched by all that
+	// live.
 	small = 8
 )
 
-// Ring returns those of the nodes that a node watches, sorted. In a larger cluster they are the three that follow it on a ring, on which the
-// hashes of the names place them: if no node comes or goes, the nodes that watch one another stay the same.
+// Ring returns those of the nodes that a node watches, sorted. In a larger cluster they are the three that follow it on a ring, on which
+// the hashes of the names place them: if no node comes or goes, the nodes that watch one another stay the same.
 func Ring(self string, nodes []string) []string {
 	others := slices.Compact(slices.Sorted(slices.Values(nodes)))
 	others = slices.DeleteFunc(others, func(n string) bool { return n == self })

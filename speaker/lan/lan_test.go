@@ -15,7 +15,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
 
-// TestWatch: in the events of an interval, '+' is an answer, '-' is silence, '!' that frames were dropped, '?' that the question could not be sent.
+// TestWatch: in the events of an interval, '+' is an answer, '-' is silence, '!' that frames were dropped, '?' that the question could not
+// be sent.
 func TestWatch(t *testing.T) {
 	for _, tt := range []struct {
 		name, events string

@@ -39,12 +39,12 @@
 //
 // # Deputies
 //
-// The node that holds an address may be without a speaker for a moment, while its kernel goes on forwarding. Then another node is its deputy
-// ([Announcement.As]): it answers broadcast requests and multicast solicitations with the MAC of the holder. For example node1 holds
-// 198.51.100.200 and restarts its speaker. A client that asks "who has 198.51.100.200?" hears from node2 that it is at node1's MAC. Only the
-// source of the Ethernet frame is node2's, so that switches keep both nodes where they are. Clients that know the address ask the holder by
-// unicast, get no answer, and ask by broadcast after three seconds; until then they send on. A deputy announces, probes and defends nothing.
-// Two deputies, or a deputy and a holder that has come back, give the same answer.
+// The node that holds an address may be without a speaker for a moment, while its kernel goes on forwarding. Then another node is its
+// deputy ([Announcement.As]): it answers broadcast requests and multicast solicitations with the MAC of the holder. For example node1
+// holds 198.51.100.200 and restarts its speaker. A client that asks "who has 198.51.100.200?" hears from node2 that it is at node1's MAC.
+// Only the source of the Ethernet frame is node2's, so that switches keep both nodes where they are. Clients that know the address ask the
+// holder by unicast, get no answer, and ask by broadcast after three seconds; until then they send on. A deputy announces, probes and
+// defends nothing. Two deputies, or a deputy and a holder that has come back, give the same answer.
 //
 // # Conflicts
 //

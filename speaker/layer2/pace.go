@@ -8,9 +8,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// DefaultRate is how many announcements a second an interface sends at most by default, and paceBurst how many of them at once. Access switches limit
-// broadcasts to some hundred or thousand a second, and routers the ARP packets that reach their processor. What they drop they believe wrongly, until
-// the address is announced again.
+// DefaultRate is how many announcements a second an interface sends at most by default, and paceBurst how many of them at once. Access
+// switches limit broadcasts to some hundred or thousand a second, and routers the ARP packets that reach their processor. What they drop
+// they believe wrongly, until the address is announced again.
 const (
 	DefaultRate = 500
 	paceBurst   = 100
@@ -18,11 +18,12 @@ const (
 	paceInterval = 10 * time.Millisecond
 )
 
-// A pace has the announcements of one port that are due. They are sent at a bounded rate: first the first announcement of each address, then the
-// second of each, and so on. For example a node takes over 5,000 addresses: after 10 s every neighbour has heard of all of them once.
+// A pace has the announcements of one port that are due. They are sent at a bounded rate: first the first announcement of each address,
+// then the second of each, and so on. For example a node takes over 5,000 addresses: after 10 s every neighbour has heard of all of them
+// once.
 //
-// While many wait, an IPv4 address is announced by one form of gratuitous ARP at a time: by a request at first, which most neighbours take, then by
-// a reply, and by requests from then on.
+// While many wait, an IPv4 address is announced by one form of gratuitous ARP at a time: by a request at first, which most neighbours
+// take, then by a reply, and by requests from then on.
 type pace struct {
 	limiter *rate.Limiter
 	waiting [len(burst) + 1][]*task // by their step; the last has those whose burst is over
@@ -45,8 +46,8 @@ func (p *pace) add(t *task) {
 // crowded reports whether more wait than are sent at once.
 func (p *pace) crowded() bool { return p.count > paceBurst }
 
-// next takes out the task that is to be announced now, and returns in which forms. It returns nil if there is none, or if all have to wait. Those
-// that were withdrawn, or whose burst has begun anew, are left out.
+// next takes out the task that is to be announced now, and returns in which forms. It returns nil if there is none, or if all have to
+// wait. Those that were withdrawn, or whose burst has begun anew, are left out.
 func (p *pace) next(now time.Time) (*task, []form) {
 	for q := range p.waiting {
 		for len(p.waiting[q]) > 0 {

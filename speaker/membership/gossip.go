@@ -68,8 +68,8 @@ const (
 
 	leaveTimeout = time.Second
 
-	// maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time: exchanges of
-	// the state, and probes that UDP did not carry.
+	// maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time:
+	// exchanges of the state, and probes that UDP did not carry.
 	maxStreams = 64
 )
 
@@ -91,8 +91,8 @@ func tuning() *memberlist.Config {
 	return c
 }
 
-// transport is memberlist's own, with a bound on the streams that others have opened: memberlist reads from each of them for streamTimeout, in a
-// goroutine of its own with a buffer, before it knows that the other side has the key.
+// transport is memberlist's own, with a bound on the streams that others have opened: memberlist reads from each of them for
+// streamTimeout, in a goroutine of its own with a buffer, before it knows that the other side has the key.
 type transport struct {
 	*memberlist.NetTransport
 	streams chan net.Conn
@@ -146,8 +146,8 @@ type farewell struct {
 	restarts time.Duration
 }
 
-// Farewells are gossiped as the text "leaving", or as fields that are separated by spaces, of which a speaker ignores those that it does not
-// know: "restarting=30s". A speaker of a version that does not know restarts takes one that says so for alive until it is silent.
+// Farewells are gossiped as the text "leaving", or as fields that are separated by spaces, of which a speaker ignores those that it does
+// not know: "restarting=30s". A speaker of a version that does not know restarts takes one that says so for alive until it is silent.
 const (
 	leavingMeta     = "leaving"
 	restartingField = "restarting="

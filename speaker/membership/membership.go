@@ -213,8 +213,8 @@ func (m *Members) Alive() Snapshot {
 // Changes returns a channel that receives after Alive has changed. Several changes may be one receive. It is made for one reader.
 func (m *Members) Changes() <-chan struct{} { return m.changes }
 
-// SendAll sends a message to all speakers that are alive, once and directly: it is lost for those that a packet does not reach. It has to fit into
-// a packet.
+// SendAll sends a message to all speakers that are alive, once and directly: it is lost for those that a packet does not reach. It has to
+// fit into a packet.
 func (m *Members) SendAll(message []byte) {
 	for _, n := range m.list.Members() {
 		if n.Name != m.node {
@@ -313,9 +313,9 @@ func (m *Members) run(ctx context.Context) {
 	}
 }
 
-// sayFarewell tells the others first that this speaker is leaving or restarting, on which they act. One that leaves then tells them that it
-// has left, so that their memberlist does not probe it any more. One that restarts does not: as long as it is not known to be gone, a speaker
-// that starts meanwhile hears its farewell too.
+// sayFarewell tells the others first that this speaker is leaving or restarting, on which they act. One that leaves then tells them that
+// it has left, so that their memberlist does not probe it any more. One that restarts does not: as long as it is not known to be gone, a
+// speaker that starts meanwhile hears its farewell too.
 func (m *Members) sayFarewell(f farewell, deadline time.Time) error {
 	m.farewell.Store(&f)
 	if !f.leaves {

@@ -17,8 +17,9 @@ var removals = []string{"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupte
 // shuttingDown is what the kubelet says in the condition Ready while it shuts the node down.
 const shuttingDown = "node is shutting down"
 
-// Leaving returns why a speaker that stops on a node leaves the node for good, or for long, "" if it merely restarts. Nil stands for a Node that does
-// not exist any more. What leaves hands over at once, on layer 2 and by BGP. What restarts keeps what it has, and the others wait for it.
+// Leaving returns why a speaker that stops on a node leaves the node for good, or for long, "" if it merely restarts. Nil stands for a
+// Node that does not exist any more. What leaves hands over at once, on layer 2 and by BGP. What restarts keeps what it has, and the
+// others wait for it.
 //
 // A wrong answer costs little: who waits for a node that has gone takes over when its kernel falls silent.
 func Leaving(node *corev1.Node) string {
