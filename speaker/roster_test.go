@@ -159,7 +159,9 @@ func TestRosterExpects(t *testing.T) {
 		{
 			name: "one that is back, until its sockets are surely open",
 			steps: []step{
-				{alive: both}, {after: time.Second, alive: one, restarting: until(31 * time.Second)}, {after: 3 * time.Second, alive: both},
+				{alive: both},
+				{after: time.Second, alive: one, restarting: until(31 * time.Second)},
+				{after: 3 * time.Second, alive: both},
 				{after: 4 * time.Second, alive: both},
 			},
 			want: until(3*time.Second + overlap),
@@ -167,7 +169,9 @@ func TestRosterExpects(t *testing.T) {
 		{
 			name: "not after that",
 			steps: []step{
-				{alive: both}, {after: time.Second, alive: one, restarting: until(31 * time.Second)}, {after: 3 * time.Second, alive: both},
+				{alive: both},
+				{after: time.Second, alive: one, restarting: until(31 * time.Second)},
+				{after: 3 * time.Second, alive: both},
 				{after: 3*time.Second + overlap, alive: both},
 			},
 		},

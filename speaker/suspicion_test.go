@@ -157,7 +157,9 @@ func TestTell(t *testing.T) {
 			t.Errorf("of many suspects a message has %+v, want %d", sent, maxSuspects)
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 }
 
