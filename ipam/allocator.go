@@ -150,7 +150,7 @@ type Allocator struct {
 	held         map[netip.Addr]*holding
 	byService    map[Service][]netip.Addr
 	groups       map[groupKey]*group
-	turns        uint64
+	sequence     uint64 // the latest order of sharers
 	reservations []Reservation
 	reserved     index                         // of reservations
 	limited      bool                          // a pool has limits

@@ -131,8 +131,8 @@ func checkConsistent(a *Allocator) error {
 		}
 		for k := range alike {
 			if len(alike) == 1 && k[0] != "" {
-				place := fmt.Sprint(groupKey{k[0], h.pool, family.Of(address)}, first)
-				byKey[place] = append(byKey[place], address)
+				where := fmt.Sprint(groupKey{k[0], h.pool, family.Of(address)}, first)
+				byKey[where] = append(byKey[where], address)
 			}
 		}
 	}
@@ -142,22 +142,22 @@ func checkConsistent(a *Allocator) error {
 	groups := map[string][]netip.Addr{}
 	for key, g := range a.groups {
 		for namespace, spot := range g.spots {
-			place := fmt.Sprint(key, namespace)
+			where := fmt.Sprint(key, namespace)
 			ports := map[Port]int{}
 			for k, set := range spot.sets {
 				set.Ascend(func(s *sharers) bool {
-					groups[place] = append(groups[place], s.address)
+					groups[where] = append(groups[where], s.address)
 					for p := range s.ports {
 						ports[p]++
 					}
 					if !g.all.Has(s) || s.group != g || s.spot != spot || s.setKey != k || a.held[s.address].sharers != s {
-						groups[place] = append(groups[place], netip.Addr{}) // is found below
+						groups[where] = append(groups[where], netip.Addr{}) // is found below
 					}
 					return true
 				})
 			}
-			if diff := gocmp.Diff(ports, spot.ports); diff != "" || spot.addresses != len(groups[place]) {
-				return fmt.Errorf("%s has %d addresses, %s; ports (-want +got):\n%s", place, spot.addresses, groups[place], diff)
+			if diff := gocmp.Diff(ports, spot.ports); diff != "" || spot.addresses != len(groups[where]) {
+				return fmt.Errorf("%s has %d addresses, %s; ports (-want +got):\n%s", where, spot.addresses, groups[where], diff)
 			}
 		}
 	}

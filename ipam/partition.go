@@ -181,18 +181,18 @@ func (p *partition) adjoins(a, b netip.Addr) bool {
 	return ok && r.Contains(b)
 }
 
-// first returns the free address that service gets: the lowest one, or, in a stable partition, the first of the service's
-// own places that is free. Where none of these is, the first one after its first place is taken, going round at the end.
+// first returns the free address that service gets: the lowest one, or, in a stable partition, the first free one of those that
+// the service prefers. Where none of these is free, the service gets the first one that follows the one it prefers most, going round at the end.
 func (p *partition) first(service Service) (netip.Addr, bool) {
 	if p.stable && len(p.ranges) > 0 {
 		var start netip.Addr
 		for i, seed := range seeds(service) {
-			place := p.place(seed)
-			if p.isFree(place) {
-				return place, true
+			preferred := p.draw(seed)
+			if p.isFree(preferred) {
+				return preferred, true
 			}
 			if i == 0 {
-				start = place
+				start = preferred
 			}
 		}
 		if run, ok := p.runAtOrBefore(start); ok && run.Contains(start) { // avoidBuggy leaves out start.

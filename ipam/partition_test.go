@@ -173,18 +173,18 @@ func newModelPartition(universe Range, ranges, exclude []Range, avoidBuggy bool)
 	return m
 }
 
-// first is what a service gets: the lowest free address or, where its places matter, the first of these that is free, or else what follows the
-// first place, going round.
+// first is what a service gets: the lowest free address or, in a stable partition, the first free one that it prefers, or else what follows the one
+// that it prefers most, going round.
 func (m *modelPartition) first(service Service, stable bool) (netip.Addr, bool) {
 	start := 0
 	if stable && len(m.ranged) > 0 {
 		for i, seed := range seeds(service) {
-			place := modelPlace(m.ranged, seed)
-			if m.free[place] {
-				return place, true
+			preferred := modelDraw(m.ranged, seed)
+			if m.free[preferred] {
+				return preferred, true
 			}
 			if i == 0 {
-				start = max(0, slices.IndexFunc(m.allowed, func(a netip.Addr) bool { return !a.Less(place) }))
+				start = max(0, slices.IndexFunc(m.allowed, func(a netip.Addr) bool { return !a.Less(preferred) }))
 			}
 		}
 	}
@@ -196,17 +196,17 @@ func (m *modelPartition) first(service Service, stable bool) (netip.Addr, bool) 
 	return netip.Addr{}, false
 }
 
-// modelPlace draws between the halves of a list until one address is left.
-func modelPlace(list []netip.Addr, seed u128) netip.Addr {
+// modelDraw draws between the halves of a list until one address is left.
+func modelDraw(list []netip.Addr, seed u128) netip.Addr {
 	if len(list) == 1 {
 		return list[0]
 	}
 	hostBits := number(list[0]).xor(number(list[len(list)-1])).len()
 	middle := slices.IndexFunc(list, func(a netip.Addr) bool { return number(a).bit(hostBits - 1) })
 	if seed.draws(hostBits, u128{0, uint64(middle)}, u128{0, uint64(len(list) - middle)}) {
-		return modelPlace(list[middle:], seed)
+		return modelDraw(list[middle:], seed)
 	}
-	return modelPlace(list[:middle], seed)
+	return modelDraw(list[:middle], seed)
 }
 
 // reserveOrBack reserves a run of addresses that are not reserved, or ends the reservation of one that is. Of the addresses that come back some
@@ -411,8 +411,8 @@ func TestStable(t *testing.T) {
 			a, _ := p.first(Service{"default", fmt.Sprint(i)})
 			seen[a] = true
 		}
-		if len(seen) < 128 { // 162 are expected of 256 throws into 256 places
-			t.Errorf("256 names share %d places", len(seen))
+		if len(seen) < 128 { // 162 are expected of 256 throws into 256 addresses
+			t.Errorf("256 names share %d addresses", len(seen))
 		}
 	})
 	t.Run("every address is given once, and no buggy one", func(t *testing.T) {

@@ -115,66 +115,80 @@ type NetworkPeer struct {
 // A subnet of one or two addresses has no network, broadcast or anycast address: /31 (RFC 3021), /32, /127 (RFC 6164), /128. Addresses that
 // are always reserved, such as 127.0.0.1 and link-local gateways, are left out.
 func ReservedOf(network Network) []Reservation {
-	type key struct {
-		address netip.Addr
-		reason  Reason
-		what    string
-	}
-	owners := map[key][]string{}
-	add := func(a netip.Addr, reason Reason, what, owner string) {
-		a = a.Unmap().WithZone("")
-		k := key{a, reason, what}
-		if n := len(owners[k]); a.IsValid() && len(specialIndex.at(a)) == 0 && (n == 0 || owners[k][n-1] != owner) {
-			owners[k] = append(owners[k], owner)
-		}
-	}
+	owners := owners{}
 	nodes := slices.SortedFunc(slices.Values(network.Nodes), func(a, b NetworkNode) int { return strings.Compare(a.Name, b.Name) })
 	for _, node := range nodes {
 		for _, a := range node.Addresses {
-			add(a, ReasonNodeAddress, "address of Node ", node.Name)
+			owners.add(a, ReasonNodeAddress, "address of Node ", node.Name)
 		}
 		for _, p := range node.Interfaces {
-			if !p.IsValid() {
-				continue
-			}
-			add(p.Addr(), ReasonNodeAddress, "address of Node ", node.Name)
-			if p.Addr().BitLen()-p.Bits() < 2 {
-				continue
-			}
-			subnet := p.Masked()
-			if subnet.Addr().Is4() {
-				add(subnet.Addr(), ReasonNetworkAddress, fmt.Sprintf("network address of %s on ", subnet), node.Name)
-				add(netipx.PrefixLastIP(subnet), ReasonBroadcast, fmt.Sprintf("broadcast address of %s on ", subnet), node.Name)
-			} else {
-				add(subnet.Addr(), ReasonSubnetRouterAnycast,
-					fmt.Sprintf("subnet-router anycast address of %s (RFC 4291 §2.6.1) on ", subnet), node.Name)
-			}
+			owners.addInterface(p, node.Name)
 		}
 		for _, a := range node.Gateways {
-			add(a, ReasonGateway, "default gateway of ", node.Name)
+			owners.add(a, ReasonGateway, "default gateway of ", node.Name)
 		}
 	}
 	for _, peer := range network.Peers {
-		add(peer.Address, ReasonPeer, "BGP peer ", peer.Name)
+		owners.add(peer.Address, ReasonPeer, "BGP peer ", peer.Name)
 	}
 	for _, a := range network.APIServers {
-		add(a, ReasonAPIServer, "endpoint of the API server", "")
+		owners.add(a, ReasonAPIServer, "endpoint of the API server", "")
 	}
-	var reservations []Reservation
-	for _, k := range slices.SortedFunc(maps.Keys(owners), func(a, b key) int {
+	return owners.reservations()
+}
+
+// owners has, for each reserved address and reason, the names of those that have it, in the order in which they were added. For
+// example, where node1 and node2 are on 198.51.100.0/24, both own its broadcast address 198.51.100.255.
+type owners map[reservedFor][]string
+
+type reservedFor struct {
+	address netip.Addr
+	reason  Reason
+	what    string // in words, before the name of the owner
+}
+
+// add adds an owner, once, unless the address is always reserved.
+func (o owners) add(a netip.Addr, reason Reason, what, owner string) {
+	a = a.Unmap().WithZone("")
+	k := reservedFor{a, reason, what}
+	if n := len(o[k]); a.IsValid() && len(specialIndex.at(a)) == 0 && (n == 0 || o[k][n-1] != owner) {
+		o[k] = append(o[k], owner)
+	}
+}
+
+// addInterface adds the address of a Node's interface, and what its subnet reserves.
+func (o owners) addInterface(p netip.Prefix, node string) {
+	if !p.IsValid() {
+		return
+	}
+	o.add(p.Addr(), ReasonNodeAddress, "address of Node ", node)
+	switch subnet := p.Masked(); {
+	case p.Addr().BitLen()-p.Bits() < 2:
+	case subnet.Addr().Is4():
+		o.add(subnet.Addr(), ReasonNetworkAddress, fmt.Sprintf("network address of %s on ", subnet), node)
+		o.add(netipx.PrefixLastIP(subnet), ReasonBroadcast, fmt.Sprintf("broadcast address of %s on ", subnet), node)
+	default:
+		o.add(subnet.Addr(), ReasonSubnetRouterAnycast, fmt.Sprintf("subnet-router anycast address of %s (RFC 4291 §2.6.1) on ", subnet), node)
+	}
+}
+
+// reservations returns a reservation for each address and reason, sorted, as in "default gateway of node1 and 2 more".
+func (o owners) reservations() (all []Reservation) {
+	for _, k := range slices.SortedFunc(maps.Keys(o), func(a, b reservedFor) int {
 		return cmp.Or(a.address.Compare(b.address), cmp.Compare(a.reason, b.reason), strings.Compare(a.what, b.what))
 	}) {
-		owner := k.what + owners[k][0]
-		if more := len(owners[k]) - 1; more > 0 {
+		names := o[k]
+		owner := k.what + names[0]
+		if more := len(names) - 1; more > 0 {
 			owner += fmt.Sprintf(" and %d more", more)
 		}
 		r := Reservation{Range: Range{k.address, k.address}, Reason: k.reason, Owner: owner}
 		if k.reason != ReasonPeer && k.reason != ReasonAPIServer {
-			r.Node = owners[k][0]
+			r.Node = names[0]
 		}
-		reservations = append(reservations, r)
+		all = append(all, r)
 	}
-	return reservations
+	return all
 }
 
 var specialIndex = reservationIndex(special)

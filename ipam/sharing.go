@@ -119,9 +119,9 @@ func (s Sharing) noConsent(other Sharing) error {
 // sharers sums up the users of an address that has a user with a sharing key, so that a request need not look at each of them.
 type sharers struct {
 	address netip.Addr
-	// turn is the place of the address among those of its key, in the order in which they were given.
-	turn uint64
-	key  string // that turn belongs to
+	// order numbers the addresses of a key as they were given: requests try the oldest first.
+	order uint64
+	key   string // that order belongs to
 	// kinds counts the users by what decides about others but their ports, and ports by these.
 	kinds map[kind]*counted
 	ports map[Port]int
@@ -179,11 +179,11 @@ type setKey struct {
 	ports, consents uint64
 }
 
-// addressSet has addresses in their turn.
+// addressSet has addresses in the order in which they were given.
 type addressSet = btree.BTreeG[*sharers]
 
 func newAddressSet() *addressSet {
-	return btree.NewG(8, func(a, b *sharers) bool { return a.turn < b.turn })
+	return btree.NewG(8, func(a, b *sharers) bool { return a.order < b.order })
 }
 
 var seed = maphash.MakeSeed()
@@ -273,9 +273,9 @@ func (s *sharers) apart(want Sharing, own *Sharing) bool {
 	return true
 }
 
-// place returns the group and the namespace under which requests find the address, and its set there. ok is false where users have not the
+// locate returns the group and the namespace under which requests find the address, and its set there. ok is false where users have not the
 // same key and backends: no further Service can be on the address then.
-func (s *sharers) place(pool string) (g groupKey, namespace string, set setKey, ok bool) {
+func (s *sharers) locate(pool string) (g groupKey, namespace string, set setKey, ok bool) {
 	for k := range s.kinds {
 		if !ok {
 			g, namespace, set.backends, ok = groupKey{k.key, pool, family.Of(s.address)}, k.namespace, k.backends, true
@@ -297,7 +297,7 @@ func (a *Allocator) share(h *holding) {
 	if s == nil {
 		return
 	}
-	key, namespace, set, ok := s.place(h.pool)
+	key, namespace, set, ok := s.locate(h.pool)
 	if s.spot != nil {
 		s.remove()
 	}
@@ -308,8 +308,8 @@ func (a *Allocator) share(h *holding) {
 		return
 	}
 	if s.key != key.key {
-		a.turns++
-		s.key, s.turn = key.key, a.turns
+		a.sequence++
+		s.key, s.order = key.key, a.sequence
 	}
 	if s.spot == nil {
 		a.offer(s, key, namespace)
@@ -405,10 +405,10 @@ func (g *group) within(want Sharing) iter.Seq[*spot] {
 	}
 }
 
-// firstShareable returns the first address of a set that the request may share and that fits, if its turn is before that of best.
+// firstShareable returns the first address of a set that the request may share and that fits, if it was given before best.
 func (a *Allocator) firstShareable(req Request, set *addressSet, best *sharers, fits func(netip.Addr) bool) *sharers {
 	set.Ascend(func(s *sharers) bool {
-		if best != nil && best.turn < s.turn {
+		if best != nil && best.order < s.order {
 			return false
 		}
 		if _, own := a.held[s.address].users.of(req.Service); own {

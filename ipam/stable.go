@@ -9,11 +9,11 @@ import (
 	"net/netip"
 )
 
-// tries is how many places a Service has in a stable partition. Beside others that have their places, or where much is excluded, the second
-// and third place is more stable than the next address that happens to be free.
+// tries is how many addresses a Service prefers in a stable partition. Beside others that have theirs, or where much is excluded, the second
+// and third of them is more stable than the next address that happens to be free.
 const tries = 4
 
-// seeds returns the random numbers that draw the places of a Service, best first. They depend on its name alone.
+// seeds returns the random numbers that draw the preferred addresses of a Service, best first. They depend on its name alone.
 func seeds(service Service) (seeds [tries]u128) {
 	hash := sha256.Sum256([]byte(service.String()))
 	for i := range seeds {
@@ -26,15 +26,15 @@ func seeds(service Service) (seeds [tries]u128) {
 	return seeds
 }
 
-// place returns the address of the partition's ranges that a random number draws, whether or not it is excluded, reserved or taken, so that
-// nothing but an edit of the ranges moves a place.
+// draw returns the address of the partition's ranges that a random number draws, whether or not it is excluded, reserved or taken, so that
+// nothing but an edit of the ranges changes it.
 //
 // It is found by halving, as in rendezvous hashing: the address space is cut in halves, one of them is drawn with a chance in proportion to
 // the addresses that the ranges have in it, and so on. For example, every name draws the one half of 10.0.0.0/24 that the range 10.0.0.0/25
-// is. When the range grows to 10.0.0.0/24, there are two equal halves: one half of the names keep their place, and the others go to the new
-// addresses. What is drawn depends on the length of the network alone, so that a name which goes on with the same half finds the same place
+// is. When the range grows to 10.0.0.0/24, there are two equal halves: one half of the names keep their address, and the others go to the
+// new ones. What is drawn depends on the length of the network alone, so that a name which goes on with the same half finds the same address
 // in it.
-func (p *partition) place(seed u128) netip.Addr {
+func (p *partition) draw(seed u128) netip.Addr {
 	rs := p.ranges
 	is4 := rs[0].First.Is4()
 	for {
@@ -116,7 +116,7 @@ func (x u128) top(n int) uint64 {
 func (x u128) bit(n int) bool { return x.top(n)&1 == 1 }
 
 // draws reports whether the random number draws the upper half of a network with this many host bits, where the halves have so many
-// addresses. Between equal halves the bit of the same number decides, so that place need not halve a network that it has all of.
+// addresses. Between equal halves the bit of the same number decides, so that draw need not halve a network that it has all of.
 func (x u128) draws(hostBits int, below, above u128) bool {
 	random := mix(x.lo^mix(x.hi+uint64(hostBits))) >> 1
 	if x.bit(hostBits - 1) {

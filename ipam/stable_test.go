@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// How many of 1,000 names have another place after an edit of the pool, each alone in it.
+// How many of 1,000 names prefer another address after an edit of the pool, each alone in it.
 func TestStableThroughEdits(t *testing.T) {
 	const names = 1000
 	tests := []struct {
@@ -78,7 +78,7 @@ func TestStableSpreads(t *testing.T) {
 			n := int(p.capacity.Int64())
 			count := map[netip.Addr]int{}
 			for i := range each * n {
-				count[p.place(seeds(Service{"default", fmt.Sprint(i)})[0])]++
+				count[p.draw(seeds(Service{"default", fmt.Sprint(i)})[0])]++
 			}
 			// Of a sum of squares of n normal deviates the mean is n, and the deviation the root of 2n.
 			chi := 0.0
@@ -86,13 +86,13 @@ func TestStableSpreads(t *testing.T) {
 				chi += float64((seen-each)*(seen-each)) / each
 			}
 			if len(count) != n || chi < 0.4*float64(n) || chi > 1.7*float64(n)+10 {
-				t.Errorf("%d of %d addresses are places, with a deviation of %.0f", len(count), n, chi)
+				t.Errorf("%d of %d addresses are drawn, with a deviation of %.0f", len(count), n, chi)
 			}
 		})
 	}
 }
 
-// Places are part of what users rely on: an upgrade must not change them.
+// Which addresses a name prefers is part of what users rely on: an upgrade must not change it.
 func TestStableGolden(t *testing.T) {
 	for in, want := range map[string]string{
 		"10.0.0.0/24":                  "10.0.0.217 10.0.0.63 10.0.0.38 10.0.0.119",
@@ -103,10 +103,10 @@ func TestStableGolden(t *testing.T) {
 	} {
 		got := ""
 		for _, seed := range seeds(web) {
-			got += " " + newPartition(ranges(in), nil, false, true).place(seed).String()
+			got += " " + newPartition(ranges(in), nil, false, true).draw(seed).String()
 		}
 		if got != " "+want {
-			t.Errorf("the places of %s in %s are%s, and were %s", web, in, got, want)
+			t.Errorf("the preferred addresses of %s in %s are%s, and were %s", web, in, got, want)
 		}
 	}
 }

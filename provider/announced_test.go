@@ -426,7 +426,7 @@ func TestConditionsBringTheMark(t *testing.T) {
 	}
 }
 
-// While another controller and we write the status by turns, the conditions say so and stay.
+// While another controller and we write the status alternately, the conditions say so and stay.
 func TestContested(t *testing.T) {
 	w := newAnnounced(t)
 	show := func(address string) {
