@@ -359,7 +359,7 @@ func (e Entry) lists(s Standing) bool {
 func (e Entry) unlisted() bool {
 	return slices.ContainsFunc(e.Services, func(s Standing) bool {
 		ports, listed := e.Claim.Sharers[s.Service]
-		return e.lists(s) && !(listed && slices.Equal(ports, s.Sharing.Ports))
+		return e.lists(s) && (!listed || !slices.Equal(ports, s.Sharing.Ports))
 	})
 }
 
