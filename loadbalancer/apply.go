@@ -253,7 +253,8 @@ func (s *Server) checkBlocked(ctx context.Context, it item) error {
 
 // repairService repairs what a Service holds and publishes, as after its deletion, or when its status has changed.
 // Its lock keeps a request on its way from going on with what is to be released, or from claiming the other half of a
-// pair for a Service that has gone.
+// pair for a Service that has gone. For example, web asks for a pair, and is deleted when 192.0.2.1 is claimed and 2001:db8::1 is not
+// yet: the request ends first, and then both are released.
 func (s *Server) repairService(ctx context.Context, it item) error {
 	unlock, err := s.serviceLocks.Acquire(ctx, it.service)
 	if err != nil {

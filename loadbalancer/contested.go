@@ -79,7 +79,8 @@ func (s *Server) nameWriter(ctx context.Context, service ipam.Service) error {
 }
 
 // statusWriter returns the manager other than us that was the last to write the addresses in the status of a Service, and
-// when; "" where none is known. The API server names a manager after its program, or as the program asks for.
+// when; "" where none is known. The API server names a manager after its program, or as the program asks for. For example, ServiceLB of
+// k3s is "k3s", and kubectl edit --subresource=status is "kubectl-edit".
 func statusWriter(svc *corev1.Service) (manager string, at time.Time) {
 	us, _, _ := strings.Cut(rest.DefaultKubernetesUserAgent(), "/")
 	for _, entry := range svc.ManagedFields {

@@ -48,7 +48,8 @@ func (s *Server) tellOfAnnotations(svc *corev1.Service, shows []netip.Addr) {
 }
 
 // wakeAgreeing wakes the Services that were told that another one does not admit them, and that all admit now: their next
-// request tells them so. The other one has changed, or has left, and nothing about these has.
+// request tells them so. The other one has changed, or has left, and nothing about these has. For example, web was told that mail has its
+// port 25 on 192.0.2.1, and mail is deleted: no event of web follows from that.
 func (s *Server) wakeAgreeing() {
 	for _, service := range s.ledger.Told(v1alpha1.EventKeptAddress) {
 		svc := s.ledger.Service(service)

@@ -89,6 +89,11 @@ const (
 
 // reason names an error for metrics. What wraps no error of package ipam and does not come from the API server is the
 // fault of the Service, such as an annotation that names two addresses of one family.
+//
+//	error                                                     reason
+//	192.0.2.1 belongs to Service shop/web                     in_use
+//	the API server does not answer, or forbids a claim        api
+//	annotation ...: "192.0.2.300" is not an IP address        bad_request
 func reason(err error) string {
 	for _, known := range []struct {
 		err    error
@@ -114,11 +119,16 @@ func reason(err error) string {
 	return reasonBadRequest
 }
 
-// usageChanged has the pools' statuses and metrics written, once where it is called several times within usagePeriod.
+// usageChanged has the pools' statuses and metrics written, once where it is called several times within usagePeriod: the time counts
+// from the first call, so that calls that never cease do not put it off.
 func (s *Server) usageChanged() { s.repairs.AddAfter(item{kind: writeUsage}, usagePeriod) }
 
 // writeUsage writes what has changed: the gauges of all pools, and the statuses that differ from those in the
 // cache. One status that cannot be written keeps no other from being written.
+//
+// The counts are those of the pool that the allocator knows. For example, lan grows from 192.0.2.0/25 to 192.0.2.0/24, and the cache of
+// objects shows it a moment before the allocator is told: a status written then would say of the new generation that it has 128
+// addresses.
 func (s *Server) writeUsage(ctx context.Context) error {
 	generations, usage := s.generations.Load(), s.ledger.Cache.Usage()
 	var list v1alpha1.AddressPoolList

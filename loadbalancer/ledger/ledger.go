@@ -72,7 +72,8 @@ type pair struct {
 }
 
 // mark says that a Service does not simply need an address that it holds: the status that will show it is being
-// written, or it is surplus.
+// written, or it is surplus. For example, web goes from 192.0.2.1 to 192.0.2.9, and its status still shows the first one: 192.0.2.9 has
+// the mark Writing, 192.0.2.1 the mark Surplus, and is released when the status does not show it any more.
 type mark struct {
 	need  repair.Need // Writing or Surplus
 	until time.Time   // as in [repair.Standing]
@@ -375,7 +376,8 @@ func (l *Ledger) Addresses() map[netip.Addr]struct{} {
 	return known
 }
 
-// Of returns the addresses that a Service holds or publishes, each once.
+// Of returns the addresses that a Service holds or publishes, each once. For example, web holds 192.0.2.1, and k3s has written
+// 198.51.100.11 into its status: both have to be looked at.
 func (l *Ledger) Of(service ipam.Service) []netip.Addr {
 	addresses := ipam.AddressesOf(l.Cache.Held(service))
 	if svc := l.Service(service); svc != nil {

@@ -38,6 +38,9 @@ func (l *Ledger) AwaitClaim(ctx context.Context, service ipam.Service, address n
 // WithOthers returns how many addresses of the pool and family the namespace of a Service has, by the claims that the
 // informer shows, if it has this one. What the Service alone has otherwise does not count: it goes on with this
 // address. It is 0 where the namespace had this address before.
+//
+// For example, in the namespace shop, web has 192.0.2.1 and mail has 192.0.2.2. If api is given 192.0.2.3, there are 3. If it shares
+// 192.0.2.1 with web, there is no further one, and the answer is 0.
 func (l *Ledger) WithOthers(service ipam.Service, as ipam.Assignment) int {
 	n := 1
 	objects, _ := l.claims.ByIndex(byTenant, tenantKey(as.Pool, family.Of(as.Address), service.Namespace)) // fails for an unknown index
@@ -55,7 +58,8 @@ func (l *Ledger) WithOthers(service ipam.Service, as ipam.Assignment) int {
 	return n
 }
 
-// tenants is the index function of byTenant.
+// tenants is the index function of byTenant. For example, the claim of 192.0.2.1 from lan, which shop/web and blog/web share, has the
+// keys lan/IPv4/shop and lan/IPv4/blog.
 func tenants(obj any) (keys []string, err error) {
 	object, ok := obj.(*networkingv1.IPAddress)
 	if !ok {

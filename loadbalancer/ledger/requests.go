@@ -105,7 +105,8 @@ type notice struct {
 }
 
 // Note records the state of a Service, "" where there is none. It reports whether the state is to be told, since it
-// is new, and whether one has ended.
+// is new, and whether one has ended. For example, web keeps 192.0.2.1 although mail has the same port there: the first request of web
+// tells, the next ten tell nothing, and the first one after mail has left says that it has ended.
 func (l *Ledger) Note(service ipam.Service, reason, message string) (tell, ended bool) {
 	n := notice{service, reason}
 	l.mu.Lock()
@@ -130,7 +131,8 @@ func (l *Ledger) Told(reason string) (services []ipam.Service) {
 }
 
 // Forget ends what is remembered of the requests of a Service. It reports whether the Service was woken for an
-// address, which another one can have now.
+// address, which another one can have now. For example, 192.0.2.1 becomes free, web is woken for it and deleted before it asks: mail,
+// which waits too, has to be woken instead.
 func (l *Ledger) Forget(service ipam.Service, reasons ...string) (woken bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -3,8 +3,8 @@
 // Package poolstatus says how an AddressPool is: how many addresses of each family it has, has given and can still give, and in
 // conditions what is wrong with it. [Set] writes it into the status of the object, [SetGauges] into the metrics.
 //
-// For example, a pool 192.0.2.0/30 whose four addresses are all given has the counts 4, 4 and 0, the condition Ready=False with the reason
-// Exhausted, and tandem_pool_available_addresses{pool="lan",family="IPv4"} is 0.
+// For example, a pool 192.0.2.0/30 whose four addresses are all given has the counts 4, 4 and 0, the condition Ready=False with the
+// reason Exhausted, and tandem_pool_available_addresses{pool="lan",family="IPv4"} is 0.
 package poolstatus
 
 import (
@@ -62,8 +62,9 @@ var (
 	shown    = map[series]bool{} // series that the gauges have; gaugesMu guards it
 )
 
-// SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all series.
-// Only the series of what no pool has any more go.
+// SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all
+// series. Only the series of what no pool has any more go. For example, when lan loses its IPv6 ranges, its five series of IPv6 go, and
+// those of IPv4 stay.
 func SetGauges(usage map[string]ipam.PoolUsage) {
 	gaugesMu.Lock()
 	defer gaugesMu.Unlock()
@@ -91,7 +92,16 @@ func SetGauges(usage map[string]ipam.PoolUsage) {
 	}
 }
 
-// Set writes a pool's usage into its status, and sums it up.
+// Set writes a pool's usage into its status, and sums it up. The first of these lines that fits a pool is the reason of its condition
+// Ready:
+//
+//	pool                                             Ready   reason
+//	a range that is none, such as 192.0.2.300        False   Invalid, with what request.ParsePool says
+//	no range, or exclude has all of the ranges       False   Invalid
+//	192.0.2.11 alone, which is the address of node1  False   Exhausted: there will be an address when node1 gives it up
+//	192.0.2.0/30, three given and one cooling        False   Exhausted, with the number that waits for reuseAfter
+//	192.0.2.0/30, all given; IPv6 addresses free     False   Exhausted: a dual-stack Service cannot be served
+//	192.0.2.0/30, one free                           True    Available
 func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	partition := func(af family.Family) *v1alpha1.PartitionStatus {
 		f, ok := u.Families[af]
@@ -147,7 +157,8 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	setAtLimit(ap, u, set)
 }
 
-// setOverlaps sets the conditions Overlapping and Stranded.
+// setOverlaps sets the conditions Overlapping and Stranded. For example, lan is 192.0.2.0/24 and all is 192.0.0.0/16: both are
+// Overlapping, and each names the other. When lan is cut to 192.0.2.0/25, the address 192.0.2.200 that web took from it is Stranded.
 func setOverlaps(u ipam.PoolUsage, set func(conditionType string, is bool, reason, message string)) {
 	if len(u.Overlaps) > 0 {
 		set(v1alpha1.ConditionOverlapping, true, v1alpha1.ReasonOverlap,
@@ -165,7 +176,8 @@ func setOverlaps(u ipam.PoolUsage, set func(conditionType string, is bool, reaso
 	}
 }
 
-// setReserved sets the condition Reserved.
+// setReserved sets the condition Reserved. For example, lan contains 192.0.2.11, and a Node joins that has it. The reason is Reserved, or
+// ReservedInUse if a Service has the address already: then there are two stations with one address, and somebody has to act.
 func setReserved(r ipam.ReservedUsage, set func(conditionType string, is bool, reason, message string)) {
 	var counts, first []string
 	for _, af := range family.All {
@@ -189,7 +201,7 @@ func setReserved(r ipam.ReservedUsage, set func(conditionType string, is bool, r
 	}
 }
 
-// listed names the first addresses and counts the rest.
+// listed names the first addresses and counts the rest, as in "192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5, 12 more".
 func listed(addresses []netip.Addr) string {
 	const most = 5
 	var names []string

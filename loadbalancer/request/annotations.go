@@ -27,7 +27,8 @@ const (
 	shareWith                 // consent to share with other namespaces
 )
 
-// spelling is an annotation of ours, or of another product, that is read as if it were ours.
+// spelling is an annotation of ours, or of another product, that is read as if it were ours. For example, a Service that came from
+// MetalLB has metallb.io/address-pool: lan, and gets an address of the AddressPool lan.
 type spelling struct {
 	meaning meaning
 	name    string
@@ -146,7 +147,8 @@ func (r Rules) honoured(s spelling) bool {
 }
 
 // find returns the comma-separated values of the first annotation with a meaning that the Service has and that counts. has says that the
-// Service has an address.
+// Service has an address. For example, a Service has kube-vip.io/loadbalancerIPs: 192.0.2.9. It asks for that address as long as it has
+// none; once it has 192.0.2.5, the annotation is dormant, and there are no values.
 func (r Rules) find(svc *corev1.Service, m meaning, has bool) (values []string, found spelling) {
 	for _, s := range spellings {
 		text, ok := svc.Annotations[s.name]
@@ -177,6 +179,7 @@ func (r Rules) fixedAddresses(svc *corev1.Service, has bool) ([]netip.Addr, erro
 	return parseAddresses(texts, source, found)
 }
 
+// parseAddresses reads addresses. An error begins with source, which is what the user has to change.
 func parseAddresses(texts []string, source string, s spelling) (addresses []netip.Addr, err error) {
 	for _, text := range texts {
 		a, err := netip.ParseAddr(text)
@@ -227,6 +230,9 @@ func (r Rules) Ignored(svc *corev1.Service, shows []netip.Addr) (texts []string)
 
 // SharingOf returns the key, the ports, the endpoints and the consents of a Service, which decide which other Services the Service may
 // share an address with. What is wrong with the consents it leaves out; New names it.
+//
+// With externalTrafficPolicy Local, only nodes with an endpoint get traffic of an address, so that two Services can share one if their
+// endpoints are the same: web and mail of the namespace shop, both with the selector app=front, have the Backends "shop/app=front".
 func (r Rules) SharingOf(svc *corev1.Service) ipam.Sharing {
 	keys, key := r.find(svc, sharingKey, false)
 	s := ipam.Sharing{Key: strings.Join(keys, ","), Namespace: svc.Namespace, OwnNamespaceOnly: r.CrossNamespace == Deny}
@@ -246,7 +252,8 @@ func (r Rules) SharingOf(svc *corev1.Service) ipam.Sharing {
 	return s
 }
 
-// consents returns the namespaces that the Service consents to share an address with, sorted.
+// consents returns the namespaces that the Service consents to share an address with, sorted. For example, shop/web names blog, and
+// blog/web names shop: the two may be on 192.0.2.1. Where one of them names nobody, they are not.
 func (r Rules) consents(svc *corev1.Service) (namespaces []string, err error) {
 	values, found := r.find(svc, shareWith, false)
 	for _, value := range values {

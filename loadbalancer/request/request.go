@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package request says what a Service asks for: it translates the Service, with the AddressPools and the labels of its namespace, into a
-// request to the allocator. It also says which Services are ours, what a Service publishes, and with which others it may share. It is pure.
+// request to the allocator. It also says which Services are ours, what a Service publishes, and with which others it may share. It is
+// pure.
 //
-// For example, web in a namespace with the label team=a asks for both families, and the annotation tandem-lb.io/address-pool names no pool:
-// [New] returns a request whose candidates are the pools with a selector that matches web, then those by priority, then those by name.
+// For example, web in a namespace with the label team=a asks for both families, and the annotation tandem-lb.io/address-pool names no
+// pool: [New] returns a request whose candidates are the pools with a selector that matches web, then those by priority, then those by
+// name.
 package request
 
 import (
@@ -35,7 +37,8 @@ func Served(svc *corev1.Service) bool {
 }
 
 // CleanupIsOurs reports whether a Service is no load balancer any more and the service controller will not clean up after it, because its
-// finalizer is gone.
+// finalizer is gone. For example, web has 192.0.2.1, and a user removes the finalizer by hand and makes web a ClusterIP: nobody but us
+// will release 192.0.2.1.
 func CleanupIsOurs(svc *corev1.Service) bool {
 	return svc.Spec.Type != corev1.ServiceTypeLoadBalancer && !slices.Contains(svc.Finalizers, v1alpha1.Finalizer)
 }
@@ -69,7 +72,8 @@ type Pool struct {
 }
 
 // ParsePool never fails: what it cannot use it leaves out and names, with its field, in invalid, so that one bad range takes no other
-// away. CEL has refused such pools before; this serves clusters whose CRD is older than the pool.
+// away. CEL has refused such pools before; this serves clusters whose CRD is older than the pool. For example, of the ranges 192.0.2.0/24
+// and 192.0.2.300 the pool has the first one, and Invalid begins with "spec.ipv4.ranges[1]".
 func ParsePool(ap *v1alpha1.AddressPool) Pool {
 	p := Pool{
 		Pool: ipam.Pool{
@@ -132,6 +136,7 @@ func reuseAfter(ap *v1alpha1.AddressPool) time.Duration {
 	return ap.Spec.ReuseAfter.Duration
 }
 
+// perNamespace returns the limits of a pool by family. A family that spec.limits does not name has none.
 func perNamespace(limits *v1alpha1.PoolLimits) map[family.Family]int {
 	if limits == nil {
 		return nil
@@ -200,6 +205,11 @@ func (n named) seen(set labels.Set) string {
 
 // NewPools orders pools as they are tried: those kept for certain Services before those for everyone, then by priority, then by
 // name. MetalLB orders them the same way.
+//
+//	tried   pool   selectors   priority
+//	first   edge   tier=edge
+//	second  wan                10
+//	third   lan                           a pool without a priority comes after all that have one
 func NewPools(pools []Pool) *Pools {
 	slices.SortFunc(pools, func(a, b Pool) int {
 		if a.restricted != b.restricted {
@@ -218,7 +228,7 @@ func NewPools(pools []Pool) *Pools {
 	return all
 }
 
-// candidates returns the pools that admit a Service.
+// candidates returns the pools that admit a Service, those without autoAssign among them: these give only addresses that are asked for.
 func (p *Pools) candidates(svc *corev1.Service, namespace labels.Set) (candidates []ipam.Candidate) {
 	key := p.namespaces.seen(namespace) + ";" + p.service.seen(svc.Labels)
 	if known, ok := p.admitting.Load(key); ok {

@@ -188,7 +188,8 @@ func (c *Claims) Read(ctx context.Context, address netip.Addr) (*networkingv1.IP
 	return existing, nil
 }
 
-// Delete removes exactly this claim, as it was read.
+// Delete removes exactly this claim, as it was read. For example, web was alone on 192.0.2.1 and is deleted, and another leader has just
+// let mail join the claim: the deletion is refused with ErrStale, and mail keeps its address.
 func (c *Claims) Delete(ctx context.Context, address netip.Addr, have repair.Claim) error {
 	uid := types.UID(have.UID)
 	c.ledger.Wrote(address, uid)

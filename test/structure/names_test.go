@@ -209,6 +209,7 @@ type sourceFile struct {
 	syntax  *ast.File
 	imports map[string]string // paths by local names
 	at      func(ast.Node) string
+	lines   func(ast.Node) int
 }
 
 // in returns the constant that an expression names.
@@ -278,6 +279,8 @@ func readProduct(t *testing.T) []sourceFile {
 			}
 			f := sourceFile{pkg: p.ImportPath, syntax: syntax, imports: map[string]string{}, at: func(n ast.Node) string {
 				return fmt.Sprintf("%s/%s:%d", path, name, set.Position(n.Pos()).Line)
+			}, lines: func(n ast.Node) int {
+				return set.Position(n.End()).Line - set.Position(n.Pos()).Line + 1
 			}}
 			for _, i := range syntax.Imports {
 				imported, _ := strconv.Unquote(i.Path.Value)

@@ -201,3 +201,27 @@ func TestPure(t *testing.T) {
 		})
 	}
 }
+
+// TestLengthOfFunctions: a function of what gives addresses fits on a screen, so that a reader has all of it before the eyes.
+func TestLengthOfFunctions(t *testing.T) {
+	const most = 60
+	functions := 0
+	for _, f := range readProduct(t) {
+		if !strings.HasPrefix(f.pkg, module+"/ipam") && !strings.HasPrefix(f.pkg, module+"/loadbalancer") {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			function, ok := d.(*ast.FuncDecl)
+			if !ok || strings.HasPrefix(filepath.Base(f.at(d)), "zz_generated.") {
+				continue
+			}
+			functions++
+			if n := f.lines(d); n > most {
+				t.Errorf("%s: %s has %d lines, want %d at most", f.at(d), function.Name.Name, n, most)
+			}
+		}
+	}
+	if functions == 0 {
+		t.Error("there is no function in ipam and loadbalancer")
+	}
+}
