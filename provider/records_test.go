@@ -42,8 +42,9 @@ func TestRecordsOfServicesThatAreGone(t *testing.T) {
 		record("web", "node1"), record("internal", "node1"), record("gone", "node2"), record("unheld", ""),
 	).WithInterceptorFuncs(interceptor.Funcs{
 		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			err := c.Delete(ctx, obj, opts...)
 			deleted <- obj.GetName()
-			return c.Delete(ctx, obj, opts...)
+			return err
 		},
 	}).Build()
 	synced := true
