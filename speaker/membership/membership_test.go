@@ -301,7 +301,6 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 	return 0
 }
 
-// TestOnALAN lets processes die, lose their link and leave, in each family alone.
 // A host opens streams and says nothing. The oldest of them are closed, and memberlist, which is played here, need not do it.
 func TestIdleStreamsAreBounded(t *testing.T) {
 	ended := make(chan struct{})
@@ -342,6 +341,7 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 	}
 }
 
+// TestOnALAN lets processes die, lose their link and leave, in each family alone.
 func TestOnALAN(t *testing.T) {
 	for _, prefix := range []netip.Prefix{v4, v6} {
 		t.Run(prefix.String(), func(t *testing.T) {
