@@ -3,19 +3,13 @@
 package speaker
 
 import (
-	"context"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 	"github.com/tandem-lb/tandem/speaker/lan"
-	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -111,48 +105,4 @@ func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.No
 		}
 	}
 	return away, silent
-}
-
-// whoIsAway has the kernels asked that are to be watched, and returns the nodes that are away. It takes silent interfaces out of nodes:
-// those of nodes that may be back by what this speaker finds alone, those of any other node, and this one, if another speaker confirms it.
-func (s *Speaker) whoIsAway(
-	ctx context.Context, p presence, on []lan.Target, via []layer2.Interface, nodes map[string]decision.Node,
-) map[string]bool {
-	if s.lan == nil {
-		return nil
-	}
-	var interfaces []net.Interface
-	for _, i := range via {
-		interfaces = append(interfaces, net.Interface{Name: i.Name, Index: i.Index, HardwareAddr: i.MAC})
-	}
-	logger, now := klog.FromContext(ctx), time.Now()
-	on = watched(on, s.cfg.Node, p)
-	s.lan.Set(on, interfaces)
-	states := s.lan.States()
-	nowAway, hopeless := away(p, states, nodes)
-	s.roster.GiveUp(hopeless)
-	own := suspects(states, on)
-	s.suspects.Put(own)
-	s.suspicions.Hear(now, suspicion{From: s.cfg.Node, Suspects: own})
-	silent, wait := s.suspicions.Confirmed(now, p.alive)
-	withoutInterfaces(nodes, silent)
-	if !maps.Equal(silent, s.silent) {
-		logger.Info("Interfaces that are silent on the LAN, as several speakers find", "interfaces", slices.SortedFunc(maps.Keys(silent), lan.Key.Compare))
-	}
-	for node := range nowAway {
-		if !s.away[node] {
-			logger.Info("Waiting for a speaker to come back, since its node answers on the LAN", "node", node, "until", p.expected[node])
-		}
-	}
-	for node := range s.away {
-		if !nowAway[node] && !p.alive(node) {
-			logger.Info("Waiting no longer for a speaker to come back", "node", node)
-		}
-	}
-	s.away, s.silent = nowAway, silent
-	for _, until := range p.expected {
-		wait = min(wait, time.Until(until))
-	}
-	s.waiting.Reset(max(wait, 0))
-	return nowAway
 }

@@ -69,21 +69,21 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.members, s.sessions = members, newSessions(ctx, s.status)
+	sessions := newSessions(ctx, s.status)
 	done := make(chan struct{})
-	go func() { defer close(done); s.loop(ctx) }()
+	go func() { defer close(done); newLoop(s, members, sessions, newRoster(time.Now(), 0)).run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	<-s.sessions.desired
+	<-sessions.desired
 	request := <-asked
 	for range 5 {
 		select {
-		case <-s.sessions.desired: // of an earlier decision
+		case <-sessions.desired: // of an earlier decision
 		default:
 		}
 		s.changed.Raise()
-		<-s.sessions.desired
+		<-sessions.desired
 	}
-	if turned := s.turned.Load(); turned == nil || s.Healthy() != nil {
+	if turned := s.health.latest.Load(); turned == nil || s.Healthy() != nil {
 		t.Errorf("the loop came round at %v, and is healthy: %v", turned, s.Healthy())
 	}
 	if request.Context().Err() != nil {
@@ -101,20 +101,4 @@ func joined(t *testing.T, ctx context.Context, node string, n byte) *membership.
 	}
 	t.Cleanup(func() { _ = m.Leave(context.Background()) })
 	return m
-}
-
-// TestHealthy: a loop that has not come round for half a minute hangs. Before it runs, the speaker waits for the API, which is no fault.
-func TestHealthy(t *testing.T) {
-	var s Speaker
-	if err := s.Healthy(); err != nil {
-		t.Errorf("before the loop runs: %v", err)
-	}
-	s.turned.Store(new(time.Now().Add(-hung / 2)))
-	if err := s.Healthy(); err != nil {
-		t.Errorf("in a turn of less than %v: %v", hung, err)
-	}
-	s.turned.Store(new(time.Now().Add(-hung - time.Second)))
-	if err := s.Healthy(); err == nil {
-		t.Errorf("in a turn of more than %v the speaker is healthy", hung)
-	}
 }

@@ -56,6 +56,7 @@ func TestAddressesAreRecordedWhenTheyAreFree(t *testing.T) {
 	}
 	events := record.NewFakeRecorder(100)
 	var s *Speaker
+	var members *membership.Members
 	node.Do(t, func() (err error) {
 		if s, err = newSpeaker(Config{
 			Node: "node1", HostIP: netip.MustParseAddr("198.51.100.11"), REST: &rest.Config{Host: "http://127.0.0.1:1"},
@@ -63,20 +64,20 @@ func TestAddressesAreRecordedWhenTheyAreFree(t *testing.T) {
 		}, readerCache{reader: store}, store); err != nil {
 			return err
 		}
-		s.members, err = membership.Join(ctx, membership.Config{
+		members, err = membership.Join(ctx, membership.Config{
 			Node: "node1", Bind: s.cfg.HostIP, Port: 7946, Key: []byte("key"), Registerer: prometheus.NewRegistry(),
 		})
 		return err
 	})
-	s.sessions = newSessions(ctx, s.status)
+	l := newLoop(s, members, newSessions(ctx, s.status), newRoster(time.Now(), 0))
 	run := func(f func(context.Context) error) { t.Cleanup(waitFor(node.Go(t, func() error { return f(ctx) }))) }
 	run(s.links.Run)
 	run(s.layer2.Run)
 	run(s.records.run)
 	run(s.conflicts.run)
-	run(func(ctx context.Context) error { s.loop(ctx); return nil })
+	run(func(ctx context.Context) error { l.run(ctx); return nil })
 	t.Cleanup(cancel) // before it is waited for
-	t.Cleanup(func() { _ = s.members.Leave(context.Background()) })
+	t.Cleanup(func() { _ = members.Leave(context.Background()) })
 
 	timeout := time.After(patience)
 	next := func(what string) (addresses []string) {

@@ -3,7 +3,6 @@
 package speaker
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/lan"
-	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 const (
@@ -101,47 +99,10 @@ func (s *suspicions) Confirmed(now time.Time, alive func(node string) bool) (sil
 	return silent, ends
 }
 
-// tell tells the others what this speaker suspects, at once and again and again, until the context ends.
-func tell(ctx context.Context, node string, latest signal.Latest[[]lan.Key], send func([]byte)) error {
-	repeat := time.NewTicker(suspicionPeriod)
-	defer repeat.Stop()
-	var current []lan.Key
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case next := <-latest:
-			if slices.Equal(next, current) {
-				continue
-			}
-			current = next
-		case <-repeat.C:
-			if len(current) == 0 {
-				continue
-			}
-		}
-		message, err := json.Marshal(suspicion{From: node, Suspects: append([]lan.Key{}, current[:min(len(current), maxSuspects)]...)})
-		if err != nil {
-			return err
-		}
-		send(message)
-	}
-}
-
 // readSuspicion reads a message of another speaker, and reports whether it is a suspicion.
 func readSuspicion(message []byte) (said suspicion, ok bool) {
 	err := json.Unmarshal(message, &said)
 	return said, err == nil && said.From != "" && said.Suspects != nil
-}
-
-// hear takes in a message of another speaker. If too many wait, it is dropped: it will be repeated.
-func (s *Speaker) hear(message []byte) {
-	if said, ok := readSuspicion(message); ok && said.From != s.cfg.Node {
-		select {
-		case s.heard <- said:
-		default:
-		}
-	}
 }
 
 // withoutInterfaces takes interfaces out of nodes, as if their speakers had reported them unusable.

@@ -3,18 +3,15 @@
 package speaker
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/speaker/lan"
-	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // eth0 names interfaces of nodes.
@@ -111,56 +108,6 @@ func TestSuspicionsAreConfirmed(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A suspicion is told at once and repeated, and told once more when it is over.
-func TestTell(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		latest, sent := signal.NewLatest[[]lan.Key](), []suspicion{}
-		done := make(chan error)
-		go func() {
-			done <- tell(ctx, "node1", latest, func(message []byte) {
-				said, ok := readSuspicion(message)
-				if !ok {
-					t.Errorf("cannot be read: %s", message)
-				}
-				sent = append(sent, said)
-			})
-		}()
-		say := func(keys []lan.Key, wait time.Duration, want int) {
-			t.Helper()
-			latest.Put(keys)
-			time.Sleep(wait)
-			synctest.Wait()
-			if len(sent) != want {
-				t.Errorf("%d messages after %v, want %d: %v", len(sent), keys, want, sent)
-			}
-			for _, m := range sent {
-				if m.From != "node1" || !slices.Equal(m.Suspects, keys) {
-					t.Errorf("told %+v, want %v", m, keys)
-				}
-			}
-			sent = nil
-		}
-		say(nil, time.Minute, 0)
-		say(eth0("node3"), time.Millisecond, 1)
-		say(eth0("node3"), 10*suspicionPeriod-time.Millisecond, 10)
-		say(nil, time.Minute, 1)
-		var many []lan.Key
-		for range 100 {
-			many = append(many, lan.Key{Node: strings.Repeat("n", 40), Interface: "enp129s0f1np1"})
-		}
-		latest.Put(many)
-		synctest.Wait()
-		if len(sent) != 1 || len(sent[0].Suspects) != maxSuspects {
-			t.Errorf("of many suspects a message has %+v, want %d", sent, maxSuspects)
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func TestReadSuspicion(t *testing.T) {

@@ -58,16 +58,17 @@ func TestATakeoverOutlastsAnOldCache(t *testing.T) {
 		}, readerCache{reader: cached}, api)
 		return err
 	})
-	s.members, s.sessions, s.roster = joined(t, ctx, "node1", 1), newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0)
+	members := joined(t, ctx, "node1", 1)
+	l := newLoop(s, members, newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0))
 	defer waitFor(node.Go(t, func() error { return s.links.Run(ctx) }))()
 	defer cancel()
 	// holds decides when node2 is alive, or dead, and reports whether node1 is then to be on record.
 	holds := func(alive bool) bool {
 		t.Helper()
-		for s.members.Alive().Has("node2") != alive {
-			<-s.members.Changes()
+		for members.Alive().Has("node2") != alive {
+			<-members.Changes()
 		}
-		if err := s.decide(ctx); err != nil {
+		if err := l.decide(ctx); err != nil {
 			t.Fatal(err)
 		}
 		w := <-s.records.wanted
