@@ -44,9 +44,9 @@ func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1al
 	return states
 }
 
-// isNodes reports whether an address of an interface is the node's own. A claimed address is a Service's that somebody has put there, mostly
-// with the length of a single address, unless it brings a subnet to an interface that can announce. For example a node that joins with
-// 198.51.100.200/24 on eth0 has that address, even if a Service has got it before: the controller manager tells both.
+// isNodes reports whether an address of an interface is the node's own. A claimed address is a Service's that somebody has put there,
+// mostly with the length of a single address, unless it brings a subnet to an interface that can announce. For example a node that joins
+// with 198.51.100.200/24 on eth0 has that address, even if a Service has got it before: the controller manager tells both.
 func isNodes(i *link.Interface, a link.Address, claimed func(netip.Addr) bool) bool {
 	ip := a.Prefix.Addr()
 	switch {
@@ -82,8 +82,8 @@ func speakerMACs(speakers []v1alpha1.SpeakerStatus) []net.HardwareAddr {
 	return macs
 }
 
-// probed finds what nodes have found out about an address on an interface: this node by the states of layer 2, which are ordered by address
-// and interface, and the others by what they have published.
+// probed finds what nodes have found out about an address on an interface: this node by the states of layer 2, which are ordered by
+// address and interface, and the others by what they have published.
 func probed(self string, states []layer2.Status, published func(node, iface string, ip netip.Addr) decision.Probe,
 ) func(node, iface string, ip netip.Addr) decision.Probe {
 	return func(node, iface string, ip netip.Addr) decision.Probe {

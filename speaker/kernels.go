@@ -18,8 +18,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
-// kernels is what this speaker knows by the answers of other nodes' kernels: which nodes are away, and which interfaces are silent. The others
-// are told what it suspects, and tell it what they suspect.
+// kernels is what this speaker knows by the answers of other nodes' kernels: which nodes are away, and which interfaces are silent. The
+// others are told what it suspects, and tell it what they suspect.
 type kernels struct {
 	node   string
 	prober prober // nil where no kernel is asked
@@ -70,8 +70,8 @@ func (k *kernels) changes() <-chan struct{} {
 }
 
 // Update has the kernels asked that are to be watched, and returns the nodes that are away, and those whose speakers need not be expected
-// back. It takes silent interfaces out of nodes: those of nodes that may be back by what this speaker finds alone, those of any other node,
-// and this one, if another speaker confirms it.
+// back. It takes silent interfaces out of nodes: those of nodes that may be back by what this speaker finds alone, those of any other
+// node, and this one, if another speaker confirms it.
 //
 //	the speaker of node2        its kernel by eth0   node2 is
 //	restarts, back in 10 s      answers              away, for 10 s at most
@@ -108,7 +108,8 @@ func (k *kernels) Update(
 // log says what has changed since the latest Update.
 func (k *kernels) log(logger klog.Logger, p presence, isAway map[string]bool, silent map[lan.Key]bool) {
 	if !maps.Equal(silent, k.silent) {
-		logger.Info("Interfaces that are silent on the LAN, as several speakers find", "interfaces", slices.SortedFunc(maps.Keys(silent), lan.Key.Compare))
+		logger.Info("Interfaces that are silent on the LAN, as several speakers find",
+			"interfaces", slices.SortedFunc(maps.Keys(silent), lan.Key.Compare))
 	}
 	for node := range isAway {
 		if !k.away[node] {

@@ -26,8 +26,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// TestAddressesAreRecordedWhenTheyAreFree has a speaker announce a Service whose IPv4 address a machine on its LAN has. The IPv6 address goes
-// on record alone, and the IPv4 address after it when the machine gives it up. Nothing changes in the API meanwhile.
+// TestAddressesAreRecordedWhenTheyAreFree has a speaker announce a Service whose IPv4 address a machine on its LAN has. The IPv6 address
+// goes on record alone, and the IPv4 address after it when the machine gives it up. Nothing changes in the API meanwhile.
 func TestAddressesAreRecordedWhenTheyAreFree(t *testing.T) {
 	const patience = 20 * time.Second
 	const machine = "02:00:00:00:00:42"

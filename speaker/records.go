@@ -55,9 +55,9 @@ func newRecorder(c client.Client, node string, events record.EventRecorder, chan
 }
 
 // Renew replaces, in what the cache has, each record that is older than what this node itself has written. After an outage of the API the
-// cache may take a minute to learn what was written long ago. For example node1 held web, and died while the API was away. node3 took over,
-// and when the API was back it wrote its record. Then node1 came back, with a cache that knew of that record. By its own cache, which still
-// named node1, node3 would have stopped, and no node would have answered.
+// cache may take a minute to learn what was written long ago. For example node1 held web, and died while the API was away. node3 took
+// over, and when the API was back it wrote its record. Then node1 came back, with a cache that knew of that record. By its own cache,
+// which still named node1, node3 would have stopped, and no node would have answered.
 func (r *recorder) Renew(cached []v1alpha1.L2Announcement) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -101,8 +101,8 @@ func (r *recorder) run(ctx context.Context) error {
 	}
 }
 
-// write makes the existing records agree with the wanted ones. Those of Services that are gone are deleted by the controller manager. A write
-// that is refused since the record has changed is no error: the change brings a new decision.
+// write makes the existing records agree with the wanted ones. Those of Services that are gone are deleted by the controller manager. A
+// write that is refused since the record has changed is no error: the change brings a new decision.
 func (r *recorder) write(ctx context.Context, w wanted) error {
 	existing := map[types.NamespacedName]*v1alpha1.L2Announcement{}
 	var errs []error

@@ -191,8 +191,8 @@ func TestRosterExpects(t *testing.T) {
 	}
 }
 
-// A speaker whose kernel fell silent is not expected back when its kernel answers again: its node has started anew. When the speaker is alive and is
-// lost again, it is.
+// A speaker whose kernel fell silent is not expected back when its kernel answers again: its node has started anew. When the speaker is
+// alive and is lost again, it is.
 func TestRosterGivesUp(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	r := newRoster(start, grace)

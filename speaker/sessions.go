@@ -126,8 +126,8 @@ func (s *sessions) watch(ctx context.Context) error {
 	}
 }
 
-// close ends all sessions: so that peers with graceful restart keep the routes for the speaker that follows, or so that they do not. BFD ends
-// after BGP: a router that knows of the restart does not take the end of BFD for a failure (RFC 5882 §4.3.2).
+// close ends all sessions: so that peers with graceful restart keep the routes for the speaker that follows, or so that they do not. BFD
+// ends after BGP: a router that knows of the restart does not take the end of BFD for a failure (RFC 5882 §4.3.2).
 func (s *sessions) close(ctx context.Context, mode bgp.CloseMode) {
 	s.bgp.Close(ctx, mode)
 	s.bfd.Close(ctx)

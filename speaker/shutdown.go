@@ -19,10 +19,10 @@ import (
 // shutdownTimeout bounds a shutdown.
 const shutdownTimeout = 10 * time.Second
 
-// shutdown ends a speaker in the order that costs clients least. A speaker that restarts keeps what it has: the others wait for it, and BGP
-// peers with graceful restart keep the routes for the speaker that follows. What is away meanwhile is answered by deputies, who say the same
-// as this speaker, so that it answers to the end. A speaker that leaves the node is replaced by the others at once, and is silent from then
-// on.
+// shutdown ends a speaker in the order that costs clients least. A speaker that restarts keeps what it has: the others wait for it, and
+// BGP peers with graceful restart keep the routes for the speaker that follows. What is away meanwhile is answered by deputies, who say
+// the same as this speaker, so that it answers to the end. A speaker that leaves the node is replaced by the others at once, and is
+// silent from then on.
 //
 //	node1 when its speaker stops       the others are told    layer 2       BGP
 //	nothing is known of it             restart, for grace     to the end    graceful restart

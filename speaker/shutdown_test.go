@@ -57,6 +57,7 @@ func TestShutdown(t *testing.T) {
 	stays := node(func(*corev1.Node) {})
 	excluded := node(func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} })
 	const grace = 10 * time.Second
+	lost := errors.New("lost")
 	for name, tt := range map[string]struct {
 		node  *corev1.Node // nil if it is deleted
 		fails bool         // the API, or rather the cache
@@ -66,12 +67,12 @@ func TestShutdown(t *testing.T) {
 		want  string
 	}{
 		"it restarts":                             {node: stays, grace: grace, alive: 2, want: "restart 10s, end Restart"},
-		"it restarts, and nobody hears it":        {node: stays, grace: grace, alive: 2, lost: errors.New("lost"), want: "restart 10s, end Restart"},
+		"it restarts, and nobody hears it":        {node: stays, grace: grace, alive: 2, lost: lost, want: "restart 10s, end Restart"},
 		"it restarts, and the others do not wait": {node: stays, alive: 2, want: "leave, silent, end Restart"},
 		"the node is excluded":                    {node: excluded, grace: grace, alive: 2, want: "leave, silent, end Withdraw"},
 		"the node is deleted":                     {grace: grace, alive: 2, want: "leave, silent, end Withdraw"},
 		"no other node is there to take over":     {grace: grace, alive: 1, want: "leave, end Withdraw"},
-		"nobody hears that it leaves":             {grace: grace, alive: 2, lost: errors.New("lost"), want: "leave, end Withdraw"},
+		"nobody hears that it leaves":             {grace: grace, alive: 2, lost: lost, want: "leave, end Withdraw"},
 		"the Node cannot be read":                 {fails: true, grace: grace, alive: 2, want: "restart 10s, end Restart"},
 	} {
 		t.Run(name, func(t *testing.T) {

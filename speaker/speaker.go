@@ -36,8 +36,8 @@ type Config struct {
 	SecretsNamespace string
 	// MembershipPort is the UDP and TCP port of gossip, the same on every node.
 	MembershipPort uint16
-	// RestartGrace is for how long the others wait for this speaker when it stops and may soon be back, and how long this one waits for a speaker
-	// that has fallen silent. Zero means not at all.
+	// RestartGrace is for how long the others wait for this speaker when it stops and may soon be back, and how long this one waits for a
+	// speaker that has fallen silent. Zero means not at all.
 	RestartGrace time.Duration
 	// LANProbeInterval is how often the kernels of other nodes are asked whether they live. Zero means never. Then none is waited for.
 	LANProbeInterval time.Duration
@@ -49,8 +49,8 @@ type Config struct {
 	Recorder record.EventRecorder
 }
 
-// Speaker announces addresses from one node. Run runs it. It has the parts that are there before it runs; a loop joins them with those that
-// are not.
+// Speaker announces addresses from one node. Run runs it. It has the parts that are there before it runs; a loop joins them with those
+// that are not.
 type Speaker struct {
 	cfg       Config
 	cache     cache.Cache
@@ -113,7 +113,8 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 // Healthy returns an error if the loop hangs. A speaker that waits for the API at its start is healthy.
 func (s *Speaker) Healthy() error { return s.health.Healthy(time.Now()) }
 
-// Ready returns an error until the speaker has read everything, seen the others, and has the BGP sessions back that it had before it started.
+// Ready returns an error until the speaker has read everything, seen the others, and has the BGP sessions back that it had before it
+// started.
 func (s *Speaker) Ready() error { return s.health.Ready(time.Now()) }
 
 // Run announces until the context ends, or until a part fails without which the speaker cannot go on. The error is that of the part.

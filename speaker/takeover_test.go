@@ -24,8 +24,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// TestATakeoverOutlastsAnOldCache has node2 die while the API is away. When the API is back, node1 records that it has taken over, and node2
-// comes back before node1's cache has the record, as it does after a long outage. node1 stays the holder.
+// TestATakeoverOutlastsAnOldCache has node2 die while the API is away. When the API is back, node1 records that it has taken over, and
+// node2 comes back before node1's cache has the record, as it does after a long outage. node1 stays the holder.
 func TestATakeoverOutlastsAnOldCache(t *testing.T) {
 	lan := nettest.NewSwitch(t, "speaker-switch")
 	node := nettest.New(t, "speaker-node1")

@@ -71,7 +71,7 @@ type view struct {
 	// elections are the candidates for Services by what their addresses have in common.
 	elections map[[len(family.All)]Alike][]election.Candidate
 	// deputies are the nodes that can be the deputy of a node that is away, for those links of it that neighbours has been asked of.
-	deputies map[place]neighbours
+	deputies map[nodeInterface]neighbours
 }
 
 // advertisements are those that have something in common.

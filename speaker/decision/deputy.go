@@ -11,8 +11,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/election"
 )
 
-// place names an interface of a node.
-type place struct {
+// nodeInterface names an interface of a node.
+type nodeInterface struct {
 	node, iface string
 }
 
@@ -41,10 +41,10 @@ func (v *view) deputize(g *group, holder string) (announcements []Announcement) 
 		}
 		as := map[string]net.HardwareAddr{}
 		for _, name := range v.interfaces(g, address, holder) {
-			n := v.neighbours(place{holder, name})
+			n := v.neighbours(nodeInterface{holder, name})
 			deputy, ok := election.Holder(g.key(), "", n.candidates, v.Alive)
 			if own := n.interfaces[v.Node]; ok && deputy == v.Node && recorded[name] {
-				as[own] = v.interfaceAt(place{holder, name}).MAC
+				as[own] = v.interfaceAt(nodeInterface{holder, name}).MAC
 			}
 		}
 		if len(as) > 0 {
@@ -56,7 +56,7 @@ func (v *view) deputize(g *group, holder string) (announcements []Announcement) 
 
 // neighbours returns the nodes that can be the deputy of a node on the link of one of its interfaces. Those that are excluded from
 // announcing come after all others: they get no traffic by it, but whoever excludes a node wants to see little of it.
-func (v *view) neighbours(of place) neighbours {
+func (v *view) neighbours(of nodeInterface) neighbours {
 	if known, ok := v.deputies[of]; ok {
 		return known
 	}
@@ -80,14 +80,14 @@ func (v *view) neighbours(of place) neighbours {
 		}
 	}
 	if v.deputies == nil {
-		v.deputies = map[place]neighbours{}
+		v.deputies = map[nodeInterface]neighbours{}
 	}
 	v.deputies[of] = n
 	return n
 }
 
 // interfaceAt returns an interface, the zero Interface if the node has none of that name that can announce.
-func (v *view) interfaceAt(p place) Interface {
+func (v *view) interfaceAt(p nodeInterface) Interface {
 	for _, i := range v.Nodes[p.node].Interfaces {
 		if i.Name == p.iface {
 			return i

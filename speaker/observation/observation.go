@@ -181,15 +181,15 @@ func hasLeft(claim *networkingv1.IPAddress, service types.NamespacedName) bool {
 
 // probed finds an address on an interface of a node among the conflicts that the nodes publish. All other addresses are taken to be free.
 func (o *Objects) probed() func(node, iface string, ip netip.Addr) decision.Probe {
-	type place struct{ node, iface, address string }
-	conflicts := map[place]string{}
+	type addressOn struct{ node, iface, address string }
+	conflicts := map[addressOn]string{}
 	for i := range o.Speakers.Items {
 		for _, c := range o.Speakers.Items[i].Status.Conflicts {
-			conflicts[place{o.Speakers.Items[i].Name, c.Interface, c.Address}] = c.MAC
+			conflicts[addressOn{o.Speakers.Items[i].Name, c.Interface, c.Address}] = c.MAC
 		}
 	}
 	return func(node, iface string, ip netip.Addr) decision.Probe {
-		mac, inUse := conflicts[place{node, iface, ip.String()}]
+		mac, inUse := conflicts[addressOn{node, iface, ip.String()}]
 		return decision.Probe{Free: !inUse, UsedBy: mac}
 	}
 }
