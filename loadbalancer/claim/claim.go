@@ -41,6 +41,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -95,7 +96,9 @@ func Read(claim *networkingv1.IPAddress) repair.Claim {
 	}
 }
 
-// byService reads what an annotation says of Services. A text that we did not write says nothing.
+// byService reads what an annotation says of Services. A text that we did not write says nothing, and neither does what it
+// says of a name that no Service can have, such as "web" without a namespace: the API cannot be asked for that one, and
+// nobody else would leave the address any more.
 func byService[V any](annotation string) map[ipam.Service]V {
 	var values map[string]V
 	if annotation == "" || json.Unmarshal([]byte(annotation), &values) != nil {
@@ -104,7 +107,9 @@ func byService[V any](annotation string) map[ipam.Service]V {
 	services := map[ipam.Service]V{}
 	for name, value := range values {
 		namespace, name, _ := strings.Cut(name, "/")
-		services[ipam.Service{Namespace: namespace, Name: name}] = value
+		if namespace != "" && name != "" && len(path.IsValidPathSegmentName(namespace))+len(path.IsValidPathSegmentName(name)) == 0 {
+			services[ipam.Service{Namespace: namespace, Name: name}] = value
+		}
 	}
 	return services
 }

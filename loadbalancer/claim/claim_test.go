@@ -81,6 +81,9 @@ func TestClaim(t *testing.T) {
 	object.Annotations[v1alpha1.AnnotationSharers] = `{"shop/api":["443"]}`
 	want.Left = nil
 	step("an annotation that we did not write")
+	object.Annotations[v1alpha1.AnnotationSharers] = `{"shop/api":["TCP/443"],"api":["TCP/80"],"/api":[],"shop/":[],"shop/api/v2":[],"shop/..":[]}`
+	want.Sharers = ports{api: {{Protocol: "TCP", Number: 443}}}
+	step("names that no Service can have")
 
 	object.Labels[networkingv1.LabelManagedBy] = "ipallocator.k8s.io"
 	want = repair.Claim{State: repair.Foreign, Owner: "services default/web, managed by ipallocator.k8s.io"}
