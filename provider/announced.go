@@ -250,11 +250,12 @@ type pass struct {
 }
 
 // arrivals counts the Services that have got their first addresses since the last pass, or are about to. A Service that cannot be served
-// does not count.
+// does not count, nor one that has conditions: it waits for its address for long, or the program has just started.
 func (c *serviceConditions) arrivals(services []*corev1.Service) (n int) {
 	for _, svc := range services {
 		d := c.diagnosed[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]
-		if (d == nil || d.uid != svc.UID || !d.served) && isOurs(svc) && svc.DeletionTimestamp == nil && c.failures.of(svc.UID) == "" {
+		if (d == nil || d.uid != svc.UID || !d.served) && isOurs(svc) && svc.DeletionTimestamp == nil && c.failures.of(svc.UID) == "" &&
+			len(ours(svc.Status.Conditions)) == 0 {
 			n++
 		}
 	}

@@ -312,8 +312,8 @@ func TestNotAnnounced(t *testing.T) {
 	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
 }
 
-// arrive lets seconds pass, in each of which so many other Services come and have no address yet.
-func (w *announcedWorld) arrive(services, seconds int) {
+// arrive lets seconds pass, in each of which so many other Services come that have conditions and no address yet.
+func (w *announcedWorld) arrive(services, seconds int, conditions ...metav1.Condition) {
 	w.t.Helper()
 	others := w.shared.Core().V1().Services().Informer().GetIndexer()
 	for second := range seconds {
@@ -323,6 +323,7 @@ func (w *announcedWorld) arrive(services, seconds int) {
 			came = append(came, &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name)},
 				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+				Status:     corev1.ServiceStatus{Conditions: conditions},
 			})
 			w.add(others.Add(came[i]))
 		}
@@ -392,6 +393,16 @@ func TestServicesThatWaitAreNoArrivals(t *testing.T) {
 		w.failures.note(types.UID(fmt.Sprintf("other-0-%d", i)), errors.New("no pool has a free IPv4 address"))
 	}
 	w.arrive(fewArrivals+1, 1)
+	w.expect(onLayer2, 1)
+}
+
+// Services that have long been without an address keep no conditions back, whatever the reason.
+func TestServicesWithConditionsAreNoArrivals(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.record("node1", lanAddress)
+	w.arrive(fewArrivals+1, 1, metav1.Condition{Type: ipamv1alpha1.ServiceConditionAllocated, Status: metav1.ConditionFalse})
 	w.expect(onLayer2, 1)
 }
 
