@@ -161,7 +161,11 @@ func (s *Server) apply(ctx context.Context, e repair.Entry, step repair.Step, c 
 	case repair.Relabel:
 		return s.claims.Patch(ctx, e.Address, claim.Relabel(e.Claim, e.Pool))
 	case repair.Share:
-		return s.claims.Patch(ctx, e.Address, claim.Share(e.Claim, e.Key(), e.Sharers()))
+		if err := s.claims.Patch(ctx, e.Address, claim.Share(e.Claim, e.Key(), e.Sharers())); err != nil {
+			return err
+		}
+		s.ledger.Share(e)
+		s.plans.Add(item{kind: wakeWaiting}) // one may wait for a port that is given up
 	default:
 		s.remember(e, step)
 	}

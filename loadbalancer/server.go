@@ -210,6 +210,7 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 		return ipam.Outcome{}, err
 	}
 	var claimed []ipam.Assignment
+	tries := map[netip.Addr]int{} // to claim an address for the Service, beside others that it may share it with
 	for range maxClaimed {
 		out, err := s.ledger.Cache.Allocate(time.Now(), req)
 		if err == nil {
@@ -222,7 +223,8 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 			over, err = s.checkLimits(ctx, svc, req, out)
 			claimed = append(claimed, over...)
 		}
-		if other, ok := errors.AsType[*writer.ClaimedByOther](err); ok {
+		if other, ok := errors.AsType[*writer.ClaimedByOther](err); ok && tries[other.Address] < writer.MaxTries {
+			tries[other.Address]++
 			if err = s.repair(ctx, other.Address, caller{service: req.Service, requesting: true, lagging: true}); err == nil {
 				continue
 			}

@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
@@ -360,5 +362,61 @@ func TestSharersOnTheClaim(t *testing.T) {
 		c.wantShown("d", ownAddress)
 		l.mustSync("b")
 		c.wantShown("b", sharedAddress)
+	})
+}
+
+// The claim of a shared address and the cache may have different ports of a Service. No other Service is left without an address then.
+func TestPortsOfSharers(t *testing.T) {
+	keyed := func(name string, port int32, edits ...func(*corev1.Service)) *corev1.Service {
+		return newService(name, single, "IPv4", append([]func(*corev1.Service){annotate(shareKey, "k"), listen("TCP", port)}, edits...)...)
+	}
+	bubble("a Service whose request fails has the ports of its claim", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(keyed("a", 80))
+		l.mustSync("a")
+		c.edit("a", listen("TCP", 81), annotate(v1alpha1.AnnotationAddressPool, "wan"))
+		c.settle()
+		c.wantSharers("192.0.2.1", "a=81")
+		l.wantError("a", `names AddressPool "wan", which does not exist`)
+		c.create(keyed("b", 81), keyed("c", 80))
+		l.mustSync("b", "c")
+		c.wantShown("b", ownAddress)
+		c.wantShown("c", sharedAddress)
+	})
+	bubble("a Service whose status is overwritten gives a port up", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(keyed("a", 80))
+		l.mustSync("a")
+		c.edit("a", listen("TCP", 81), publish("198.51.100.11"))
+		_, err := l.ensure("a")
+		c.must(err)
+		c.settle()
+		c.wantSharers("192.0.2.1", "a=81")
+		c.create(keyed("b", 80))
+		l.mustSync("b")
+		c.wantShown("b", sharedAddress)
+	})
+	bubble("a port that was given up a moment ago is given, although the watch does not show that", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(keyed("a", 80))
+		l.mustSync("a")
+		c.frozen = true
+		c.api.tracker.standStill(true)
+		c.edit("a", listen("TCP", 81))
+		c.create(keyed("b", 80))
+		_, err := l.EnsureLoadBalancer(t.Context(), "", c.service("a"), nil)
+		c.must(err)
+		_, err = c.api.NetworkingV1().IPAddresses().Patch(t.Context(), sharedAddress, types.MergePatchType,
+			[]byte(`{"metadata":{"annotations":{"tandem-lb.io/sharers":"{\"default/a\":[\"TCP/81\"]}"}}}`), metav1.PatchOptions{})
+		c.must(err)
+		got, err := l.EnsureLoadBalancer(t.Context(), "", c.service("b"), nil)
+		c.must(err)
+		if ip := got.Ingress[0].IP; ip != sharedAddress {
+			t.Errorf("b got %s, want %s", ip, sharedAddress)
+		}
+		c.wantSharers(sharedAddress, "a=81 b=80")
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/loadbalancer/ledger"
 	"github.com/tandem-lb/tandem/loadbalancer/request"
+	"github.com/tandem-lb/tandem/loadbalancer/writer"
 )
 
 // Waiting Services
@@ -45,10 +46,9 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	switch {
 	case err != nil:
 		recordFailure(err)
-		// Only a namespace is not found, and its event wakes the Service.
 		now = ledger.Waiting{
 			Message: err.Error(), Has: request.Published(svc),
-			Refused: errors.Is(err, errAtOnce) || reason(err) == reasonAPI && !apierrors.IsNotFound(err),
+			Refused: refused(err),
 		}
 	case len(out.Missing) > 0:
 		var why []string
@@ -75,6 +75,13 @@ func (s *Server) report(svc *corev1.Service, out ipam.Outcome, err error) {
 	if now.Message != "" && now.Message != before.Message {
 		s.recorder.Eventf(svc, corev1.EventTypeWarning, v1alpha1.EventMissingAddress, "Waiting for an address: %s", now.Message)
 	}
+}
+
+// refused reports whether the API has failed or refused a claim, or another leader has come first. Only a namespace is not
+// found, and its event wakes the Service.
+func refused(err error) bool {
+	_, claimed := errors.AsType[*writer.ClaimedByOther](err)
+	return claimed || errors.Is(err, errAtOnce) || errors.Is(err, writer.ErrStale) || reason(err) == reasonAPI && !apierrors.IsNotFound(err)
 }
 
 // forget ends the waiting of a Service that is not served any more. Where it was woken for an address, another

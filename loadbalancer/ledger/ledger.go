@@ -260,6 +260,17 @@ func (l *Ledger) Hold(e repair.Entry, step repair.Step) {
 	}
 }
 
+// Share takes a step Share: the cache learns the ports that the claim has now. Most requests bring them too, but those that
+// fail. For example, web has 192.0.2.1 with port 80, and one edit asks for port 81 and for a pool that does not exist: api,
+// which asks for port 81, must not be sent to 192.0.2.1, whose claim has that port of web.
+func (l *Ledger) Share(e repair.Entry) {
+	for _, s := range e.Services {
+		if _, listed := e.Claim.Sharers[s.Service]; listed && s.Holds && (s.Need == repair.Needed || s.Need == repair.Writing) {
+			l.Cache.Hold(s.Service, e.Address, e.Pool, s.Sharing)
+		}
+	}
+}
+
 // Drop takes the address from the Service in the cache at this time, and forgets what was known of the two. The time is
 // zero where no client has found the Service there, so that the address need not wait for it.
 func (l *Ledger) Drop(at time.Time, service ipam.Service, address netip.Addr) {

@@ -350,9 +350,11 @@ func (e Entry) Key() string {
 	return key
 }
 
-// lists reports whether a Service belongs among the sharers of the claim: it publishes the address, and others may or do have it too.
+// lists reports whether a Service belongs among the sharers of the claim: it publishes the address or is listed already, and
+// others may or do have it too. One that is listed need not publish it: another controller may have overwritten its status.
 func (e Entry) lists(s Standing) bool {
-	return s.Holds && s.Publishes && s.served() && (s.Sharing.Key != "" || s.Service != e.Claim.Parent)
+	_, listed := e.Claim.Sharers[s.Service]
+	return s.Holds && (s.Publishes || listed) && s.served() && (s.Sharing.Key != "" || s.Service != e.Claim.Parent)
 }
 
 // unlisted reports whether the sharers of the claim are not those that Sharers returns.

@@ -168,6 +168,7 @@ func TestSteps(t *testing.T) {
 		{48, "left: B hp needed", "share"},
 		{48, "A+B: A hp needed k80; B hp needed k81 was82", "share"},
 		{48, "A+B: A h needed k80; B hp needed k81 was82", "wake A, share"},
+		{48, "A+B: A hp needed k80; B h needed k81 was82", "wake B, share"},
 		{2, "A+B: A hp needed k80; B hp needed k81", ""},
 		{4, "A: A hp needed k80; B h writing k81 in 5s", ""},
 	}

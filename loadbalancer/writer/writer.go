@@ -52,6 +52,9 @@ type ClaimedByOther struct {
 	Owner   string // in words
 }
 
+// Unwrap says that the address is in use.
+func (c *ClaimedByOther) Unwrap() error { return ipam.ErrInUse }
+
 // Error names the owner, as in "IPAddress 192.0.2.1 exists and belongs to services kube-system/dns, managed by
 // ipallocator.k8s.io".
 func (c *ClaimedByOther) Error() string {
@@ -110,7 +113,7 @@ func (c *Claims) Create(ctx context.Context, as ipam.Assignment, by Claimant) er
 //
 // A claim that names no Service, and that others do not have either, has waited for reuseAfter. It is deleted, so
 // that a new one can name its Service. For every other claim the error is a *ClaimedByOther. What is not fresh, but
-// from the informer, serves only to be written, since a write is refused where it is out of date.
+// from the informer, serves only to be written, since a write is refused where it is out of date; anything else is ErrStale.
 func (c *Claims) join(ctx context.Context, address netip.Addr, object *networkingv1.IPAddress, by Claimant, fresh bool) error {
 	have := claim.Read(object)
 	want := map[ipam.Service][]ipam.Port{}
@@ -119,18 +122,11 @@ func (c *Claims) join(ctx context.Context, address netip.Addr, object *networkin
 	if !have.Names(by.Service) {
 		want[by.Service] = by.Sharers[by.Service]
 	}
-	if have.State != repair.Ours {
-		return &ClaimedByOther{address, claim.Owner(object)}
-	}
-	for _, other := range have.Named() {
-		if other != by.Service && !slices.Contains(by.Others, other) {
-			return &ClaimedByOther{address, fmt.Sprintf("Service %s too, which may not admit this one", other)}
+	if owner := refuses(object, have, by); owner != "" {
+		if !fresh {
+			return ErrStale
 		}
-		for _, port := range have.Sharers[other] {
-			if _, known := by.Sharers[other]; !known && slices.Contains(by.Sharers[by.Service], port) {
-				return fmt.Errorf("claiming %s: its claim says that Service %s is there on port %s; trying again", address, other, port)
-			}
-		}
+		return &ClaimedByOther{address, owner}
 	}
 	switch {
 	case len(have.Named()) == 0 && len(by.Others) == 0:
@@ -145,6 +141,24 @@ func (c *Claims) join(ctx context.Context, address netip.Addr, object *networkin
 		return nil
 	}
 	return c.Patch(ctx, address, claim.Share(have, by.Key, want))
+}
+
+// refuses says in words what keeps the Service from a claim, "" where nothing does.
+func refuses(object *networkingv1.IPAddress, have repair.Claim, by Claimant) string {
+	if have.State != repair.Ours {
+		return claim.Owner(object)
+	}
+	for _, other := range have.Named() {
+		if other != by.Service && !slices.Contains(by.Others, other) {
+			return fmt.Sprintf("Service %s too, which may not admit this one", other)
+		}
+		for _, port := range have.Sharers[other] {
+			if _, known := by.Sharers[other]; !known && slices.Contains(by.Sharers[by.Service], port) {
+				return fmt.Sprintf("Service %s too, on the same port %s", other, port)
+			}
+		}
+	}
+	return ""
 }
 
 // listPage is how many claims are read at a time. All at once, 20,000 of them would take 60 MB for a moment.
