@@ -739,6 +739,9 @@ func (a *Allocator) available(req Request, address netip.Addr) error {
 	if refusal, refused := a.refusal(req, address); refused {
 		return fmt.Errorf("%w: %w", ErrInUse, refusal)
 	}
+	if h.sharers != nil && !h.sharers.hasRoom(req.Sharing) {
+		return fmt.Errorf("%w: %s has %d Services, and its IPAddress has no room to name another one", ErrInUse, address, h.users.n())
+	}
 	return nil
 }
 

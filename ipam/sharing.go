@@ -242,6 +242,24 @@ func (s *sharers) admit(want Sharing, own *Sharing) bool {
 	return s.agree(want, own) && s.apart(want, own)
 }
 
+// The claim of a shared address lists its Services and their ports in an annotation, and the API server refuses annotations
+// of more than 256 KiB. One address takes 1,683 Services with one port each, or 18 with a thousand ports each, by the longest
+// names that there can be.
+const (
+	listBytes    = 240 << 10
+	serviceBytes = len(`"/":[],`) + 2*63
+	portBytes    = len(`"SCTP/65535",`)
+)
+
+// hasRoom reports whether the list on the claim has room for one Service more.
+func (s *sharers) hasRoom(want Sharing) bool {
+	services := 1
+	for _, others := range s.kinds {
+		services += others.n
+	}
+	return services*serviceBytes+(len(s.ports)+len(want.Ports))*portBytes <= listBytes
+}
+
 // agree is admit without a look at ports.
 func (s *sharers) agree(want Sharing, own *Sharing) bool {
 	var mine kind
@@ -417,7 +435,7 @@ func (a *Allocator) firstShareable(req Request, set *addressSet, best *sharers, 
 		if !s.admit(req.Sharing, nil) {
 			return false // So do the others of the set.
 		}
-		if !fits(s.address) {
+		if !s.hasRoom(req.Sharing) || !fits(s.address) {
 			return true
 		}
 		best = s

@@ -3,11 +3,14 @@
 package ipam
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 )
@@ -171,5 +174,44 @@ func TestSharingAcrossNamespaces(t *testing.T) {
 				t.Errorf("the reason is %q, which does not say %q", why, tt.says)
 			}
 		})
+	}
+}
+
+// The list of Services on a claim is bounded, so that the Service that would exceed it gets another address.
+func TestSharersHaveRoomOnTheClaim(t *testing.T) {
+	a := New()
+	a.SetPools([]Pool{makePool("lan", "192.0.2.0/28")})
+	listed := map[netip.Addr]map[string][]Port{}
+	request := func(i int) Request {
+		r := Request{Service: Service{strings.Repeat("n", 63), fmt.Sprintf("%063d", i)}, Families: []family.Family{family.IPv4}}
+		r.Pools, r.Sharing = []Candidate{{"lan", true}}, Sharing{Key: "k", Namespace: r.Service.Namespace}
+		for port := range int32(1000) {
+			r.Sharing.Ports = append(r.Sharing.Ports, Port{"SCTP", 10000 + int32(i)*1000 + port})
+		}
+		return r
+	}
+	for i := range 40 {
+		out, err := a.Allocate(time.Time{}, request(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := out.Assigned[0].Address
+		if listed[at] == nil {
+			listed[at] = map[string][]Port{}
+		}
+		listed[at][request(i).Service.String()] = request(i).Sharing.Ports
+	}
+	for at, services := range listed {
+		if text, _ := json.Marshal(services); len(text) > 250<<10 {
+			t.Errorf("the list of %s has %d bytes", at, len(text))
+		}
+	}
+	if len(listed) != 3 {
+		t.Errorf("40 Services with 1,000 ports have %d addresses, want 3", len(listed))
+	}
+	fixed := request(50)
+	fixed.Addresses = []netip.Addr{addr("192.0.2.0")}
+	if _, err := a.Allocate(time.Time{}, fixed); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "no room to name another one") {
+		t.Errorf("a fixed address: got error %v", err)
 	}
 }
