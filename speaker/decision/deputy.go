@@ -24,12 +24,18 @@ type neighbours struct {
 }
 
 // deputize returns the addresses of a group for which this node answers in the place of the holder, which is away. On each link of the
-// holder one node does so, with the holder's MAC, for the addresses that the holder was answering for there by its record. It needs
+// holder one node does so, with the holder's MAC, for the addresses that the holder was answering for there by its record.
+//
+// It is the node that would take over, if that is on the link. For some speaker may take the holder for dead while others wait for it: one
+// of a version without deputies, or one that alone has lost three probes. Then both have the same node answer, with its own MAC or the
+// holder's, and never two nodes or none. If the successor is not on the link, or there is none, another node there answers. It needs
 // neither an endpoint nor an advertisement, since it gets no traffic.
 //
 // For example node1 holds 192.0.2.10 on eth0 and restarts. node2 and node3 have interfaces in node1's subnet, and node3 ranks first: node3
-// answers that 192.0.2.10 is at the MAC of node1's eth0.
+// answers that 192.0.2.10 is at the MAC of node1's eth0. If an advertisement prefers node2, then node2 does.
 func (v *view) deputize(g *group, holder string) (announcements []Announcement) {
+	others := func(node string) bool { return node != holder && v.Alive(node) } // A holder that is back is alive.
+	successor, _ := election.Holder(g.key(), "", v.candidates(g), others)
 	for _, address := range g.addresses {
 		recorded := map[string]bool{}
 		for _, svc := range g.services {
@@ -42,7 +48,10 @@ func (v *view) deputize(g *group, holder string) (announcements []Announcement) 
 		as := map[string]net.HardwareAddr{}
 		for _, name := range v.interfaces(g, address, holder) {
 			n := v.neighbours(nodeInterface{holder, name})
-			deputy, ok := election.Holder(g.key(), "", n.candidates, v.Alive)
+			deputy, ok := successor, n.interfaces[successor] != ""
+			if !ok {
+				deputy, ok = election.Holder(g.key(), "", n.candidates, v.Alive)
+			}
 			if own := n.interfaces[v.Node]; ok && deputy == v.Node && recorded[name] {
 				as[own] = v.interfaceAt(nodeInterface{holder, name}).MAC
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/config"
 )
 
 // awayNode1 is the lan of node1, node2 and node3, whose interfaces have MACs, while node1 is away.
@@ -76,6 +77,26 @@ func TestDeputies(t *testing.T) {
 			name: "nor is a holder that is away and not Ready replaced", snapshot: awayNode1(web),
 			change: func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
 			want:   pair(deputy),
+		},
+		{
+			name: "the deputy is the node that would take over: one that an advertisement prefers", snapshot: awayNode1(web),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name=node2")}}
+			},
+			want: pair("node2"),
+		},
+		{
+			name: "or one that is Ready", snapshot: awayNode1(web),
+			change: func(s *Snapshot) { changeNode(s, deputy, func(n *Node) { n.Ready = false }) },
+			want:   pair("node2"),
+		},
+		{
+			name: "also while the holder is back, and its deputy goes on for a moment", snapshot: awayNode1(web),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name in (node1, node2)")}}
+				s.Alive = dead()
+			},
+			want: pair("node2"),
 		},
 		{
 			name: "a node that is excluded is the last choice", snapshot: awayNode1(web),
