@@ -120,7 +120,9 @@ func (l *loop) decide(ctx context.Context) error {
 		l.layer2.Refresh("another speaker came back")
 	}
 	if !snapshot.Isolated { // An isolated speaker has no API to write records to.
-		l.records.wanted.Put(wanted{records: desired.Records, announcements: o.Announcements.Items, services: o.LoadBalancers()})
+		l.records.wanted.Put(wanted{
+			records: desired.Records, kept: desired.Kept, announcements: o.Announcements.Items, services: o.LoadBalancers(),
+		})
 	}
 	l.sessions.Set(desired)
 	l.health.complete.Store(presence.complete)

@@ -30,6 +30,7 @@ import (
 // in the cache, and the Services that exist.
 type wanted struct {
 	records       map[types.NamespacedName]decision.Record
+	kept          map[types.NamespacedName]bool // for which a record of this node stays
 	announcements []v1alpha1.L2Announcement
 	services      map[client.ObjectKey]*corev1.Service
 }
@@ -112,7 +113,7 @@ func (r *recorder) write(ctx context.Context, w wanted) error {
 		existing[name] = a
 		_, exists := w.services[name]
 		_, held := w.records[name]
-		if exists && !held && a.Status.Node == r.node {
+		if exists && !held && !w.kept[name] && a.Status.Node == r.node {
 			if err := r.clearHolder(ctx, a); !harmless(err) {
 				errs = append(errs, fmt.Errorf("clearing the holder of Service %s: %w", name, err))
 			}

@@ -64,6 +64,7 @@ func TestRecorder(t *testing.T) {
 		// cached is what the recorder has read, where that is not what is stored now.
 		cached  []v1alpha1.L2Announcement
 		records map[types.NamespacedName]decision.Record
+		kept    map[types.NamespacedName]bool
 		gone    bool // the Service is
 		want    []v1alpha1.L2Announcement
 		writes  int
@@ -118,6 +119,11 @@ func TestRecorder(t *testing.T) {
 			want:   []v1alpha1.L2Announcement{cleared("web", v4, v6)}, writes: 1,
 		},
 		{
+			name:   "one that is to stay on record does",
+			stored: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, kept: map[types.NamespacedName]bool{web: true},
+			want: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
+		},
+		{
 			name:   "a holder that clears its record does not clear that of a successor",
 			stored: []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached: []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)},
@@ -157,7 +163,7 @@ func TestRecorder(t *testing.T) {
 			}
 			events := record.NewFakeRecorder(10)
 			r := newRecorder(store, "node1", events, signal.New())
-			w := wanted{records: tt.records, announcements: cached.Items, services: services}
+			w := wanted{records: tt.records, kept: tt.kept, announcements: cached.Items, services: services}
 			if err := r.write(t.Context(), w); err != nil {
 				t.Fatal(err)
 			}

@@ -23,6 +23,8 @@ type Desired struct {
 	Layer2 []Announcement
 	// Records are the Services that this node holds on layer 2.
 	Records map[types.NamespacedName]Record
+	// Kept are the Services for which this node stays on record as it is, although it answers for nothing.
+	Kept map[types.NamespacedName]bool
 	// Peers are the peers that this node is to have, ordered by their names, with a session or without one.
 	Peers []config.Peer
 	// BGP are the sessions of this node with all that their peers are to be told, ordered by the peers' names.
@@ -53,7 +55,7 @@ type Record struct {
 // Decide works out what the node announces. Speakers with the same view come to the same answer.
 func Decide(s *Snapshot) Desired {
 	v := &view{Snapshot: s}
-	d := Desired{Records: map[types.NamespacedName]Record{}, Problems: map[string]string{}}
+	d := Desired{Records: map[types.NamespacedName]Record{}, Kept: map[types.NamespacedName]bool{}, Problems: map[string]string{}}
 	if !s.Isolated {
 		v.decideLayer2(&d)
 	}
@@ -114,6 +116,9 @@ func (v *view) decideLayer2(d *Desired) {
 			d.Layer2 = append(d.Layer2, v.deputize(g, holder)...)
 			continue
 		}
+		if !ok {
+			v.keep(g, d)
+		}
 		if !ok || holder != v.Node || v.startupHolds(g) {
 			continue
 		}
@@ -145,6 +150,20 @@ func (v *view) decideLayer2(d *Desired) {
 			}
 			record.Interfaces = slices.Sorted(maps.Keys(used))
 			d.Records[svc.Name] = record
+		}
+	}
+}
+
+// keep has this node stay on record for those Services of a group that it held, while no Service of the group has an endpoint. So the
+// addresses are where they were when an endpoint is ready again, and no two speakers elect a holder anew by different views of who is
+// alive. For example node1 holds web, and the only pod of web restarts.
+func (v *view) keep(g *group, d *Desired) {
+	if slices.ContainsFunc(g.addresses, func(a Address) bool { return g.hasEndpoint(a.IP) }) {
+		return
+	}
+	for _, svc := range g.services {
+		if svc.Holder == v.Node {
+			d.Kept[svc.Name] = true
 		}
 	}
 }

@@ -168,6 +168,9 @@ func sayAll(s *Snapshot) (answers, records []string) {
 			records = append(records, fmt.Sprintf("%s: %s has %s on %s", node, name.Name,
 				strings.Join(r.Addresses, ", "), strings.Join(r.Interfaces, ", ")))
 		}
+		for name := range d.Kept {
+			records = append(records, fmt.Sprintf("%s: %s is kept", node, name.Name))
+		}
 	}
 	return answers, records
 }
@@ -541,6 +544,25 @@ func TestRecords(t *testing.T) {
 			want: []string{
 				"node1: a has " + shared4 + ", " + v6 + " on eth0",
 				"node1: b has " + shared4 + " on eth0",
+			},
+		},
+		{
+			name:     "a Service that has no endpoint any more stays on record as it is",
+			snapshot: lan(heldBy("node1", with(service("web", v4, v6), func(svc *Service) { svc.Endpoints = nil }))),
+			want:     []string{"node1: web is kept"},
+		},
+		{
+			name:     "but not if nothing announces it on layer 2 any more",
+			snapshot: lan(heldBy("node1", with(service("web", v4), func(svc *Service) { svc.Endpoints = nil }))),
+			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"other": true} },
+		},
+		{
+			name:     "nor if it has endpoints, and no node can serve it",
+			snapshot: lan(heldBy("node1", service("web", v4))),
+			change: func(s *Snapshot) {
+				for name := range s.Nodes {
+					changeNode(s, name, func(n *Node) { n.Excluded = true })
+				}
 			},
 		},
 		{
