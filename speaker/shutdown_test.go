@@ -106,3 +106,17 @@ func TestShutdown(t *testing.T) {
 		})
 	}
 }
+
+func TestGrace(t *testing.T) {
+	for _, tt := range []struct {
+		restart, probe, want time.Duration
+	}{
+		{restart: time.Minute, probe: time.Second, want: time.Minute},
+		{restart: time.Minute}, // Where no kernel is asked nobody waits.
+		{probe: time.Second},
+	} {
+		if got := (Config{RestartGrace: tt.restart, LANProbeInterval: tt.probe}).grace(); got != tt.want {
+			t.Errorf("a grace of %v, with kernels asked each %v, is %v, want %v", tt.restart, tt.probe, got, tt.want)
+		}
+	}
+}

@@ -49,6 +49,15 @@ type Config struct {
 	Recorder record.EventRecorder
 }
 
+// grace is RestartGrace where it has an effect. Where no kernel is asked, the others take over as soon as a speaker stops, so that it has
+// to leave: otherwise both would answer until BGP has ended.
+func (c Config) grace() time.Duration {
+	if c.LANProbeInterval == 0 {
+		return 0
+	}
+	return c.RestartGrace
+}
+
 // Speaker announces addresses from one node. Run runs it. It has the parts that are there before it runs; a loop joins them with those
 // that are not.
 type Speaker struct {
@@ -168,9 +177,9 @@ func (s *Speaker) Run(ctx context.Context) error {
 	// The status ends with ctx, before shutdown ends the sessions, so that the next speaker of this node knows which there were.
 	start("status", func(context.Context) error { return publisher.run(ctx, s.status) })
 	logger.Info("Started", "node", s.cfg.Node, "address", s.cfg.HostIP)
-	newLoop(s, members, sessions, newRoster(time.Now(), s.cfg.RestartGrace)).run(ctx)
+	newLoop(s, members, sessions, newRoster(time.Now(), s.cfg.grace())).run(ctx)
 	shutdown{
-		node: s.cfg.Node, grace: s.cfg.RestartGrace, cached: s.client, members: members,
+		node: s.cfg.Node, grace: s.cfg.grace(), cached: s.client, members: members,
 		silence: func() { s.layer2.Set(nil) }, endSessions: sessions.close,
 	}.run(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
