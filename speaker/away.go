@@ -85,16 +85,20 @@ func watched(on []lan.Target, self string, p presence) []lan.Target {
 }
 
 // away returns those of the nodes that may be back whose kernels are not known to be silent on a link of this node, and those that are
-// silent on all. An interface of a node that may be back, and is not alive, is taken out of nodes when it is silent.
-func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.Node) (away map[string]bool, silent []string) {
+// silent on all. An interface of a node that may be back, and is not alive, is taken out of nodes when it is silent. What several speakers
+// have found silent is so, even if this one has just begun to ask.
+func away(p presence, states map[lan.Key]lan.State, found map[lan.Key]bool, nodes map[string]decision.Node) (
+	away map[string]bool, silent []string,
+) {
 	away, lost := map[string]bool{}, map[lan.Key]bool{}
 	for key, state := range states {
 		if _, expected := p.expected[key.Node]; !expected {
 			continue
 		}
-		if state == lan.Answers || state == lan.Unknown {
+		switch alive := p.alive(key.Node); {
+		case (state == lan.Answers || state == lan.Unknown) && (alive || !found[key]):
 			away[key.Node] = true
-		} else if !p.alive(key.Node) {
+		case !alive:
 			lost[key] = true
 		}
 	}
@@ -105,4 +109,20 @@ func away(p presence, states map[lan.Key]lan.State, nodes map[string]decision.No
 		}
 	}
 	return away, silent
+}
+
+// blind makes unknown what is silent, of nodes that are not alive, by those interfaces of this node by which nothing answers, not even a
+// node whose speaker is alive: then the link of this node has failed. For example node1 restarts, and node3, whose cable is out, hears
+// neither it nor node2: node3 must not take over what node1 holds.
+func blind(states map[lan.Key]lan.State, on []lan.Target, alive func(node string) bool) {
+	answers, deaf := map[string]bool{}, map[string]bool{}
+	for _, t := range on {
+		answers[t.Via] = answers[t.Via] || states[t.Key] == lan.Answers
+		deaf[t.Via] = deaf[t.Via] || states[t.Key] == lan.Silent && alive(t.Node)
+	}
+	for _, t := range on {
+		if states[t.Key] == lan.Silent && !alive(t.Node) && deaf[t.Via] && !answers[t.Via] {
+			states[t.Key] = lan.Unknown
+		}
+	}
 }

@@ -90,7 +90,8 @@ func TestWhoIsAway(t *testing.T) {
 		name   string
 		states map[lan.Key]lan.State
 		want   []string
-		lost   map[string]bool // interfaces of node2 that are gone
+		found  map[lan.Key]bool // interfaces that several speakers find silent
+		lost   map[string]bool  // interfaces of node2 that are gone
 	}{
 		{name: "nobody whose kernel cannot be asked"},
 		{name: "one whose kernel answers", states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Answers}, want: []string{"node2"}},
@@ -108,12 +109,17 @@ func TestWhoIsAway(t *testing.T) {
 			name: "not one whose kernel has never answered", states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Unanswered},
 			lost: map[string]bool{"eth0": true},
 		},
+		{
+			name:   "not one that others have found silent, of which this is not known here yet",
+			states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Unknown}, found: map[lan.Key]bool{key("node2", "eth0"): true},
+			lost: map[string]bool{"eth0": true},
+		},
 		{name: "nobody who is alive", states: map[lan.Key]lan.State{key("node4", "eth0"): lan.Answers}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			interfaces := []decision.Interface{{Name: "eth0"}, {Name: "eth1"}}
 			nodes := map[string]decision.Node{"node2": {Interfaces: interfaces}}
-			waited, silent := away(p, tt.states, nodes)
+			waited, silent := away(p, tt.states, tt.found, nodes)
 			got := slices.Sorted(maps.Keys(waited))
 			if want := len(tt.states) == 1 && tt.lost != nil; want != slices.Equal(silent, []string{"node2"}) {
 				t.Errorf("silent on all links are %v", silent)
@@ -145,5 +151,46 @@ func TestWatched(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"node2", "node3"}, got); diff != "" {
 		t.Errorf("node4 is neither alive nor expected back, and the others are watched (-want +got):\n%s", diff)
+	}
+}
+
+func TestBlind(t *testing.T) {
+	target := func(node, via string) lan.Target {
+		return lan.Target{Key: lan.Key{Node: node, Interface: "eth0"}, Via: via}
+	}
+	for _, tt := range []struct {
+		name   string
+		states []lan.State // of node2, which is alive, and of node3 and node4, which are not
+		via    string      // the interface by which node2 is asked
+		want   []lan.State
+	}{
+		{
+			name: "this node's link", via: "eth0", states: []lan.State{lan.Silent, lan.Silent, lan.Unanswered},
+			want: []lan.State{lan.Silent, lan.Unknown, lan.Unanswered},
+		},
+		{name: "one that is alive answers", via: "eth0", states: []lan.State{lan.Answers, lan.Silent, lan.Silent}},
+		{name: "one that is not alive answers", via: "eth0", states: []lan.State{lan.Silent, lan.Answers, lan.Silent}},
+		{name: "one that is alive has never answered", via: "eth0", states: []lan.State{lan.Unanswered, lan.Silent, lan.Silent}},
+		{name: "another link", via: "eth1", states: []lan.State{lan.Silent, lan.Silent, lan.Silent}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			on := []lan.Target{target("node2", tt.via), target("node3", "eth0"), target("node4", "eth0")}
+			states := map[lan.Key]lan.State{}
+			for i, target := range on {
+				states[target.Key] = tt.states[i]
+			}
+			blind(states, on, func(node string) bool { return node == "node2" })
+			var got []lan.State
+			for _, target := range on {
+				got = append(got, states[target.Key])
+			}
+			want := tt.want
+			if want == nil {
+				want = tt.states
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
 	}
 }

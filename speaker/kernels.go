@@ -32,9 +32,7 @@ type kernels struct {
 	// due fires when the first of the speakers that are expected back is not expected any longer, or the first suspicion is over.
 	due        *time.Timer
 	suspicions suspicions
-	// away and silent are what the latest Update found, to be logged when it changes.
-	away   map[string]bool
-	silent map[lan.Key]bool
+	away       map[string]bool // what the latest Update found, to be logged when it changes
 }
 
 // prober asks kernels, as lan.Prober does.
@@ -90,14 +88,17 @@ func (k *kernels) Update(
 	on = watched(on, k.node, p)
 	k.prober.Set(on, interfaces)
 	states := k.prober.States()
-	isAway, hopeless = away(p, states, nodes)
 	own := suspects(states, on)
 	k.suspects.Put(own)
 	k.suspicions.Hear(now, suspicion{From: k.node, Suspects: own})
+	k.suspicions.Forget(func(node string) bool { _, exists := nodes[node]; return !exists })
+	before := k.suspicions.silent
 	silent, wait := k.suspicions.Confirmed(now, p.alive)
+	blind(states, on, p.alive)
+	isAway, hopeless = away(p, states, silent, nodes)
 	withoutInterfaces(nodes, silent)
-	k.log(klog.FromContext(ctx), p, isAway, silent)
-	k.away, k.silent = isAway, silent
+	k.log(klog.FromContext(ctx), p, isAway, before)
+	k.away = isAway
 	for _, until := range p.expected {
 		wait = min(wait, until.Sub(now))
 	}
@@ -105,9 +106,9 @@ func (k *kernels) Update(
 	return isAway, hopeless
 }
 
-// log says what has changed since the latest Update.
-func (k *kernels) log(logger klog.Logger, p presence, isAway map[string]bool, silent map[lan.Key]bool) {
-	if !maps.Equal(silent, k.silent) {
+// log says what has changed since the latest Update, when k.away was away and the interfaces before were silent.
+func (k *kernels) log(logger klog.Logger, p presence, isAway map[string]bool, before map[lan.Key]bool) {
+	if silent := k.suspicions.silent; !maps.Equal(silent, before) {
 		logger.Info("Interfaces that are silent on the LAN, as several speakers find",
 			"interfaces", slices.SortedFunc(maps.Keys(silent), lan.Key.Compare))
 	}

@@ -54,6 +54,7 @@ func suspects(states map[lan.Key]lan.State, on []lan.Target) []lan.Key {
 // suspicions are what the speakers suspect, this one included.
 type suspicions struct {
 	latest map[string]heard
+	silent map[lan.Key]bool // as Confirmed returned it last
 }
 
 // heard is the latest suspicion of a speaker.
@@ -74,10 +75,16 @@ func (s *suspicions) Hear(now time.Time, said suspicion) (changed bool) {
 }
 
 // Confirmed returns the interfaces that enough speakers suspect, each of them alive, and how long that holds at least if nothing more is
-// heard. A node does not count for its own interfaces.
+// heard. A node does not count for its own interfaces, nor for those of a node that fewer speakers suspect than itself, or as many: when
+// the LAN is cut in two, each side suspects the other, and at most the smaller side is to fall silent.
+//
+//	node1 and node2 suspect node3 and node4, which suspect them            nobody is silent
+//	node1, node2 and node5 suspect node3 and node4, which suspect them     node3 and node4 are
+//
+// What is silent stays so while its speaker is not alive: those that suspect it stop asking a node that is dead.
 func (s *suspicions) Confirmed(now time.Time, alive func(node string) bool) (silent map[lan.Key]bool, ends time.Duration) {
 	maps.DeleteFunc(s.latest, func(_ string, h heard) bool { return now.Sub(h.at) >= suspicionTimeout })
-	by := map[lan.Key]int{}
+	by, suspectedBy := map[lan.Key]map[string]bool{}, map[string]map[string]bool{} // interfaces and nodes, and the speakers
 	ends = time.Hour
 	for from, h := range s.latest {
 		if !alive(from) || len(h.suspects) == 0 {
@@ -86,17 +93,38 @@ func (s *suspicions) Confirmed(now time.Time, alive func(node string) bool) (sil
 		ends = min(ends, h.at.Add(suspicionTimeout).Sub(now))
 		for _, key := range h.suspects {
 			if key.Node != from {
-				by[key]++
+				add(by, key, from)
+				add(suspectedBy, key.Node, from)
 			}
 		}
 	}
 	silent = map[lan.Key]bool{}
-	for key, count := range by {
-		if count >= confirmations {
+	for key, from := range by {
+		maps.DeleteFunc(from, func(node string, _ bool) bool { return len(suspectedBy[node]) >= len(suspectedBy[key.Node]) })
+		if len(from) >= confirmations {
 			silent[key] = true
 		}
 	}
+	for key := range s.silent {
+		if !alive(key.Node) {
+			silent[key] = true
+		}
+	}
+	s.silent = silent
 	return silent, ends
+}
+
+// add puts a member into one of several sets.
+func add[K comparable](sets map[K]map[string]bool, key K, member string) {
+	if sets[key] == nil {
+		sets[key] = map[string]bool{}
+	}
+	sets[key][member] = true
+}
+
+// Forget drops what is silent of nodes that do not exist any more.
+func (s *suspicions) Forget(gone func(node string) bool) {
+	maps.DeleteFunc(s.silent, func(key lan.Key, _ bool) bool { return gone(key.Node) })
 }
 
 // readSuspicion reads a message of another speaker, and reports whether it is a suspicion.

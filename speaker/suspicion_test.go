@@ -81,6 +81,25 @@ func TestSuspicionsAreConfirmed(t *testing.T) {
 		{name: "a dead speaker does not count", said: []said{{0, "node1", eth0("node3")}, {1, "dead", eth0("node3")}}},
 		{name: "nor does a node for itself", said: []said{{0, "node1", eth0("node3")}, {1, "node3", eth0("node3")}}},
 		{
+			name: "two halves of a LAN suspect each other, and neither falls silent",
+			said: []said{
+				{0, "node1", eth0("node3", "node4")}, {0, "node2", eth0("node3", "node4")},
+				{0, "node3", eth0("node1", "node2")}, {0, "node4", eth0("node1", "node2")},
+			},
+		},
+		{
+			name: "the smaller part of a LAN falls silent",
+			said: []said{
+				{0, "node1", eth0("node3", "node4")}, {0, "node2", eth0("node3", "node4")}, {0, "node5", eth0("node3", "node4")},
+				{0, "node3", eth0("node1", "node2", "node5")}, {0, "node4", eth0("node1", "node2", "node5")},
+			},
+			want: eth0("node3", "node4"),
+		},
+		{
+			name: "a speaker that one other suspects counts",
+			said: []said{{0, "node1", eth0("node2", "node3")}, {0, "node2", eth0("node3")}}, want: eth0("node3"),
+		},
+		{
 			name: "a suspicion that was taken back",
 			said: []said{{0, "node1", eth0("node3")}, {1, "node2", eth0("node3")}, {2, "node1", nil}},
 		},
@@ -108,6 +127,39 @@ func TestSuspicionsAreConfirmed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The speakers that have found a node silent suspect it no more when gossip shows that it is dead. It stays silent until its speaker is
+// alive.
+func TestSilenceOutlastsTheSuspicions(t *testing.T) {
+	var s suspicions
+	now, alive := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), true
+	check := func(what string, want bool) {
+		t.Helper()
+		silent, _ := s.Confirmed(now, func(node string) bool { return node != "node3" || alive })
+		if got := silent[eth0("node3")[0]]; got != want {
+			t.Errorf("%s, node3 is silent: %t, want %t", what, got, want)
+		}
+	}
+	say := func(keys ...lan.Key) {
+		s.Hear(now, suspicion{From: "node1", Suspects: keys})
+		s.Hear(now, suspicion{From: "node2", Suspects: keys})
+	}
+	say(eth0("node3")...)
+	check("suspected by two", true)
+	alive = false
+	say()
+	check("dead, and suspected by nobody", true)
+	check("later", true)
+	alive = true
+	check("alive, and suspected by nobody", false)
+	alive = false
+	check("dead once more", false)
+	say(eth0("node3")...)
+	check("suspected again", true)
+	s.Forget(func(node string) bool { return node == "node3" })
+	say()
+	check("deleted", false)
 }
 
 func TestReadSuspicion(t *testing.T) {
