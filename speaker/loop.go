@@ -104,6 +104,7 @@ func (l *loop) decide(ctx context.Context) error {
 	snapshot.Alive = presence.alive
 	away, gone := l.kernels.Update(ctx, time.Now(), presence, onLinks(l.cfg.Node, own, o.Speakers.Items), usable, snapshot.Nodes)
 	l.roster.GiveUp(gone)
+	l.roster.Heard(away)
 	snapshot.Away = away
 	here := func(node string) bool { return presence.alive(node) || snapshot.Away[node] }
 	l.liveness.latest.Put(reportOn(l.cfg.Node, alive, here, speakers, o))

@@ -57,7 +57,7 @@ type presence struct {
 	expected map[string]time.Time
 	// complete says that no speaker is merely presumed to be alive.
 	complete bool
-	// returned says that a speaker is alive again that had been lost without a farewell.
+	// returned says that a speaker is alive again that had been lost without a farewell, and was not heard on the LAN.
 	returned bool
 	// startupHold says that this speaker has just started, and is to take over nothing.
 	startupHold bool
@@ -114,5 +114,13 @@ func (r *roster) Update(now time.Time, alive membership.Snapshot, known map[stri
 func (r *roster) GiveUp(nodes []string) {
 	for _, node := range nodes {
 		r.hopeless[node] = true
+	}
+}
+
+// Heard says that nodes are away, and that their kernels answer on the LAN. If one comes back then, that is no return: had it announced an
+// address of this node meanwhile, this node would have heard that, and defended the address.
+func (r *roster) Heard(away map[string]bool) {
+	for node := range away {
+		delete(r.lost, node)
 	}
 }

@@ -219,3 +219,34 @@ func TestRosterGivesUp(t *testing.T) {
 		t.Error("it is not expected back when it was alive since")
 	}
 }
+
+// A speaker that crashes and comes back, while its kernel answers, has not returned, and nobody repeats all announcements for it. One that
+// comes back when it was not waited for any more has.
+func TestRosterHears(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		away []bool // whether node2 is away, after each of two updates in which it is lost
+		want bool
+	}{
+		{name: "its kernel answered all the while", away: []bool{true, true}},
+		{name: "its kernel fell silent", away: []bool{true, false}, want: true},
+		{name: "its kernel could not be asked", away: []bool{false, false}, want: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+			r := newRoster(start, grace)
+			both, lost := aliveNodes("node1", "node2"), aliveNodes("node1")
+			lost.Lost = map[string]time.Time{"node2": start}
+			r.Update(start, both, nil)
+			for _, away := range tt.away {
+				r.Update(start.Add(time.Second), lost, nil)
+				if away {
+					r.Heard(map[string]bool{"node2": true})
+				}
+			}
+			if got := r.Update(start.Add(2*time.Second), both, nil).returned; got != tt.want {
+				t.Errorf("returned: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
