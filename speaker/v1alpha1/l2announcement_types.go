@@ -63,8 +63,8 @@ type ServiceReference struct {
 
 // L2AnnouncementStatus says which node answers for which addresses.
 type L2AnnouncementStatus struct {
-	// node is the name of the node that answers. It is empty after the holder gave the addresses up and before another
-	// node has taken them over.
+	// node is the name of the node that answers or, while the Service has no ready endpoint, that did and will again. It is empty after the
+	// holder gave the addresses up and before another node has taken them over.
 	// +optional
 	Node string `json:"node,omitempty"`
 
