@@ -150,7 +150,9 @@ func (t *tracker) Create(resource schema.GroupVersionResource, obj runtime.Objec
 	m, _ := meta.Accessor(obj)
 	m.SetUID(types.UID(strconv.Itoa(t.serial)))
 	m.SetResourceVersion(strconv.Itoa(t.serial))
-	m.SetCreationTimestamp(metav1.NewTime(time.Unix(int64(t.serial), 0)))
+	if m.SetCreationTimestamp(metav1.Now()); resource.Resource != "ipaddresses" { // no two of the same age
+		m.SetCreationTimestamp(metav1.NewTime(time.Unix(int64(t.serial), 0)))
+	}
 	if err := t.ObjectTracker.Create(resource, obj, ns, opts...); err != nil {
 		return err
 	}

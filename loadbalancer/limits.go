@@ -25,6 +25,8 @@ var errAtOnce = fmt.Errorf("%w: another controller manager has given addresses a
 // ones. So of two leaders that give the last address of a namespace, to web and to mail, at the same moment, the one
 // with the later claim sees both, and gives nothing. The other one may see both too; then web and mail both wait
 // until the two claims are released, and one of them is served.
+//
+// What was claimed long before this leader started is not taken away: the limit has been lowered since.
 func (s *Server) checkLimits(ctx context.Context, svc *corev1.Service, req ipam.Request, out ipam.Outcome) ([]ipam.Assignment, error) {
 	var over []ipam.Assignment
 	var errs []error
@@ -32,7 +34,7 @@ func (s *Server) checkLimits(ctx context.Context, svc *corev1.Service, req ipam.
 	for _, as := range out.Assigned {
 		af := family.Of(as.Address)
 		limit, limited := s.ledger.Cache.Limit(as.Pool, af)
-		if !limited || slices.Contains(shows, as.Address) {
+		if !limited || slices.Contains(shows, as.Address) || s.ledger.Settled(s.loaded, req.Service, as.Address) {
 			continue
 		}
 		err := s.ledger.AwaitClaim(ctx, req.Service, as.Address)

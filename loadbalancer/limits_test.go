@@ -57,6 +57,21 @@ func TestLimitPerNamespace(t *testing.T) {
 		c.wantAtLimit("IPv4: 1 namespace has 1 or more: default")
 		c.wantClaims("192.0.2.1=a 192.0.2.2=b")
 	})
+	bubble("nor does a new leader, from a Service whose status another controller has overwritten", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", "192.0.2.1-192.0.2.9"))
+		l := c.lead()
+		c.create(newService("a", single, "IPv4"), newService("b", single, "IPv4"))
+		l.mustSync("a", "b")
+		c.setPool(newPool("lan", "192.0.2.1-192.0.2.9", oneEach))
+		time.Sleep(time.Minute)
+		l.stop()
+		c.edit("b", publish("198.51.100.11"))
+		l = c.lead()
+		l.mustSync("a", "b")
+		c.wantShown("b", "192.0.2.2")
+		c.settle()
+		c.wantClaims("192.0.2.1=a 192.0.2.2=b")
+	})
 }
 
 // wantAtLimit checks the message of the condition AtLimit of pool lan; "" is none.

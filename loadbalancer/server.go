@@ -100,6 +100,7 @@ type Server struct {
 	repairs      workqueue.TypedRateLimitingInterface[item]  // for the workers, which a slow API delays
 	contests     *contest.Contests                           // with other writers of statuses
 	planning     atomic.Int64                                // when the item of plans was taken that is being worked on, in nanoseconds, or 0
+	loaded       time.Time                                   // when everything held was read; set before ready is closed
 	ready        chan struct{}                               // closed when everything held has been read
 	pools        atomic.Pointer[request.Pools]               // as they are tried
 	generations  atomic.Pointer[map[string]int64]            // of the AddressPools that the allocator has

@@ -104,6 +104,7 @@ func (s *Server) load(ctx context.Context) error {
 	if err := s.setReserved(ctx); err != nil {
 		return err
 	}
+	s.loaded = time.Now()
 	s.audit()
 	return nil
 }

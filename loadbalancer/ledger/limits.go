@@ -35,6 +35,15 @@ func (l *Ledger) AwaitClaim(ctx context.Context, service ipam.Service, address n
 	return nil
 }
 
+// Settled reports whether a Service had an address at a time for so long that no leader that gave it, nor one that worked
+// at the same time, had still to publish it or to give it up. For example, web has 192.0.2.1 for days, another controller
+// overwrites its status, and the leader changes: the new one finds the claim and no status, as of an address that was given
+// a moment before.
+func (l *Ledger) Settled(at time.Time, service ipam.Service, address netip.Addr) bool {
+	object, _ := l.Claim(address)
+	return claim.Read(object).Names(service) && at.Sub(object.CreationTimestamp.Time) > 2*l.Grace
+}
+
 // WithOthers returns how many addresses of the pool and family the namespace of a Service has, by the claims that the
 // informer shows, if it has this one. What the Service alone has otherwise does not count: it goes on with this
 // address. It is 0 where the namespace had this address before.
