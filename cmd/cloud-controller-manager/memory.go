@@ -23,7 +23,7 @@ const (
 	leastGarbage = 12 << 20
 	leastPercent = 10
 	startPercent = 20
-	tunePeriod   = 10 * time.Second
+	tunePeriod   = time.Second
 )
 
 // garbagePercent is how much garbage the heap may hold for each 100 bytes in use.
@@ -31,13 +31,17 @@ func garbagePercent(inUse uint64) int {
 	return max(leastPercent, int(100*leastGarbage/max(inUse, leastGarbage)))
 }
 
-// tuneCollector keeps the garbage collector at what garbagePercent says.
+// tuneCollector keeps the garbage collector at what garbagePercent says. A program that becomes the leader reads 80 MB in two seconds.
 func tuneCollector() {
-	debug.SetGCPercent(startPercent)
+	percent := startPercent
+	debug.SetGCPercent(percent)
 	inUse := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	for range time.Tick(tunePeriod) {
 		metrics.Read(inUse)
-		debug.SetGCPercent(garbagePercent(inUse[0].Value.Uint64()))
+		if now := garbagePercent(inUse[0].Value.Uint64()); now != percent {
+			percent = now
+			debug.SetGCPercent(percent)
+		}
 	}
 }
 
