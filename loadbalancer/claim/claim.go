@@ -41,7 +41,7 @@ import (
 	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/ipam"
@@ -107,7 +107,7 @@ func byService[V any](annotation string) map[ipam.Service]V {
 	services := map[ipam.Service]V{}
 	for name, value := range values {
 		namespace, name, _ := strings.Cut(name, "/")
-		if namespace != "" && name != "" && len(path.IsValidPathSegmentName(namespace))+len(path.IsValidPathSegmentName(name)) == 0 {
+		if namespace != "" && name != "" && len(content.IsPathSegmentName(namespace))+len(content.IsPathSegmentName(name)) == 0 {
 			services[ipam.Service{Namespace: namespace, Name: name}] = value
 		}
 	}
