@@ -37,6 +37,7 @@ func TestKernels(t *testing.T) {
 		name     string
 		states   map[lan.Key]lan.State
 		heard    []suspicion
+		before   map[lan.Key]bool // what was silent
 		away     []string
 		hopeless []string
 		suspects []lan.Key
@@ -50,6 +51,15 @@ func TestKernels(t *testing.T) {
 		{
 			name: "the kernel of node2 is silent", states: map[lan.Key]lan.State{node2: lan.Silent, node3: lan.Answers},
 			hopeless: []string{"node2"}, suspects: []lan.Key{node2}, without: "node2", due: suspicionTimeout,
+		},
+		{
+			name:   "node2 was found silent, and node1 has just begun to ask it",
+			states: map[lan.Key]lan.State{node2: lan.Unknown, node3: lan.Answers}, before: map[lan.Key]bool{node2: true},
+			hopeless: []string{"node2"}, without: "node2", due: grace,
+		},
+		{
+			name: "nothing answers node1, which says nothing of node2", states: map[lan.Key]lan.State{node2: lan.Silent, node3: lan.Silent},
+			away: []string{"node2"}, due: grace,
 		},
 		{
 			name: "node1 alone suspects node3", states: map[lan.Key]lan.State{node2: lan.Answers, node3: lan.Silent},
@@ -66,6 +76,7 @@ func TestKernels(t *testing.T) {
 				start := time.Now()
 				prober := &fakeProber{states: tt.states}
 				k := newKernels("node1", prober)
+				k.suspicions.silent = tt.before
 				for _, said := range tt.heard {
 					k.suspicions.Hear(start, said)
 				}

@@ -83,15 +83,20 @@ func TestSuspicionsAreConfirmed(t *testing.T) {
 		{
 			name: "two halves of a LAN suspect each other, and neither falls silent",
 			said: []said{
-				{0, "node1", eth0("node3", "node4")}, {0, "node2", eth0("node3", "node4")},
-				{0, "node3", eth0("node1", "node2")}, {0, "node4", eth0("node1", "node2")},
+				{0, "node1", eth0("node3", "node4")},
+				{0, "node2", eth0("node3", "node4")},
+				{0, "node3", eth0("node1", "node2")},
+				{0, "node4", eth0("node1", "node2")},
 			},
 		},
 		{
 			name: "the smaller part of a LAN falls silent",
 			said: []said{
-				{0, "node1", eth0("node3", "node4")}, {0, "node2", eth0("node3", "node4")}, {0, "node5", eth0("node3", "node4")},
-				{0, "node3", eth0("node1", "node2", "node5")}, {0, "node4", eth0("node1", "node2", "node5")},
+				{0, "node1", eth0("node3", "node4")},
+				{0, "node2", eth0("node3", "node4")},
+				{0, "node5", eth0("node3", "node4")},
+				{0, "node3", eth0("node1", "node2", "node5")},
+				{0, "node4", eth0("node1", "node2", "node5")},
 			},
 			want: eth0("node3", "node4"),
 		},
