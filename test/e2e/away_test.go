@@ -22,7 +22,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
-	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
@@ -125,7 +124,7 @@ func (s *stage) speakerIsAnother(t *testing.T, node string, pid int) {
 		p, err := s.process(node, programs["speaker"])
 		return err == nil && p.pid != pid, fmt.Sprint("there is none: ", err)
 	})
-	s.nodeReady(t, node)
+	s.nodeReady(t.Context(), t, node)
 }
 
 // record returns the L2Announcement of the Service web.
@@ -271,7 +270,7 @@ func (s *stage) stopsForGood(t *testing.T, node string) {
 		if err := s.StartComponent(node + "/kubelet"); err != nil && !strings.Contains(err.Error(), "is running") {
 			t.Error(err)
 		}
-		s.nodeReadyAfter(t, node)
+		s.nodeReady(context.Background(), t, node)
 	})
 	p, err := s.process(node, programs["speaker"])
 	if err != nil {
@@ -284,17 +283,6 @@ func (s *stage) stopsForGood(t *testing.T, node string) {
 		_, err := s.process(node, programs["speaker"])
 		return err != nil, "it runs"
 	})
-}
-
-// nodeReadyAfter is nodeReady for the end of a test, whose context has ended.
-func (s *stage) nodeReadyAfter(t *testing.T, node string) {
-	t.Helper()
-	if err := cluster.Until(context.Background(), 90*time.Second, "the speaker of "+node, func(ctx context.Context) (bool, string) {
-		out, err := s.NodeCommand(ctx, node, "sh", "-c", speakerReady).CombinedOutput()
-		return err == nil, string(out)
-	}); err != nil {
-		t.Error(err)
-	}
 }
 
 // The power of a node fails while the others wait for its speaker.

@@ -177,7 +177,7 @@ func TestAddressesMoveFromANodeThatFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			healed = true
-			s.nodeReady(t, row.holder)
+			s.nodeReady(t.Context(), t, row.holder)
 			now := s.holder(t, "web", 2)
 			t.Logf("the addresses were on %s and are on %s", row.holder, now)
 			if _, took := c.taken(mark, ips, mac); now != row.holder && took != "" {
@@ -333,10 +333,10 @@ const speakerReady = `for socket in /var/lib/kubelet/pods/*/volumes/kubernetes.i
 done
 exit 1`
 
-// nodeReady waits until a node is Ready and so is its speaker.
-func (s *stage) nodeReady(t *testing.T, name string) {
+// nodeReady waits until a node is Ready and so is its speaker. The context may be that of a test, or another where the test has ended.
+func (s *stage) nodeReady(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
-	s.until(t, 90*time.Second, name+" to be ready", func(ctx context.Context) (bool, string) {
+	if err := cluster.Until(ctx, 90*time.Second, name+" to be ready", func(ctx context.Context) (bool, string) {
 		var node corev1.Node
 		if err := s.Client.Get(ctx, client.ObjectKey{Name: name}, &node); err != nil {
 			return false, err.Error()
@@ -348,5 +348,7 @@ func (s *stage) nodeReady(t *testing.T, name string) {
 			return false, fmt.Sprintf("node ready: %t, its speaker: %v: %s", ready, err, out)
 		}
 		return ready, "it is not"
-	})
+	}); err != nil {
+		t.Error(err)
+	}
 }

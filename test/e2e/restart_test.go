@@ -105,7 +105,7 @@ func TestServicesOutliveTheAPIServer(t *testing.T) {
 	if err := s.SetForwarding(t.Context(), "node1", true); err != nil {
 		t.Fatal(err)
 	}
-	s.nodeReady(t, "node1")
+	s.nodeReady(t.Context(), t, "node1")
 	now := s.holder(t, "web", 2)
 	t.Logf("%s took the addresses while the API server was away", now)
 	s.answeredBy(t, c, now, ips)
