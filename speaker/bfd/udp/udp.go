@@ -46,7 +46,8 @@ type Speaker struct {
 	changes signal.Signal
 	dropped *prometheus.CounterVec
 
-	setMu sync.Mutex // serialises Set and Close
+	setMu      sync.Mutex     // serialises Set and Close
+	forgetting sync.WaitGroup // for the sessions that leave, until their listeners are closed
 
 	mu sync.Mutex
 	// mu guards all following fields.
@@ -159,10 +160,10 @@ func (s *Speaker) leave(key ends, old *session) {
 	s.mu.Unlock()
 	close(old.leave)
 	s.changes.Raise()
-	go func() {
+	s.forgetting.Go(func() {
 		<-old.done
 		s.forget(key, old)
-	}()
+	})
 }
 
 // forget removes an ended session, and its listener with the last session that used it.
@@ -219,6 +220,7 @@ func (s *Speaker) Close(ctx context.Context) {
 		}
 		s.end(key, session)
 	}
+	s.forgetting.Wait() // and so no socket is open any more
 }
 
 // discriminator returns a random number that no session of this node has.
