@@ -74,6 +74,13 @@ func TestRights(t *testing.T) {
 	patchAsAdmin(t, node, `{"status": {"conditions": [{"type": "Ready", "status": "True"}],
 		"addresses": [{"type": "InternalIP", "address": "198.51.100.11"}]}}`)
 
+	t.Cleanup(func() { // the speaker has ended by then, and no controller removes what belongs to a Node that is gone
+		status := &speakerv1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: nodeName}}
+		if err := client.IgnoreNotFound(apiClient.Delete(context.Background(), status)); err != nil {
+			t.Error(err)
+		}
+	})
+
 	m := runInstalled(t, buildProgram(t, "cloud-controller-manager"), rightsNamespace, args)
 	speaker := runSpeaker(t, buildProgram(t, "speaker"), nodeName)
 	use(t, m)
