@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -185,7 +186,7 @@ func (o options) suite(ctx context.Context, c *cluster.Cluster, built *artefacts
 	// A test that fails is a result, and so no error here; where there is no report, readReport says so.
 	if err := cmd.Run(); err != nil && ctx.Err() != nil {
 		return results{}, ctx.Err()
-	} else if _, exited := err.(*exec.ExitError); err != nil && !exited {
+	} else if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		return results{}, err
 	}
 	tests, err := readReport(report)
