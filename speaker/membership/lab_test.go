@@ -74,7 +74,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(nettest.Main(m, nil))
 }
 
 // memberMain is a member until SIGTERM, upon which it leaves. It writes its views to standard output.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,11 @@ import (
 	"k8s.io/klog/v2/ktesting"
 
 	"github.com/tandem-lb/tandem/speaker/bfd"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
+
+// TestMain runs the tests in a network namespace, since the ports of BFD are fixed.
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m, nil)) }
 
 const ms = time.Millisecond
 

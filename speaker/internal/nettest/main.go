@@ -15,13 +15,14 @@ import (
 // inside is the environment variable that has, in a test binary started by Main, the name of its namespace.
 const inside = "NETTEST_NAMESPACE"
 
-// Main runs the tests of a package in a network namespace of their own, and returns their exit code. It is for a library that opens sockets
-// in goroutines of its own, which no test can move into a namespace. Main starts the test binary once more, in the namespace:
+// Main runs the tests of a package in a network namespace of their own, and returns their exit code. It is for tests that need a fixed port,
+// such as BFD's, which another program or another run of the tests may have; and for a library that opens sockets in goroutines of its own,
+// which no test can move into a namespace. Main starts the test binary once more, in the namespace:
 //
-//	func TestMain(m *testing.M) { os.Exit(nettest.Main(m, end)) }
+//	func TestMain(m *testing.M) { os.Exit(nettest.Main(m, nil)) }
 //
-// In the end it removes the namespace and those that New has made for tests that were killed. Before that it calls end with the name of
-// each, to end the processes there. Without root, the tests run where they are.
+// In the end it removes the namespace and those that New has made for tests that were killed. Before that it calls end, if it is not nil, with
+// the name of each, to end the processes there. Without root, the tests run where they are.
 func Main(m *testing.M, end func(namespace string)) int {
 	if os.Geteuid() != 0 || os.Getenv(inside) != "" {
 		return m.Run()
@@ -55,7 +56,9 @@ func removeAll(name string, end func(namespace string)) {
 	list, _ := exec.Command("ip", "netns", "list").Output()
 	for line := range strings.SplitSeq(string(list), "\n") {
 		if ns, _, _ := strings.Cut(line, " "); ns == name || strings.HasPrefix(ns, name+"-") {
-			end(ns)
+			if end != nil {
+				end(ns)
+			}
 			_ = exec.Command("ip", "netns", "delete", ns).Run()
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestMain(m *testing.M) { os.Exit(Main(m, func(string) {})) }
+func TestMain(m *testing.M) { os.Exit(Main(m, nil)) }
 
 func TestMainRunsTestsInANamespace(t *testing.T) {
 	if os.Geteuid() != 0 {
