@@ -135,7 +135,7 @@ func (s *Server) writeUsage(ctx context.Context) error {
 	if err := s.poolClient.List(ctx, &list); err != nil {
 		return err
 	}
-	poolstatus.SetGauges(usage)
+	poolstatus.SetGauges(list.Items, usage)
 	var errs []error
 	for i := range list.Items {
 		old := &list.Items[i]

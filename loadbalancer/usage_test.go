@@ -130,6 +130,7 @@ func TestGaugesWhilePoolStatusIsWritten(t *testing.T) {
 		want := map[string][]float64{
 			"tandem_pool_capacity_addresses": {9, 9}, "tandem_pool_allocated_addresses": {1, 1}, "tandem_pool_available_addresses": {8, 8},
 			"tandem_pool_reserved_addresses": {0, 0}, "tandem_pool_reserved_in_use_addresses": {0, 0},
+			"tandem_pool_valid": {1},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("gauges (-want +got):\n%s", diff)

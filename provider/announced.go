@@ -161,10 +161,8 @@ func (c *serviceConditions) watch(ctx context.Context) error {
 	informers := map[ctrlcache.Informer]cache.ResourceEventHandler{
 		c.services.Informer(): raise, c.slices.Informer(): raise, c.nodes.Informer(): raise, c.claims.Informer(): raise,
 	}
-	for _, obj := range []client.Object{
-		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{}, &v1alpha1.BFDProfile{},
-		&v1alpha1.Community{}, &v1alpha1.L2Announcement{}, &v1alpha1.SpeakerStatus{}, &coordinationv1.Lease{},
-	} {
+	kinds := append(config.Kinds(), &v1alpha1.L2Announcement{}, &v1alpha1.SpeakerStatus{}, &coordinationv1.Lease{})
+	for _, obj := range kinds {
 		informer, err := c.cache.GetInformer(ctx, obj)
 		if err != nil {
 			return fmt.Errorf("watching %T: %w", obj, err)
@@ -202,13 +200,7 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 	if err != nil {
 		return nil, view.Until, err
 	}
-	snapshot := o.Snapshot("", nil)
-	speakers := map[string]bool{}
-	for i := range o.Speakers.Items {
-		speakers[o.Speakers.Items[i].Name] = true
-	}
-	snapshot.Alive = func(node string) bool { return speakers[node] && view.Alive(node) }
-	snapshot.Sessions = o.Sessions()
+	snapshot := o.Overview(view)
 	pools := map[netip.Addr]string{}
 	for i := range snapshot.Services {
 		for _, a := range snapshot.Services[i].Addresses {
@@ -222,7 +214,8 @@ func (c *serviceConditions) diagnose(ctx context.Context, now time.Time) (todos 
 	if p.arriving {
 		p.due(now.Add(leastBetweenDiagnoses))
 	}
-	p.due(c.effective.Set(now, diagnosis.Advertisements(snapshot, poolRanges(o.Config.AddressPools))))
+	p.due(c.effective.Set(now, diagnosis.Advertisements(snapshot)))
+	c.effective.count(establishedOn(snapshot))
 	exist := make(map[types.NamespacedName]bool, len(services))
 	for _, svc := range services {
 		name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
@@ -448,32 +441,6 @@ func (c *serviceConditions) read(ctx context.Context) (*observation.Objects, []*
 		o.Claims.Items = append(o.Claims.Items, *claim)
 	}
 	return o, services, nil
-}
-
-// poolRanges returns the ranges of pools by their names. One that cannot be read is the business of the pool's own condition.
-func poolRanges(pools []ipamv1alpha1.AddressPool) map[string][]ipam.Range {
-	ranges := make(map[string][]ipam.Range, len(pools))
-	for i := range pools {
-		pool := &pools[i]
-		var texts []string
-		if pool.Spec.IPv4 != nil {
-			for _, r := range pool.Spec.IPv4.Ranges {
-				texts = append(texts, string(r))
-			}
-		}
-		if pool.Spec.IPv6 != nil {
-			for _, r := range pool.Spec.IPv6.Ranges {
-				texts = append(texts, string(r))
-			}
-		}
-		ranges[pool.Name] = nil
-		for _, text := range texts {
-			if r, err := ipam.ParseRange(text); err == nil {
-				ranges[pool.Name] = append(ranges[pool.Name], r)
-			}
-		}
-	}
-	return ranges
 }
 
 // allocated returns the condition Allocated of a Service. Pools has those of the addresses that claims of ours back.

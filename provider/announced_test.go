@@ -312,6 +312,27 @@ func TestNotAnnounced(t *testing.T) {
 	w.expect("True Announced: 192.0.2.64 is announced on layer 2", 3)
 }
 
+// TestNotAnnouncedWhileSpeakersDrain: nodes that are cordoned announce nothing where speakers have --drain-on-cordon, which they say in their status.
+func TestNotAnnouncedWhileSpeakersDrain(t *testing.T) {
+	w := newAnnounced(t)
+	drain := func(status metav1.ConditionStatus) {
+		var speakers v1alpha1.SpeakerStatusList
+		w.add(w.kinds.List(t.Context(), &speakers))
+		for _, s := range speakers.Items {
+			s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDraining, Status: status}}
+			w.add(w.kinds.Status().Update(t.Context(), &s))
+		}
+	}
+	drain(metav1.ConditionTrue)
+	w.record("")
+	w.pass(4)
+	w.expect("False NoNode: nodes that are excluded announce nothing: nodes node1 and node2", 2)
+	drain(metav1.ConditionFalse)
+	w.record("node1", lanAddress)
+	w.pass(2)
+	w.expect(onLayer2, 3)
+}
+
 // arrive lets seconds pass, in each of which so many other Services come that have conditions and no address yet.
 func (w *announcedWorld) arrive(services, seconds int, conditions ...metav1.Condition) {
 	w.t.Helper()

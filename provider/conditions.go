@@ -18,8 +18,9 @@ import (
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -45,12 +46,52 @@ func newConditionWriter(c client.Client, cache ctrlcache.Cache, effective *effec
 	return &conditionWriter{client: c, cache: cache, effective: effective, ready: map[config.Key]bool{}, shown: map[config.Key]bool{}}
 }
 
-// effective has the conditions Effective of advertisements, which come of the diagnosis of Services.
+// effective has what comes of the diagnosis of Services for other objects: the conditions Effective of advertisements, and on how many nodes the
+// sessions of BGPPeers are established.
 type effective struct {
 	changed    signal.Signal
 	conditions atomic.Pointer[map[config.Key]metav1.Condition] // nil before the first diagnosis
+	// established says on how many nodes the sessions with each BGPPeer are established, by its name; nil before the first diagnosis.
+	established atomic.Pointer[map[string]string]
 	// since is when each condition that is held back was found first. The goroutine that diagnoses owns it.
 	since map[config.Key]found
+}
+
+// establishedOn says of each BGPPeer, by its name, on how many of the nodes that it selects its session is established: 2/3. Sessions of a
+// speaker that is not alive have ended, whatever it has reported last.
+func establishedOn(s *decision.Snapshot) map[string]string {
+	established := make(map[string]string, len(s.Config.Peers))
+	for i := range s.Config.Peers {
+		peer := &s.Config.Peers[i]
+		selected, up := 0, 0
+		for name, node := range s.Nodes {
+			if !peer.Nodes.Matches(node.Labels) {
+				continue
+			}
+			selected++
+			if s.Alive(name) && s.Sessions[decision.NodePeer{Node: name, Peer: peer.Name}].State == bgp.Established {
+				up++
+			}
+		}
+		established[peer.Name] = fmt.Sprintf("%d/%d", up, selected)
+	}
+	return established
+}
+
+// count replaces the counts of established sessions, by the names of BGPPeers.
+func (e *effective) count(latest map[string]string) {
+	if old := e.established.Swap(&latest); old == nil || !maps.Equal(*old, latest) {
+		e.changed.Raise()
+	}
+}
+
+// summarize completes the summary of a BGPPeer.
+func (e *effective) summarize(obj client.Object) {
+	if peer, ok := obj.(*v1alpha1.BGPPeer); ok {
+		if latest := e.established.Load(); latest != nil {
+			peer.Status.Summary.Established = (*latest)[peer.Name]
+		}
+	}
 }
 
 // found is a condition and when it was found first.
@@ -116,10 +157,7 @@ func (e *effective) apply(key config.Key, conditions *[]metav1.Condition) {
 // run follows the objects until the context ends. The caller starts the cache.
 func (w *conditionWriter) run(ctx context.Context) error {
 	changed := w.effective.changed
-	for _, obj := range []client.Object{
-		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{},
-		&v1alpha1.BFDProfile{}, &v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{},
-	} {
+	for _, obj := range config.Kinds() {
 		informer, err := w.cache.GetInformer(ctx, obj)
 		if err != nil {
 			return fmt.Errorf("watching %T: %w", obj, err)
@@ -187,6 +225,7 @@ func writeKind[T any, P interface {
 		meta.SetStatusCondition(&status(updated).Conditions, conditions[key])
 		w.effective.apply(key, &status(updated).Conditions)
 		updated.Summarize()
+		w.effective.summarize(updated)
 		if equality.Semantic.DeepEqual(status(obj), status(updated)) {
 			continue
 		}

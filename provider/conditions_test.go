@@ -20,7 +20,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -177,4 +179,42 @@ func TestEffectiveIsWrittenBesideReady(t *testing.T) {
 	w.effective.Set(now, nil)
 	<-w.effective.changed
 	pass("Ready=False UnknownReference")
+}
+
+// TestEstablishedOn: a BGPPeer says on how many nodes its session is established, and a node whose speaker is dead has none.
+func TestEstablishedOn(t *testing.T) {
+	established, active := bgp.SessionState{State: bgp.Established}, bgp.SessionState{State: bgp.Active}
+	s := &decision.Snapshot{
+		Config: config.Config{Peers: []config.Peer{{Name: "tor1"}, {Name: "tor2"}}},
+		Nodes:  map[string]decision.Node{"node1": {}, "node2": {}, "node3": {}},
+		Alive:  func(node string) bool { return node != "node3" },
+		Sessions: map[decision.NodePeer]bgp.SessionState{
+			{Node: "node1", Peer: "tor1"}: established, {Node: "node2", Peer: "tor1"}: active, {Node: "node3", Peer: "tor1"}: established,
+		},
+	}
+	want := map[string]string{"tor1": "1/3", "tor2": "0/3"}
+	counts := establishedOn(s)
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Errorf("established (-want +got):\n%s", diff)
+	}
+	w := conditionWriterOf(t, func(string) error { return nil }, &v1alpha1.BGPPeer{ObjectMeta: named("tor1")})
+	for _, want := range []string{"1/3", "2/3"} {
+		counts["tor1"] = want
+		w.effective.count(maps.Clone(counts))
+		if len(w.effective.changed) != 1 {
+			t.Error("nobody is told of new counts")
+		}
+		<-w.effective.changed
+		if err := w.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var peer v1alpha1.BGPPeer
+		if err := w.client.Get(t.Context(), client.ObjectKey{Name: "tor1"}, &peer); err != nil || peer.Status.Summary.Established != want {
+			t.Errorf("established %+v, want %s (%v)", peer.Status.Summary, want, err)
+		}
+	}
+	w.effective.count(maps.Clone(counts))
+	if len(w.effective.changed) != 0 {
+		t.Error("counts that are the same are written again")
+	}
 }

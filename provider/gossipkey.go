@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
@@ -26,15 +25,25 @@ type gossipKey struct {
 	namespace string // in which the speakers look for it
 }
 
-// run tries once a second until the Secret is there or the context ends.
+// keyPeriod is how long a speaker that starts after the Secret was deleted waits for another key at most. We may create Secrets and read
+// none, so that to look whether it is there is a creation that is refused.
+const keyPeriod = 5 * time.Second
+
+// run tries once a second until the Secret is there, and makes it anew whenever it is not, until the context ends. For example, a user
+// deletes the Secret to have another key. Speakers that run take that over; one that starts meanwhile waits for it.
 func (g *gossipKey) run(ctx context.Context) error {
-	return wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
-		err := g.ensure(ctx)
-		if err != nil && ctx.Err() == nil {
+	for {
+		period := keyPeriod
+		if err := g.ensure(ctx); err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Failed to make the key of the speakers' gossip, trying again")
+			period = time.Second
 		}
-		return err == nil, nil
-	})
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(period):
+		}
+	}
 }
 
 // ensure creates the Secret with a random key. A Secret that exists is left alone: a user may have made it, with a key of their own.

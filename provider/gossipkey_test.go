@@ -3,7 +3,11 @@
 package provider
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -60,6 +64,28 @@ func TestGossipKey(t *testing.T) {
 		if got := keyOf(t, api); got != "my own" {
 			t.Errorf("the key is %q, want the user's", got)
 		}
+	})
+	t.Run("is made anew where somebody deleted it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			api := fake.NewClientset()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- (&gossipKey{client: api, namespace: namespace}).run(ctx) }()
+			synctest.Wait()
+			first := keyOf(t, api)
+			if err := api.CoreV1().Secrets(namespace).Delete(ctx, config.MembershipSecret, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(keyPeriod)
+			synctest.Wait()
+			if keyOf(t, api) == first {
+				t.Error("the deleted key is there again")
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("run = %v, want the end of its context", err)
+			}
+		})
 	})
 	t.Run("that cannot be created is an error", func(t *testing.T) {
 		api := fake.NewClientset()

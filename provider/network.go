@@ -5,7 +5,6 @@ package provider
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/loadbalancer"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -103,7 +103,7 @@ func addressesIn(obj any) any {
 	return nil
 }
 
-// read returns the network as the caches show it. What cannot be read as an address is left out: the API server has refused most of it.
+// read returns the network as the caches show it.
 func (n *network) read(ctx context.Context) (ipam.Network, error) {
 	nodes, err := n.nodes.List(labels.Everything())
 	if err != nil {
@@ -121,53 +121,5 @@ func (n *network) read(ctx context.Context) (ipam.Network, error) {
 	if err != nil {
 		return ipam.Network{}, fmt.Errorf("listing the endpoints of the API server: %w", err)
 	}
-	var network ipam.Network
-	states := map[string]*v1alpha1.SpeakerState{}
-	for i := range speakers.Items {
-		states[speakers.Items[i].Name] = &speakers.Items[i].Status
-	}
-	for _, node := range nodes {
-		network.Nodes = append(network.Nodes, networkNode(node, states[node.Name]))
-	}
-	for _, peer := range peers.Items {
-		if address, err := netip.ParseAddr(peer.Spec.PeerAddress); err == nil {
-			network.Peers = append(network.Peers, ipam.NetworkPeer{Name: peer.Name, Address: address})
-		}
-	}
-	for _, slice := range endpoints {
-		for _, endpoint := range slice.Endpoints {
-			for _, text := range endpoint.Addresses {
-				if address, err := netip.ParseAddr(text); err == nil {
-					network.APIServers = append(network.APIServers, address)
-				}
-			}
-		}
-	}
-	return network, nil
-}
-
-// networkNode describes a Node by what its speaker has published, nil if it has none.
-func networkNode(node *corev1.Node, state *v1alpha1.SpeakerState) ipam.NetworkNode {
-	n := ipam.NetworkNode{Name: node.Name}
-	for _, a := range node.Status.Addresses {
-		if address, err := netip.ParseAddr(a.Address); err == nil { // Others are names.
-			n.Addresses = append(n.Addresses, address)
-		}
-	}
-	if state == nil {
-		return n
-	}
-	for _, text := range state.DefaultGateways {
-		if address, err := netip.ParseAddr(text); err == nil {
-			n.Gateways = append(n.Gateways, address)
-		}
-	}
-	for _, link := range state.Interfaces {
-		for _, text := range link.Addresses {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				n.Interfaces = append(n.Interfaces, prefix)
-			}
-		}
-	}
-	return n
+	return observation.Network(nodes, speakers.Items, peers.Items, endpoints), nil
 }

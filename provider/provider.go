@@ -55,7 +55,7 @@ const Name = "tandem"
 // the system, of which the runtime would keep a part.
 const startsWithin = time.Minute
 
-// Config is what a Cloud works with. All fields but ClassOnly and Rules are required.
+// Config is what a Cloud works with. All fields but ClassOnly, FormerClasses and Rules are required.
 type Config struct {
 	REST      *rest.Config
 	Client    kubernetes.Interface
@@ -67,6 +67,8 @@ type Config struct {
 	SecretsNamespace string
 	// ClassOnly leaves Services without a load balancer class to another provider.
 	ClassOnly bool
+	// FormerClasses are load balancer classes of other products that are served like Tandem's own.
+	FormerClasses []string
 	// NodesOnly leaves all Services to other providers, as where the service controller does not run.
 	NodesOnly bool
 	// LeaseDuration is how long a leader may go on before it notices that another one has taken the lead. Less than 15 seconds count as 15.
@@ -102,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 	}))
 	core, ourClaims := cfg.Informers.Core().V1(), claims.Networking().V1().IPAddresses()
 	for informer, trim := range map[cache.SharedInformer]cache.TransformFunc{
-		core.Services().Informer():                                 classView{onlyOurs: cfg.ClassOnly}.transform,
+		core.Services().Informer():                                 classView{onlyOurs: cfg.ClassOnly, former: cfg.FormerClasses}.transform,
 		core.Nodes().Informer():                                    trimNode,
 		cfg.Informers.Discovery().V1().EndpointSlices().Informer(): trimEndpointSlice,
 		ourClaims.Informer():                                       (&claimTrimmer{}).trim,
@@ -133,6 +135,9 @@ func New(ctx context.Context, cfg Config) (*Cloud, error) {
 			"the cache of Tandem's kinds":        kinds.Start,
 			"the conditions of what users write": newConditionWriter(kindsClient, kinds, effective).run,
 			"the key of the speakers' gossip":    (&gossipKey{client: cfg.Client, namespace: cfg.SecretsNamespace}).run,
+			"the statuses of speakers that are gone": (&statusCollector{
+				client: kindsClient, cache: kinds, api: cfg.Client, nodes: core.Nodes(), namespace: cfg.Namespace,
+			}).run,
 		},
 		recorder: cfg.Recorder,
 	}

@@ -65,6 +65,11 @@ func TestClassView(t *testing.T) {
 			name: "another class stays where only ours is served", class: new(other), kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true,
 			want: new(other),
 		},
+		{name: "a class of a former load balancer becomes none", class: new("example.com/former"), kind: corev1.ServiceTypeLoadBalancer},
+		{
+			name: "a class of a former load balancer becomes none beside another provider", class: new("example.com/former"),
+			kind: corev1.ServiceTypeLoadBalancer, onlyOurs: true,
+		},
 		{name: "a Service that is internal has none, and its finalizer may be ours", kind: corev1.ServiceTypeClusterIP, onlyOurs: true},
 	}
 	for _, tt := range tests {
@@ -87,7 +92,7 @@ func TestClassView(t *testing.T) {
 				before := viewed.(*corev1.Service).DeepCopy()
 				before.ManagedFields = nil
 				original := viewed
-				if viewed, err = (classView{onlyOurs: tt.onlyOurs}).transform(viewed); err != nil {
+				if viewed, err = (classView{onlyOurs: tt.onlyOurs, former: []string{"example.com/former"}}).transform(viewed); err != nil {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(any(want), viewed); diff != "" {
@@ -98,7 +103,7 @@ func TestClassView(t *testing.T) {
 				}
 			}
 			gone := cache.DeletedFinalStateUnknown{Key: "web", Obj: viewed}
-			if got, err := (classView{onlyOurs: tt.onlyOurs}).transform(gone); err != nil || got != any(gone) {
+			if got, err := (classView{onlyOurs: tt.onlyOurs, former: []string{"example.com/former"}}).transform(gone); err != nil || got != any(gone) {
 				t.Errorf("of a Service that is gone %v, %v, want it unchanged", got, err)
 			}
 		})

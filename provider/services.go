@@ -32,11 +32,16 @@ const viewedAnnotation = "tandem-lb.io/class in the cache is not that of the API
 //	tandem-lb.io/tandem    none                                 none
 //	none                   none                                 tandem-lb.io/other-provider
 //	example.com/other      example.com/other                    example.com/other
+//	example.com/former     none                                 none
+//
+// The class of a Service cannot be changed. Those that a former load balancer has left behind (-load-balancer-class=example.com/former) are ours.
 //
 // Patches are worked out between two Services of the cache, so that neither the class nor the mark reaches the API.
 type classView struct {
 	// onlyOurs leaves Services without a class to another provider.
 	onlyOurs bool
+	// former are classes of other load balancers that are ours now.
+	former []string
 }
 
 // transform is a cache.TransformFunc. Client-go applies it twice to the Services that it lists at the start, and so needs the mark: a
@@ -57,7 +62,7 @@ func (v classView) transform(obj any) (any, error) {
 	}
 	class := svc.Spec.LoadBalancerClass
 	switch {
-	case class != nil && *class == v1alpha1.LoadBalancerClass:
+	case class != nil && (*class == v1alpha1.LoadBalancerClass || slices.Contains(v.former, *class)):
 		class = nil
 	case class == nil && v.onlyOurs && svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
 		class = new(otherClass)

@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,8 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/lan"
+	"github.com/tandem-lb/tandem/speaker/link"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -91,7 +94,7 @@ func TestWhoIsAway(t *testing.T) {
 		states map[lan.Key]lan.State
 		want   []string
 		found  map[lan.Key]bool // interfaces that several speakers find silent
-		lost   map[string]bool  // interfaces of node2 that are gone
+		lost   map[string]bool  // interfaces of node2 that are marked
 	}{
 		{name: "nobody whose kernel cannot be asked"},
 		{name: "one whose kernel answers", states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Answers}, want: []string{"node2"}},
@@ -114,6 +117,10 @@ func TestWhoIsAway(t *testing.T) {
 			states: map[lan.Key]lan.State{key("node2", "eth0"): lan.Unknown}, found: map[lan.Key]bool{key("node2", "eth0"): true},
 			lost: map[string]bool{"eth0": true},
 		},
+		{
+			name: "not one whose echoes are not answered any more", states: map[lan.Key]lan.State{key("node2", "eth0"): lan.NoEcho},
+			lost: map[string]bool{"eth0": true},
+		},
 		{name: "nobody who is alive", states: map[lan.Key]lan.State{key("node4", "eth0"): lan.Answers}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -128,11 +135,12 @@ func TestWhoIsAway(t *testing.T) {
 				t.Errorf("away (-want +got):\n%s", diff)
 			}
 			for _, i := range interfaces {
-				if has := slices.ContainsFunc(nodes["node2"].Interfaces, func(o decision.Interface) bool { return o.Name == i.Name }); has == tt.lost[i.Name] {
-					t.Errorf("node2 has %s: %t", i.Name, has)
+				is := slices.ContainsFunc(nodes["node2"].Interfaces, func(o decision.Interface) bool { return o.Name == i.Name && o.Silent })
+				if is != tt.lost[i.Name] {
+					t.Errorf("%s of node2 is silent: %t", i.Name, is)
 				}
 			}
-			if interfaces[0].Name != "eth0" {
+			if interfaces[0].Silent {
 				t.Error("the interfaces were changed where they are")
 			}
 		})
@@ -142,21 +150,25 @@ func TestWhoIsAway(t *testing.T) {
 func TestWatched(t *testing.T) {
 	var on []lan.Target
 	for _, node := range []string{"node2", "node3", "node4"} {
-		on = append(on, lan.Target{Key: lan.Key{Node: node, Interface: "eth0"}})
+		on = append(on, lan.Target{Key: lan.Key{Node: node, Interface: "eth0"}, Via: "eth0", MAC: [6]byte{2}})
 	}
 	p := presence{alive: func(node string) bool { return node == "node2" }, expected: map[string]time.Time{"node3": {}}}
-	var got []string
-	for _, t := range watched(on, "node1", p) {
-		got = append(got, t.Node)
+	for i := range 3 {
+		gateway := fmt.Sprintf("192.0.2.%d", i)
+		on = append(on, lan.Target{Key: lan.Key{Interface: gateway}, Via: fmt.Sprint("eth", i)})
 	}
-	if diff := cmp.Diff([]string{"node2", "node3"}, got); diff != "" {
-		t.Errorf("node4 is neither alive nor expected back, and the others are watched (-want +got):\n%s", diff)
+	var got []string
+	for _, t := range watched(on, "node1", p, []string{"eth2"}) {
+		got = append(got, t.Node+t.Interface)
+	}
+	if diff := cmp.Diff([]string{"node2eth0", "node3eth0", "192.0.2.0", "192.0.2.2"}, got); diff != "" {
+		t.Errorf("node4 is neither alive nor expected back, nobody is asked by eth1, and the others are watched (-want +got):\n%s", diff)
 	}
 }
 
 func TestBlind(t *testing.T) {
 	target := func(node, via string) lan.Target {
-		return lan.Target{Key: lan.Key{Node: node, Interface: "eth0"}, Via: via}
+		return lan.Target{Key: lan.Key{Node: node, Interface: "eth0"}, Via: via, MAC: [6]byte{2}}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -192,5 +204,40 @@ func TestBlind(t *testing.T) {
 				t.Errorf("got %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+func TestGateways(t *testing.T) {
+	address := func(prefix string) link.Address {
+		return link.Address{Prefix: netip.MustParsePrefix(prefix), Permanent: true}
+	}
+	eth := func(index int, addresses ...link.Address) link.Interface {
+		return link.Interface{
+			Name: fmt.Sprint("eth", index), Index: index, Kind: "device", MAC: []byte{2, 0, 0, 0, 0, byte(index)}, Up: true, Addresses: addresses,
+		}
+	}
+	route := func(index int, gateway string) link.DefaultRoute {
+		return link.DefaultRoute{Index: index, Gateway: netip.MustParseAddr(gateway)}
+	}
+	links := &link.Snapshot{
+		Interfaces: []link.Interface{
+			eth(0, address("198.51.100.11/24"), address("2001:db8:51::11/64"), address("fe80::11/64")),
+			eth(1, address("10.0.0.11/24")), eth(2),
+		},
+		DefaultRoutes: map[family.Family][]link.DefaultRoute{
+			family.IPv4: {route(0, "198.51.100.1"), route(0, "198.51.100.2"), route(1, "10.0.0.1"), route(2, "192.0.2.1"), {Index: 1}},
+			family.IPv6: {route(0, "fe80::1"), route(7, "2001:db8::1")},
+		},
+	}
+	links.Interfaces[1].Up = false
+	pair := func(own, target string) []lan.Pair {
+		return []lan.Pair{{Own: netip.MustParseAddr(own), Target: netip.MustParseAddr(target)}}
+	}
+	want := []lan.Target{
+		{Key: lan.Key{Interface: "198.51.100.1"}, Via: "eth0", Pairs: pair("198.51.100.11", "198.51.100.1")},
+		{Key: lan.Key{Interface: "fe80::1%eth0"}, Via: "eth0", Pairs: pair("fe80::11%eth0", "fe80::1%eth0")},
+	}
+	if diff := cmp.Diff(want, gateways(links), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("gateways (-want +got):\n%s", diff)
 	}
 }

@@ -5,20 +5,26 @@ package speaker
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -27,15 +33,24 @@ import (
 // cache and writes to the API.
 func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	scheme := config.Scheme()
+	away, err := newOutage(cfg.REST)
+	if err != nil {
+		return nil, nil, err
+	}
 	objects, err := cache.New(cfg.REST, cache.Options{
 		Scheme:           scheme,
+		NewInformer:      away.Informer,
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Secret{}:             {Namespaces: map[string]cache.Config{cfg.SecretsNamespace: {}}},
-			&corev1.Service{}:            {Transform: stripService},
-			&corev1.Node{}:               {Transform: stripNode},
-			&discoveryv1.EndpointSlice{}: {Transform: stripEndpointSlice},
-			&networkingv1.IPAddress{}:    {Label: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})},
+			&corev1.Secret{}:  {Namespaces: map[string]cache.Config{cfg.SecretsNamespace: {}}},
+			&corev1.Service{}: {Transform: stripService},
+			&corev1.Node{}:    {Transform: stripNode},
+			// Those of a headless Service have no address of ours.
+			&discoveryv1.EndpointSlice{}: {Transform: stripEndpointSlice, Label: withoutLabel(corev1.IsHeadlessService)},
+			&networkingv1.IPAddress{}: {
+				Transform: stripClaim, Label: labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy}),
+			},
+			&v1alpha1.L2Announcement{}: {Transform: stripAnnouncement},
 		},
 	})
 	if err != nil {
@@ -48,32 +63,59 @@ func newCache(cfg Config) (cache.Cache, client.Client, error) {
 	return objects, writer, nil
 }
 
-// watch raises changed with every change of an object that a speaker reads. It raises statusDeleted too when a SpeakerStatus is deleted: a
-// SpeakerStatus goes with its Node, and the Node may come back while this speaker runs.
-func watch(ctx context.Context, informers cache.Informers, changed, statusDeleted signal.Signal) error {
-	raise := toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { changed.Raise() },
-		UpdateFunc: func(any, any) { changed.Raise() },
-		DeleteFunc: func(any) { changed.Raise() },
-	}
-	for _, obj := range []client.Object{
-		&corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &networkingv1.IPAddress{}, &corev1.Secret{},
-		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{},
-		&v1alpha1.BFDProfile{}, &v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{}, &v1alpha1.L2Announcement{}, &v1alpha1.SpeakerStatus{},
-	} {
+// withoutLabel selects the objects that do not have a label.
+func withoutLabel(key string) labels.Selector {
+	absent, err := labels.NewRequirement(key, selection.DoesNotExist, nil)
+	utilruntime.Must(err) // The keys are ours to choose.
+	return labels.NewSelector().Add(*absent)
+}
+
+// watch feeds every change of an object that can change a decision. It raises statusDeleted when a SpeakerStatus is deleted: a SpeakerStatus
+// goes with its Node, and the Node may come back while this speaker runs.
+func watch(ctx context.Context, informers cache.Informers, feed *feed, statusDeleted signal.Signal) error {
+	kinds := append(config.Kinds(), &corev1.Service{}, &discoveryv1.EndpointSlice{}, &corev1.Node{}, &networkingv1.IPAddress{}, &corev1.Secret{},
+		&v1alpha1.L2Announcement{}, &v1alpha1.SpeakerStatus{})
+	for _, obj := range kinds {
 		informer, err := informers.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watching %T (are the CustomResourceDefinitions installed?): %w", obj, err)
 		}
-		handler := raise
+		handler := feed.handler(obj)
 		if _, ok := obj.(*v1alpha1.SpeakerStatus); ok {
-			handler.DeleteFunc = func(any) { changed.Raise(); statusDeleted.Raise() }
+			handler.DeleteFunc = func(any) { feed.change(); statusDeleted.Raise() }
 		}
 		if _, err := informer.AddEventHandler(handler); err != nil {
 			return fmt.Errorf("watching %T: %w", obj, err)
 		}
 	}
 	return nil
+}
+
+// matters reports whether the update of an object can change a decision. What is known to change none is left out, and everything else
+// matters: a field that is new to a kind does so until somebody finds out that it does not.
+func matters(old, current any) bool {
+	return !equality.Semantic.DeepEqual(essence(old), essence(current))
+}
+
+// essence returns a copy of an object without what changes no decision: its version, the status of what users write and, of a SpeakerStatus,
+// what it says of BGP sessions, of addresses that do not answer, and to people. Each new Service changes the counts of sessions on each node.
+func essence(obj any) any {
+	o, ok := obj.(client.Object)
+	if !ok {
+		return obj
+	}
+	o = o.DeepCopyObject().(client.Object)
+	o.SetResourceVersion("")
+	o.SetManagedFields(nil)
+	switch o := o.(type) {
+	case *v1alpha1.SpeakerStatus:
+		o.Status.BGPSessions, o.Status.Unanswered, o.Status.Summary, o.Status.Conditions = nil, nil, nil, nil
+	case *v1alpha1.BGPPeer:
+		o.Status = v1alpha1.ConfigStatus{}
+	case *v1alpha1.BGPAdvertisement:
+		o.Status = v1alpha1.ConfigStatus{}
+	}
+	return o
 }
 
 // keyRetry is how soon the Secret of membership is looked for again.
@@ -101,16 +143,54 @@ func membershipKey(ctx context.Context, reader client.Reader, namespace string) 
 	return key, nil
 }
 
-// The strip functions drop the fields that the speaker does not use: the cache of every node has every Service of the cluster.
+// membershipKeys returns the keys of gossip, the one to use first: none where there is no Secret, or no key in it, so that the ones before
+// stay.
+func membershipKeys(secrets []corev1.Secret, namespace string) (keys [][]byte) {
+	for i := range secrets {
+		secret := &secrets[i]
+		key := secret.Data[config.MembershipSecretKey]
+		if secret.Namespace != namespace || secret.Name != config.MembershipSecret || len(key) == 0 {
+			continue
+		}
+		keys = append(keys, key)
+		if previous := secret.Data[config.MembershipSecretPrevious]; len(previous) > 0 {
+			keys = append(keys, previous)
+		}
+	}
+	return keys
+}
+
+// The strip functions drop the fields that the speaker does not use: the cache of every node has every Service of the cluster. What many
+// objects have in common they share: see interned.
+
+// strip drops what no object needs of its metadata. The labels and annotations are left to the caller.
+func strip(m *metav1.ObjectMeta) {
+	*m = metav1.ObjectMeta{
+		Name: m.Name, Namespace: internedNames.Get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion, Labels: m.Labels, Annotations: m.Annotations,
+	}
+}
 
 func stripService(obj any) (any, error) {
 	if svc, ok := obj.(*corev1.Service); ok {
-		svc.ManagedFields = nil
-		svc.Annotations = nil
-		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
-			svc.Labels, svc.Spec, svc.Status = nil, corev1.ServiceSpec{Type: svc.Spec.Type}, corev1.ServiceStatus{}
+		strip(&svc.ObjectMeta)
+		used := []string{ipamv1alpha1.AnnotationPreferredNodes}
+		if observation.OfOtherClass(svc) { // Of all other Services it says nothing that a decision needs.
+			used = append(used, ipamv1alpha1.AnnotationFinalizer)
 		}
-		svc.Spec.Ports, svc.Spec.Selector = nil, nil
+		svc.Annotations = only(svc.Annotations, used...)
+		if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			svc.UID, svc.Labels, svc.Annotations = "", nil, nil
+			svc.Spec, svc.Status = corev1.ServiceSpec{Type: svc.Spec.Type}, corev1.ServiceStatus{}
+			return svc, nil
+		}
+		svc.Spec = corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: svc.Spec.ExternalTrafficPolicy, LoadBalancerClass: svc.Spec.LoadBalancerClass,
+		}
+		var ingress []corev1.LoadBalancerIngress
+		for _, in := range svc.Status.LoadBalancer.Ingress {
+			ingress = append(ingress, corev1.LoadBalancerIngress{IP: in.IP, Hostname: in.Hostname})
+		}
+		svc.Status = corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: ingress}}
 	}
 	return obj, nil
 }
@@ -118,21 +198,123 @@ func stripService(obj any) (any, error) {
 func stripNode(obj any) (any, error) {
 	if node, ok := obj.(*corev1.Node); ok {
 		node.ManagedFields = nil
-		node.Annotations = nil
+		node.Annotations = only(node.Annotations, ipamv1alpha1.AnnotationDrain, ipamv1alpha1.AnnotationBGPASN,
+			ipamv1alpha1.AnnotationBGPRouterID, ipamv1alpha1.AnnotationBGPSourceIPv4, ipamv1alpha1.AnnotationBGPSourceIPv6)
 		node.Status.Images = nil
 		node.Status.Capacity, node.Status.Allocatable = nil, nil
+		for i := range node.Status.Conditions { // So the heartbeat of a kubelet changes nothing.
+			node.Status.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
 	}
 	return obj, nil
 }
 
+// only returns those of the annotations that have one of these keys.
+func only(annotations map[string]string, keys ...string) map[string]string {
+	var kept map[string]string
+	for _, key := range keys {
+		if value, ok := annotations[key]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[key] = value
+		}
+	}
+	return kept
+}
+
 func stripEndpointSlice(obj any) (any, error) {
 	if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-		slice.ManagedFields = nil
-		service := slice.Labels[discoveryv1.LabelServiceName]
-		slice.Annotations, slice.Labels, slice.Ports = nil, map[string]string{discoveryv1.LabelServiceName: service}, nil
+		strip(&slice.ObjectMeta)
+		slice.UID, slice.Annotations, slice.Ports = "", nil, nil
+		slice.Labels = internedServices.Get(slice.Labels[discoveryv1.LabelServiceName])
 		for i, e := range slice.Endpoints {
-			slice.Endpoints[i] = discoveryv1.Endpoint{Conditions: e.Conditions, NodeName: e.NodeName}
+			slice.Endpoints[i] = discoveryv1.Endpoint{Conditions: discoveryv1.EndpointConditions{
+				Ready: shared(e.Conditions.Ready), Serving: shared(e.Conditions.Serving), Terminating: shared(e.Conditions.Terminating),
+			}}
+			if e.NodeName != nil {
+				slice.Endpoints[i].NodeName = internedNodes.Get(*e.NodeName)
+			}
 		}
 	}
 	return obj, nil
+}
+
+func stripClaim(obj any) (any, error) {
+	if claim, ok := obj.(*networkingv1.IPAddress); ok {
+		strip(&claim.ObjectMeta)
+		claim.UID = ""
+		claim.Annotations = only(claim.Annotations, ipamv1alpha1.AnnotationSharers, ipamv1alpha1.AnnotationLeft)
+		if claim.Labels[networkingv1.LabelManagedBy] == ipamv1alpha1.ManagedBy {
+			claim.Labels = internedPools.Get(claim.Labels[ipamv1alpha1.LabelAddressPool])
+		}
+		if ref := claim.Spec.ParentRef; ref != nil {
+			ref.Resource, ref.Namespace = internedNames.Get(ref.Resource), internedNames.Get(ref.Namespace)
+		}
+	}
+	return obj, nil
+}
+
+func stripAnnouncement(obj any) (any, error) {
+	if a, ok := obj.(*v1alpha1.L2Announcement); ok {
+		a.ManagedFields = nil // All else stays: a write of the record has to have it.
+		a.Service.Namespace, a.Status.Node = internedNames.Get(a.Service.Namespace), internedNames.Get(a.Status.Node)
+		for i, iface := range a.Status.Interfaces {
+			a.Status.Interfaces[i] = internedNames.Get(iface)
+		}
+	}
+	return obj, nil
+}
+
+// The values that many objects have in common: names of namespaces, nodes and interfaces, and the labels by which EndpointSlices name their
+// Services, and claims their pools.
+var (
+	internedNames    = interned[string]{of: strings.Clone}
+	internedNodes    = interned[*string]{of: func(name string) *string { return &name }}
+	internedServices = interned[map[string]string]{of: func(service string) map[string]string {
+		return map[string]string{discoveryv1.LabelServiceName: service}
+	}}
+	internedPools = interned[map[string]string]{of: func(pool string) map[string]string {
+		return map[string]string{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy, ipamv1alpha1.LabelAddressPool: pool}
+	}}
+)
+
+// maxInterned bounds how many values are remembered to be shared. Names of nodes and namespaces come and go for months.
+const maxInterned = 4096
+
+// interned has objects with equal values share them, since an object of the cache is never changed. For example 20,000 EndpointSlices name
+// three nodes: three strings are kept, and not 40,000.
+type interned[V any] struct {
+	of func(string) V // makes the value of a key
+
+	mu  sync.Mutex // guards all
+	all map[string]V
+}
+
+// Get returns the value of a key. It is not to be changed.
+func (x *interned[V]) Get(key string) V {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	value, known := x.all[key]
+	if !known {
+		if x.all == nil || len(x.all) >= maxInterned {
+			x.all = map[string]V{}
+		}
+		value = x.of(key)
+		x.all[key] = value
+	}
+	return value
+}
+
+var sharedTrue, sharedFalse = true, false
+
+// shared returns a pointer to what a pointer points to, always the same two, or nil.
+func shared(b *bool) *bool {
+	switch {
+	case b == nil:
+		return nil
+	case *b:
+		return &sharedTrue
+	}
+	return &sharedFalse
 }

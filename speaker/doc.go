@@ -6,7 +6,7 @@
 //
 //	API objects ─┐
 //	interfaces ──┼─▶ Snapshot ─▶ Decide ─▶ Desired ─┬─▶ layer2.Announcer   ARP and NDP
-//	gossip ──────┘                                  ├─▶ gobgp.Speaker      sessions and routes
+//	gossip ──────┘                                  ├─▶ fsm.Speaker        sessions and routes
 //	                                                ├─▶ udp.Speaker        peers to watch by BFD
 //	                                                └─▶ records            this node as the holder of addresses on layer 2
 //

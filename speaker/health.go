@@ -20,6 +20,8 @@ type health struct {
 	latest atomic.Pointer[time.Time] // when the loop last came round; nil before it runs, and when it has ended
 	// complete says that a decision has seen all other speakers. It is set after await.
 	complete atomic.Bool
+	// standby says that the speaker stands by, and answers on layer 2 for all that its node is on record for. The one before it may end.
+	standby  atomic.Bool
 	comeback comeback
 	sessions func() []v1alpha1.BGPSession
 }
@@ -43,6 +45,9 @@ func (h *health) Healthy(now time.Time) error {
 
 // Ready returns an error that says what the speaker waits for at its start.
 func (h *health) Ready(now time.Time) error {
+	if h.standby.Load() {
+		return nil
+	}
 	if !h.complete.Load() {
 		return errors.New("still reading the API and looking for the other speakers")
 	}

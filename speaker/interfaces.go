@@ -3,11 +3,9 @@
 package speaker
 
 import (
-	"cmp"
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/layer2"
@@ -15,24 +13,27 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// ipvsInterface is where kube-proxy in IPVS mode puts the addresses of all Services.
-const ipvsInterface = "kube-ipvs0"
+// maxInterfaceAddresses is how many addresses of an interface are published at most.
+const maxInterfaceAddresses = 32
 
 // interfaceStates describes the interfaces that announce or might, and all that have addresses of the node. It is published in the
-// SpeakerStatus, and this node decides from it too: so all speakers decide from the same description.
-func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1alpha1.InterfaceState {
+// SpeakerStatus, and this node decides from it too: so all speakers decide from the same description. Those that failed, with the reason,
+// are interfaces on which layer 2 cannot be opened: another node is to announce there. Each address has the length of the subnet that the
+// kernel reaches by the interface, see link.Snapshot.SubnetOf.
+func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool, failed map[string]error) []v1alpha1.InterfaceState {
 	var states []v1alpha1.InterfaceState
+	usable := func(i *link.Interface) bool { return i.Unusable() == "" && failed[i.Name] == nil }
 	for _, i := range links.Interfaces {
-		if i.Name == ipvsInterface {
-			continue
-		}
 		state := v1alpha1.InterfaceState{Name: i.Name, MAC: i.MAC.String(), Usable: i.Unusable() == "", Reason: string(i.Unusable())}
+		if err := failed[i.Name]; err != nil && state.Usable {
+			state.Usable, state.Reason = false, err.Error()
+		}
 		if i.Loopback {
 			state.MAC = "" // It is all zeros, and no station's.
 		}
 		for _, a := range i.Addresses {
-			if isNodes(&i, a, claimed) {
-				state.Addresses = append(state.Addresses, a.Prefix.String())
+			if isNodes(&i, a, claimed) && len(state.Addresses) < maxInterfaceAddresses {
+				state.Addresses = append(state.Addresses, links.SubnetOf(&i, a, usable).String())
 			}
 		}
 		// The host's ends of pods' links come and go by the hundred; they have no address, and no Service is announced there.
@@ -47,10 +48,15 @@ func interfaceStates(links *link.Snapshot, claimed func(netip.Addr) bool) []v1al
 // isNodes reports whether an address of an interface is the node's own. A claimed address is a Service's that somebody has put there,
 // mostly with the length of a single address, unless it brings a subnet to an interface that can announce. For example a node that joins
 // with 198.51.100.200/24 on eth0 has that address, even if a Service has got it before: the controller manager tells both.
+//
+// kube-proxy in IPVS mode and kube-router put the addresses of all Services, thousands of ClusterIPs among them, on an interface that cannot
+// announce, each with the length of a single address. Those say nothing of the node; only a loopback's do, from which it may speak BGP.
 func isNodes(i *link.Interface, a link.Address, claimed func(netip.Addr) bool) bool {
 	ip := a.Prefix.Addr()
 	switch {
 	case ip.IsLinkLocalUnicast() || ip.IsLoopback():
+		return false
+	case i.Unusable() != "" && !i.Loopback && a.Prefix.IsSingleIP():
 		return false
 	case claimed(ip):
 		return i.Unusable() == "" && !a.Prefix.IsSingleIP()
@@ -82,22 +88,20 @@ func speakerMACs(speakers []v1alpha1.SpeakerStatus) []net.HardwareAddr {
 	return macs
 }
 
-// probed finds what nodes have found out about an address on an interface: this node by the states of layer 2, which are ordered by
-// address and interface, and the others by what they have published.
-func probed(self string, states []layer2.Status, published func(node, iface string, ip netip.Addr) decision.Probe,
+// probed finds what nodes have found out about an address on an interface: this node by the states of layer 2, and the others by what they
+// have published.
+func probed(self string, states func(ip netip.Addr, iface string) (layer2.Status, bool), published func(node, iface string, ip netip.Addr) decision.Probe,
 ) func(node, iface string, ip netip.Addr) decision.Probe {
 	return func(node, iface string, ip netip.Addr) decision.Probe {
 		if node != self {
 			return published(node, iface, ip)
 		}
-		i, found := slices.BinarySearchFunc(states, layer2.Status{Address: ip, Interface: iface}, func(a, b layer2.Status) int {
-			return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Interface, b.Interface))
-		})
+		state, found := states(ip, iface)
 		if !found {
 			return decision.Probe{}
 		}
-		p := decision.Probe{Free: states[i].Announced}
-		if inUse, ok := errors.AsType[*layer2.InUseError](states[i].Err); ok {
+		p := decision.Probe{Free: state.Announced}
+		if inUse, ok := errors.AsType[*layer2.InUseError](state.Err); ok {
 			p.UsedBy = inUse.MAC.String()
 		}
 		return p

@@ -3,8 +3,11 @@
 package speaker
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,10 +37,18 @@ func TestInterfaceStates(t *testing.T) {
 	usable := func(name string, addresses ...string) []v1alpha1.InterfaceState {
 		return []v1alpha1.InterfaceState{{Name: name, MAC: mac.String(), Usable: true, Addresses: addresses}}
 	}
+	many := func(n int) (all []string) {
+		for i := range n {
+			all = append(all, fmt.Sprintf("198.51.100.%d/24", i+1))
+		}
+		return all
+	}
 	for _, tt := range []struct {
 		name string
 		in   link.Interface
-		want []v1alpha1.InterfaceState
+		// failed are interfaces on which layer 2 cannot be opened.
+		failed map[string]error
+		want   []v1alpha1.InterfaceState
 	}{
 		{
 			name: "an interface with its own addresses of both families",
@@ -50,8 +61,19 @@ func TestInterfaceStates(t *testing.T) {
 			want: usable("eth0", "198.51.100.11/24"),
 		},
 		{
+			name: "an interface on which layer 2 cannot be opened",
+			in:   iface("eth0", "device", nil, "198.51.100.11/24"), failed: map[string]error{"eth0": errors.New("operation not permitted")},
+			want: []v1alpha1.InterfaceState{
+				{Name: "eth0", MAC: mac.String(), Reason: "operation not permitted", Addresses: []string{"198.51.100.11/24"}},
+			},
+		},
+		{
 			name: "an interface without an address can announce by its name",
 			in:   iface("eth1", "device", nil), want: usable("eth1"),
+		},
+		{
+			name: "an interface that an InterfaceAdvertisement has made, a dummy",
+			in:   iface("kube-lb0", "dummy", func(i *link.Interface) { i.NoARP = true }, v4+"/32", "192.0.2.10/32", "2001:db8:c::10/128"),
 		},
 		{
 			name: "an address that a Service has is the node's too where it brings a subnet",
@@ -61,7 +83,20 @@ func TestInterfaceStates(t *testing.T) {
 			name: "but not on an interface on which nothing is announced",
 			in:   iface("kube-lb0", "dummy", func(i *link.Interface) { i.NoARP = true }, v4+"/24"),
 		},
-		{name: "kube-proxy's interface has no address of the node", in: iface("kube-ipvs0", "dummy", nil, "10.96.0.1/32")},
+		{
+			name: "kube-proxy's interface has no address of the node",
+			in:   iface("kube-ipvs0", "dummy", func(i *link.Interface) { i.Up, i.NoARP = false, true }, "10.96.0.1/32"),
+		},
+		{
+			name: "nor has that of another such program",
+			in:   iface("kube-dummy-if", "dummy", func(i *link.Interface) { i.NoARP = true }, "10.96.0.1/32", "2001:db8:96::1/128"),
+		},
+		{name: "nor has one of another kind", in: iface("kube-ipvs0", "bridge", down, "10.96.0.1/32", "10.96.0.2/32")},
+		{name: "it is not the name", in: iface("kube-ipvs0", "bridge", nil, "198.51.100.11/24"), want: usable("kube-ipvs0", "198.51.100.11/24")},
+		{
+			name: "of many addresses the first are listed", in: iface("eth0", "device", nil, many(maxInterfaceAddresses+1)...),
+			want: usable("eth0", many(maxInterfaceAddresses)...),
+		},
 		{
 			name: "the loopback interface of a node that has its address there",
 			in:   iface("lo", "device", func(i *link.Interface) { i.Loopback = true }, "10.0.0.1/32", "127.0.0.1/8", "::1/128"),
@@ -86,7 +121,7 @@ func TestInterfaceStates(t *testing.T) {
 		{name: "an interface that is down and has none is not", in: iface("eth2", "device", down)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := interfaceStates(&link.Snapshot{Interfaces: []link.Interface{tt.in}}, claimed)
+			got := interfaceStates(&link.Snapshot{Interfaces: []link.Interface{tt.in}}, claimed, tt.failed)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("interfaces (-want +got):\n%s", diff)
 			}
@@ -96,7 +131,7 @@ func TestInterfaceStates(t *testing.T) {
 
 func TestProbed(t *testing.T) {
 	ip4, ip6 := netip.MustParseAddr(v4), netip.MustParseAddr(v6)
-	states := []layer2.Status{ // in the order of layer2.Announced
+	states := []layer2.Status{
 		{Address: ip4, Interface: "eth0", Announced: true},
 		{Address: ip4, Interface: "eth1", Err: &layer2.InUseError{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x42}}},
 		{Address: ip4, Interface: "eth2"},
@@ -111,7 +146,14 @@ func TestProbed(t *testing.T) {
 		{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, // what is published of this node is older than what layer 2 says
 		{ObjectMeta: metav1.ObjectMeta{Name: "node2"}, Status: v1alpha1.SpeakerState{Conflicts: published}},
 	}}}
-	find := probed("node1", states, o.Snapshot("node1", nil).Probed)
+	lookup := func(ip netip.Addr, iface string) (layer2.Status, bool) {
+		i := slices.IndexFunc(states, func(s layer2.Status) bool { return s.Address == ip && s.Interface == iface })
+		if i < 0 {
+			return layer2.Status{}, false
+		}
+		return states[i], true
+	}
+	find := probed("node1", lookup, o.Snapshot("node1", nil).Probed)
 	for _, tt := range []struct {
 		name        string
 		node, iface string

@@ -41,7 +41,7 @@ func TestKernels(t *testing.T) {
 		away     []string
 		hopeless []string
 		suspects []lan.Key
-		without  string // the node that has lost its interface in what is decided from
+		silent   string // the node whose interface is marked as silent
 		due      time.Duration
 	}{
 		{
@@ -50,12 +50,12 @@ func TestKernels(t *testing.T) {
 		},
 		{
 			name: "the kernel of node2 is silent", states: map[lan.Key]lan.State{node2: lan.Silent, node3: lan.Answers},
-			hopeless: []string{"node2"}, suspects: []lan.Key{node2}, without: "node2", due: suspicionTimeout,
+			hopeless: []string{"node2"}, suspects: []lan.Key{node2}, silent: "node2", due: suspicionTimeout,
 		},
 		{
 			name:   "node2 was found silent, and node1 has just begun to ask it",
 			states: map[lan.Key]lan.State{node2: lan.Unknown, node3: lan.Answers}, before: map[lan.Key]bool{node2: true},
-			hopeless: []string{"node2"}, without: "node2", due: grace,
+			hopeless: []string{"node2"}, silent: "node2", due: grace,
 		},
 		{
 			name: "nothing answers node1, which says nothing of node2", states: map[lan.Key]lan.State{node2: lan.Silent, node3: lan.Silent},
@@ -68,7 +68,7 @@ func TestKernels(t *testing.T) {
 		{
 			name: "node4 suspects node3 too", states: map[lan.Key]lan.State{node2: lan.Answers, node3: lan.Silent},
 			heard: []suspicion{{From: "node4", Suspects: []lan.Key{node3}}},
-			away:  []string{"node2"}, suspects: []lan.Key{node3}, without: "node3", due: suspicionTimeout,
+			away:  []string{"node2"}, suspects: []lan.Key{node3}, silent: "node3", due: suspicionTimeout,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestKernels(t *testing.T) {
 				for _, name := range []string{"node2", "node3"} {
 					nodes[name] = decision.Node{Interfaces: []decision.Interface{{Name: "eth0"}}}
 				}
-				on := []lan.Target{{Key: node2, Via: "eth0"}, {Key: node3, Via: "eth0"}}
+				on := []lan.Target{{Key: node2, Via: "eth0", MAC: [6]byte{2}}, {Key: node3, Via: "eth0", MAC: [6]byte{2}}}
 				away, hopeless := k.Update(t.Context(), start, p, on, nil, nodes)
 				if diff := cmp.Diff(tt.away, slices.Sorted(maps.Keys(away))); diff != "" {
 					t.Errorf("away (-want +got):\n%s", diff)
@@ -96,11 +96,11 @@ func TestKernels(t *testing.T) {
 				if diff := cmp.Diff(tt.hopeless, hopeless); diff != "" {
 					t.Errorf("not expected back (-want +got):\n%s", diff)
 				}
-				if diff := cmp.Diff(tt.suspects, <-k.suspects); diff != "" {
+				if diff := cmp.Diff(tt.suspects, (<-k.suspects).Suspects); diff != "" {
 					t.Errorf("suspects (-want +got):\n%s", diff)
 				}
 				for name, node := range nodes {
-					if without := len(node.Interfaces) == 0; without != (name == tt.without) {
+					if node.Interfaces[0].Silent != (name == tt.silent) {
 						t.Errorf("%s has %v", name, node.Interfaces)
 					}
 				}
@@ -113,6 +113,46 @@ func TestKernels(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestKernelsHear: a message is news if something else is silent by it. All that wait are taken in at once.
+func TestKernelsHear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node3 := lan.Key{Node: "node3", Interface: "eth0"}
+		k := newKernels("node1", &fakeProber{})
+		update := func() {
+			nodes := map[string]decision.Node{"node3": {Interfaces: []decision.Interface{{Name: "eth0"}}}}
+			k.Update(t.Context(), time.Now(), presence{alive: func(string) bool { return true }}, nil, nil, nodes)
+		}
+		update()
+		by := func(node string) suspicion { return suspicion{From: node, Suspects: []lan.Key{node3}} }
+		for _, step := range []struct {
+			name    string
+			said    suspicion
+			waiting []suspicion
+			want    bool
+		}{
+			{name: "one suspects node3", said: by("node4")},
+			{name: "and repeats it", said: by("node4"), waiting: []suspicion{by("node4")}},
+			{name: "another does too", said: suspicion{From: "node6", Suspects: []lan.Key{}}, waiting: []suspicion{by("node4"), by("node5")}, want: true},
+			{name: "and a third", said: by("node6")},
+		} {
+			for _, said := range step.waiting {
+				k.heard <- said
+			}
+			if got := k.Hear(time.Now(), step.said); got != step.want || len(k.heard) > 0 {
+				t.Errorf("%s: changed %v, and %d wait; want %v and none", step.name, got, len(k.heard), step.want)
+			}
+			if step.want {
+				update()
+			}
+			time.Sleep(suspicionPeriod)
+		}
+		begun := time.Now()
+		if at := <-k.due.C; at.Sub(begun) > suspicionTimeout {
+			t.Errorf("the next decision is due after %v, when the first suspicion is over", at.Sub(begun))
+		}
+	})
 }
 
 // Without a prober no node is away, and the loop waits for no kernel.
@@ -160,7 +200,7 @@ func TestTell(t *testing.T) {
 		}()
 		say := func(keys []lan.Key, wait time.Duration, want int) {
 			t.Helper()
-			k.suspects.Put(keys)
+			k.suspects.Put(suspicion{Suspects: keys})
 			time.Sleep(wait)
 			synctest.Wait()
 			if len(sent) != want {
@@ -181,7 +221,7 @@ func TestTell(t *testing.T) {
 		for range 100 {
 			many = append(many, lan.Key{Node: strings.Repeat("n", 40), Interface: "enp129s0f1np1"})
 		}
-		k.suspects.Put(many)
+		k.suspects.Put(suspicion{Suspects: many})
 		synctest.Wait()
 		if len(sent) != 1 || len(sent[0].Suspects) != maxSuspects {
 			t.Errorf("of many suspects a message has %+v, want %d", sent, maxSuspects)

@@ -12,10 +12,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/speaker/config"
@@ -33,6 +37,31 @@ func (c readerCache) List(ctx context.Context, list client.ObjectList, opts ...c
 	return c.reader.List(ctx, list, opts...)
 }
 
+// GetInformer returns an informer that has what can be listed of a kind.
+func (c readerCache) GetInformer(ctx context.Context, kind client.Object, _ ...cache.InformerGetOption) (cache.Informer, error) {
+	gvk, err := apiutil.GVKForObject(kind, config.Scheme())
+	if err != nil {
+		return nil, err
+	}
+	list, err := config.Scheme().New(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
+	if err != nil {
+		return nil, err
+	}
+	if err := c.reader.List(ctx, list.(client.ObjectList)); err != nil {
+		return nil, err
+	}
+	informer := storeInformer{store: toolscache.NewStore(toolscache.MetaNamespaceKeyFunc)}
+	return informer, meta.EachListItem(list, func(obj runtime.Object) error { return informer.store.Add(obj) })
+}
+
+// storeInformer is an informer that has objects and does nothing else.
+type storeInformer struct {
+	cache.Informer
+	store toolscache.Store
+}
+
+func (i storeInformer) GetStore() toolscache.Store { return i.store }
+
 // TestSilentAPIHoldsUpNothing: a speaker that is alone asks an API that does not answer, and decides meanwhile.
 func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	asked, over := make(chan *http.Request, 10), make(chan struct{})
@@ -49,7 +78,7 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	other, die := context.WithCancel(ctx)
 	members := joined(t, ctx, "node1", 1)
 	joined(t, other, "node2", 2)
-	members.SetPeers(map[string]netip.Addr{"node2": netip.MustParseAddr("127.9.47.2")})
+	members.SetPeers(map[string][]netip.Addr{"node2": {netip.MustParseAddr("127.9.47.2")}})
 	for !members.Alive().Has("node2") {
 		<-members.Changes()
 	}
@@ -77,11 +106,11 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	request := <-asked
 	for range 5 {
 		select {
-		case <-sessions.desired: // of an earlier decision
+		case <-s.liveness.latest: // of an earlier decision
 		default:
 		}
-		s.changed.Raise()
-		<-sessions.desired
+		s.feed.change()
+		<-s.liveness.latest
 	}
 	if turned := s.health.latest.Load(); turned == nil || s.Healthy() != nil {
 		t.Errorf("the loop came round at %v, and is healthy: %v", turned, s.Healthy())
@@ -91,7 +120,7 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	}
 }
 
-func joined(t *testing.T, ctx context.Context, node string, n byte) *membership.Members {
+func joined(t testing.TB, ctx context.Context, node string, n byte) *membership.Members {
 	t.Helper()
 	m, err := membership.Join(ctx, membership.Config{
 		Node: node, Bind: netip.AddrFrom4([4]byte{127, 9, 47, n}), Port: 7946, Key: []byte("key"), Registerer: prometheus.NewRegistry(),

@@ -22,6 +22,8 @@ var (
 		"Prefixes that the peer has been sent.", []string{"peer", "family"}, nil)
 	withheldDesc = prometheus.NewDesc("tandem_bgp_withheld_prefixes",
 		"Prefixes that an established peer cannot be sent for want of a family or capability.", []string{"peer", "family"}, nil)
+	receivedDesc = prometheus.NewDesc("tandem_bgp_received_prefixes",
+		"Prefixes that the peer announces, which are not used; without maxReceivedPrefixes counted to 100,000.", []string{"peer", "family"}, nil)
 	bfdUpDesc = prometheus.NewDesc("tandem_bfd_session_up",
 		"Whether the BFD session is up; family is that of the peer's address.", []string{"peer", "family"}, nil)
 	detectionDesc = prometheus.NewDesc("tandem_bfd_detection_seconds",
@@ -29,8 +31,14 @@ var (
 	addressAnnouncedDesc = prometheus.NewDesc("tandem_layer2_address_announced",
 		"Whether the node answers for an address that it holds; 0 while another station has it, or while it is probed.",
 		[]string{"address", "interface"}, nil)
+	reachableDesc = prometheus.NewDesc("tandem_address_reachable",
+		"0 for each address that another node holds on layer 2, and for which it does not answer this node on the LAN; of more than 100 the first.",
+		[]string{"family", "address", "holder"}, nil)
+	reachableAddressesDesc = prometheus.NewDesc("tandem_reachable_addresses",
+		"Addresses that other nodes hold on layer 2, and for which they answer this node on the LAN; each address is asked for by one node.",
+		[]string{"family"}, nil)
 	isolatedDesc = prometheus.NewDesc("tandem_speaker_isolated",
-		"Whether the speaker sees neither another speaker nor the API, and answers for nothing on layer 2.", nil, nil)
+		"Whether the speaker sees neither another speaker nor the API, and takes nothing over on layer 2.", nil, nil)
 )
 
 // collector has the metrics that no single part of a speaker knows. They are read when they are asked for, so that those of a removed peer
@@ -39,6 +47,7 @@ var (
 type collector struct {
 	peers     func() []peerState
 	announced func() []layer2.Status
+	found     func() found
 	isolated  *atomic.Bool
 }
 
@@ -47,7 +56,8 @@ var _ prometheus.Collector = &collector{}
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		sessionUpDesc, announcedDesc, withheldDesc, bfdUpDesc, detectionDesc, addressAnnouncedDesc, isolatedDesc,
+		sessionUpDesc, announcedDesc, withheldDesc, receivedDesc, bfdUpDesc, detectionDesc, addressAnnouncedDesc, reachableDesc,
+		reachableAddressesDesc, isolatedDesc,
 	} {
 		ch <- d
 	}
@@ -63,6 +73,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(sessionUpDesc, number(p.bgp.State == bgp.Established), p.Name, string(f))
 			gauge(announcedDesc, float64(p.bgp.Advertised[f]), p.Name, string(f))
 			gauge(withheldDesc, float64(p.bgp.Withheld[f]), p.Name, string(f))
+			gauge(receivedDesc, float64(p.bgp.Received[f]), p.Name, string(f))
 		}
 		if p.BFD != nil {
 			gauge(bfdUpDesc, number(p.bfd.State == bfd.Up), p.Name, string(family.Of(p.Peer.Peer.Address)))
@@ -71,6 +82,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, a := range c.announced() {
 		gauge(addressAnnouncedDesc, number(a.Announced), a.Address.String(), a.Interface)
+	}
+	found := c.found()
+	for _, a := range found.unanswered {
+		gauge(reachableDesc, 0, string(family.Of(a.Address)), a.Address.String(), a.Node)
+	}
+	for _, f := range family.All {
+		gauge(reachableAddressesDesc, float64(found.answered[f]), string(f))
 	}
 	gauge(isolatedDesc, number(c.isolated.Load()))
 }

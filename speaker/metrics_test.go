@@ -19,6 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/layer2"
+	"github.com/tandem-lb/tandem/speaker/reachability"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
@@ -48,10 +49,18 @@ func metricsOf(t *testing.T, c prometheus.Collector, want string, names ...strin
 	}
 }
 
-// An address that another station has is not announced.
+// someFound is what the LAN has answered to a speaker: for one address it has not.
+func someFound() found {
+	return found{
+		unanswered: []reachability.Target{{Address: netip.MustParseAddr("198.51.100.209"), Node: "node2", Interface: "eth0"}},
+		answered:   map[family.Family]int{family.IPv6: 7},
+	}
+}
+
+// An address that another station has is not announced, and one that another node holds and does not answer for is not reachable.
 func TestMetrics(t *testing.T) {
 	var isolated atomic.Bool
-	c := &collector{peers: func() []peerState { return nil }, isolated: &isolated, announced: func() []layer2.Status {
+	c := &collector{peers: func() []peerState { return nil }, isolated: &isolated, found: someFound, announced: func() []layer2.Status {
 		return []layer2.Status{
 			{Address: netip.MustParseAddr(v4), Interface: "eth0", Announced: true},
 			{Address: netip.MustParseAddr(v4), Interface: "eth1", Err: &layer2.InUseError{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x42}}},
@@ -59,8 +68,11 @@ func TestMetrics(t *testing.T) {
 	}}
 	expect := func(isolated string) {
 		t.Helper()
-		metricsOf(t, c, `tandem_layer2_address_announced{address="`+v4+`",interface="eth0"} 1
+		metricsOf(t, c, `tandem_address_reachable{address="198.51.100.209",family="IPv4",holder="node2"} 0
+tandem_layer2_address_announced{address="`+v4+`",interface="eth0"} 1
 tandem_layer2_address_announced{address="`+v4+`",interface="eth1"} 0
+tandem_reachable_addresses{family="IPv4"} 0
+tandem_reachable_addresses{family="IPv6"} 7
 tandem_speaker_isolated `+isolated+"\n")
 	}
 	expect("0")
@@ -81,11 +93,12 @@ func TestMetricsOfPeers(t *testing.T) {
 		BGP:      []bgp.Session{{Peer: peerNamed("tor1").Peer}}, // which GoBGP has not been handed yet, or refuses
 	})
 	var isolated atomic.Bool
-	c := &collector{isolated: &isolated, announced: func() []layer2.Status { return nil }, peers: func() []peerState {
+	c := &collector{isolated: &isolated, found: func() found { return found{} }, announced: func() []layer2.Status { return nil }, peers: func() []peerState {
 		established := peerState{
 			Peer: peerNamed("tor3"),
 			bgp: bgp.SessionState{
 				State: bgp.Established, Advertised: map[family.Family]int{family.IPv4: 3}, Withheld: map[family.Family]int{family.IPv6: 2},
+				Received: map[family.Family]int{family.IPv6: 7},
 			},
 			bfd: bfd.SessionState{State: bfd.Up, Detection: 900 * time.Millisecond},
 		}
@@ -101,6 +114,11 @@ tandem_bgp_announced_prefixes{family="IPv4",peer="tor3"} 3
 tandem_bgp_announced_prefixes{family="IPv6",peer="tor1"} 0
 tandem_bgp_announced_prefixes{family="IPv6",peer="tor2"} 0
 tandem_bgp_announced_prefixes{family="IPv6",peer="tor3"} 0
+tandem_bgp_received_prefixes{family="IPv4",peer="tor1"} 0
+tandem_bgp_received_prefixes{family="IPv4",peer="tor3"} 0
+tandem_bgp_received_prefixes{family="IPv6",peer="tor1"} 0
+tandem_bgp_received_prefixes{family="IPv6",peer="tor2"} 0
+tandem_bgp_received_prefixes{family="IPv6",peer="tor3"} 7
 tandem_bgp_session_up{family="IPv4",peer="tor1"} 0
 tandem_bgp_session_up{family="IPv4",peer="tor3"} 1
 tandem_bgp_session_up{family="IPv6",peer="tor1"} 0
@@ -111,6 +129,8 @@ tandem_bgp_withheld_prefixes{family="IPv4",peer="tor3"} 0
 tandem_bgp_withheld_prefixes{family="IPv6",peer="tor1"} 0
 tandem_bgp_withheld_prefixes{family="IPv6",peer="tor2"} 0
 tandem_bgp_withheld_prefixes{family="IPv6",peer="tor3"} 2
+tandem_reachable_addresses{family="IPv4"} 0
+tandem_reachable_addresses{family="IPv6"} 0
 tandem_speaker_isolated 0
 `)
 }

@@ -64,6 +64,7 @@ func TestAddressesAreRecordedWhenTheyAreFree(t *testing.T) {
 		}, readerCache{reader: store}, store); err != nil {
 			return err
 		}
+		s.kubeProxy.forwards.Store(true)
 		members, err = membership.Join(ctx, membership.Config{
 			Node: "node1", Bind: s.cfg.HostIP, Port: 7946, Key: []byte("key"), Registerer: prometheus.NewRegistry(),
 		})

@@ -5,13 +5,17 @@ package speaker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +28,8 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/layer2"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -39,6 +45,12 @@ func announcement(name, node string, addresses ...string) v1alpha1.L2Announcemen
 	if node != "" {
 		a.Status = v1alpha1.L2AnnouncementStatus{Node: node, Addresses: addresses, Interfaces: []string{"eth0"}, Since: &since}
 	}
+	return a
+}
+
+// toward names a node as the target of a record.
+func toward(target string, a v1alpha1.L2Announcement) v1alpha1.L2Announcement {
+	a.Spec.Target = target
 	return a
 }
 
@@ -100,6 +112,12 @@ func TestRecorder(t *testing.T) {
 			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1,
 		},
 		{
+			name:    "a holder that was on record for no address, since another station had them, says that it answers",
+			stored:  []v1alpha1.L2Announcement{announcement("web", "node1")},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing},
+		},
+		{
 			name:    "of two nodes that take over at once the second leaves the record alone",
 			stored:  []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)},
 			cached:  []v1alpha1.L2Announcement{announcement("web", "node2", v4, v6)},
@@ -112,6 +130,29 @@ func TestRecorder(t *testing.T) {
 			cached:  []v1alpha1.L2Announcement{},
 			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
 			want:    []v1alpha1.L2Announcement{announcement("web", "node3", v4, v6)}, writes: 1,
+		},
+		{
+			name:    "a node that was named as the target removes the name when it is on record",
+			stored:  []v1alpha1.L2Announcement{toward("node1", announcement("web", "node2", v4, v6))},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1, events: []string{announcing + ", after node node2"},
+		},
+		{
+			name:    "one that was on record already removes it too",
+			stored:  []v1alpha1.L2Announcement{toward("node1", announcement("web", "node1", v4, v6))},
+			records: map[types.NamespacedName]decision.Record{web: holding(v4, v6)},
+			want:    []v1alpha1.L2Announcement{announcement("web", "node1", v4, v6)}, writes: 1,
+		},
+		{
+			name:   "a target that cannot take the addresses over stays, and the holder says why",
+			stored: []v1alpha1.L2Announcement{toward("node9", announcement("web", "node1", v4))},
+			records: map[types.NamespacedName]decision.Record{
+				web: {Addresses: []string{v4, v6}, Interfaces: []string{"eth0"}, Refusal: "there is no such Node"},
+			},
+			want: []v1alpha1.L2Announcement{toward("node9", announcement("web", "node1", v4, v6))}, writes: 1,
+			events: []string{
+				"Warning TargetRefused spec.target of L2Announcement default.web: node node9 does not take the addresses over: there is no such Node",
+			},
 		},
 		{
 			name:   "a holder that answers for nothing any more clears the record, and leaves the addresses for the next to know",
@@ -145,7 +186,7 @@ func TestRecorder(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			writes := 0
+			var writes atomic.Int32
 			store := storeOf(t, &writes, tt.stored...)
 			var cached v1alpha1.L2AnnouncementList
 			if err := store.List(t.Context(), &cached); err != nil {
@@ -157,13 +198,13 @@ func TestRecorder(t *testing.T) {
 					cached.Items[i].ResourceVersion = "1" // older than anything in the store
 				}
 			}
-			services := living
+			services := maps.Clone(living)
 			if tt.gone {
 				services = nil
 			}
 			events := record.NewFakeRecorder(10)
 			r := newRecorder(store, "node1", events, signal.New())
-			w := wanted{records: tt.records, kept: tt.kept, announcements: cached.Items, services: services}
+			w := wanted{records: tt.records, kept: tt.kept, announcements: byService(cached.Items), services: services}
 			if err := r.write(t.Context(), w); err != nil {
 				t.Fatal(err)
 			}
@@ -175,8 +216,8 @@ func TestRecorder(t *testing.T) {
 				cmpopts.IgnoreTypes(metav1.TypeMeta{}, metav1.ObjectMeta{}, &metav1.MicroTime{})); diff != "" {
 				t.Errorf("records (-want +got):\n%s", diff)
 			}
-			if writes != tt.writes {
-				t.Errorf("%d writes, want %d", writes, tt.writes)
+			if got := int(writes.Load()); got != tt.writes {
+				t.Errorf("%d writes, want %d", got, tt.writes)
 			}
 			if diff := cmp.Diff(tt.events, drain(events)); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
@@ -186,7 +227,7 @@ func TestRecorder(t *testing.T) {
 }
 
 // storeOf returns a store of records that counts the attempts to write to it.
-func storeOf(t *testing.T, writes *int, stored ...v1alpha1.L2Announcement) client.WithWatch {
+func storeOf(t *testing.T, writes *atomic.Int32, stored ...v1alpha1.L2Announcement) client.WithWatch {
 	t.Helper()
 	builder := fake.NewClientBuilder().WithScheme(config.Scheme())
 	for i := range stored {
@@ -194,14 +235,37 @@ func storeOf(t *testing.T, writes *int, stored ...v1alpha1.L2Announcement) clien
 	}
 	return builder.WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-			*writes++
+			writes.Add(1)
 			return c.Create(ctx, obj, opts...)
 		},
 		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
-			*writes++
+			writes.Add(1)
 			return c.Update(ctx, obj, opts...)
 		},
 	}).Build()
+}
+
+// byService returns records by their Services.
+func byService(records []v1alpha1.L2Announcement) map[types.NamespacedName]*v1alpha1.L2Announcement {
+	all := map[types.NamespacedName]*v1alpha1.L2Announcement{}
+	for i := range records {
+		all[types.NamespacedName{Namespace: records[i].Service.Namespace, Name: records[i].Service.Name}] = &records[i]
+	}
+	return all
+}
+
+// The refusal of a target is told once, and again after it has been another.
+func TestRefusalIsToldOnce(t *testing.T) {
+	svc := published("web", v4)
+	a := toward("node9", announcement("web", "node1", v4))
+	events := record.NewFakeRecorder(10)
+	r := newRecorder(nil, "node1", events, signal.New())
+	for _, refusal := range []string{"one", "one", "other", "one", "", "one"} {
+		r.tellRefusal(client.ObjectKeyFromObject(&svc), &svc, refusal, &a)
+	}
+	if got := drain(events); len(got) != 4 {
+		t.Errorf("events: %q, want four", got)
+	}
 }
 
 func drain(events *record.FakeRecorder) []string {
@@ -217,7 +281,7 @@ func drain(events *record.FakeRecorder) []string {
 }
 
 func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
-	writes := 0
+	var writes atomic.Int32
 	store := storeOf(t, &writes, announcement("mine", "node1", v4), announcement("taken", "node2", v6))
 	var cached v1alpha1.L2AnnouncementList
 	if err := store.List(t.Context(), &cached); err != nil {
@@ -230,7 +294,7 @@ func TestRecordKeepsSinceWithTheHolder(t *testing.T) {
 		records: map[types.NamespacedName]decision.Record{
 			client.ObjectKeyFromObject(&mine): holding(v4, other4), client.ObjectKeyFromObject(&taken): holding(v6),
 		},
-		announcements: cached.Items, services: services,
+		announcements: byService(cached.Items), services: services,
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +322,7 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 	svc := published("web", v4)
 	name := client.ObjectKeyFromObject(&svc)
 	old := announcement("web", "node1", v4)
-	writes := 0
+	var writes atomic.Int32
 	store := storeOf(t, &writes, old)
 	var stale v1alpha1.L2AnnouncementList
 	if err := store.List(t.Context(), &stale); err != nil {
@@ -267,8 +331,12 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 	changed := signal.New()
 	r := newRecorder(store, "node3", record.NewFakeRecorder(10), changed)
 	renewed := func(cached ...v1alpha1.L2Announcement) (holders string) {
-		r.Renew(cached)
-		for _, a := range cached {
+		var all []*v1alpha1.L2Announcement
+		for i := range cached {
+			all = append(all, cached[i].DeepCopy())
+		}
+		r.Renew(all)
+		for _, a := range all {
 			holders += a.Status.Node + "@" + a.ResourceVersion + " "
 			if a.Status.Node == "node3" && a.Status.Addresses[0] != v4 {
 				t.Errorf("the record names %v, want %s", a.Status.Addresses, v4)
@@ -278,7 +346,7 @@ func TestRecorderRenewsWhatTheCacheHas(t *testing.T) {
 		return strings.TrimSpace(holders)
 	}
 	w := wanted{
-		announcements: stale.Items, services: map[client.ObjectKey]*corev1.Service{name: &svc},
+		announcements: byService(stale.Items), services: map[client.ObjectKey]*corev1.Service{name: &svc},
 		records: map[types.NamespacedName]decision.Record{name: holding(v4)},
 	}
 	if err := r.write(t.Context(), w); err != nil {
@@ -366,7 +434,7 @@ func TestRecorderTriesAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = r.run(ctx) }()
-		r.wanted.Put(wanted{
+		r.Want(wanted{
 			records:  map[types.NamespacedName]decision.Record{name: holding(v4)},
 			services: map[client.ObjectKey]*corev1.Service{name: &svc},
 		})
@@ -375,6 +443,128 @@ func TestRecorderTriesAgain(t *testing.T) {
 		}
 		if attempts != 3 {
 			t.Errorf("%d attempts, want 3", attempts)
+		}
+	})
+}
+
+// TestRecordOfServiceThatIsGone: nothing is written for a Service that is gone, not even what it was to have before.
+func TestRecordOfServiceThatIsGone(t *testing.T) {
+	svc, mine := published("web", v4), announcement("web", "node1", v4)
+	name := client.ObjectKeyFromObject(&svc)
+	var writes atomic.Int32
+	r := newRecorder(storeOf(t, &writes, mine), "node1", record.NewFakeRecorder(10), signal.New())
+	latest := newWanted()
+	latest.replace(wanted{
+		records:  map[types.NamespacedName]decision.Record{name: holding(v4, other4)},
+		services: map[client.ObjectKey]*corev1.Service{name: &svc}, announcements: byService([]v1alpha1.L2Announcement{mine}),
+	})
+	r.Want(wanted{services: map[client.ObjectKey]*corev1.Service{name: nil}, announcements: byService([]v1alpha1.L2Announcement{mine})})
+	latest.replace(r.take())
+	if err := r.write(t.Context(), latest); err != nil || writes.Load() > 0 || len(latest.services) > 0 {
+		t.Errorf("%d writes, error %v, and %d Services are still to be recorded; want none", writes.Load(), err, len(latest.services))
+	}
+}
+
+// TestIsolationVoidsRecords: what a speaker was to write before it was isolated, and could not, is not written when the API is back. For
+// example node1 loses its network: it misses node2 first, takes web over, and cannot write that. Then it misses all others, and is isolated.
+func TestIsolationVoidsRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		web := published("web", v4)
+		name := client.ObjectKeyFromObject(&web)
+		var away atomic.Bool
+		created := 0
+		store := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+				if away.Load() {
+					return errors.New("connection refused")
+				}
+				created++
+				return nil
+			},
+		}).Build()
+		r := newRecorder(store, "node1", record.NewFakeRecorder(1), signal.New())
+		l := &loop{
+			Speaker: &Speaker{records: r, layer2: layer2.New(layer2.Config{Registerer: prometheus.NewRegistry()})},
+			kept:    kept{index: observation.NewIndex(), surroundings: &decision.Snapshot{Isolated: true}},
+		}
+		l.kept.index.Put(&web)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.run(ctx) }()
+		away.Store(true)
+		r.Want(wanted{
+			records:  map[types.NamespacedName]decision.Record{name: holding(v4)},
+			services: map[client.ObjectKey]*corev1.Service{name: &web},
+		})
+		time.Sleep(time.Minute)
+		l.announce(decision.Changes{All: true}, nil)
+		synctest.Wait()
+		away.Store(false)
+		time.Sleep(time.Minute)
+		if created > 0 {
+			t.Error("an isolated speaker has written what it wanted before")
+		}
+	})
+}
+
+// TestRecorderSaysWhatFails: of thousands of failures a few are told, and a takeover that has to wait hides none.
+func TestRecorderSaysWhatFails(t *testing.T) {
+	const services = 100
+	store := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+			return errors.New("connection refused")
+		},
+	}).Build()
+	r := newRecorder(store, "node1", record.NewFakeRecorder(1), signal.New())
+	w := newWanted()
+	for i := range services {
+		svc := published(fmt.Sprint("service", i), v4)
+		name := client.ObjectKeyFromObject(&svc)
+		w.services[name], w.records[name] = &svc, holding(v4)
+	}
+	svc, dead := published("web", v4), announcement("web", "node2", v4)
+	name := client.ObjectKeyFromObject(&svc)
+	w.services[name], w.records[name], w.announcements[name] = &svc, holding(v4), &dead
+	r.takeovers[name] = time.Now()
+	err := r.write(t.Context(), w)
+	if err == nil || errors.Is(err, errTooSoon) || !strings.Contains(err.Error(), "connection refused") || !strings.HasSuffix(err.Error(), "and 95 more") {
+		t.Errorf("error %q, want five refusals and that there are 95 more", err)
+	}
+	if len(w.services) != services+1 {
+		t.Errorf("%d Services are still to be recorded, want all", len(w.services))
+	}
+}
+
+// Two nodes that believe each other dead overwrite a record at most once in ten seconds each.
+func TestRecorderTakesOverSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		svc := published("web", v4)
+		name := client.ObjectKeyFromObject(&svc)
+		var writes atomic.Int32
+		store := storeOf(t, &writes, announcement("web", "node2", v4))
+		r := newRecorder(store, "node1", record.NewFakeRecorder(10), signal.New())
+		take := func() error {
+			t.Helper()
+			var a v1alpha1.L2Announcement
+			if err := store.Get(t.Context(), client.ObjectKey{Name: "default.web"}, &a); err != nil {
+				t.Fatal(err)
+			}
+			a.Status.Node = "node2"
+			w := wanted{
+				records: map[types.NamespacedName]decision.Record{name: holding(v4)}, announcements: byService([]v1alpha1.L2Announcement{a}),
+				services: map[client.ObjectKey]*corev1.Service{name: &svc},
+			}
+			return r.write(t.Context(), w)
+		}
+		for _, step := range []struct {
+			wait   time.Duration
+			soon   bool
+			writes int
+		}{{0, false, 1}, {time.Second, true, 1}, {8 * time.Second, true, 1}, {time.Second, false, 2}} {
+			time.Sleep(step.wait)
+			if err := take(); errors.Is(err, errTooSoon) != step.soon || int(writes.Load()) != step.writes {
+				t.Errorf("%v later: %v, %d writes; want that it is too soon: %v, and %d", step.wait, err, writes.Load(), step.soon, step.writes)
+			}
 		}
 	})
 }

@@ -33,7 +33,7 @@ type livenessReport struct {
 
 // reportOn returns the report of the speaker of a node. Known are the nodes that have a speaker according to the API.
 func reportOn(
-	node string, shown membership.Snapshot, alive func(string) bool, known map[string]netip.Addr, objects *observation.Objects,
+	node string, shown membership.Snapshot, alive func(string) bool, known map[string][]netip.Addr, objects *observation.Objects,
 ) livenessReport {
 	var r livenessReport
 	names := slices.Sorted(maps.Keys(shown.Nodes))

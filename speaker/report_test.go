@@ -20,9 +20,9 @@ import (
 )
 
 func TestReportOn(t *testing.T) {
-	known := map[string]netip.Addr{}
+	known := map[string][]netip.Addr{}
 	for _, node := range []string{"node1", "node2", "node3", "node4", "node5"} {
-		known[node] = netip.MustParseAddr("198.51.100.11")
+		known[node] = []netip.Addr{netip.MustParseAddr("198.51.100.11")}
 	}
 	for _, tt := range []struct {
 		name    string

@@ -3,7 +3,9 @@
 package speaker
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,18 +19,24 @@ type step struct {
 	alive []string
 	// restarting and lost are the speakers that said that they restart, until after, and those that fell silent, at after.
 	restarting, lost map[string]time.Duration
+	cutOff, filtered []string // of lost
+	notReady         []string
+	written          map[string]time.Duration // when a speaker wrote last
 }
 
 // grace is for how long the rosters of these tests expect a speaker back that said nothing.
 const grace = 10 * time.Second
 
+// notReady is said of each node where that does not matter.
+func notReady(string) bool { return false }
+
 // update takes a roster through steps, and returns what comes of the last.
 func update(known []string, steps ...step) presence {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	r := newRoster(start, grace)
-	speakers := map[string]netip.Addr{}
+	speakers := map[string][]netip.Addr{}
 	for _, node := range known {
-		speakers[node] = netip.Addr{}
+		speakers[node] = nil
 	}
 	var p presence
 	for _, s := range steps {
@@ -41,7 +49,17 @@ func update(known []string, steps ...step) presence {
 			return all
 		}
 		shown.Restarting, shown.Lost = times(s.restarting), times(s.lost)
-		p = r.Update(start.Add(s.after), shown, speakers)
+		shown.Alone, shown.CutOff = len(s.alive) == 1 && len(s.lost) > 0, map[string]bool{}
+		for _, node := range s.cutOff {
+			shown.CutOff[node] = true
+		}
+		shown.Filtered = map[string]bool{}
+		for _, node := range s.filtered {
+			shown.Filtered[node] = true
+		}
+		p = r.Update(start.Add(s.after), shown, seenByAPI{
+			known: speakers, written: times(s.written), ready: func(node string) bool { return !slices.Contains(s.notReady, node) },
+		})
 	}
 	return p
 }
@@ -153,8 +171,14 @@ func TestRosterExpects(t *testing.T) {
 			steps: []step{{alive: both}, {after: time.Second + grace, alive: one, lost: until(time.Second)}},
 		},
 		{
-			name:  "one that it has not met, from the discovery window on, for the grace since the start",
-			steps: []step{{alive: one}, {after: discoveryWindow, alive: one}}, want: until(grace),
+			name: "not one whose node is off the network of the cluster",
+			steps: []step{{alive: both}, {
+				after: 2 * time.Second, alive: one, lost: until(time.Second), cutOff: []string{"node2"},
+			}},
+		},
+		{
+			name:  "one that it has not met on a node that is not Ready, from the discovery window on, for the grace since the start",
+			steps: []step{{alive: one}, {after: discoveryWindow, alive: one, notReady: []string{"node2"}}}, want: until(grace),
 		},
 		{
 			name: "one that is back, until its sockets are surely open",
@@ -176,7 +200,7 @@ func TestRosterExpects(t *testing.T) {
 			},
 		},
 		{name: "within the window it is presumed alive", steps: []step{{alive: one}}},
-		{name: "not after the grace", steps: []step{{alive: one}, {after: grace, alive: one}}},
+		{name: "not after the grace", steps: []step{{alive: one}, {after: grace, alive: one, notReady: []string{"node2"}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -191,19 +215,164 @@ func TestRosterExpects(t *testing.T) {
 	}
 }
 
+// Some speakers live though gossip does not show them.
+func TestRosterUnreachable(t *testing.T) {
+	all, one, other := []string{"node1", "node2", "node3"}, []string{"node1"}, []string{"node1", "node2"}
+	second := func(nodes ...string) map[string]time.Duration {
+		times := map[string]time.Duration{}
+		for _, node := range nodes {
+			times[node] = time.Second
+		}
+		return times
+	}
+	lost := step{after: 2 * time.Second, alive: other, lost: second("node3"), cutOff: []string{"node3"}}
+	wrote := lost
+	wrote.after, wrote.written = 5*time.Second, map[string]time.Duration{"node3": time.Second + afterLoss + 1}
+	early := wrote
+	early.written = map[string]time.Duration{"node3": time.Second + afterLoss}
+	notReady := wrote
+	notReady.after, notReady.notReady = 6*time.Second, []string{"node3"}
+	met := step{alive: all}
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		want  []string
+		met   bool
+	}{
+		{name: "all are alive", steps: []step{met}, met: true},
+		{name: "nobody was met", steps: []step{{after: discoveryWindow, alive: one}}, want: []string{"node2", "node3"}},
+		{name: "they are met later", steps: []step{{after: discoveryWindow, alive: one}, {after: time.Minute, alive: all}}, met: true},
+		{
+			name: "no other is Ready", steps: []step{{after: discoveryWindow, alive: one, notReady: []string{"node2", "node3"}}}, met: true,
+		},
+		{name: "one of three is lost", steps: []step{met, lost}, met: true},
+		{name: "it has written something since", steps: []step{met, lost, wrote}, want: []string{"node3"}, met: true},
+		{
+			name: "a firewall closes its port", want: []string{"node3"}, met: true,
+			steps: []step{met, {after: 2 * time.Second, alive: other, lost: second("node3"), filtered: []string{"node3"}}},
+		},
+		{name: "what it wrote was on its way when it was lost", steps: []step{met, lost, early}, met: true},
+		{name: "its Node is not Ready any more", steps: []step{met, lost, wrote, notReady}, met: true},
+		{name: "it is back", steps: []step{met, lost, wrote, met}, met: true},
+		{
+			name: "it restarts", met: true,
+			steps: []step{met, lost, wrote, {after: time.Minute, alive: other, restarting: map[string]time.Duration{"node3": time.Hour}}},
+		},
+		{
+			name: "all others are lost together", want: []string{"node2", "node3"}, met: true,
+			steps: []step{met, {after: 2 * time.Second, alive: one, lost: second("node2", "node3"), cutOff: []string{"node2", "node3"}}},
+		},
+		{
+			name: "and stay so", want: []string{"node2", "node3"}, met: true,
+			steps: []step{
+				met,
+				{after: 2 * time.Second, alive: one, lost: second("node2", "node3"), cutOff: []string{"node2", "node3"}},
+				{after: time.Minute, alive: one, lost: second("node2", "node3"), cutOff: []string{"node2", "node3"}},
+			},
+		},
+		{
+			name: "their kernels refuse connections: they have crashed", met: true,
+			steps: []step{met, {after: 2 * time.Second, alive: one, lost: second("node2", "node3")}},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := update(all, tt.steps...)
+			if got := slices.Sorted(maps.Keys(p.unreachable)); !slices.Equal(got, tt.want) || p.met != tt.met {
+				t.Errorf("unreachable %v, met %v; want %v and %v", got, p.met, tt.want, tt.met)
+			}
+			for _, node := range tt.want {
+				if _, expected := p.expected[node]; !expected || p.alive(node) {
+					t.Errorf("%s is expected: %v, alive: %v", node, expected, p.alive(node))
+				}
+			}
+		})
+	}
+}
+
+// A speaker that is heard to answer lives, until its kernel falls silent.
+func TestRosterLives(t *testing.T) {
+	r := newRoster(isolationStart, grace)
+	lost := aliveNodes("node1", "node3")
+	lost.Lost, lost.CutOff = map[string]time.Time{"node2": isolationStart}, map[string]bool{"node2": true}
+	update := func() bool {
+		return r.Update(isolationStart.Add(time.Minute), lost, seenByAPI{
+			known: map[string][]netip.Addr{"node2": nil}, ready: func(string) bool { return true },
+		}).unreachable["node2"]
+	}
+	r.Update(isolationStart, aliveNodes("node1", "node2", "node3"), seenByAPI{})
+	if update() {
+		t.Error("a lost speaker of which nothing is known lives")
+	}
+	if r.Lives([]string{"node2"}); !update() {
+		t.Error("one that was heard does not live")
+	}
+	if r.GiveUp([]string{"node2"}); update() {
+		t.Error("one whose kernel is silent lives")
+	}
+}
+
+func TestRosterDoubts(t *testing.T) {
+	lost := func(after time.Duration, nodes ...string) map[string]time.Duration {
+		all := map[string]time.Duration{}
+		for _, node := range nodes {
+			all[node] = after
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		name            string
+		step            step
+		alone, doubtful bool
+		wait            time.Duration
+	}{
+		{name: "with others", step: step{alive: []string{"node1", "node2"}}, wait: time.Hour},
+		{
+			name: "one of three is lost", step: step{after: 2 * time.Second, alive: []string{"node1", "node2"}, lost: lost(time.Second, "node3")},
+			wait: doubtWindow - time.Second,
+		},
+		{
+			name: "three of five are lost", doubtful: true, wait: doubtWindow - time.Second,
+			step: step{after: 2 * time.Second, alive: []string{"node1", "node2"}, lost: lost(time.Second, "node3", "node4", "node5")},
+		},
+		{
+			name: "they were lost long ago", wait: time.Hour,
+			step: step{after: time.Second + doubtWindow, alive: []string{"node1", "node2"}, lost: lost(time.Second, "node3", "node4", "node5")},
+		},
+		{
+			name: "the only other is lost", alone: true, doubtful: true, wait: time.Hour,
+			step: step{after: time.Minute, alive: []string{"node1"}, lost: lost(time.Second, "node2")},
+		},
+		{
+			name: "all others restart", wait: time.Second,
+			step: step{after: time.Second, alive: []string{"node1"}, restarting: lost(2*time.Second, "node2")},
+		},
+		{
+			name: "all others said that they restart, and are not back in time", alone: true, doubtful: true, wait: time.Hour,
+			step: step{after: 2 * time.Second, alive: []string{"node1"}, restarting: lost(2*time.Second, "node2")},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := update(nil, tt.step)
+			if p.alone != tt.alone || p.doubtful != tt.doubtful || p.wait != tt.wait {
+				t.Errorf("alone %v, doubtful %v, wait %v; want %v, %v and %v", p.alone, p.doubtful, p.wait, tt.alone, tt.doubtful, tt.wait)
+			}
+		})
+	}
+}
+
 // A speaker whose kernel fell silent is not expected back when its kernel answers again: its node has started anew. When the speaker is
 // alive and is lost again, it is.
 func TestRosterGivesUp(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	r := newRoster(start, grace)
-	known := map[string]netip.Addr{"node1": {}, "node2": {}}
+	known := map[string][]netip.Addr{"node1": nil, "node2": nil}
 	expects := func(lost bool) bool {
 		s := aliveNodes("node1", "node2")
 		if lost {
 			s = aliveNodes("node1")
 			s.Lost = map[string]time.Time{"node2": start}
 		}
-		_, expected := r.Update(start.Add(time.Second), s, known).expected["node2"]
+		_, expected := r.Update(start.Add(time.Second), s, seenByAPI{known: known, ready: notReady}).expected["node2"]
 		return expected
 	}
 	expects(false)
@@ -237,14 +406,14 @@ func TestRosterHears(t *testing.T) {
 			r := newRoster(start, grace)
 			both, lost := aliveNodes("node1", "node2"), aliveNodes("node1")
 			lost.Lost = map[string]time.Time{"node2": start}
-			r.Update(start, both, nil)
+			r.Update(start, both, seenByAPI{})
 			for _, away := range tt.away {
-				r.Update(start.Add(time.Second), lost, nil)
+				r.Update(start.Add(time.Second), lost, seenByAPI{})
 				if away {
 					r.Heard(map[string]bool{"node2": true})
 				}
 			}
-			if got := r.Update(start.Add(2*time.Second), both, nil).returned; got != tt.want {
+			if got := r.Update(start.Add(2*time.Second), both, seenByAPI{}).returned; got != tt.want {
 				t.Errorf("returned: %v, want %v", got, tt.want)
 			}
 		})

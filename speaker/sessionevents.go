@@ -56,7 +56,7 @@ func newSessionReporter(node string, cache client.Reader, events record.EventRec
 	return &sessionReporter{node: node, cache: cache, events: events, peers: peers, told: map[string]*toldSession{}}
 }
 
-// run reports whenever the states may have changed, until the context ends. It waits a moment, in which GoBGP says why a session has ended.
+// run reports whenever the states may have changed, until the context ends. It waits a moment, in which a session may be back.
 func (r *sessionReporter) run(ctx context.Context, changed signal.Signal) {
 	signal.Every(ctx, signal.Gather(ctx, changed, time.Second), 0, sessionEventRetry, r.report)
 }
@@ -107,7 +107,7 @@ func (r *sessionReporter) tell(ctx context.Context, p peerState, told toldSessio
 	ref := &corev1.ObjectReference{
 		APIVersion: v1alpha1.GroupVersion.String(), Kind: "BGPPeer", Name: peer.Name, UID: peer.UID, ResourceVersion: peer.ResourceVersion,
 	}
-	why := cmp.Or(p.problem, p.bgp.LastError, "it is started anew, since the BGPPeer or the node has changed")
+	why := cmp.Or(p.problem.text, p.bgp.LastError, "it is started anew, since the BGPPeer or the node has changed")
 	switch {
 	case p.bgp.State != bgp.Established:
 		r.events.Eventf(ref, corev1.EventTypeWarning, ipamv1alpha1.EventBGPSessionLost, "Node %s has lost its session with %s for %s: %s",

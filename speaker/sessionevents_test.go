@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,12 +25,13 @@ func reporting(t *testing.T, test func(become func(state bgp.State, lastError st
 	reader := fake.NewClientBuilder().WithScheme(config.Scheme()).
 		WithObjects(&v1alpha1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: "tor1", UID: "1"}}).Build()
 	synctest.Test(t, func(t *testing.T) {
-		var states []peerState
+		var states atomic.Pointer[[]peerState]
+		states.Store(new([]peerState))
 		events, changed := record.NewFakeRecorder(100), signal.New()
-		go newSessionReporter("node1", reader, events, func() []peerState { return states }).run(t.Context(), changed)
+		go newSessionReporter("node1", reader, events, func() []peerState { return *states.Load() }).run(t.Context(), changed)
 		set := func(peer peerState) {
 			peer.Peer = peerNamed("tor1")
-			states = []peerState{peer}
+			states.Store(&[]peerState{peer})
 			changed.Raise()
 			time.Sleep(2 * time.Second)
 			synctest.Wait()
@@ -42,7 +44,7 @@ func reporting(t *testing.T, test func(become func(state bgp.State, lastError st
 			}
 			set(peerState{bgp: session})
 		}
-		test(become, func(problem string) { set(peerState{problem: problem}) }, func(want ...string) {
+		test(become, func(text string) { set(peerState{problem: problem{text: text}}) }, func(want ...string) {
 			t.Helper()
 			if diff := cmp.Diff(want, drain(events)); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)

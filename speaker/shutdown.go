@@ -3,9 +3,11 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
@@ -16,8 +18,13 @@ import (
 	"github.com/tandem-lb/tandem/speaker/observation"
 )
 
-// shutdownTimeout bounds a shutdown.
-const shutdownTimeout = 10 * time.Second
+const (
+	// shutdownTimeout bounds a shutdown. The DaemonSet gives a Pod 30 s.
+	shutdownTimeout = 20 * time.Second
+	// stopDrainTime is for how long at most a speaker that leaves goes on announcing with the least preference. The kubelet of a node that shuts
+	// down may give it 10 s in all.
+	stopDrainTime = 5 * time.Second
+)
 
 // shutdown ends a speaker in the order that costs clients least. A speaker that restarts keeps what it has: the others wait for it, and
 // BGP peers with graceful restart keep the routes for the speaker that follows. What is away meanwhile is answered by deputies, who say
@@ -27,8 +34,11 @@ const shutdownTimeout = 10 * time.Second
 //	node1 when its speaker stops       the others are told    layer 2       BGP
 //	nothing is known of it             restart, for grace     to the end    graceful restart
 //	the same, without a grace          leave                  until then    graceful restart
-//	it is being removed                leave                  until then    withdraw
+//	its Node is cordoned               restart, for grace     to the end    withdraw
+//	it is being removed, or Tandem is  leave                  until then    withdraw
 //	the same, and it is the only node  leave                  to the end    withdraw
+//
+// Routes are withdrawn after a while in which peers prefer any other node, so that traffic has left when they go.
 type shutdown struct {
 	node   string
 	grace  time.Duration // RestartGrace
@@ -39,7 +49,11 @@ type shutdown struct {
 		Restart(ctx context.Context, grace time.Duration) error
 		Leave(ctx context.Context) error
 	}
-	silence     func() // ends layer 2
+	// daemonSet is the one that runs the speakers, nil if it is deleted, and false if that is not known.
+	daemonSet func(context.Context) (*appsv1.DaemonSet, bool)
+	silence   func() // ends layer 2
+	// yield announces all routes with the least preference for a while.
+	yield       func(context.Context)
 	endSessions func(context.Context, bgp.CloseMode)
 }
 
@@ -48,16 +62,17 @@ func (s shutdown) run(ended context.Context) {
 	logger := klog.FromContext(ended)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ended), shutdownTimeout)
 	defer cancel()
-	reason := s.leaving(ctx)
-	if err := s.sayFarewell(ctx, reason != ""); err != nil {
+	leaves, withdraws := s.leaving(ctx)
+	if err := s.sayFarewell(ctx, leaves != ""); err != nil {
 		logger.Error(err, "Failed to tell the other speakers that this one stops")
 	}
 	mode := bgp.Restart
-	if reason != "" {
+	if withdraws != "" {
 		mode = bgp.Withdraw
+		s.yield(ctx)
 	}
 	s.endSessions(ctx, mode)
-	logger.Info("Stopped", "node", s.node, "leaves", reason)
+	logger.Info("Stopped", "node", s.node, "leaves", leaves, "withdraws", withdraws)
 }
 
 // sayFarewell tells the others that this speaker restarts, or that it leaves. In the second case it falls silent when they know.
@@ -75,14 +90,22 @@ func (s shutdown) sayFarewell(ctx context.Context, leaves bool) error {
 	return nil
 }
 
-// leaving returns why the speaker leaves its node, "" if it restarts, by the Node in the cache.
-func (s shutdown) leaving(ctx context.Context) string {
+// leaving returns why the speaker leaves its node, "" if it restarts, and why it withdraws its routes, by the Node in the cache and the
+// DaemonSet in the API.
+func (s shutdown) leaving(ctx context.Context) (leaves, withdraws string) {
 	var node corev1.Node
 	switch err := s.cached.Get(ctx, client.ObjectKey{Name: s.node}, &node); {
 	case apierrors.IsNotFound(err):
-		return observation.Leaving(nil)
+		leaves = observation.Leaving(nil)
+		return leaves, leaves
 	case err != nil:
-		return ""
+		return "", ""
 	}
-	return observation.Leaving(&node)
+	leaves = observation.Leaving(&node)
+	if leaves == "" {
+		if current, ok := s.daemonSet(ctx); ok {
+			leaves = observation.Removed(current, &node)
+		}
+	}
+	return leaves, cmp.Or(leaves, observation.Withdraws(&node))
 }

@@ -11,8 +11,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -56,6 +60,7 @@ func TestShutdown(t *testing.T) {
 	}
 	stays := node(func(*corev1.Node) {})
 	excluded := node(func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} })
+	cordoned := node(func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	const grace = 10 * time.Second
 	lost := errors.New("lost")
 	for name, tt := range map[string]struct {
@@ -64,16 +69,20 @@ func TestShutdown(t *testing.T) {
 		grace time.Duration
 		alive int
 		lost  error // of the farewell
-		want  string
+		// uninstalled says that the API has no DaemonSet of the speakers any more.
+		uninstalled bool
+		want        string
 	}{
-		"it restarts":                             {node: stays, grace: grace, alive: 2, want: "restart 10s, end Restart"},
-		"it restarts, and nobody hears it":        {node: stays, grace: grace, alive: 2, lost: lost, want: "restart 10s, end Restart"},
-		"it restarts, and the others do not wait": {node: stays, alive: 2, want: "leave, silent, end Restart"},
-		"the node is excluded":                    {node: excluded, grace: grace, alive: 2, want: "leave, silent, end Withdraw"},
-		"the node is deleted":                     {grace: grace, alive: 2, want: "leave, silent, end Withdraw"},
-		"no other node is there to take over":     {grace: grace, alive: 1, want: "leave, end Withdraw"},
-		"nobody hears that it leaves":             {grace: grace, alive: 2, lost: lost, want: "leave, end Withdraw"},
-		"the Node cannot be read":                 {fails: true, grace: grace, alive: 2, want: "restart 10s, end Restart"},
+		"it restarts":                                         {node: stays, grace: grace, alive: 2, want: "restart 10s, end Restart"},
+		"it restarts, and nobody hears it":                    {node: stays, grace: grace, alive: 2, lost: lost, want: "restart 10s, end Restart"},
+		"it restarts, and the others do not wait":             {node: stays, alive: 2, want: "leave, silent, end Restart"},
+		"the node is cordoned, which says nothing of layer 2": {node: cordoned, grace: grace, alive: 2, want: "restart 10s, yield, end Withdraw"},
+		"Tandem is removed":                                   {node: stays, grace: grace, alive: 2, uninstalled: true, want: "leave, silent, yield, end Withdraw"},
+		"the node is excluded":                                {node: excluded, grace: grace, alive: 2, want: "leave, silent, yield, end Withdraw"},
+		"the node is deleted":                                 {grace: grace, alive: 2, want: "leave, silent, yield, end Withdraw"},
+		"no other node is there to take over":                 {grace: grace, alive: 1, want: "leave, yield, end Withdraw"},
+		"nobody hears that it leaves":                         {grace: grace, alive: 2, lost: lost, want: "leave, yield, end Withdraw"},
+		"the Node cannot be read":                             {fails: true, grace: grace, alive: 2, want: "restart 10s, end Restart"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cached := fake.NewClientBuilder().WithScheme(config.Scheme())
@@ -92,7 +101,9 @@ func TestShutdown(t *testing.T) {
 			cancel()
 			shutdown{
 				node: "node1", grace: tt.grace, cached: cached.Build(), members: members,
-				silence: func() { members.done = append(members.done, "silent") },
+				daemonSet: func(context.Context) (*appsv1.DaemonSet, bool) { return nil, tt.uninstalled },
+				silence:   func() { members.done = append(members.done, "silent") },
+				yield:     func(context.Context) { members.done = append(members.done, "yield") },
 				endSessions: func(ctx context.Context, mode bgp.CloseMode) {
 					if ctx.Err() != nil {
 						t.Error("there is no time to end the sessions")
@@ -119,4 +130,50 @@ func TestGrace(t *testing.T) {
 			t.Errorf("a grace of %v, with kernels asked each %v, is %v, want %v", tt.restart, tt.probe, got, tt.want)
 		}
 	}
+}
+
+// A DaemonSet that was never seen was not deleted, and one that cannot be asked for is not known.
+func TestDaemonSet(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := appsv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	existing := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "tandem-system", Name: daemonSetName}}
+	var away error
+	store := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if away != nil {
+				return away
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	}).Build()
+	started := true
+	d := &daemonSet{live: store, key: client.ObjectKeyFromObject(existing), started: func(context.Context) bool { return started }}
+	check := func(when string, wantExists, wantOK bool) {
+		t.Helper()
+		if got, ok := d.Get(t.Context()); (got != nil) != wantExists || ok != wantOK {
+			t.Errorf("%s: %v, %v; want one: %v, known: %v", when, got, ok, wantExists, wantOK)
+		}
+	}
+	check("there never was one", false, false)
+	if err := store.Create(t.Context(), existing); err != nil {
+		t.Fatal(err)
+	}
+	check("there is one", true, true)
+	away = errors.New("connection refused")
+	check("the API is away", false, false)
+	away = apierrors.NewForbidden(schema.GroupResource{Resource: "daemonsets"}, daemonSetName, errors.New("no RBAC policy matched"))
+	check("the role is deleted", false, true)
+	started = false
+	check("an API server starts", false, false)
+	d.started = func(context.Context) bool { away = nil; return true }
+	check("an API server has read the roles meanwhile", true, true)
+	away = apierrors.NewUnauthorized("the Pod is deleted")
+	check("the Pod was deleted by force, and its token is not accepted", false, false)
+	away = nil
+	if err := store.Delete(t.Context(), existing); err != nil {
+		t.Fatal(err)
+	}
+	check("it was deleted", false, true)
 }

@@ -7,29 +7,36 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/lan"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/signal"
+	"github.com/tandem-lb/tandem/speaker/unnumbered"
 )
 
-// Config is what a Speaker works with. All fields are required but for the durations and the rate.
+// Config is what a Speaker works with. All fields are required but for OtherIP, the durations and the rate.
 type Config struct {
 	// Node is the name of this node.
 	Node string
-	// HostIP is this node's address, by which the other speakers reach it.
-	HostIP netip.Addr
+	// HostIP is this node's address, by which the other speakers reach it. OtherIP is that of the other family, by which those do whose nodes
+	// have no address of the family of HostIP; it may be the zero Addr.
+	HostIP, OtherIP netip.Addr
+	// HostIPFixed says that a user has given the addresses. Else the speaker ends when the Node has others.
+	HostIPFixed bool
 	// Namespace is Tandem's own, with the Leases of the speakers.
 	Namespace string
 	// SecretsNamespace holds the Secrets: of membership and of BGP peers.
@@ -41,6 +48,11 @@ type Config struct {
 	RestartGrace time.Duration
 	// LANProbeInterval is how often the kernels of other nodes are asked whether they live. Zero means never. Then none is waited for.
 	LANProbeInterval time.Duration
+	// DrainTime is for how long routes are announced with the least preference when the node is excluded, before they are withdrawn. Zero means
+	// that they are withdrawn at once.
+	DrainTime time.Duration
+	// DrainOnCordon says that a node that is cordoned announces nothing.
+	DrainOnCordon bool
 	// AnnouncementRate is how many announcements a second an interface sends at most. Zero stands for the default.
 	AnnouncementRate int
 	REST             *rest.Config
@@ -58,6 +70,14 @@ func (c Config) grace() time.Duration {
 	return c.RestartGrace
 }
 
+// hostIPs returns the addresses of this node.
+func (c Config) hostIPs() []netip.Addr {
+	if c.OtherIP.IsValid() {
+		return []netip.Addr{c.HostIP, c.OtherIP}
+	}
+	return []netip.Addr{c.HostIP}
+}
+
 // Speaker announces addresses from one node. Run runs it. It has the parts that are there before it runs; a loop joins them with those
 // that are not.
 type Speaker struct {
@@ -65,17 +85,29 @@ type Speaker struct {
 	cache     cache.Cache
 	client    client.Client
 	links     *rtnetlink.Watcher
+	routers   *unnumbered.Watcher // of unnumbered peers
 	layer2    *layer2.Announcer
 	kernels   *kernels
 	records   *recorder
 	conflicts *conflictReporter
 	liveness  *reporter
 	probe     *apiProbe
+	kubeProxy *kubeProxy
+	daemonSet *daemonSet
+	rivals    rivals
+	writes    writes
 	health    health
+	kernel    *redistribution
+	reachable *reachable
+	probes    *probes
 
-	changed  signal.Signal // the API's objects have changed
-	status   signal.Signal // the state that this node publishes may have changed
-	isolated atomic.Bool   // as isolation says, for metrics
+	feed     *feed                    // what has changed of the API's objects
+	sessions atomic.Pointer[sessions] // nil before Run
+	status   signal.Signal            // the state that this node publishes may have changed
+	isolated atomic.Bool              // as isolation says, for metrics
+	// unreachable are the nodes whose speakers live and are not shown by gossip, with their addresses; nil before the first decision.
+	unreachable atomic.Pointer[map[string]netip.Addr]
+	drain       atomic.Pointer[drainState] // nil before the first decision
 }
 
 // New returns a speaker that has not started.
@@ -89,28 +121,40 @@ func New(cfg Config) (*Speaker, error) {
 
 // newSpeaker returns a speaker that has not started, with this cache, and this client that reads from it.
 func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker, error) {
-	changed := signal.New()
+	feed := newFeed()
 	s := &Speaker{
 		cfg:       cfg,
 		cache:     objects,
 		client:    writer,
-		records:   newRecorder(writer, cfg.Node, cfg.Recorder, changed),
+		records:   newRecorder(writer, cfg.Node, cfg.Recorder, feed.objects),
 		conflicts: newConflictReporter(cfg.Node, objects, cfg.Recorder),
 		liveness: &reporter{
 			client: writer, namespace: cfg.Namespace, node: cfg.Node, latest: signal.NewLatest[livenessReport](),
 		},
 		kernels: newKernels(cfg.Node, nil),
-		changed: changed,
+		routers: unnumbered.New(klog.Background()),
+		rivals:  rivals{changed: signal.New()},
+		feed:    feed,
 		status:  signal.New(),
 	}
 	if cfg.LANProbeInterval > 0 {
 		s.kernels = newKernels(cfg.Node, lan.New(cfg.LANProbeInterval, cfg.Registerer))
 	}
+	s.kernel = newRedistribution(s.status)
+	s.reachable = newReachable(cfg.Node, writer, s.status)
+	s.probes = newProbes(cfg.Node, writer)
 	s.layer2 = layer2.New(layer2.Config{
-		Registerer: cfg.Registerer, Rate: cfg.AnnouncementRate, OnConflict: s.conflicts.Note, OnChange: s.status.Raise, OnProbed: s.changed.Raise,
+		Registerer: cfg.Registerer, Rate: cfg.AnnouncementRate, OnConflict: s.conflicts.Note, OnProbed: feed.objects.Raise,
+		OnRival:  s.rivals.note,
+		OnChange: func() { s.status.Raise(); feed.objects.Raise() },
+		OnFailed: func() { s.status.Raise(); feed.others.Raise() },
 	})
+	s.kubeProxy = newKubeProxy(s.age)
 	var err error
-	if s.probe, err = newAPIProbe(cfg.REST, cfg.Node, objects); err != nil {
+	if s.probe, err = newAPIProbe(cfg.REST); err != nil {
+		return nil, err
+	}
+	if s.daemonSet, err = newDaemonSet(cfg.REST, cfg.Namespace, s.probe.Started); err != nil {
 		return nil, err
 	}
 	if s.links, err = rtnetlink.Open(); err != nil {
@@ -126,11 +170,16 @@ func (s *Speaker) Healthy() error { return s.health.Healthy(time.Now()) }
 // started.
 func (s *Speaker) Ready() error { return s.health.Ready(time.Now()) }
 
+// startsWithin is how long the start takes at most. After it, the memory that only the filling of the caches needed is given back to the system, of
+// which the runtime would keep a part.
+const startsWithin = time.Minute
+
 // Run announces until the context ends, or until a part fails without which the speaker cannot go on. The error is that of the part.
 func (s *Speaker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	logger := klog.FromContext(ctx)
+	defer s.routers.Close()
 	// The parts outlive ctx until shutdown has ended them in order.
 	parts, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -142,18 +191,24 @@ func (s *Speaker) Run(ctx context.Context) error {
 		}()
 	}
 	sessions := newSessions(parts, s.status)
-	s.cfg.Registerer.MustRegister(sessions.bgp, sessions.bfd,
-		&collector{peers: sessions.states, announced: s.layer2.Announced, isolated: &s.isolated})
+	s.sessions.Store(sessions)
+	s.cfg.Registerer.MustRegister(sessions.bgp, sessions.bfd, s.kernel.table,
+		&collector{peers: sessions.states, announced: s.layer2.Announced, found: s.reachable.found, isolated: &s.isolated})
 	start("watching interfaces", s.links.Run)
 	start("the cache", s.cache.Start)
 	start("layer 2", s.layer2.Run)
 	start("probes on the LAN", s.kernels.run)
-	if err := watch(ctx, s.cache, s.changed, s.status); err != nil {
+	if err := errors.Join(watch(ctx, s.cache, s.feed, s.status), s.writes.watch(ctx, s.cache)); err != nil {
 		return err
 	}
 	if !s.cache.WaitForCacheSync(ctx) {
 		return context.Cause(ctx)
 	}
+	turn, err := s.awaitTurn(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.Close() // when the sessions have ended, and gossip has
 	members, err := s.join(ctx, parts)
 	if err != nil {
 		return err
@@ -162,10 +217,12 @@ func (s *Speaker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.health.await(before, sessions.published)
-	publisher := &statusWriter{
-		node: s.cfg.Node, client: s.client, links: s.links.Snapshot, announced: s.layer2.Announced, sessions: sessions,
+	if err := s.reachable.restore(ctx); err != nil {
+		return fmt.Errorf("reading which addresses did not answer before: %w", err)
 	}
+	s.daemonSet.Get(ctx)
+	s.health.await(before, sessions.published)
+	start("kube-proxy", s.kubeProxy.run)
 	start("records", s.records.run)
 	start("conflicts", s.conflicts.run)
 	start("suspicions", func(ctx context.Context) error { return s.kernels.tell(ctx, members.SendAll) })
@@ -174,18 +231,52 @@ func (s *Speaker) Run(ctx context.Context) error {
 	start("liveness", s.liveness.run)
 	start("BGP and BFD", sessions.run)
 	start("states of BGP and BFD", sessions.watch)
+	start("the kernel's routes", s.kernel.run)
+	start("questions for addresses", s.reachable.run)
 	// The status ends with ctx, before shutdown ends the sessions, so that the next speaker of this node knows which there were.
-	start("status", func(context.Context) error { return publisher.run(ctx, s.status) })
-	logger.Info("Started", "node", s.cfg.Node, "address", s.cfg.HostIP)
-	newLoop(s, members, sessions, newRoster(time.Now(), s.cfg.grace())).run(ctx)
+	start("status", func(context.Context) error { return s.publisher(sessions).run(ctx, s.status) })
+	defer time.AfterFunc(startsWithin, debug.FreeOSMemory).Stop()
+	logger.Info("Started", "node", s.cfg.Node, "addresses", s.cfg.hostIPs())
+	l := newLoop(s, members, sessions, newRoster(time.Now(), s.cfg.grace()))
+	l.fail = func(err error) { cancel(err) }
+	l.run(ctx)
 	shutdown{
 		node: s.cfg.Node, grace: s.cfg.grace(), cached: s.client, members: members,
-		silence: func() { s.layer2.Set(nil) }, endSessions: sessions.close,
+		daemonSet: s.daemonSet.Get, silence: func() { s.layer2.Set(nil) },
+		endSessions: func(ctx context.Context, mode bgp.CloseMode) {
+			sessions.close(ctx, mode)
+			s.kernel.close(ctx, mode)
+		},
+		yield: func(ctx context.Context) { sessions.yield(ctx, min(s.cfg.DrainTime, stopDrainTime)) },
 	}.run(ctx)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
+}
+
+// age returns for how long the Node of this speaker has existed, zero if that is not known.
+func (s *Speaker) age(ctx context.Context) time.Duration {
+	var node corev1.Node
+	if s.client.Get(ctx, client.ObjectKey{Name: s.cfg.Node}, &node) != nil {
+		return 0
+	}
+	return time.Since(node.CreationTimestamp.Time)
+}
+
+// publisher returns what publishes the state of this node.
+func (s *Speaker) publisher(sessions *sessions) *statusWriter {
+	unreachable := func() map[string]netip.Addr {
+		if nodes := s.unreachable.Load(); nodes != nil {
+			return *nodes
+		}
+		return nil
+	}
+	return &statusWriter{
+		node: s.cfg.Node, client: s.client, links: s.links.Snapshot, failing: s.layer2.Failing, failed: s.layer2.Failed,
+		cutOff: s.kernels.CutOff, sessions: sessions, kernelRoutes: s.kernel.condition, unreachable: unreachable, port: s.cfg.MembershipPort,
+		draining: s.draining, found: s.reachable.found,
+	}
 }
 
 // join makes this speaker a member of the gossip of the speakers, which ends with parts.
@@ -195,7 +286,8 @@ func (s *Speaker) join(ctx, parts context.Context) (*membership.Members, error) 
 		return nil, err
 	}
 	members, err := membership.Join(parts, membership.Config{
-		Node: s.cfg.Node, Bind: s.cfg.HostIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer, OnMessage: s.kernels.hear,
+		Node: s.cfg.Node, Bind: s.cfg.HostIP, Other: s.cfg.OtherIP, Port: s.cfg.MembershipPort, Key: key, Registerer: s.cfg.Registerer,
+		OnMessage: s.kernels.hear,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("joining the other speakers: %w", err)

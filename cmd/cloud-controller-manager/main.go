@@ -76,6 +76,9 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 		"Namespace in which the speakers look for their Secrets, and the key of their gossip is made; default that of --namespace.")
 	classOnly := flags.FlagSet("tandem").Bool("load-balancer-class-only", false,
 		"Serve only Services with spec.loadBalancerClass tandem-lb.io/tandem and leave those without a class to another provider.")
+	former := flags.FlagSet("tandem").StringSlice("load-balancer-class", nil,
+		"Further values of spec.loadBalancerClass to serve, such as purelb.io/purelb: those of a load balancer that is gone, since the class of a "+
+			"Service cannot be changed.")
 	rules := request.Rules{Honour: slices.Clone(request.AllProducts), CrossNamespace: request.OptIn}
 	flags.FlagSet("tandem").Var(&rules.Honour, "honour-annotations",
 		"Other load balancers whose annotations on Services are read like Tandem's own, separated by commas; empty for none.")
@@ -84,6 +87,7 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 			"each names the other's namespace. Allow: also where both have a sharing key in an annotation of MetalLB.")
 
 	newCloud := func(c *config.CompletedConfig) cloudprovider.Interface {
+		boundConnections(c.SecureServing)
 		// With credentials for each controller the framework builds their clients from another configuration.
 		if !c.ComponentConfig.KubeCloudShared.UseServiceAccountCredentials {
 			shutDownOnSignal(c.Kubeconfig, c.ComponentConfig.Generic.LeaderElection)
@@ -97,6 +101,7 @@ func newCommand(opts *options.CloudControllerManagerOptions) *cobra.Command {
 			Namespace:        *namespace,
 			SecretsNamespace: cmp.Or(*secrets, *namespace),
 			ClassOnly:        *classOnly,
+			FormerClasses:    *former,
 			NodesOnly: !genericcontrollermanager.IsControllerEnabled(
 				names.ServiceLBController, app.ControllersDisabledByDefault, c.ComponentConfig.Generic.Controllers),
 			LeaseDuration: c.ComponentConfig.Generic.LeaderElection.LeaseDuration.Duration,

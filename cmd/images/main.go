@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images is a build tool: it compiles Tandem's programs and writes their container images, without a container engine, into dist/release.
+// Command images is a build tool: it compiles Tandem's programs and writes their container images, without a container engine, and the archives of the plugin
+// of kubectl, into dist/release.
 //
 //	go run ./cmd/images -version v0.1.0                          # what a release has of images, for every platform
 //	go run ./cmd/images -version v0.1.0 -platforms=linux/amd64   # for one
@@ -50,6 +51,7 @@ func main() {
 func run() int {
 	var b build
 	selected := flag.String("platforms", platforms, "platforms, separated by commas")
+	selectedForPlugin := flag.String("plugin-platforms", pluginPlatforms, "platforms for which the plugin of kubectl is packed, separated by commas")
 	flag.StringVar(&b.version, "version", "v0.0.0-dev", "semantic version: the tag of the images")
 	flag.StringVar(&b.commit, "commit", "", "commit that the images are labelled with")
 	flag.StringVar(&b.ldflags, "ldflags", "", "flags of the linker, which have to set the version of the programs")
@@ -63,7 +65,11 @@ func run() int {
 		return 1
 	}
 	defer os.RemoveAll(b.binaries)
-	if err := b.release(ctx, strings.Split(*selected, ",")); err != nil {
+	err := b.release(ctx, strings.Split(*selected, ","))
+	if err == nil {
+		err = b.plugin(ctx, strings.Split(*selectedForPlugin, ","))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
 		return 1
 	}

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -23,4 +25,27 @@ func TestReferenceOfFlags(t *testing.T) {
 		"In the chart they are values, or items of `speaker.extraArgs`.\n\n"+documents.Flags(flags)+
 		"\n`tandem-speaker health healthz` and `tandem-speaker health readyz` ask the speaker of the same container for its health, as the\n"+
 		"kubelet's probes do.\n")
+}
+
+// TestFlagsAreValidated: a value that cannot work ends the speaker at once, with the name of its flag.
+func TestFlagsAreValidated(t *testing.T) {
+	good := options{node: "node1", namespace: "tandem-system", membershipPort: 7573, announcementRate: 500}
+	if err := good.validate(); err != nil {
+		t.Errorf("good flags: %v", err)
+	}
+	for flag, edit := range map[string]func(*options){
+		"--node-name":                func(o *options) { o.node = "" },
+		"--namespace":                func(o *options) { o.namespace = "" },
+		"--restart-grace":            func(o *options) { o.restartGrace = -time.Second },
+		"--lan-probe-interval":       func(o *options) { o.lanProbeInterval = -time.Second },
+		"--membership-port":          func(o *options) { o.membershipPort = 0 },
+		"--layer2-announcement-rate": func(o *options) { o.announcementRate = 0 },
+		"--tls-private-key-file":     func(o *options) { o.metrics.CertFile = "tls.crt" },
+	} {
+		o := good
+		edit(&o)
+		if err := o.validate(); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("%v, want an error that names %s", err, flag)
+		}
+	}
 }

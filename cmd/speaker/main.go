@@ -8,9 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -41,6 +46,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker"
+	"github.com/tandem-lb/tandem/speaker/kernelroutes"
 	"github.com/tandem-lb/tandem/speaker/lan"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/nodeinfo"
@@ -54,11 +60,20 @@ type options struct {
 	metrics            serving.Metrics
 	metricsSecure      bool
 	healthSocket       string
+	lookingGlass       string
 	membershipPort     uint16
 	restartGrace       time.Duration
 	lanProbeInterval   time.Duration
 	announcementRate   uint16
+	realtime           bool
+	cleanup            bool
+	drainTime          time.Duration
+	drainOnCordon      bool
 }
+
+// gcPercent is how much the heap may grow beyond what is in use, unless the environment variable GOGC says something else. Most of it is what the API
+// holds, which lies there unchanged: with the default of 100 a speaker takes twice the memory, for a few tenths of a per cent of a processor.
+const gcPercent = 50
 
 func main() { os.Exit(cli.Run(command())) }
 
@@ -76,6 +91,9 @@ func command() *cobra.Command {
 			if err := logsapi.ValidateAndApply(logOptions, nil); err != nil {
 				return err
 			}
+			if o.cleanup {
+				return kernelroutes.Clear()
+			}
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			return run(ctx, o)
@@ -83,8 +101,8 @@ func command() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "Name of this node; default from the environment variable NODE_NAME.")
-	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it; default an InternalIP of the Node, "+
-		"IPv4 if it has one, or while it has none the address of the interface with the default route.")
+	flags.StringVar(&o.hostIP, "host-ip", "", "Address of this node by which other speakers reach it, or one of each family, separated by a "+
+		"comma; default the InternalIPs of the Node, or while it has none the address of the interface with the default route.")
 	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"),
 		"Namespace of Tandem, with the Leases of the speakers; default from the environment variable POD_NAMESPACE.")
 	flags.StringVar(&o.secrets, "secrets-namespace", "",
@@ -96,13 +114,22 @@ func command() *cobra.Command {
 	flags.StringVar(&o.metrics.CertFile, "tls-cert-file", "", "File with the certificate of the metrics port, read for each connection; "+
 		"without it the speaker makes one that nobody has signed.")
 	flags.StringVar(&o.metrics.KeyFile, "tls-private-key-file", "", "File with the key of --tls-cert-file.")
+	flags.StringVar(&o.lookingGlass, "looking-glass-bind-address", "127.0.0.1:7576", "Address of loopback for what this speaker does by BGP and BFD, as "+
+		"JSON: /bgp/sessions, /bgp/routes?peer=NAME and /bfd; empty for none.")
 	flags.Uint16Var(&o.membershipPort, "membership-port", 7573, "UDP and TCP port on which speakers watch each other, the same on every node.")
 	flags.DurationVar(&o.restartGrace, "restart-grace", 30*time.Second, "How long the addresses of a node stay there while its speaker restarts, or has "+
 		"crashed, and the node itself answers on the LAN; 0 moves them at once.")
-	flags.DurationVar(&o.lanProbeInterval, "lan-probe-interval", lan.Interval, "How often a few other nodes are asked by ARP and neighbour solicitations "+
-		"whether they live; 0 asks nobody, and then the addresses of a node move whenever its speaker stops.")
+	flags.DurationVar(&o.lanProbeInterval, "lan-probe-interval", lan.Interval, "How often a few other nodes are asked by ARP, neighbour "+
+		"solicitations and ICMP echoes whether they live; 0 asks nobody, and then the addresses of a node move whenever its speaker stops.")
+	flags.DurationVar(&o.drainTime, "drain-time", 10*time.Second, "How long a node that is drained, excluded or deleted goes on announcing by BGP with the "+
+		"least preference before it withdraws its routes; as long as routers take to follow. At the end of a speaker it is 5s at most.")
+	flags.BoolVar(&o.drainOnCordon, "drain-on-cordon", false, "Whether a node that is cordoned announces nothing, as one with the annotation tandem-lb.io/drain.")
 	flags.Uint16Var(&o.announcementRate, "layer2-announcement-rate", layer2.DefaultRate, "How many gratuitous ARP packets and unsolicited neighbour "+
 		"advertisements an interface sends a second at most; keep it below what switches and routers take (storm control, ARP policing).")
+	flags.BoolVar(&o.realtime, "realtime", false, "Whether the speaker has the real-time policy SCHED_RR, so that a node whose processors are busy is not taken "+
+		"for dead, nor late to see that another has died. It needs the capability SYS_NICE; without it the speaker goes on as it is.")
+	flags.BoolVar(&o.cleanup, "cleanup", false, "Take the routes, addresses and interfaces of InterfaceAdvertisements out of the kernel, and end. "+
+		"It needs NET_ADMIN in the network of the node, and no API server.")
 	cmd.PersistentFlags().StringVar(&o.healthSocket, "health-socket", "/run/tandem/health.sock", "Unix socket for the health of this speaker.")
 	verflag.AddFlags(flags)
 	logsapi.AddFlags(logOptions, flags)
@@ -121,21 +148,16 @@ func command() *cobra.Command {
 func run(ctx context.Context, o options) error {
 	logger := klog.FromContext(ctx)
 	ctrl.SetLogger(logr.New(logger.GetSink()))
-	for flag, value := range map[string]string{"--node-name": o.node, "--namespace": o.namespace} {
-		if value == "" {
-			return fmt.Errorf("%s is empty; set it, or its environment variable as the manifests do", flag)
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if o.realtime {
+		if err := realtime(); err != nil {
+			logger.Error(err, "Failed to get a real-time policy, going on without")
 		}
 	}
-	for flag, value := range map[string]time.Duration{"--restart-grace": o.restartGrace, "--lan-probe-interval": o.lanProbeInterval} {
-		if value < 0 {
-			return fmt.Errorf("%s is %v; give a duration of 0 or more, as 30s", flag, value)
-		}
-	}
-	if o.announcementRate == 0 {
-		return errors.New("--layer2-announcement-rate is 0; give a number a second, as 500")
-	}
-	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
-		return errors.New("--tls-cert-file and --tls-private-key-file go together")
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
 	if err != nil {
@@ -157,7 +179,7 @@ func run(ctx context.Context, o options) error {
 	metrics.Registry.MustRegister(build)
 	var running atomic.Pointer[speaker.Speaker]
 	defer o.serve(ctx, clientset, &running)()
-	hostIP, err := o.hostAddress(ctx, clientset)
+	hostIP, otherIP, err := o.hostAddresses(ctx, clientset)
 	if err != nil {
 		return err
 	}
@@ -167,12 +189,16 @@ func run(ctx context.Context, o options) error {
 	s, err := speaker.New(speaker.Config{
 		Node:             o.node,
 		HostIP:           hostIP,
+		OtherIP:          otherIP,
+		HostIPFixed:      o.hostIP != "",
 		Namespace:        o.namespace,
 		SecretsNamespace: cmp.Or(o.secrets, o.namespace),
 		MembershipPort:   o.membershipPort,
 		RestartGrace:     o.restartGrace,
 		LANProbeInterval: o.lanProbeInterval,
 		AnnouncementRate: int(o.announcementRate),
+		DrainTime:        o.drainTime,
+		DrainOnCordon:    o.drainOnCordon,
 		REST:             config,
 		Registerer:       metrics.Registry,
 		Recorder:         broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
@@ -182,6 +208,33 @@ func run(ctx context.Context, o options) error {
 	}
 	running.Store(s)
 	return s.Run(ctx)
+}
+
+// validate returns an error that names the flag that is wrong, and what to give.
+func (o options) validate() error {
+	for flag, value := range map[string]string{"--node-name": o.node, "--namespace": o.namespace} {
+		if value == "" {
+			return fmt.Errorf("%s is empty; set it, or its environment variable as the manifests do", flag)
+		}
+	}
+	for flag, value := range map[string]time.Duration{"--restart-grace": o.restartGrace, "--lan-probe-interval": o.lanProbeInterval, "--drain-time": o.drainTime} {
+		if value < 0 {
+			return fmt.Errorf("%s is %v; give a duration of 0 or more, as 30s", flag, value)
+		}
+	}
+	if host, _, err := net.SplitHostPort(o.lookingGlass); o.lookingGlass != "" && (err != nil || !serving.IsLoopback(host)) {
+		return fmt.Errorf("--looking-glass-bind-address is %q; give an address of loopback, as 127.0.0.1:7576, since it asks nobody for a token", o.lookingGlass)
+	}
+	if o.membershipPort == 0 {
+		return errors.New("--membership-port is 0; give the same port on every node, as 7573")
+	}
+	if o.announcementRate == 0 {
+		return errors.New("--layer2-announcement-rate is 0; give a number a second, as 500")
+	}
+	if (o.metrics.CertFile == "") != (o.metrics.KeyFile == "") {
+		return errors.New("--tls-cert-file and --tls-private-key-file go together")
+	}
+	return nil
 }
 
 // serve serves metrics and health until the function that it returns is called: a speaker that is stopping is still asked for its health. Neither
@@ -213,30 +266,36 @@ func (o options) serve(ctx context.Context, reviews kubernetes.Interface, runnin
 			klog.FromContext(ctx).Error(err, "Failed to serve health: the kubelet's probes will fail", "socket", o.healthSocket)
 		}
 	})
+	if o.lookingGlass != "" {
+		servers.Go(func() {
+			serving.Local{Address: o.lookingGlass, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if s := running.Load(); s != nil {
+					s.LookingGlass().ServeHTTP(w, r)
+					return
+				}
+				http.Error(w, "still looking for the address of this node", http.StatusServiceUnavailable)
+			})}.Run(ctx)
+		})
+	}
 	return func() { cancel(); servers.Wait() }
 }
 
-// hostAddress returns the address of this node by which other speakers reach it. The downward API cannot tell it: a kubelet with
-// --cloud-provider=external and without --node-ip knows no address until the cloud provider has initialised the node, and starts no
-// container that asks for it. The cloud provider in turn waits for this speaker to report the addresses of the node.
-func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface) (netip.Addr, error) {
+// hostAddresses returns the address of this node by which other speakers reach it, and that of the other family, if it has one. The downward
+// API cannot tell it: a kubelet with --cloud-provider=external and without --node-ip knows no address until the cloud provider has initialised the
+// node, and starts no container that asks for it. The cloud provider in turn waits for this speaker to report the addresses of the node.
+func (o options) hostAddresses(ctx context.Context, clientset kubernetes.Interface) (address, other netip.Addr, err error) {
 	if o.hostIP != "" {
-		address, err := netip.ParseAddr(o.hostIP)
-		if err != nil {
-			return netip.Addr{}, fmt.Errorf("--host-ip: %w", err)
-		}
-		return address, nil
+		return parseHostIP(o.hostIP)
 	}
-	var address netip.Addr
-	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		node, err := clientset.CoreV1().Nodes().Get(ctx, o.node, metav1.GetOptions{})
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Failed to read this node, trying again", "node", o.node)
 			return false, nil
 		}
-		// IPv4 where the node has it, whichever it names first: speakers find each other only within one family.
-		if address = nodeinfo.InternalIP(node, family.IPv4); !address.IsValid() {
-			address = nodeinfo.InternalIP(node, family.IPv6)
+		address, other = nodeinfo.InternalIP(node, family.IPv4), nodeinfo.InternalIP(node, family.IPv6)
+		if !address.IsValid() {
+			address, other = other, netip.Addr{}
 		}
 		// A node that is not initialised may yet get an IPv4 address, which its speaker finds.
 		if address.Is4() || address.IsValid() && !nodeinfo.Uninitialized(node) {
@@ -244,11 +303,39 @@ func (o options) hostAddress(ctx context.Context, clientset kubernetes.Interface
 		}
 		ip, err := utilnet.ChooseHostInterface()
 		address, _ = netip.AddrFromSlice(ip)
-		address = address.Unmap()
+		address, other = address.Unmap(), netip.Addr{}
 		return true, err
 	})
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("looking for the address of node %s: %w", o.node, err)
+		return netip.Addr{}, netip.Addr{}, fmt.Errorf("looking for the address of node %s: %w", o.node, err)
 	}
-	return address, nil
+	if other.IsValid() && !isLocal(other) {
+		klog.FromContext(ctx).Info("The Node has an address of the other family that none of its interfaces has", "address", other)
+		other = netip.Addr{}
+	}
+	return address, other, nil
+}
+
+// parseHostIP reads one address, or one of each family.
+func parseHostIP(text string) (address, other netip.Addr, err error) {
+	first, second, two := strings.Cut(text, ",")
+	if address, err = netip.ParseAddr(strings.TrimSpace(first)); err == nil && two {
+		other, err = netip.ParseAddr(strings.TrimSpace(second))
+	}
+	if err == nil && two && family.Of(address) == family.Of(other) {
+		err = fmt.Errorf("%s and %s are of one family; give one address, or one of each family, as 198.51.100.11,2001:db8::11", address, other)
+	}
+	if err != nil {
+		return netip.Addr{}, netip.Addr{}, fmt.Errorf("--host-ip: %w", err)
+	}
+	return address, other, nil
+}
+
+// isLocal reports whether an interface of this node has an address.
+func isLocal(address netip.Addr) bool {
+	all, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(all, func(a net.Addr) bool {
+		prefix, err := netip.ParsePrefix(a.String())
+		return err == nil && prefix.Addr() == address
+	})
 }

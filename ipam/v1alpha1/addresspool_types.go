@@ -108,6 +108,12 @@ type AddressPoolSpec struct {
 	// +kubebuilder:default=Allowed
 	FixedAddresses FixedAddresses `json:"fixedAddresses,omitempty"`
 
+	// adoptExternalIPs lets `kubectl tandem externalips adopt` make load balancers of Services that have addresses of the pool in
+	// spec.externalIPs. Anybody who may create a Service can write any address there, so that the pool has to consent. Without it
+	// they are left alone.
+	// +optional
+	AdoptExternalIPs bool `json:"adoptExternalIPs,omitempty"`
+
 	// reuseAfter is how long an address waits after its release before another Service may get it. A Service of the same
 	// namespace and name gets it at once. Without it, or with 0s, no address waits.
 	// +optional

@@ -58,7 +58,7 @@ const (
 	AnnotationShareWithNamespaces = "tandem-lb.io/share-with-namespaces"
 
 	// AnnotationPreferredNodes is a label selector of nodes ("rack=1"). Where layer 2 announces the Service, such a node is
-	// preferred. It has no effect in this version.
+	// preferred, as by preferredNodes of an L2Advertisement with the weight 100.
 	AnnotationPreferredNodes = "tandem-lb.io/preferred-nodes"
 )
 
@@ -72,23 +72,21 @@ const (
 	AnnotationRegion = "tandem-lb.io/region"
 
 	// AnnotationDrain, set to "true", moves what the node announces to other nodes, and keeps it from announcing until it is
-	// removed. It has no effect in this version.
+	// removed.
 	AnnotationDrain = "tandem-lb.io/drain"
 
-	// AnnotationBGPASN is the node's own autonomous system number, stronger than spec.myASN of a BGPPeer. It has no effect in this
-	// version.
+	// AnnotationBGPASN is the node's own autonomous system number, stronger than spec.myASN of a BGPPeer.
 	AnnotationBGPASN = "tandem-lb.io/bgp-asn"
 
-	// AnnotationBGPRouterID is the node's BGP identifier, an IPv4 address, stronger than spec.routerID of a BGPPeer. It has no effect
-	// in this version.
+	// AnnotationBGPRouterID is the node's BGP identifier, an IPv4 address, stronger than spec.routerID of a BGPPeer.
 	AnnotationBGPRouterID = "tandem-lb.io/bgp-router-id"
 
 	// AnnotationBGPSourceIPv4 is the address that the node opens sessions with IPv4 peers from, stronger than spec.sourceAddress of a
-	// BGPPeer. It has no effect in this version.
+	// BGPPeer.
 	AnnotationBGPSourceIPv4 = "tandem-lb.io/bgp-source-ipv4"
 
 	// AnnotationBGPSourceIPv6 is the address that the node opens sessions with IPv6 peers from, stronger than spec.sourceAddress of a
-	// BGPPeer. It has no effect in this version.
+	// BGPPeer.
 	AnnotationBGPSourceIPv6 = "tandem-lb.io/bgp-source-ipv6"
 )
 
@@ -284,6 +282,9 @@ const (
 	// EventAnnouncingLayer2 says which node answers for the addresses of the Service, and on which interfaces.
 	EventAnnouncingLayer2 = "AnnouncingLayer2"
 
+	// EventTargetRefused says that the node that spec.target of the Service's L2Announcement names cannot take its addresses over, and why.
+	EventTargetRefused = "TargetRefused"
+
 	// EventNotAnnounced says why an address of the Service has not been announced for ten seconds.
 	EventNotAnnounced = "NotAnnounced"
 
@@ -306,6 +307,11 @@ const (
 	// EventInvalidTopologyLabel says that AnnotationZone or AnnotationRegion of a Node cannot be the value of a label, and why.
 	EventInvalidTopologyLabel = "InvalidTopologyLabel"
 
-	// EventNotImplemented names an annotation of a Node or a Service that has no effect in this version.
-	EventNotImplemented = "NotImplemented"
+	// EventInvalidAnnotation names an annotation of a Node or a Service whose value cannot be read, and so has no effect, and says what is wrong
+	// with it.
+	EventInvalidAnnotation = "InvalidAnnotation"
+
+	// EventDraining says that the Node hands over what it announces, and why. EventDrained says that it announces nothing any more.
+	EventDraining = "Draining"
+	EventDrained  = "Drained"
 )

@@ -13,10 +13,13 @@ import (
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// mostNamespaces is how many namespaces the condition AtLimit names.
+// mostNamespaces is how many namespaces the condition AtLimit names. A status is read by all who watch pools, and a cluster may have thousands of
+// namespaces.
 const mostNamespaces = 10
 
 // setAtLimit sets the condition AtLimit, as in "IPv4: 2 namespaces have 4 or more: blog, shop". A pool without limits has none.
+// With limits that no namespace has reached it is False, so that `kubectl wait` can wait for either. A namespace may have more than its limit:
+// one that was lowered takes nothing away.
 func setAtLimit(ap *v1alpha1.AddressPool, u ipam.PoolUsage, set func(conditionType string, is bool, reason, message string)) {
 	if ap.Spec.Limits == nil {
 		meta.RemoveStatusCondition(&ap.Status.Conditions, v1alpha1.ConditionAtLimit)

@@ -43,13 +43,19 @@ var (
 		Name: "tandem_pool_reserved_addresses", Help: "Addresses of an AddressPool that are never given, such as those of Nodes, by family.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
+	valid = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Name: "tandem_pool_valid", Help: "Whether the spec of an AddressPool can be used; alert on 0, the condition Ready says why.",
+		StabilityLevel: metrics.ALPHA,
+	}, []string{"pool"})
 	reservedInUse = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Name: "tandem_pool_reserved_in_use_addresses", Help: "Reserved addresses of an AddressPool that Services hold, by family; alert above 0.",
 		StabilityLevel: metrics.ALPHA,
 	}, []string{"pool", "family"})
 )
 
-func init() { legacyregistry.MustRegister(capacity, allocated, available, reserved, reservedInUse) }
+func init() {
+	legacyregistry.MustRegister(capacity, allocated, available, reserved, reservedInUse, valid)
+}
 
 // series names one series of each gauge.
 type series struct {
@@ -59,15 +65,33 @@ type series struct {
 
 var (
 	gaugesMu sync.Mutex
-	shown    = map[series]bool{} // series that the gauges have; gaugesMu guards it
+	shown    = map[series]bool{} // series that the gauges of a family have; gaugesMu guards it
+	judged   = map[string]bool{} // pools that the gauge valid has; gaugesMu guards it
 )
 
 // SetGauges sets the gauges of all pools, before any status is written: the API may take its time, and a scrape meanwhile finds all
 // series. Only the series of what no pool has any more go. For example, when lan loses its IPv6 ranges, its five series of IPv6 go, and
-// those of IPv4 stay.
-func SetGauges(usage map[string]ipam.PoolUsage) {
+// those of IPv4 stay. A pool without usage is younger than the allocator's view, and its validity is not judged yet.
+func SetGauges(pools []v1alpha1.AddressPool, usage map[string]ipam.PoolUsage) {
 	gaugesMu.Lock()
 	defer gaugesMu.Unlock()
+	for name := range judged {
+		if _, ok := usage[name]; !ok {
+			valid.DeleteLabelValues(name)
+			delete(judged, name)
+		}
+	}
+	for i := range pools {
+		if u, ok := usage[pools[i].Name]; ok {
+			value := 1.0
+			if invalid(&pools[i], u) != "" {
+				value = 0
+			}
+			valid.WithLabelValues(pools[i].Name).Set(value)
+			judged[pools[i].Name] = true
+		}
+	}
+	// Series are deleted one by one. To reset a gauge and to fill it again would leave scrapes in between without any.
 	for s := range shown {
 		if _, ok := usage[s.pool].Families[s.family]; !ok {
 			for _, gauge := range []*metrics.GaugeVec{capacity, allocated, available, reserved, reservedInUse} {
@@ -77,6 +101,8 @@ func SetGauges(usage map[string]ipam.PoolUsage) {
 		}
 	}
 	for name, u := range usage {
+		// Held are the reserved addresses that Services have, of both families: 192.0.2.11 was given to web before node1 came with it. They count
+		// as allocated too.
 		inUse := map[family.Family]int{}
 		for _, address := range u.Reserved.Held {
 			inUse[family.Of(address)]++
@@ -122,27 +148,22 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 			Type: conditionType, Status: state, Reason: reason, Message: message, ObservedGeneration: ap.Generation,
 		})
 	}
-	var full, void []string
+	// full are the families without a free address, and cooling is how many addresses of them wait for reuseAfter: the message says that
+	// some will be free without anybody's doing.
+	var full []string
 	var cooling int64
 	for _, af := range family.All {
 		switch f, ok := u.Families[af]; {
 		case ok && f.Capacity == 0 && u.Reserved.Addresses[af] > 0:
 			full = append(full, string(af)) // A reservation may end.
-		case ok && f.Capacity == 0:
-			void = append(void, "spec."+strings.ToLower(string(af)))
-		case ok && f.Available == 0:
+		case ok && f.Capacity > 0 && f.Available == 0:
 			full = append(full, string(af))
 			cooling += f.Cooling
 		}
 	}
-	switch invalid := request.ParsePool(ap).Invalid; {
-	case invalid != nil:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, invalid.Error())
-	case len(u.Families) == 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges")
-	case len(void) > 0:
-		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid,
-			strings.Join(void, " and ")+" excludes every address of its ranges; add ranges or exclude fewer")
+	switch why := invalid(ap, u); {
+	case why != "":
+		set(v1alpha1.ConditionReady, false, v1alpha1.ReasonInvalid, why)
 	case len(full) > 0:
 		message := "no free " + strings.Join(full, " and no free ") + " address; add ranges or delete Services"
 		if cooling > 0 {
@@ -155,6 +176,28 @@ func Set(ap *v1alpha1.AddressPool, u ipam.PoolUsage) {
 	setOverlaps(u, set)
 	setReserved(u.Reserved, set)
 	setAtLimit(ap, u, set)
+}
+
+// invalid says why a pool's spec cannot be used, and what to write; it returns nothing where the spec is good. A pool that is merely full, or
+// whose last addresses Nodes have, is good. For example, ranges [192.0.2.0/30] with exclude [192.0.2.0/29] is not: "spec.ipv4 excludes every
+// address of its ranges; add ranges or exclude fewer". One bad family makes the pool invalid, and Services of the other go on.
+func invalid(ap *v1alpha1.AddressPool, u ipam.PoolUsage) string {
+	if err := request.ParsePool(ap).Invalid; err != nil {
+		return err.Error()
+	}
+	if len(u.Families) == 0 {
+		return "spec: the pool has no range; add spec.ipv4.ranges or spec.ipv6.ranges"
+	}
+	var void []string
+	for _, af := range family.All {
+		if f, ok := u.Families[af]; ok && f.Capacity == 0 && u.Reserved.Addresses[af] == 0 {
+			void = append(void, "spec."+strings.ToLower(string(af)))
+		}
+	}
+	if len(void) == 0 {
+		return ""
+	}
+	return strings.Join(void, " and ") + " excludes every address of its ranges; add ranges or exclude fewer"
 }
 
 // setOverlaps sets the conditions Overlapping and Stranded. For example, lan is 192.0.2.0/24 and all is 192.0.0.0/16: both are

@@ -223,9 +223,20 @@ func TestGauges(t *testing.T) {
 			Reserved: ipam.ReservedUsage{Addresses: map[family.Family]int64{family.IPv6: 4}, Held: fixture.Addrs("2001:db8::1 192.0.2.1")},
 		}}
 	}
-	SetGauges(map[string]ipam.PoolUsage{"gone": usage(1)["gauges"], "gauges": usage(1)["gauges"]})
+	pools := []v1alpha1.AddressPool{*fixture.Pool("gauges", "2001:db8::/125"), *fixture.Pool("gone", "2001:db8:1::/125"), *fixture.Pool("young", "2001:db8:2::/125")}
+	SetGauges(pools, map[string]ipam.PoolUsage{"gone": usage(1)["gauges"], "gauges": usage(1)["gauges"]})
 	kept := available.WithLabelValues("gauges", "IPv6")
-	SetGauges(usage(5))
+	SetGauges(pools[:1], usage(5))
+	if got, err := testutil.GetGaugeMetricValue(valid.WithLabelValues("gauges")); err != nil || got != 1 {
+		t.Errorf("valid: %v, %v, want 1", got, err)
+	}
+	SetGauges([]v1alpha1.AddressPool{*fixture.Pool("gauges", "2001:db8::/1290")}, usage(5))
+	if got, err := testutil.GetGaugeMetricValue(valid.WithLabelValues("gauges")); err != nil || got != 0 {
+		t.Errorf("valid with a range that is none: %v, %v, want 0", got, err)
+	}
+	if n := promtest.CollectAndCount(valid.GaugeVec); n != 1 {
+		t.Errorf("valid: %d series, want that of the pool that is left", n)
+	}
 	if got, err := testutil.GetGaugeMetricValue(kept); err != nil || got != 5 {
 		t.Errorf("the series of a pool that stays has %v, %v, want 5: it was made anew, and was gone for a moment", got, err)
 	}

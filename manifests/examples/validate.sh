@@ -42,8 +42,9 @@ is_true() {
 
 # sessions_are_up looks for BGP sessions that are not established.
 sessions_are_up() {
-	! kubectl get speakerstatuses.tandem-lb.io \
-		--output 'jsonpath={range .items[*]}{.metadata.name}{": "}{.status.bgpSessions[?(@.state!="Established")].peer}{"\n"}{end}' | grep ': .'
+	down=$(kubectl get speakerstatuses.tandem-lb.io \
+		--output 'jsonpath={range .items[*]}{.metadata.name}{": "}{.status.bgpSessions[?(@.state!="Established")].peer}{"\n"}{end}') || return
+	! echo "$down" | grep ': .'
 }
 
 # rolled_out waits until all Pods of a Deployment or DaemonSet are there.
@@ -51,8 +52,22 @@ rolled_out() {
 	kubectl --namespace "$tandem" rollout status "$1" --timeout="$timeout"
 }
 
+# in_speaker prints a part of the DaemonSet of the speakers.
+in_speaker() {
+	kubectl --namespace "$tandem" get daemonset tandem-speaker --output "jsonpath=$1"
+}
+
+# speakers_run waits until a speaker runs on every node. Of a DaemonSet with the update strategy OnDelete, `kubectl rollout status` refuses to say
+# anything: there each node has a speaker, of this version or of the one before.
+speakers_run() {
+	[ "$(in_speaker '{.spec.updateStrategy.type}' 2>/dev/null)" = OnDelete ] || { rolled_out daemonset/tandem-speaker; return; }
+	available=$(in_speaker '{.status.numberAvailable}') && wanted=$(in_speaker '{.status.desiredNumberScheduled}') || return
+	echo "${available:-0} of $wanted speakers are available"
+	[ "$available" = "$wanted" ]
+}
+
 check "the controller manager runs" rolled_out deployment/tandem-cloud-controller-manager
-check "a speaker runs on every node" rolled_out daemonset/tandem-speaker
+check "a speaker runs on every node" speakers_run
 check "every speaker is ready" kubectl wait --for=condition=Ready speakerstatuses.tandem-lb.io --all --timeout="$timeout"
 check "every BGP session is established" sessions_are_up
 check "$namespace/$service has an address of each family that it requires" is_true tandem-lb.io/Allocated

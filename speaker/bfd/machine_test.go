@@ -347,6 +347,24 @@ func TestChange(t *testing.T) {
 	}
 }
 
+// TestAnAnswerToAnEarlierPoll: a speaker that is ended right after the session has come up polls twice. The first answer is not one to the
+// parameters with which the peer is to wait for half a minute.
+func TestAnAnswerToAnEarlierPoll(t *testing.T) {
+	w := newWire(t, 0, params(100*ms), params(100*ms))
+	w.up()
+	w.cut = [2]bool{true, true} // The test answers.
+	m := w.ends[0]
+	m.Change(w.now, params(200*ms))
+	m.Suspend(w.now)
+	final := w.ends[1].packet(true)
+	if send := m.Receive(w.now, final); m.Settled() || len(send) != 1 || !send[0].Poll || send[0].DesiredMinTx != 10*time.Second {
+		t.Errorf("after the first answer: settled %t, sends %+v, want a poll with 10 s", m.Settled(), send)
+	}
+	if m.Receive(w.now, final); !m.Settled() {
+		t.Error("the answer to the second poll settles nothing")
+	}
+}
+
 // TestLoss has every third packet lost: no three in a row, so that nothing happens.
 func TestLoss(t *testing.T) {
 	w := newWire(t, 0.5, params(100*ms), params(100*ms))
@@ -356,4 +374,166 @@ func TestLoss(t *testing.T) {
 		w.run(80 * ms)
 	}
 	w.want()
+}
+
+// any admits every discriminator.
+func any(uint32) bool { return true }
+
+// takeOver puts a new process in the place of an end, and returns its machine.
+func (w *wire) takeOver(end int, p Params, adopts func(uint32) bool) *Machine {
+	m := NewMachine(w.now, p, 77, func() float64 { return 0 })
+	m.Await(w.now, adopts)
+	w.ends[end] = m
+	return m
+}
+
+// TestTakeOver has one side end by Suspend, and another process follow. The peer notices nothing, and is watched as fast as before.
+func TestTakeOver(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		before, then Params
+		up           string
+	}{
+		{"with the same parameters", params(100 * ms), params(100 * ms), "23.025s a Up"},
+		{"with slower ones", params(100 * ms), params(300 * ms), "23.025s a Up"},
+		{"with faster ones", params(300 * ms), params(50 * ms), "23.175s a Up"},
+		{"by a passive side", params(100 * ms), Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 3, Passive: true}, "23.025s a Up"},
+		{
+			"with a multiplier that makes packets rare",
+			Params{Transmit: 10 * ms, Receive: 10 * ms, Multiplier: 255},
+			Params{Transmit: 10 * ms, Receive: 10 * ms, Multiplier: 2},
+			"23.025s a Up",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, 0, tt.before, params(100*ms))
+			w.up()
+			w.act(0, func(m *Machine) []Packet { return m.Suspend(w.now) })
+			if !w.ends[0].Settled() {
+				t.Fatal("the peer has not agreed")
+			}
+			if got := w.ends[1].Detection(); got < 29*time.Second || got > 31*time.Second {
+				t.Errorf("the peer waits for %v, want half a minute", got)
+			}
+			w.off[0] = true
+			w.run(20 * time.Second)
+			w.off[0] = false
+			m := w.takeOver(0, tt.then, any)
+			w.run(time.Second)
+			if got := w.ends[1].Detection(); got != time.Duration(tt.then.Multiplier)*time.Second {
+				t.Errorf("the peer waits for %v at first, want %d s", got, tt.then.Multiplier)
+			}
+			w.run(5 * time.Second)
+			if w.ends[0].State() != Up || !m.Settled() || m.Discriminator() != 10 {
+				t.Errorf("the successor is %v, settled %t, discriminator %d, want Up, true, 10", m.State(), m.Settled(), m.Discriminator())
+			}
+			want := time.Duration(tt.then.Multiplier) * max(tt.then.Transmit, 100*ms)
+			if got := w.ends[1].Detection(); got != want {
+				t.Errorf("the peer waits for %v, want %v", got, want)
+			}
+			w.run(10 * time.Second)
+			w.want(tt.up) // with the first packet of the peer
+			w.off[0] = true
+			w.run(want + 100*ms)
+			if w.ends[1].State() != Down {
+				t.Errorf("the peer is %v after the death of the successor, want Down", w.ends[1].State())
+			}
+		})
+	}
+}
+
+// TestNothingToTakeOver has a process wait for a session that nobody has left.
+func TestNothingToTakeOver(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		play func(w *wire)
+		want []string
+	}{
+		{
+			"a peer that is not up is answered at once", func(w *wire) { w.takeOver(0, params(100*ms), any); w.run(time.Second) },
+			[]string{"0s a Init", "0s b Up", "0s a Up"},
+		},
+		{
+			"one that says nothing is called after two seconds",
+			func(w *wire) {
+				w.ends[1] = NewMachine(start, Params{Transmit: 100 * ms, Receive: 100 * ms, Multiplier: 3, Passive: true}, 11, func() float64 { return 0 })
+				w.takeOver(0, params(100*ms), any)
+				w.run(3 * time.Second)
+			},
+			[]string{"2s b Init", "2s a Up", "2s b Up"},
+		},
+		{
+			"one whose session is with somebody else is left alone until it has ended",
+			func(w *wire) {
+				w.up()
+				w.off[0] = true
+				w.takeOver(0, params(100*ms), func(uint32) bool { return false })
+				w.off[0] = false
+				w.run(1500 * ms)
+			},
+			[]string{"3.3s b Down", "3.3s a Init", "3.3s b Up", "3.3s a Up"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, 0, params(100*ms), params(100*ms))
+			tt.play(w)
+			w.want(tt.want...)
+		})
+	}
+}
+
+// TestSuspendOfASessionThatIsNotUp has nothing to agree on.
+func TestSuspendOfASessionThatIsNotUp(t *testing.T) {
+	w := newWire(t, 0, params(100*ms), params(100*ms))
+	w.off[1] = true
+	w.run(time.Second)
+	if sent := w.ends[0].Suspend(w.now); len(sent) > 0 || !w.ends[0].Settled() {
+		t.Errorf("it sends %v, settled %t, want nothing", sent, w.ends[0].Settled())
+	}
+}
+
+// TestAdminDownIsSentThrice counts the packets that a peer gets while it could still take the silence for a failure.
+func TestAdminDownIsSentThrice(t *testing.T) {
+	w := newWire(t, 0, params(100*ms), params(100*ms))
+	w.up()
+	w.act(0, func(m *Machine) []Packet { return m.GoAdminDown(w.now) })
+	w.run(w.ends[0].AdminDownTime())
+	var at []time.Duration
+	for _, s := range w.sent[0] {
+		if s.State == AdminDown && !s.Final {
+			at = append(at, s.at)
+		}
+	}
+	if diff := cmp.Diff([]time.Duration{3000 * ms, 3100 * ms, 3200 * ms}, at); diff != "" {
+		t.Errorf("AdminDown was sent at (-want +got):\n%s", diff)
+	}
+}
+
+// TestAStallOfThisProcess has the machine asked much later than it wanted: the peer was heard all the while, if only later.
+func TestAStallOfThisProcess(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		heard bool
+		want  State
+	}{
+		{"the packets of the peer are received after it", true, Up},
+		{"the peer is silent after it", false, Down},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWire(t, 0, params(100*ms), params(100*ms))
+			w.up()
+			m := w.ends[0]
+			m.Tick(w.now.Add(500 * ms))
+			if m.State() != Up {
+				t.Fatalf("it is %v at once, want Up", m.State())
+			}
+			if tt.heard {
+				m.Receive(w.now.Add(550*ms), w.ends[1].packet(false))
+			}
+			m.Tick(w.now.Add(601 * ms))
+			if m.State() != tt.want {
+				t.Errorf("it is %v after one interval, want %v", m.State(), tt.want)
+			}
+		})
+	}
 }

@@ -5,7 +5,7 @@
 // that says how the session goes.
 //
 // The package imports netip and package family alone, so that every program can use it: the speaker decides and explains with these types,
-// and the controller manager writes the conditions of BGPPeers from them. Package gobgp speaks the protocol, in speakers only.
+// and the controller manager writes the conditions of BGPPeers from them. Package fsm speaks the protocol, in speakers only.
 package bgp
 
 import (
@@ -35,7 +35,8 @@ const (
 // State is a state of the BGP finite state machine (RFC 4271 §8.2.2).
 type State string
 
-// A session that is trying to connect is Active: GoBGP does not tell Connect and Active apart.
+// A session that opens a connection, or waits to open the next one, is Active; RFC 4271 calls the first of the two Connect. One that must
+// open none for now is Idle, and its LastError says why.
 const (
 	Idle        State = "Idle"
 	Active      State = "Active"
@@ -44,7 +45,16 @@ const (
 	Established State = "Established"
 )
 
-// SessionState is what is known about a declared session.
+// RouteState is a declared route as the peer is told it, and whether it has been.
+type RouteState struct {
+	// Route has the attributes that the peer is told: no LocalPref where the session is external, and no Prepend where it is internal.
+	Route
+	// Withheld says why the peer of the session has not been sent the route; it is empty if it has.
+	Withheld string
+}
+
+// SessionState is what is known about a declared session. A field that says so describes an established session, and has its zero value
+// while there is none.
 type SessionState struct {
 	// Peer is the peer's name, Address its address.
 	Peer    string
@@ -52,17 +62,31 @@ type SessionState struct {
 	State   State
 	// Since is when the session was established or, while it is not, when it was lost or declared.
 	Since time.Time
+	// Local is this node's address of the established session, which the kernel has chosen where the peer has no SourceAddress. A link-local
+	// one has its interface as the zone.
+	Local netip.Addr
 	// RemoteASN and RouterID are what the peer's OPEN said. They stay after a loss.
 	RemoteASN uint32
 	RouterID  netip.Addr
-	// Families are the negotiated ones, in the order of the peer's declaration; none while not Established.
+	// Families are the negotiated ones of the established session, in the order of the peer's declaration.
 	Families []family.Family
+	// HoldTime is the negotiated one of the established session: the lesser of the two that were proposed, and 0 where neither side sends
+	// KEEPALIVEs.
+	HoldTime time.Duration
+	// GracefulRestart says of the established session that both sides have agreed to RFC 4724, so that the peer keeps the routes while this
+	// speaker restarts.
+	GracefulRestart bool
 	// Advertised counts the prefixes that the peer has been sent, for each negotiated family.
 	Advertised map[family.Family]int
-	// Withheld counts the declared prefixes that the peer cannot be sent, for each family that has some: the family was
-	// not negotiated, or they are IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950. Empty while
-	// not Established.
+	// Withheld counts the declared prefixes that the peer of the established session cannot be sent, for each family that has some: the
+	// family was not negotiated, or they are IPv4 prefixes with an IPv6 next hop and the peer has not offered RFC 8950.
 	Withheld map[family.Family]int
-	// LastError is the latest thing that went wrong. A session that is Established again keeps it.
-	LastError string
+	// Received counts the prefixes that the peer of the established session announces, for each negotiated family. Nothing is done with
+	// them. Where Peer.MaxReceivedPrefixes sets no bound, the sum of the counts stops at 100,000.
+	Received map[family.Family]int
+	// LastError is the latest thing that went wrong, and LastErrorAt when it did so first. While the session is not established, it is why
+	// the session was lost, followed by why the latest attempt since has failed. A session that is established again keeps the first part.
+	// For example, "hold timer expired; since then: dial tcp 192.0.2.1:179: connect: connection refused" becomes "hold timer expired".
+	LastError   string
+	LastErrorAt time.Time
 }

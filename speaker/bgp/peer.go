@@ -3,6 +3,7 @@
 package bgp
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -20,14 +21,15 @@ type DynamicASN string
 const (
 	// Internal is the same AS as ours.
 	Internal DynamicASN = "Internal"
-	// External is any AS but ours. GoBGP accepts any AS, ours too, so that a peer of our own AS is found out after the OPEN
-	// messages. It is shut down with CEASE then, and stays down until its declaration changes. Nor does GoBGP set the TTL
-	// of the connection to 1, since it does not know the session to be external: use TTLSecurityHops for that.
+	// External is any AS but ours. The OPEN of a peer that is of our own AS is refused, and it is tried again a minute later.
 	External DynamicASN = "External"
 )
 
 // Password is a TCP MD5 key (RFC 2385). It prints as "REDACTED".
 type Password string
+
+// MaxPasswordBytes is the length of the longest Password that the kernel takes (TCP_MD5SIG_MAXKEYLEN).
+const MaxPasswordBytes = 80
 
 // String keeps the key out of logs and errors.
 func (Password) String() string { return "REDACTED" }
@@ -55,18 +57,27 @@ type Peer struct {
 	// Address is the neighbour's. A link-local one has the interface as its zone, as in fe80::1%eth1.
 	Address netip.Addr
 	Port    uint16
+	// Unnumbered says that the user names the peer by its interface, and that Address was learned from the router advertisements there.
+	Unnumbered bool
+	// Interface is the one that the connection is bound to, "" where the routing table chooses it. VRF is the routing domain of the
+	// connection, by the name of its device, "" for the main one.
+	Interface, VRF string
 	// SourceAddress is the local address of the connection. The zero Addr leaves the choice to the kernel, which cannot be
 	// foreseen where the node has several addresses on the link: a router that sends router advertisements gives the
 	// node one more.
 	SourceAddress netip.Addr
 	// RouterID is the BGP identifier, an IPv4 address unique in the AS. See the function RouterID.
 	RouterID netip.Addr
-	// HoldTime, KeepaliveTime and ConnectTime are whole seconds. Zero is the default, also for HoldTime: a session
-	// without KEEPALIVEs cannot be proposed.
+	// HoldTime, KeepaliveTime and ConnectTime are whole seconds, and zero is the default. HoldTime is proposed; the lesser of both sides'
+	// holds, and KEEPALIVEs are sent after a third of it at the latest. ConnectTime is the longest time between two attempts to connect.
 	HoldTime      time.Duration
 	KeepaliveTime time.Duration
 	ConnectTime   time.Duration
-	// EBGPMultiHop lets an external peer be more than one hop away.
+	// NoHoldTimer proposes a hold time of 0: neither side sends KEEPALIVEs, and a peer that dies without a word is noticed by nothing but
+	// BFD, or by TCP after minutes. HoldTime and KeepaliveTime are zero then.
+	NoHoldTimer bool
+	// EBGPMultiHop says that an external peer may be more than one hop away. Packets leave with the highest TTL in any case, which a router
+	// on the link takes whether it checks TTLs (GTSM) or not.
 	EBGPMultiHop bool
 	// TTLSecurityHops is how many hops away the peer may be at most; packets from further off are dropped by the
 	// kernel (GTSM, RFC 5082). 1 is a peer on the link, 0 turns it off.
@@ -74,6 +85,8 @@ type Peer struct {
 	Password        Password
 	GracefulRestart GracefulRestart
 	Families        []family.Family
+	// MaxReceivedPrefixes ends the session with CEASE when the peer announces more prefixes than that in all families together. 0 is no limit.
+	MaxReceivedPrefixes int
 }
 
 const (
@@ -82,13 +95,12 @@ const (
 	// RFC 4271 §10 suggests 120 s between attempts. A router that has come back would have no session for so long, and a
 	// SYN every 5 s costs neither side anything.
 	defaultConnectTime = 5 * time.Second
-	defaultRestartTime = 120 * time.Second
+	defaultRestartTime = 30 * time.Second
 
 	asTrans = 23456 // stands for a four-octet AS in two octets and is assigned to no network (RFC 6793 §9)
 
-	maxPasswordBytes = 80                 // TCP_MD5SIG_MAXKEYLEN
-	maxRestartTime   = 4095 * time.Second // twelve bits (RFC 4724 §3)
-	maxTimer         = 65535 * time.Second
+	maxRestartTime = 4095 * time.Second // twelve bits (RFC 4724 §3)
+	maxTimer       = 65535 * time.Second
 )
 
 // Defaults fills in the fields that were left out. The API server fills in the same ones of a BGPPeer, so that users see them; a test in
@@ -100,7 +112,7 @@ func (p *Peer) Defaults() {
 	if p.Dynamic == Internal && p.PeerASN == 0 {
 		p.PeerASN, p.Dynamic = p.LocalASN, ""
 	}
-	if p.HoldTime == 0 {
+	if p.HoldTime == 0 && !p.NoHoldTimer {
 		p.HoldTime = defaultHoldTime
 	}
 	if p.KeepaliveTime == 0 {
@@ -154,8 +166,7 @@ func (p Peer) Faults() (errs []error) {
 
 	switch a := p.Address; {
 	case !a.IsValid():
-		refuse("peerAddress", "required: a peer named by its interface is not supported yet; name its link-local address "+
-			"with the zone, such as fe80::1%%eth1")
+		refuse("peerAddress", "required")
 	case a.Is4In6():
 		refuse("peerAddress", "%v is an IPv4 address in IPv6 form: write %v", a, a.Unmap())
 	case a.IsUnspecified() || a.IsMulticast():
@@ -177,10 +188,15 @@ func (p Peer) Faults() (errs []error) {
 		refuse("routerID", "%v is not a unicast IPv4 address", id)
 	}
 
-	seconds("holdTime", p.HoldTime, 3*time.Second, maxTimer) // RFC 4271 §4.2
-	seconds("keepaliveTime", p.KeepaliveTime, time.Second, maxTimer)
-	if p.KeepaliveTime > p.HoldTime/3 {
-		refuse("keepaliveTime", "%v is more than a third of holdTime %v (RFC 4271 §4.4)", p.KeepaliveTime, p.HoldTime)
+	switch {
+	case !p.NoHoldTimer:
+		seconds("holdTime", p.HoldTime, 3*time.Second, maxTimer) // RFC 4271 §4.2
+		seconds("keepaliveTime", p.KeepaliveTime, time.Second, maxTimer)
+		if p.KeepaliveTime > p.HoldTime/3 {
+			refuse("keepaliveTime", "%v is more than a third of holdTime %v (RFC 4271 §4.4)", p.KeepaliveTime, p.HoldTime)
+		}
+	case p.KeepaliveTime != 0:
+		refuse("keepaliveTime", "%v has no effect with holdTime 0s, which means that no KEEPALIVEs are sent: leave it out", p.KeepaliveTime)
 	}
 	seconds("connectTime", p.ConnectTime, time.Second, maxTimer)
 
@@ -190,11 +206,14 @@ func (p Peer) Faults() (errs []error) {
 	if p.TTLSecurityHops == 255 {
 		refuse("ttlSecurityHops", "255 is not between 1 and 254")
 	}
-	if len(p.Password) > maxPasswordBytes {
-		refuse("password", "%d bytes are more than the %d of a TCP MD5 key", len(p.Password), maxPasswordBytes)
+	if len(p.Password) > MaxPasswordBytes {
+		refuse("password", "%d bytes are more than the %d of a TCP MD5 key", len(p.Password), MaxPasswordBytes)
 	}
 	if p.GracefulRestart.Enabled {
 		seconds("gracefulRestart.restartTime", p.GracefulRestart.RestartTime, time.Second, maxRestartTime)
+	}
+	if p.MaxReceivedPrefixes < 0 {
+		refuse("maxReceivedPrefixes", "%d is negative", p.MaxReceivedPrefixes)
 	}
 	for i, f := range p.Families {
 		switch {
@@ -206,6 +225,9 @@ func (p Peer) Faults() (errs []error) {
 	}
 	return errs
 }
+
+// Device returns the name of the interface that the connection is bound to, which may be that of a VRF, "" for none.
+func (p Peer) Device() string { return cmp.Or(p.Interface, p.VRF) }
 
 // IsExternal reports whether the peer is declared to be in another AS.
 func (p Peer) IsExternal() bool { return p.PeerASN != p.LocalASN }

@@ -27,15 +27,26 @@ func TestPeerValidate(t *testing.T) {
 		{name: "internal by relation", change: func(p *Peer) { p.PeerASN, p.Dynamic = 0, Internal }},
 		{name: "a password as long as the kernel takes", change: func(p *Peer) { p.Password = Password(strings.Repeat("x", 80)) }},
 		{name: "GTSM over one hop", change: func(p *Peer) { p.TTLSecurityHops = 1 }},
+		{name: "no hold timer", change: func(p *Peer) { p.NoHoldTimer = true }},
+		{
+			name:   "a keepalive time without a hold timer",
+			change: func(p *Peer) { p.NoHoldTimer, p.KeepaliveTime = true, time.Second },
+			want:   []string{"keepaliveTime: 1s has no effect with holdTime 0s"},
+		},
+		{
+			name:   "a negative limit",
+			change: func(p *Peer) { p.MaxReceivedPrefixes = -1 },
+			want:   []string{"maxReceivedPrefixes: -1 is negative"},
+		},
 		{
 			name:   "nothing at all",
 			change: func(p *Peer) { *p = Peer{} },
 			want:   []string{"name: ", "myASN: ", "peerASN: ", "peerAddress: ", "routerID: "},
 		},
 		{
-			name:   "an interface instead of an address",
+			name:   "no address",
 			change: func(p *Peer) { p.Address = netip.Addr{} },
-			want:   []string{"peerAddress: required: a peer named by its interface is not supported yet"},
+			want:   []string{"peerAddress: required"},
 		},
 		{
 			name:   "both an AS number and a relation",
@@ -154,7 +165,7 @@ func TestPeerDefaults(t *testing.T) {
 	want := Peer{
 		LocalASN: 64512, PeerASN: 64512, Port: 179,
 		HoldTime: 10 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: 5 * time.Second,
-		GracefulRestart: GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute},
+		GracefulRestart: GracefulRestart{Enabled: true, RestartTime: 30 * time.Second},
 		Families:        []family.Family{family.IPv4, family.IPv6},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {

@@ -14,7 +14,7 @@ import (
 type Route struct {
 	Prefix netip.Prefix
 	// NextHop is where the peer is to send the packets: this node's own address on the peer's link. It has the prefix's
-	// family, or is IPv6 for an IPv4 prefix (RFC 8950).
+	// family, or is IPv6 for an IPv4 prefix (RFC 8950). It may be link-local where the peer's address is.
 	NextHop netip.Addr
 	// LocalPref is sent to internal peers only, 100 where it is nil (RFC 4271 §5.1.5).
 	LocalPref *uint32
@@ -28,8 +28,8 @@ type Route struct {
 // Family returns the family of the prefix.
 func (r Route) Family() family.Family { return family.Of(r.Prefix.Addr()) }
 
-// Validate reports why a route cannot be announced.
-func (r Route) Validate() error {
+// Validate reports why a route cannot be announced to a peer.
+func (r Route) Validate(to Peer) error {
 	switch p := r.Prefix; {
 	case !p.IsValid():
 		return errors.New("a route without a prefix")
@@ -44,7 +44,7 @@ func (r Route) Validate() error {
 	case nh.Is4In6():
 		return fmt.Errorf("prefix %v: next hop %v is IPv4 in IPv6 form, which routers accept and cannot forward to",
 			r.Prefix, nh)
-	case nh.IsUnspecified() || nh.IsMulticast() || nh.IsLoopback() || nh.Is6() && nh.IsLinkLocalUnicast():
+	case nh.IsUnspecified() || nh.IsMulticast() || nh.IsLoopback(), isLinkLocal(nh) && !isLinkLocal(to.Address):
 		return fmt.Errorf("prefix %v: next hop %v is not an address the peer can forward to", r.Prefix, nh)
 	case r.Family() == family.IPv6 && nh.Is4():
 		return fmt.Errorf("prefix %v: an IPv6 prefix needs an IPv6 next hop, not %v", r.Prefix, nh)
@@ -52,6 +52,6 @@ func (r Route) Validate() error {
 	return nil
 }
 
-// NeedsExtendedNextHop reports whether the route is an IPv4 prefix with an IPv6 next hop, which only a peer that has offered the capability
-// of RFC 8950 can be sent.
-func (r Route) NeedsExtendedNextHop() bool { return r.Family() == family.IPv4 && r.NextHop.Is6() }
+// isLinkLocal reports whether an address means something on one link only. An IPv4 address of 169.254.0.0/16 does so for hosts, but routers
+// take it for a next hop.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }

@@ -3,6 +3,7 @@
 package bgp
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 func TestRouteValidate(t *testing.T) {
 	for _, tt := range []struct {
 		name, prefix, nextHop string
+		peer                  string // 198.51.100.1 where it is empty
 		wantError             string
 	}{
 		{name: "IPv4 by IPv4", prefix: "192.0.2.1/32", nextHop: "198.51.100.11"},
@@ -23,7 +25,13 @@ func TestRouteValidate(t *testing.T) {
 			prefix: "2001:db8::1/128", nextHop: "::ffff:198.51.100.11", wantError: "IPv4 in IPv6 form",
 		},
 		{name: "a link-local next hop", prefix: "2001:db8::1/128", nextHop: "fe80::1", wantError: "not an address the peer can forward to"},
-		{name: "the next hop GoBGP would fill in", prefix: "2001:db8::1/128", nextHop: "::", wantError: "not an address the peer can forward to"},
+		{name: "the unspecified address", prefix: "2001:db8::1/128", nextHop: "::", wantError: "not an address the peer can forward to"},
+		{name: "a link-local next hop for a link-local peer", prefix: "2001:db8::1/128", nextHop: "fe80::1", peer: "fe80::2%eth0"},
+		{name: "IPv4 by a link-local next hop for a link-local peer", prefix: "192.0.2.1/32", nextHop: "fe80::1%eth0", peer: "fe80::2%eth0"},
+		{
+			name: "a link-local next hop for a peer of 169.254.0.0/16", prefix: "2001:db8::1/128", nextHop: "fe80::1", peer: "169.254.1.1",
+			wantError: "not an address the peer can forward to",
+		},
 		{name: "no next hop", prefix: "192.0.2.1/32", wantError: "has no next hop"},
 		{name: "host bits", prefix: "192.0.2.1/24", nextHop: "198.51.100.11", wantError: "would be 192.0.2.0/24"},
 		{name: "no prefix", nextHop: "198.51.100.11", wantError: "without a prefix"},
@@ -36,7 +44,7 @@ func TestRouteValidate(t *testing.T) {
 			if tt.nextHop != "" {
 				r.NextHop = netip.MustParseAddr(tt.nextHop)
 			}
-			err := r.Validate()
+			err := r.Validate(Peer{Address: netip.MustParseAddr(cmp.Or(tt.peer, "198.51.100.1"))})
 			switch {
 			case tt.wantError == "" && err != nil:
 				t.Error(err)

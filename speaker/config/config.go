@@ -12,21 +12,27 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
+	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/tandem-lb/tandem/ipam"
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/ipam/selector"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// Objects are the objects to compile. Of pools only names and labels matter.
+// Objects are the objects to compile.
 type Objects struct {
 	AddressPools            []ipamv1alpha1.AddressPool
 	L2Advertisements        []v1alpha1.L2Advertisement
@@ -42,6 +48,12 @@ type Config struct {
 	L2    []L2Advertisement
 	Peers []Peer
 	BGP   []BGPAdvertisement
+	// Interfaces are the InterfaceAdvertisements.
+	Interfaces []InterfaceAdvertisement
+	// Pools have the addresses of each AddressPool by its name: its ranges of both families, with what they exclude.
+	Pools map[string]*netipx.IPSet
+	// Excluded have the addresses that an AddressPool excludes, by its name; a pool that excludes none is left out.
+	Excluded map[string]*netipx.IPSet
 }
 
 // Selection says which addresses of which Services an advertisement concerns, and on which nodes.
@@ -67,6 +79,8 @@ type L2Advertisement struct {
 	// Interfaces are patterns of names; none stands for every interface that holds the address's prefix.
 	Interfaces []string
 	Preferred  []Preference
+	// FailbackAfter is how long a preferred node has to be healthy before it takes an address back, zero for never.
+	FailbackAfter time.Duration
 }
 
 // MatchesInterface reports whether one of the patterns matches the name. It is false where there are none.
@@ -88,11 +102,22 @@ type BGPAdvertisement struct {
 	Name string
 	Selection
 	// Peers are names, nil for every peer.
-	Peers                  map[string]bool
+	Peers map[string]bool
+	// Families are those whose addresses are announced, nil for both.
+	Families               []family.Family
 	LengthIPv4, LengthIPv6 int
 	LocalPref, MED         *uint32
 	ASPathPrepend          uint8
 	Communities            []bgp.Community
+}
+
+// InterfaceAdvertisement is a compiled v1alpha1.InterfaceAdvertisement.
+type InterfaceAdvertisement struct {
+	Name string
+	Selection
+	// Interface is the name of the interface that gets the addresses, "" if they become routes alone.
+	Interface              string
+	LengthIPv4, LengthIPv6 int
 }
 
 // Key names one of the objects.
@@ -111,9 +136,9 @@ type compiler struct {
 	conditions map[Key]metav1.Condition
 }
 
-// findings collects what is wrong with one object.
+// findings collects what is wrong with one object, and what is to be known of one that is in use as it is.
 type findings struct {
-	invalid, unknown, notBuilt []string
+	invalid, unknown, notes []string
 }
 
 // selectors compiles a list of selectors.
@@ -167,12 +192,10 @@ func (f *findings) condition(generation int64) (metav1.Condition, bool) {
 		c.Reason, used = v1alpha1.ReasonInvalid, false
 	case len(f.unknown) > 0:
 		c.Reason = v1alpha1.ReasonUnknownReference
-	case len(f.notBuilt) > 0:
-		c.Reason = v1alpha1.ReasonNotImplemented
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonAccepted
 	}
-	c.Message = strings.Join(slices.Concat(f.invalid, f.unknown, f.notBuilt), "; ")
+	c.Message = strings.Join(slices.Concat(f.invalid, f.unknown, f.notes), "; ")
 	return c, used
 }
 
@@ -184,6 +207,7 @@ func (c *compiler) conclude(kind, name string, generation int64, f *findings) bo
 
 func (c *compiler) compile() Config {
 	var config Config
+	config.Pools, config.Excluded = c.pools()
 	// A cache has no order, and of two definitions of one name every speaker must take the same.
 	c.Communities = slices.SortedFunc(slices.Values(c.Communities), func(a, b v1alpha1.Community) int {
 		return strings.Compare(a.Name, b.Name)
@@ -198,9 +222,8 @@ func (c *compiler) compile() Config {
 			nodes := f.selector(fmt.Sprintf("spec.preferredNodes[%d].nodeSelector", i), &p.NodeSelector)
 			compiled.Preferred = append(compiled.Preferred, Preference{p.Weight, nodes})
 		}
-		if ad.Spec.FailbackAfter != nil {
-			f.notBuilt = append(f.notBuilt,
-				"spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one")
+		if after := ad.Spec.FailbackAfter; after != nil {
+			compiled.FailbackAfter = after.Duration
 		}
 		if c.conclude("L2Advertisement", ad.Name, ad.Generation, &f) {
 			config.L2 = append(config.L2, compiled)
@@ -208,8 +231,8 @@ func (c *compiler) compile() Config {
 	}
 	for _, peer := range c.BGPPeers {
 		var f findings
-		compiled, addressed := c.peer(&f, peer.Name, &peer.Spec)
-		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) && addressed {
+		compiled := c.peer(&f, peer.Name, &peer.Spec)
+		if c.conclude("BGPPeer", peer.Name, peer.Generation, &f) {
 			config.Peers = append(config.Peers, compiled)
 		}
 	}
@@ -222,23 +245,20 @@ func (c *compiler) compile() Config {
 			LocalPref: number(ad.Spec.LocalPref), MED: number(ad.Spec.MED),
 			ASPathPrepend: uint8(min(ad.Spec.ASPathPrepend, math.MaxUint8)),
 		}
+		for _, f := range ad.Spec.Families {
+			compiled.Families = append(compiled.Families, family.Family(f))
+		}
 		if n := ad.Spec.AggregationLength; n != nil {
 			compiled.LengthIPv4 = int(*n)
 		}
 		if n := ad.Spec.AggregationLengthV6; n != nil {
 			compiled.LengthIPv6 = int(*n)
 		}
+		f.aggregates(compiled.Selection, config.Pools, compiled.LengthIPv4, compiled.LengthIPv6)
 		for i, reference := range ad.Spec.Communities {
 			value, err := c.community(string(reference))
 			if err != nil {
 				f.unknown = append(f.unknown, fmt.Sprintf("spec.communities[%d]: %v", i, err))
-				continue
-			}
-			if value == bgp.WellKnownCommunities["llgr-stale"] {
-				// GoBGP withdraws such a route from every peer without long-lived graceful restart (RFC 9494 §4.3).
-				f.notBuilt = append(f.notBuilt, fmt.Sprintf(
-					"spec.communities[%d]: this version sends no routes with llgr-stale and leaves it out; "+
-						"use graceful-shutdown to make routes the last choice", i))
 				continue
 			}
 			compiled.Communities = append(compiled.Communities, value)
@@ -249,8 +269,8 @@ func (c *compiler) compile() Config {
 	}
 	for _, p := range c.BFDProfiles {
 		var f findings
-		if p.Spec.EchoMode {
-			f.notBuilt = append(f.notBuilt, "spec.echoMode: this version sends no echo packets; control packets detect a failure by themselves")
+		if p.Spec.EchoMode { // The API server refuses it, and took it before.
+			f.invalid = append(f.invalid, "spec.echoMode: the echo function is not built, and control packets alone detect a failure; remove the field")
 		}
 		c.conclude("BFDProfile", p.Name, p.Generation, &f)
 	}
@@ -268,17 +288,84 @@ func (c *compiler) compile() Config {
 		c.conclude("Community", obj.Name, obj.Generation, &f)
 	}
 	for _, ad := range c.InterfaceAdvertisements {
-		f := findings{notBuilt: []string{"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement"}}
-		if ad.Spec.Interface == "" {
-			f.notBuilt = []string{"this version makes no routes of the kernel; use an L2Advertisement or a BGPAdvertisement"}
+		var f findings
+		compiled := InterfaceAdvertisement{
+			Name: ad.Name, Selection: c.selection(&f, ad.Spec.Selection), Interface: ad.Spec.Interface, LengthIPv4: 32, LengthIPv6: 128,
 		}
-		c.selection(&f, ad.Spec.Selection)
-		c.conclude("InterfaceAdvertisement", ad.Name, ad.Generation, &f)
+		if n := ad.Spec.AggregationLength; n != nil {
+			compiled.LengthIPv4 = int(*n)
+		}
+		if n := ad.Spec.AggregationLengthV6; n != nil {
+			compiled.LengthIPv6 = int(*n)
+		}
+		f.aggregates(compiled.Selection, config.Pools, compiled.LengthIPv4, compiled.LengthIPv6)
+		if c.conclude("InterfaceAdvertisement", ad.Name, ad.Generation, &f) {
+			config.Interfaces = append(config.Interfaces, compiled)
+		}
 	}
 	slices.SortFunc(config.L2, func(a, b L2Advertisement) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(config.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(config.Interfaces, func(a, b InterfaceAdvertisement) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(config.BGP, func(a, b BGPAdvertisement) int { return strings.Compare(a.Name, b.Name) })
 	return config
+}
+
+// pools returns the addresses of each pool, and those of them that it excludes. A range that cannot be read has none.
+func (c *compiler) pools() (all, excluded map[string]*netipx.IPSet) {
+	all, excluded = make(map[string]*netipx.IPSet, len(c.AddressPools)), map[string]*netipx.IPSet{}
+	for i := range c.AddressPools {
+		pool := &c.AddressPools[i]
+		var ranges, exclude netipx.IPSetBuilder
+		if p := pool.Spec.IPv4; p != nil {
+			addRanges(&ranges, p.Ranges)
+			addRanges(&exclude, p.Exclude)
+		}
+		if p := pool.Spec.IPv6; p != nil {
+			addRanges(&ranges, p.Ranges)
+			addRanges(&exclude, p.Exclude)
+		}
+		if set, err := ranges.IPSet(); err == nil {
+			all[pool.Name] = set
+		}
+		if set, err := exclude.IPSet(); err == nil && len(set.Ranges()) > 0 {
+			excluded[pool.Name] = set
+		}
+	}
+	return all, excluded
+}
+
+// addRanges adds the addresses of ranges of one family.
+func addRanges[T ~string](set *netipx.IPSetBuilder, ranges []T) {
+	for _, text := range ranges {
+		if r, err := ipam.ParseRange(string(text)); err == nil {
+			set.AddRange(netipx.IPRangeFrom(r.First, r.Last))
+		}
+	}
+}
+
+// aggregates notes the first prefix of these lengths that reaches beyond each pool that is selected: its addresses are announced one by
+// one. For example a pool has 198.51.100.200-198.51.100.239 and the length is 28: 198.51.100.192/28 has addresses that are not the pool's.
+func (f *findings) aggregates(s Selection, pools map[string]*netipx.IPSet, lengthIPv4, lengthIPv6 int) {
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		if !s.SelectsPool(name) {
+			continue
+		}
+		for _, run := range pools[name].Ranges() {
+			field, length := "spec.aggregationLength", lengthIPv4
+			if run.From().Is6() {
+				field, length = "spec.aggregationLengthV6", lengthIPv6
+			}
+			first, last := netip.PrefixFrom(run.From(), length).Masked(), netip.PrefixFrom(run.To(), length).Masked()
+			if pools[name].ContainsPrefix(first) {
+				first = last
+			}
+			if !pools[name].ContainsPrefix(first) {
+				f.notes = append(f.notes, fmt.Sprintf("%s: %s reaches beyond pool %s (%s), so that the addresses in it are announced by routes of their own",
+					field, first, name, run))
+				break
+			}
+		}
+	}
 }
 
 func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {

@@ -4,15 +4,15 @@ package config
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"os"
-	"regexp"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
@@ -20,10 +20,6 @@ import (
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
-)
-
-const (
-	noEndpoint = "spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress"
 )
 
 func named(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Name: name, Generation: 3} }
@@ -43,10 +39,6 @@ func matching(key, value string) []metav1.LabelSelector {
 
 // The condition of one object for each mistake, and whether the object is used all the same.
 func TestConditions(t *testing.T) {
-	notBuilt, err := os.ReadFile("../../docs/not-built-yet.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	const nearIsNoOperator = `: "Near" is not a valid label selector operator`
 	pools := []ipamv1alpha1.AddressPool{pool("lan", nil)}
 	l2 := func(spec v1alpha1.L2AdvertisementSpec) Objects {
@@ -114,10 +106,9 @@ func TestConditions(t *testing.T) {
 			reason:  v1alpha1.ReasonInvalid, message: "spec.preferredNodes[1].nodeSelector" + nearIsNoOperator,
 		},
 		{
-			name: "failbackAfter has no effect", kind: "L2Advertisement",
+			name: "preferred nodes may take addresses back", kind: "L2Advertisement",
 			objects: l2(v1alpha1.L2AdvertisementSpec{FailbackAfter: &metav1.Duration{Duration: time.Minute}}),
-			reason:  v1alpha1.ReasonNotImplemented, used: true,
-			message: "spec.failbackAfter: this has no effect in this version; no live node loses an address to a preferred one",
+			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
 		{
 			name: "an invalid selector beside an unknown pool: both are told, and it is not used", kind: "L2Advertisement",
@@ -131,8 +122,12 @@ func TestConditions(t *testing.T) {
 			reason: v1alpha1.ReasonAccepted, used: true,
 		},
 		{
-			name: "an unnumbered peer is not opened", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{Interface: "eth1"}),
-			reason: v1alpha1.ReasonNotImplemented, message: noEndpoint,
+			name: "an unnumbered peer", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{Interface: "eth1"}),
+			reason: v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "a peer that nothing names", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{}),
+			reason: v1alpha1.ReasonInvalid, message: "spec.peerAddress: required",
 		},
 		{
 			name: "a peer with BFD", kind: "BGPPeer",
@@ -146,10 +141,9 @@ func TestConditions(t *testing.T) {
 			message: `spec.bfdProfile: there is no BFDProfile "fast"; create it or remove the name`,
 		},
 		{
-			name: "a hold time of zero is not proposed", kind: "BGPPeer",
+			name: "a hold time of zero", kind: "BGPPeer",
 			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", HoldTime: &metav1.Duration{}}),
-			reason:  v1alpha1.ReasonNotImplemented, used: true,
-			message: "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s",
+			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
 		{
 			name: "a hold time of 9s", kind: "BGPPeer",
@@ -157,16 +151,13 @@ func TestConditions(t *testing.T) {
 			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
 		{
-			name: "the default gateway is not looked for", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{DefaultGateway: "IPv6", Interface: "eth1"}),
-			reason:  v1alpha1.ReasonNotImplemented,
-			message: "spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress",
+			name: "the default gateway", kind: "BGPPeer", objects: peer(v1alpha1.BGPPeerSpec{DefaultGateway: "IPv6", Interface: "eth1"}),
+			reason: v1alpha1.ReasonAccepted, used: true,
 		},
 		{
-			name: "fields of a peer with an address that have no effect are named, and the session is opened", kind: "BGPPeer",
-			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", SourceInterface: "lo", MaxReceivedPrefixes: 1000}),
-			reason:  v1alpha1.ReasonNotImplemented, used: true,
-			message: "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress; " +
-				"spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer",
+			name: "a peer from the address of an interface, with a limit, in a VRF", kind: "BGPPeer",
+			objects: peer(v1alpha1.BGPPeerSpec{PeerAddress: "192.0.2.1", SourceInterface: "lo", MaxReceivedPrefixes: 1000, VRF: "blue"}),
+			reason:  v1alpha1.ReasonAccepted, used: true,
 		},
 		{
 			name: "a peer whose nodes cannot be read", kind: "BGPPeer",
@@ -177,6 +168,20 @@ func TestConditions(t *testing.T) {
 		{
 			name: "an empty BGP advertisement means everything to everybody", kind: "BGPAdvertisement", objects: bgp(v1alpha1.BGPAdvertisementSpec{}),
 			reason: v1alpha1.ReasonAccepted, used: true,
+		},
+		{
+			name: "an aggregate that reaches beyond a pool", kind: "BGPAdvertisement",
+			objects: func() Objects {
+				o := bgp(v1alpha1.BGPAdvertisementSpec{AggregationLength: new(int32(24)), AggregationLengthV6: new(int32(120))})
+				o.AddressPools = []ipamv1alpha1.AddressPool{{ObjectMeta: named("lan"), Spec: ipamv1alpha1.AddressPoolSpec{
+					IPv4: &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{"192.0.2.0/24", "198.51.100.200-198.51.100.239"}},
+					IPv6: &ipamv1alpha1.IPv6Partition{Ranges: []ipamv1alpha1.IPv6Range{"2001:db8:51::/112"}},
+				}}}
+				return o
+			}(),
+			reason: v1alpha1.ReasonAccepted, used: true,
+			message: "spec.aggregationLength: 198.51.100.0/24 reaches beyond pool lan (198.51.100.200-198.51.100.239), " +
+				"so that the addresses in it are announced by routes of their own",
 		},
 		{
 			name: "a BGP advertisement to a peer that does not exist", kind: "BGPAdvertisement",
@@ -195,12 +200,6 @@ func TestConditions(t *testing.T) {
 			objects: bgp(v1alpha1.BGPAdvertisementSpec{Communities: []v1alpha1.CommunityReference{"no-export", "primary-path"}}),
 			reason:  v1alpha1.ReasonUnknownReference, used: true,
 			message: `spec.communities[1]: there is no community "primary-path"; define it in a Community object or write its value`,
-		},
-		{
-			name: "llgr-stale, whose routes GoBGP would not send", kind: "BGPAdvertisement",
-			objects: bgp(v1alpha1.BGPAdvertisementSpec{Communities: []v1alpha1.CommunityReference{"64512:1", "65535:6"}}),
-			reason:  v1alpha1.ReasonNotImplemented, used: true,
-			message: "spec.communities[1]: this version sends no routes with llgr-stale and leaves it out; use graceful-shutdown to make routes the last choice",
 		},
 		{
 			name: "a BGP advertisement whose Services cannot be read", kind: "BGPAdvertisement",
@@ -238,29 +237,26 @@ func TestConditions(t *testing.T) {
 			reason: v1alpha1.ReasonAccepted,
 		},
 		{
-			name: "a BFD profile with echo packets", kind: "BFDProfile", reason: v1alpha1.ReasonNotImplemented,
+			name: "a BFD profile with echo packets, which the API server took before", kind: "BFDProfile", reason: v1alpha1.ReasonInvalid,
 			objects: Objects{BFDProfiles: []v1alpha1.BFDProfile{{ObjectMeta: named("x"), Spec: v1alpha1.BFDProfileSpec{EchoMode: true}}}},
-			message: "spec.echoMode: this version sends no echo packets; control packets detect a failure by themselves",
+			message: "spec.echoMode: the echo function is not built, and control packets alone detect a failure; remove the field",
 		},
 		{
-			name: "an interface advertisement without an interface", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
+			name: "an interface advertisement without an interface", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonAccepted,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x")}}},
-			message: "this version makes no routes of the kernel; use an L2Advertisement or a BGPAdvertisement",
 		},
 		{
-			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonNotImplemented,
+			name: "an interface advertisement", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonAccepted,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{
 				ObjectMeta: named("x"), Spec: v1alpha1.InterfaceAdvertisementSpec{Interface: "kube-lb0"},
 			}}},
-			message: "this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
 		},
 		{
-			name: "an interface advertisement of an unknown pool says both", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonUnknownReference,
+			name: "an interface advertisement of an unknown pool", kind: "InterfaceAdvertisement", reason: v1alpha1.ReasonUnknownReference,
 			objects: Objects{InterfaceAdvertisements: []v1alpha1.InterfaceAdvertisement{{ObjectMeta: named("x"), Spec: v1alpha1.InterfaceAdvertisementSpec{
 				Selection: v1alpha1.Selection{AddressPools: []string{"wan"}}, Interface: "kube-lb0",
 			}}}},
-			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name; ` +
-				"this version puts no addresses on interfaces; use an L2Advertisement or a BGPAdvertisement",
+			message: `spec.addressPools[0]: there is no AddressPool "wan"; create it or remove the name`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -271,13 +267,6 @@ func TestConditions(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, conditions[Key{tt.kind, "x"}]); diff != "" {
 				t.Errorf("condition (-want +got):\n%s", diff)
-			}
-			if tt.reason == v1alpha1.ReasonNotImplemented {
-				for _, field := range regexp.MustCompile(`(?:^|; )spec\.(\w+)`).FindAllStringSubmatch(tt.message, -1) {
-					if row := "| " + tt.kind + " | `" + field[1]; !strings.Contains(string(notBuilt), row) {
-						t.Errorf("docs/not-built-yet.md has no row %q", row)
-					}
-				}
 			}
 			used := slices.ContainsFunc(config.L2, func(a L2Advertisement) bool { return a.Name == "x" }) ||
 				slices.ContainsFunc(config.Peers, func(p Peer) bool { return p.Name == "x" }) ||
@@ -334,6 +323,49 @@ func TestPools(t *testing.T) {
 				t.Errorf("pools (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What is read is watched: otherwise a change of an InterfaceAdvertisement, say, is found with the next change of something else.
+func TestKinds(t *testing.T) {
+	var watched, read []string
+	for _, object := range Kinds() {
+		watched = append(watched, fmt.Sprintf("%TList", object))
+	}
+	if _, err := Read(func(list List) error { read = append(read, fmt.Sprintf("%T", list)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(read, watched); diff != "" {
+		t.Errorf("kinds (-read +watched):\n%s", diff)
+	}
+}
+
+// The addresses of a pool are its ranges with what it excludes, which is also known apart.
+func TestAddressesOfPools(t *testing.T) {
+	lan, wan := pool("lan", nil), pool("wan", nil)
+	lan.Spec.IPv4 = &ipamv1alpha1.IPv4Partition{
+		Ranges: []ipamv1alpha1.IPv4Range{"192.0.2.0/24", "192.0.3.0/24"}, Exclude: []ipamv1alpha1.IPv4Range{"192.0.2.1", "192.0.2.128/25"},
+	}
+	lan.Spec.IPv6 = &ipamv1alpha1.IPv6Partition{
+		Ranges: []ipamv1alpha1.IPv6Range{"2001:db8:c::/64", "no range"}, Exclude: []ipamv1alpha1.IPv6Range{"2001:db8:c::-2001:db8:c::f"},
+	}
+	wan.Spec.IPv6 = &ipamv1alpha1.IPv6Partition{Ranges: []ipamv1alpha1.IPv6Range{"2001:db8:d::/64"}}
+	config, _ := Compile(Objects{AddressPools: []ipamv1alpha1.AddressPool{lan, wan}})
+	for _, tt := range []struct {
+		name string
+		sets map[string]*netipx.IPSet
+		want map[string]string
+	}{
+		{"addresses", config.Pools, map[string]string{"lan": "[192.0.2.0/23 2001:db8:c::/64]", "wan": "[2001:db8:d::/64]"}},
+		{"excluded", config.Excluded, map[string]string{"lan": "[192.0.2.1/32 192.0.2.128/25 2001:db8:c::/124]"}},
+	} {
+		got := map[string]string{}
+		for name, set := range tt.sets {
+			got[name] = fmt.Sprint(set.Prefixes())
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
 	}
 }
 
@@ -420,17 +452,17 @@ func TestContract(t *testing.T) {
 		got[key] = condition.Reason
 	}
 	if diff := cmp.Diff(map[Key]string{
-		{"L2Advertisement", "lan"}:             v1alpha1.ReasonNotImplemented, // failbackAfter
+		{"L2Advertisement", "lan"}:             v1alpha1.ReasonAccepted,
 		{"L2Advertisement", "everything"}:      v1alpha1.ReasonAccepted,
 		{"BGPPeer", "tor1"}:                    v1alpha1.ReasonAccepted,
-		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonNotImplemented, // maxReceivedPrefixes
-		{"BGPPeer", "gateway"}:                 v1alpha1.ReasonNotImplemented, // defaultGateway
-		{"BGPPeer", "fabric"}:                  v1alpha1.ReasonNotImplemented, // unnumbered
+		{"BGPPeer", "tor2"}:                    v1alpha1.ReasonAccepted,
+		{"BGPPeer", "gateway"}:                 v1alpha1.ReasonAccepted,
+		{"BGPPeer", "fabric"}:                  v1alpha1.ReasonAccepted,
 		{"BGPAdvertisement", "primary"}:        v1alpha1.ReasonAccepted,
 		{"Community", "traffic-engineering"}:   v1alpha1.ReasonAccepted,
 		{"BFDProfile", "fast"}:                 v1alpha1.ReasonAccepted,
-		{"InterfaceAdvertisement", "kube-lb0"}: v1alpha1.ReasonNotImplemented,
-		{"InterfaceAdvertisement", "routes"}:   v1alpha1.ReasonNotImplemented,
+		{"InterfaceAdvertisement", "kube-lb0"}: v1alpha1.ReasonAccepted,
+		{"InterfaceAdvertisement", "routes"}:   v1alpha1.ReasonAccepted,
 	}, got); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
 	}
@@ -445,7 +477,8 @@ func TestContract(t *testing.T) {
 		used = append(used, "BGPAdvertisement "+ad.Name)
 	}
 	if diff := cmp.Diff([]string{
-		"L2Advertisement everything", "L2Advertisement lan", "BGPPeer tor1", "BGPPeer tor2", "BGPAdvertisement primary",
+		"L2Advertisement everything", "L2Advertisement lan", "BGPPeer fabric", "BGPPeer gateway", "BGPPeer tor1", "BGPPeer tor2",
+		"BGPAdvertisement primary",
 	}, used); diff != "" {
 		t.Errorf("used (-want +got):\n%s", diff)
 	}
@@ -477,4 +510,16 @@ func decode[T any](t *testing.T, document []byte, into *T) T {
 		t.Fatalf("%v in\n%s", err, document)
 	}
 	return *into
+}
+
+func TestFailbackAfter(t *testing.T) {
+	var o Objects
+	for name, after := range map[string]*metav1.Duration{"a": nil, "b": {Duration: 10 * time.Minute}} {
+		ad := v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.L2AdvertisementSpec{FailbackAfter: after}}
+		o.L2Advertisements = append(o.L2Advertisements, ad)
+	}
+	compiled, _ := Compile(o)
+	if got := []time.Duration{compiled.L2[0].FailbackAfter, compiled.L2[1].FailbackAfter}; got[0] != 0 || got[1] != 10*time.Minute {
+		t.Errorf("FailbackAfter is %v, want none and 10 minutes", got)
+	}
 }

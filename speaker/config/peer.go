@@ -23,9 +23,16 @@ import (
 type Peer struct {
 	Name  string
 	Nodes selector.List
-	// Peer is valid and has its defaults, but for two fields that each node fills in: Password, from the Secret that PasswordSecret names,
-	// and RouterID, by the node's own address where the BGPPeer has none (the zero Addr).
+	// Peer is valid and has its defaults, but for what each node fills in: Password, from the Secret that PasswordSecret names; RouterID, by
+	// the node's own address where the BGPPeer has none (the zero Addr); Address, where Gateway is set or Peer.Unnumbered; SourceAddress, where
+	// SourceInterface is set; and what annotations of the Node say.
 	Peer bgp.Peer
+	// Gateway is the family whose default gateway is the peer, on Peer.Interface if that is set; "" for none.
+	Gateway family.Family
+	// SourceInterface is the name of the interface that has the address of the session; "" for none.
+	SourceInterface string
+	// Dynamic is how the peer's AS is accepted. Peer has Internal replaced by the AS, which is another on a node with an AS of its own.
+	Dynamic bgp.DynamicASN
 	// PasswordSecret is where the password of the session is, nil for a session without one.
 	PasswordSecret *SecretKey
 	// BFD says how BFD watches the peer, nil where it does not.
@@ -51,14 +58,22 @@ const (
 	defaultMinimumTTL    int32 = 254
 )
 
-// anyRouterID stands for the router ID of each node while a peer is validated.
-var anyRouterID = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+// anyRouterID stands for the router ID of each node while a peer is validated, and anyAddress and anyRouter for an address that each node
+// finds.
+var (
+	anyRouterID = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+	anyAddress  = map[family.Family]netip.Addr{family.IPv4: anyRouterID, family.IPv6: netip.MustParseAddr("2001:db8::1")}
+	anyRouter   = netip.MustParseAddr("fe80::1")
+)
 
-// peer compiles a BGPPeer. One without an address is not used.
-func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (compiled Peer, addressed bool) {
-	compiled = Peer{
-		Name:  name,
-		Nodes: f.selectors("spec.nodeSelectors", spec.NodeSelectors),
+// peer compiles a BGPPeer.
+func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) Peer {
+	compiled := Peer{
+		Name:            name,
+		Nodes:           f.selectors("spec.nodeSelectors", spec.NodeSelectors),
+		Gateway:         family.Family(spec.DefaultGateway),
+		SourceInterface: spec.SourceInterface,
+		Dynamic:         bgp.DynamicASN(spec.DynamicASN),
 		Peer: bgp.Peer{
 			Name:            name,
 			LocalASN:        uint32(spec.MyASN),
@@ -66,6 +81,9 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 			Dynamic:         bgp.DynamicASN(spec.DynamicASN),
 			Address:         f.address("spec.peerAddress", spec.PeerAddress, spec.Interface),
 			Port:            uint16(spec.PeerPort),
+			Unnumbered:      spec.PeerAddress == "" && spec.DefaultGateway == "",
+			Interface:       spec.Interface,
+			VRF:             spec.VRF,
 			SourceAddress:   f.address("spec.sourceAddress", spec.SourceAddress, spec.Interface),
 			RouterID:        f.address("spec.routerID", spec.RouterID, ""),
 			HoldTime:        duration(spec.HoldTime),
@@ -73,6 +91,8 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 			ConnectTime:     duration(spec.ConnectTime),
 			EBGPMultiHop:    spec.EBGPMultiHop,
 			TTLSecurityHops: uint8(spec.TTLSecurityHops),
+
+			MaxReceivedPrefixes: int(spec.MaxReceivedPrefixes),
 		},
 		BFD: c.bfd(f, spec.BFDProfile),
 	}
@@ -86,28 +106,16 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 	if ref := spec.PasswordSecret; ref != nil {
 		compiled.PasswordSecret = &SecretKey{Secret: ref.Name, Key: cmp.Or(ref.Key, corev1.BasicAuthPasswordKey)}
 	}
-	if hold := spec.HoldTime; hold != nil && hold.Duration == 0 {
-		f.notBuilt = append(f.notBuilt, "spec.holdTime: this version cannot propose 0s and proposes 90s; it does follow a peer that proposes 0s")
-	}
-	addressed = spec.PeerAddress != ""
-	switch {
-	case addressed:
-	case spec.DefaultGateway != "":
-		f.notBuilt = append(f.notBuilt,
-			"spec.defaultGateway: this version does not look for the gateway and opens no session; set spec.peerAddress")
-	default:
-		f.notBuilt = append(f.notBuilt,
-			"spec.interface: this version has no unnumbered sessions and does not open this one; set spec.peerAddress")
-	}
-	if spec.SourceInterface != "" {
-		f.notBuilt = append(f.notBuilt, "spec.sourceInterface: this has no effect in this version; set spec.sourceAddress")
-	}
-	if spec.MaxReceivedPrefixes != 0 {
-		f.notBuilt = append(f.notBuilt, "spec.maxReceivedPrefixes: this has no effect in this version; limit what the peer announces on the peer")
-	}
+	p.NoHoldTimer = spec.HoldTime != nil && spec.HoldTime.Duration == 0
 	p.Defaults()
-	if addressed && len(f.invalid) == 0 { // An address that could not be read has been reported already.
+	if len(f.invalid) == 0 { // An address that could not be read has been reported already.
 		complete := *p
+		switch {
+		case compiled.Gateway != "":
+			complete.Address = anyAddress[compiled.Gateway]
+		case p.Unnumbered && p.Interface != "":
+			complete.Address = anyRouter.WithZone(p.Interface)
+		}
 		if !p.RouterID.IsValid() {
 			complete.RouterID = anyRouterID
 		}
@@ -115,7 +123,7 @@ func (c *compiler) peer(f *findings, name string, spec *v1alpha1.BGPPeerSpec) (c
 			f.invalid = append(f.invalid, "spec."+fault.Error())
 		}
 	}
-	return compiled, addressed
+	return compiled
 }
 
 // bfd compiles the BFDProfile of a name, and returns nil where the name is empty or no profile has it.

@@ -59,7 +59,7 @@ func TestPeer(t *testing.T) {
 				Families:        []corev1.IPFamily{corev1.IPv6Protocol},
 			},
 			want: func(p *Peer) {
-				p.PasswordSecret = &SecretKey{"tor-auth", "key"}
+				p.PasswordSecret, p.Dynamic = &SecretKey{"tor-auth", "key"}, bgp.External
 				p.Peer = bgp.Peer{
 					Name: "tor", LocalASN: 4200000000, Dynamic: bgp.External, Address: addr("2001:db8:51::1"), Port: 1790,
 					SourceAddress: addr("2001:db8:51::11"), RouterID: addr("10.0.0.1"),
@@ -77,28 +77,35 @@ func TestPeer(t *testing.T) {
 			want: func(p *Peer) { p.Peer.Address, p.Peer.EBGPMultiHop = addr("203.0.113.1"), true },
 		},
 		{
-			name: "an empty gracefulRestart is enabled, for two minutes",
+			name: "an empty gracefulRestart is enabled, for half a minute",
 			spec: v1alpha1.BGPPeerSpec{
 				MyASN: 64512, PeerASN: 64513, PeerAddress: "198.51.100.1", GracefulRestart: &v1alpha1.GracefulRestart{},
 			},
 			want: func(p *Peer) {
-				p.Peer.GracefulRestart = bgp.GracefulRestart{Enabled: true, RestartTime: 2 * time.Minute}
+				p.Peer.GracefulRestart = bgp.GracefulRestart{Enabled: true, RestartTime: 30 * time.Second}
 			},
 		},
 		{
 			name: "a link-local peer is on its interface",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "fe80::1", Interface: "eth1"},
-			want: func(p *Peer) { p.Peer.Address = addr("fe80::1%eth1") },
+			want: func(p *Peer) { p.Peer.Address, p.Peer.Interface = addr("fe80::1%eth1"), "eth1" },
 		},
 		{
 			name: "a link-local source is on the interface of its peer",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "fe80::1", SourceAddress: "fe80::11", Interface: "eth1"},
-			want: func(p *Peer) { p.Peer.Address, p.Peer.SourceAddress = addr("fe80::1%eth1"), addr("fe80::11%eth1") },
+			want: func(p *Peer) {
+				p.Peer.Address, p.Peer.SourceAddress, p.Peer.Interface = addr("fe80::1%eth1"), addr("fe80::11%eth1"), "eth1"
+			},
 		},
 		{
-			name: "an interface says nothing about a peer that is not link-local",
+			name: "a peer that is not link-local is on its interface too",
 			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, PeerAddress: "2001:db8:51::1", Interface: "eth1"},
-			want: func(p *Peer) { p.Peer.Address = addr("2001:db8:51::1") },
+			want: func(p *Peer) { p.Peer.Address, p.Peer.Interface = addr("2001:db8:51::1"), "eth1" },
+		},
+		{
+			name: "a peer that is named by its interface is found by each node",
+			spec: v1alpha1.BGPPeerSpec{MyASN: 64512, PeerASN: 64513, Interface: "eth1"},
+			want: func(p *Peer) { p.Peer.Address, p.Peer.Unnumbered, p.Peer.Interface = netip.Addr{}, true, "eth1" },
 		},
 		{
 			name: "the key of a password is password where none is named",

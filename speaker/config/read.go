@@ -12,17 +12,32 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// The Secret with the key that encrypts the speakers' gossip, and the key within its data. It is in the namespace of the Secrets; the
-// controller manager's leader creates it.
+// The Secret with the key that encrypts the speakers' gossip, the key within its data, and the one before that, by which what still uses it is
+// understood, if there is one. It is in the namespace of the Secrets; the controller manager's leader creates it.
 const (
-	MembershipSecret    = "tandem-membership"
-	MembershipSecretKey = "key"
+	MembershipSecret         = "tandem-membership"
+	MembershipSecretKey      = "key"
+	MembershipSecretPrevious = "previous"
 )
 
 // A List is a list of objects of one kind, as clients fill it.
 type List interface {
 	metav1.ListInterface
 	runtime.Object
+}
+
+// An Object is an object of one kind, as clients watch it.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// Kinds returns an empty object of each kind that Read lists. A caller of Read that follows the API watches all of them.
+func Kinds() []Object {
+	return []Object{
+		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{}, &v1alpha1.BFDProfile{},
+		&v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{},
+	}
 }
 
 // Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package connections bounds the open connections of the speaker's TCP ports, which every host on the networks of the node reaches.
+// Package connections bounds the open connections of Tandem's TCP ports, which every host on the networks of the node reaches.
 //
 // A new connection is always taken. If it is one too many, the oldest connection of the source that has the most is closed. For example, 64
 // connections are the limit, 192.0.2.66 holds 63 of them, and Prometheus at 192.0.2.5 one: each further connection of 192.0.2.66 ends one of its own.

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,11 +34,11 @@ const (
 	own4, own6       = "198.51.100.11", "2001:db8:51::11" // of the node itself, on the link to its peer
 )
 
-// service returns a Service with addresses of pool lan and an endpoint of each family on node1.
+// service returns a Service with addresses of pool lan and an endpoint of each family on a node that is not in the cluster.
 func service(name string, addresses ...string) Service {
 	svc := Service{
 		Name:      types.NamespacedName{Namespace: "default", Name: name},
-		Endpoints: map[family.Family]Endpoints{family.IPv4: endpointsOn("node1"), family.IPv6: endpointsOn("node1")},
+		Endpoints: map[family.Family]Endpoints{family.IPv4: endpointsOn("elsewhere"), family.IPv6: endpointsOn("elsewhere")},
 	}
 	for _, a := range addresses {
 		svc.Addresses = append(svc.Addresses, Address{netip.MustParseAddr(a), "lan"})
@@ -45,11 +47,7 @@ func service(name string, addresses ...string) Service {
 }
 
 func endpointsOn(nodes ...string) Endpoints {
-	e := Endpoints{Any: true, Nodes: map[string]bool{}}
-	for _, node := range nodes {
-		e.Nodes[node] = true
-	}
-	return e
+	return Endpoints{Any: true, Nodes: slices.Compact(slices.Sorted(slices.Values(nodes)))}
 }
 
 // with returns the Service as change leaves it.
@@ -97,7 +95,7 @@ func lan(services ...Service) *Snapshot {
 		Services: services,
 		Nodes:    map[string]Node{},
 		Alive:    func(string) bool { return true },
-		Paths: map[netip.Addr]link.Path{netip.MustParseAddr("198.51.100.1"): {
+		Paths: map[link.Destination]link.Path{{Address: netip.MustParseAddr("198.51.100.1")}: {
 			Interface: "eth0", Source: netip.MustParseAddr(own4), OnLink: true, Addresses: addresses(own4, own6),
 		}},
 	}
@@ -304,6 +302,28 @@ func TestLayer2(t *testing.T) {
 		},
 
 		{
+			name:     "a node that the Service prefers takes its addresses",
+			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Preferred = labelSelector("name=node1") })),
+			want:     pair("node1"),
+		},
+		{
+			name:     "that counts as much as the strongest preference of an advertisement",
+			snapshot: lan(with(service("web", v4, v6), func(svc *Service) { svc.Preferred = labelSelector("name=node1") })),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Preferred = []config.Preference{
+					{Weight: 100, Nodes: labelSelector("name=node2")}, {Weight: 1, Nodes: labelSelector("name=node2")},
+				}
+			},
+			want: pair("node2"),
+		},
+		{
+			name: "of two Services that are alike each has the node that it prefers",
+			snapshot: lan(with(service("mail", other4), func(svc *Service) { svc.Preferred = labelSelector("name=node2") }),
+				with(service("web", v4), func(svc *Service) { svc.Preferred = labelSelector("name=node1") })),
+			want: []string{"node1: " + v4 + " on eth0", "node2: " + other4 + " on eth0"},
+		},
+
+		{
 			name:     "the recorded holder keeps its addresses",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))), want: pair("node1"),
 		},
@@ -361,10 +381,38 @@ func TestLayer2(t *testing.T) {
 		},
 
 		{
-			name:     "a holder that is not Ready loses them to one that is",
+			name:     "a live holder that is not Ready keeps them",
 			snapshot: lan(heldBy("node1", service("web", v4, v6))),
 			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready = false }) },
+			want:     pair("node1"),
+		},
+		{
+			name:     "when it has not been Ready for long it loses them to one that is",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change:   func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Ready, n.LongNotReady = false, true }) },
 			want:     pair(elected),
+		},
+		{
+			name:     "a live holder that is not Ready loses them to a node that serves more",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				changeNode(s, "node1", func(n *Node) {
+					n.Ready, n.Interfaces = false, []Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}
+				})
+			},
+			want: pair(elected),
+		},
+		{
+			name:     "a live holder that is not Ready and serves a part keeps it where nobody serves more",
+			snapshot: lan(heldBy("node1", service("web", v4, v6))),
+			change: func(s *Snapshot) {
+				for name := range s.Nodes {
+					changeNode(s, name, func(n *Node) {
+						n.Ready, n.Interfaces = name != "node1", []Interface{{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")}}
+					})
+				}
+			},
+			want: []string{"node1: " + v4 + " on eth0"},
 		},
 		{
 			name:     "where no candidate is Ready the holder keeps them",
@@ -600,17 +648,111 @@ func TestStartupHold(t *testing.T) {
 	}
 }
 
-// A speaker that is isolated answers for nothing on layer 2, and leaves its BGP sessions alone.
+// A speaker that is isolated goes on with what it is on record for, takes nothing, is nobody's deputy, and leaves its BGP sessions alone.
 func TestIsolated(t *testing.T) {
-	s := lan(heldBy("node1", service("web", v4))).from("node1")
+	s := lan(heldBy("node1", service("web", v4)), heldBy("node2", service("dead", other4)), heldBy("node3", service("away", shared4))).from("node1")
 	s.Config.Peers, s.Config.BGP = []config.Peer{tor("tor1")}, []config.BGPAdvertisement{toAll("all")}
+	s.Alive, s.Away = dead("node2", "node3"), map[string]bool{"node3": true}
+	changeNode(s, "node3", func(n *Node) { n.Interfaces[0].MAC = net.HardwareAddr{2, 0, 0, 0, 0, 3} })
+	routes := len(Decide(s).BGP[0].Routes)
+	if got := Decide(s).Layer2; len(got) != 3 {
+		t.Fatalf("a speaker that is not isolated answers for %v, want all three addresses", got)
+	}
 	s.Isolated = true
 	d := Decide(s)
-	if len(d.Layer2)+len(d.Records) > 0 {
-		t.Errorf("an isolated speaker answers for %v and records %v, want nothing", d.Layer2, d.Records)
+	want := []Announcement{{Address: netip.MustParseAddr(v4), Interfaces: []string{"eth0"}}}
+	if diff := cmp.Diff(want, d.Layer2, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("announced by an isolated speaker (-want +got):\n%s", diff)
 	}
-	if len(d.BGP) != 1 || len(d.BGP[0].Routes) != 1 {
-		t.Errorf("the sessions of an isolated speaker are %+v, want one with one route", d.BGP)
+	if len(d.BGP) != 1 || len(d.BGP[0].Routes) != routes {
+		t.Errorf("the sessions of an isolated speaker are %+v, want one with %d routes", d.BGP, routes)
+	}
+}
+
+// A speaker that leaves an address to another one answers for no address of the group, listens for all, and stays on record.
+func TestYielded(t *testing.T) {
+	s := lan(heldBy("node1", service("web", v4, v6)), heldBy("node1", service("mail", other4))).from("node1")
+	s.Yielded = map[netip.Addr]bool{netip.MustParseAddr(v6): true, netip.MustParseAddr(shared4): true}
+	d := Decide(s)
+	want := []Announcement{
+		{Address: netip.MustParseAddr(v4), Interfaces: []string{"eth0"}, Listen: true},
+		{Address: netip.MustParseAddr(v6), Interfaces: []string{"eth0"}, Listen: true},
+		{Address: netip.MustParseAddr(other4), Interfaces: []string{"eth0"}},
+	}
+	slices.SortFunc(d.Layer2, func(a, b Announcement) int { return slices.IndexFunc(want, is(a)) - slices.IndexFunc(want, is(b)) })
+	if diff := cmp.Diff(want, d.Layer2, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("announced (-want +got):\n%s", diff)
+	}
+	web := types.NamespacedName{Namespace: "default", Name: "web"}
+	if _, recorded := d.Records[web]; recorded || !d.Kept[web] || len(d.Records) != 1 {
+		t.Errorf("recorded %v, kept %v; want mail recorded, and web kept", d.Records, d.Kept)
+	}
+}
+
+// A node that was elected, and does not put itself on record, is passed over, unless there is no other.
+func TestPassed(t *testing.T) {
+	const elected = "node3" // XXH64 ranks it first for default/web
+	web := types.NamespacedName{Namespace: "default", Name: "web"}
+	next := ""
+	for _, node := range []string{"node1", "node2"} {
+		s := lan(service("web", v4)).from(node)
+		s.Alive = dead(elected)
+		if len(Decide(s).Layer2) == 1 {
+			next = node
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		node    string // which decides
+		svc     Service
+		passed  []string
+		want    bool // it announces
+		awaited string
+	}{
+		{name: "another node is elected", node: next, svc: service("web", v4), awaited: elected},
+		{name: "it is elected itself", node: elected, svc: service("web", v4), want: true},
+		{name: "the elected node is on record", node: next, svc: heldBy(elected, service("web", v4))},
+		{name: "it is passed over", node: elected, svc: service("web", v4), passed: []string{elected}, awaited: next},
+		{name: "the next in rank takes its place", node: next, svc: service("web", v4), passed: []string{elected}, want: true},
+		{name: "all are passed over", node: elected, svc: service("web", v4), passed: []string{"node1", "node2", "node3"}, want: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := lan(tt.svc).from(tt.node)
+			s.Passed = map[types.NamespacedName]map[string]bool{web: {}}
+			for _, node := range tt.passed {
+				s.Passed[web][node] = true
+			}
+			if d := Decide(s); len(d.Layer2) == 1 != tt.want || d.Awaited[web] != tt.awaited {
+				t.Errorf("announces %v, awaits %v; want %v and %q", d.Layer2, d.Awaited, tt.want, tt.awaited)
+			}
+		})
+	}
+}
+
+func is(a Announcement) func(Announcement) bool {
+	return func(b Announcement) bool { return a.Address == b.Address }
+}
+
+// Nodes that gossip does not reach, and that live all the same, are elected like others. So all nodes agree where gossip's port is closed.
+func TestUnreachable(t *testing.T) {
+	for name, svc := range map[string]Service{"new": service("web", v4), "held": heldBy("node2", service("web", v4))} {
+		elected := map[string]bool{}
+		for _, node := range []string{"node1", "node2", "node3"} {
+			s := lan(svc).from(node)
+			s.Alive = func(other string) bool { return other == node }
+			s.Away, s.Unreachable = map[string]bool{}, map[string]bool{}
+			for other := range s.Nodes {
+				s.Away[other], s.Unreachable[other] = other != node, other != node
+			}
+			for _, a := range Decide(s).Layer2 {
+				if len(a.As) == 0 {
+					elected[node] = true
+				}
+			}
+		}
+		if len(elected) != 1 || name == "held" && !elected["node2"] {
+			t.Errorf("%s: announced by %v, want by one node, and by node2 where it is on record", name, elected)
+		}
 	}
 }
 
@@ -777,26 +919,26 @@ func TestRoutes(t *testing.T) {
 		{
 			name:     "two Services in one aggregate are one prefix, of the length of their family",
 			peers:    []config.Peer{peer("tor1", "")},
-			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4, a.LengthIPv6 = 24, 64 })},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4, a.LengthIPv6 = 28, 120 })},
 			services: []Service{service("a", v4, v6), service("b", other4, other6)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24", "2001:db8:51::/64"}},
+			want:     map[string][]string{"tor1": {"198.51.100.192/28", "2001:db8:51::1200/120"}},
 		},
 		{
 			name:     "an aggregate stays while one of its Services has an endpoint",
 			peers:    []config.Peer{peer("tor1", "")},
-			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 })},
+			ads:      []config.BGPAdvertisement{advertise(ad("all"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 28 })},
 			services: []Service{with(service("a", v4), func(svc *Service) { svc.Endpoints = nil }), service("b", other4)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24"}},
+			want:     map[string][]string{"tor1": {"198.51.100.192/28"}},
 		},
 		{
 			name:  "two lengths for one address are both announced",
 			peers: []config.Peer{peer("tor1", "")},
 			ads: []config.BGPAdvertisement{
-				advertise(ad("aggregate"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 24 }),
+				advertise(ad("aggregate"), func(a *config.BGPAdvertisement) { a.LengthIPv4 = 28 }),
 				advertise(ad("exact"), func(a *config.BGPAdvertisement) { a.LocalPref = new(uint32(50)) }),
 			},
 			services: []Service{service("web", v4)},
-			want:     map[string][]string{"tor1": {"198.51.100.0/24", v4 + "/32 localPref=50"}},
+			want:     map[string][]string{"tor1": {"198.51.100.192/28", v4 + "/32 localPref=50"}},
 		},
 		{
 			name:  "an advertisement of everything takes no attribute from one of something that comes after it",
@@ -834,7 +976,7 @@ func TestRoutes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := lan(tt.services...).from("node1")
-			s.Config = config.Config{Peers: tt.peers, BGP: tt.ads}
+			s.Config = config.Config{Peers: tt.peers, BGP: tt.ads, Pools: lanPool()}
 			if tt.change != nil {
 				tt.change(s)
 			}
@@ -853,6 +995,27 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// lanPool has the pool of the tests, in the subnet of the nodes.
+func lanPool() map[string]*netipx.IPSet {
+	return map[string]*netipx.IPSet{"lan": ranges("198.51.100.192-198.51.100.239", "2001:db8:51::1000/116")}
+}
+
+func ranges(texts ...string) *netipx.IPSet {
+	var all netipx.IPSetBuilder
+	for _, text := range texts {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			all.AddPrefix(prefix)
+		} else {
+			all.AddRange(netipx.MustParseIPRange(text))
+		}
+	}
+	set, err := all.IPSet()
+	if err != nil {
+		panic(err)
+	}
+	return set
+}
+
 func advertise(ad config.BGPAdvertisement, change func(*config.BGPAdvertisement)) config.BGPAdvertisement {
 	change(&ad)
 	return ad
@@ -860,6 +1023,16 @@ func advertise(ad config.BGPAdvertisement, change func(*config.BGPAdvertisement)
 
 // randomSnapshot returns a small cluster in which anything may be wrong with anything.
 func randomSnapshot(r *rand.Rand) *Snapshot {
+	s := randomSnapshotWithoutKernel(r)
+	for i, ad := range s.Config.BGP { // those of the kernel are like those of BGP
+		s.Config.Interfaces = append(s.Config.Interfaces, config.InterfaceAdvertisement{
+			Name: ad.Name, Selection: ad.Selection, Interface: []string{"", "kube-lb0"}[i%2], LengthIPv4: ad.LengthIPv4, LengthIPv6: 128,
+		})
+	}
+	return s
+}
+
+func randomSnapshotWithoutKernel(r *rand.Rand) *Snapshot {
 	chance := func(percent int) bool { return r.IntN(100) < percent }
 	s := &Snapshot{Nodes: map[string]Node{}}
 	var names []string
@@ -872,7 +1045,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		for n := range r.IntN(3) {
 			subnets := prefixes("198.51.100.0/24", "2001:db8:51::/64", "192.0.2.0/24")
 			r.Shuffle(len(subnets), func(i, j int) { subnets[i], subnets[j] = subnets[j], subnets[i] })
-			node.Interfaces = append(node.Interfaces, Interface{Name: fmt.Sprintf("eth%d", n), Prefixes: subnets[:r.IntN(4)]})
+			node.Interfaces = append(node.Interfaces, Interface{
+				Name: fmt.Sprintf("eth%d", n), MAC: macOf(name, fmt.Sprint("eth", n)), Prefixes: subnets[:r.IntN(4)],
+			})
 		}
 		s.Nodes[name] = node
 	}
@@ -900,12 +1075,17 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 		}
 		s.Config.L2 = append(s.Config.L2, ad)
 	}
+	s.Config.Pools = map[string]*netipx.IPSet{}
+	for i := range 3 {
+		s.Config.Pools[fmt.Sprint("pool", i)] = ranges("198.51.100.0/25", "192.0.2.0/28", "2001:db8:51::/112")
+	}
+	s.Config.Excluded = map[string]*netipx.IPSet{"pool1": ranges("192.0.2.9/32")}
 	for i := range r.IntN(3) {
 		peer := tor(fmt.Sprint("peer", i))
 		peer.Nodes = selection().Nodes
 		s.Config.Peers = append(s.Config.Peers, peer)
 		s.Config.BGP = append(s.Config.BGP, config.BGPAdvertisement{
-			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 24 + 8*r.IntN(2), LengthIPv6: 128,
+			Name: fmt.Sprint("ad", i), Selection: selection(), LengthIPv4: 28 + 4*r.IntN(2), LengthIPv6: 128 - 8*r.IntN(2),
 			Communities: []bgp.Community{{A: 64512, B: uint32(i)}},
 		})
 		if chance(20) {
@@ -942,6 +1122,9 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 			svc = heldBy(names[r.IntN(len(names))], svc)
 			svc.Recorded.Addresses = svc.Recorded.Addresses[:r.IntN(len(svc.Addresses)+1)]
 			svc.Recorded.Interfaces = svc.Recorded.Interfaces[:1+r.IntN(2)]
+			if chance(20) {
+				svc.Target = names[r.IntN(len(names))]
+			}
 		}
 		s.Services = append(s.Services, svc)
 	}
@@ -952,7 +1135,7 @@ func randomSnapshot(r *rand.Rand) *Snapshot {
 // randomPeers lets anything be wrong with the peers of a snapshot, and with the sessions of its nodes.
 func randomPeers(r *rand.Rand, s *Snapshot) {
 	chance := func(percent int) bool { return r.IntN(100) < percent }
-	s.Paths = map[netip.Addr]link.Path{}
+	s.Paths = map[link.Destination]link.Path{}
 	s.Sessions = map[NodePeer]bgp.SessionState{}
 	s.Password = func(key config.SecretKey) (bgp.Password, error) {
 		if key.Secret == "missing" {
@@ -977,7 +1160,7 @@ func randomPeers(r *rand.Rand, s *Snapshot) {
 			path.Err = errors.New("network is unreachable")
 		}
 		if chance(90) {
-			s.Paths[peer.Peer.Address] = path
+			s.Paths[link.Destination{Address: peer.Peer.Address}] = path
 		}
 		for node := range s.Nodes {
 			if chance(70) {
@@ -1007,6 +1190,10 @@ func TestDecideProperties(t *testing.T) {
 			for _, a := range d.Layer2 {
 				if !s.Alive(node) {
 					continue // it does what it likes; the others see it as dead
+				}
+				if a.As != nil {
+					checkDraining(t, n, s, node, a)
+					continue
 				}
 				if other, taken := holders[a.Address]; taken {
 					t.Fatalf("cluster %d: %s is announced by %s and %s", n, a.Address, other, node)
@@ -1049,7 +1236,7 @@ func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a Annou
 		}
 		live++
 		for name := range s.Nodes {
-			if !svc.Local || endpoints.Nodes[name] {
+			if !svc.Local || endpoints.on(name) {
 				served[name]++
 			}
 		}
@@ -1061,6 +1248,15 @@ func checkAnnouncement(t *testing.T, n uint64, s *Snapshot, node string, a Annou
 		if m == live && served[node] < live {
 			t.Fatalf("cluster %d: %s announces %s for %d of %d Services, and %s could for all", n, node, a.Address, served[node], live, name)
 		}
+	}
+}
+
+// checkDraining checks that a node which answers for an address that another one is to hold is on record for it, and not excluded.
+func checkDraining(t *testing.T, n uint64, s *Snapshot, node string, a Announcement) {
+	t.Helper()
+	recorded := slices.ContainsFunc(s.Services, func(svc Service) bool { return svc.Holder == node })
+	if !recorded || s.Nodes[node].Excluded {
+		t.Fatalf("cluster %d: %s hands over %s; on record: %v, excluded: %v", n, node, a.Address, recorded, s.Nodes[node].Excluded)
 	}
 }
 
@@ -1107,13 +1303,21 @@ func checkStays(t *testing.T, n uint64, s *Snapshot, holders map[netip.Addr]stri
 	t.Helper()
 	next := *s
 	next.Services = slices.Clone(s.Services)
+	for i := range next.Services {
+		next.Services[i].Target = "" // It has taken over, or cannot. A second target in a group would be the next.
+	}
 	for node := range s.Nodes {
 		if !s.Alive(node) {
 			continue
 		}
-		for name := range Decide(s.from(node)).Records {
-			i := slices.IndexFunc(next.Services, func(svc Service) bool { return svc.Name == name })
-			next.Services[i].Holder = node
+		d := Decide(s.from(node))
+		for i := range next.Services {
+			name := next.Services[i].Name
+			if _, held := d.Records[name]; held {
+				next.Services[i].Holder = node
+			} else if next.Services[i].Holder == node && !d.Kept[name] {
+				next.Services[i].Holder = "" // The node takes itself off the record.
+			}
 		}
 	}
 	again := map[netip.Addr]string{}
@@ -1122,7 +1326,9 @@ func checkStays(t *testing.T, n uint64, s *Snapshot, holders map[netip.Addr]stri
 			continue
 		}
 		for _, a := range Decide(next.from(node)).Layer2 {
-			again[a.Address] = node
+			if a.As == nil {
+				again[a.Address] = node
+			}
 		}
 	}
 	if diff := cmp.Diff(holders, again, cmp.Comparer(sameAddr)); diff != "" {
@@ -1133,6 +1339,33 @@ func checkStays(t *testing.T, n uint64, s *Snapshot, holders map[netip.Addr]stri
 // BenchmarkDecide is one decision in a cluster of ten thousand dual-stack Services and a hundred nodes, by a node that holds a
 // hundredth of them and has one peer.
 func BenchmarkDecide(b *testing.B) {
+	s := large()
+	run := func(name string, s *Snapshot) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				Decide(s)
+			}
+		})
+	}
+	run("steady", s)
+	afterDeath := *s
+	afterDeath.Alive = dead("node001")
+	run("a node died", &afterDeath)
+	layer2Only := *s
+	layer2Only.Config.Peers = nil
+	run("steady, layer 2 alone", &layer2Only)
+	unrecorded := *s
+	unrecorded.Services = slices.Clone(s.Services)
+	for i := range unrecorded.Services {
+		unrecorded.Services[i].Holder = ""
+	}
+	run("nothing recorded", &unrecorded)
+}
+
+// large is a cluster of ten thousand dual-stack Services and a hundred nodes, seen by a node that holds a hundredth of them and has one
+// peer.
+func large() *Snapshot {
 	const services, nodes = 10_000, 100
 	s := &Snapshot{
 		Node: "node000",
@@ -1153,25 +1386,5 @@ func BenchmarkDecide(b *testing.B) {
 		svc := service(fmt.Sprintf("service%05d", i), fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::%x", i+1))
 		s.Services = append(s.Services, heldBy(name(i), svc))
 	}
-	run := func(name string, s *Snapshot) {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				Decide(s)
-			}
-		})
-	}
-	run("steady", s)
-	afterDeath := *s
-	afterDeath.Alive = dead(name(1))
-	run("a node died", &afterDeath)
-	layer2Only := *s
-	layer2Only.Config.Peers = nil
-	run("steady, layer 2 alone", &layer2Only)
-	unrecorded := *s
-	unrecorded.Services = slices.Clone(s.Services)
-	for i := range unrecorded.Services {
-		unrecorded.Services[i].Holder = ""
-	}
-	run("nothing recorded", &unrecorded)
+	return s
 }

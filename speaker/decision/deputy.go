@@ -34,8 +34,7 @@ type neighbours struct {
 // For example node1 holds 192.0.2.10 on eth0 and restarts. node2 and node3 have interfaces in node1's subnet, and node3 ranks first: node3
 // answers that 192.0.2.10 is at the MAC of node1's eth0. If an advertisement prefers node2, then node2 does.
 func (v *view) deputize(g *group, holder string) (announcements []Announcement) {
-	others := func(node string) bool { return node != holder && v.Alive(node) } // A holder that is back is alive.
-	successor, _ := election.Holder(g.key(), "", v.candidates(g), others)
+	successor, _ := v.placed(g)
 	for _, address := range g.addresses {
 		recorded := map[string]bool{}
 		for _, svc := range g.services {
@@ -76,7 +75,7 @@ func (v *view) neighbours(of nodeInterface) neighbours {
 			continue
 		}
 		for i := range node.Interfaces {
-			if !node.Interfaces[i].onLinkOf(&link) {
+			if node.Interfaces[i].Silent || !node.Interfaces[i].onLinkOf(&link) {
 				continue
 			}
 			weight := int32(1)

@@ -7,6 +7,7 @@
 //	gossip ──────┘        │                  BGP, BFD  whole sessions: peers, routes, next hops
 //	                      │                  Peers     with a session or without
 //	                      │                  Problems  why a peer has no session, or less than it should
+//	                      │                  Doubts    why a session may not come up
 //	                      └─────▶ Explain ─▶ for each address, node and way: announced, or the one reason why not
 //
 // [Decide] and [Explain] are pure. They have no client, no clock and no memory: what takes time (a speaker that has just started, a route

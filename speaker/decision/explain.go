@@ -31,15 +31,13 @@ const (
 	// NoAdvertisement: there is no L2Advertisement, or no BGPAdvertisement.
 	NoAdvertisement Reason = "NoAdvertisement"
 	// PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected: no advertisement selects the address. The one that comes closest
-	// fails by its pools, the labels of the Service, the labels of the node, or its peers.
+	// fails by its pools, the labels of the Service, the labels of the node, or its peers or families.
 	PoolNotSelected    Reason = "PoolNotSelected"
 	ServiceNotSelected Reason = "ServiceNotSelected"
 	NodeNotSelected    Reason = "NodeNotSelected"
 	PeerNotSelected    Reason = "PeerNotSelected"
 	// NodeExcluded: the node announces nothing (Node.Excluded).
 	NodeExcluded Reason = "NodeExcluded"
-	// Draining is reserved for nodes from which announcements are moved away. Nothing gives it yet.
-	Draining Reason = "Draining"
 	// NoReadyEndpoint: no node has a usable endpoint of the address's family.
 	NoReadyEndpoint Reason = "NoReadyEndpoint"
 	// NoLocalEndpoint: externalTrafficPolicy is Local, and the node has no endpoint of the Service or, on layer 2, of another Service that
@@ -49,8 +47,10 @@ const (
 	NoInterface Reason = "NoInterface"
 	// NoLiveSpeaker: no speaker is alive on the node.
 	NoLiveSpeaker Reason = "NoLiveSpeaker"
-	// Isolated: the speaker of the node sees neither another speaker nor the API.
-	Isolated Reason = "Isolated"
+	// Yielded: the speaker of another node answers for the address, and the one of this node, which holds it, cannot ask the API.
+	Yielded Reason = "Yielded"
+	// Draining: another node is to answer for the address on layer 2, the Holder, and the node that is on record answers until that one is.
+	Draining Reason = "Draining"
 	// OtherHolder: another node answers for the address on layer 2, the Holder.
 	OtherHolder Reason = "OtherHolder"
 	// AddressInUse: another station on the link has the address, so that the holder does not announce it. Detail has its MAC.
@@ -80,9 +80,9 @@ type Explanation struct {
 	// Peer is the name of the BGPPeer, "" for layer 2.
 	Peer   string
 	Reason Reason
-	// Interfaces are the names of those on which the node answers, if it is Announced on layer 2.
+	// Interfaces are the names of those on which the node answers, if it is Announced on layer 2, or Draining.
 	Interfaces []string
-	// Holder is the node that answers instead, if the Reason is OtherHolder.
+	// Holder is the node that answers instead, if the Reason is OtherHolder or Draining; "" if there is none yet.
 	Holder string
 	// Prefixes are those that the peer is told of the address, if it is Announced, SessionDown or Withheld by BGP. NextHop is theirs; the zero
 	// Addr for a node whose paths the snapshot does not have.
@@ -92,9 +92,10 @@ type Explanation struct {
 	Detail string
 }
 
-// Declared reports whether Decide announces the address: it is Announced, or would be if the session with the peer carried it.
+// Declared reports whether Decide announces the address: it is Announced, or would be if the session with the peer carried it, or the node
+// still answers for it.
 func (e Explanation) Declared() bool {
-	return e.Reason == Announced || e.Reason == SessionDown || e.Reason == Withheld
+	return e.Reason == Announced || e.Reason == Draining || e.Reason == SessionDown || e.Reason == Withheld
 }
 
 // Explain says why each address that a Service publishes is announced or not: by each node on layer 2 and then to each peer, ordered by
@@ -120,7 +121,8 @@ func NewExplainer(s *Snapshot) *Explainer {
 		view: view{Snapshot: s}, groups: map[types.NamespacedName]*group{}, holders: map[*group]string{},
 		nodes: slices.Sorted(maps.Keys(s.Nodes)),
 	}
-	for _, g := range e.view.groups() {
+	e.all = e.view.groups()
+	for _, g := range e.all {
 		for _, svc := range g.services {
 			e.groups[svc.Name] = g
 		}
@@ -185,6 +187,7 @@ func (e *Explainer) ExplainAlike(service types.NamespacedName, address Address) 
 		svc.Local, common.services = false, []*Service{&svc}
 		g = &common
 	}
+	e.candidates(g) // This finds out whether interfaces count that are Silent.
 	return e.each(address.IP, func(node string) Explanation { return e.candidate(g, address, node) },
 		func(node string, peer *config.Peer) Explanation { return e.toPeer(g, address, node, peer) })
 }
@@ -196,6 +199,26 @@ func (e *Explainer) Holder(service types.NamespacedName, address Address) (node 
 	x = e.layer2(g, address, node)
 	x.Address, x.Node = address.IP, node
 	return node, x
+}
+
+// Refusal returns why a node would not take the addresses of a Service over if a user named it as the Target, "" if it would.
+func (e *Explainer) Refusal(service types.NamespacedName, target string) string {
+	g := e.groups[service]
+	if g == nil {
+		return "the Service publishes no address"
+	}
+	e.holderOf(g) // This finds out whether interfaces count that are Silent.
+	return e.refusal(g, target)
+}
+
+// Sharers returns the Services of the sharing group of a Service, itself among them, sorted by name: they move together.
+func (e *Explainer) Sharers(service types.NamespacedName) (names []types.NamespacedName) {
+	if g := e.groups[service]; g != nil {
+		for _, svc := range g.services {
+			names = append(names, svc.Name)
+		}
+	}
+	return names
 }
 
 // each yields an explanation for each node on layer 2, and for each node and peer.
@@ -270,7 +293,7 @@ func (e *Explainer) candidate(g *group, address Address, name string) Explanatio
 		return Explanation{Reason: NoLocalEndpoint}
 	case len(interfaces) == 0:
 		return Explanation{Reason: NoInterface}
-	case !e.Alive(name):
+	case !e.lives(name):
 		return Explanation{Reason: NoLiveSpeaker}
 	}
 	return Explanation{Reason: Announced, Interfaces: interfaces}
@@ -278,16 +301,25 @@ func (e *Explainer) candidate(g *group, address Address, name string) Explanatio
 
 // layer2 explains an address of a group on layer 2.
 func (e *Explainer) layer2(g *group, address Address, name string) Explanation {
+	holder := e.holderOf(g) // This also finds out whether interfaces count that are Silent.
 	x := e.candidate(g, address, name)
+	if e.drains(g, holder, name) && name == e.Node && e.yields(g) {
+		return Explanation{Reason: Yielded}
+	}
+	if e.drains(g, holder, name) {
+		if as := e.drained(g, holder, address, name); len(as) > 0 {
+			return Explanation{Reason: Draining, Interfaces: slices.Sorted(maps.Keys(as)), Holder: holder}
+		}
+	}
 	switch {
 	case x.Reason != Announced:
 		return x
-	case e.Isolated && name == e.Node:
-		return Explanation{Reason: Isolated}
-	case e.holderOf(g) != name:
-		return Explanation{Reason: OtherHolder, Holder: e.holderOf(g)}
+	case holder != name:
+		return Explanation{Reason: OtherHolder, Holder: holder}
 	case name == e.Node && e.startupHolds(g):
 		return Explanation{Reason: StartupHold}
+	case name == e.Node && e.yields(g):
+		return Explanation{Reason: Yielded}
 	}
 	notFree := e.notFree(address.IP, name, e.probes(g, address.IP, name, x.Interfaces))
 	if len(notFree) == len(x.Interfaces) {
@@ -333,29 +365,33 @@ func (e *Explainer) toPeer(g *group, address Address, name string, peer *config.
 			why := selects(ad.Selection, address.Pool, svc, node.Labels)
 			switch {
 			case why != Announced:
-			case !isFor(ad, peer):
+			case !isFor(ad, peer) || !carries(ad, f):
 				why = PeerNotSelected
 			case !svc.Endpoints[f].Any:
 				why = NoReadyEndpoint
 			case !svc.servedFrom(name, address.IP):
 				why = NoLocalEndpoint
-			case !slices.Contains(prefixes, prefixOf(ad, address.IP)):
-				prefixes = append(prefixes, prefixOf(ad, address.IP))
+			default:
+				for _, prefix := range e.prefixes(ad, svc, address, name, peer) {
+					if !slices.Contains(prefixes, prefix) {
+						prefixes = append(prefixes, prefix)
+					}
+				}
 			}
 			reason = later(reason, why)
 		}
 	}
 	switch {
-	case node.Excluded && reason != NoAdvertisement && reason != PoolNotSelected && reason != ServiceNotSelected:
+	case node.Excluded && (!e.Leaving || name != e.Node) && reason != NoAdvertisement && reason != PoolNotSelected && reason != ServiceNotSelected:
 		return Explanation{Reason: NodeExcluded}
 	case reason != Announced:
 		return Explanation{Reason: reason}
 	case name != e.Node && !e.Alive(name):
 		return Explanation{Reason: NoLiveSpeaker}
 	}
-	resolved, err := e.peer(peer, name)
-	if err != nil {
-		return Explanation{Reason: NoSession, Detail: err.Error()}
+	resolved, problem, ok := e.peer(peer, name)
+	if !ok {
+		return Explanation{Reason: NoSession, Detail: problem.Error()}
 	}
 	if !slices.Contains(resolved.Families, f) {
 		return Explanation{Reason: FamilyNotCarried}
@@ -372,12 +408,12 @@ func (e *Explainer) toPeer(g *group, address Address, name string, peer *config.
 		}
 		x.NextHop = hop
 	}
-	x.Reason, x.Detail = e.carries(NodePeer{name, peer.Name}, f, x.NextHop)
+	x.Reason, x.Detail = e.carried(NodePeer{name, peer.Name}, f, x.NextHop)
 	return x
 }
 
-// carries returns Announced if the session carries a prefix that is declared for it, or else SessionDown or Withheld, with the cause.
-func (e *Explainer) carries(session NodePeer, f family.Family, hop netip.Addr) (reason Reason, detail string) {
+// carried returns Announced if the session carries a prefix that is declared for it, or else SessionDown or Withheld, with the cause.
+func (e *Explainer) carried(session NodePeer, f family.Family, hop netip.Addr) (reason Reason, detail string) {
 	if e.Sessions == nil {
 		return Announced, ""
 	}

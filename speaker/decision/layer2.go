@@ -21,6 +21,8 @@ type group struct {
 	addresses []Address
 	// advertisements are, for each address, those that select it on some node.
 	advertisements map[netip.Addr][]*config.L2Advertisement
+	// lastResort says that no node can serve the group on an interface that is heard, so that those count that are Silent.
+	lastResort bool
 }
 
 // key names the group for the election. It is that of the first Service by name.
@@ -40,8 +42,14 @@ func (v *view) recorded(g *group) string {
 	return recorded
 }
 
-// startupHolds reports whether this node leaves the group alone since it has just started and is not on record for the group.
-func (v *view) startupHolds(g *group) bool { return v.StartupHold && v.recorded(g) != v.Node }
+// startupHolds reports whether this node leaves the group alone since it has just started, is isolated, or is cut off, and is not on
+// record for the group.
+func (v *view) startupHolds(g *group) bool {
+	return (v.StartupHold || v.Isolated || v.CutOff && g.lastResort) && v.recorded(g) != v.Node
+}
+
+// lives reports whether the speaker of a node is alive, by gossip or by other signs.
+func (v *view) lives(node string) bool { return v.Alive(node) || v.Unreachable[node] }
 
 // groups joins the Services that share addresses. A group that no layer 2 advertisement selects is among them, without advertisements.
 func (v *view) groups() []*group {
@@ -90,42 +98,106 @@ func (g *group) absorb(other *group, byAddress map[netip.Addr]*group) {
 
 // holder returns the node that holds the group, and false if no node can. A recorded holder that is away keeps the group as long as it can
 // serve any of it: it will soon be back, and a move would end all connections.
+//
+// Readiness chooses among nodes for a new holder. A recorded one whose speaker is alive keeps what it has while its Node is not Ready: its
+// kernel forwards, whatever keeps the kubelet from saying so. It loses the group only when the Node has not been Ready for long, and most
+// others are. For example the kubelets of all nodes cannot reach the control plane, and that of node3 can again before those of node1 and
+// node2: node3 takes nothing.
+//
+// A group that no live node holds is placed.
 func (v *view) holder(g *group) (string, bool) {
+	if holder, ok := v.retained(g); ok {
+		return holder, true
+	}
+	return v.placed(g)
+}
+
+// retained returns the node that holds the group whatever other groups there are: the recorded holder, or the one that takes it over by hand
+// or as the preferred one.
+func (v *view) retained(g *group) (string, bool) {
 	recorded := v.recorded(g)
-	if v.Away[recorded] && v.serves(g, recorded) > 0 {
+	// Whether silent interfaces count is found out first, whatever was found before: they do not if the recorded holder is heard.
+	g.lastResort = false
+	served := v.serves(g, recorded)
+	if served == 0 || !v.lives(recorded) {
+		v.candidates(g)
+		served = v.serves(g, recorded)
+	}
+	if v.Away[recorded] && served > 0 {
 		return recorded, true
 	}
-	if node, ok := v.Nodes[recorded]; ok && node.Ready && v.Alive(recorded) {
-		if n := v.serves(g, recorded); n > 0 && n == v.servable(g) {
+	if target, ok := v.target(g); ok {
+		return target, true
+	}
+	if v.takesBack(g, recorded) {
+		return v.Node, true
+	}
+	kept := 0 // how many addresses the recorded holder would keep
+	if node, ok := v.Nodes[recorded]; ok && v.Alive(recorded) && !node.LongNotReady {
+		if kept = served; kept > 0 && kept == v.servable(g) {
 			return recorded, true // the usual case, which needs no look at the other nodes
 		}
 	}
-	return election.Holder(g.key(), recorded, v.candidates(g), v.Alive)
+	candidates := v.candidates(g)
+	if kept > 0 && len(candidates) > 0 && v.serves(g, candidates[0].Node) <= kept {
+		return recorded, true
+	}
+	rest := v.withoutPassed(g, candidates)
+	if recorded != "" && v.lives(recorded) && slices.ContainsFunc(rest, func(c election.Candidate) bool { return c.Node == recorded }) {
+		return recorded, true
+	}
+	return "", false
 }
 
 // candidates returns the nodes of which one answers for the group if no holder is on record, or the recorded one cannot. They are the same
 // for all Services that stand alone and whose addresses are Alike.
-func (v *view) candidates(g *group) (candidates []election.Candidate) {
-	if svc := g.services[0]; len(g.services) == 1 && !svc.Local && len(g.addresses) <= len(family.All) {
-		var all [len(family.All)]Alike
-		for i, address := range g.addresses {
-			all[i] = v.alike(svc, address)
-		}
-		known, ok := v.elections[all]
-		if ok {
-			return known
-		}
-		if v.elections == nil {
-			v.elections = map[[len(family.All)]Alike][]election.Candidate{}
-		}
-		defer func() { v.elections[all] = candidates }()
+//
+// Where no node can serve the group on an interface that is heard, those that are Silent count, as the last resort: it costs nothing to
+// answer where perhaps nobody hears it, and the finding may be wrong. For example node1 alone has an endpoint of the local Service web,
+// and two other nodes find its eth0 silent: node1 goes on.
+func (v *view) candidates(g *group) []election.Candidate { return v.contenders(g).candidates }
+
+// contenders returns the candidates for a group, and sets the group's lastResort.
+func (v *view) contenders(g *group) contenders {
+	if !g.isSimple() {
+		return v.contend(g)
 	}
+	var all [len(family.All)]Alike
+	for i, address := range g.addresses {
+		all[i] = v.alike(g.services[0], address)
+	}
+	known, ok := v.elections[all]
+	if !ok {
+		if v.elections == nil {
+			v.elections = map[[len(family.All)]Alike]contenders{}
+		}
+		known = v.contend(g)
+		v.elections[all] = known
+	}
+	g.lastResort = known.lastResort
+	return known
+}
+
+// contend works out what contenders returns.
+func (v *view) contend(g *group) contenders {
+	g.lastResort = false
+	found := v.liveCandidates(g)
+	if len(found) == 0 {
+		g.lastResort = true
+		found = v.liveCandidates(g)
+		g.lastResort = len(found) > 0
+	}
+	return newContenders(found, g.lastResort, g.isSimple())
+}
+
+// liveCandidates returns, of the nodes with a live speaker, those that serve most of the group and, of these, those that are Ready if any is.
+func (v *view) liveCandidates(g *group) (candidates []election.Candidate) {
 	best := 0
 	ready := false
 	for name, node := range v.Nodes {
 		n := v.serves(g, name)
 		// A node that serves both families goes before one that serves one, and among equals a Ready one before one that is not.
-		if n == 0 || n < best || n == best && ready && !node.Ready || !v.Alive(name) {
+		if n == 0 || n < best || n == best && ready && !node.Ready || !v.lives(name) {
 			continue
 		}
 		if n > best || node.Ready && !ready {
@@ -142,7 +214,7 @@ type Alike struct {
 	family   family.Family
 	endpoint bool         // there is a usable one
 	subnet   netip.Prefix // see view.subnet
-	selected string       // names the advertisements that select the address
+	selected string       // names the advertisements that select the address, and the nodes that the Service prefers
 }
 
 // alike returns that of an address of a Service that shares none.
@@ -154,6 +226,9 @@ func (v *view) alike(svc *Service, address Address) Alike {
 		if ad.Services.Matches(svc.Labels) {
 			selected = append(append(selected, ad.Name...), ',')
 		}
+	}
+	if svc.Preferred != nil {
+		selected = append(append(selected, '/'), svc.Preferred.String()...)
 	}
 	selected = append(selected, ';')
 	for _, ad := range ads.bgp {
@@ -225,12 +300,21 @@ func (v *view) interfaces(g *group, address Address, node string) []string {
 	return slices.Compact(slices.Sorted(v.usable(g, address, node)))
 }
 
-// usable yields the names of the interfaces on which the node can answer for an address of the group, some more than once: none unless
-// every Service on the address that has endpoints at all can be served from there.
+// usable yields the names of the interfaces on which the node can answer for an address of the group, some more than once: none if the
+// node is excluded.
 func (v *view) usable(g *group, address Address, name string) iter.Seq[string] {
+	if v.Nodes[name].Excluded {
+		return func(func(string) bool) {}
+	}
+	return v.reachable(g, address, name)
+}
+
+// reachable yields the names of the interfaces on which an answer of the node for an address of the group would lead to an endpoint, some
+// more than once: none unless every Service on the address that has endpoints at all can be served from there.
+func (v *view) reachable(g *group, address Address, name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		node, ok := v.Nodes[name]
-		if !ok || node.Excluded || !g.servedFrom(name, address.IP) {
+		if !ok || !g.servedFrom(name, address.IP) {
 			return
 		}
 		for _, ad := range g.advertisements[address.IP] {
@@ -238,6 +322,9 @@ func (v *view) usable(g *group, address Address, name string) iter.Seq[string] {
 				continue
 			}
 			for _, i := range node.Interfaces {
+				if i.Silent && !g.lastResort {
+					continue
+				}
 				if (len(ad.Interfaces) == 0 && i.onLink(address.IP) || ad.MatchesInterface(i.Name)) && !yield(i.Name) {
 					return
 				}
@@ -268,23 +355,32 @@ func (g *group) servedFrom(node string, ip netip.Addr) bool {
 
 // haveCommonNode reports whether the endpoints of the local Services on the address have a node in common.
 func (g *group) haveCommonNode(ip netip.Addr) bool {
-	var common map[string]bool // nil before the first local Service
+	var common []string
+	first := true
 	for _, svc := range g.services {
 		endpoints := svc.Endpoints[family.Of(ip)]
 		if !svc.has(ip) || !endpoints.Any || !svc.Local {
 			continue
 		}
-		if common == nil {
-			common = maps.Clone(endpoints.Nodes)
+		if first {
+			common, first = slices.Clone(endpoints.Nodes), false
 		}
-		maps.DeleteFunc(common, func(node string, _ bool) bool { return !endpoints.Nodes[node] })
+		common = slices.DeleteFunc(common, func(node string) bool { return !endpoints.on(node) })
 	}
 	return len(common) > 0
 }
 
-// weight sums the preferences of the group's advertisements that match the node, each advertisement counted once.
+// preferredWeight is the weight of the nodes that a Service prefers: that of the strongest preference of an L2Advertisement.
+const preferredWeight = 100
+
+// weight sums the preferences of the group's Services and advertisements that match the node, each of them counted once.
 func (v *view) weight(g *group, node Node) int32 {
 	var weight int32
+	for _, svc := range g.services {
+		if svc.Preferred != nil && svc.Preferred.Matches(node.Labels) {
+			weight += preferredWeight
+		}
+	}
 	var counted []*config.L2Advertisement
 	for _, address := range g.addresses {
 		for _, ad := range g.advertisements[address.IP] {

@@ -41,12 +41,38 @@ func (v *view) probes(g *group, ip netip.Addr, node string, interfaces []string)
 	return without(interfaces, before)
 }
 
+// unconfirmed returns those interfaces on which a node is not known to answer for an address, of those to be probed and, if it takes the
+// group over, of all. They are not recorded: a node that cannot open its sockets is not to be taken for the holder. The recorded holder
+// stays on record where it needs no probing, though it may just have started, or its interface may be down for an instant.
+func (v *view) unconfirmed(g *group, ip netip.Addr, node string, interfaces, probes []string) []string {
+	if slices.ContainsFunc(g.services, func(svc *Service) bool { return svc.Holder == node }) {
+		return v.notFree(ip, node, probes)
+	}
+	return v.notFree(ip, node, interfaces)
+}
+
 // notFree returns those interfaces on which probing an address has not found it free, or has not ended.
 func (v *view) notFree(ip netip.Addr, node string, probes []string) []string {
 	if v.Probed == nil {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(probes), func(name string) bool { return v.Probed(node, name, ip).Free })
+}
+
+// isProbing reports whether a node has yet to find out about an address of a Service that was never on record. For example the probes of the IPv4
+// address of a new Service have ended, and those of its IPv6 address end a moment later.
+func (v *view) isProbing(g *group, svc *Service, node string) bool {
+	return svc.Holder == "" && len(svc.Recorded.Addresses) == 0 && v.Probed != nil && slices.ContainsFunc(svc.Addresses, func(a Address) bool {
+		probes := v.probes(g, a.IP, node, v.interfaces(g, a, node))
+		return slices.ContainsFunc(probes, func(name string) bool { return v.Probed(node, name, a.IP) == Probe{} })
+	})
+}
+
+// isInUse reports whether a node has found that other stations have all addresses of a Service that it can answer for.
+func (v *view) isInUse(g *group, svc *Service, node string) bool {
+	return v.Probed != nil && !slices.ContainsFunc(svc.Addresses, func(a Address) bool {
+		return slices.ContainsFunc(v.interfaces(g, a, node), func(name string) bool { return v.Probed(node, name, a.IP).UsedBy == "" })
+	})
 }
 
 // without returns the names that are not among the others, nil if there are none.

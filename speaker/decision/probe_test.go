@@ -42,6 +42,11 @@ func TestProbes(t *testing.T) {
 			want:     []string{probes4, probes6}, explained: "Probing",
 		},
 		{
+			name:     "one is found free before the other, and they are recorded together",
+			services: []Service{service("web", v4, v6)}, free: []string{v4 + " eth0"},
+			want: []string{probes4, probes6}, explained: "Announced (eth0)",
+		},
+		{
 			name:     "when they are free they are recorded",
 			services: []Service{service("web", v4, v6)}, free: []string{v4 + " eth0", v6 + " eth0"},
 			want: []string{probes4, probes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
@@ -52,9 +57,9 @@ func TestProbes(t *testing.T) {
 			want: []string{probes4, probes6, "record web: " + v6 + " on eth0"}, explained: "AddressInUse (" + station + " on eth0)",
 		},
 		{
-			name:     "with both in use nothing is recorded",
+			name:     "with both in use the node is recorded, and no address",
 			services: []Service{service("web", v4, v6)}, used: []string{v4 + " eth0", v6 + " eth0"},
-			want: []string{probes4, probes6}, explained: "AddressInUse (" + station + " on eth0)",
+			want: []string{probes4, probes6, "record web:  on "}, explained: "AddressInUse (" + station + " on eth0)",
 		},
 		{
 			name:     "a speaker that restarts goes on with what it is on record for",
@@ -62,19 +67,24 @@ func TestProbes(t *testing.T) {
 			want:     []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
 		},
 		{
-			name:     "a takeover from a dead node is not probed",
+			name:     "a takeover from a dead node is not probed, and not recorded before this node answers",
 			services: []Service{recorded("node2", service("web", v4, v6), eth0, v4, v6)},
-			want:     []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
+			want:     []string{takes4, takes6}, explained: "Announced (eth0)",
+		},
+		{
+			name:     "then it is recorded",
+			services: []Service{recorded("node2", service("web", v4, v6), eth0, v4, v6)}, free: []string{v4 + " eth0", v6 + " eth0"},
+			want: []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
 		},
 		{
 			name:     "nor is one from a node whose interfaces have other names",
-			services: []Service{recorded("node2", service("web", v4, v6), []string{"ens3"}, v4, v6)},
-			want:     []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
+			services: []Service{recorded("node2", service("web", v4, v6), []string{"ens3"}, v4, v6)}, free: []string{v4 + " eth0", v6 + " eth0"},
+			want: []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
 		},
 		{
 			name:     "an address that was given up is not probed",
-			services: []Service{recorded("", service("web", v4, v6), nil, v4, v6)},
-			want:     []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
+			services: []Service{recorded("", service("web", v4, v6), nil, v4, v6)}, free: []string{v4 + " eth0", v6 + " eth0"},
+			want: []string{takes4, takes6, "record web: " + v4 + ", " + v6 + " on eth0"}, explained: "Announced (eth0)",
 		},
 		{
 			name:     "a second address is probed while the first is announced",
@@ -83,8 +93,8 @@ func TestProbes(t *testing.T) {
 		},
 		{
 			name:     "a takeover of a Service with an address that its last holder found in use probes that one alone",
-			services: []Service{recorded("node2", service("web", v4, v6), eth0, v6)},
-			want:     []string{probes4, takes6, "record web: " + v6 + " on eth0"}, explained: "Probing",
+			services: []Service{recorded("node2", service("web", v4, v6), eth0, v6)}, free: []string{v6 + " eth0"},
+			want: []string{probes4, takes6, "record web: " + v6 + " on eth0"}, explained: "Probing",
 		},
 		{
 			name:     "a Service whose address changes keeps its holder while the new one is probed",

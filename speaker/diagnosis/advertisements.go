@@ -8,9 +8,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
@@ -18,9 +18,9 @@ import (
 )
 
 // Advertisements returns the condition Effective of each advertisement of the snapshot: whether there is a pool, a node with a live speaker,
-// and an interface or an established session to announce by. Messages stay the same while nodes come and go. Pools has the ranges of all
-// AddressPools by their names. An advertisement that the configuration leaves out as invalid has no such condition.
-func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[config.Key]metav1.Condition {
+// and an interface or an established session to announce by. Messages stay the same while nodes come and go. An advertisement that
+// the configuration leaves out as invalid has no such condition.
+func Advertisements(s *decision.Snapshot) map[config.Key]metav1.Condition {
 	conditions := map[config.Key]metav1.Condition{}
 	say := func(kind, name, reason, message string) {
 		c := metav1.Condition{Type: v1alpha1.ConditionEffective, Status: metav1.ConditionFalse, Reason: reason, Message: message}
@@ -31,41 +31,53 @@ func Advertisements(s *decision.Snapshot, pools map[string][]ipam.Range) map[con
 	}
 	for i := range s.Config.L2 {
 		ad := &s.Config.L2[i]
-		ranges, nodes, reason, message := selectedBy(s, ad.Selection, pools)
-		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, nodes, ranges) {
+		pools, nodes, reason, message := selectedBy(s, ad.Selection)
+		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, nodes, pools) {
 			reason = v1alpha1.ReasonNoInterface
 			message = "no selected node has an interface in the subnet of a selected pool; set interfaces if routers know the way"
 			if len(ad.Interfaces) > 0 {
 				message = fmt.Sprintf("no selected node has a usable interface whose name matches interfaces %q", ad.Interfaces)
 			}
 		}
-		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, alive(s, nodes), ranges) {
+		if reason == v1alpha1.ReasonEffective && !hasInterface(s, ad, alive(s, nodes), pools) {
 			reason, message = v1alpha1.ReasonNoLiveSpeaker, noLiveSpeaker
 		}
 		say("L2Advertisement", ad.Name, reason, message)
 	}
 	for i := range s.Config.BGP {
 		ad := &s.Config.BGP[i]
-		_, nodes, reason, message := selectedBy(s, ad.Selection, pools)
+		_, nodes, reason, message := selectedBy(s, ad.Selection)
 		if reason == v1alpha1.ReasonEffective {
 			reason, message = sessionsOf(s, ad, nodes)
 		}
 		say("BGPAdvertisement", ad.Name, reason, message)
 	}
+	for i := range s.Config.Interfaces {
+		ad := &s.Config.Interfaces[i]
+		_, nodes, reason, message := selectedBy(s, ad.Selection)
+		if reason == v1alpha1.ReasonEffective && len(alive(s, nodes)) == 0 {
+			reason, message = v1alpha1.ReasonNoLiveSpeaker, noLiveSpeaker
+		} else if reason == v1alpha1.ReasonEffective &&
+			!slices.ContainsFunc(alive(s, nodes), func(node string) bool { return s.Nodes[node].Redistributes }) {
+			reason = v1alpha1.ReasonNotPermitted
+			message = "the speakers of the selected nodes may not change the kernel's routes: set the value speaker.kernelRoutes of the chart, " +
+				"or add the component manifests/kernel-routes"
+		}
+		say("InterfaceAdvertisement", ad.Name, reason, message)
+	}
 	return conditions
 }
 
-// selectedBy returns the ranges of the pools and the nodes that an advertisement selects, or the reason why there is none of either.
+// selectedBy returns the addresses of the pools and the nodes that an advertisement selects, or the reason why there is none of either.
 func selectedBy(
-	s *decision.Snapshot, selected config.Selection, pools map[string][]ipam.Range,
-) (ranges []ipam.Range, nodes []string, reason, message string) {
-	found := false
-	for name, of := range pools {
+	s *decision.Snapshot, selected config.Selection,
+) (pools []*netipx.IPSet, nodes []string, reason, message string) {
+	for name, addresses := range s.Config.Pools {
 		if selected.SelectsPool(name) {
-			found, ranges = true, append(ranges, of...)
+			pools = append(pools, addresses)
 		}
 	}
-	if !found {
+	if len(pools) == 0 {
 		return nil, nil, v1alpha1.ReasonNoPool, "addressPools and addressPoolSelectors select no AddressPool"
 	}
 	var excluded []string
@@ -86,17 +98,17 @@ func selectedBy(
 		}
 		return nil, nil, v1alpha1.ReasonNoNode, message
 	}
-	return ranges, nodes, v1alpha1.ReasonEffective, ""
+	return pools, nodes, v1alpha1.ReasonEffective, ""
 }
 
-// hasInterface reports whether a node can answer on an interface for some address of the ranges.
-func hasInterface(s *decision.Snapshot, ad *config.L2Advertisement, nodes []string, ranges []ipam.Range) bool {
+// hasInterface reports whether a node can answer on an interface for some address of the pools.
+func hasInterface(s *decision.Snapshot, ad *config.L2Advertisement, nodes []string, pools []*netipx.IPSet) bool {
 	for _, node := range nodes {
 		for _, i := range s.Nodes[node].Interfaces {
 			if ad.MatchesInterface(i.Name) {
 				return true
 			}
-			if len(ad.Interfaces) == 0 && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return inSubnet(p, ranges) }) {
+			if len(ad.Interfaces) == 0 && slices.ContainsFunc(i.Prefixes, func(p netip.Prefix) bool { return inSubnet(p, pools) }) {
 				return true
 			}
 		}
@@ -104,11 +116,9 @@ func hasInterface(s *decision.Snapshot, ad *config.L2Advertisement, nodes []stri
 	return false
 }
 
-// inSubnet reports whether some address of the ranges is in a subnet.
-func inSubnet(subnet netip.Prefix, ranges []ipam.Range) bool {
-	return slices.ContainsFunc(ranges, func(r ipam.Range) bool {
-		return subnet.Contains(r.First) || subnet.Contains(r.Last) || r.Contains(subnet.Addr())
-	})
+// inSubnet reports whether some address of the pools is in a subnet.
+func inSubnet(subnet netip.Prefix, pools []*netipx.IPSet) bool {
+	return slices.ContainsFunc(pools, func(addresses *netipx.IPSet) bool { return addresses.OverlapsPrefix(subnet) })
 }
 
 const noLiveSpeaker = "no speaker is alive on the selected nodes that could announce"
@@ -145,7 +155,7 @@ func sessionsOf(s *decision.Snapshot, ad *config.BGPAdvertisement, nodes []strin
 		}
 	}
 	if len(peers) > 0 {
-		return v1alpha1.ReasonSessionDown, "no BGP session with " + join(peers) + " is established"
+		return v1alpha1.ReasonSessionDown, "no BGP session with " + Join(peers) + " is established"
 	}
 	return reason, message
 }

@@ -5,25 +5,29 @@ package diagnosis
 import (
 	"testing"
 
-	"github.com/tandem-lb/tandem/ipam"
+	"go4.org/netipx"
+
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 )
 
 func TestAdvertisements(t *testing.T) {
-	ranges := func(text string) []ipam.Range {
-		r, err := ipam.ParseRange(text)
+	pool := func(ranges string) *netipx.IPSet {
+		var addresses netipx.IPSetBuilder
+		addresses.AddRange(netipx.MustParseIPRange(ranges))
+		set, err := addresses.IPSet()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []ipam.Range{r}
+		return set
 	}
-	pools := map[string][]ipam.Range{
-		"lan": ranges("198.51.100.200-198.51.100.209"), "off": ranges("192.0.2.64/29"), "wide": ranges("198.51.0.0/16"),
+	pools := map[string]*netipx.IPSet{
+		"lan": pool("198.51.100.200-198.51.100.209"), "off": pool("192.0.2.64-192.0.2.71"), "wide": pool("198.51.0.0-198.51.255.255"),
 	}
 	const (
 		l2Kind, bgpKind = "L2Advertisement", "BGPAdvertisement"
+		kernelKind      = "InterfaceAdvertisement"
 		noSubnet        = "no selected node has an interface in the subnet of a selected pool; set interfaces if routers know the way"
 		noPeer          = "no selected node has one of the peers: there is no BGPPeer, or nodeSelectors of the BGPPeer leave the nodes out"
 	)
@@ -34,6 +38,16 @@ func TestAdvertisements(t *testing.T) {
 		reason, message string
 	}{
 		{"everything", func(c *cluster) { c.l2("") }, l2Kind, "Effective", ""},
+		{"everything in the kernel", func(c *cluster) { c.kernel(true, "") }, kernelKind, "Effective", ""},
+		{
+			"speakers without the right to change the kernel", func(c *cluster) { c.kernel(false, "") }, kernelKind, "NotPermitted",
+			"the speakers of the selected nodes may not change the kernel's routes: set the value speaker.kernelRoutes of the chart, " +
+				"or add the component manifests/kernel-routes",
+		},
+		{
+			"no live speaker for the kernel", func(c *cluster) { c.kernel(true, ""); c.Alive = func(string) bool { return false } },
+			kernelKind, "NoLiveSpeaker", noLiveSpeaker,
+		},
 		{"a pool in the subnet", func(c *cluster) { c.l2("name=node1", "lan") }, l2Kind, "Effective", ""},
 		{"a pool around the subnet", func(c *cluster) { c.l2("", "wide") }, l2Kind, "Effective", ""},
 		{
@@ -84,11 +98,9 @@ func TestAdvertisements(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCluster()
 			tt.set(c)
-			name := "l2-0"
-			if tt.kind == bgpKind {
-				name = "bgp"
-			}
-			got := Advertisements(c.Snapshot, pools)[config.Key{Kind: tt.kind, Name: name}]
+			name := map[string]string{l2Kind: "l2-0", bgpKind: "bgp", kernelKind: "routes"}[tt.kind]
+			c.Config.Pools = pools
+			got := Advertisements(c.Snapshot)[config.Key{Kind: tt.kind, Name: name}]
 			if got.Reason != tt.reason || got.Message != tt.message || (got.Status == "True") != (tt.reason == "Effective") {
 				t.Errorf("%s %s: %s\nwant %s: %s", got.Status, got.Reason, got.Message, tt.reason, tt.message)
 			}

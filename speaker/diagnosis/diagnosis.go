@@ -30,10 +30,22 @@ import (
 type Finding struct {
 	Address   netip.Addr
 	Announced bool
+	// Way is how it is announced, "" if it is not.
+	Way Way
 	// Reason is one of the ServiceReasons of package ipam/v1alpha1, and Message a sentence without a full stop. The message of an address
 	// that is announced names no node, so that it stays when another node takes the address over.
 	Reason, Message string
 }
+
+// Way is how an address is announced.
+type Way string
+
+// The ways to announce an address.
+const (
+	Layer2   Way = "layer 2"
+	BGP      Way = "BGP"
+	InKernel Way = "kernel" // by the routing software of the node, which finds the address in the kernel
+)
 
 // Diagnoser diagnoses the Services of a snapshot.
 type Diagnoser struct {
@@ -92,11 +104,24 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 	f := Finding{Address: address.IP}
 	record := d.records[svc.Name]
 	if record.Node != "" && slices.Contains(record.Addresses, address.IP) && d.alive(record.Node) {
-		f.Announced, f.Reason, f.Message = true, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced on layer 2", address.IP)
+		f.Announced, f.Way, f.Reason, f.Message = true, Layer2, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced on layer 2", address.IP)
 		return f
 	}
 	layer2, toPeers := d.explainer.Selected(svc.Name, address)
+	inKernel, there := d.explainer.InKernel(svc.Name, address)
 	switch {
+	case there:
+		f.Announced, f.Way, f.Reason = true, InKernel, ipamv1alpha1.ServiceReasonAnnounced
+		f.Message = fmt.Sprintf("%s is in the kernel of nodes, for their routing software to announce", address.IP)
+		return f
+	case inKernel && !layer2 && !toPeers && !svc.Endpoints[family.Of(address.IP)].Any:
+		f.Reason = ipamv1alpha1.ServiceReasonNoReadyEndpoint
+		f.Message = fmt.Sprintf("no ready %s endpoint", family.Of(address.IP))
+		return f
+	case inKernel && !layer2 && !toPeers:
+		f.Reason = ipamv1alpha1.ServiceReasonPending
+		f.Message = fmt.Sprintf("no node has %s in its kernel: see the condition KernelRoutes of the SpeakerStatuses", address.IP)
+		return f
 	case !layer2 && !toPeers:
 		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoAdvertisement, d.notSelected(address)
 		return f
@@ -110,10 +135,10 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 	e, shared := d.explain(svc, address, layer2, toPeers)
 	var endpoints map[string]bool
 	if svc.Local && !shared {
-		endpoints = svc.Endpoints[family.Of(address.IP)].Nodes
+		endpoints = endpointNodes(svc, address.IP)
 	}
 	if d.byBGP(e, family.Of(address.IP), announced, endpoints) {
-		f.Announced, f.Reason, f.Message = true, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced by BGP", address.IP)
+		f.Announced, f.Way, f.Reason, f.Message = true, BGP, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced by BGP", address.IP)
 		return f
 	}
 	c := collection{collected: e.collect(endpoints), address: address.IP}
@@ -122,6 +147,15 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 	}
 	f.Reason, f.Message = d.why(&c)
 	return f
+}
+
+// endpointNodes returns the nodes that have a usable endpoint of a Service for an address.
+func endpointNodes(svc *decision.Service, ip netip.Addr) map[string]bool {
+	nodes := map[string]bool{}
+	for _, node := range svc.Endpoints[family.Of(ip)].Nodes {
+		nodes[node] = true
+	}
+	return nodes
 }
 
 // alive reports whether a node exists and its speaker is alive.
@@ -133,7 +167,7 @@ func (d *Diagnoser) alive(node string) bool {
 // notSelected says why no advertisement selects an address.
 func (d *Diagnoser) notSelected(address decision.Address) string {
 	config := &d.snapshot.Config
-	if len(config.L2)+len(config.BGP) == 0 {
+	if len(config.L2)+len(config.BGP)+len(config.Interfaces) == 0 {
 		return "there is no L2Advertisement and no BGPAdvertisement"
 	}
 	for i := range config.L2 {
@@ -144,6 +178,11 @@ func (d *Diagnoser) notSelected(address decision.Address) string {
 	for i := range config.BGP {
 		if config.BGP[i].SelectsPool(address.Pool) {
 			return fmt.Sprintf("serviceSelectors of BGPAdvertisement %s do not select the Service", config.BGP[i].Name)
+		}
+	}
+	for i := range config.Interfaces {
+		if config.Interfaces[i].SelectsPool(address.Pool) {
+			return fmt.Sprintf("serviceSelectors of InterfaceAdvertisement %s do not select the Service", config.Interfaces[i].Name)
 		}
 	}
 	return "no advertisement selects pool " + address.Pool
@@ -165,7 +204,7 @@ func (d *Diagnoser) hasAll(session decision.NodePeer, f family.Family) bool {
 // closest has the reasons from that which is closest to an announcement.
 var closest = []decision.Reason{
 	decision.Announced, decision.Withheld, decision.SessionDown, decision.AddressInUse, decision.Probing, decision.StartupHold,
-	decision.Isolated, decision.NoNextHop, decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
+	decision.Yielded, decision.NoNextHop, decision.FamilyNotCarried, decision.NoSession, decision.OtherHolder, decision.NoLiveSpeaker, decision.NoInterface,
 	decision.NoLocalEndpoint, decision.NoReadyEndpoint, decision.PeerNotSelected, decision.NodeNotSelected, decision.NodeExcluded,
 	decision.PeerNotOnNode, decision.ServiceNotSelected, decision.PoolNotSelected, decision.NoAdvertisement,
 }
@@ -183,9 +222,9 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 	nodes, peers, detail := c.named(r)
 	f := family.Of(c.address)
 	switch r {
-	case decision.Announced, decision.StartupHold, decision.Isolated:
+	case decision.Announced, decision.StartupHold, decision.Yielded:
 		if len(peers) > 0 {
-			return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("%s has not been sent to %s yet", c.address, join(peers))
+			return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("%s has not been sent to %s yet", c.address, Join(peers))
 		}
 		return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("node %s has not recorded yet that it answers for %s", nodes[0], c.address)
 	case decision.Withheld:
@@ -194,10 +233,10 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 	case decision.SessionDown:
 		return ipamv1alpha1.ServiceReasonSessionDown, fmt.Sprintf("%s down %s", sessions(peers, "is", "are"), d.on(c, nodes))
 	case decision.NoNextHop, decision.NoSession:
-		return ipamv1alpha1.ServiceReasonNoSession, fmt.Sprintf("no node can have a BGP session with %s: %s", join(peers), detail)
+		return ipamv1alpha1.ServiceReasonNoSession, fmt.Sprintf("no node can have a BGP session with %s: %s", Join(peers), detail)
 	case decision.FamilyNotCarried:
 		return ipamv1alpha1.ServiceReasonFamilyNotCarried, fmt.Sprintf("spec.families of BGPPeer %s %s out %s",
-			join(peers), plural(peers, "leaves", "leave"), f)
+			Join(peers), plural(peers, "leaves", "leave"), f)
 	case decision.Probing:
 		return ipamv1alpha1.ServiceReasonPending, fmt.Sprintf("node %s asks whether another machine has %s", nodes[0], c.address)
 	case decision.AddressInUse:
@@ -226,7 +265,7 @@ func (d *Diagnoser) describe(c *collection, r decision.Reason) (reason, message 
 	case decision.NodeExcluded:
 		return ipamv1alpha1.ServiceReasonNoNode, "nodes that are excluded announce nothing: " + some(nodes)
 	case decision.PeerNotOnNode:
-		return ipamv1alpha1.ServiceReasonNoNode, fmt.Sprintf("nodeSelectors of BGPPeer %s select no node", join(peers))
+		return ipamv1alpha1.ServiceReasonNoNode, fmt.Sprintf("nodeSelectors of BGPPeer %s select no node", Join(peers))
 	}
 	return ipamv1alpha1.ServiceReasonNoAdvertisement, "no advertisement selects the address"
 }
@@ -263,7 +302,7 @@ func (d *Diagnoser) on(c *collection, nodes []string) string {
 
 // sessions begins a sentence on the sessions with peers.
 func sessions(peers []string, one, many string) string {
-	return "BGP " + plural(peers, "session", "sessions") + " with " + join(peers) + " " + plural(peers, one, many)
+	return "BGP " + plural(peers, "session", "sessions") + " with " + Join(peers) + " " + plural(peers, one, many)
 }
 
 func plural(names []string, one, many string) string {
@@ -273,8 +312,8 @@ func plural(names []string, one, many string) string {
 	return many
 }
 
-// join lists names in a sentence: "tor1", "tor1 and tor2", "tor1, tor2 and 3 more".
-func join(names []string) string {
+// Join lists names in a sentence: "tor1", "tor1 and tor2", "tor1, tor2 and 3 more".
+func Join(names []string) string {
 	switch n := len(names); {
 	case n == 0:
 		return ""
@@ -287,7 +326,7 @@ func join(names []string) string {
 }
 
 // some lists the first of many nodes.
-func some(nodes []string) string { return plural(nodes, "node ", "nodes ") + join(nodes) }
+func some(nodes []string) string { return plural(nodes, "node ", "nodes ") + Join(nodes) }
 
 // Sum makes of the Findings of a Service whether all its addresses are announced, and the reason and message of that. Where its families
 // differ, the message says which is which:

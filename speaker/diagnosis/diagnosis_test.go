@@ -61,7 +61,7 @@ func service(name string, addresses ...string) decision.Service {
 		Endpoints: map[family.Family]decision.Endpoints{},
 	}
 	for _, f := range family.All {
-		svc.Endpoints[f] = decision.Endpoints{Any: true, Nodes: map[string]bool{"node1": true}}
+		svc.Endpoints[f] = decision.Endpoints{Any: true, Nodes: []string{"node1"}}
 	}
 	for _, text := range addresses {
 		pool := "lan"
@@ -87,6 +87,16 @@ func (c *cluster) bgp(nodes string, pools ...string) *config.BGPAdvertisement {
 		Name: "bgp", Selection: selection(nodes, pools), LengthIPv4: 32, LengthIPv6: 128,
 	})
 	return &c.Config.BGP[len(c.Config.BGP)-1]
+}
+
+// kernel adds an InterfaceAdvertisement, with speakers that have the right to follow it or not.
+func (c *cluster) kernel(permitted bool, nodes string, pools ...string) {
+	c.Config.Interfaces = append(c.Config.Interfaces, config.InterfaceAdvertisement{
+		Name: "routes", Selection: selection(nodes, pools), LengthIPv4: 32, LengthIPv6: 128,
+	})
+	for name := range c.Nodes {
+		c.change(name, func(n *decision.Node) { n.Redistributes = permitted })
+	}
 }
 
 func selection(nodes string, pools []string) config.Selection {
@@ -161,7 +171,7 @@ func TestSum(t *testing.T) {
 				c.l2("")
 				c.Probed = func(string, string, netip.Addr) decision.Probe { return decision.Probe{UsedBy: "02:00:00:00:00:42"} }
 			},
-			reason: "AddressInUse", message: "another machine has 198.51.100.200: node node3 hears 02:00:00:00:00:42 on eth0",
+			reason: "AddressInUse", message: "another machine has 198.51.100.200: node node1 hears 02:00:00:00:00:42 on eth0",
 		},
 		{
 			name: "the holder asks whether a machine has the address", addresses: only4,
@@ -169,7 +179,7 @@ func TestSum(t *testing.T) {
 				c.l2("")
 				c.Probed = func(string, string, netip.Addr) decision.Probe { return decision.Probe{} }
 			},
-			reason: "Pending", message: "node node3 asks whether another machine has 198.51.100.200",
+			reason: "Pending", message: "node node1 asks whether another machine has 198.51.100.200",
 		},
 		{
 			name: "no address", addresses: nil, set: func(*cluster) {}, reason: "NotAllocated", message: "no address yet",
@@ -241,6 +251,19 @@ func TestSum(t *testing.T) {
 			reason: "NoReadyEndpoint", message: "IPv4: 198.51.100.200 is announced on layer 2; IPv6: no ready IPv6 endpoint",
 		},
 		{
+			name: "by the routing software of nodes", addresses: only4, set: func(c *cluster) { c.kernel(true, "") },
+			reason: "Announced", message: "198.51.100.200 is in the kernel of nodes, for their routing software to announce",
+		},
+		{
+			name: "speakers have no right to change the kernel", addresses: only4, set: func(c *cluster) { c.kernel(false, "") },
+			reason: "Pending", message: "no node has 198.51.100.200 in its kernel: see the condition KernelRoutes of the SpeakerStatuses",
+		},
+		{
+			name: "no ready endpoint for the routing software of nodes", addresses: only4,
+			set:    func(c *cluster) { c.kernel(true, ""); delete(c.web().Endpoints, family.IPv4) },
+			reason: "NoReadyEndpoint", message: "no ready IPv4 endpoint",
+		},
+		{
 			name: "no local endpoint where it could be announced", addresses: only4,
 			set:     func(c *cluster) { c.l2("name=node2"); c.web().Local = true },
 			reason:  "NoLocalEndpoint",
@@ -266,7 +289,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "a record of a Node that is gone", addresses: only4, set: func(c *cluster) { c.l2(""); c.held("gone", lan4) },
-			reason: "Pending", message: "node node3 has not recorded yet that it answers for 198.51.100.200",
+			reason: "Pending", message: "node node1 has not recorded yet that it answers for 198.51.100.200",
 		},
 		{
 			name: "the holder has one family on its link", addresses: []string{lan4, lan6},
@@ -405,7 +428,7 @@ func TestAlike(t *testing.T) {
 				e, shared := d.explain(svc, address, layer2, toPeers)
 				var endpoints map[string]bool
 				if svc.Local && !shared {
-					endpoints = svc.Endpoints[family.Of(address.IP)].Nodes
+					endpoints = endpointNodes(svc, address.IP)
 				}
 				got := collection{collected: e.collect(endpoints), address: address.IP}
 				if got.layer2 {
@@ -451,7 +474,7 @@ func randomCluster(r *rand.Rand) *cluster {
 			fmt.Sprintf("2001:db8::%d", 200+r.IntN(20)))
 		svc.Local = r.IntN(2) == 0
 		for _, f := range family.All {
-			svc.Endpoints[f] = decision.Endpoints{Any: r.IntN(5) > 0, Nodes: map[string]bool{fmt.Sprintf("node%d", 1+r.IntN(3)): true}}
+			svc.Endpoints[f] = decision.Endpoints{Any: r.IntN(5) > 0, Nodes: []string{fmt.Sprintf("node%d", 1+r.IntN(3))}}
 		}
 		if r.IntN(3) == 0 {
 			svc.Holder = fmt.Sprintf("node%d", 1+r.IntN(3))

@@ -157,7 +157,7 @@ func (c *collection) holds() bool {
 		return false
 	}
 	switch c.ofHolder.Reason {
-	case decision.Announced, decision.AddressInUse, decision.Probing, decision.StartupHold, decision.Isolated:
+	case decision.Announced, decision.AddressInUse, decision.Probing, decision.StartupHold, decision.Yielded:
 		return true
 	}
 	return false

@@ -17,7 +17,8 @@
 //     that a user prefers: preference decides only when a new holder has to be chosen. (If the record is deleted, or the holder excluded, a
 //     new one is chosen.)
 //   - Otherwise the live candidate with the highest weight holds it, and among equals the one with the highest random weight, also called
-//     rendezvous hashing: the groups of a node that dies spread evenly over the others, and no other group moves.
+//     rendezvous hashing: the groups of a node that dies spread over the others, and no other group moves. [Place] bounds what one of them
+//     gets; package decision counts.
 //   - As long as a candidate is alive there is a holder.
 //
 // What speakers see differs for moments, and then their answers do:
@@ -65,6 +66,33 @@ func Holder(key, recorded string, candidates []Candidate, alive func(node string
 		}
 	}
 	return best.Node, ok
+}
+
+// Place returns the node that takes a group which nobody holds, among candidates that are alive and have equal weights: the one with the
+// highest random weight among those that are not full and have an endpoint of the group, or else among those that are not full, or else among
+// all. So endpoints save a hop where they are, and do not heap groups on one node. There has to be a candidate.
+func Place(key string, candidates []Candidate, full, local func(node string) bool) string {
+	type place struct {
+		node        string
+		room, local bool
+		score       uint64
+	}
+	rank := ranking(key)
+	var best place
+	for _, c := range candidates {
+		p := place{c.Node, !full(c.Node), local(c.Node), rank(c.Node)}
+		better := p.score > best.score || p.score == best.score && p.node < best.node
+		if p.local != best.local {
+			better = p.local
+		}
+		if p.room != best.room {
+			better = p.room
+		}
+		if best.node == "" || better {
+			best = p
+		}
+	}
+	return best.node
 }
 
 // ranking returns the score of each node for a key: XXH64, seed 0, over the key, a zero byte, and the node's name. It is part of the

@@ -5,8 +5,12 @@ package lan
 import (
 	"context"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/mdlayher/packet"
+	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 	"github.com/tandem-lb/tandem/speaker/internal/nettest"
@@ -107,6 +111,111 @@ func TestKernelsAnswer(t *testing.T) {
 	})
 }
 
+// A kernel answers each kind of question, and an answer to all stations can be told from the others.
+func TestKernelsAnswerEachKind(t *testing.T) {
+	_, node1, _ := nodes(t)
+	p := New(time.Hour, nil)
+	var eth0 net.Interface
+	node1.Do(t, func() error {
+		i, err := net.InterfaceByName("eth0")
+		eth0 = *i
+		return err
+	})
+	w := &watched{Target: Target{Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}, {own6, peer6}}}}
+	node1.Do(t, func() error { p.links["eth0"] = p.open(klog.Background(), eth0, nil); return p.links["eth0"].failed })
+	t.Cleanup(p.closeAll)
+	for _, pair := range w.Pairs {
+		for _, k := range []kind{toNeighbour, toGroup, echo} {
+			conn := p.links["eth0"].conn(k, pair.Target)
+			buffer, n := make([]byte, maxFrame), 0
+			// A link that has just come up may lose the first frames.
+			for limit := time.Now().Add(patience); n == 0 && time.Now().Before(limit); {
+				if err := neighbor.Send(conn, question(k, ownMAC, peerMAC, pair, p.id)); err != nil {
+					t.Fatal(err)
+				}
+				_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				n, _, _ = conn.ReadFrom(buffer)
+			}
+			parse := map[*packet.Conn]func([]byte) (answer, bool){
+				p.links["eth0"].arp:    parseARP,
+				p.links["eth0"].echo:   func(f []byte) (answer, bool) { return parseEcho(f, p.id) },
+				p.links["eth0"].icmpv6: func(f []byte) (answer, bool) { return parseICMPv6(f, p.id) },
+			}[conn]
+			if a, ok := parse(buffer[:n]); !ok || a != (answer{peerMAC, pair.Target, k}) {
+				t.Errorf("the question about %v of kind %d is answered by %x, read as %v, %t", pair.Target, k, buffer[:n], a, ok)
+			}
+		}
+	}
+}
+
+// A node whose MAC changes is not dead: it is looked for, and asked at its new MAC when that is declared.
+func TestANodeThatChangesItsMAC(t *testing.T) {
+	_, node1, node2 := nodes(t)
+	p, eth0 := run(t, node1)
+	key := Key{"node2", "eth0"}
+	target := Target{Key: key, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}, {own6, peer6}}}
+	p.Set([]Target{target}, []net.Interface{eth0})
+	p.wait(t, key, Answers)
+	node2.IP(t, "link set eth0 address 02:00:00:00:00:99")
+	p.wait(t, key, Unknown)
+	for range 20 * losses {
+		<-time.After(p.interval)
+		if got := p.States()[key]; got != Unknown {
+			t.Fatalf("it is %v, want unknown", got)
+		}
+	}
+	target.MAC = neighbor.MAC{2, 0, 0, 0, 0, 0x99}
+	p.Set([]Target{target}, []net.Interface{eth0})
+	p.wait(t, key, Answers)
+}
+
+// A node whose firewall drops echoes answers, and so does one of which a switch answers ARP while it is alive.
+func TestEchoes(t *testing.T) {
+	_, node1, node2 := nodes(t)
+	p, eth0 := run(t, node1)
+	key := Key{"node2", "eth0"}
+	p.Set([]Target{{Key: key, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}}}}, []net.Interface{eth0})
+	p.wait(t, key, Answers)
+	for range 3 * losses { // until an echo was answered
+		<-time.After(p.interval)
+	}
+	node2.Exec(t, "sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=1")
+	p.wait(t, key, NoEcho)
+	node2.Exec(t, "sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=0")
+	p.wait(t, key, Answers)
+}
+
+// A gateway is asked for its MAC, and found silent while the host beside it is.
+func TestAGateway(t *testing.T) {
+	lan, node1, node2 := nodes(t)
+	router := nettest.New(t, "lan-router")
+	lan.Plug(t, router, "02:00:00:00:00:01")
+	router.IP(t, "addr add 198.51.100.1/24 dev eth0")
+	router.IP(t, "addr add fe80::1/64 dev eth0 nodad")
+	router.IP(t, "link set eth0 up")
+	p, eth0 := run(t, node1)
+	host, gateway4, gateway6 := Key{"node2", "eth0"}, Key{"", "198.51.100.1"}, Key{"", "fe80::1%eth0"}
+	p.Set([]Target{
+		{Key: host, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}}},
+		{Key: gateway4, Via: "eth0", Pairs: []Pair{{own4, netip.MustParseAddr("198.51.100.1")}}},
+		{Key: gateway6, Via: "eth0", Pairs: []Pair{{own6, netip.MustParseAddr("fe80::1%eth0")}}},
+	}, []net.Interface{eth0})
+	for _, key := range []Key{host, gateway4, gateway6} {
+		p.wait(t, key, Answers)
+	}
+	lan.SetPort(t, router, "down")
+	lan.SetPort(t, node2, "down")
+	for _, key := range []Key{host, gateway4, gateway6} {
+		p.wait(t, key, Silent)
+	}
+	// Another router has taken the address over.
+	lan.SetPort(t, router, "up")
+	router.IP(t, "link set eth0 address 02:00:00:00:00:02")
+	for _, key := range []Key{gateway4, gateway6} {
+		p.wait(t, key, Answers)
+	}
+}
+
 // A machine that has the address of a node, with another MAC, is not that node.
 func TestAnotherMachineWithTheAddressIsSilent(t *testing.T) {
 	_, node1, node2 := nodes(t)
@@ -136,4 +245,45 @@ func TestTheOwnLinkGoesDown(t *testing.T) {
 	node1.IP(t, "link set eth0 up")
 	p.Set([]Target{{Key: Key{"node3", "eth0"}, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}}}}, []net.Interface{eth0})
 	p.wait(t, Key{"node3", "eth0"}, Answers)
+}
+
+// A station that sends answers faster than they are read does not hold up the prober, which takes nothing for lost meanwhile.
+func TestAFloodOfAnswers(t *testing.T) {
+	_, node1, node2 := nodes(t)
+	conns := map[*nettest.Namespace]*packet.Conn{}
+	for _, node := range []*nettest.Namespace{node1, node2} {
+		node.Do(t, func() error {
+			eth0, err := net.InterfaceByName("eth0")
+			if err != nil {
+				return err
+			}
+			conns[node], err = neighbor.Listen(eth0, neighbor.TypeARP, arpFilter(eth0.Index))
+			return err
+		})
+		t.Cleanup(func() { _ = conns[node].Close() })
+	}
+	flood := func() { // Two for each that is read, so that there is always one.
+		for range 2 {
+			if err := neighbor.Send(conns[node2], arpReply()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for limit := time.Now().Add(patience); ; { // A link that has just come up may lose the first frames.
+		read := 0
+		flood()
+		dropped, err := neighbor.Drain(conns[node1], make([]byte, maxFrame), func([]byte) {
+			read++
+			flood()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dropped && read > losses {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("reading has ended after %d frames, dropped: %t", read, dropped)
+		}
+	}
 }

@@ -7,16 +7,25 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sys/unix"
 )
 
 // A bench runs an Announcer on interfaces that are only pretended, in a synctest bubble, where time is not real.
@@ -30,9 +39,13 @@ type bench struct {
 	opened    map[string]int       // how often
 	openErr   map[string]error
 	joinErr   error
+	joins     int // attempts to join a group
 	conflicts []Conflict
+	rivals    []string // "address on interface: MAC"
 	changes   int
-	probed    int                // how often probing has ended
+	probed    int // how often probing has ended
+	sendErr   error
+	drops     uint32             // that the kernel counts, and has not told
 	onSend    func(frame []byte) // sees each frame, in the place of sent
 	sent      []string           // "time interface frame"
 }
@@ -43,6 +56,8 @@ type fakeWire struct {
 	handle handler
 	failed func(error)
 	groups map[netip.Addr]bool
+	// allMulticast says that all multicast is received.
+	allMulticast bool
 }
 
 // change changes the bench's own state.
@@ -56,8 +71,11 @@ func newBench(t *testing.T) *bench {
 	b := &bench{start: time.Now(), wires: map[string]*fakeWire{}, opened: map[string]int{}, openErr: map[string]error{}}
 	b.Announcer = New(Config{
 		OnConflict: func(c Conflict) { b.change(func() { b.conflicts = append(b.conflicts, c) }) },
-		OnChange:   func() { b.change(func() { b.changes++ }) },
-		OnProbed:   func() { b.change(func() { b.probed++ }) },
+		OnRival: func(r Rival) {
+			b.change(func() { b.rivals = append(b.rivals, fmt.Sprintf("%s on %s: %s", r.Address, r.Interface, r.MAC)) })
+		},
+		OnChange: func() { b.change(func() { b.changes++ }) },
+		OnProbed: func() { b.change(func() { b.probed++ }) },
 	})
 	b.open = func(iface Interface, handle handler, failed func(error)) (wire, error) {
 		b.mu.Lock()
@@ -88,7 +106,10 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func (w *fakeWire) send(_ Protocol, frame []byte) error {
+func (w *fakeWire) send(_ Protocol, frame []byte) (err error) {
+	if w.bench.change(func() { err = w.bench.sendErr }); err != nil {
+		return err
+	}
 	if w.bench.onSend != nil {
 		w.bench.change(func() { w.bench.onSend(frame) })
 		return nil
@@ -105,6 +126,9 @@ func (w *fakeWire) send(_ Protocol, frame []byte) error {
 		case string(reply):
 			what = "reply " + a.String()
 		}
+		if a.Is6() && string(frame) == string(askNDP(mac(w.iface.MAC), a)) { // a question for other speakers
+			what = "probe " + a.String()
+		}
 		if a.Is6() && string(frame) == string(unsolicitedAdvertisement(mac(w.iface.MAC), a)) {
 			what = "advertisement " + a.String()
 		}
@@ -118,10 +142,21 @@ func (w *fakeWire) send(_ Protocol, frame []byte) error {
 func (w *fakeWire) join(group netip.Addr) error {
 	w.bench.mu.Lock()
 	defer w.bench.mu.Unlock()
+	w.bench.joins++
 	if w.bench.joinErr != nil {
 		return w.bench.joinErr
 	}
 	w.groups[group] = true
+	return nil
+}
+
+func (w *fakeWire) dropped(protocol Protocol) (frames uint32) {
+	w.bench.change(func() { frames, w.bench.drops = w.bench.drops, 0 })
+	return frames
+}
+
+func (w *fakeWire) receiveAllMulticast(on bool) error {
+	w.bench.change(func() { w.allMulticast = on })
 	return nil
 }
 
@@ -196,6 +231,8 @@ func TestTakeoverIsRepeatedAndThenRefreshedSlowly(t *testing.T) {
 				at+" eth0 reply 198.51.100.200",
 				at+" eth0 advertisement 2001:db8:51::c0de:200")
 		}
+		// Another speaker may have taken the address over at the same time.
+		want = append(want, "1s eth0 probe 198.51.100.200", "1s eth0 probe 2001:db8:51::c0de:200")
 		expectSent(t, b.pass(time.Minute), want...)
 
 		// From here on each address comes once in 120 to 180 s, at no fixed time.
@@ -209,8 +246,8 @@ func TestTakeoverIsRepeatedAndThenRefreshedSlowly(t *testing.T) {
 				t.Errorf("In an hour %d times: %s", times, what)
 			}
 		}
-		if _, both := seen["eth0 reply 198.51.100.200"]; both || len(seen) != 2 {
-			t.Errorf("Refreshed by %v, want one form for each address", seen)
+		if _, both := seen["eth0 reply 198.51.100.200"]; both || len(seen) != 4 {
+			t.Errorf("Refreshed by %v, want one form for each address, and a probe", seen)
 		}
 	})
 }
@@ -275,6 +312,106 @@ func TestRefreshRepeatsTheTakeover(t *testing.T) {
 			"10s eth0 advertisement 2001:db8:51::c0de:200",
 			"10.1s eth0 advertisement 2001:db8:51::c0de:200",
 			"10.3s eth0 advertisement 2001:db8:51::c0de:200")
+	})
+}
+
+// Each speaker that comes back repeats all announcements, but many of them within ten seconds do so once more.
+func TestRefreshIsNotRepeatedWithinTenSeconds(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", vip6))
+		b.pass(30 * time.Second)
+		var sent []string
+		for range 9 {
+			b.Refresh("another speaker came back")
+			sent = append(sent, b.pass(time.Second)...)
+		}
+		isProbe := func(line string) bool { return strings.Contains(line, "probe") }
+		if sent = slices.DeleteFunc(sent, isProbe); len(sent) != len(burst) {
+			t.Errorf("Sent %v, want one burst", sent)
+		}
+		expectSent(t, b.pass(1050*time.Millisecond), "40s eth0 advertisement 2001:db8:51::c0de:200")
+		if sent := slices.DeleteFunc(b.pass(time.Minute), isProbe); len(sent) != len(burst)-1 {
+			t.Errorf("Sent %v, want the rest of a burst", sent)
+		}
+	})
+}
+
+// What the socket has no room for is sent again, be it an announcement or a probe.
+func TestRefusedFramesAreSentAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", vip6))
+		b.pass(time.Minute)
+		b.change(func() { b.sendErr = os.NewSyscallError("send", unix.EAGAIN) })
+		b.Refresh("another speaker came back")
+		b.Set(slices.Concat(on("eth0", vip6), probed("eth0", vip4)))
+		expectSent(t, b.pass(95*time.Millisecond))
+		b.change(func() { b.sendErr = nil })
+		expectSent(t, b.pass(10*time.Millisecond), "1m0.1s eth0 advertisement 2001:db8:51::c0de:200",
+			"1m0.1s eth0 advertisement 2001:db8:51::c0de:200", "1m0.1s eth0 probe 198.51.100.200")
+		if sent := b.pass(200 * time.Millisecond); !slices.Contains(sent, "1m0.28s eth0 request 198.51.100.200") {
+			t.Errorf("Sent %v, want an announcement after three probes", sent)
+		}
+	})
+}
+
+// Announcements go before groups, which are joined in chunks. With many groups all multicast is received.
+func TestGroupsAreJoinedBehindAnnouncements(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		const n = 1000
+		addresses := func(n int) (all []netip.Addr) {
+			for i := range n {
+				all = append(all, netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(i >> 8), 15: byte(i)}))
+			}
+			return all
+		}
+		first := -1 // how many groups were joined at the first announcement
+		b.onSend = func([]byte) {
+			if first < 0 {
+				first = len(b.wires["eth0"].groups)
+			}
+		}
+		b.SetInterfaces([]Interface{eth0})
+		for _, step := range []struct {
+			addresses int
+			all       bool
+		}{{n, true}, {manyGroups, false}, {manyGroups + 1, true}, {1, false}} {
+			b.Set(on("eth0", addresses(step.addresses)...))
+			b.pass(time.Second)
+			w := b.wires["eth0"]
+			if len(w.groups) != step.addresses || w.allMulticast != step.all {
+				t.Errorf("With %d addresses %d groups are joined, and all multicast is received: %t", step.addresses, len(w.groups), w.allMulticast)
+			}
+		}
+		if first != 0 {
+			t.Errorf("%d groups were joined before the first announcement", first)
+		}
+	})
+}
+
+// An address that is in conflict is announced before those that have waited longer.
+func TestAnswersToConflictsGoFirst(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", vip4))
+		b.pass(time.Minute)
+		all, at, start := on("eth0", vip4), time.Duration(0), time.Now()
+		for i := range 5000 {
+			all = append(all, on("eth0", netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))...)
+		}
+		b.onSend = func(frame []byte) {
+			if netip.AddrFrom4([4]byte(frame[28:32])) == vip4 && at == 0 {
+				at = time.Since(start)
+			}
+		}
+		b.Set(all)
+		b.pass(time.Second)
+		b.wires["eth0"].receive(ARP, frame(arpAnnouncement))
+		b.pass(time.Minute)
+		if want := time.Second + 2*paceInterval; at < time.Second || at > want {
+			t.Errorf("The conflict after a second is answered after %v, want %v", at, want)
+		}
 	})
 }
 
@@ -356,6 +493,49 @@ func TestOneBadInterfaceDoesNotStopTheOthers(t *testing.T) {
 	})
 }
 
+// An interface that cannot be opened has failed after two seconds, and goes on being tried when its addresses are announced elsewhere.
+func TestFailed(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		var told atomic.Int32
+		b.config.OnFailed = func() { told.Add(1) }
+		check := func(when string, times int32, want ...string) {
+			t.Helper()
+			var got []string
+			for name, err := range b.Failed() {
+				got = append(got, name+": "+err.Error())
+			}
+			if diff := cmp.Diff(want, got); diff != "" || told.Load() != times {
+				t.Errorf("%s, told %d times, failed (-want +got):\n%s", when, told.Load(), diff)
+			}
+		}
+		b.change(func() { b.openErr["eth0"] = errors.New("operation not permitted") })
+		b.SetInterfaces([]Interface{eth0, eth1})
+		b.Set(on("eth0", vip4))
+		b.pass(1999 * time.Millisecond)
+		check("before two seconds", 0)
+		b.pass(time.Millisecond)
+		check("after two seconds", 1, "eth0: operation not permitted")
+		b.Set(on("eth1", vip4))
+		b.pass(time.Hour)
+		check("without an address", 1, "eth0: operation not permitted")
+		b.change(func() { delete(b.openErr, "eth0") })
+		b.pass(10 * time.Second)
+		check("when it can be opened", 2)
+		if b.wires["eth0"] != nil || b.wires["eth1"] == nil {
+			t.Errorf("Open are %v", b.wires)
+		}
+
+		// One that is not there any more has not failed.
+		b.change(func() { b.openErr["eth0"] = errors.New("operation not permitted") })
+		b.Set(on("eth0", vip4))
+		b.pass(3 * time.Second)
+		check("failed again", 3, "eth0: operation not permitted")
+		b.SetInterfaces([]Interface{eth1})
+		b.pass(time.Second)
+		check("gone", 4)
+	})
+}
+
 func TestFailedReaderOpensTheInterfaceAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.SetInterfaces([]Interface{eth0})
@@ -386,6 +566,16 @@ func TestGroupThatCannotBeJoinedIsReportedAndTriedAgain(t *testing.T) {
 		expectStatus(t, b.Announced(),
 			"198.51.100.200 on eth0: true <nil>",
 			"2001:db8:51::c0de:200 on eth0: true no such device")
+		joins := b.joins // The next attempt is at 1.5 s.
+		for range 10 {
+			b.Set(on("eth0", vip6))
+			b.pass(10 * time.Millisecond)
+			b.Set(on("eth0", vip4, vip6))
+			b.pass(10 * time.Millisecond)
+		}
+		if n := b.joins - joins; n != 0 {
+			t.Errorf("while another address came and went, the group was tried %d times", n)
+		}
 		b.change(func() { b.joinErr = nil })
 		b.pass(10 * time.Second)
 		expectStatus(t, b.Announced(),
@@ -442,6 +632,59 @@ func TestAddressIsDefendedAgainWhenTheDefenceIntervalEnds(t *testing.T) {
 	})
 }
 
+// A speaker that uses an address is answered a second after it has done so for the last time, but no more often than another station.
+func TestASpeakerIsAnsweredWhenItHasEnded(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.SetInterfaces([]Interface{eth0})
+		b.SetSpeakers([]net.HardwareAddr{clientMAC[:]})
+		b.Set(on("eth0", vip4))
+		b.pass(10 * time.Second)
+		w := b.wires["eth0"]
+		claim := func(pauses ...time.Duration) (sent []string) {
+			for _, pause := range pauses {
+				w.receive(ARP, frame(arpAnnouncement))
+				sent = append(sent, b.pass(pause)...)
+			}
+			return sent
+		}
+		expectSent(t, claim(100*time.Millisecond, 200*time.Millisecond, 700*time.Millisecond, 999*time.Millisecond))
+		expectSent(t, b.pass(time.Millisecond), "12s eth0 request 198.51.100.200", "12s eth0 reply 198.51.100.200")
+		if len(b.conflicts) != 1 {
+			t.Errorf("Reported are %v, want one conflict", b.conflicts)
+		}
+		expectSent(t, claim(5*time.Second, 4500*time.Millisecond)) // at 12 s and 17 s
+		expectSent(t, claim(0))                                    // at 21.5 s: the interval ends at 22 s, and the second after that
+		expectSent(t, b.pass(2*time.Second), "22.5s eth0 request 198.51.100.200", "22.5s eth0 reply 198.51.100.200")
+	})
+}
+
+// What the kernel had to drop is counted.
+func TestFramesThatTheKernelDropsAreCounted(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		registry := prometheus.NewRegistry()
+		b.metrics = newMetrics(registry)
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", vip4))
+		b.change(func() { b.drops = 7 })
+		b.pass(countInterval)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0.0
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == "receive_buffer" }) {
+					got += m.GetCounter().GetValue()
+				}
+			}
+		}
+		if got != 7 {
+			t.Errorf("Counted %v frames, want 7", got)
+		}
+	})
+}
+
 func TestOwnOtherInterfaceIsNoConflict(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.SetInterfaces([]Interface{eth0, eth1})
@@ -465,3 +708,128 @@ func TestAddressesThatCannotBeAnnouncedAreIgnored(t *testing.T) {
 		expectStatus(t, b.Announced(), "198.51.100.200 on eth0: true <nil>")
 	})
 }
+
+// TestUpdateIsSet declares addresses by differences, and compares what is declared with what it would be by Set.
+func TestUpdateIsSet(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	updated, set := New(Config{}), New(Config{})
+	all := map[netip.Addr]Announcement{}
+	for step := range 500 {
+		var announced []Announcement
+		var withdrawn []netip.Addr
+		for range r.IntN(4) {
+			ip := netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(20))})
+			if slices.ContainsFunc(announced, func(an Announcement) bool { return an.Address == ip }) || slices.Contains(withdrawn, ip) {
+				continue
+			}
+			if delete(all, ip); r.IntN(3) == 0 {
+				withdrawn = append(withdrawn, ip)
+				continue
+			}
+			all[ip] = Announcement{Address: ip, Interfaces: []string{"eth1", "eth0"}[r.IntN(2):]}
+			announced = append(announced, all[ip])
+		}
+		updated.Update(announced, withdrawn)
+		set.Set(slices.Collect(maps.Values(all)))
+		if step%3 == 0 {
+			continue
+		}
+		updated.merge()
+		if diff := cmp.Diff(set.announcements, updated.announcements, cmpopts.EquateEmpty(), cmp.Comparer(sameAddress)); diff != "" {
+			t.Fatalf("step %d: declared (-Set +Update):\n%s", step, diff)
+		}
+	}
+}
+
+// TestUpdateDoesWhatSetDoes declares addresses by differences, and compares what comes of it with what Set does: what is sent, what is answered
+// for, and what is said of it. One address of a few changes most of the time, on interfaces that exist or do not, and stations claim addresses.
+func TestUpdateDoesWhatSetDoes(t *testing.T) {
+	addresses := []netip.Addr{vip4, otherVIP4, vip6, netip.MustParseAddr("2001:db8:51::c0de:201")}
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 5))
+			set, updated := newBench(t), newBench(t)
+			all := map[netip.Addr]Announcement{}
+			for step := range 40 {
+				ip := addresses[r.IntN(len(addresses))]
+				var announced []Announcement
+				var withdrawn []netip.Addr
+				if delete(all, ip); r.IntN(3) > 0 {
+					an := Announcement{Address: ip, Interfaces: [][]string{{"eth0"}, {"eth1"}, {"eth0", "eth1"}, {"eth0", "eth9"}}[r.IntN(4)], Listen: r.IntN(8) == 0}
+					if r.IntN(3) == 0 {
+						an.Probe = an.Interfaces[:1]
+					}
+					if r.IntN(4) == 0 {
+						an.As = map[string]net.HardwareAddr{"eth0": []net.HardwareAddr{holderMAC[:], ownMAC[:]}[r.IntN(2)]}
+					}
+					all[ip], announced = an, []Announcement{an}
+				} else {
+					withdrawn = []netip.Addr{ip}
+				}
+				interfaces := []Interface{eth0, eth1}[:2-r.IntN(20)/19]
+				claims, wait := r.IntN(5) == 0, time.Duration(r.IntN(2000))*time.Millisecond
+				set.SetInterfaces(interfaces)
+				updated.SetInterfaces(interfaces)
+				synctest.Wait() // What was announced before may be said once more on an interface that has just been opened, or not.
+				set.Set(slices.Collect(maps.Values(all)))
+				updated.Update(announced, withdrawn)
+				synctest.Wait()
+				for _, b := range []*bench{set, updated} {
+					if w := b.wires["eth0"]; w != nil && claims {
+						w.receive(ARP, frame(arpAnnouncement))
+					}
+				}
+				want, got := set.pass(wait), updated.pass(0)
+				if diff := cmp.Diff(append(want, set.said()...), append(got, updated.said()...)); diff != "" {
+					t.Fatalf("seed %d, step %d: after %v and %v (-Set +Update):\n%s", seed, step, announced, withdrawn, diff)
+				}
+				if stale := append(set.stale(), updated.stale()...); len(stale) > 0 {
+					t.Fatalf("seed %d, step %d: after %v and %v: %v", seed, step, announced, withdrawn, stale)
+				}
+			}
+		})
+	}
+}
+
+// said returns the state of an Announcer: what it says, and what its readers look at.
+func (b *bench) said() (said []string) {
+	for _, s := range b.Announced() {
+		said = append(said, fmt.Sprintf("%s on %s: %t %v", s.Address, s.Interface, s.Announced, s.Err))
+	}
+	for name, p := range b.ports {
+		for ip, e := range p.addresses {
+			said = append(said, fmt.Sprintf("%s on %s is in phase %d, declared: %t, task: %t", ip, name, e.phase.Load(), b.entries[onInterface{ip, name}] == e, p.tasks[ip] != nil))
+		}
+		for group, n := range p.groups {
+			said = append(said, fmt.Sprintf("%s has %d addresses on %s, joined: %t", group, n, name, b.wires[name] != nil && b.wires[name].groups[group]))
+		}
+	}
+	said = append(said, fmt.Sprint(len(b.entries), " entries, ", len(b.schedule), " in the schedule"))
+	b.Ask(nil) // Run goes on after this has been read.
+	synctest.Wait()
+	slices.Sort(said)
+	return said
+}
+
+// stale returns what was said of an address, and is not true any more. Ended probing is said a moment later.
+func (b *bench) stale() (stale []string) {
+	for name, p := range b.ports {
+		inUse := 0
+		for ip := range p.addresses {
+			want, announces := p.status(ip)
+			said, found := b.Lookup()(ip, name)
+			if !slices.Contains(b.ended, ip) && (found != announces || !said.equal(want)) {
+				stale = append(stale, fmt.Sprintf("%s is said to be %+v, and is %+v", ip, said, want))
+			}
+			inUse += count(said)
+		}
+		if counted := testutil.ToFloat64(b.metrics.inUse.WithLabelValues(name)); counted != float64(inUse) {
+			stale = append(stale, fmt.Sprintf("%v addresses are counted as in use on %s, and %d are", counted, name, inUse))
+		}
+	}
+	b.Ask(nil) // Run goes on after this has been read.
+	synctest.Wait()
+	return stale
+}
+
+func sameAddress(a, b netip.Addr) bool { return a == b }

@@ -19,7 +19,7 @@ import (
 //
 // For an address of which this node is the deputy, broadcast requests are answered with the MAC of its holder.
 func decideARP(frame []byte, own mac, addresses addressSet) outcome {
-	_, reason := checkEthernet(frame, own, neighbor.TypeARP, func(dst mac) bool { return dst == neighbor.Broadcast })
+	src, reason := checkEthernet(frame, own, neighbor.TypeARP, func(dst mac) bool { return dst == neighbor.Broadcast })
 	if reason != dropNone {
 		return drop(reason)
 	}
@@ -44,10 +44,9 @@ func decideARP(frame []byte, own mac, addresses addressSet) outcome {
 	case !sender.CanSend(), p.SenderIP.IsMulticast(), p.SenderIP.IsLoopback(), p.SenderIP == broadcastIPv4:
 		return drop(DropInvalidSender)
 	}
-	switch phase := addresses.of(p.SenderIP); phase {
-	case phaseProbing, phaseAnnounced:
-		return conflictAbout(p.SenderIP, sender, phase)
-	case phaseDeputy:
+	if phase, ok := addresses.contested(p.SenderIP, own); ok {
+		return conflictAbout(p.SenderIP, sender, src, phase)
+	} else if phase == phaseDeputy {
 		return drop(DropNotAnnounced) // its holder, or a matter of its holder
 	}
 	if p.Operation != arp.OperationRequest {
@@ -55,10 +54,10 @@ func decideARP(frame []byte, own mac, addresses addressSet) outcome {
 	}
 	switch phase := addresses.of(p.TargetIP); {
 	case phase == phaseProbing && p.SenderIP.IsUnspecified():
-		return conflictAbout(p.TargetIP, sender, phase)
+		return conflictAbout(p.TargetIP, sender, src, phase)
 	case phase == phaseAnnounced:
 		return outcome{reply: neighbor.ARP(own, sender, arp.OperationReply, own, p.TargetIP, sender, p.SenderIP)}
-	case phase == phaseDeputy && mac(frame[:6]) == neighbor.Broadcast && sender != addresses[p.TargetIP].as:
+	case phase == phaseDeputy && addresses[p.TargetIP].deputyAnswers(mac(frame[:6]) == neighbor.Broadcast, own, sender):
 		return outcome{reply: neighbor.ARP(own, sender, arp.OperationReply, addresses[p.TargetIP].as, p.TargetIP, sender, p.SenderIP)}
 	}
 	return drop(DropNotAnnounced)

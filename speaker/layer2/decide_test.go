@@ -216,6 +216,10 @@ func TestDecideNDP(t *testing.T) {
 		{name: "a flow label is ignored", frame: with(ns, 15, 0x09, 0x16, 0x40), want: naAnswer},
 
 		{
+			name: "solicitation from one of our addresses is a conflict", frame: summed(with(unicast, source, vip6.AsSlice()...)),
+			wantReason: DropConflict, wantAddress: vip6, wantStation: clientMAC,
+		},
+		{
 			name: "another station's advertisement is a conflict", frame: foreign,
 			wantReason: DropConflict, wantAddress: vip6, wantStation: clientMAC,
 		},
@@ -317,7 +321,7 @@ func TestMetricNames(t *testing.T) {
 	}
 	want = []string{
 		"truncated", "vlan", "protocol", "other_host", "own_frame", "invalid_sender", "malformed", "operation", "hop_limit", "code",
-		"checksum", "target_multicast", "unspecified_source", "not_announced", "conflict", "send_failed",
+		"checksum", "target_multicast", "unspecified_source", "not_announced", "conflict", "receive_buffer", "send_failed",
 	}
 	if diff := cmp.Diff(want, reasons); diff != "" {
 		t.Errorf("Reasons differ (-want +got):\n%s", diff)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,6 +78,61 @@ func TestDeputyDecidesNDP(t *testing.T) {
 			name: "advertisement by another station is the holder's matter", frame: with(frame(naUnsolicited), 6, clientMAC[:]...),
 			wantReason: DropNotAnnounced,
 		},
+	})
+}
+
+// A node that hands an address over answers all questions with its own MAC, and defends nothing.
+func TestItsOwnDeputyDecides(t *testing.T) {
+	set := inPhase(phaseDeputy, vip4, vip6)
+	for _, e := range set {
+		e.as = ownMAC
+	}
+	answered := inPhase(phaseAnnounced, vip4, vip6)
+	for _, question := range [][]byte{frame(arpBroadcast), frame(arpUnicast), frame(arpProbe)} {
+		if diff := gocmp.Diff(decideARP(question, ownMAC, answered).reply, decideARP(question, ownMAC, set).reply); diff != "" {
+			t.Errorf("answer to %x (-as the holder +as its own deputy):\n%s", question, diff)
+		}
+	}
+	for _, question := range [][]byte{frame(nsMulticast), frame(nsUnicast), frame(nsDetection)} {
+		if diff := gocmp.Diff(decideNDP(question, ownMAC, answered).reply, decideNDP(question, ownMAC, set).reply); diff != "" {
+			t.Errorf("answer to %x (-as the holder +as its own deputy):\n%s", question, diff)
+		}
+	}
+	for name, got := range map[string]outcome{
+		"a gratuitous ARP": decideARP(frame(arpAnnouncement), ownMAC, set), "a reply": decideARP(frame(arpAnnouncementReply), ownMAC, set),
+		"an advertisement": decideNDP(advertisementFrame(clientMAC, clientMAC, vip6, allNodesMAC, allNodes, false), ownMAC, set),
+	} {
+		if got.reason != DropConflict || !got.listening {
+			t.Errorf("%s of the successor is %+v, want it to be a speaker's to use", name, got)
+		}
+	}
+}
+
+// A node that hands an address over lets the other speaker use it, and tells of it after three seconds: by then one of the two should have
+// stopped.
+func TestARivalOfAHandover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.SetInterfaces([]Interface{eth0})
+		b.SetSpeakers([]net.HardwareAddr{clientMAC[:]})
+		own := map[string]net.HardwareAddr{"eth0": ownMAC[:]}
+		b.Set([]Announcement{{Address: vip4, Interfaces: []string{"eth0"}, As: own}, {Address: vip6, Interfaces: []string{"eth0"}, As: own}})
+		b.pass(time.Second)
+		for _, late := range []bool{false, true} {
+			w := b.wires["eth0"]
+			w.receive(ARP, frame(arpAnnouncement))
+			w.receive(NDP, advertisementFrame(clientMAC, clientMAC, vip6, allNodesMAC, allNodes, false))
+			if sent := b.pass(handoverPatience); len(sent) > 0 || len(b.conflicts) > 0 {
+				t.Errorf("sent %q, conflicts %v", sent, b.conflicts)
+			}
+			if late != (len(b.rivals) == 2) || !late && len(b.rivals) > 0 {
+				t.Errorf("late: %v, and told of the rivals %q", late, b.rivals)
+			}
+		}
+		b.Ask([]netip.Addr{vip4})
+		if sent := b.pass(time.Second); len(sent) != 1 || !strings.HasSuffix(sent[0], "probe 198.51.100.200") {
+			t.Errorf("asked the LAN by %q", sent)
+		}
 	})
 }
 

@@ -13,7 +13,9 @@
 // Advertisements (RFC 4861), each with a BPF filter that lets nothing else through. An AF_PACKET socket is needed for NDP too: a raw ICMPv6
 // socket never sees a unicast solicitation for an address that the kernel does not hold, and neighbours refresh their caches by unicast.
 // What to do with a frame is decided by two pure functions, decideARP and decideNDP. A frame is answered exactly once or dropped for a
-// [DropReason], and each has its counter. Frames of a VLAN that has no device here are rejected by the filter itself.
+// [DropReason], and each has its counter. Frames of a VLAN are rejected by the filter itself, whether the VLAN has a device here or not; with
+// a device this is untried, since the tests' kernels have none. What the kernel drops, since a reader did not come to take it, is counted
+// every ten seconds.
 //
 // # Where answers come from
 //
@@ -35,7 +37,12 @@
 // Advertisements at 0, 0.1, 0.3, 1, 2 and 4 seconds, then slowly for as long as it is announced: hosts keep what they learnt, switches
 // forget. The same starts again when the interface's MAC or index changes, when it comes back, and on [Announcer.Refresh]. The schedule
 // belongs to the goroutine that also applies changes, so an address that was withdrawn is never announced again. An interface sends 500
-// announcements a second at most ([Config.Rate]), the first of each address before the second of any.
+// announcements a second at most ([Config.Rate]), the first of each address before the second of any; answers to conflicts go before all
+// others. What the socket has no room for is sent again. RFC 4861 §7.2.6 wants three unsolicited advertisements at most, a second apart, of
+// a host that changes its link-layer address: six in four seconds are more, since clients wait for this one.
+//
+// Solicited-node groups are joined after the announcements, some at a time. With more than 64 groups the interface receives all multicast at
+// once, and the groups are joined for switches that forward multicast only to its members.
 //
 // # Deputies
 //
@@ -46,10 +53,19 @@
 // holder by unicast, get no answer, and ask by broadcast after three seconds; until then they send on. A deputy announces, probes and
 // defends nothing. Two deputies, or a deputy and a holder that has come back, give the same answer.
 //
+// A node that hands an address over to another one is its own deputy for that moment: it goes on answering, by unicast too, and does not
+// contradict the announcements of the other node.
+//
 // # Conflicts
 //
 // A station that uses an announced address with another MAC is in conflict with us. The conflict is counted, reported, and answered by one
-// announcement, at most one every ten seconds for each address, as RFC 5227 §2.4 (c) wants of a host that must keep its address.
+// announcement, at most one every ten seconds for each address, as RFC 5227 §2.4 (c) wants of a host that must keep its address. A station
+// that is another node's speaker ([Announcer.SetSpeakers]) is answered a second after its last use of the address, since one of the two
+// gives it up as soon as both see the same.
+//
+// A speaker of another node that uses an address is a [Rival]. Which of the two goes on is decided elsewhere, by what the API has on record.
+// [Announcer.Ask] finds rivals that have not been heard, and so does a probe a second after a takeover began, and with each later
+// announcement. A node that has fallen silent for a rival listens on ([Announcement.Listen]), so that it knows when the rival is gone.
 //
 // # Ownership of state
 //

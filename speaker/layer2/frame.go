@@ -28,14 +28,18 @@ type outcome struct {
 	// address is an announced or probed address, and station the other station that uses or probes it, if reason is DropConflict.
 	address netip.Addr
 	station mac
-	// probing says that the address is not announced yet.
-	probing bool
+	// source is where that frame came from: the station itself, unless a deputy answers for it.
+	source mac
+	// probing says that the address is not announced yet, listening that it is only listened for.
+	probing, listening bool
 }
 
 func drop(reason DropReason) outcome { return outcome{reason: reason} }
 
-func conflictAbout(addr netip.Addr, station mac, p phase) outcome {
-	return outcome{reason: DropConflict, address: addr, station: station, probing: p == phaseProbing}
+func conflictAbout(addr netip.Addr, station, source mac, p phase) outcome {
+	return outcome{
+		reason: DropConflict, address: addr, station: station, source: source, probing: p == phaseProbing, listening: p == phaseListening,
+	}
 }
 
 // checkEthernet checks what ARP and NDP have in common: the type of the frame, its source, which it returns, and its destination. A frame

@@ -6,11 +6,16 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -154,18 +159,14 @@ func TestInterfaceSetDownAndUpAnswersAgain(t *testing.T) {
 	r := node.announce(t)
 	r.set(t, vip4, vip6)
 	group := solicitedNodeGroup(vip6)
-	if !node.inGroup(t, group) {
-		t.Fatalf("Not in group %s", group)
-	}
+	node.waitGroup(t, group)
 
 	// The Announcer is not told: its readers notice.
 	node.IP(t, "link set eth0 down")
 	r.waitUntil(t, "closed", func(s []Status) bool { return len(s) == 2 && !s[0].Announced && s[0].Err != nil })
 	node.IP(t, "link set eth0 up")
 	r.waitUntil(t, "announced again", func(s []Status) bool { return len(s) == 2 && s[0].Announced && s[1].Announced && s[1].Err == nil })
-	if !node.inGroup(t, group) {
-		t.Errorf("Not in group %s again", group)
-	}
+	node.waitGroup(t, group)
 	client.IP(t, "neigh flush dev eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.talk(t, vip)
@@ -205,9 +206,7 @@ func TestInterfaceRemovedAndMadeAgain(t *testing.T) {
 	l.plug(t, node, 11)
 	r.SetInterfaces([]Interface{node.eth0(t)})
 	r.set(t, vip4, vip6)
-	if group := solicitedNodeGroup(vip6); !node.inGroup(t, group) {
-		t.Errorf("Not in group %s", group)
-	}
+	node.waitGroup(t, solicitedNodeGroup(vip6))
 	client.IP(t, "neigh flush dev eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.talk(t, vip)
@@ -274,13 +273,70 @@ func TestThousandsOfGroups(t *testing.T) {
 	}
 	r.set(t, addrs...)
 	for _, a := range []netip.Addr{addrs[0], addrs[1000], addrs[1999]} {
-		if !node.inGroup(t, solicitedNodeGroup(a)) {
-			t.Errorf("Not in the group of %s", a)
-		}
+		node.waitGroup(t, solicitedNodeGroup(a))
 	}
 	r.set(t, addrs[:1]...)
 	if node.inGroup(t, solicitedNodeGroup(addrs[1999])) {
 		t.Errorf("Still in the group of %s", addrs[1999])
+	}
+}
+
+// A node takes over 5,000 addresses on default settings, of which a client has the MAC of the node before. After the first pass, which the
+// rate bounds, the client has the new MAC of all.
+func TestThousandsOfAddressesAreTakenOver(t *testing.T) {
+	const n = 5000
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node2", 12)
+	var addrs []netip.Addr
+	known := &strings.Builder{}
+	for i := range n {
+		addrs = append(addrs, netip.AddrFrom4([4]byte{198, 51, byte(101 + i>>8), byte(i)}))
+		// The kernel removes what it has learnt itself where there are more than a thousand.
+		fmt.Fprintf(known, "neigh replace %s lladdr 02:00:00:00:00:0b dev eth0 nud stale extern_learn\n", addrs[i])
+	}
+	batch := filepath.Join(t.TempDir(), "neighbours")
+	if err := os.WriteFile(batch, []byte(known.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	client.IP(t, "addr add 198.51.99.1/16 dev eth0")
+	client.IP(t, "-batch %s", batch)
+	p := client.tap(t, neighbor.TypeARP)
+	r := node.announce(t)
+	own, start := node.eth0(t).MAC, time.Now()
+	r.set(t, addrs...)
+	heard, frames, second := map[netip.Addr]bool{}, 0, 0
+	var last netip.Addr
+	if err := p.conn.SetReadDeadline(start.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for f := make([]byte, maxFrame); len(heard) < n; {
+		if _, _, err := p.conn.ReadFrom(f); err != nil {
+			t.Fatalf("%d addresses were announced: %v", len(heard), err)
+		}
+		if ip := netip.AddrFrom4([4]byte(f[28:32])); mac(f[6:12]) == mac(own) {
+			if frames++; heard[ip] {
+				second++
+			}
+			heard[ip], last = true, ip
+		}
+	}
+	took := time.Since(start)
+	t.Logf("the first pass over %d addresses took %v: %.0f frames a second, %d of them repeated", n, took, float64(frames)/took.Seconds(), second)
+	if most := DefaultRate*took.Seconds() + paceBurst; float64(frames) > most {
+		t.Errorf("%d frames in %v, want %.0f at most", frames, took, most)
+	}
+	if second > 0 {
+		t.Errorf("%d addresses were announced twice before all were once", second)
+	}
+	// The tap sees a frame before the kernel has taken it in.
+	client.waitNeighbour(t, last, own, netlink.NUD_REACHABLE|netlink.NUD_STALE|netlink.NUD_DELAY)
+	if old := strings.Count(client.Exec(t, "ip", "neigh", "show", "dev", "eth0"), "02:00:00:00:00:0b"); old > 0 {
+		t.Errorf("%d neighbours are left with the old MAC", old)
+		for line := range strings.Lines(client.Exec(t, "ip", "-s", "neigh", "show", "dev", "eth0")) {
+			if strings.Contains(line, "02:00:00:00:00:0b") {
+				t.Logf("the last was %s, and left is %s", last, line)
+			}
+		}
 	}
 }
 

@@ -235,6 +235,17 @@ func (p *tap) until(t *testing.T, end func(frame []byte) bool) (frames [][]byte)
 	}
 }
 
+// waitGroup waits until the host's eth0 is a member of a multicast group. Groups are joined after the first announcement.
+func (h host) waitGroup(t *testing.T, group netip.Addr) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !h.inGroup(t, group); {
+		if time.Now().After(limit) {
+			t.Fatalf("Not in group %s", group)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
 // inGroup reports whether the host's eth0 is a member of a multicast group, as the kernel sees it.
 func (h host) inGroup(t *testing.T, group netip.Addr) (member bool) {
 	t.Helper()

@@ -46,6 +46,8 @@ const (
 	// DropConflict is a message in which another station uses an address that is announced here as its own, or uses or probes one that is
 	// probed here.
 	DropConflict
+	// DropReceiveBuffer is a frame that the kernel dropped since the socket's buffer was full. What it was is not known.
+	DropReceiveBuffer
 	// DropSendFailed is an answer or announcement that could not be sent.
 	DropSendFailed
 
@@ -69,6 +71,7 @@ var dropReasonNames = [numDropReasons]string{
 	DropUnspecifiedSource: "unspecified_source",
 	DropNotAnnounced:      "not_announced",
 	DropConflict:          "conflict",
+	DropReceiveBuffer:     "receive_buffer",
 	DropSendFailed:        "send_failed",
 }
 

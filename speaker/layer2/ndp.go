@@ -25,9 +25,9 @@ var (
 // another host's duplicate address detection: its answer goes to all nodes, without the Solicited flag, and ends the detection (RFC 4862
 // §5.4.3).
 //
-// A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict. While we probe an address ourselves, the
-// duplicate address detection of another station is a conflict as well (RFC 4862 §5.4.3), and our own solicitation that the link returns is
-// not (RFC 7527).
+// A Neighbour Advertisement for one of the announced addresses, with another MAC, is a conflict, and so is a solicitation from such an
+// address, which is never answered. While we probe an address ourselves, the duplicate address detection of another station is a conflict as
+// well (RFC 4862 §5.4.3), and our own solicitation that the link returns is not (RFC 7527).
 //
 // For an address of which this node is the deputy, multicast solicitations are answered with the MAC of its holder.
 func decideNDP(frame []byte, own mac, addresses addressSet) outcome {
@@ -96,22 +96,25 @@ func decideSolicitation(
 	if detection && (given || !solicitedNode.Contains(destination)) {
 		return drop(DropUnspecifiedSource)
 	}
+	if !given {
+		linkLayer = src
+	}
+	if phase, ok := addresses.contested(source, own); ok && linkLayer != own {
+		return conflictAbout(source, linkLayer, src, phase)
+	}
 	switch phase := addresses.of(ns.TargetAddress); {
 	case phase == phaseProbing && detection && hasNonce(ns.Options, addresses[ns.TargetAddress].nonce):
 		return drop(DropOwnFrame)
 	case phase == phaseProbing && detection:
-		return conflictAbout(ns.TargetAddress, src, phase)
+		return conflictAbout(ns.TargetAddress, src, src, phase)
 	case phase == phaseAnnounced:
-	case phase == phaseDeputy && destination.IsMulticast() && src != addresses[ns.TargetAddress].as:
+	case phase == phaseDeputy && addresses[ns.TargetAddress].deputyAnswers(destination.IsMulticast(), own, src):
 		holder = addresses[ns.TargetAddress].as
 	default:
 		return drop(DropNotAnnounced)
 	}
 	if detection {
 		return outcome{reply: advertisementFrame(own, holder, ns.TargetAddress, allNodesMAC, allNodes, false)}
-	}
-	if !given {
-		linkLayer = src
 	}
 	switch {
 	case linkLayer == own:
@@ -132,8 +135,8 @@ func decideAdvertisement(
 	if na.Solicited && destination.IsMulticast() {
 		return drop(DropMalformed)
 	}
-	phase := addresses.of(na.TargetAddress)
-	if phase == phaseSilent || phase == phaseDeputy {
+	phase, ok := addresses.contested(na.TargetAddress, own)
+	if !ok {
 		return drop(DropNotAnnounced)
 	}
 	linkLayer, given := linkLayerAddress(na.Options, ndp.Target)
@@ -143,7 +146,7 @@ func decideAdvertisement(
 	if linkLayer == own {
 		return drop(DropOwnFrame)
 	}
-	return conflictAbout(na.TargetAddress, linkLayer, phase)
+	return conflictAbout(na.TargetAddress, linkLayer, src, phase)
 }
 
 func hasNonce(options []ndp.Option, nonce *ndp.Nonce) bool {
@@ -180,9 +183,24 @@ func probeNDP(own mac, addr netip.Addr, nonce *ndp.Nonce) []byte {
 	return neighbor.NDP(own, dst, ns, netip.IPv6Unspecified(), group)
 }
 
+// askNDP returns a solicitation whose answer goes to this node alone. That of duplicate address detection would be answered to all nodes,
+// so that neighbours would believe the one that answers last. Its source is the link-local address that RFC 4862 §5.3 makes of the MAC.
+func askNDP(own mac, addr netip.Addr) []byte {
+	source := netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: own[0] ^ 0x02, 9: own[1], 10: own[2], 11: 0xff, 12: 0xfe, 13: own[3], 14: own[4], 15: own[5],
+	})
+	group := solicitedNodeGroup(addr)
+	dst := mac{0: 0x33, 1: 0x33}
+	copy(dst[2:], group.AsSlice()[12:]) // RFC 2464 §7
+	ns := &ndp.NeighborSolicitation{
+		TargetAddress: addr, Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: net.HardwareAddr(own[:])}},
+	}
+	return neighbor.NDP(own, dst, ns, source, group)
+}
+
 // advertisementFrame returns a Neighbour Advertisement from own as a whole frame, which says that addr is at holder. Its source is addr
-// itself; the package comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast solicitations, and in others it does
-// no harm.
+// itself; the package comment says why. The target link-layer address option is always there: RFC 4861 §4.4 wants it in answers to multicast
+// solicitations, and in others it does no harm.
 func advertisementFrame(own, holder mac, addr netip.Addr, dstMAC mac, dst netip.Addr, solicited bool) []byte {
 	na := &ndp.NeighborAdvertisement{
 		Solicited:     solicited,

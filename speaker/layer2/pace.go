@@ -24,13 +24,18 @@ const (
 //
 // While many wait, an IPv4 address is announced by one form of gratuitous ARP at a time: by a request at first, which most neighbours
 // take, then by a reply, and by requests from then on.
+//
+// An announcement that answers a conflict goes before all others: neighbours believe another station meanwhile.
 type pace struct {
 	limiter *rate.Limiter
-	waiting [len(burst) + 1][]*task // by their step; the last has those whose burst is over
+	waiting waiting
 	count   int
 	// due is when the next can be sent, the zero Time if none waits.
 	due time.Time
 }
+
+// waiting are the tasks that wait: first those that answer a conflict, then by their step; the last are those whose burst is over.
+type waiting [1 + len(burst) + 1][]*task
 
 func newPace(perSecond int) *pace {
 	return &pace{limiter: rate.NewLimiter(rate.Limit(perSecond), paceBurst)}
@@ -38,7 +43,10 @@ func newPace(perSecond int) *pace {
 
 // add queues a task that is due, which is in no schedule.
 func (p *pace) add(t *task) {
-	t.queue = min(t.step, len(burst)) + 1
+	t.queue = 1
+	if t.conflict == nil {
+		t.queue += 1 + min(t.step, len(burst))
+	}
 	p.waiting[t.queue-1] = append(p.waiting[t.queue-1], t)
 	p.count++
 }
@@ -75,7 +83,13 @@ func (p *pace) drop(q int) {
 	p.count--
 }
 
-func (p *pace) clear() { p.waiting, p.count, p.due = [len(burst) + 1][]*task{}, 0, time.Time{} }
+// refused takes back a task whose announcement the socket has refused, since its queue is full. The rest wait for it.
+func (p *pace) refused(t *task, now time.Time) {
+	p.add(t)
+	p.due = now.Add(paceInterval)
+}
+
+func (p *pace) clear() { p.waiting, p.count, p.due = waiting{}, 0, time.Time{} }
 
 // A form is a form of an announcement.
 type form uint8
@@ -94,6 +108,8 @@ var (
 // forms returns the forms in which an address is announced next. After the burst a request is enough to keep switches from forgetting.
 func (p *pace) forms(t *task) []form {
 	switch {
+	case t.conflict != nil:
+		return bothForms
 	case t.address.Is6() || !t.isBurst():
 		return requestOnly
 	case !p.crowded():

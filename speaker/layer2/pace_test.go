@@ -89,3 +89,20 @@ func TestFewAnnouncementsAreSentAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestManyAddressesAreRefreshedSlowly: an interface refreshes 20 addresses a second at most, and each address every 150 s if it has few.
+func TestManyAddressesAreRefreshedSlowly(t *testing.T) {
+	for addresses, want := range map[int]time.Duration{1: 150 * time.Second, 3000: 150 * time.Second, 20_000: 1000 * time.Second} {
+		p := &port{tasks: map[netip.Addr]*task{}}
+		for i := range addresses {
+			p.tasks[netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})] = nil
+		}
+		now := time.Now()
+		for range 100 {
+			s, of := schedule{}, task{port: p, step: len(burst), index: -1}
+			if s.sent(&of, now); of.due.Before(now.Add(want*4/5)) || of.due.After(now.Add(want*6/5)) {
+				t.Errorf("one of %d addresses is refreshed after %v, want %v, give or take a fifth", addresses, of.due.Sub(now), want)
+			}
+		}
+	}
+}

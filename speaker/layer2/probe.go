@@ -104,6 +104,12 @@ func (p *probe) Conflict(now time.Time, station mac) bool {
 	return true
 }
 
+// Refused says that the probe of the latest Step could not be sent since the socket's queue is full. It is sent a moment later.
+func (p *probe) Refused(now time.Time) {
+	p.sent--
+	p.due = now.Add(paceInterval)
+}
+
 // Interrupt ends a round without a result, since the interface cannot be used.
 func (p *probe) Interrupt() {
 	if p.state == probeAsking {
@@ -165,6 +171,8 @@ const (
 	phaseProbing
 	// phaseAnnounced: questions are answered, and a station that uses the address is in conflict with us.
 	phaseAnnounced
+	// phaseListening: nothing is answered, and a speaker that uses the address is our rival.
+	phaseListening
 	// phaseDeputy: questions to a group are answered with the MAC of the holder, and nothing is a conflict.
 	phaseDeputy
 )
@@ -176,6 +184,10 @@ type entry struct {
 	phase atomic.Uint32
 	// as is the MAC of the address's holder, whose deputy this node is, the zero mac for an address of our own. It is never changed.
 	as mac
+	// listens says that the address is only listened for. It is never changed.
+	listens bool
+	// since is when the entry was declared. It is never changed.
+	since time.Time
 	// nonce marks our solicitations of duplicate address detection (RFC 7527 §4.1), so that one that the link returns is known for ours. It
 	// is set before the first phaseProbing and never again.
 	nonce *ndp.Nonce
@@ -183,11 +195,16 @@ type entry struct {
 	probe probe
 }
 
+// passive reports whether the address is another node's to announce.
+func (e *entry) passive() bool { return e.listens || e.as != mac{} }
+
 // show tells the readers what the probe has come to.
 func (e *entry) show() {
 	switch {
 	case e.as != mac{}:
 		e.phase.Store(uint32(phaseDeputy))
+	case e.listens:
+		e.phase.Store(uint32(phaseListening))
 	case e.probe.state == probeFree:
 		e.phase.Store(uint32(phaseAnnounced))
 	case e.probe.state == probeAsking:
@@ -195,6 +212,27 @@ func (e *entry) show() {
 	default:
 		e.phase.Store(uint32(phaseSilent))
 	}
+}
+
+// deputyAnswers reports whether a deputy answers a question: one that is asked of a group, unless the holder asks it. A node that is its own
+// deputy, since it hands the address over, answers what it is asked by unicast too.
+func (e *entry) deputyAnswers(toGroup bool, own, asker mac) bool {
+	return (toGroup || e.as == own) && asker != e.as
+}
+
+// contested returns the phase of an address, and whether it matters that another station uses it. One that this node hands over is as one
+// that it listens for: another speaker may use it.
+func (s addressSet) contested(addr netip.Addr, own mac) (p phase, ok bool) {
+	switch p = s.of(addr); p {
+	case phaseSilent:
+		return p, false
+	case phaseDeputy:
+		if s[addr].as != own {
+			return p, false
+		}
+		return phaseListening, true
+	}
+	return p, true
 }
 
 // of returns the phase of an address, which is phaseSilent for one that is not in the set.

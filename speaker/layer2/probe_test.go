@@ -388,10 +388,9 @@ func TestAddressFoundFreeIsNotProbedAgain(t *testing.T) {
 			"the order is another": func() { b.Set(probed("eth0", vip6, vip6)) },
 		} {
 			change()
-			for _, line := range b.pass(time.Minute) {
-				if strings.Contains(line, "probe") {
-					t.Errorf("%s: %s", name, line)
-				}
+			probes := slices.DeleteFunc(b.pass(time.Minute), func(line string) bool { return !strings.Contains(line, "probe") })
+			if len(probes) > 1 { // One looks for speakers that have taken it over too.
+				t.Errorf("%s: %q", name, probes)
 			}
 			expectStatus(t, b.Announced(), "2001:db8:51::c0de:200 on eth0: true <nil>")
 		}
@@ -561,10 +560,12 @@ func TestConflictAtTheLastMoment(t *testing.T) {
 // nowhere is a wire that leads nowhere.
 type nowhere struct{ handle handler }
 
-func (*nowhere) send(Protocol, []byte) error { return nil }
-func (*nowhere) join(netip.Addr) error       { return nil }
-func (*nowhere) leave(netip.Addr)            {}
-func (*nowhere) close()                      {}
+func (*nowhere) send(Protocol, []byte) error    { return nil }
+func (*nowhere) dropped(Protocol) uint32        { return 0 }
+func (*nowhere) receiveAllMulticast(bool) error { return nil }
+func (*nowhere) join(netip.Addr) error          { return nil }
+func (*nowhere) leave(netip.Addr)               {}
+func (*nowhere) close()                         {}
 
 // probeOn declares addresses that are new on eth0.
 func (r *running) probeOn(addrs ...netip.Addr) { r.Set(probed("eth0", addrs...)) }

@@ -15,11 +15,16 @@ var burst = [...]time.Duration{
 	0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second,
 }
 
-// After the burst an address is announced again each refreshInterval, give or take refreshJitter. Switches forget a MAC after 300 s by
-// default, and a silent node must not become one whose traffic is flooded.
+// askAfter is how many announcements of the burst go before the LAN is asked whether another speaker has taken the address over too: it is
+// the one after a second.
+const askAfter = 3
+
+// After the burst an address is announced again each refreshInterval, give or take a fifth. Switches forget a MAC after 300 s by default, and
+// a silent node must not become one whose traffic is flooded. Of many addresses of an interface refreshRate are announced a second: every host
+// of the LAN has to look at each. For example an interface has 20,000: its MAC is heard 20 times a second, and each address every 17 minutes.
 const (
 	refreshInterval = 150 * time.Second
-	refreshJitter   = 30 * time.Second
+	refreshRate     = 20
 )
 
 // A task is to probe one address on one interface, and then to announce it, again and again.
@@ -89,19 +94,27 @@ func (s *schedule) remove(t *task) {
 	}
 }
 
-// deferDefence has a conflict answered at due, unless the address is announced before that anyway.
+// deferDefence has a conflict answered at due, in the place of the one before, unless the address is announced before that anyway.
 func (s schedule) deferDefence(t *task, due time.Time, c conflict) {
-	if t.index >= 0 && !t.due.Before(due) {
+	if t.index >= 0 && (t.conflict != nil || !t.due.Before(due)) {
 		t.due, t.conflict = due, &c
 		heap.Fix(&s, t.index)
 	}
+}
+
+// defend has a conflict answered as soon as the pace lets, wherever the task was.
+func (s *schedule) defend(t *task, c conflict) {
+	s.remove(t)
+	t.conflict = &c
+	t.port.pace.add(t)
 }
 
 // sent sets the next time of a task that was announced just now.
 func (s *schedule) sent(t *task, now time.Time) {
 	t.step++
 	t.conflict = nil
-	due := now.Add(refreshInterval - refreshJitter + rand.N(2*refreshJitter))
+	interval := max(refreshInterval, time.Duration(len(t.port.tasks))*time.Second/refreshRate)
+	due := now.Add(interval*4/5 + rand.N(interval*2/5))
 	if t.isBurst() {
 		due = t.start.Add(burst[t.step])
 	}

@@ -26,6 +26,10 @@ type wire interface {
 	// join and leave change the interface's membership in a multicast group.
 	join(group netip.Addr) error
 	leave(group netip.Addr)
+	// receiveAllMulticast has the interface receive all multicast, or only that of its groups.
+	receiveAllMulticast(on bool) error
+	// dropped returns how many frames the kernel could not hand over since the last call, because the readers had not taken those before.
+	dropped(protocol Protocol) uint32
 	// close ends the readers and returns when they are gone.
 	close()
 }
@@ -49,11 +53,11 @@ type sockets struct {
 // ends with an error, for instance because the interface is gone, calls failed.
 func openSockets(iface Interface, handle handler, failed func(error)) (wire, error) {
 	ifi := &net.Interface{Index: iface.Index, Name: iface.Name, HardwareAddr: iface.MAC}
-	arpConn, err := neighbor.Listen(ifi, neighbor.TypeARP, arpFilter)
+	arpConn, err := neighbor.Listen(ifi, neighbor.TypeARP, arpFilter(iface.Index))
 	if err != nil {
 		return nil, fmt.Errorf("opening ARP socket: %w", err)
 	}
-	ndpConn, err := neighbor.Listen(ifi, neighbor.TypeIPv6, ndpFilter)
+	ndpConn, err := neighbor.Listen(ifi, neighbor.TypeIPv6, ndpFilter(iface.Index))
 	if err != nil {
 		_ = arpConn.Close()
 		return nil, fmt.Errorf("opening NDP socket: %w", err)
@@ -90,6 +94,29 @@ func (s *sockets) read(protocol Protocol, handle handler, failed func(error)) {
 func (s *sockets) send(protocol Protocol, frame []byte) error {
 	return neighbor.Send(s.conn(protocol), frame)
 }
+
+func (s *sockets) dropped(protocol Protocol) uint32 { return neighbor.Dropped(s.conn(protocol)) }
+
+func (s *sockets) receiveAllMulticast(on bool) error {
+	raw, err := s.ndp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	option := unix.PACKET_DROP_MEMBERSHIP
+	if on {
+		option = unix.PACKET_ADD_MEMBERSHIP
+	}
+	var optErr error
+	if err := raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, option, &unix.PacketMreq{
+			Ifindex: int32(s.groups.index), Type: unix.PACKET_MR_ALLMULTI,
+		})
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("setsockopt", optErr)
+}
+
 func (s *sockets) join(group netip.Addr) error { return s.groups.join(group) }
 func (s *sockets) leave(group netip.Addr)      { s.groups.leave(group) }
 
@@ -160,11 +187,15 @@ func (g *groups) close() {
 	g.fds = nil
 }
 
-// Both filters reject frames of a VLAN that has no device here: an answer would go out untagged, to the wrong VLAN. The kernel takes such a
-// frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That also covers frames for other
-// stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none.
-var (
-	arpFilter = neighbor.Assemble(
+// Both filters reject frames of a VLAN: an answer would go out untagged, to the wrong VLAN. If the VLAN has no device here, the kernel takes such
+// a frame's tag away before we see it and leaves only a mark: the packet type becomes PACKET_OTHERHOST. That also covers frames for other
+// stations on a promiscuous interface. A priority tag (VLAN 0) leaves no mark and is as good as none. If the VLAN has a device, eth0.7 say, the
+// kernel shows its frames to the sockets of eth0 too, without any mark but that they belong to another interface.
+
+func arpFilter(index int) []bpf.RawInstruction {
+	return neighbor.Assemble(
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(index), SkipTrue: 7},
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 5},
 		bpf.LoadExtension{Num: bpf.ExtType},
@@ -174,7 +205,12 @@ var (
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	)
-	ndpFilter = neighbor.Assemble(
+}
+
+func ndpFilter(index int) []bpf.RawInstruction {
+	return neighbor.Assemble(
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(index), SkipTrue: 12},
 		bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 10},
 		bpf.LoadExtension{Num: bpf.ExtType},
@@ -189,4 +225,4 @@ var (
 		bpf.RetConstant{Val: maxFrame},
 		bpf.RetConstant{Val: 0},
 	)
-)
+}

@@ -23,6 +23,18 @@ type Snapshot struct {
 	Interfaces []Interface
 	// DefaultRoutes are the unicast default routes of the main table, the preferred one first.
 	DefaultRoutes map[family.Family][]DefaultRoute
+	// Subnets are the prefixes on the links of interfaces, the route that the kernel prefers first.
+	Subnets []Subnet
+}
+
+// A Subnet is a prefix that a route of the main table, without a next hop, says to be on the link of an interface. It is neither a single
+// address nor link-local.
+type Subnet struct {
+	Prefix netip.Prefix
+	// Metric says how much the route is preferred: the lowest is.
+	Metric int
+	// Index is that of the interface.
+	Index int
 }
 
 // A DefaultRoute is one next hop of a default route.
@@ -33,6 +45,8 @@ type DefaultRoute struct {
 	Index int
 	// Gateway is the next hop, the zero Addr where the route leads to a link without one. That of an IPv4 route may be an IPv6 address.
 	Gateway netip.Addr
+	// Source is the address that the route says to send from, the zero Addr where it leaves that to the kernel.
+	Source netip.Addr
 }
 
 // An Interface is a network interface with its addresses.
@@ -125,20 +139,42 @@ func (s *Snapshot) find(match func(Interface) bool) (Interface, bool) {
 	return Interface{}, false
 }
 
+// A Choice says which of its own addresses a node names to others.
+type Choice struct {
+	// Excluded reports whether an address is not this node's alone: the node has it for a Service, or another node has it too. Nil excludes
+	// none.
+	Excluded func(netip.Addr) bool
+	// Preferred are the addresses that go before others, the first of them before the next: the InternalIPs of the Node.
+	Preferred []netip.Addr
+}
+
+// preferring returns a Choice in which more addresses are preferred, after those that are.
+func (c Choice) preferring(addresses ...netip.Addr) Choice {
+	c.Preferred = slices.Concat(c.Preferred, addresses)
+	return c
+}
+
 // BestAddresses returns the interface's best own address of each family for others that are near dst to reach this node at. A family for
-// which there is none is missing. Only addresses that are usable (Address.IsUsable) and not excluded count: excluded reports whether an
-// address is one that the node has for a Service, and nil excludes none.
+// which there is none is missing. Only addresses that are usable (Address.IsUsable) and not excluded count.
 //
-// Of several addresses the one comes first whose subnet contains dst, then a primary one (a secondary one may be keepalived's, and gone to
-// another node the next moment), then a permanent one, then one of a subnet rather than a single address, then the lowest. For example an
-// interface with 192.0.2.11/24, 198.51.100.5/24 (secondary) and 198.51.100.11/24 is reached at 198.51.100.11 from 198.51.100.1.
-func (i *Interface) BestAddresses(dst netip.Addr, excluded func(netip.Addr) bool) map[family.Family]netip.Addr {
+// Of several addresses the one comes first whose subnet contains dst: a router on the link can send to no other one. Then comes one that is
+// preferred, then a primary one (a secondary one may be keepalived's, and gone to another node the next moment), then a permanent one, then
+// one of a subnet rather than a single address, then the lowest. For example an interface with 192.0.2.11/24, 198.51.100.5/24 (secondary) and
+// 198.51.100.11/24 is reached at 198.51.100.11 from 198.51.100.1, and at 198.51.100.5 if that is the Node's InternalIP.
+func (i *Interface) BestAddresses(dst netip.Addr, choice Choice) map[family.Family]netip.Addr {
 	usable := slices.DeleteFunc(slices.Clone(i.Addresses), func(a Address) bool {
-		return !a.IsUsable() || excluded != nil && excluded(a.Prefix.Addr())
+		return !a.IsUsable() || choice.Excluded != nil && choice.Excluded(a.Prefix.Addr())
 	})
+	rank := func(a Address) int {
+		if n := slices.Index(choice.Preferred, a.Prefix.Addr()); n >= 0 {
+			return n
+		}
+		return len(choice.Preferred)
+	}
 	slices.SortStableFunc(usable, func(x, y Address) int {
 		return cmp.Or(
 			trueFirst(x.Prefix.Contains(dst.WithZone("")), y.Prefix.Contains(dst.WithZone(""))),
+			cmp.Compare(rank(x), rank(y)),
 			trueFirst(!x.Secondary, !y.Secondary),
 			trueFirst(x.Permanent, y.Permanent),
 			trueFirst(!x.Prefix.IsSingleIP(), !y.Prefix.IsSingleIP()),
@@ -168,8 +204,7 @@ func (i *Interface) LinkLocal() netip.Addr {
 
 // DefaultRouteAddresses returns the node's best own addresses on the interfaces that carry a default route, of each family those of its
 // default routes: the IPv4 ones first, and the preferred route's first among those of a family. These are what a node is usually known by.
-// For excluded see BestAddresses.
-func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip.Addr {
+func (s *Snapshot) DefaultRouteAddresses(choice Choice) []netip.Addr {
 	var addrs []netip.Addr
 	for _, af := range family.All {
 		for _, route := range s.DefaultRoutes[af] {
@@ -177,7 +212,7 @@ func (s *Snapshot) DefaultRouteAddresses(excluded func(netip.Addr) bool) []netip
 			if !ok {
 				continue
 			}
-			if addr, ok := i.BestAddresses(netip.Addr{}, excluded)[af]; ok && !slices.Contains(addrs, addr) {
+			if addr, ok := i.BestAddresses(route.Gateway, choice.preferring(route.Source))[af]; ok && !slices.Contains(addrs, addr) {
 				addrs = append(addrs, addr)
 			}
 		}
@@ -203,6 +238,92 @@ func (s *Snapshot) DefaultGateways() []netip.Addr {
 	return gateways
 }
 
+// SubnetOf returns an address of an interface with the length of the subnet that the node reaches on the link of that interface. It is a single
+// address if there is none. Usable says which interfaces can be used.
+//
+//	address of eth0         routes without a next hop                          SubnetOf
+//	198.51.100.11/24        198.51.100.0/24 dev eth0                           198.51.100.11/24
+//	2001:db8:51::11/128     2001:db8:51::/64 dev eth0, as by DHCPv6            2001:db8:51::11/64
+//	198.51.100.11/24        198.51.100.0/24 dev eth1 and then eth0             198.51.100.11/32, since one interface answers on a link
+//	                        the same, and eth1 is down                         198.51.100.11/24
+//
+// An address whose subnet has no route counts as it stands, and so does one in a VRF, whose routes are in another table.
+func (s *Snapshot) SubnetOf(i *Interface, a Address, usable func(*Interface) bool) netip.Prefix {
+	addr := a.Prefix.Addr()
+	if i.InVRF {
+		return a.Prefix
+	}
+	if a.Prefix.IsSingleIP() {
+		longest := a.Prefix
+		for _, subnet := range s.Subnets {
+			if subnet.Index == i.Index && subnet.Prefix.Contains(addr) && (longest.IsSingleIP() || subnet.Prefix.Bits() > longest.Bits()) {
+				longest = netip.PrefixFrom(addr, subnet.Prefix.Bits())
+			}
+		}
+		return longest
+	}
+	routed := slices.ContainsFunc(s.Subnets, func(subnet Subnet) bool { return subnet.Index == i.Index && subnet.Prefix == a.Prefix.Masked() })
+	for _, subnet := range s.Subnets {
+		if !routed || subnet.Prefix != a.Prefix.Masked() {
+			continue
+		}
+		if subnet.Index == i.Index {
+			break
+		}
+		if other, ok := s.ByIndex(subnet.Index); ok && usable(&other) {
+			return netip.PrefixFrom(addr, addr.BitLen())
+		}
+	}
+	return a.Prefix
+}
+
+// DefaultGateway returns the next hop of the most preferred default route of a family that has one, with the interface as its zone if it is
+// link-local. With a name of an interface it is that of the routes on this interface.
+func (s *Snapshot) DefaultGateway(f family.Family, onInterface string) (netip.Addr, bool) {
+	for _, route := range s.DefaultRoutes[f] {
+		i, ok := s.ByIndex(route.Index)
+		if !ok || !route.Gateway.IsValid() || onInterface != "" && i.Name != onInterface {
+			continue
+		}
+		if route.Gateway.Is6() && route.Gateway.IsLinkLocalUnicast() {
+			return route.Gateway.WithZone(i.Name), true
+		}
+		return route.Gateway, true
+	}
+	return netip.Addr{}, false
+}
+
+// AddressesFor returns the addresses of each family at which dst, to which this interface leads, may reach this node: those of BestAddresses
+// where, of dst's family, the one that the kernel sends from comes after those that are preferred, and of the other family the one that a
+// default route on the interface says.
+func (s *Snapshot) AddressesFor(i *Interface, dst, source netip.Addr, choice Choice) map[family.Family]netip.Addr {
+	addresses := map[family.Family]netip.Addr{}
+	for _, f := range family.All {
+		near, by := dst, source
+		if f != family.Of(dst) {
+			near, by = netip.Addr{}, netip.Addr{}
+			for _, route := range s.DefaultRoutes[f] {
+				if route.Index == i.Index {
+					near, by = route.Gateway, route.Source
+					break
+				}
+			}
+		}
+		if best, ok := i.BestAddresses(near, choice.preferring(by))[f]; ok {
+			addresses[f] = best
+		}
+	}
+	return addresses
+}
+
+// A Destination is an address that this node sends to.
+type Destination struct {
+	Address netip.Addr
+	// Interface is the name of the interface, or of the VRF, by which alone packets are to leave; "" leaves that to the routes. A link-local
+	// IPv6 address has its interface as the zone instead.
+	Interface string
+}
+
 // A Path says how this node reaches an address.
 type Path struct {
 	// Interface is the name of the interface that leads there, "" where no path was ever found.
@@ -212,6 +333,8 @@ type Path struct {
 	Source netip.Addr
 	// OnLink says that there is no router on the way.
 	OnLink bool
+	// Own says that the address is one of this node.
+	Own bool
 	// Addresses are the addresses of each family at which the destination may reach this node (Interface.BestAddresses).
 	Addresses map[family.Family]netip.Addr
 	// Err says why there is no path now. The other fields then describe the last path that was found, or none.

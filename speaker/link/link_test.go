@@ -111,6 +111,18 @@ func TestBestAddresses(t *testing.T) {
 			[2]string{"198.51.100.11", ""},
 		},
 		{
+			"the preferred one, in dst's subnet or in none", // see the Choice below
+			[]Address{address("198.51.100.11/24"), address("198.51.100.77/24"), address("2001:db8:51::11/64"), address("2001:db8:51::77/64")},
+			"198.51.100.1",
+			[2]string{"198.51.100.77", "2001:db8:51::77"},
+		},
+		{
+			"one in dst's subnet rather than the preferred one, to which a router on the link could not send",
+			[]Address{address("192.0.2.11/24"), address("198.51.100.77/24")},
+			"192.0.2.1",
+			[2]string{"192.0.2.11", ""},
+		},
+		{
 			"a single one if there is no other",
 			[]Address{address("198.51.100.2/32")},
 			"203.0.113.1",
@@ -121,7 +133,9 @@ func TestBestAddresses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			excluded := func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.10") }
 			i := Interface{Addresses: tt.addresses}
-			best := i.BestAddresses(netip.MustParseAddr(tt.dst), excluded)
+			best := i.BestAddresses(netip.MustParseAddr(tt.dst), Choice{Excluded: excluded, Preferred: []netip.Addr{
+				netip.MustParseAddr("198.51.100.77"), netip.MustParseAddr("2001:db8:51::77"),
+			}})
 			got := [2]string{}
 			for n, af := range family.All {
 				if a, ok := best[af]; ok {
@@ -167,8 +181,39 @@ func TestDefaultRouteAddresses(t *testing.T) {
 		},
 	}
 	want := []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("198.51.100.11"), netip.MustParseAddr("2001:db8:51::11")}
-	if diff := cmp.Diff(want, s.DefaultRouteAddresses(nil), byValue); diff != "" {
+	if diff := cmp.Diff(want, s.DefaultRouteAddresses(Choice{}), byValue); diff != "" {
 		t.Errorf("DefaultRouteAddresses() differs (-want +got):\n%s", diff)
+	}
+}
+
+// TestAddressesFor: of the peer's family the kernel's choice counts after what is preferred, and of the other one that of the default route.
+func TestAddressesFor(t *testing.T) {
+	addr := netip.MustParseAddr
+	s := &Snapshot{
+		Interfaces: []Interface{{Index: 2, Addresses: []Address{
+			address("198.51.100.5/24"), address("198.51.100.11/24"), address("2001:db8:51::5/64"), address("2001:db8:51::11/64"),
+		}}},
+		DefaultRoutes: map[family.Family][]DefaultRoute{
+			family.IPv4: {{Index: 2, Gateway: addr("198.51.100.1"), Source: addr("198.51.100.11")}},
+			family.IPv6: {{Index: 2, Gateway: addr("fe80::1"), Source: addr("2001:db8:51::11")}},
+		},
+	}
+	for _, tt := range []struct {
+		name, dst, source string
+		preferred         []netip.Addr
+		want4, want6      string
+	}{
+		{name: "an IPv4 peer", dst: "198.51.100.1", source: "198.51.100.11", want4: "198.51.100.11", want6: "2001:db8:51::11"},
+		{name: "an IPv6 peer", dst: "2001:db8:51::1", source: "2001:db8:51::5", want4: "198.51.100.11", want6: "2001:db8:51::5"},
+		{
+			name: "the InternalIP", dst: "198.51.100.1", source: "198.51.100.11", preferred: []netip.Addr{addr("198.51.100.5"), addr("2001:db8:51::5")},
+			want4: "198.51.100.5", want6: "2001:db8:51::5",
+		},
+	} {
+		got := s.AddressesFor(&s.Interfaces[0], addr(tt.dst), addr(tt.source), Choice{Preferred: tt.preferred})
+		if got[family.IPv4] != addr(tt.want4) || got[family.IPv6] != addr(tt.want6) {
+			t.Errorf("%s: %v, want %s and %s", tt.name, got, tt.want4, tt.want6)
+		}
 	}
 }
 
@@ -194,5 +239,43 @@ func TestDefaultGateways(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("DefaultGateways() differs (-want +got):\n%s", diff)
+	}
+}
+
+// TestSubnetOf: an address has the subnet by which the kernel reaches its link.
+func TestSubnetOf(t *testing.T) {
+	subnet := func(prefix string, index int) Subnet {
+		return Subnet{Prefix: netip.MustParsePrefix(prefix), Index: index}
+	}
+	for _, tt := range []struct {
+		name    string
+		address string // of eth0, whose index is 2; that of eth1 is 3
+		subnets []Subnet
+		inVRF   bool
+		down    bool // eth1
+		want    string
+	}{
+		{name: "a prefix and its route", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 2)}, want: "198.51.100.11/24"},
+		{name: "a prefix without a route", address: "198.51.100.11/24", want: "198.51.100.11/24"},
+		{name: "a single address with a route, as by DHCPv6", address: "2001:db8:51::11/128", subnets: []Subnet{subnet("2001:db8:51::/64", 2)}, want: "2001:db8:51::11/64"},
+		{name: "the longest of its routes", address: "198.51.100.11/32", subnets: []Subnet{subnet("198.51.100.0/24", 2), subnet("198.51.100.0/26", 2), subnet("198.51.0.0/16", 2)}, want: "198.51.100.11/26"},
+		{name: "a single address without a route", address: "198.51.100.11/32", subnets: []Subnet{subnet("198.51.100.0/24", 3)}, want: "198.51.100.11/32"},
+		{name: "another interface comes first", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 3), subnet("198.51.100.0/24", 2)}, want: "198.51.100.11/32"},
+		{name: "and comes second", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 2), subnet("198.51.100.0/24", 3)}, want: "198.51.100.11/24"},
+		{name: "and is down", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 3), subnet("198.51.100.0/24", 2)}, down: true, want: "198.51.100.11/24"},
+		{name: "and has the only route", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 3)}, want: "198.51.100.11/24"},
+		{name: "in a VRF", address: "198.51.100.11/24", subnets: []Subnet{subnet("198.51.100.0/24", 3), subnet("198.51.100.0/24", 2)}, inVRF: true, want: "198.51.100.11/24"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+			s := &Snapshot{Interfaces: []Interface{
+				{Name: "eth0", Index: 2, MAC: mac, Up: true, InVRF: tt.inVRF, Addresses: []Address{address(tt.address)}},
+				{Name: "eth1", Index: 3, MAC: mac, Up: !tt.down},
+			}, Subnets: tt.subnets}
+			got := s.SubnetOf(&s.Interfaces[0], s.Interfaces[0].Addresses[0], func(i *Interface) bool { return i.Unusable() == "" })
+			if got.String() != tt.want {
+				t.Errorf("SubnetOf() = %s, want %s", got, tt.want)
+			}
+		})
 	}
 }

@@ -3,7 +3,6 @@
 package membership
 
 import (
-	"net"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -13,17 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 	"k8s.io/klog/v2"
-
-	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 // The tuning. A node that falls silent is dead after the wait until another probes it (one to two intervals), one interval for the probe to
-// fail, the suspicion, and the probeTimeout for which it is asked a last time. A speaker that merely stalls, for want of a processor, has
-// all of these but the wait, 0.6 s, to recover and refute. For the same tolerance a shorter interval makes the wait shorter, and gives more
-// probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured with 3 and with 10 members on two busy
-// cores, 20 deaths each, before the last question was added: 0.7-0.8 s in the median until a survivor knows, at most 0.98 s. (With an
-// interval of 200 ms, a timeout of 100 ms and a multiplier of 3: 1.0-1.4 s and 1.8 s.) Eight processes that burned the two cores, at equal
-// priority, caused no false death. BenchmarkDetection and BenchmarkLoad repeat this.
+// fail, the suspicion, and twice the probeTimeout, for which it is asked a last time. A speaker that merely stalls, for want of a processor,
+// has all of these but the wait, 0.66 s, to recover and refute. For the same tolerance a shorter interval makes the wait shorter, and gives
+// more probes to answer, so the probes are frequent and the suspicion is long in comparison. Measured with 3 and with 10 members on two
+// cores, 20 deaths each: 0.8 s in the median until a survivor knows, at most 0.96 s. (With an interval of 200 ms, a timeout of 100 ms and a
+// multiplier of 3, without the last questions: 1.0-1.4 s and 1.8 s.) Eight processes that burned the two cores, at equal priority, caused
+// no false death. BenchmarkDetection and BenchmarkLoad repeat this.
 const (
 	// Ten probes a second and answers to as many, some 200 bytes each, are what a speaker pays, however large the cluster.
 	probeInterval = 100 * time.Millisecond
@@ -62,15 +59,20 @@ const (
 	// A stream ends after this, and so does a dial to an address that does not answer.
 	streamTimeout = time.Second
 
+	// So often a node that gossip declares dead is asked whether it is alive. When a partition heals, news from its other side is all that
+	// speaks for the death: with one question, the loss of a packet or a stall of probeTimeout would confirm it.
+	pingAttempts = 2
+
+	// So often, and for so long each time, a connection to a lost speaker's port is tried. One attempt would take the loss of a packet for the
+	// loss of the node.
+	reachAttempts = 3
+	reachTimeout  = 150 * time.Millisecond
+
 	// See Members.absent.
 	redialInterval = 250 * time.Millisecond
 	redialFanout   = 4
 
 	leaveTimeout = time.Second
-
-	// maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time:
-	// exchanges of the state, and probes that UDP did not carry.
-	maxStreams = 64
 )
 
 func tuning() *memberlist.Config {
@@ -90,44 +92,6 @@ func tuning() *memberlist.Config {
 	c.EnableCompression = false // packets are small
 	return c
 }
-
-// transport is memberlist's own, with a bound on the streams that others have opened: memberlist reads from each of them for
-// streamTimeout, in a goroutine of its own with a buffer, before it knows that the other side has the key.
-type transport struct {
-	*memberlist.NetTransport
-	streams chan net.Conn
-}
-
-// listen binds the TCP and the UDP port. The caller shuts the transport down, and then closes ended.
-func listen(config *memberlist.Config, ended <-chan struct{}) (*transport, error) {
-	inner, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-		BindAddrs: []string{config.BindAddr}, BindPort: config.BindPort, Logger: config.Logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	t := &transport{NetTransport: inner, streams: make(chan net.Conn)}
-	go func() {
-		open := &connections.Set{Limit: maxStreams}
-		for {
-			select {
-			case <-ended:
-				return
-			case conn := <-inner.StreamCh():
-				select {
-				case t.streams <- open.Add(conn):
-				case <-ended:
-					_ = conn.Close()
-					return
-				}
-			}
-		}
-	}()
-	return t, nil
-}
-
-// StreamCh implements memberlist.Transport.
-func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // meta is the memberlist.Delegate. Memberlist spreads its NodeMeta along with this speaker's name: nothing, or a farewell.
 type meta struct{ m *Members }
@@ -176,9 +140,9 @@ func decodeFarewell(meta []byte) (f farewell) {
 	return f
 }
 
-// NotifyMsg passes on a message that SendAll has sent.
+// NotifyMsg takes a message that SendAll has sent, or a packet that this member is to pass on.
 func (d meta) NotifyMsg(message []byte) {
-	if d.m.onMessage != nil {
+	if !d.m.transport.Relay(message) && d.m.onMessage != nil {
 		d.m.onMessage(message)
 	}
 }

@@ -32,7 +32,7 @@ type lab struct {
 	t     testing.TB
 	lan   *nettest.Switch
 	names []string
-	peers map[string]netip.Addr
+	peers map[string][]netip.Addr
 	nodes map[string]*labNode
 	views chan view
 	// history has all views that await has read, in the order in which they were.
@@ -51,7 +51,9 @@ type view struct {
 	Node  string
 	Time  time.Time
 	Nodes []string
-	Alone bool
+	// Lost, CutOff and Filtered are what a Snapshot has under these names.
+	Lost, CutOff, Filtered []string
+	Alone                  bool
 }
 
 const memberEnv = "TANDEM_TEST_MEMBER"
@@ -59,7 +61,7 @@ const memberEnv = "TANDEM_TEST_MEMBER"
 type memberConfig struct {
 	Node  string
 	Port  uint16
-	Peers map[string]netip.Addr
+	Peers map[string][]netip.Addr
 }
 
 func TestMain(m *testing.M) {
@@ -85,13 +87,13 @@ func memberMain(encoded string) error {
 	}
 	terminated, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	members, err := Join(context.Background(), Config{
-		Node:       config.Node,
-		Bind:       config.Peers[config.Node],
-		Port:       config.Port,
-		Key:        []byte("secret"),
-		Registerer: prometheus.NewRegistry(),
-	})
+	own := Config{
+		Node: config.Node, Bind: config.Peers[config.Node][0], Port: config.Port, Key: []byte("secret"), Registerer: prometheus.NewRegistry(),
+	}
+	if addresses := config.Peers[config.Node]; len(addresses) > 1 {
+		own.Other = addresses[1]
+	}
+	members, err := Join(context.Background(), own)
 	if err != nil {
 		return err
 	}
@@ -99,7 +101,11 @@ func memberMain(encoded string) error {
 	out := json.NewEncoder(os.Stdout)
 	for {
 		alive := members.Alive()
-		v := view{Node: config.Node, Time: time.Now(), Nodes: slices.Sorted(maps.Keys(alive.Nodes)), Alone: alive.Alone}
+		v := view{
+			Node: config.Node, Time: time.Now(), Nodes: slices.Sorted(maps.Keys(alive.Nodes)), Alone: alive.Alone,
+			Lost: slices.Sorted(maps.Keys(alive.Lost)), CutOff: slices.Sorted(maps.Keys(alive.CutOff)),
+			Filtered: slices.Sorted(maps.Keys(alive.Filtered)),
+		}
 		if err := out.Encode(v); err != nil {
 			return err
 		}
@@ -111,27 +117,36 @@ func memberMain(encoded string) error {
 	}
 }
 
-// newLab builds the LAN and takes it down when the test ends. Addresses come from the prefix.
+// newLab builds a LAN whose nodes have one address each, from the prefix.
 func newLab(t testing.TB, nodes int, prefix netip.Prefix) *lab {
+	var all [][]netip.Prefix
+	for address := prefix.Addr().Next(); len(all) < nodes; address = address.Next() {
+		all = append(all, []netip.Prefix{netip.PrefixFrom(address, prefix.Bits())})
+	}
+	return newLabOf(t, all)
+}
+
+// newLabOf builds a LAN of nodes with these addresses, and takes it down when the test ends.
+func newLabOf(t testing.TB, nodes [][]netip.Prefix) *lab {
 	l := &lab{
 		t: t, lan: nettest.NewSwitch(t, "membership-switch"),
-		peers: map[string]netip.Addr{}, nodes: map[string]*labNode{}, views: make(chan view, 1024),
+		peers: map[string][]netip.Addr{}, nodes: map[string]*labNode{}, views: make(chan view, 1024),
 	}
-	address := prefix.Addr()
-	for i := range nodes {
-		address = address.Next()
+	for i, addresses := range nodes {
 		name := fmt.Sprint("node", i)
 		n := nettest.New(t, "membership-"+name)
 		l.lan.Plug(t, n, "")
-		nodad := ""
-		if address.Is6() {
-			nodad = "nodad"
+		for _, address := range addresses {
+			nodad := ""
+			if address.Addr().Is6() {
+				nodad = "nodad"
+			}
+			n.IP(t, "address add %s dev eth0 %s", address, nodad)
+			l.peers[name] = append(l.peers[name], address.Addr())
 		}
-		n.IP(t, "address add %s dev eth0 %s", netip.PrefixFrom(address, prefix.Bits()), nodad)
 		n.IP(t, "link set lo up")
 		n.IP(t, "link set eth0 up")
 		l.names = append(l.names, name)
-		l.peers[name] = address
 		l.nodes[name] = &labNode{namespace: n}
 	}
 	return l

@@ -12,6 +12,8 @@
 //     converge within fractions of a second but are never known to be equal: code that acts on them (package election) must bear with two
 //     answers for a moment.
 //   - Gossip alone makes no speaker dead. A speaker that gossip declares dead is asked once more, and is alive as long as it answers.
+//   - Nodes may have addresses of one family or of both. Two that have none in common reach each other by way of one that has both. If there is
+//     none, they are dead to each other.
 //   - Dead means silent for the better part of a second, nothing more: there is no fencing. In a partition each side sees the other as
 //     dead, and both are right about what they can reach.
 //   - After [Members.Leave] the others know at once that this speaker is gone, and do not count it as lost. After [Members.Restart] they also
@@ -27,8 +29,6 @@ package membership
 
 import (
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log"
@@ -36,14 +36,17 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
@@ -54,6 +57,9 @@ type Config struct {
 	// Bind is the address of this node at which the other speakers reach it, of either family. The port is bound on it, and the others are
 	// told of it, so that it cannot be unspecified.
 	Bind netip.Addr
+	// Other is this node's address of the other family, the zero Addr if it has none. At it the speakers reach this one whose nodes have no
+	// address of the family of Bind.
+	Other netip.Addr
 	// Port is the UDP and TCP port, the same on every node.
 	Port uint16
 	// Key is the secret that all speakers share: any text, from which the encryption key is derived.
@@ -71,6 +77,9 @@ func (c Config) validate() error {
 	}
 	if !c.Bind.IsValid() || c.Bind.IsUnspecified() || c.Bind.IsMulticast() {
 		errs = append(errs, fmt.Errorf("the bind address %v is not a node's address", c.Bind))
+	}
+	if o := c.Other; o.IsValid() && (o.IsUnspecified() || o.IsMulticast() || family.Of(o.Unmap()) == family.Of(c.Bind.Unmap())) {
+		errs = append(errs, fmt.Errorf("the other address %v is not a node's address of the other family than that of %v", o, c.Bind))
 	}
 	if c.Port == 0 {
 		errs = append(errs, errors.New("the port is 0"))
@@ -90,6 +99,12 @@ type Snapshot struct {
 	Restarting map[string]time.Time
 	// Lost holds the nodes whose speakers were alive, and are gone without having said anything: since when.
 	Lost map[string]time.Time
+	// CutOff holds those of Lost that do not answer by TCP, neither at the port of gossip nor at that of the kubelet, not even by a refusal: not
+	// the speaker alone is gone, but its node, or the node's way to the network on which the speakers reach each other.
+	CutOff map[string]bool
+	// Filtered holds those of Lost that do not answer at the port of gossip, and do at that of the kubelet: a firewall drops gossip, of a speaker
+	// that may well be alive. One that has crashed leaves a kernel that refuses connections to its port.
+	Filtered map[string]bool
 	// Alone says that there were other speakers, that at least one of them was lost rather than left, and that none is alive now.
 	Alone bool
 }
@@ -101,13 +116,15 @@ func (s Snapshot) Has(node string) bool {
 }
 
 func (s Snapshot) equal(o Snapshot) bool {
-	return s.Alone == o.Alone && maps.Equal(s.Nodes, o.Nodes) && maps.Equal(s.Restarting, o.Restarting) && maps.Equal(s.Lost, o.Lost)
+	return s.Alone == o.Alone && maps.Equal(s.Nodes, o.Nodes) && maps.Equal(s.Restarting, o.Restarting) && maps.Equal(s.Lost, o.Lost) &&
+		maps.Equal(s.CutOff, o.CutOff) && maps.Equal(s.Filtered, o.Filtered)
 }
 
 // without returns a snapshot that says nothing of a node.
 func (s Snapshot) without(node string) Snapshot {
 	return Snapshot{
-		Nodes: withoutKey(s.Nodes, node), Restarting: withoutKey(s.Restarting, node), Lost: withoutKey(s.Lost, node), Alone: s.Alone,
+		Nodes: withoutKey(s.Nodes, node), Restarting: withoutKey(s.Restarting, node), Lost: withoutKey(s.Lost, node),
+		CutOff: withoutKey(s.CutOff, node), Filtered: withoutKey(s.Filtered, node), Alone: s.Alone,
 	}
 }
 
@@ -132,12 +149,13 @@ func with[V any](all map[string]V, key string, value V) map[string]V {
 
 // Members is this speaker's membership among the speakers.
 type Members struct {
-	node     string
-	port     uint16
-	logger   klog.Logger
-	list     *memberlist.Memberlist // ended by run alone
-	ctx      context.Context        // the parent of those in confirmations
-	farewell atomic.Pointer[farewell]
+	node      string
+	port      uint16
+	logger    klog.Logger
+	list      *memberlist.Memberlist // ended by run alone
+	transport *transport
+	ctx       context.Context // the parent of those in confirmations
+	farewell  atomic.Pointer[farewell]
 	// onMessage is Config.OnMessage.
 	onMessage func([]byte)
 	leave     chan leaveRequest
@@ -148,10 +166,12 @@ type Members struct {
 	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's methods may be
 	// called under it.
 	mu    sync.Mutex
-	peers map[string]netip.Addr
+	peers map[string][]netip.Addr
 	// confirmations are the nodes that gossip has declared dead and that are being asked whether they are, each with what ends the asking.
 	confirmations map[string]context.CancelFunc
 	snapshot      Snapshot
+	ring          *memberlist.Keyring
+	keys          rotation
 }
 
 // Join binds the port and begins to gossip. The membership lasts until ctx ends or Leave returns. When ctx ends, this speaker falls silent,
@@ -160,11 +180,17 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("joining the speakers: %w", err)
 	}
-	key, err := hkdf.Key(sha256.New, config.Key, nil, "tandem-lb.io membership v1", 32)
+	key, err := derive(config.Key)
 	if err != nil {
-		return nil, fmt.Errorf("deriving the membership key: %w", err)
+		return nil, err
+	}
+	ring, err := memberlist.NewKeyring(nil, key)
+	if err != nil {
+		return nil, fmt.Errorf("joining the speakers: %w", err)
 	}
 	m := &Members{
+		ring:          ring,
+		keys:          rotation{wanted: [][]byte{key}},
 		node:          config.Node,
 		port:          config.Port,
 		logger:        klog.FromContext(ctx),
@@ -186,15 +212,18 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	tuned.Name = config.Node
 	tuned.BindAddr, tuned.BindPort = bind, int(config.Port)
 	tuned.AdvertiseAddr, tuned.AdvertisePort = bind, int(config.Port)
-	tuned.SecretKey = key
+	tuned.Keyring = ring
 	tuned.Logger = log.New(newGossipLog(m.logger, rejected), "", 0)
 	tuned.Delegate = meta{m}
 	tuned.Events = events{m}
-	transport, err := listen(tuned, m.ended)
-	if err != nil {
+	transport, err := listen(ctx, tuned, config.Other.Unmap(), m.ended)
+	if partial := (*otherFamilyError)(nil); errors.As(err, &partial) {
+		m.logger.Error(err, "Failed to bind the second address, going on without: speakers on nodes that have its family alone reach this one by others")
+	} else if err != nil {
 		return nil, fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err)
 	}
-	tuned.Transport = transport
+	transport.addresses, transport.relays, transport.pass = m.addressesOf, m.alivePeers, m.sendTo
+	m.transport, tuned.Transport = transport, transport
 	if m.list, err = memberlist.Create(tuned); err != nil {
 		close(m.ended)
 		return nil, errors.Join(fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err), transport.Shutdown())
@@ -223,14 +252,44 @@ func (m *Members) SendAll(message []byte) {
 	}
 }
 
-// SetPeers says which nodes have speakers, and their addresses. This node's own entry is ignored. Those that are not alive are dialled
-// until they are, and at once if the peers have changed. A speaker that is alive stays so even if it is not among the peers.
-func (m *Members) SetPeers(addresses map[string]netip.Addr) {
+// sendTo sends a message to one speaker, once and directly.
+func (m *Members) sendTo(node string, message []byte) error {
+	for _, n := range m.list.Members() {
+		if n.Name == node {
+			return m.list.SendBestEffort(n, message)
+		}
+	}
+	return fmt.Errorf("there is no speaker on node %s", node)
+}
+
+// addressesOf returns the addresses of a peer.
+func (m *Members) addressesOf(node string) []netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.peers[node]
+}
+
+// alivePeers returns the peers that are alive, with their addresses.
+func (m *Members) alivePeers() map[string][]netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	alive := map[string][]netip.Addr{}
+	for node, addresses := range m.peers {
+		if m.snapshot.Has(node) {
+			alive[node] = addresses
+		}
+	}
+	return alive
+}
+
+// SetPeers says which nodes have speakers, and their addresses of both families. This node's own entry is ignored. Those that are not alive
+// are dialled until they are, and at once if the peers have changed. A speaker that is alive stays so even if it is not among the peers.
+func (m *Members) SetPeers(addresses map[string][]netip.Addr) {
 	m.mu.Lock()
 	before := m.peers
 	m.peers = maps.Clone(addresses)
 	delete(m.peers, m.node)
-	changed := !maps.Equal(before, m.peers)
+	changed := !maps.EqualFunc(before, m.peers, slices.Equal)
 	s := m.snapshot
 	for _, gone := range []map[string]time.Time{s.Restarting, s.Lost} {
 		for node := range gone {
@@ -309,6 +368,7 @@ func (m *Members) run(ctx context.Context) {
 			return
 		case <-m.redial:
 		case <-round.C:
+			m.rotate(time.Now())
 		}
 	}
 }
@@ -335,10 +395,11 @@ func (m *Members) absent() []netip.AddrPort {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var addresses []netip.AddrPort
-	for node, address := range m.peers {
+	for node, of := range m.peers {
 		_, confirming := m.confirmations[node]
-		if (confirming || !m.snapshot.Has(node)) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
-			addresses = append(addresses, netip.AddrPortFrom(address.Unmap(), m.port))
+		near := slices.IndexFunc(of, func(ip netip.Addr) bool { return m.transport.families[family.Of(ip)] != nil })
+		if near >= 0 && (confirming || !m.snapshot.Has(node)) && rand.IntN(len(m.snapshot.Nodes)) == 0 {
+			addresses = append(addresses, netip.AddrPortFrom(of[near], m.port))
 		}
 	}
 	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
@@ -347,7 +408,7 @@ func (m *Members) absent() []netip.AddrPort {
 
 // confirmDead is called when gossip has declared a node dead. The node itself is asked before that is believed: another speaker may have
 // brought the news along from the other side of a partition, or it is the consequence of a stall that is over. A node that answers stays
-// alive, and is asked again and again until gossip has it alive. A node that does not answer is gone after probeTimeout.
+// alive, and is asked again and again until gossip has it alive. A node that does not answer is gone after pingAttempts times probeTimeout.
 //
 // For example, node3 is cut off from node1 and node2, and declares them dead. When the cut heals, its gossip tells node1 that node2 is
 // dead. node2 answers node1, so that node1 does not take over its addresses.
@@ -362,27 +423,101 @@ func (m *Members) confirmDead(node string, address netip.AddrPort) {
 	m.redial.Raise() // a dial brings both sides' views together
 	go func() {
 		defer cancel()
-		for {
-			if _, err := m.list.Ping(node, net.UDPAddrFromAddrPort(address)); err != nil {
-				break
-			}
+		for m.isAnswered(node, address) {
 			select {
 			case <-confirmation.Done():
 				return
 			case <-time.After(probeInterval):
 			}
 		}
-		m.declareDead(confirmation, node)
+		since, dead := m.declareDead(confirmation, node)
+		// Of a node that has no family in common with this one nothing is known.
+		if at := m.transport.reach(node, address); dead && at.IsValid() {
+			m.explainLoss(node, since, answers(m.ctx, at))
+		}
 	}()
 }
 
-// declareDead takes out a node that did not answer, unless its confirmation was ended meanwhile.
-func (m *Members) declareDead(confirmation context.Context, node string) {
+// isAnswered asks a node whether it is alive.
+func (m *Members) isAnswered(node string, address netip.AddrPort) bool {
+	for range pingAttempts {
+		if _, err := m.list.Ping(node, net.UDPAddrFromAddrPort(address)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// declareDead takes out a node that did not answer, unless its confirmation was ended meanwhile, and returns since when it is lost.
+func (m *Members) declareDead(confirmation context.Context, node string) (since time.Time, dead bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if confirmation.Err() == nil {
 		m.goneLocked(node, false)
 	}
+	since, dead = m.snapshot.Lost[node]
+	return since, dead
+}
+
+// explainLoss says how a node that has been lost since a time answers by TCP, unless it is back.
+func (m *Members) explainLoss(node string, since time.Time, found answer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if lost, ok := m.snapshot.Lost[node]; !ok || !lost.Equal(since) || m.ctx.Err() != nil || found == answersGossip {
+		return
+	}
+	s := m.snapshot
+	if found == answersElsewhere {
+		s.Filtered = with(s.Filtered, node, true)
+		m.logger.Info("A lost speaker's node answers by TCP, but not at the port of gossip: is it closed by a firewall?", "node", node)
+	} else {
+		s.CutOff = with(s.CutOff, node, true)
+		m.logger.Info("A lost speaker's node does not answer by TCP either", "node", node)
+	}
+	m.update(s)
+}
+
+// An answer is how a node answers by TCP: at the port of gossip, only at that of the kubelet, or not at all. A refusal is an answer.
+type answer int
+
+const (
+	answersGossip answer = iota
+	answersElsewhere
+	answersNot
+)
+
+// kubeletPort is on each node, and open for the control plane at least. Where a firewall drops it, the answer is the same as of a node that is
+// cut off.
+const kubeletPort = 10250
+
+// answers asks the node at an address how it answers. A speaker that has crashed leaves a kernel that refuses connections to its port. No answer
+// at all comes from a node that has no power, or that has lost the network.
+func answers(ctx context.Context, address netip.AddrPort) answer {
+	elsewhere := make(chan bool, 1)
+	go func() { elsewhere <- answersAt(ctx, netip.AddrPortFrom(address.Addr(), kubeletPort)) }()
+	switch {
+	case answersAt(ctx, address):
+		return answersGossip
+	case <-elsewhere:
+		return answersElsewhere
+	}
+	return answersNot
+}
+
+// answersAt reports whether the kernel at an address answers by TCP, be it that it refuses.
+func answersAt(ctx context.Context, address netip.AddrPort) bool {
+	dialer := net.Dialer{Timeout: reachTimeout}
+	for range reachAttempts {
+		conn, err := dialer.DialContext(ctx, "tcp", address.String())
+		if err == nil {
+			_ = conn.Close()
+			return true
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
+			return true
+		}
+	}
+	return false
 }
 
 // endConfirmation ends the confirmation of a node's death, if there is one: the node has refuted it, or is gone. mu is held.

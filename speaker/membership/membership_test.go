@@ -22,6 +22,9 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 )
 
 // loopback returns the nth node's address. The whole of 127.0.0.0/8 is this host's.
@@ -77,6 +80,7 @@ func TestConfig(t *testing.T) {
 		{"without a name", func(c *Config) { c.Node = "" }, "the node has no name"},
 		{"without an address", func(c *Config) { c.Bind = netip.Addr{} }, "the bind address invalid IP is not a node's address"},
 		{"on all addresses", func(c *Config) { c.Bind = netip.IPv6Unspecified() }, "the bind address :: is not a node's address"},
+		{"with two addresses of one family", func(c *Config) { c.Other = loopback(2) }, "the other address 127.9.46.2 is not a node's address of the other family than that of 127.9.46.1"},
 		{"on a group", func(c *Config) { c.Bind = netip.MustParseAddr("ff02::1") }, "the bind address ff02::1 is not a node's address"},
 		{"without a port", func(c *Config) { c.Port = 0 }, "the port is 0"},
 		{"without a key", func(c *Config) { c.Key = nil }, "the key is empty"},
@@ -104,7 +108,7 @@ func TestSpeakersFindEachOther(t *testing.T) {
 	b, _ := join(t, "b", loopback(2), "secret")
 	c, registry := join(t, "c", loopback(3), "secret")
 	// Only b is told of the others.
-	b.SetPeers(map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)})
+	b.SetPeers(map[string][]netip.Addr{"a": {loopback(1)}, "b": {loopback(2)}, "c": {loopback(3)}})
 	for _, m := range []*Members{a, b, c} {
 		s := awaitNodes(t, m, "a", "b", "c")
 		if s.Alone || !s.Has("a") || s.Has("z") {
@@ -130,7 +134,7 @@ func TestSpeakersFindEachOther(t *testing.T) {
 func TestASpeakerThatLeaves(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
 	b, _ := join(t, "b", loopback(2), "secret")
-	a.SetPeers(map[string]netip.Addr{"b": loopback(2)})
+	a.SetPeers(map[string][]netip.Addr{"b": {loopback(2)}})
 	awaitNodes(t, a, "a", "b")
 	awaitNodes(t, b, "a", "b")
 
@@ -146,7 +150,7 @@ func TestASpeakerThatLeaves(t *testing.T) {
 
 	// It comes back with another address, and without peers.
 	b, _ = join(t, "b", loopback(3), "secret")
-	a.SetPeers(map[string]netip.Addr{"b": loopback(3)})
+	a.SetPeers(map[string][]netip.Addr{"b": {loopback(3)}})
 	awaitNodes(t, a, "a", "b")
 	awaitNodes(t, b, "a", "b")
 }
@@ -165,7 +169,7 @@ func TestMessagesReachTheOthers(t *testing.T) {
 		t.Cleanup(func() { _ = m.Leave(context.Background()) })
 		all = append(all, m)
 	}
-	all[0].SetPeers(map[string]netip.Addr{"b": loopback(2), "c": loopback(3)})
+	all[0].SetPeers(map[string][]netip.Addr{"b": {loopback(2)}, "c": {loopback(3)}})
 	awaitNodes(t, all[0], "a", "b", "c")
 	all[0].SendAll([]byte("hello"))
 	got := []string{<-heard, <-heard}
@@ -177,10 +181,10 @@ func TestMessagesReachTheOthers(t *testing.T) {
 
 func TestASpeakerThatDies(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
-	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
+	peers := map[string][]netip.Addr{"a": {loopback(1)}, "b": {loopback(2)}}
 	a.SetPeers(peers)
 	for _, bind := range []netip.Addr{loopback(2), loopback(2), loopback(3)} {
-		peers["b"] = bind
+		peers["b"] = []netip.Addr{bind}
 		a.SetPeers(peers)
 		ctx, die := context.WithCancel(t.Context())
 		b, err := Join(ctx, Config{Node: "b", Bind: bind, Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry()})
@@ -212,7 +216,7 @@ func TestDeathByGossipIsConfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	join(t, "c", loopback(3), "secret")
-	a.SetPeers(map[string]netip.Addr{"b": loopback(2), "c": loopback(3)})
+	a.SetPeers(map[string][]netip.Addr{"b": {loopback(2)}, "c": {loopback(3)}})
 	awaitNodes(t, a, "a", "b", "c")
 	gossip := func(node string, address netip.Addr) *memberlist.Node {
 		return &memberlist.Node{Name: node, Addr: address.AsSlice(), Port: 7946}
@@ -244,9 +248,40 @@ func TestDeathByGossipIsConfirmed(t *testing.T) {
 	}
 }
 
+// The question whether b is alive, or the answer, may be lost: b is not dead before it was asked once more.
+func TestDeathByGossipIsConfirmedTwice(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	join(t, "b", loopback(2), "secret")
+	a.SetPeers(map[string][]netip.Addr{"b": {loopback(2)}})
+	awaitNodes(t, a, "a", "b")
+	silent := net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback(9), 7946))
+	conn, err := net.ListenUDP("udp", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	events{a}.NotifyLeave(&memberlist.Node{Name: "b", Addr: silent.IP, Port: 7946})
+	awaitNodes(t, a, "a")
+	const end = "end of what was sent before"
+	if _, err := conn.WriteTo([]byte(end), silent); err != nil {
+		t.Fatal(err)
+	}
+	questions := 0
+	for packet := make([]byte, 1500); ; questions++ {
+		if n, err := conn.Read(packet); err != nil {
+			t.Fatal(err)
+		} else if string(packet[:n]) == end {
+			break
+		}
+	}
+	if questions != 2 {
+		t.Errorf("b was asked %d times before it was dead, want 2", questions)
+	}
+}
+
 func TestASpeakerThatIsReplacedBeforeItsDeathIsNoticed(t *testing.T) {
 	a, _ := join(t, "a", loopback(1), "secret")
-	peers := map[string]netip.Addr{"a": loopback(1), "b": loopback(2)}
+	peers := map[string][]netip.Addr{"a": {loopback(1)}, "b": {loopback(2)}}
 	a.SetPeers(peers)
 	for range 5 {
 		ctx, die := context.WithCancel(t.Context())
@@ -266,7 +301,7 @@ func TestAnotherKeyIsRejected(t *testing.T) {
 	a, registry := join(t, "a", loopback(1), "secret")
 	b, _ := join(t, "b", loopback(2), "secret")
 	outsider, _ := join(t, "c", loopback(3), "another secret")
-	all := map[string]netip.Addr{"a": loopback(1), "b": loopback(2), "c": loopback(3)}
+	all := map[string][]netip.Addr{"a": {loopback(1)}, "b": {loopback(2)}, "c": {loopback(3)}}
 	outsider.SetPeers(all)
 	a.SetPeers(all)
 	awaitNodes(t, b, "a", "b")
@@ -307,7 +342,7 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 	defer close(ended)
 	config := tuning()
 	config.BindAddr, config.BindPort, config.Logger = loopback(1).String(), 7946, log.New(io.Discard, "", 0)
-	transport, err := listen(config, ended)
+	transport, err := listen(t.Context(), config, netip.Addr{}, ended)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,11 +438,43 @@ func TestDeclaringTheSamePeersAgain(t *testing.T) {
 	m, _ := join(t, "node1", loopback(1), "key")
 	start := time.Now()
 	for range 100 {
-		m.SetPeers(map[string]netip.Addr{"node2": loopback(99)})
+		m.SetPeers(map[string][]netip.Addr{"node2": {loopback(99)}})
 		time.Sleep(10 * time.Millisecond) // in which a dial outside of the rounds would be counted
 	}
 	elapsed := time.Since(start)
 	if got, most := dials.Load(), int32(elapsed/redialInterval)+3; got > most {
 		t.Errorf("dialled %d times in %v, want %d at most", got, elapsed, most)
+	}
+}
+
+// A node boots: its IPv6 address is tentative while its speaker starts, be it the first or the second.
+func TestAnAddressIsTentative(t *testing.T) {
+	tentative := netip.MustParseAddr("2001:db8:51::11")
+	for _, tt := range []struct {
+		name        string
+		bind, other netip.Addr
+	}{
+		{"the first", tentative, loopback(1)},
+		{"the second", loopback(1), tentative},
+		{"the only one", tentative, netip.Addr{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nettest.Run(t, "ip", "link", "add", "dad0", "type", "veth", "peer", "name", "dad1")
+			t.Cleanup(func() { nettest.Run(t, "ip", "link", "delete", "dad0") })
+			nettest.Run(t, "ip", "link", "set", "dad1", "up")
+			nettest.Run(t, "ip", "link", "set", "dad0", "up")
+			nettest.Run(t, "ip", "addr", "add", tentative.String()+"/64", "dev", "dad0")
+			ctx, cancel := context.WithCancel(t.Context())
+			m, err := Join(ctx, Config{
+				Node: "a", Bind: tt.bind, Other: tt.other, Port: 7946, Key: []byte("secret"), Registerer: prometheus.NewRegistry(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cancel(); <-m.ended })
+			if m.transport.families[family.IPv6] == nil {
+				t.Errorf("the speaker is not reached at %s", tentative)
+			}
+		})
 	}
 }

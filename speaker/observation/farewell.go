@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-
-	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
 // removals are taints of nodes that are about to be removed, by what removes them: Cluster Autoscaler and Karpenter.
@@ -36,11 +36,29 @@ func Leaving(node *corev1.Node) string {
 			return "the node is shutting down"
 		}
 	}
-	switch {
-	case node.Annotations[ipamv1alpha1.AnnotationDrain] == "true":
-		return "the annotation " + ipamv1alpha1.AnnotationDrain + " drains the node"
-	case isExcluded(node):
-		return "the node is excluded from announcing"
+	reason, _ := Exclusion(node, false)
+	return reason
+}
+
+// Withdraws returns why a speaker that stops on a node withdraws its routes, though it does not leave the node by what Leaving says; "" if it
+// does not. Whoever drains a node cordons it first, and a rollout of the speakers does not: a speaker that stops on a node that is cordoned is
+// mostly followed by a reboot. On layer 2 the others find that out by themselves, and routers do not.
+func Withdraws(node *corev1.Node) string {
+	if node.Spec.Unschedulable {
+		return "the node is cordoned"
+	}
+	return ""
+}
+
+// Removed returns why a speaker that stops on a node is not started there again, by the DaemonSet that runs it; "" if it is. Nil stands for
+// a DaemonSet that does not exist any more.
+func Removed(daemonSet *appsv1.DaemonSet, node *corev1.Node) string {
+	if daemonSet == nil || daemonSet.DeletionTimestamp != nil {
+		return "the DaemonSet of the speakers is deleted"
+	}
+	required := nodeaffinity.GetRequiredNodeAffinity(&corev1.Pod{Spec: daemonSet.Spec.Template.Spec})
+	if selects, err := required.Match(node); err == nil && !selects {
+		return "the DaemonSet of the speakers does not select the node any more"
 	}
 	return ""
 }

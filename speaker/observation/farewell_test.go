@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -42,12 +43,12 @@ func TestLeaving(t *testing.T) {
 		},
 		{name: "a node that the autoscaler removes", node: tainted("ToBeDeletedByClusterAutoscaler"), want: "ToBeDeletedByClusterAutoscaler"},
 		{name: "a node that Karpenter removes", node: tainted("karpenter.sh/disrupted"), want: "karpenter.sh/disrupted"},
-		{name: "a node out of service", node: tainted(corev1.TaintNodeOutOfService), want: "excluded"},
+		{name: "a node out of service", node: tainted(corev1.TaintNodeOutOfService), want: "shut down"},
 		{
 			name: "a node that is excluded", node: &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 				Labels: map[string]string{corev1.LabelNodeExcludeBalancers: ""},
 			}},
-			want: "excluded",
+			want: "excludes",
 		},
 		{
 			name: "a node that is drained", node: &corev1.Node{ObjectMeta: metav1.ObjectMeta{
@@ -59,6 +60,49 @@ func TestLeaving(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := Leaving(tt.node); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("Leaving = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRemoved(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", Labels: map[string]string{"speaker": "yes"}}}
+	daemonSet := func(edit func(*appsv1.DaemonSet)) *appsv1.DaemonSet {
+		ds := &appsv1.DaemonSet{}
+		edit(ds)
+		return ds
+	}
+	selects := func(value string) *appsv1.DaemonSet {
+		return daemonSet(func(ds *appsv1.DaemonSet) { ds.Spec.Template.Spec.NodeSelector = map[string]string{"speaker": value} })
+	}
+	requires := func(value string) *appsv1.DaemonSet {
+		return daemonSet(func(ds *appsv1.DaemonSet) {
+			ds.Spec.Template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+					MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "speaker", Operator: corev1.NodeSelectorOpIn, Values: []string{value}}},
+				}}},
+			}}
+		})
+	}
+	for _, tt := range []struct {
+		name      string
+		daemonSet *appsv1.DaemonSet
+		want      string // in the reason, "" if the speaker is started again
+	}{
+		{name: "a DaemonSet for all nodes", daemonSet: daemonSet(func(*appsv1.DaemonSet) {})},
+		{name: "one that selects the node", daemonSet: selects("yes")},
+		{name: "one that requires what the node has", daemonSet: requires("yes")},
+		{name: "one that is gone", want: "deleted"},
+		{
+			name:      "one that goes, as with --cascade=foreground",
+			daemonSet: daemonSet(func(ds *appsv1.DaemonSet) { ds.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }), want: "deleted",
+		},
+		{name: "one that selects other nodes", daemonSet: selects("no"), want: "does not select"},
+		{name: "one that requires what other nodes have", daemonSet: requires("no"), want: "does not select"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := Removed(tt.daemonSet, node); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("Removed = %q, want %q", got, tt.want)
 			}
 		})
 	}

@@ -80,6 +80,9 @@ func (v View) Alive(node string) bool {
 	return slices.ContainsFunc(v.reports, func(dead map[string]bool) bool { return !dead[node] })
 }
 
+// Dead reports whether the speaker of a node is dead: whether there are reports that count, and all of them list it.
+func (v View) Dead(node string) bool { return len(v.reports) > 0 && !v.Alive(node) }
+
 // Equal reports whether two views say the same of every node.
 func (v View) Equal(o View) bool {
 	return v.Known == o.Known && slices.EqualFunc(v.reports, o.reports, func(a, b map[string]bool) bool {
@@ -114,20 +117,40 @@ func (l *Liveness) Update(now time.Time, leases []*coordinationv1.Lease) View {
 		if r.live.IsZero() || now.Sub(r.live) >= ReportTimeout {
 			continue
 		}
-		dead := map[string]bool{}
-		for node := range strings.SplitSeq(lease.Annotations[AnnotationDead], ",") {
-			if node != "" {
-				dead[node] = true
-			}
-		}
 		if end := r.live.Add(ReportTimeout); len(v.reports) == 0 || end.Before(v.Until) {
 			v.Until = end
 		}
 		v.Known = true
-		v.reports = append(v.reports, dead)
+		v.reports = append(v.reports, deadIn(lease))
 	}
 	if len(v.reports) == 0 && v.Known {
 		v.Until = time.Time{} // Only a renewal can change that.
 	}
 	return v
+}
+
+// ViewAt returns the view of a program that has seen the Leases once, and goes by the clock of the cluster: now is the time of the API server. A Lease
+// counts that was renewed less than ReportTimeout before. For example a Lease that was renewed at 12:00:00 counts at 12:00:07, and so does one of
+// 12:00:09, whose speaker's clock is ahead.
+func ViewAt(now time.Time, leases []coordinationv1.Lease) View {
+	v := View{Known: true}
+	for i := range leases {
+		renewed := leases[i].Spec.RenewTime
+		if renewed == nil || now.Sub(renewed.Time) >= ReportTimeout {
+			continue
+		}
+		v.reports = append(v.reports, deadIn(&leases[i]))
+	}
+	return v
+}
+
+// deadIn returns the nodes whose speakers a Lease lists as dead.
+func deadIn(lease *coordinationv1.Lease) map[string]bool {
+	dead := map[string]bool{}
+	for node := range strings.SplitSeq(lease.Annotations[AnnotationDead], ",") {
+		if node != "" {
+			dead[node] = true
+		}
+	}
+	return dead
 }

@@ -5,7 +5,10 @@ package observation
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -29,11 +32,7 @@ const (
 )
 
 func endpointsOn(nodes ...string) decision.Endpoints {
-	e := decision.Endpoints{Any: true, Nodes: map[string]bool{}}
-	for _, node := range nodes {
-		e.Nodes[node] = true
-	}
-	return e
+	return decision.Endpoints{Any: true, Nodes: slices.Compact(slices.Sorted(slices.Values(nodes)))}
 }
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -100,7 +99,7 @@ func TestObservedEndpoints(t *testing.T) {
 		{
 			name:   "where none is ready there is none",
 			slices: []discoveryv1.EndpointSlice{endpointSlice(v4, "web", endpoint("node1", "-", "-", "-"), endpoint("node2", "-", "+", "-"))},
-			want:   map[family.Family]decision.Endpoints{family.IPv4: {Nodes: map[string]bool{}}},
+			want:   map[family.Family]decision.Endpoints{family.IPv4: {}},
 		},
 		{
 			name:   "a terminating endpoint that still serves counts where none is ready",
@@ -154,6 +153,106 @@ func TestObservedEndpoints(t *testing.T) {
 	}
 }
 
+// A Service prefers the nodes that a selector in its annotation selects. One that cannot be read selects none.
+func TestPreferredNodes(t *testing.T) {
+	for value, want := range map[string]string{"": "", "rack=1": "rack=1", "rack in (2,1)": "rack in (1,2)", "rack==1==2": ""} {
+		svc := corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "web", Annotations: map[string]string{ipamv1alpha1.AnnotationPreferredNodes: value}},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+			Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{
+				Ingress: []corev1.LoadBalancerIngress{{IP: "198.51.100.200"}},
+			}},
+		}
+		o := Objects{Services: corev1.ServiceList{Items: []corev1.Service{svc}}}
+		got := ""
+		if preferred := o.observedServices()[0].Preferred; preferred != nil {
+			got = preferred.String()
+		}
+		if got != want {
+			t.Errorf("nodes preferred by %q: %q, want %q", value, got, want)
+		}
+	}
+}
+
+// TestExclusion: some nodes have nothing to hand over, and a cordon counts where the administrator says so.
+func TestExclusion(t *testing.T) {
+	cordoned := corev1.Node{Spec: corev1.NodeSpec{Unschedulable: true}}
+	if reason, _ := Exclusion(&cordoned, true); reason != "the node is cordoned" {
+		t.Errorf("a node that is cordoned: %q", reason)
+	}
+	if Withdraws(&cordoned) == "" || Withdraws(&corev1.Node{}) != "" {
+		t.Error("a speaker that stops on a node withdraws if the node is cordoned, and only then")
+	}
+	for name, node := range map[string]corev1.Node{
+		"out of service": {Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}}},
+		"without a network": {Status: corev1.NodeStatus{
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}},
+		}},
+	} {
+		node.Annotations = map[string]string{ipamv1alpha1.AnnotationDrain: "true"}
+		if _, gone := Exclusion(&node, false); !gone {
+			t.Errorf("a drained node %s has something to hand over", name)
+		}
+	}
+	if _, gone := Exclusion(&corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, false); gone {
+		t.Error("a node that is deleted has nothing to hand over")
+	}
+}
+
+// TestNodeAddresses: an InternalIP that two Nodes have is none of either, and annotations that cannot be read say nothing.
+func TestNodeAddresses(t *testing.T) {
+	node := func(name string, annotations map[string]string, ips ...string) corev1.Node {
+		n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: annotations}}
+		for _, ip := range ips {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+		}
+		return n
+	}
+	o := Objects{
+		Nodes: corev1.NodeList{Items: []corev1.Node{
+			node("node1", map[string]string{
+				ipamv1alpha1.AnnotationBGPASN: "64512", ipamv1alpha1.AnnotationBGPRouterID: "10.0.0.1",
+				ipamv1alpha1.AnnotationBGPSourceIPv4: "10.1.1.11", ipamv1alpha1.AnnotationBGPSourceIPv6: "2001:db8:1::11",
+			}, "10.0.2.15", "2001:db8:51::11"),
+			node("node2", map[string]string{
+				ipamv1alpha1.AnnotationBGPASN: "23456", ipamv1alpha1.AnnotationBGPRouterID: "2001:db8::1",
+				ipamv1alpha1.AnnotationBGPSourceIPv4: "2001:db8:1::11", ipamv1alpha1.AnnotationBGPSourceIPv6: "fe80::1",
+			}, "10.0.2.15", "2001:db8:51::12"),
+		}},
+		Speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+			{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: v1alpha1.SpeakerState{
+				Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Addresses: []string{"10.0.2.15/24", "198.51.100.11/24"}}},
+			}},
+			{ObjectMeta: metav1.ObjectMeta{Name: "node2"}, Status: v1alpha1.SpeakerState{
+				Interfaces: []v1alpha1.InterfaceState{{Name: "eth0", Addresses: []string{"10.0.2.15/24", "198.51.100.12/24"}}},
+			}},
+		}},
+	}
+	nodes := o.observedNodes("node1", nil)
+	addr := netip.MustParseAddr
+	wantBGP := decision.Overrides{ASN: 64512, RouterID: addr("10.0.0.1"), Sources: map[family.Family]netip.Addr{
+		family.IPv4: addr("10.1.1.11"), family.IPv6: addr("2001:db8:1::11"),
+	}}
+	if diff := cmp.Diff(wantBGP, nodes["node1"].BGP, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("annotations of node1 (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(decision.Overrides{}, nodes["node2"].BGP, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("annotations of node2 (-want +got):\n%s", diff)
+	}
+	want := map[family.Family]netip.Addr{family.IPv6: addr("2001:db8:51::11")}
+	if diff := cmp.Diff(want, nodes["node1"].InternalIPs, cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("InternalIPs of node1 (-want +got):\n%s", diff)
+	}
+	if others := o.OfOthers("node1"); len(others) > 0 {
+		t.Errorf("addresses of a node that is not Ready: %v", others)
+	}
+	o.Nodes.Items[1].Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	others := o.OfOthers("node1")
+	if !others[addr("10.0.2.15")] || !others[addr("198.51.100.12")] || others[addr("198.51.100.11")] {
+		t.Errorf("addresses of other nodes: %v", others)
+	}
+}
+
 func TestIsExcluded(t *testing.T) {
 	condition := func(kind corev1.NodeConditionType, status corev1.ConditionStatus) corev1.NodeStatus {
 		return corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: kind, Status: status}}}
@@ -171,6 +270,14 @@ func TestIsExcluded(t *testing.T) {
 		{name: "the label true", node: label("true"), want: true},
 		{name: "the label false", node: label("false")},
 		{name: "the label 0", node: label("0")},
+		{name: "drained", node: corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{ipamv1alpha1.AnnotationDrain: "true"}}}, want: true},
+		{name: "not drained any more", node: corev1.Node{ObjectMeta: metav1.ObjectMeta{
+			Annotations: map[string]string{ipamv1alpha1.AnnotationDrain: "false"},
+		}}},
+		{name: "perhaps to be drained", node: corev1.Node{ObjectMeta: metav1.ObjectMeta{
+			Annotations: map[string]string{ipamv1alpha1.AnnotationDrain: "yes"},
+		}}},
+		{name: "being deleted", node: corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: time.Unix(1, 0)}}}, want: true},
 		{name: "the label with a text that is no truth value", node: label("garbage"), want: true},
 		{
 			name: "shut down for good", want: true,
@@ -187,8 +294,8 @@ func TestIsExcluded(t *testing.T) {
 		{name: "not ready", node: corev1.Node{Status: condition(corev1.NodeReady, corev1.ConditionFalse)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := isExcluded(&tt.node); got != tt.want {
-				t.Errorf("isExcluded = %v, want %v", got, tt.want)
+			if reason, _ := Exclusion(&tt.node, false); (reason != "") != tt.want {
+				t.Errorf("excluded: %q, want %v", reason, tt.want)
 			}
 		})
 	}
@@ -338,6 +445,21 @@ func TestObservedServices(t *testing.T) {
 			},
 		},
 		{
+			name: "a Service of another class that Tandem serves keeps its address when another controller writes its status",
+			objects: Objects{
+				Services: corev1.ServiceList{Items: []corev1.Service{func() corev1.Service {
+					svc := published("web", "203.0.113.9")
+					svc.Spec.LoadBalancerClass = new("purelb.io/purelb")
+					svc.Annotations = map[string]string{ipamv1alpha1.AnnotationFinalizer: "true"}
+					return svc
+				}()}},
+				Claims: networkingv1.IPAddressList{Items: []networkingv1.IPAddress{claimFor("web", v4, "lan")}},
+			},
+			want: []decision.Service{{Name: types.NamespacedName{Namespace: "default", Name: "web"}, Addresses: []decision.Address{
+				{IP: netip.MustParseAddr(v4), Pool: "lan"},
+			}, Unclaimed: []netip.Addr{netip.MustParseAddr("203.0.113.9")}}},
+		},
+		{
 			name: "an address that is claimed and not published is not announced yet",
 			objects: Objects{
 				Services: corev1.ServiceList{Items: []corev1.Service{published("web")}}, Claims: networkingv1.IPAddressList{Items: ours},
@@ -427,7 +549,9 @@ func TestObservedNodes(t *testing.T) {
 			status("node1", v1alpha1.InterfaceState{Name: "stale", Usable: true}),
 			status("node2",
 				v1alpha1.InterfaceState{Name: "eth0", Usable: true, Addresses: []string{"198.51.100.12/24", "garbage", "2001:db8:51::12/64"}},
-				v1alpha1.InterfaceState{Name: "eth1", Usable: false, Reason: "down or without carrier", Addresses: []string{"10.0.0.12/24"}}),
+				v1alpha1.InterfaceState{Name: "eth1", Usable: false, Reason: "down or without carrier", Addresses: []string{"10.0.0.12/24"}},
+				v1alpha1.InterfaceState{Name: "lo", Usable: false, Reason: "loopback", Addresses: []string{"192.0.2.12/32"}},
+				v1alpha1.InterfaceState{Name: "wg0", Usable: false, Reason: "does not use ARP", Addresses: []string{"203.0.113.12/24"}}),
 			status("gone", v1alpha1.InterfaceState{Name: "eth0", Usable: true}),
 		}},
 	}
@@ -437,10 +561,10 @@ func TestObservedNodes(t *testing.T) {
 		"node1": {Labels: map[string]string{"name": "node1"}, Ready: true, Interfaces: []decision.Interface{
 			{Name: "eth0", Prefixes: prefixes("198.51.100.0/24")},
 		}},
-		// A prefix is that of the subnet; what is not usable or cannot be read does not count.
+		// A prefix is that of the subnet. What cannot be read does not count.
 		"node2": {Labels: map[string]string{"name": "node2"}, Interfaces: []decision.Interface{
 			{Name: "eth0", Prefixes: prefixes("198.51.100.0/24", "2001:db8:51::/64")},
-		}},
+		}, DownSubnets: prefixes("10.0.0.0/24")},
 		// A node without a speaker is known, and has nothing to announce on.
 		"node3": {Labels: map[string]string{"name": "node3"}, Ready: true},
 	}
@@ -457,7 +581,7 @@ func TestSpeakerAddresses(t *testing.T) {
 	o := Objects{
 		Nodes: corev1.NodeList{Items: []corev1.Node{
 			node("both", corev1.NodeAddress{Type: corev1.NodeHostName, Address: "both"},
-				corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}, internal("198.51.100.11"), internal("2001:db8:51::11")),
+				corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}, internal("2001:db8:51::11"), internal("198.51.100.11")),
 			node("six", internal("2001:db8:51::12")),
 			node("no-speaker", internal("198.51.100.13")),
 		}},
@@ -467,28 +591,27 @@ func TestSpeakerAddresses(t *testing.T) {
 			{ObjectMeta: metav1.ObjectMeta{Name: "gone"}},
 		}},
 	}
-	for _, tt := range []struct {
-		name string
-		of   family.Family
-		want map[string]string
-	}{
-		{name: "speakers that gossip over IPv4", of: family.IPv4, want: map[string]string{"both": "198.51.100.11"}},
-		{name: "speakers that gossip over IPv6", of: family.IPv6, want: map[string]string{"both": "2001:db8:51::11", "six": "2001:db8:51::12"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got := map[string]string{}
-			for node, address := range o.SpeakerAddresses(tt.of) {
-				got[node] = address.String()
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("addresses (-want +got):\n%s", diff)
-			}
-		})
+	want := map[string][]netip.Addr{
+		"both": {netip.MustParseAddr("198.51.100.11"), netip.MustParseAddr("2001:db8:51::11")}, "six": {netip.MustParseAddr("2001:db8:51::12")},
+	}
+	if diff := cmp.Diff(want, o.SpeakerAddresses(), cmp.Comparer(sameAddr)); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
 	}
 }
 
-// BenchmarkSnapshot is the reading of ten thousand dual-stack Services that comes before a decision.
+// BenchmarkSnapshot is the reading of all objects of large.
 func BenchmarkSnapshot(b *testing.B) {
+	o := large()
+	b.ReportAllocs()
+	for b.Loop() {
+		if s := o.Snapshot("node000", nil); len(s.Services) != len(o.Services.Items) {
+			b.Fatalf("the snapshot has %d Services, want %d", len(s.Services), len(o.Services.Items))
+		}
+	}
+}
+
+// large are the objects of a cluster of ten thousand dual-stack Services and a hundred nodes.
+func large() *Objects {
 	const services, nodes = 10_000, 100
 	var o Objects
 	for i := range nodes {
@@ -514,12 +637,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			Service: v1alpha1.ServiceReference{Namespace: "default", Name: name}, Status: v1alpha1.L2AnnouncementStatus{Node: node},
 		})
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if s := o.Snapshot("node000", nil); len(s.Services) != services {
-			b.Fatalf("the snapshot has %d Services, want %d", len(s.Services), services)
-		}
-	}
+	return &o
 }
 
 func TestPassword(t *testing.T) {
@@ -531,6 +649,7 @@ func TestPassword(t *testing.T) {
 		secret("tandem-system", "tor-auth", "password", "s3cret"),
 		secret("tandem-system", "empty", "other", "x"),
 		secret("tandem-system", "blank", "password", ""),
+		secret("tandem-system", "file", "password", strings.Repeat("x", 81)),
 	}}}
 	for _, tt := range []struct {
 		name      string
@@ -550,6 +669,10 @@ func TestPassword(t *testing.T) {
 		{
 			name: "a password that is empty", key: config.SecretKey{Secret: "blank", Key: "password"},
 			wantError: `key "password" of Secret tandem-system/blank is empty`,
+		},
+		{
+			name: "a password that is too long", key: config.SecretKey{Secret: "file", Key: "password"},
+			wantError: `key "password" of Secret tandem-system/file has 81 bytes, more than the 80 of a TCP MD5 key`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

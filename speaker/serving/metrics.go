@@ -30,7 +30,7 @@ const (
 	// requestTimeout bounds the reading and the writing of a request, idleTimeout the time between two of them.
 	requestTimeout, idleTimeout = 10 * time.Second, 30 * time.Second
 	maxRequests                 = 3
-	// gatherPeriod is how old the metrics of an answer may be. Each gathering asks GoBGP, whose one loop sends UPDATEs too, once for every peer.
+	// gatherPeriod is how old the metrics of an answer may be. Each gathering copies the states of all sessions and sockets.
 	gatherPeriod = time.Second
 	// listenRetry is how soon a port that another program has is tried again.
 	listenRetry = 10 * time.Second
@@ -54,18 +54,23 @@ type Metrics struct {
 
 // Run serves until the context ends. While it cannot listen, it tries again.
 func (m Metrics) Run(ctx context.Context) {
+	retrying(ctx, "Failed to serve metrics, trying again every 10 s; announcements go on", m.Address, m.serve)
+}
+
+// retrying serves until the context ends, again after each failure, which it logs.
+func retrying(ctx context.Context, failure, address string, serve func(context.Context) error) {
 	logger := klog.FromContext(ctx)
 	retry := time.NewTicker(listenRetry)
 	defer retry.Stop()
 	failed := ""
 	for {
-		err := m.serve(ctx)
+		err := serve(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if err.Error() != failed { // which is the same as long as another program has the port
 			failed = err.Error()
-			logger.Error(err, "Failed to serve metrics, trying again every 10 s; announcements go on", "address", m.Address)
+			logger.Error(err, failure, "address", address)
 		}
 		select {
 		case <-ctx.Done():

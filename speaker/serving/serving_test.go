@@ -327,3 +327,20 @@ func TestHealth(t *testing.T) {
 		t.Error("nobody serves the socket, and healthz succeeds")
 	}
 }
+
+// TestLocal: what is served on loopback is not for the pages that a browser on the node shows.
+func TestLocal(t *testing.T) {
+	handler := forLoopback(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for host, want := range map[string]int{
+		"localhost:7576": http.StatusOK, "127.0.0.1:7576": http.StatusOK, "[::1]:7576": http.StatusOK, "localhost": http.StatusOK,
+		"tandem.example.org:7576": http.StatusForbidden, "198.51.100.11:7576": http.StatusForbidden, "": http.StatusForbidden,
+	} {
+		request := httptest.NewRequest(http.MethodGet, "/bgp/sessions", nil)
+		request.Host = host
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, request)
+		if answer.Code != want {
+			t.Errorf("A request for %q is answered by %d, want %d", host, answer.Code, want)
+		}
+	}
+}

@@ -5,7 +5,7 @@
 //
 //   - A [Signal] says that something changed. The goroutine that receives it then looks up what the state is.
 //   - A [Latest] carries the state itself, of which a newer one replaces an older one that was not received yet.
-//   - [Gather] makes one signal of a burst of them.
+//   - [Gather] makes one signal of a burst of them, after the burst, and [Pace] makes few, and the first at once.
 //   - [Every] writes a state somewhere when it has changed, and not more often than it is told.
 //
 // For instance, a controller raises a Signal in each event handler of an informer. However many events there are, it then works once on the
@@ -74,6 +74,29 @@ func Gather(ctx context.Context, changes <-chan struct{}, wait time.Duration) Si
 		}
 	}()
 	return gathered
+}
+
+// Pace returns a Signal that is raised with the first of a number of changes, and with those that follow when least has passed since: one
+// change alone is not delayed, and a burst of them causes few signals. When the context has ended, the Signal is neither raised nor closed.
+func Pace(ctx context.Context, changes <-chan struct{}, least time.Duration) Signal {
+	paced := New()
+	go func() {
+		var raised time.Time
+		for receive(ctx, changes) {
+			if wait := least - time.Since(raised); wait > 0 { // No timer wakes the process after a change that is alone.
+				if !sleep(ctx, wait) {
+					return
+				}
+				select {
+				case <-changes:
+				default:
+				}
+			}
+			raised = time.Now()
+			paced.Raise()
+		}
+	}()
+	return paced
 }
 
 // Every calls write whenever changed is raised, and not again before least has passed since the last call ended. If write fails, it is

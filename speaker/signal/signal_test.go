@@ -118,6 +118,34 @@ func TestGather(t *testing.T) {
 	}
 }
 
+// TestPace: a change that is alone is passed on at once, and of those that follow soon one is, when the time is over. What has come until
+// then is passed on with it.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		changed, start := New(), time.Now()
+		paced := Pace(ctx, changed, 20*time.Millisecond)
+		var raised []time.Duration
+		for at := range 200 * time.Millisecond / time.Millisecond {
+			if slices.Contains([]time.Duration{0, 5, 10, 30, 100, 121}, at) {
+				changed.Raise()
+			}
+			synctest.Wait()
+			select {
+			case <-paced:
+				raised = append(raised, time.Since(start)/time.Millisecond)
+			default:
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if want := []time.Duration{0, 20, 40, 100, 121}; !slices.Equal(raised, want) {
+			t.Errorf("raised after %d ms, want %d", raised, want)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
 func TestEvery(t *testing.T) {
 	const least, retry = 500 * time.Millisecond, 2 * time.Second
 	s := func(of ...float64) (times []time.Duration) {

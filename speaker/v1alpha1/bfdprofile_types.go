@@ -69,11 +69,12 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Maximum=255
 	DetectMultiplier int32 `json:"detectMultiplier,omitempty"`
 
-	// echoMode uses the echo function (RFC 5880 section 6.4).
+	// echoMode is to be false: the echo function (RFC 5880 section 6.4) is not built.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="!self",message="the echo function is not built, since control packets detect a failure as fast; remove echoMode, and set transmitInterval and receiveInterval, such as 50ms"
 	EchoMode bool `json:"echoMode,omitempty"`
 
-	// echoInterval is the shortest time between two echo packets that we are ready to receive.
+	// echoInterval is a parameter of echoMode, and matters as little while that is false.
 	// +optional
 	// +kubebuilder:default="50ms"
 	// +kubebuilder:validation:Type=string

@@ -3,6 +3,7 @@
 package v1alpha1
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -60,7 +61,17 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	Peers []string `json:"peers,omitempty"`
 
-	// aggregationLength is the length of the prefixes in which IPv4 addresses are announced.
+	// families are the families whose addresses are announced. Without it they are both.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=IPv4;IPv6
+	Families []corev1.IPFamily `json:"families,omitempty"`
+
+	// aggregationLength is the length of the prefixes in which IPv4 addresses are announced. An address whose prefix reaches
+	// beyond its pool, or holds a subnet or an address of a node, or the peer, is announced by a route of its own. So is one of a Service
+	// with externalTrafficPolicy Local, beside the prefix.
 	// +optional
 	// +kubebuilder:default=32
 	// +kubebuilder:validation:Minimum=0
@@ -68,7 +79,7 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self != 0",message="is a default route, which would draw all traffic of the network to the nodes; use 1 to 32"
 	AggregationLength *int32 `json:"aggregationLength,omitempty"`
 
-	// aggregationLengthV6 is the length of the prefixes in which IPv6 addresses are announced.
+	// aggregationLengthV6 is the length of the prefixes in which IPv6 addresses are announced, with the same exceptions.
 	// +optional
 	// +kubebuilder:default=128
 	// +kubebuilder:validation:Minimum=0
@@ -94,8 +105,8 @@ type BGPAdvertisementSpec struct {
 	// +kubebuilder:validation:Maximum=10
 	ASPathPrepend int32 `json:"asPathPrepend,omitempty"`
 
-	// communities are attached to each prefix: a value ("64512:100"), a large one ("large:64512:1:2"), a well-known
-	// name ("no-export") or a name that a Community object defines.
+	// communities are attached to each prefix: a value ("64512:100", or the same in decimal, "4227858532"), a large one
+	// ("large:64512:1:2"), a well-known name ("no-export") or a name that a Community object defines.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
@@ -104,6 +115,6 @@ type BGPAdvertisementSpec struct {
 
 // CommunityReference is the value of a community or its name.
 //
-// +kubebuilder:validation:XValidation:rule="(self.matches('^[0-9]{1,5}:[0-9]{1,5}$') && self.split(':').all(n, int(n) <= 65535)) || (self.matches('^large(:[0-9]{1,10}){3}$') && self.substring(6).split(':').all(n, int(n) <= 4294967295)) || self.matches('^[A-Za-z][A-Za-z0-9_.-]*$')",message="must be two numbers up to 65535 (64512:100), large: and three numbers up to 4294967295 (large:64512:1:2), or a name"
+// +kubebuilder:validation:XValidation:rule="(self.matches('^[0-9]{1,5}:[0-9]{1,5}$') && self.split(':').all(n, int(n) <= 65535)) || (self.matches('^large(:[0-9]{1,10}){3}$') && self.substring(6).split(':').all(n, int(n) <= 4294967295)) || (self.matches('^[0-9]{5,10}$') && int(self) >= 65536 && int(self) <= 4294967295) || self.matches('^[A-Za-z][A-Za-z0-9_.-]*$')",message="must be two numbers up to 65535 (64512:100), one from 65536 to 4294967295 (4227858532), large: and three numbers up to 4294967295 (large:64512:1:2), or a name"
 // +kubebuilder:validation:MaxLength=63
 type CommunityReference string

@@ -16,6 +16,7 @@ import (
 // +kubebuilder:printcolumn:name="Peer",type=string,JSONPath=`.status.summary.peer`
 // +kubebuilder:printcolumn:name="My ASN",type=integer,JSONPath=`.spec.myASN`
 // +kubebuilder:printcolumn:name="Peer ASN",type=string,JSONPath=`.status.summary.peerASN`
+// +kubebuilder:printcolumn:name="Established",type=string,JSONPath=`.status.summary.established`
 // +kubebuilder:printcolumn:name="BFD",type=string,JSONPath=`.spec.bfdProfile`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
@@ -51,7 +52,7 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !has(self.defaultGateway)",fieldPath=".defaultGateway",message="peerAddress and defaultGateway exclude each other; remove one of them"
 // +kubebuilder:validation:XValidation:rule="has(self.peerASN) || has(self.dynamicASN)",fieldPath=".peerASN",reason=FieldValueRequired,message="set peerASN or dynamicASN"
 // +kubebuilder:validation:XValidation:rule="!has(self.peerASN) || !has(self.dynamicASN)",fieldPath=".dynamicASN",message="peerASN and dynamicASN exclude each other"
-// +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !isIP(self.peerAddress) || !ip(self.peerAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local peerAddress needs the interface it is on"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerAddress) || !isIP(self.peerAddress) || ip(self.peerAddress).family() == 4 || !ip(self.peerAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local IPv6 peerAddress needs the interface it is on"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || has(self.peerAddress) || has(self.defaultGateway)",fieldPath=".sourceAddress",message="an unnumbered session has a link-local source; remove sourceAddress or set peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()",fieldPath=".sourceAddress",message="must be of the same family as peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.defaultGateway) || has(self.peerAddress) || !isIP(self.sourceAddress) || (ip(self.sourceAddress).family() == 4) == (self.defaultGateway == 'IPv4')",fieldPath=".sourceAddress",message="must be of the family that defaultGateway names"
@@ -61,6 +62,9 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || !has(self.ttlSecurityHops)",fieldPath=".ttlSecurityHops",message="ttlSecurityHops and ebgpMultiHop exclude each other; ttlSecurityHops allows that many hops by itself"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !self.ebgpMultiHop || has(self.peerAddress) || has(self.defaultGateway)",fieldPath=".ebgpMultiHop",message="an unnumbered session is one hop long; remove ebgpMultiHop or set peerAddress"
 // +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !isIP(self.sourceAddress) || ip(self.sourceAddress).family() == 4 || !ip(self.sourceAddress).isLinkLocalUnicast() || has(self.interface)",fieldPath=".interface",reason=FieldValueRequired,message="a link-local sourceAddress needs the interface it is on"
+// +kubebuilder:validation:XValidation:rule="!has(self.vrf) || !has(self.interface)",fieldPath=".vrf",message="an interface is in its VRF already; remove vrf or interface"
+// +kubebuilder:validation:XValidation:rule="!has(self.vrf) || !has(self.bfdProfile)",fieldPath=".bfdProfile",message="BFD sessions run in the main table only; remove bfdProfile or vrf"
+// +kubebuilder:validation:XValidation:rule="!has(self.vrf) || has(self.peerAddress)",fieldPath=".vrf",message="the default gateway is looked for in the main table only; set peerAddress, or remove vrf"
 type BGPPeerSpec struct {
 	// myASN is the autonomous system number of the speakers in this session.
 	// +required
@@ -96,11 +100,19 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:Enum=IPv4;IPv6
 	DefaultGateway corev1.IPFamily `json:"defaultGateway,omitempty"`
 
-	// interface is the link the peer is on. A link-local peerAddress needs it.
+	// interface is the link the peer is on: the session uses no other one. A link-local IPv6 peerAddress needs it, and so do
+	// IPv4 addresses that several links have, such as 169.254.0.1.
 	// +optional
 	// +kubebuilder:validation:MaxLength=15
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
 	Interface string `json:"interface,omitempty"`
+
+	// vrf is the VRF device of Linux in whose routing table the peer is looked for. Without it that is the main table, or that of
+	// interface.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
+	VRF string `json:"vrf,omitempty"`
 
 	// peerPort is the TCP port of the peer.
 	// +optional
@@ -190,10 +202,11 @@ type BGPPeerSpec struct {
 	Families []corev1.IPFamily `json:"families,omitempty"`
 
 	// maxReceivedPrefixes ends the session when the peer announces more prefixes than this. Speakers announce and use
-	// no route that they receive, so that a peer has no reason to announce any. Without it there is no bound.
+	// no route that they receive, so that a peer has no reason to announce any. Without it there is no bound. The speaker
+	// remembers every prefix that it counts, so that the greatest number is a million, or some 40 MB.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=2147483647
+	// +kubebuilder:validation:Maximum=1000000
 	MaxReceivedPrefixes int32 `json:"maxReceivedPrefixes,omitempty"`
 
 	// nodeSelectors, where set, limit the peer to nodes with these labels: one of the selectors has to match the node.
@@ -238,11 +251,12 @@ type GracefulRestart struct {
 	// +kubebuilder:default=true
 	Enabled *bool `json:"enabled,omitempty"`
 
-	// restartTime is how long the peer waits for the speaker to come back (RFC 4724 section 3).
+	// restartTime is how long the peer waits for the speaker to come back (RFC 4724 section 3). For as long it sends packets
+	// to a node that dies while its speaker restarts.
 	// +optional
-	// +kubebuilder:default="120s"
+	// +kubebuilder:default="30s"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",message="must be whole seconds from 1s to 4095s such as 120s (RFC 4724 section 3)"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}[hms])+$') && duration(self) >= duration('1s') && duration(self) <= duration('4095s')",message="must be whole seconds from 1s to 4095s such as 30s (RFC 4724 section 3)"
 	RestartTime *metav1.Duration `json:"restartTime,omitempty"`
 }

@@ -75,6 +75,10 @@ type ConfigSummary struct {
 	// +optional
 	Peer string `json:"peer,omitempty"`
 
+	// established says on how many nodes of how many the session with a BGPPeer is established: 2/3.
+	// +optional
+	Established string `json:"established,omitempty"`
+
 	// peerASN is the autonomous system number of a BGPPeer, or External or Internal.
 	// +optional
 	PeerASN string `json:"peerASN,omitempty"`

@@ -56,7 +56,9 @@ type InterfaceAdvertisementSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^/:[:space:]]+$') && self != '.' && self != '..'",message="must be the name of a network interface"
 	Interface string `json:"interface,omitempty"`
 
-	// aggregationLength is the length of the prefixes in which IPv4 addresses are put there.
+	// aggregationLength is the length of the prefixes in which IPv4 addresses are put there. An address whose prefix reaches beyond its pool, or
+	// holds an address that the pool excludes, a BGPPeer, or an address or subnet of a node, has a host route instead. Where it does not
+	// reach beyond the pool, the condition KernelRoutes of each node's SpeakerStatus says why, and no condition here. One of a Service with externalTrafficPolicy Local has a host route beside the prefix.
 	// +optional
 	// +kubebuilder:default=32
 	// +kubebuilder:validation:Minimum=0

@@ -9,6 +9,9 @@ import (
 // L2Announcement records which node answers for the addresses of a Service on layer 2. It is named
 // "<namespace>.<service>", and the speaker that takes the addresses writes it. The controller manager deletes it when the Service is gone.
 //
+// A user moves the addresses of a Service by hand by naming another node in spec.target: that node announces them at once, is recorded, and the one
+// before goes on answering until then.
+//
 // It has no status subresource, so that taking the addresses is one write, and the resource version of that write
 // decides between two speakers.
 //
@@ -20,6 +23,7 @@ import (
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interfaces[0]`,priority=1
 // +kubebuilder:printcolumn:name="Second Interface",type=string,JSONPath=`.status.interfaces[1]`,priority=1
 // +kubebuilder:printcolumn:name="Since",type=date,JSONPath=`.status.since`
+// +kubebuilder:printcolumn:name="Target",type=string,JSONPath=`.spec.target`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == self.service.__namespace__ + '.' + self.service.name",fieldPath=".metadata",message="name must be that of the Service after its namespace and a dot: default.web"
 type L2Announcement struct {
@@ -31,6 +35,10 @@ type L2Announcement struct {
 	// service is the Service that the addresses belong to. It cannot change, since the name says which it is.
 	// +required
 	Service ServiceReference `json:"service"`
+
+	// spec says which node is to answer.
+	// +optional
+	Spec L2AnnouncementSpec `json:"spec,omitempty"`
 
 	// status says which node answers for which addresses.
 	// +optional
@@ -61,10 +69,22 @@ type ServiceReference struct {
 	Name string `json:"name"`
 }
 
+// L2AnnouncementSpec says which node is to answer for the addresses of a Service.
+type L2AnnouncementSpec struct {
+	// target is the name of the node that is to take the addresses over, once: it removes the name when it has them. Services that share
+	// addresses move together. A node that cannot answer for all that the present one answers for takes nothing, and the Service has an event
+	// TargetRefused that says why; it takes them later if it can by then and is named still. With failbackAfter of an L2Advertisement the addresses
+	// go back to a preferred node that has been healthy for that long, at once if it has been already.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Target string `json:"target,omitempty"`
+}
+
 // L2AnnouncementStatus says which node answers for which addresses.
 type L2AnnouncementStatus struct {
-	// node is the name of the node that answers or, while the Service has no ready endpoint, that did and will again. It is empty after the
-	// holder gave the addresses up and before another node has taken them over.
+	// node is the name of the node that answers or, while the Service has no ready endpoint, that did and will again. While other stations have
+	// the addresses it is the node that will answer when they are free. It is empty after the holder gave the addresses up and before another
+	// node has taken them over.
 	// +optional
 	Node string `json:"node,omitempty"`
 

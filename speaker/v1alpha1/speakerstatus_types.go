@@ -3,6 +3,7 @@
 package v1alpha1
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -61,7 +62,7 @@ type SpeakerState struct {
 	// +listMapKey=name
 	Interfaces []InterfaceState `json:"interfaces,omitempty"`
 
-	// bgpSessions are the sessions with the peers that select the node.
+	// bgpSessions are the sessions with the peers that select the node. New counts alone are written at most every 10 s.
 	// +optional
 	// +listType=map
 	// +listMapKey=peer
@@ -74,11 +75,18 @@ type SpeakerState struct {
 	// +kubebuilder:validation:MaxItems=100
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
 
+	// unanswered are the addresses that other nodes hold on layer 2, and for which their nodes do not answer this node on the LAN, which asks
+	// for each again and again. Of more than 100 the first are listed.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=100
+	Unanswered []UnansweredAddress `json:"unanswered,omitempty"`
+
 	// summary has in a few words what kubectl shows in columns.
 	// +optional
 	Summary *SpeakerSummary `json:"summary,omitempty"`
 
-	// conditions say whether the speaker announces (Ready).
+	// conditions say whether the speaker announces (Ready), whether the node is being drained (Draining), and what else is the matter.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -111,7 +119,8 @@ type InterfaceState struct {
 	// +optional
 	MAC string `json:"mac,omitempty"`
 
-	// addresses are the interface's own addresses with their prefix lengths.
+	// addresses are the interface's own addresses, each with the length of the subnet that the node reaches on the link of the interface, by the
+	// prefix of the address or by a route. One of a single address has no subnet there.
 	// +optional
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`
@@ -125,10 +134,11 @@ type InterfaceState struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// MaxAddresses and MaxConflicts are how many addresses and conflicts a SpeakerStatus lists at most.
+// MaxAddresses, MaxConflicts and MaxUnanswered are how many addresses, conflicts and addresses without an answer a SpeakerStatus lists at most.
 const (
-	MaxAddresses = 100
-	MaxConflicts = 100
+	MaxAddresses  = 100
+	MaxConflicts  = 100
+	MaxUnanswered = 100
 )
 
 // AddressConflict is an address of a Service that another machine has (RFC 5227).
@@ -146,6 +156,21 @@ type AddressConflict struct {
 	MAC string `json:"mac"`
 }
 
+// UnansweredAddress is an address of a Service for which the node that holds it does not answer.
+type UnansweredAddress struct {
+	// address is the address.
+	// +required
+	Address string `json:"address"`
+
+	// node is the node that is to answer.
+	// +required
+	Node string `json:"node"`
+
+	// interface is that of the node.
+	// +required
+	Interface string `json:"interface"`
+}
+
 // BGPSession is a session of a speaker with one peer.
 type BGPSession struct {
 	// peer is the name of the BGPPeer.
@@ -156,6 +181,14 @@ type BGPSession struct {
 	// +optional
 	Address string `json:"address,omitempty"`
 
+	// localAddress is the node's own address in the session, while it is established.
+	// +optional
+	LocalAddress string `json:"localAddress,omitempty"`
+
+	// remoteASN is the autonomous system number that the peer gave last.
+	// +optional
+	RemoteASN int64 `json:"remoteASN,omitempty"`
+
 	// state is the state of the session, in the words of RFC 4271 section 8.2.2.
 	// +required
 	State BGPState `json:"state"`
@@ -163,6 +196,20 @@ type BGPSession struct {
 	// since is when the session came into its state.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
+
+	// families are those that both sides have agreed to, while the session is established.
+	// +optional
+	// +listType=atomic
+	Families []corev1.IPFamily `json:"families,omitempty"`
+
+	// nextHops are the addresses of the node to which the peer is told to send, at most one of each family.
+	// +optional
+	// +listType=atomic
+	NextHops []string `json:"nextHops,omitempty"`
+
+	// gracefulRestart says that both sides have agreed to it: the peer keeps the routes while the speaker restarts.
+	// +optional
+	GracefulRestart bool `json:"gracefulRestart,omitempty"`
 
 	// advertisedIPv4 is the number of IPv4 prefixes announced to the peer.
 	// +optional
@@ -172,14 +219,22 @@ type BGPSession struct {
 	// +optional
 	AdvertisedIPv6 int32 `json:"advertisedIPv6"`
 
+	// withheld is the number of prefixes that cannot be announced to the peer in this session. lastError says why.
+	// +optional
+	Withheld int32 `json:"withheld,omitempty"`
+
 	// bfd is the state of the BFD session with the peer, in the words of RFC 5880 section 6.2. It is absent where the peer has no
 	// BFDProfile.
 	// +optional
 	BFD BFDState `json:"bfd,omitempty"`
 
-	// lastError is why the session ended last, or could not be opened.
+	// lastError is why the session ended last, could not be opened, or carries less than it should.
 	// +optional
 	LastError string `json:"lastError,omitempty"`
+
+	// lastErrorTime is when that was found.
+	// +optional
+	LastErrorTime *metav1.Time `json:"lastErrorTime,omitempty"`
 }
 
 // BFDState is a state of a BFD session.

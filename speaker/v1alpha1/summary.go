@@ -53,9 +53,12 @@ func (a *InterfaceAdvertisement) Summarize() {
 	a.Status.Summary = &ConfigSummary{Pools: a.Spec.pools()}
 }
 
-// Summarize sets the summary from the spec.
+// Summarize sets the summary from the spec, and leaves Established as it is.
 func (p *BGPPeer) Summarize() {
 	s := ConfigSummary{Peer: p.Spec.PeerAddress, PeerASN: string(p.Spec.DynamicASN)}
+	if p.Status.Summary != nil {
+		s.Established = p.Status.Summary.Established
+	}
 	switch {
 	case p.Spec.DefaultGateway != "":
 		s.Peer = string(p.Spec.DefaultGateway) + " gateway"

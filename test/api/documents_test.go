@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,9 +21,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tandem-lb/tandem/test/documents"
@@ -77,8 +77,8 @@ func offer(t *testing.T, text string) {
 			t.Errorf("%v:\n%s", err, document)
 		case len(obj.Object) == 0 || foreign.MatchString(obj.GetAPIVersion()):
 		case obj.GetKind() == "Kustomization" || obj.GetKind() == "Component":
-			if err := yaml.UnmarshalStrict([]byte(document), &types.Kustomization{}); err != nil {
-				t.Error(err)
+			if err := build(t, document); err != nil {
+				t.Errorf("%v:\n%s", err, document)
 			}
 		case obj.GetKind() != "":
 			if err := offerObject(t, obj); err != nil {
@@ -105,6 +105,40 @@ func offerObject(t *testing.T, obj *unstructured.Unstructured) error {
 	return client.IgnoreAlreadyExists(tryCreate(t.Context(), obj))
 }
 
+// build builds a kustomization, in which directories of this repository stand for those of the release that it names. If it has no resources,
+// it is part of one that has those of mode services.
+func build(t *testing.T, text string) error {
+	var k types.Kustomization
+	if err := yaml.UnmarshalStrict([]byte(text), &k); err != nil {
+		return err
+	}
+	if len(k.Resources) == 0 {
+		k.Resources = []string{"tandem/manifests/services"}
+	}
+	for _, list := range [][]string{k.Resources, k.Components} {
+		for i, path := range list {
+			path, _, _ = strings.Cut(path, "?ref=")
+			list[i] = strings.Replace(path, "https://github.com/tandem-lb/tandem//", "tandem/", 1)
+		}
+	}
+	dir := t.TempDir()
+	repository, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	file, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		os.Symlink(repository, filepath.Join(dir, "tandem")), os.WriteFile(filepath.Join(dir, "kustomization.yaml"), file, 0o600),
+	); err != nil {
+		return err
+	}
+	_, err = krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	return err
+}
+
 // offerPart tries what the part of an object, whose fields are given, could be a part of, and returns all complaints if nothing takes it.
 func offerPart(t *testing.T, part map[string]any, text string) error {
 	whole := func(base string, under ...string) error {
@@ -118,7 +152,7 @@ func offerPart(t *testing.T, part map[string]any, text string) error {
 	service := whole("{apiVersion: v1, kind: Service, metadata: {name: part}, spec: {type: LoadBalancer, ports: [{port: 80}]}}")
 	const poolWith = `{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: part}, spec: {ipv4: {ranges: [192.0.2.0/24]}}}`
 	pool := whole(poolWith, "spec")
-	kustomization := yaml.UnmarshalStrict([]byte(text), &types.Kustomization{})
+	kustomization := build(t, text)
 	var values error
 	if service != nil && pool != nil && kustomization != nil {
 		file := filepath.Join(t.TempDir(), "values.yaml")
@@ -151,7 +185,7 @@ func merge(into, part map[string]any, under []string) {
 }
 
 // ensureNamespace creates a namespace, unless it is there. Nothing here ends namespaces that are deleted, as a cluster would.
-func ensureNamespace(t *testing.T, name string) {
+func ensureNamespace(t testing.TB, name string) {
 	t.Helper()
 	namespaces := kubernetes.NewForConfigOrDie(config).CoreV1().Namespaces()
 	wanted := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -175,14 +209,15 @@ func ensureNamespace(t *testing.T, name string) {
 }
 
 // TestKubectlOfDocuments types each kubectl command of the pages. Commands that write are told --dry-run=server. An object that is not
-// there is no error; a kind, a flag, a verb, an argument or a path in an object that there is not is one.
+// there is no error; a kind, a flag, a verb, an argument or a path in an object that there is not is one. What the plugin is told is
+// parsed by its own tests.
 func TestKubectlOfDocuments(t *testing.T) {
 	for _, name := range []string{"tandem-system", "shop", "monitoring"} {
 		ensureNamespace(t, name)
 	}
 	pages := documents.Pages(t, root)
 	dir := workingDirectory(t, pages)
-	kubeconfig := writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
+	kubeconfig := adminKubeconfig(t)
 	typed := map[string]bool{}
 	for _, page := range pages {
 		commands, err := page.Commands()
@@ -194,7 +229,7 @@ func TestKubectlOfDocuments(t *testing.T) {
 				c.Args = c.Args[1:]
 			}
 			line := strings.Join(c.Args, " ")
-			if c.Args[0] != "kubectl" || typed[line+c.Input] {
+			if c.Args[0] != "kubectl" || c.Args[1] == "tandem" || typed[line+c.Input] {
 				continue
 			}
 			typed[line+c.Input] = true
@@ -236,9 +271,10 @@ func onTrial(args []string) []string {
 // notThere reports whether kubectl complains of nothing but what this cluster has not: objects, rights of accounts, kinds of other
 // projects.
 func notThere(output string) bool {
+	// Of l2advertisements it is MetalLB's that are not there, since ours are.
 	known := regexp.MustCompile(`(?m)\((NotFound|AlreadyExists)\)| not found$|no matching resources found|` +
 		`User "system:serviceaccount:\S+" cannot|` +
-		`the server doesn't have a resource type "(servicemonitor|podmonitor|gateway|kubecontrollersconfiguration)s?"`)
+		`the server doesn't have a resource type "(servicemonitor|podmonitor|gateway|kubecontrollersconfiguration|l2advertisement)s?"`)
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(strings.ToLower(line), "error") && !known.MatchString(line) {
@@ -248,7 +284,7 @@ func notThere(output string) bool {
 	return known.MatchString(output)
 }
 
-// TestHelmOfDocuments renders the chart with the flags of each `helm install` and `helm upgrade` of the pages.
+// TestHelmOfDocuments renders the chart with the flags of each `helm install`, `helm upgrade` and `helm template` of the pages.
 func TestHelmOfDocuments(t *testing.T) {
 	found := 0
 	for _, page := range documents.Pages(t, root) {
@@ -257,7 +293,7 @@ func TestHelmOfDocuments(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range commands {
-			if c.Args[0] != "helm" || len(c.Args) < 4 || c.Args[1] != "install" && c.Args[1] != "upgrade" {
+			if c.Args[0] != "helm" || len(c.Args) < 4 || !slices.Contains([]string{"install", "upgrade", "template"}, c.Args[1]) {
 				continue
 			}
 			found++
@@ -315,6 +351,11 @@ func workingDirectory(t *testing.T, pages []documents.Page) string {
 		}
 		write(file, text)
 	}
+	converted, err := os.ReadFile(root + "/cmd/kubectl-tandem/movein/testdata/cases/17-metallb-crd-l2-both-families/expected.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("tandem.yaml", converted) // what kubectl tandem convert writes
 	for _, page := range pages {
 		for _, block := range page.Blocks {
 			if name := block.File(); name != "" && name != "kustomization.yaml" && block.Language == "yaml" {
@@ -334,22 +375,16 @@ func TestValuesOfDistributions(t *testing.T) {
 	ensureNamespace(t, "tandem-system")
 	for _, file := range files {
 		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
-			text, err := helm(t, "template", "tandem", "manifests/helm/tandem", "--namespace", "tandem-system", "--kube-version", "1.33.0",
-				"--values", strings.TrimPrefix(file, root+"/"))
+			rendered, err := render(t, "tandem-system", "--values", strings.TrimPrefix(file, root+"/"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			for document := range strings.SplitSeq(string(text), "\n---\n") {
-				obj := &unstructured.Unstructured{}
-				if err := yaml.Unmarshal([]byte(document), &obj.Object); err != nil {
-					t.Fatal(err)
-				}
-				if len(obj.Object) == 0 || foreign.MatchString(obj.GetAPIVersion()) {
+			for _, obj := range rendered {
+				if foreign.MatchString(obj.GetAPIVersion()) {
 					continue
 				}
-				apply := client.ApplyConfigurationFromUnstructured(obj)
-				if err := apiClient.Apply(t.Context(), apply, client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership); err != nil {
-					t.Error(fmt.Errorf("%s %s: %w", obj.GetKind(), obj.GetName(), err))
+				if err := tryApply(t.Context(), obj); err != nil {
+					t.Errorf("%s %s: %v", obj.GetKind(), obj.GetName(), err)
 				}
 			}
 		})

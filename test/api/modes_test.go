@@ -18,13 +18,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -79,11 +79,8 @@ func TestModes(t *testing.T) {
 					{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule},
 				}},
 			})
-			status := `{"status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.99"}]}}`
 			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
-			if err := apiClient.Status().Patch(t.Context(), node, client.RawPatch("application/merge-patch+json", []byte(status))); err != nil {
-				t.Fatal(err)
-			}
+			patchAsAdmin(t, node, `{"status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.99"}]}}`)
 			create(t, object(t, "AddressPool", `spec: {ipv4: {ranges: [192.0.2.1-192.0.2.9]}}`))
 			service := &corev1.Service{
 				ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: metav1.NamespaceDefault},
@@ -124,6 +121,7 @@ func TestModes(t *testing.T) {
 			if code := m.get(t, "/metrics", "not-a-token"); code != http.StatusUnauthorized {
 				t.Errorf("GET /metrics with a token of nobody: %d, want 401", code)
 			}
+			m.holdConnections(t, 100)
 		})
 	}
 }
@@ -179,12 +177,7 @@ type manager struct {
 // runInstalled starts the controller manager with the token of its service account, and ends it with the test.
 func runInstalled(t *testing.T, program, namespace string, args []string) *manager {
 	t.Helper()
-	request := &authenticationv1.TokenRequest{}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "tandem-cloud-controller-manager"}}
-	if err := apiClient.SubResource("token").Create(t.Context(), account, request); err != nil {
-		t.Fatal(err)
-	}
-	m := &manager{token: request.Status.Token, port: freePort(t), log: &buffer{}}
+	m := &manager{token: newToken(t, namespace, "tandem-cloud-controller-manager", nil), port: freePort(t), log: &buffer{}}
 	kubeconfig := writeKubeconfig(t, &clientcmdapi.AuthInfo{Token: m.token})
 	cmd := exec.Command(program, append(args, // of two flags of one name the last counts
 		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
@@ -233,6 +226,32 @@ func (m *manager) get(t *testing.T, path, token string) int {
 	defer response.Body.Close()
 	_, _ = io.Copy(io.Discard, response.Body)
 	return response.StatusCode
+}
+
+// holdConnections opens connections, asks for the health on each, and keeps it. More than 64 are not kept by the controller manager, which goes on
+// answering.
+func (m *manager) holdConnections(t *testing.T, n int) {
+	t.Helper()
+	var closed atomic.Int32
+	for range n {
+		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+		conn, err := dialer.DialContext(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", m.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: tandem\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, _ = io.Copy(io.Discard, conn) // until the controller manager closes it
+			closed.Add(1)
+		}()
+	}
+	m.until(t, "the end of the oldest connections", func(context.Context) bool { return int(closed.Load()) >= n-64 })
+	if code := m.get(t, "/healthz", ""); code != http.StatusOK {
+		t.Errorf("GET /healthz beside %d connections: %d, want 200", n, code)
+	}
 }
 
 // remove deletes a Service and waits until it is gone.
@@ -303,10 +322,12 @@ func TestRolesForPeople(t *testing.T) {
 		{"tandem-view", "list", "tandem-lb.io", "addresspools", true},
 		{"tandem-view", "list", "tandem-lb.io", "speakerstatuses", true},
 		{"tandem-view", "list", "networking.k8s.io", "ipaddresses", true},
+		{"tandem-view", "list", "networking.k8s.io", "servicecidrs", true},
 		{"tandem-view", "create", "tandem-lb.io", "addresspools", false},
 		{"tandem-edit", "create", "tandem-lb.io", "addresspools", true},
 		{"tandem-edit", "delete", "tandem-lb.io", "bgppeers", true},
-		{"tandem-edit", "patch", "tandem-lb.io", "l2announcements", false}, // the speakers' own
+		{"tandem-edit", "patch", "tandem-lb.io", "l2announcements", true}, // for spec.target
+		{"tandem-edit", "create", "tandem-lb.io", "l2announcements", false},
 		{"tandem-edit", "patch", "tandem-lb.io", "speakerstatuses", false},
 		{"tandem-edit", "delete", "networking.k8s.io", "ipaddresses", false},
 	} {

@@ -97,7 +97,7 @@ func TestDefaults(t *testing.T) {
 			"a peer listens on port 179 and may be silent for 90s", "BGPPeer",
 			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, passwordSecret: {name: tor}, gracefulRestart: {}}`,
 			`spec: {myASN: 64512, peerASN: 64513, peerAddress: 192.0.2.1, passwordSecret: {name: tor, key: password},
-			        gracefulRestart: {enabled: true, restartTime: 120s}, peerPort: 179, holdTime: 90s, connectTime: 5s}`,
+			        gracefulRestart: {enabled: true, restartTime: 30s}, peerPort: 179, holdTime: 90s, connectTime: 5s}`,
 		},
 		{
 			"a BGP advertisement without a spec aggregates nothing", "BGPAdvertisement", `{}`,
@@ -344,7 +344,7 @@ func TestColumns(t *testing.T) {
 					MyASN: 4200000000, PeerASN: 4200000001, PeerAddress: "2001:db8:51::1", Interface: "eth1", BFDProfile: "fast",
 				},
 			},
-			`Name=shown, Peer=2001:db8:51::1%eth1, My ASN=4200000000, Peer ASN=4200000001, BFD=fast, ` +
+			`Name=shown, Peer=2001:db8:51::1%eth1, My ASN=4200000000, Peer ASN=4200000001, Established=<nil>, BFD=fast, ` +
 				`Ready=False, Reason=Why, Age=…; wide: Message=what to do`,
 		},
 		"bgpadvertisements": {
@@ -393,13 +393,14 @@ func TestColumns(t *testing.T) {
 			&speakerv1alpha1.L2Announcement{
 				ObjectMeta: metav1.ObjectMeta{Name: "default.shown"},
 				Service:    speakerv1alpha1.ServiceReference{Namespace: "default", Name: "shown"},
+				Spec:       speakerv1alpha1.L2AnnouncementSpec{Target: "node2"},
 				Status: speakerv1alpha1.L2AnnouncementStatus{
 					Node: "node1", Addresses: []string{"192.0.2.1", "2001:db8::1"}, Interfaces: []string{"eth0"},
 					Since: &metav1.MicroTime{Time: time.Now()},
 				},
 			},
 			`Name=default.shown, Node=node1, Address=192.0.2.1, Second Address=2001:db8::1, Since=…; ` +
-				`wide: Interface=eth0, Second Interface=<nil>, Age=…`,
+				`wide: Interface=eth0, Second Interface=<nil>, Target=node2, Age=…`,
 		},
 	} {
 		t.Run(resource, func(t *testing.T) {

@@ -84,7 +84,7 @@ func newSpeaker(t *testing.T, node string) client.Client {
 	return newAccount(t, speakerToken(t, policiesNamespace, node))
 }
 
-// An act is what an account does, and what the API server shall say to it.
+// An act is a request of an account, with the answer that the API server is to give.
 type act struct {
 	name string
 	do   func(context.Context) error
@@ -159,7 +159,7 @@ func claim(address, manager, service string) *networkingv1.IPAddress {
 	}
 }
 
-// patch returns what merges a body into an object.
+// patch returns a function that merges a body into an object.
 func patch(as client.Client, obj client.Object, namespace, name, body string, opts ...client.PatchOption) func(context.Context) error {
 	return func(ctx context.Context) error {
 		obj.SetNamespace(namespace)
@@ -168,7 +168,7 @@ func patch(as client.Client, obj client.Object, namespace, name, body string, op
 	}
 }
 
-// patchStatus returns what merges a body into an object by its subresource status.
+// patchStatus returns a function that merges a body into an object by its subresource status.
 func patchStatus(as client.Client, obj client.Object, namespace, name, body string, opts ...client.SubResourcePatchOption) func(context.Context) error {
 	return func(ctx context.Context) error {
 		obj.SetNamespace(namespace)
@@ -242,6 +242,22 @@ func testSpeakerWritesItsOwn(t *testing.T) {
 			}
 		}
 	})
+	// writesTarget updates the record of web, whose target a user has set before, to a holder and a target.
+	writesTarget := func(as client.Client, node, before, after string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			now := &speakerv1alpha1.L2Announcement{}
+			if err := apiClient.Get(ctx, client.ObjectKey{Name: "default.web"}, now); err != nil {
+				return err
+			}
+			now.Spec.Target = before
+			if err := apiClient.Update(ctx, now); err != nil {
+				return err
+			}
+			now.Status, now.Spec.Target = announcement("web", node).Status, after
+			return as.Update(ctx, now)
+		}
+	}
+	const setsNoTarget = "sets no target"
 	const ofItsOwn, takes = "writes the SpeakerStatus of its own node", "takes addresses for its own node"
 	runActs(t, []act{
 		{"report for a node without a speaker", creates(node3, status("node2")), ofItsOwn},
@@ -254,6 +270,14 @@ func testSpeakerWritesItsOwn(t *testing.T) {
 		}), "name must be that of the Service"},
 		{"give up node1's addresses", holds(node3, "web", ""), takes},
 		{"hand node1's addresses to node2", holds(node3, "web", "node2"), takes},
+		{"have node1's addresses moved to its own node", writesTarget(node3, "node1", "", "node3"), takes},
+		{"take node1's addresses and name another node for later", writesTarget(node3, "node3", "", "node2"), setsNoTarget},
+		{"remove a target that a user has set", writesTarget(node3, "node3", "node2", ""), setsNoTarget},
+		{"name a target for what nobody has", creates(node3, func() client.Object {
+			a := announcement("api", "node3")
+			a.Spec.Target = "node2"
+			return a
+		}()), setsNoTarget},
 		{"delete node1's record", func(ctx context.Context) error { return node3.Delete(ctx, announcement("web", "")) }, "forbidden"},
 		{"delete node1's status", func(ctx context.Context) error { return node3.Delete(ctx, status("node1")) }, "forbidden"},
 		{"change node1's status object", patch(node3, status("node1"), "", "node1", `{"metadata":{"labels":{"a":"b"}}}`), "forbidden"},
@@ -266,6 +290,9 @@ func testSpeakerWritesItsOwn(t *testing.T) {
 		{"write Node node3", patch(node3, &corev1.Node{}, "", "node3", `{"metadata":{"labels":{"a":"b"}}}`), "forbidden"},
 		{"use a token of no Pod", creates(unbound, status("node2")), "names no node"},
 		{"use a token of no Pod for a record", holds(unbound, "web", "node2"), "names no node"},
+
+		{"take over with the target that a user has set", writesTarget(node3, "node3", "node2", "node2"), ""},
+		{"take over as the target, and remove it", writesTarget(node3, "node3", "node3", ""), ""},
 
 		{"report", creates(node3, status("node3")), ""},
 		{"write its own status", writeStatus(node3, "node3"), ""},
@@ -380,6 +407,8 @@ func testControllerManagerWritesItsOwn(t *testing.T) {
 		{"annotate a Node", node(`{"metadata":{"annotations":{"b":"c"}}}`), "changes no annotations"},
 		{"write a Node's conditions", nodeStatus(`{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`), "but its addresses"},
 		{"redirect the kubelet's port", nodeStatus(`{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":666}}}}`), "but its addresses"},
+		{"attach a volume to a Node", nodeStatus(`{"status":{"volumesAttached":[{"name":"a","devicePath":"b"}]}}`), "but its addresses"},
+		{"say what a Node's kubelet can do", nodeStatus(`{"status":{"features":{"supplementalGroupsPolicy":true}}}`), "but its addresses"},
 		{"write a Node's addresses", nodeStatus(`{"status":{"addresses":[{"type":"InternalIP","address":"198.51.100.9"}]}}`), ""},
 		{"initialise a Node", func(ctx context.Context) error {
 			fresh := &corev1.Node{}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -16,29 +15,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/tandem-lb/tandem/test/documents"
 )
 
 // TestREADME types what the first screen of README says, but for the installation, in a cluster with a Deployment called web.
 func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile(root + "/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lan, lines := documents.FirstScreen(t, root)
 	dir := t.TempDir()
-	file := regexp.MustCompile("(?s)```yaml\n# (lan.yaml).*?```").FindSubmatch(readme)
-	commands := regexp.MustCompile(`(?m)^    (kubectl (apply -f lan|expose)(.*\\\n)*.*)$`).FindAllSubmatch(readme, -1)
-	if file == nil || len(commands) != 2 {
-		t.Fatalf("found %q and %d commands in README, want lan.yaml and what applies it and makes a Service", file, len(commands))
-	}
-	yaml := strings.Trim(strings.TrimPrefix(string(file[0]), "```yaml"), "`")
-	if err := os.WriteFile(filepath.Join(dir, string(file[1])), []byte(yaml), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "lan.yaml"), []byte(lan), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(kubectl, filepath.Join(dir, "kubectl")); err != nil {
 		t.Fatal(err)
 	}
-	kubeconfig := writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
+	kubeconfig := adminKubeconfig(t)
 	clientset := kubernetes.NewForConfigOrDie(config)
 	labels := map[string]string{"app": "web"}
 	if _, err := clientset.AppsV1().Deployments("default").Create(t.Context(), &appsv1.Deployment{
@@ -62,8 +53,8 @@ func TestREADME(t *testing.T) {
 		}
 		return string(out)
 	}
-	for _, command := range commands {
-		t.Log(sh(string(command[1])))
+	for _, line := range lines[1:] {
+		t.Log(sh(line))
 	}
 	service, err := clientset.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -38,6 +39,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -63,7 +65,7 @@ func TestRights(t *testing.T) {
 	args := install(t, rightsNamespace, "mode=cloud-provider")
 	const nodeName = "rights"
 	node := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: nodeName, Annotations: map[string]string{
+		ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{"speaks": "yes"}, Annotations: map[string]string{
 			cloudproviderapi.AnnotationAlphaProvidedIPAddr: "198.51.100.11", ipamv1alpha1.AnnotationZone: "hall-1",
 		}},
 		Spec: corev1.NodeSpec{Taints: []corev1.Taint{
@@ -82,6 +84,7 @@ func TestRights(t *testing.T) {
 	})
 
 	m := runInstalled(t, buildProgram(t, "cloud-controller-manager"), rightsNamespace, args)
+	loseSpeaker(t)
 	speaker := runSpeaker(t, buildProgram(t, "speaker"), nodeName)
 	use(t, m)
 	speaker.readMetrics(t)
@@ -106,6 +109,42 @@ func TestRights(t *testing.T) {
 				t.Errorf("rights that are missing:\n%s", strings.Join(refused, "\n"))
 			}
 		})
+	}
+}
+
+// loseSpeaker makes a Node that the DaemonSet of the speakers does not select any more, and the SpeakerStatus of the speaker that it had, which
+// another speaker reports dead. It waits until the controller manager has deleted the status, for which it takes a minute.
+func loseSpeaker(t *testing.T) {
+	t.Helper()
+	const gone = "without-speaker"
+	labels := map[string]string{"app": "speaker"}
+	create(t, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "tandem-speaker", Namespace: rightsNamespace},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+				NodeSelector: map[string]string{"speaks": "yes"}, Containers: []corev1.Container{{Name: "speaker", Image: "speaker"}},
+			}},
+		},
+	})
+	create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: gone}})
+	status := &speakerv1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: gone}}
+	create(t, status)
+	report := observation.Report(rightsNamespace, "reporter", nil, []string{gone}, time.Now())
+	if err := apiClient.Create(t.Context(), report); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait.PollUntilContextTimeout(t.Context(), time.Second, 2*patience, true, func(ctx context.Context) (bool, error) {
+		report.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+		if err := apiClient.Update(ctx, report); err != nil {
+			return false, err
+		}
+		return apierrors.IsNotFound(apiClient.Get(ctx, client.ObjectKeyFromObject(status), status)), nil
+	}); err != nil {
+		t.Errorf("the SpeakerStatus of a node that is to have no speaker is kept: %v", err)
+	}
+	if err := apiClient.Delete(t.Context(), report); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -182,14 +221,6 @@ func use(t *testing.T, m *manager) {
 	m.until(t, "the end of the record", func(ctx context.Context) bool {
 		return apierrors.IsNotFound(apiClient.Get(ctx, client.ObjectKey{Name: "default.web"}, record))
 	})
-}
-
-// patchAsAdmin merges a body into an object by its subresource status.
-func patchAsAdmin(t *testing.T, obj client.Object, body string) {
-	t.Helper()
-	if err := apiClient.Status().Patch(t.Context(), obj, client.RawPatch("application/merge-patch+json", []byte(body))); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // roles returns the rights that the chart's roles give an account, as "update tandem-lb.io/speakerstatuses/status". To read is one right: an

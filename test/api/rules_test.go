@@ -400,7 +400,8 @@ func TestBGPPeer(t *testing.T) {
 		{"source interface with a slash", peer("sourceInterface: eth0/1"), "spec.sourceInterface: must be the name of a network interface"},
 		{"one received prefix", peer("maxReceivedPrefixes: 1"), ""},
 		{"no received prefix", peer("maxReceivedPrefixes: 0"), "spec.maxReceivedPrefixes: greater than or equal to 1"},
-		{"received prefixes beyond 31 bits", peer("maxReceivedPrefixes: 2147483648"), "spec.maxReceivedPrefixes: less than or equal to 2147483647"},
+		{"a million received prefixes", peer("maxReceivedPrefixes: 1000000"), ""},
+		{"a received prefix more", peer("maxReceivedPrefixes: 1000001"), "spec.maxReceivedPrefixes: less than or equal to 1000000"},
 		{"nodes of two racks", peer(`nodeSelectors: [{matchLabels: {rack: "2"}}, {matchLabels: {rack: "3"}}]`), ""},
 		{
 			"router on the node",
@@ -458,7 +459,7 @@ func TestBGPPeer(t *testing.T) {
 		},
 		{
 			"link-local peer address without its interface",
-			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "fe80::1"}`, "spec.interface: a link-local peerAddress needs the interface",
+			`spec: {myASN: 64512, peerASN: 64513, peerAddress: "fe80::1"}`, "spec.interface: a link-local IPv6 peerAddress needs the interface",
 		},
 		{
 			"interface with a slash",
@@ -493,6 +494,16 @@ func TestBGPPeer(t *testing.T) {
 		},
 		{"multicast source address", peer("sourceAddress: 224.0.0.5"), "spec.sourceAddress: must be an IPv4 or IPv6 address of one machine"},
 		{"multicast router ID", peer("routerID: 224.0.0.5"), "spec.routerID: must be an IPv4 address other than 0.0.0.0"},
+		{"link-local IPv4 peer, which needs no interface", `spec: {myASN: 64512, peerASN: 64513, peerAddress: 169.254.0.1}`, ""},
+		{"link-local IPv4 peer on one of two links", `spec: {myASN: 64512, peerASN: 64513, peerAddress: 169.254.0.1, interface: eth1}`, ""},
+		{"peer in a VRF", peer("vrf: blue"), ""},
+		{"VRF with a slash", peer("vrf: a/b"), "spec.vrf: must be the name of a network interface"},
+		{"VRF with BFD", peer("vrf: blue, bfdProfile: fast"), "spec.bfdProfile: BFD sessions run in the main table only"},
+		{"VRF of an interface", peer("vrf: blue, interface: eth1"), "spec.vrf: an interface is in its VRF already"},
+		{
+			"default gateway of a VRF",
+			`spec: {myASN: 64512, peerASN: 64513, defaultGateway: IPv4, vrf: blue}`, "spec.vrf: the default gateway is looked for in the main table",
+		},
 		{"port 65535", peer("peerPort: 65535"), ""},
 		{"port 0", peer("peerPort: 0"), "spec.peerPort: greater than or equal to 1"},
 		{"port 65536", peer("peerPort: 65536"), "spec.peerPort: less than or equal to 65535"},
@@ -556,7 +567,7 @@ func TestBGPPeer(t *testing.T) {
 }
 
 func TestBGPAdvertisement(t *testing.T) {
-	const notCommunity = "spec.communities[0]: must be two numbers up to 65535 (64512:100), large: and three numbers"
+	const notCommunity = "spec.communities[0]: must be two numbers up to 65535 (64512:100), one from 65536 to 4294967295"
 	testRules(t, "BGPAdvertisement", []rule{
 		{"no spec, which announces all to all", `{}`, ""},
 		{"aggregation lengths 1", `spec: {aggregationLength: 1, aggregationLengthV6: 1}`, ""},
@@ -575,7 +586,10 @@ func TestBGPAdvertisement(t *testing.T) {
 		{"community", `spec: {communities: ["0:0", "65535:65535"]}`, ""},
 		{"large community", `spec: {communities: ["large:4294967295:0:4294967295"]}`, ""},
 		{"communities by name", `spec: {communities: [no-export, primary-path, NO_EXPORT, vpn.1]}`, ""},
+		{"community in decimal", `spec: {communities: ["65536", "4227858532", "4294967295"]}`, ""},
 		{"community of one number", `spec: {communities: ["64512"]}`, notCommunity},
+		{"community of AS 0 in decimal", `spec: {communities: ["65535"]}`, notCommunity},
+		{"community beyond 32 bits in decimal", `spec: {communities: ["4294967296"]}`, notCommunity},
 		{"community beyond 16 bits", `spec: {communities: ["65536:1"]}`, notCommunity},
 		{"community of three numbers without large:", `spec: {communities: ["64512:1:2"]}`, notCommunity},
 		{"large community of two numbers", `spec: {communities: ["large:64512:1"]}`, notCommunity},
@@ -583,6 +597,9 @@ func TestBGPAdvertisement(t *testing.T) {
 		{"community with a space", `spec: {communities: ["64512: 1"]}`, notCommunity},
 		{"community without a name", `spec: {communities: [""]}`, notCommunity},
 		{"same community twice", `spec: {communities: ["1:2", "1:2"]}`, "spec.communities[1]: Duplicate value"},
+		{"one family", `spec: {families: [IPv6]}`, ""},
+		{"no family", `spec: {families: []}`, "spec.families: should have at least 1 items"},
+		{"unknown family", `spec: {families: [ipv6]}`, `spec.families[0]: supported values: "IPv4", "IPv6"`},
 		{"pool without a name", `spec: {addressPools: [""]}`, "spec.addressPools[0]: at least 1 chars long"},
 		{"peer without a name", `spec: {peers: [""]}`, "spec.peers[0]: at least 1 chars long"},
 		{"same peer twice", `spec: {peers: [a, a]}`, "spec.peers[1]: Duplicate value"},
@@ -590,10 +607,12 @@ func TestBGPAdvertisement(t *testing.T) {
 }
 
 func TestCommunity(t *testing.T) {
-	const notValue = "spec.communities[0].value: must be two numbers up to 65535 (64512:100), or large: and three numbers"
+	const notValue = "spec.communities[0].value: must be two numbers up to 65535 (64512:100), one from 65536 to 4294967295"
 	testRules(t, "Community", []rule{
 		{"both kinds of value", `spec: {communities: [{name: a, value: "64512:1"}, {name: b, value: "large:64512:2:3"}]}`, ""},
+		{"value in decimal", `spec: {communities: [{name: a, value: "4227858532"}]}`, ""},
 		{"value of one number", `spec: {communities: [{name: a, value: "64512"}]}`, notValue},
+		{"value beyond 32 bits in decimal", `spec: {communities: [{name: a, value: "4294967296"}]}`, notValue},
 		{"value beyond 16 bits", `spec: {communities: [{name: a, value: "64512:65536"}]}`, notValue},
 		{"value that is a name", `spec: {communities: [{name: a, value: no-export}]}`, notValue},
 		{"large value of two numbers", `spec: {communities: [{name: a, value: "large:1:2"}]}`, notValue},
@@ -637,6 +656,8 @@ func TestBFDProfile(t *testing.T) {
 		{"multiplier 255", `spec: {detectMultiplier: 255}`, ""},
 		{"multiplier 1", `spec: {detectMultiplier: 1}`, "spec.detectMultiplier: greater than or equal to 2"},
 		{"multiplier beyond 8 bits", `spec: {detectMultiplier: 256}`, "spec.detectMultiplier: less than or equal to 255"},
+		{"echo packets", `spec: {echoMode: true}`, "spec.echoMode: the echo function is not built"},
+		{"no echo packets", `spec: {echoMode: false}`, ""},
 		{"TTL 0", `spec: {minimumTTL: 0}`, "spec.minimumTTL: greater than or equal to 1"},
 		{"TTL 255", `spec: {minimumTTL: 255}`, "spec.minimumTTL: less than or equal to 254"},
 	})
@@ -697,6 +718,7 @@ func TestInterfaceAdvertisement(t *testing.T) {
 func TestL2Announcement(t *testing.T) {
 	testRules(t, "L2Announcement", []rule{
 		{"holder of two addresses", `{metadata: {name: default.web}, service: {namespace: default, name: web}, status: {node: node1, addresses: [192.0.2.1, "2001:db8::1"]}}`, ""},
+		{"addresses that are to move", `{metadata: {name: default.web}, service: {namespace: default, name: web}, spec: {target: node2}, status: {node: node1}}`, ""},
 		{"nobody's addresses", `{metadata: {name: default.web}, service: {namespace: default, name: web}}`, ""},
 		{"name of another Service", `{metadata: {name: default.db}, service: {namespace: default, name: web}}`, "metadata: name must be that of the Service"},
 		{"no Service", `{status: {node: node1}}`, "service: Required value"},

@@ -131,22 +131,28 @@ func object(t *testing.T, kind, rest string) *unstructured.Unstructured {
 // objects reads a file of objects.
 func objects(t *testing.T, path string) []*unstructured.Unstructured {
 	t.Helper()
-	data, err := os.ReadFile(path)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return decode(t, text)
+}
+
+// decode reads objects in YAML. Documents that are empty, or comments alone, are left out.
+func decode(t *testing.T, text []byte) []*unstructured.Unstructured {
+	t.Helper()
 	var objs []*unstructured.Unstructured
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
 	for {
 		obj := &unstructured.Unstructured{}
-		err := decoder.Decode(&obj.Object)
-		if errors.Is(err, io.EOF) {
+		if err := decoder.Decode(&obj.Object); errors.Is(err, io.EOF) {
 			return objs
+		} else if err != nil {
+			t.Fatalf("%v in:\n%s", err, text)
 		}
-		if err != nil {
-			t.Fatalf("reading %s: %v", path, err)
+		if len(obj.Object) > 0 {
+			objs = append(objs, obj)
 		}
-		objs = append(objs, obj)
 	}
 }
 
@@ -166,6 +172,19 @@ func create(t *testing.T, obj client.Object) {
 // tryCreate returns what the API server says to obj, without creating it.
 func tryCreate(ctx context.Context, obj client.Object) error {
 	return apiClient.Create(ctx, obj, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
+}
+
+// tryApply returns what the API server says to a server-side apply of obj, of which fields that it does not know are errors. It writes nothing.
+func tryApply(ctx context.Context, obj *unstructured.Unstructured) error {
+	return apiClient.Apply(ctx, client.ApplyConfigurationFromUnstructured(obj), client.DryRunAll, client.FieldOwner("test"), client.ForceOwnership)
+}
+
+// patchAsAdmin merges a body into an object by its subresource status.
+func patchAsAdmin(t *testing.T, obj client.Object, body string) {
+	t.Helper()
+	if err := apiClient.Status().Patch(t.Context(), obj, client.RawPatch("application/merge-patch+json", []byte(body))); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // causes returns every complaint of err as "field: message", without the API server's remark that it has skipped the
@@ -188,13 +207,19 @@ func causes(t *testing.T, err error) []string {
 	return all
 }
 
-// writeKubeconfig writes a kubeconfig for somebody, and returns its path.
-func writeKubeconfig(t *testing.T, who *clientcmdapi.AuthInfo) string {
+// adminKubeconfig writes the kubeconfig of an account that may do everything, and returns its path.
+func adminKubeconfig(t testing.TB) string {
+	t.Helper()
+	return writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
+}
+
+// writeKubeconfig writes the kubeconfig of a user, and returns its path.
+func writeKubeconfig(t testing.TB, user *clientcmdapi.AuthInfo) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(clientcmdapi.Config{
 		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": who},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": user},
 		Contexts:       map[string]*clientcmdapi.Context{"c": {Cluster: "c", AuthInfo: "u"}},
 		CurrentContext: "c",
 	}, file); err != nil {

@@ -63,15 +63,34 @@ func TestValidationScript(t *testing.T) {
 	}
 	want := shown("$ sh manifests/examples/validate.sh web\n")
 	_, want, _ = strings.Cut(want, "\n")
-	output, code := validate(t, "web", 0)
+	admin := adminKubeconfig(t)
+	output, code := validate(t, admin, "web", 0)
 	if diff := cmp.Diff(want, output); diff != "" || code != 0 {
 		t.Errorf("the script ends with %d; output (-page +script):\n%s", code, diff)
 	}
+	speakers := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "tandem-system", Name: "tandem-speaker"}}
+	onDelete := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"updateStrategy":{"type":"OnDelete","rollingUpdate":null}}}`))
+	if err := apiClient.Patch(t.Context(), speakers, onDelete); err != nil {
+		t.Fatal(err)
+	}
+	output, code = validate(t, admin, "web", 0)
+	if diff := cmp.Diff(want, output); diff != "" || code != 0 {
+		t.Errorf("of speakers with the strategy OnDelete the script ends with %d; output (-page +script):\n%s", code, diff)
+	}
+	patchAsAdmin(t, speakers, `{"status": {"numberAvailable": 0}}`)
+	if output, code := validate(t, admin, "web", 0); !strings.Contains(output, "0 of 1 speakers are available") || code != 1 {
+		t.Errorf("of a speaker that is not available the script says, with exit code %d:\n%s", code, output)
+	}
+	patchAsAdmin(t, speakers, `{"status": {"numberAvailable": 1}}`)
 	failure := strings.ReplaceAll(shown("FAILED"), "services/web", "services/silent")
-	if output, code := validate(t, "silent", 0); !strings.Contains(output, failure) || code != 1 {
+	if output, code := validate(t, admin, "silent", 0); !strings.Contains(output, failure) || code != 1 {
 		t.Errorf("of a Service that is not announced the script says, with exit code %d:\n%s", code, output)
 	}
-	if output, code := validate(t, "web", 7); strings.Count(output, "FAILED  http://") != 2 || code != 2 {
+	stranger := writeKubeconfig(t, &clientcmdapi.AuthInfo{Token: "not-a-token"})
+	if output, code := validate(t, stranger, "web", 0); strings.Contains(output, "\nok") || code != 6 {
+		t.Errorf("to a user that the API server does not know the script says, with exit code %d:\n%s", code, output)
+	}
+	if output, code := validate(t, admin, "web", 7); strings.Count(output, "FAILED  http://") != 2 || code != 2 {
 		t.Errorf("of a Service that does not answer the script says, with exit code %d:\n%s", code, output)
 	}
 }
@@ -112,8 +131,9 @@ func createWithStatus(t *testing.T, obj client.Object) {
 	}
 }
 
-// validate runs the script for a Service, with a curl that ends with the code given, and returns what it prints and its exit code.
-func validate(t *testing.T, service string, curl int) (output string, code int) {
+// validate runs the script for a Service as the user of a kubeconfig, with a curl that ends with the code given, and returns what it prints and its
+// exit code.
+func validate(t *testing.T, kubeconfig, service string, curl int) (output string, code int) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Symlink(kubectl, filepath.Join(dir, "kubectl")); err != nil {
@@ -125,7 +145,7 @@ func validate(t *testing.T, service string, curl int) (output string, code int) 
 	cmd := exec.CommandContext(t.Context(), "sh", "manifests/examples/validate.sh", service)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "TIMEOUT=1s",
-		"KUBECONFIG="+writeKubeconfig(t, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}))
+		"KUBECONFIG="+kubeconfig)
 	out, err := cmd.CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return string(out), exit.ExitCode()

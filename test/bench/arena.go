@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/loadbalancer/claim"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
@@ -61,13 +62,13 @@ type arena struct {
 	follow  func(*corev1.Service)      // is told of every change to a Service
 }
 
-// newArena brings up a lab with everything that the contestants need.
-func newArena(ctx context.Context, name string, progress io.Writer) (*arena, error) {
+// newArena brings up a lab with everything that the contestants need. A node that is the only one is stopped.
+func newArena(ctx context.Context, name string, nodes int, progress io.Writer) (*arena, error) {
 	root, err := repository()
 	if err != nil {
 		return nil, err
 	}
-	l, err := lab.Up(ctx, lab.Config{Name: name, Nodes: 1}, progress)
+	l, err := lab.Up(ctx, lab.Config{Name: name, Nodes: nodes}, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +78,10 @@ func newArena(ctx context.Context, name string, progress io.Writer) (*arena, err
 	if err != nil {
 		return nil, err
 	}
-	if err := l.StopNode(ctx, lab.NodeName(1)); err != nil {
-		return nil, err
+	if nodes == 1 {
+		if err := l.StopNode(ctx, lab.NodeName(1)); err != nil {
+			return nil, err
+		}
 	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &arena{
@@ -215,7 +218,7 @@ func each(ctx context.Context, n int, f func(context.Context, int) error) error 
 }
 
 // create creates n Services that want addresses of both families.
-func (a *arena) create(ctx context.Context, prefix string, n int) error {
+func (a *arena) create(ctx context.Context, prefix string, n int, edits ...func(i int, svc *corev1.Service)) error {
 	report := time.Now() // guarded by mu
 	return each(ctx, n, func(ctx context.Context, i int) error {
 		policy, nodePorts := corev1.IPFamilyPolicyRequireDualStack, false
@@ -227,6 +230,9 @@ func (a *arena) create(ctx context.Context, prefix string, n int) error {
 				AllocateLoadBalancerNodePorts: &nodePorts,
 				Ports:                         []corev1.ServicePort{{Port: 80}},
 			},
+		}
+		for _, edit := range edits {
+			edit(i, svc)
 		}
 		if _, err := a.api.CoreV1().Services(namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("creating a Service: %w", err)
@@ -274,12 +280,19 @@ func (a *arena) claims(ctx context.Context) (map[netip.Addr]string, error) {
 		return nil, err
 	}
 	claims := map[netip.Addr]string{}
-	for _, claim := range list.Items {
-		address, err := netip.ParseAddr(claim.Name)
-		if err != nil || claim.Spec.ParentRef == nil {
-			return nil, errors.Join(fmt.Errorf("IPAddress %s is nobody's claim", claim.Name), err)
+	for i := range list.Items {
+		name := list.Items[i].Name
+		address, err := netip.ParseAddr(name)
+		// A claim whose parent has left names the Service that has the address now.
+		services := claim.Read(&list.Items[i]).Named()
+		if err != nil {
+			return nil, err
 		}
-		claims[address] = claim.Spec.ParentRef.Name
+		if len(services) == 1 {
+			claims[address] = services[0].Name
+		} else {
+			claims[address] = fmt.Sprint(services)
+		}
 	}
 	return claims, nil
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -147,10 +146,7 @@ func (r *limitRun) serve(ctx context.Context, name string) error {
 		} `json:"status"`
 	}
 	vip := corev1.LoadBalancerIPModeVIP
-	i := r.next.Add(1)
-	v6 := netip.MustParsePrefix(rangeV6).Addr().As16()
-	v6[14], v6[15] = byte(i>>8), byte(i)
-	for _, address := range []netip.Addr{netip.AddrFrom4([4]byte{10, 128, byte(i >> 8), byte(i)}), netip.AddrFrom16(v6)} {
+	for _, address := range addressesOf(int(r.next.Add(1)) - 1) {
 		family := "IPv6"
 		if address.Is4() {
 			family = "IPv4"
@@ -191,11 +187,8 @@ type tandem struct {
 // newTandem builds the controller manager and gives it a pool.
 func (a *arena) newTandem(ctx context.Context) (*tandem, error) {
 	t := &tandem{a, filepath.Join(a.lab.Dir(), "tandem-cloud-controller-manager")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", t.program, "./cmd/cloud-controller-manager")
-	build.Dir = a.root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the controller manager: %w\n%s", err, out)
+	if _, err := runGo(ctx, a.root, nil, "build", "-o", t.program, "./cmd/cloud-controller-manager"); err != nil {
+		return nil, err
 	}
 	crds, err := filepath.Glob(filepath.Join(a.root, "manifests", "crd", "tandem-lb.io_*.yaml"))
 	if err != nil {
@@ -236,6 +229,24 @@ const (
 type metalLB struct {
 	*arena
 	program string
+	module  string // the directory of a module that requires MetalLB's
+}
+
+// runGo runs the go command in a directory, with variables beside those of this process, and returns what it prints.
+func runGo(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, exit.Stderr)
+	}
+	return out, err
+}
+
+// golang runs the go command in the module that requires MetalLB's.
+func (m *metalLB) golang(ctx context.Context, args ...string) ([]byte, error) {
+	return runGo(ctx, m.module, []string{"GOFLAGS=-mod=mod", "GOWORK=off"}, args...)
 }
 
 // newMetalLB builds MetalLB's controller from the module proxy, unless it is in the lab's cache, and gives it a pool.
@@ -249,19 +260,9 @@ func (a *arena) newMetalLB(ctx context.Context) (*metalLB, error) {
 		cache = filepath.Join(user, "tandem-lab")
 	}
 	dir := filepath.Join(cache, "metallb-"+metalLBVersion+"-"+runtime.GOARCH)
-	m := &metalLB{a, filepath.Join(dir, "controller")}
+	m := &metalLB{a, filepath.Join(dir, "controller"), dir}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
-	}
-	golang := func(args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off")
-		out, err := cmd.Output()
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			err = fmt.Errorf("go %s: %w\n%s", args[0], err, exit.Stderr)
-		}
-		return out, err
 	}
 	gomod := fmt.Sprintf(
 		"module bench/metallb\n\ngo 1.26.0\n\nrequire (\n\t%s %s\n\tgithub.com/metallb/frr-k8s %s\n)\n", metalLBModule, metalLBVersion,
@@ -272,11 +273,11 @@ func (a *arena) newMetalLB(ctx context.Context) (*metalLB, error) {
 		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(gomod), 0o644); err != nil {
 			return nil, err
 		}
-		if _, err := golang("build", "-ldflags", "-s -w", "-o", m.program, metalLBModule+"/controller"); err != nil {
+		if _, err := m.golang(ctx, "build", "-ldflags", "-s -w", "-o", m.program, metalLBModule+"/controller"); err != nil {
 			return nil, err
 		}
 	}
-	source, err := golang("list", "-m", "-f", "{{.Dir}}", metalLBModule)
+	source, err := m.golang(ctx, "list", "-m", "-f", "{{.Dir}}", metalLBModule)
 	if err != nil {
 		return nil, err
 	}

@@ -26,4 +26,8 @@
 //
 // Requests are counted by the API server (apiserver_request_total), without those that create and delete the Services themselves. Tandem's
 // include the one that writes the conditions of a Service, and not the event by which it says that there is no speaker here.
+//
+// `make bench-peers` measures the speakers of Tandem and MetalLB instead: with -speakers their processor time and memory, with -gaps what clients
+// notice when something happens to the node that answers on layer 2, and with -latency how soon a router has the route of a Service whose endpoint is
+// ready. With -memory it measures the memory of the controller manager.
 package main

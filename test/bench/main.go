@@ -33,14 +33,35 @@ func run(ctx context.Context) error {
 	modes := flag.String("modes", "arriving,waiting", "When the Services are created: while the contestant runs, before it starts, or both.")
 	repeat := flag.Int("repeat", 1, "How often everything is measured; the table shows medians.")
 	memory := flag.Int("memory", 0, "Measure memory and restart of the controller manager with so many Services instead.")
+	speakers := flag.Int("speakers", 0, "Measure the speakers with so many Services instead, beside MetalLB's.")
+	latency := flag.Int("latency", 0, "Measure how soon a router has routes instead, of one Service and of so many at once, beside MetalLB's speaker.")
+	baseline := flag.String("baseline", "", "Path of another build of Tandem's speaker, which takes part in the measurement of the speakers.")
+	gaps := flag.Bool("gaps", false, "Measure what clients notice when something happens to the node that answers on layer 2 instead, beside MetalLB.")
+	server := flag.String("echo", "", "Do nothing but to answer at this address what is sent there: the server behind the Service of -gaps.")
 	lab := flag.String("lab", "bench", "Name of the lab; labs of different names run side by side.")
 	flag.Parse()
 
-	a, err := newArena(ctx, *lab, os.Stdout)
+	if *server != "" {
+		return echo(*server)
+	}
+	nodes := 1
+	if *gaps {
+		nodes = 3
+	}
+	a, err := newArena(ctx, *lab, nodes, os.Stdout)
 	if err != nil {
 		return err
 	}
 	defer a.close()
+	if *gaps {
+		return a.measureGaps(ctx)
+	}
+	if *speakers > 0 {
+		return a.measureSpeakers(ctx, *speakers, strings.Split(*names, ","), *baseline, *repeat)
+	}
+	if *latency > 0 {
+		return a.measureLatency(ctx, *latency, strings.Split(*names, ","), *baseline)
+	}
 	if *memory > 0 {
 		return a.measureMemory(ctx, *memory)
 	}

@@ -10,8 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -200,13 +200,18 @@ func (c *Cluster) ServiceIPs(ctx context.Context, namespace, name string, n int)
 		if err := c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &svc); err != nil {
 			return false, err.Error()
 		}
-		ips = nil
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			ips = append(ips, ingress.IP)
-		}
+		ips = IPs(&svc)
 		return len(ips) == n, fmt.Sprintf("it has %v", ips)
 	})
 	return ips, err
+}
+
+// IPs returns the addresses that a Service publishes, in order.
+func IPs(svc *corev1.Service) (ips []string) {
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		ips = append(ips, ingress.IP)
+	}
+	return ips
 }
 
 // Holder waits until a node is on record for the Service on layer 2 with n addresses, and returns it.
@@ -221,23 +226,6 @@ func (c *Cluster) Holder(ctx context.Context, namespace, name string, n int) (st
 		return holder != "" && len(a.Status.Addresses) == n, fmt.Sprintf("node %s has %v", holder, a.Status.Addresses)
 	})
 	return holder, err
-}
-
-// HTTP returns a client whose every request is a connection of its own from the host. The client ends it by a reset, so that no kernel
-// remembers it. Otherwise the pod keeps a TIME-WAIT socket of each connection for a minute, and of 100 requests a second some come to the same
-// pod by a port that such a socket has: their SYN is lost (1 in 1,000 requests after a minute), whatever Tandem does.
-func (c *Cluster) HTTP(host string, timeout time.Duration) *http.Client {
-	dial := c.Dial(host)
-	return &http.Client{
-		Timeout: timeout,
-		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dial(ctx, network, address)
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				err = tcp.SetLinger(0)
-			}
-			return conn, err
-		}},
-	}
 }
 
 // Get asks a URL once from a host.
@@ -276,6 +264,8 @@ type Answer struct {
 	Took time.Duration
 	Body string
 	Err  error
+	// Connected says that the TCP connection was established, whatever became of it.
+	Connected bool
 }
 
 // Probe asks a URL from a host every interval, each time over a new connection and without waiting for the one before, until the context
@@ -297,9 +287,11 @@ func (c *Cluster) Probe(ctx context.Context, host, url string, interval, timeout
 			}
 			pending++
 			go func() {
-				start := time.Now()
-				body, err := get(context.WithoutCancel(ctx), from, url)
-				results <- Answer{start, time.Since(start), body, err}
+				a := Answer{At: time.Now()}
+				trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Connected = true }}
+				a.Body, a.Err = get(httptrace.WithClientTrace(context.WithoutCancel(ctx), trace), from, url)
+				a.Took = time.Since(a.At)
+				results <- a
 			}()
 		case a := <-results:
 			pending--

@@ -6,11 +6,9 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/tandem-lb/tandem/cmd/images/archive"
@@ -105,9 +103,6 @@ var debian = []struct{ file, destination, pkg string }{
 	{"/bin/busybox", "/bin/cat", "busybox-static"},
 }
 
-// library finds the files that ldd names.
-var library = regexp.MustCompile(`(?m)(?:=> )?(/\S+) \(0x`)
-
 // writeAgnhost writes the lab's image of agnhost with programs of Debian, and with the libraries that these load.
 func writeAgnhost(ctx context.Context, file, agnhost string) error {
 	img := archive.Image{
@@ -120,26 +115,20 @@ func writeAgnhost(ctx context.Context, file, agnhost string) error {
 		return err
 	}
 	img.Files = append(img.Files, archive.File{Source: wgetrc, Destination: "/etc/wgetrc", Mode: 0o644})
-	there := map[string]bool{}
+	var programs []string
 	for _, program := range debian {
 		if _, err := os.Stat(program.file); err != nil {
 			return fmt.Errorf("%w: apt-get install %s", err, program.pkg)
 		}
 		img.Files = append(img.Files, archive.File{Source: program.file, Destination: program.destination})
-		out, err := exec.CommandContext(ctx, "ldd", program.file).CombinedOutput()
-		if err != nil && !strings.Contains(string(out), "not a dynamic executable") {
-			return fmt.Errorf("ldd %s: %w: %s", program.file, err, out)
-		}
-		for _, match := range library.FindAllStringSubmatch(string(out), -1) {
-			if needed := match[1]; !there[needed] {
-				there[needed] = true
-				source, err := filepath.EvalSymlinks(needed)
-				if err != nil {
-					return err
-				}
-				img.Files = append(img.Files, archive.File{Source: source, Destination: needed, Mode: fs.FileMode(0o755)})
-			}
-		}
+		programs = append(programs, program.file)
+	}
+	libraries, err := lab.Libraries(ctx, programs...)
+	if err != nil {
+		return err
+	}
+	for _, file := range libraries {
+		img.Files = append(img.Files, archive.File{Source: file, Destination: file})
 	}
 	return archive.Write(file, img)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"testing"
 
 	"mvdan.cc/sh/v3/expand"
 	"mvdan.cc/sh/v3/syntax"
@@ -67,6 +68,24 @@ func (p Page) Commands() ([]Command, error) {
 		}
 	}
 	return all, nil
+}
+
+// FirstScreen returns what README's first screen has its reader do: the file lan.yaml, and three lines to type, of which the first installs
+// Tandem.
+func FirstScreen(t *testing.T, root string) (lan string, lines []string) {
+	t.Helper()
+	for _, b := range Read(t, root, "README.md").Blocks {
+		switch {
+		case b.File() == "lan.yaml":
+			lan = b.Text
+		case strings.HasPrefix(b.Text, "kubectl apply -f install"):
+			lines = strings.Split(strings.TrimSpace(strings.ReplaceAll(b.Text, "\\\n", "")), "\n")
+		}
+	}
+	if lan == "" || len(lines) != 3 {
+		t.Fatalf("README has lan.yaml %q and the lines %q, want a file and three lines", lan, lines)
+	}
+	return lan, lines
 }
 
 // variable returns the value of a variable: any, but for the one that says what separates words.

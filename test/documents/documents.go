@@ -19,6 +19,7 @@ import (
 	"github.com/yuin/goldmark"
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
+	extensionast "github.com/yuin/goldmark/extension/ast"
 	"github.com/yuin/goldmark/text"
 )
 
@@ -32,6 +33,10 @@ type Page struct {
 	Blocks     []Block
 	Paragraphs []string // as they are written
 	Spans      []string // of code within paragraphs, headings and tables
+	// Tables are the rows of tables without their headers, by the heading above them. Cells are as they are written, with backticks.
+	Tables map[string][][]string
+
+	heading string // above what is read
 }
 
 // Link is a link or an image.
@@ -100,7 +105,7 @@ func Read(t *testing.T, root, path string) Page {
 
 // Parse returns what is in a Markdown file.
 func Parse(path string, source []byte) Page {
-	page := Page{Path: path, Anchors: map[string]bool{}}
+	page := Page{Path: path, Anchors: map[string]bool{}, Tables: map[string][][]string{}}
 	parser := goldmark.New(goldmark.WithExtensions(extension.GFM)).Parser()
 	_ = ast.Walk(parser.Parse(text.NewReader(source)), func(node ast.Node, entering bool) (ast.WalkStatus, error) {
 		if entering {
@@ -115,13 +120,20 @@ func Parse(path string, source []byte) Page {
 func (p *Page) add(node ast.Node, source []byte) {
 	switch node := node.(type) {
 	case *ast.Heading:
-		p.addAnchor(plain(node, source))
+		p.heading = plain(node, source)
+		p.addAnchor(p.heading)
 	case *ast.Link:
 		p.Links = append(p.Links, Link{plain(node, source), string(node.Destination)})
 	case *ast.Image:
 		p.Links = append(p.Links, Link{plain(node, source), string(node.Destination)})
 	case *ast.Paragraph:
 		p.Paragraphs = append(p.Paragraphs, string(node.Lines().Value(source)))
+	case *extensionast.TableRow:
+		var cells []string
+		for cell := node.FirstChild(); cell != nil; cell = cell.NextSibling() {
+			cells = append(cells, strings.TrimSpace(string(cell.Lines().Value(source))))
+		}
+		p.Tables[p.heading] = append(p.Tables[p.heading], cells)
 	case *ast.CodeSpan:
 		p.Spans = append(p.Spans, strings.Join(strings.Fields(plain(node, source)), " "))
 	case *ast.FencedCodeBlock:

@@ -3,6 +3,7 @@
 package documents
 
 import (
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -136,6 +137,36 @@ func TestGo(t *testing.T) {
 	}
 }
 
+// TestNamedTests checks that each test and benchmark which a page names, as the origin of a figure for example, is there.
+func TestNamedTests(t *testing.T) {
+	functions, found := map[string]bool{}, 0
+	if err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz)\w+)`).FindAllSubmatch(text, -1) {
+			functions[string(f[1])] = true
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Pages(t, root) {
+		for _, span := range p.Spans {
+			if regexp.MustCompile(`^(Test|Benchmark|Fuzz)[A-Z]\w+$`).MatchString(span) {
+				found++
+				if !functions[span] {
+					t.Errorf("%s: there is no test %s", p.Path, span)
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no page names a test")
+	}
+}
+
 // TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What
 // kubectl and Helm are told is tested with an API server, in test/api.
 func TestPrograms(t *testing.T) {
@@ -165,7 +196,7 @@ func allCommands(t *testing.T) []Command {
 }
 
 func TestParse(t *testing.T) {
-	page := Parse("page.md", []byte("# A `b` & c, d\n\nSee [x](y.md#z) and `kubectl get pods`.\n\n| a |\n|---|\n| b |\n\n| cut off |\n\n"+
+	page := Parse("page.md", []byte("# A `b` & c, d\n\nSee [x](y.md#z) and `kubectl get pods`.\n\n| a | b |\n|---|---|\n| `b` | c\\|d |\n\n| cut off |\n\n"+
 		"## A `b` & c, d\n\n    $ kubectl get pods -l 'a in (b)'\n    NAME\n\n"+
 		"```sh\nX=1 kubectl apply -f - <<EOF | grep $(date)   # why\nkind: $Y\nEOF\n```\n"))
 	if diff := cmp.Diff(map[string]bool{"a-b--c-d": true, "a-b--c-d-1": true}, page.Anchors); diff != "" {
@@ -173,6 +204,9 @@ func TestParse(t *testing.T) {
 	}
 	if diff := cmp.Diff([]Link{{"x", "y.md#z"}}, page.Links); diff != "" {
 		t.Errorf("links (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string][][]string{"A b & c, d": {{"`b`", `c\|d`}}}, page.Tables); diff != "" {
+		t.Errorf("tables (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff("| cut off |", page.Paragraphs[1]); diff != "" {
 		t.Errorf("paragraphs (-want +got):\n%s", diff)

@@ -187,6 +187,40 @@ func TestExternalTrafficPolicyLocalIsAnnouncedWhereEndpointsAre(t *testing.T) {
 	}
 }
 
+// Two Services with externalTrafficPolicy Local have their pods on different nodes, and one aggregate. Each node announces the aggregate, and the
+// address of its own Service beside it: a router that spreads over both nodes would lose half of the connections.
+func TestAnAggregateLosesNothingOfLocalServices(t *testing.T) {
+	s := newStage(t, dual)
+	s.pool(t, "", "192.0.2.48/28", "2001:db8:c::30/124")
+	s.bgp(t)
+	s.patch(t, s.object(t, "BGPAdvertisement"), `{spec: {aggregationLength: 28, aggregationLengthV6: 124}}`)
+	s.web(t, "node1", "node2")
+	for _, node := range []string{"node1", "node2"} {
+		s.kubectl(t, "label", "pod", "-n", s.ns, "web-"+node, "on="+node)
+		svc := s.service("on-"+node, v4, v6)
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		svc.Spec.Selector = map[string]string{"on": node}
+		s.add(t, svc)
+	}
+	for _, aggregate := range []string{"192.0.2.48/28", "2001:db8:c::30/124"} {
+		s.until(t, patience, "two paths to "+aggregate, func(ctx context.Context) (bool, string) {
+			paths, err := s.routes(ctx, aggregate)
+			return err == nil && len(paths) == 2, fmt.Sprint(paths, err)
+		})
+	}
+	for _, node := range []string{"node1", "node2"} {
+		ips := s.addresses(t, "on-"+node, 2)
+		s.announcedFrom(t, ips, node)
+		for _, ip := range ips {
+			for range 10 {
+				if got := s.reach(t, lab.Ext, ip, "/hostname"); got != node {
+					t.Errorf("%s answers for %s, want %s", got, ip, node)
+				}
+			}
+		}
+	}
+}
+
 func TestTheRouterHearsTheAttributesOfAnAdvertisement(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", "192.0.2.0/24", "2001:db8:c::/64")

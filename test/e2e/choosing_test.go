@@ -123,6 +123,7 @@ func TestWaysOfChoosing(t *testing.T) {
 			for i, spec := range row.pools {
 				s.create(t, fmt.Sprintf(`{apiVersion: tandem-lb.io/v1alpha1, kind: AddressPool, metadata: {name: $NS-%c}, spec: %s}`, 'a'+i, spec))
 			}
+			s.poolsReady(t, len(row.pools)) // which the controller manager knows from then on
 			var ips []string
 			for _, svc := range row.services {
 				svc.Namespace = s.ns

@@ -84,7 +84,7 @@ func TestSoakIdleConnections(t *testing.T) {
 	soaked.note(t, "memory of the speaker", "%s before, %s after, %s at most", before, after.fields["VmRSS"], after.fields["VmHWM"])
 }
 
-// listening returns the TCP ports on which a process of a node listens.
+// listening returns the TCP ports on which a process of a node listens for others: those of loopback are left out.
 func (s *stage) listening(t *testing.T, node string, pid int) []uint16 {
 	t.Helper()
 	out, err := s.Command(t.Context(), node, "ss", "-Hltnp").CombinedOutput()
@@ -94,7 +94,7 @@ func (s *stage) listening(t *testing.T, node string, pid int) []uint16 {
 	var ports []uint16
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		if !strings.Contains(line, fmt.Sprintf("pid=%d,", pid)) || len(fields) < 4 {
+		if !strings.Contains(line, fmt.Sprintf("pid=%d,", pid)) || len(fields) < 4 || strings.HasPrefix(fields[3], "127.0.0.1:") {
 			continue
 		}
 		port, err := strconv.ParseUint(fields[3][strings.LastIndex(fields[3], ":")+1:], 10, 16)
@@ -104,7 +104,7 @@ func (s *stage) listening(t *testing.T, node string, pid int) []uint16 {
 		ports = append(ports, uint16(port))
 	}
 	slices.Sort(ports)
-	return ports
+	return slices.Compact(ports) // a port may be open on an address of each family
 }
 
 // perIdler is less than what a process may have open by most systems' defaults, 4,096 files.

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/test/cluster"
 )
 
 const (
@@ -288,10 +289,7 @@ func (s *stage) addressesPromptly(t *testing.T, name string, n int) []string {
 		if err := s.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: name}, &svc); err != nil {
 			return false, err.Error()
 		}
-		ips = nil
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			ips = append(ips, ingress.IP)
-		}
+		ips = cluster.IPs(&svc)
 		return len(ips) == n, fmt.Sprintf("it has %v", ips)
 	})
 	return ips

@@ -74,9 +74,7 @@ func TestPodsAreReadyWithTheRightsTheyNeed(t *testing.T) {
 			if err := s.Client.Get(ctx, client.ObjectKeyFromObject(&pod), &pod); err != nil {
 				return false, err.Error()
 			}
-			return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			}), string(pod.Status.Phase)
+			return ready(&pod), string(pod.Status.Phase)
 		})
 		security := pod.Spec.Containers[0].SecurityContext
 		if security.AllowPrivilegeEscalation == nil || *security.AllowPrivilegeEscalation || security.ReadOnlyRootFilesystem == nil || !*security.ReadOnlyRootFilesystem {

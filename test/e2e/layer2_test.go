@@ -108,12 +108,14 @@ func TestEveryQuestionOnTheLANGetsOneAnswerFromTheHolder(t *testing.T) {
 	}
 }
 
-func TestAddressesMoveFromANodeThatFails(t *testing.T) {
-	type action func(ctx context.Context, s *stage, node string) error
+// The node that answers fails in one way or another, and another one takes its addresses over. When it is well again it takes nothing back.
+func TestSoakAddressesMoveFromANodeThatFails(t *testing.T) {
 	for _, row := range []struct {
 		name      string
 		holder    string
 		cut, heal action
+		// prepare is done before the clients begin to ask; it disturbs nobody.
+		prepare action
 		// returns says that the speaker soon comes back by itself, perhaps before the others notice that it is gone.
 		returns bool
 	}{
@@ -137,13 +139,13 @@ func TestAddressesMoveFromANodeThatFails(t *testing.T) {
 			cut:  func(ctx context.Context, s *stage, node string) error { return s.StopNode(ctx, node) },
 			heal: func(ctx context.Context, s *stage, node string) error { return s.StartNode(ctx, node) },
 		},
+		{name: "its VLAN is missing on a switch", holder: "node2", prepare: knowMACs, cut: pruneVLAN, heal: restoreVLAN},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := newStage(t, dual)
 			ips := s.heldBy(t, row.holder)
-			mac := s.mac(t, row.holder)
 			c := s.tcpdump(t, lab.Client)
-			healed := false
+			healed := true
 			t.Cleanup(func() {
 				if !healed {
 					if err := row.heal(context.Background(), s, row.holder); err != nil {
@@ -151,46 +153,165 @@ func TestAddressesMoveFromANodeThatFails(t *testing.T) {
 					}
 				}
 			})
-			speaker, err := s.process(row.holder, programs["speaker"])
-			if err != nil {
-				t.Fatal(err)
-			}
-			mark := c.mark()
-			s.outage(t, ips, func() {
-				if err := row.cut(t.Context(), s, row.holder); err != nil {
+			outages := make([][]time.Duration, len(ips))
+			n := repetitions(t, 20)
+			for round := range n {
+				if round > 0 {
+					s.giveBack(t, c, row.holder, ips)
+				}
+				healed = false
+				if row.prepare != nil {
+					if err := row.prepare(t.Context(), s, row.holder); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i, outage := range s.fail(t, c, row.holder, ips, row.cut, row.returns) {
+					outages[i] = append(outages[i], outage)
+				}
+				if err := row.heal(t.Context(), s, row.holder); err != nil {
 					t.Fatal(err)
 				}
-			}, func(ctx context.Context) (bool, string) {
-				if row.returns {
-					again, err := s.process(row.holder, programs["speaker"])
-					return err == nil && again.pid != speaker.pid, fmt.Sprint("the speaker has not been started again: ", err)
-				}
-				return c.taken(mark, ips, mac)
-			})
-			if !row.returns {
-				s.until(t, patience, "another holder on record", func(ctx context.Context) (bool, string) {
-					holder := s.holder(t, "web", 2)
-					return holder != row.holder, holder
-				})
+				healed = true
+				s.staysAfterHealing(t, c, row.holder, ips)
 			}
-			if err := row.heal(t.Context(), s, row.holder); err != nil {
-				t.Fatal(err)
-			}
-			healed = true
-			s.nodeReady(t.Context(), t, row.holder)
-			now := s.holder(t, "web", 2)
-			t.Logf("the addresses were on %s and are on %s", row.holder, now)
-			if _, took := c.taken(mark, ips, mac); now != row.holder && took != "" {
-				t.Error(took)
-			}
-			start := time.Now()
-			s.answeredBy(t, c, now, ips)
-			t.Logf("one node alone answered %v after healing", time.Since(start).Round(time.Millisecond))
-			if after := s.holder(t, "web", 2); after != now {
-				t.Errorf("%s holds the Service after healing, want it to stay on %s", after, now)
+			for i, ip := range ips {
+				soaked.note(t, fmt.Sprintf("%d times, until %s answers again", n, ip), "%s", spread(outages[i]))
 			}
 		})
 	}
+}
+
+// An action does something to a node, or ends it.
+type action func(ctx context.Context, s *stage, node string) error
+
+// fail has the holder fail, and waits until its addresses have moved or, if its speaker soon comes back by itself, until it is back. It returns for
+// how long each address did not answer.
+func (s *stage) fail(t *testing.T, c *capture, holder string, ips []string, cut action, returns bool) []time.Duration {
+	t.Helper()
+	mac, mark := s.mac(t, holder), c.mark()
+	speaker, err := s.process(holder, programs["speaker"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	outages := s.outage(t, ips, func() {
+		if err := cut(t.Context(), s, holder); err != nil {
+			t.Fatal(err)
+		}
+	}, func(context.Context) (bool, string) {
+		if returns {
+			again, err := s.process(holder, programs["speaker"])
+			return err == nil && again.pid != speaker.pid, fmt.Sprint("the speaker has not been started again: ", err)
+		}
+		return c.taken(mark, ips, mac)
+	})
+	if !returns {
+		s.until(t, patience, "another holder on record", func(context.Context) (bool, string) {
+			now := s.holder(t, "web", 2)
+			return now != holder, now
+		})
+	}
+	return outages
+}
+
+// staysAfterHealing waits until a node that had failed is ready again, and one node alone answers: the one that is on record.
+func (s *stage) staysAfterHealing(t *testing.T, c *capture, node string, ips []string) {
+	t.Helper()
+	s.nodeReady(t.Context(), t, node)
+	now := s.holder(t, "web", 2)
+	t.Logf("the addresses were on %s and are on %s", node, now)
+	start := time.Now()
+	s.answeredBy(t, c, now, ips)
+	t.Logf("one node alone answered %v after healing", time.Since(start).Round(time.Millisecond))
+	if after := s.holder(t, "web", 2); after != now {
+		t.Errorf("%s holds the Service after healing, want it to stay on %s", after, now)
+	}
+}
+
+// giveBack makes a node the holder again: without a record the advertisement's preference decides.
+func (s *stage) giveBack(t *testing.T, c *capture, node string, ips []string) {
+	t.Helper()
+	if s.holder(t, "web", 2) != node {
+		s.kubectl(t, "delete", "l2announcement", s.ns+".web")
+	}
+	s.until(t, patience, node+" on record", func(context.Context) (bool, string) {
+		now := s.holder(t, "web", 2)
+		return now == node, now
+	})
+	s.answeredBy(t, c, node, ips)
+	s.steady(t, lab.Client, ips)
+}
+
+// theSwitch is the namespace of the LAN's switch, whose port for a host is p-HOST.
+const theSwitch = "sw"
+
+// knowMACs has the programs of a node, the other nodes and the control plane know each other's MACs for good: nobody can be asked for one when
+// pruneVLAN has done its work.
+func knowMACs(ctx context.Context, s *stage, node string) error {
+	macs := map[string]string{}
+	for _, host := range append(s.Nodes(), lab.ControlPlane) {
+		out, err := s.Command(ctx, host, "ip", "-brief", "link", "show", "eth0").Output()
+		if err != nil {
+			return err
+		}
+		macs[host] = strings.Fields(string(out))[2]
+	}
+	know := func(at, of string) error {
+		for _, address := range s.Addresses(of) {
+			if err := s.Command(ctx, at, "ip", "neigh", "replace", address.String(), "lladdr", macs[of], "dev", "eth0", "nud", "permanent").Run(); err != nil {
+				return fmt.Errorf("telling %s the MAC of %s: %w", at, of, err)
+			}
+		}
+		return nil
+	}
+	for _, host := range append(s.others(node), lab.ControlPlane) {
+		if err := errors.Join(know(host, node), know(node, host)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneVLAN has the switch forward nothing more for a node, but for TCP and UDP between it and the other nodes and the control plane, as if their
+// programs spoke over another network, and the VLAN of the LAN was missing on a switch between: the node's link is up, and its speaker is alive for
+// the others.
+func pruneVLAN(ctx context.Context, s *stage, node string) error {
+	var v4s, v6s []string
+	for _, host := range append(s.Nodes(), lab.ControlPlane) {
+		for _, address := range s.Addresses(host) {
+			if address.Is4() {
+				v4s = append(v4s, address.String())
+			} else {
+				v6s = append(v6s, address.String())
+			}
+		}
+	}
+	rules := fmt.Sprintf(`table bridge tandem-test {
+		chain pruned {
+			ip saddr { %[2]s } ip daddr { %[2]s } meta l4proto { tcp, udp } accept
+			ip6 saddr { %[3]s } ip6 daddr { %[3]s } meta l4proto { tcp, udp } accept
+			drop
+		}
+		chain forward {
+			type filter hook forward priority 0
+			iifname p-%[1]s jump pruned
+			oifname p-%[1]s jump pruned
+		}
+	}`, node, strings.Join(v4s, ", "), strings.Join(v6s, ", "))
+	cmd := s.Command(ctx, theSwitch, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft on the switch: %w: %s", err, out)
+	}
+	return nil
+}
+
+// restoreVLAN ends what knowMACs and pruneVLAN have done.
+func restoreVLAN(ctx context.Context, s *stage, node string) error {
+	err := s.Command(ctx, theSwitch, "nft", "delete", "table", "bridge", "tandem-test").Run()
+	for _, host := range append(s.Nodes(), lab.ControlPlane) {
+		err = errors.Join(err, s.Command(ctx, host, "ip", "neigh", "flush", "dev", "eth0", "nud", "permanent").Run())
+	}
+	return err
 }
 
 // A machine on the LAN has the addresses that a Service asks for. They are the Service's once that machine gives them up.
@@ -235,7 +356,7 @@ func TestAddressesOfAnotherMachineAreNotAnnounced(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range records.Items {
-		if r.Service.Namespace == s.ns {
+		if r.Service.Namespace == s.ns && len(r.Status.Addresses) > 0 {
 			t.Errorf("%s is on record for %v", r.Status.Node, r.Status.Addresses)
 		}
 	}
@@ -271,6 +392,7 @@ func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(contex
 		if !ok {
 			t.Errorf("%s was not seen to answer again", ips[i])
 		}
+		outage = max(outage, longestGap(answers, start))
 		t.Logf("%s answered again after %v; %s", ips[i], outage.Round(time.Millisecond), failures(answers, start))
 		outages = append(outages, outage)
 	}
@@ -281,32 +403,41 @@ func (s *stage) outage(t *testing.T, ips []string, cut func(), moved func(contex
 // node's kube-proxy has to know the Service by then.
 func (s *stage) steady(t *testing.T, host string, ips []string) {
 	t.Helper()
-	s.until(t, patience, "steady answers to "+host, func(ctx context.Context) (bool, string) {
-		for range 20 {
-			for _, ip := range ips {
-				if _, err := s.Get(ctx, host, cluster.URL(ip, "/hostname")); err != nil {
-					return false, err.Error()
-				}
-			}
-		}
-		return true, ""
-	})
+	s.answers(t, host, ips, 80)
 }
 
-// probes asks every address from a host, 50 times a second each, until the context ends. What it returns waits for that and returns the
-// answers of each. The timeout of a request is shorter than that of TCP, so that an answer is one to the first packet.
+// probes asks port 80 of every address from a host, 50 times a second each, until the context ends. What it returns waits for that and returns
+// the answers of each.
 func (s *stage) probes(ctx context.Context, host string, ips []string) (wait func() [][]cluster.Answer) {
+	return s.probesOf(ctx, host, ips, 80)
+}
+
+// probesOf is probes of another port. The timeout of a request is shorter than that of TCP, so that an answer is one to the first packet.
+func (s *stage) probesOf(ctx context.Context, host string, ips []string, port int32) (wait func() [][]cluster.Answer) {
 	answers := make([][]cluster.Answer, len(ips))
 	var probes sync.WaitGroup
 	for i, ip := range ips {
 		probes.Go(func() {
-			answers[i] = s.Probe(ctx, host, cluster.URL(ip, "/hostname"), 20*time.Millisecond, 900*time.Millisecond)
+			answers[i] = s.Probe(ctx, host, cluster.URL(ip, fmt.Sprintf(":%d/hostname", port)), 20*time.Millisecond, 900*time.Millisecond)
 		})
 	}
 	return func() [][]cluster.Answer {
 		probes.Wait()
 		return answers
 	}
+}
+
+// longestGap returns the longest time between a request that was answered and the next one that was, from a moment on. What happens then may take
+// a moment to have an effect.
+func longestGap(answers []cluster.Answer, since time.Time) (longest time.Duration) {
+	last := since
+	for _, a := range answers {
+		if a.At.Before(since) || a.Err != nil {
+			continue
+		}
+		longest, last = max(longest, a.At.Sub(last)), a.At
+	}
+	return longest
 }
 
 // failures describes the requests since a moment that got no answer.

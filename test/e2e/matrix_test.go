@@ -227,11 +227,7 @@ func (s *stage) publishes(t *testing.T, c familyCase, want []string) {
 		if err := s.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: c.service()}, &svc); err != nil {
 			return apierrors.IsNotFound(err) && len(want) == 0, err.Error()
 		}
-		var ips []string
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			ips = append(ips, ingress.IP)
-		}
-		diff := cmp.Diff(want, ips)
+		diff := cmp.Diff(want, cluster.IPs(&svc))
 		return diff == "", "(-want +got)\n" + diff
 	})
 }

@@ -82,15 +82,15 @@ func parse(line string) (packet, bool) {
 	return packet{}, false
 }
 
-// startTcpdump runs tcpdump on a host until the test ends, and returns once it captures. read gets what it prints.
-func (s *stage) startTcpdump(t *testing.T, host string, read func(io.Reader), options ...string) {
+// start runs a program on a host until the test ends. read gets what it prints, and the returned reader has its errors.
+func (s *stage) start(t *testing.T, host string, read func(io.Reader), name string, args ...string) (said io.Reader) {
 	t.Helper()
-	cmd := s.Command(t.Context(), host, "tcpdump", append([]string{"-nl", "--immediate-mode", "-i", "eth0"}, options...)...)
+	cmd := s.Command(t.Context(), host, name, args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	said, err := cmd.StderrPipe()
+	said, err = cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,10 +99,17 @@ func (s *stage) startTcpdump(t *testing.T, host string, read func(io.Reader), op
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() { read(out) })
-	t.Cleanup(func() { // t.Context has ended, and with it tcpdump
+	t.Cleanup(func() { // t.Context has ended, and with it the program
 		reading.Wait()
 		_ = cmd.Wait()
 	})
+	return said
+}
+
+// startTcpdump runs tcpdump on a host until the test ends, and returns once it captures. read gets what it prints.
+func (s *stage) startTcpdump(t *testing.T, host string, read func(io.Reader), options ...string) {
+	t.Helper()
+	said := s.start(t, host, read, "tcpdump", append([]string{"-nl", "--immediate-mode", "-i", "eth0"}, options...)...)
 	text := ""
 	for errs := bufio.NewScanner(said); errs.Scan(); {
 		if text += errs.Text() + "\n"; strings.Contains(errs.Text(), "listening on") {

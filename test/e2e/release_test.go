@@ -26,6 +26,7 @@ import (
 	"github.com/tandem-lb/tandem/cmd/images/archive"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/test/cluster"
+	"github.com/tandem-lb/tandem/test/documents"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
@@ -64,6 +65,7 @@ func TestInstallation(t *testing.T) {
 				if row.nodes == 1 {
 					r.loadKubectl(t)
 					r.helm(t, "test", "tandem", "--namespace", "tandem-system")
+					r.testSpeakersOverlap(t, s)
 				}
 			})
 			r.testNothingIsLeft(t)
@@ -103,21 +105,10 @@ type release struct {
 
 func newRelease(t *testing.T, c *cluster.Cluster) release {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := regexp.MustCompile("(?s)```yaml\n# lan.yaml(.*?)```").FindSubmatch(readme)
-	var commands []string
-	for _, match := range regexp.MustCompile(`(?m)^    (kubectl (apply|expose)(.*\\\n)*.*)$`).FindAllSubmatch(readme, -1) {
-		commands = append(commands, string(match[1]))
-	}
-	if file == nil || len(commands) != 3 {
-		t.Fatalf("README has lan.yaml: %t, and commands %q, want three", file != nil, commands)
-	}
-	r := release{c, t.TempDir(), commands}
+	lan, screen := documents.FirstScreen(t, "../..")
+	r := release{c, t.TempDir(), screen}
 	if err := errors.Join(
-		os.WriteFile(filepath.Join(r.dir, "lan.yaml"), []byte("#"+string(file[1])), 0o644),
+		os.WriteFile(filepath.Join(r.dir, "lan.yaml"), []byte(lan), 0o644),
 		os.Symlink(c.Release("install-services.yaml"), filepath.Join(r.dir, "install-services.yaml")),
 	); err != nil {
 		t.Fatal(err)
@@ -145,18 +136,70 @@ func (r release) helm(t *testing.T, args ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^HELM +:= go run (\S+)$`).FindSubmatch(makefile)
+	line := regexp.MustCompile(`(?m)^HELM +:= go run (.+)$`).FindSubmatch(makefile)
 	if line == nil {
 		t.Fatal("the Makefile does not say which Helm")
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	defer cancel()
-	args = append([]string{"run", "-exec", "nsenter --net=" + r.Namespace(lab.ControlPlane) + " --", string(line[1])}, args...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "--kubeconfig", filepath.Join(r.Dir(), "pki", "admin.kubeconfig"))...)
+	run := append([]string{"run", "-exec", "nsenter --net=" + r.Namespace(lab.ControlPlane) + " --"}, strings.Fields(string(line[1]))...)
+	cmd := exec.CommandContext(ctx, "go", append(append(run, args...), "--kubeconfig", filepath.Join(r.Dir(), "pki", "admin.kubeconfig"))...)
 	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 	}
+}
+
+// chart returns the path of the chart.
+func (r release) chart(t *testing.T) string {
+	t.Helper()
+	charts, err := filepath.Glob(r.Release("tandem-*.tgz"))
+	if err != nil || len(charts) != 1 {
+		t.Fatalf("the release has charts %v, want one", charts)
+	}
+	return charts[0]
+}
+
+// testSpeakersOverlap rolls the speaker of the only node out, by an upgrade and again and again. The next speaker answers on the LAN before the one before
+// it ends.
+func (r release) testSpeakersOverlap(t *testing.T, s *stage) {
+	t.Run("a rollout overlaps", func(t *testing.T) {
+		// The web server is on the node on which a speaker starts, and is to get its share of a processor.
+		s.kubectl(t, "set", "resources", "deployment/web", "--requests=cpu=500m")
+		s.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
+		ips, mac := s.addresses(t, "web", 2), s.mac(t, "node1")
+		s.confirmOften(t)
+		var seen experience
+		rollOut := func(start func()) {
+			for _, host := range []string{lab.Client, lab.Ext} {
+				s.steady(t, host, ips)
+			}
+			before := s.record(t)
+			p, err := s.process("node1", programs["speaker"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.experiencing(t, ips, mac, &seen, func() {
+				start()
+				s.kubectl(t, "rollout", "status", "-n", "tandem-system", "daemonset/tandem-speaker", "--timeout=120s")
+				s.until(t, patience, "the end of the speaker before", func(context.Context) (bool, string) {
+					return errors.Is(unix.Kill(p.pid, 0), unix.ESRCH), "it runs"
+				})
+				s.nodeReady(t.Context(), t, "node1")
+			})
+			if after := s.record(t); after.ResourceVersion != before.ResourceVersion {
+				t.Errorf("the record was written: %+v, it was %+v", after.Status, before.Status)
+			}
+		}
+		n := repetitions(t, 10)
+		rollOut(func() {
+			r.helm(t, "upgrade", "tandem", r.chart(t), "--namespace", "tandem-system", "--set", "mode=services", "--set", "speaker.maxSurge=1")
+		})
+		for range n - 1 {
+			rollOut(func() { s.kubectl(t, "rollout", "restart", "-n", "tandem-system", "daemonset/tandem-speaker") })
+		}
+		seen.note(t, n)
+	})
 }
 
 // loadKubectl loads the image that `helm test` runs, made of the lab's kubectl.
@@ -191,11 +234,7 @@ func (r release) play(t *testing.T, install string) *stage {
 
 	start := time.Now()
 	if install == "helm install" {
-		charts, err := filepath.Glob(r.Release("tandem-*.tgz"))
-		if err != nil || len(charts) != 1 {
-			t.Fatalf("the release has charts %v, want one", charts)
-		}
-		r.helm(t, "install", "tandem", charts[0], "--namespace", "tandem-system", "--set", "mode=services")
+		r.helm(t, "install", "tandem", r.chart(t), "--namespace", "tandem-system", "--set", "mode=services")
 	} else {
 		r.sh(t, install)
 	}
@@ -248,7 +287,7 @@ func (s *stage) testModeServices(t *testing.T) {
 		if err := unix.Kill(speaker.pid, unix.SIGSTOP); err != nil { // one that is killed would be back before its grace is over
 			t.Fatal(err)
 		}
-		s.until(t, time.Minute, "the move", func(context.Context) (bool, string) { return c.taken(mark, ips, mac) })
+		s.until(t, restartGrace+patience, "the move", func(context.Context) (bool, string) { return c.taken(mark, ips, mac) })
 		s.steady(t, lab.Client, ips)
 	})
 	t.Run("sharing and release", func(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,18 +17,16 @@ import (
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/test/cluster"
+	"github.com/tandem-lb/tandem/test/documents"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
 // The samples for FRR and BIRD run as they are written, with the objects that docs/security.md has for the other side. A router takes the addresses of
 // the pools that the sample names, over a session with password and TTL security, and no others.
 func TestRouterSamples(t *testing.T) {
-	page, err := os.ReadFile("../../docs/security.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	otherSide := regexp.MustCompile("(?s)The other side of FRR's.*?```yaml\n(.*?)```").FindSubmatch(page)
-	if otherSide == nil {
+	blocks := documents.Read(t, "../..", "docs/security.md").Blocks
+	otherSide := slices.IndexFunc(blocks, func(b documents.Block) bool { return b.Language == "yaml" })
+	if otherSide < 0 {
 		t.Fatal("docs/security.md has no objects for the other side of the routers")
 	}
 	for _, row := range []struct {
@@ -43,7 +41,7 @@ func TestRouterSamples(t *testing.T) {
 			paths := row.start(s, t)
 			s.pool(t, "", "203.0.113.208/28", "2001:db8:113::/112")
 			s.pool(t, "-foreign", "192.0.2.0/24", "2001:db8:c::/64")
-			s.create(t, string(otherSide[1]))
+			s.create(t, blocks[otherSide].Text)
 			s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: BGPAdvertisement, metadata: {name: $NS}, spec: {peers: [router], addressPools: [$NS, $NS-foreign]}}`)
 			s.web(t, s.Nodes()...)
 			ips := map[string][]string{}
@@ -69,9 +67,11 @@ func TestRouterSamples(t *testing.T) {
 						fmt.Sprint(state.BGPSessions, err)
 				})
 			}
-			for _, ip := range ips["-foreign"] {
-				if got := paths(t.Context(), ip); strings.Contains(got, s.Addresses("node1")[0].String()) {
-					t.Errorf("the router has taken %s, which is in none of its pools:\n%s", ip, got)
+			for family, ip := range ips["-foreign"] {
+				for _, node := range s.Nodes() {
+					if got := paths(t.Context(), ip); strings.Contains(got, s.Addresses(node)[family].String()) {
+						t.Errorf("the router has taken %s from %s, which is in none of its pools:\n%s", ip, node, got)
+					}
 				}
 			}
 			// The client sends by the router, which is its default gateway.

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -40,7 +41,8 @@ type stage struct {
 	dumped  bool
 }
 
-// newStage makes a namespace. When the test ends, everything that the stage has created goes, and its addresses are free again.
+// newStage makes a namespace. When the test ends, everything that the stage has created goes, its addresses are free again, and a test that leaves a
+// node of the shared cluster or its speaker unready fails.
 func newStage(t *testing.T, c *cluster.Cluster) *stage {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
@@ -81,6 +83,12 @@ func newStage(t *testing.T, c *cluster.Cluster) *stage {
 			if err := s.Delete(ctx, obj); client.IgnoreNotFound(err) != nil {
 				t.Errorf("deleting %T %s: %v", obj, obj.GetName(), err)
 			}
+		}
+		if c != dual {
+			return // a cluster of its own, which goes
+		}
+		for _, node := range c.Nodes() { // The next test takes them for granted.
+			s.nodeReady(ctx, t, node)
 		}
 	})
 	return s
@@ -187,6 +195,25 @@ func (s *stage) pool(t *testing.T, suffix string, ranges ...string) *ipamv1alpha
 	return pool
 }
 
+// poolsReady waits until the controller manager has found n pools of the stage valid. Pools and Services reach it by watches of their own: a
+// Service that is created right after several pools may be given an address when the first of them is known.
+func (s *stage) poolsReady(t *testing.T, n int) {
+	t.Helper()
+	s.until(t, patience, fmt.Sprintf("%d pools to be Ready", n), func(ctx context.Context) (bool, string) {
+		var pools ipamv1alpha1.AddressPoolList
+		if err := s.List(ctx, &pools); err != nil {
+			return false, err.Error()
+		}
+		ready := 0
+		for _, p := range pools.Items {
+			if strings.HasPrefix(p.Name, s.ns) && meta.IsStatusConditionTrue(p.Status.Conditions, ipamv1alpha1.ConditionReady) {
+				ready++
+			}
+		}
+		return ready == n, fmt.Sprintf("%d are", ready)
+	})
+}
+
 // layer2 announces the stage's pool on the LAN.
 func (s *stage) layer2(t *testing.T) {
 	t.Helper()
@@ -252,11 +279,16 @@ spec:
 			if err := s.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: "web-" + node}, &pod); err != nil {
 				return false, err.Error()
 			}
-			return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			}), string(pod.Status.Phase)
+			return ready(&pod), string(pod.Status.Phase)
 		})
 	}
+}
+
+// ready reports whether a Pod is ready.
+func ready(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // addresses waits until the Service publishes n addresses and returns them in order.

@@ -29,10 +29,10 @@ import (
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
-// previous is the source of the version before this one, without its tests. While there is no release, that is a commit; a clone without history has
-// the archive all the same. When a version is released, `git archive` of its tag replaces the file:
+// previous is the source of the version before this one, without its tests. While there is no release, that is commit f51e642; a clone without history
+// has the archive all the same. When a version is released, its tag takes the place of f51e642, and this writes the file:
 //
-//	git archive --prefix=previous/ TAG go.mod go.sum VERSION cmd ipam loadbalancer provider speaker manifests |
+//	git archive --prefix=previous/ f51e642 go.mod go.sum VERSION cmd ipam loadbalancer provider speaker manifests |
 //		tar --delete --wildcards 'previous/*_test.go' | gzip -9n >test/e2e/testdata/previous.tar.gz
 const previous = "testdata/previous.tar.gz"
 

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,7 +145,7 @@ func TestKubeadm(t *testing.T) {
 				return nil
 			})
 			for _, host := range []string{lab.Client, lab.Ext} {
-				client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: c.Dial(host), DisableKeepAlives: true}}
+				client := c.HTTP(host, 2*time.Second)
 				for _, ip := range ips {
 					c.until(ctx, t, fmt.Sprintf("an answer of %s to %s", ip, host), func() error {
 						response, err := client.Get(cluster.URL(ip, "/hostname"))
@@ -195,7 +194,27 @@ func up(ctx context.Context, t *testing.T) kubeadmCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return kubeadmCluster{l}
+	c := kubeadmCluster{l}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.explain(context.WithoutCancel(ctx), t)
+		}
+	})
+	return c
+}
+
+// explain logs what a reader of a failed test asks first: which pods run, and what Tandem's said last, before their last restart too.
+func (c kubeadmCluster) explain(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for _, script := range []string{
+		"kubectl get pods -A -o wide; kubectl get events -n tandem-system --sort-by=.lastTimestamp | tail -n 30",
+		`for pod in $(kubectl get pods -n tandem-system -o name); do
+			echo "== $pod"; kubectl logs -n tandem-system $pod -p --tail=8 2>/dev/null; echo "-- now"; kubectl logs -n tandem-system $pod --tail=25
+		done`,
+	} {
+		out, err := c.NodeCommand(ctx, controlPlane, "bash", "-c", "export KUBECONFIG=/etc/kubernetes/admin.conf; "+script).CombinedOutput()
+		t.Logf("%s (%v)", out, err)
+	}
 }
 
 // prepare gives the nodes what kubeadm expects to find, and loads images.
@@ -342,17 +361,12 @@ func firewallTools(ctx context.Context, t *testing.T) []archive.File {
 		t.Fatal(err)
 	}
 	same = append(same, "/usr/sbin/nft")
-	out, err := exec.CommandContext(ctx, "ldd", append(same, multi)...).Output()
+	libraries, err := lab.Libraries(ctx, append(same, multi)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// "libmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f9a9b955000)"
-	for _, match := range regexp.MustCompile(`(/\S+) \(`).FindAllStringSubmatch(string(out), -1) {
-		same = append(same, match[1])
-	}
-	slices.Sort(same)
 	var files []archive.File
-	for _, file := range slices.Compact(same) {
+	for _, file := range append(same, libraries...) {
 		files = append(files, archive.File{Source: file, Destination: file})
 	}
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {

@@ -51,9 +51,11 @@ type component struct {
 	name, module, version string
 	programs              []string // packages, relative to the module
 	ldflags               string
-	// staging is the published version of those modules that the component's own go.mod replaces by folders of its
-	// repository.
+	// staging is the published version of those modules that are folders of the component's own repository.
 	staging string
+	// shared makes the component with the versions of Tandem's go.mod, so that a package of both is compiled once: half of the packages of
+	// Kubernetes are in Tandem's programs too. containerd 2.2 does not compile with a later otelgrpc.
+	shared bool
 }
 
 var components = []component{
@@ -61,6 +63,7 @@ var components = []component{
 		name: "etcd", module: "go.etcd.io/etcd/server/v3", version: EtcdVersion,
 		programs: []string{"."},
 		ldflags:  "-s -w",
+		shared:   true,
 	},
 	{
 		name: "kubernetes", module: "k8s.io/kubernetes", version: KubernetesVersion, staging: stagingVersion,
@@ -70,6 +73,7 @@ var components = []component{
 		},
 		ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=" + KubernetesVersion +
 			" -X k8s.io/client-go/pkg/version.gitVersion=" + KubernetesVersion,
+		shared: true,
 	},
 	{
 		name: "containerd", module: "github.com/containerd/containerd/v2", version: ContainerdVersion,
@@ -217,8 +221,7 @@ func once(file string, make func(unfinished string) error) error {
 	return os.Rename(unfinished, file)
 }
 
-// writeModule makes dir a module that requires the component, unless it is one. A main module's replacements are the
-// only ones that count, so those of the component are repeated in it.
+// writeModule makes dir a module that requires the component, unless it is one.
 func (c component) writeModule(ctx context.Context, dir string) error {
 	file := filepath.Join(dir, "go.mod")
 	if _, err := os.Stat(file); err == nil {
@@ -228,6 +231,13 @@ func (c component) writeModule(ctx context.Context, dir string) error {
 		return err
 	}
 	content := fmt.Sprintf("module lab/%s\n\ngo 1.26.0\n\nrequire %s %s\n", c.name, c.module, c.version)
+	if c.shared {
+		shared, err := tandemRequires(ctx)
+		if err != nil {
+			return err
+		}
+		content += "\n" + shared
+	}
 	if c.staging != "" {
 		download := exec.CommandContext(ctx, "go", "mod", "download", "-json", c.module+"@"+c.version)
 		download.Dir = dir
@@ -240,20 +250,43 @@ func (c component) writeModule(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		content += "\n" + stagingReplacements(string(theirs), c.staging)
+		content += "\n" + stagingRequires(string(theirs), c.staging)
 	}
 	return os.WriteFile(file, []byte(content), 0o644)
 }
 
-var stagingReplacement = regexp.MustCompile(`(?m)^\s*(?:replace )?(\S+) => \./staging/src/\S+$`)
-
-// stagingReplacements returns the replace block of gomod with folders of its repository changed to published modules of
-// the given version.
-func stagingReplacements(gomod, version string) string {
+// tandemRequires returns the require block of the module that this process is run from, which is Tandem.
+func tandemRequires(ctx context.Context) (string, error) {
+	file, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for Tandem's go.mod: %w", err)
+	}
+	out, err := exec.CommandContext(ctx, "go", "mod", "edit", "-json", strings.TrimSpace(string(file))).Output()
+	var module struct {
+		Require []struct{ Path, Version string }
+	}
+	if jsonErr := json.Unmarshal(out, &module); err != nil || jsonErr != nil {
+		return "", fmt.Errorf("reading %s: %w", strings.TrimSpace(string(file)), errors.Join(err, jsonErr))
+	}
 	var b strings.Builder
-	b.WriteString("replace (\n")
-	for _, match := range stagingReplacement.FindAllStringSubmatch(gomod, -1) {
-		fmt.Fprintf(&b, "\t%s => %s %s\n", match[1], match[1], version)
+	b.WriteString("require (\n")
+	for _, r := range module.Require {
+		fmt.Fprintf(&b, "\t%s %s\n", r.Path, r.Version)
+	}
+	b.WriteString(")\n")
+	return b.String(), nil
+}
+
+// stagingRequirement is a requirement of a folder of the component's own repository: "k8s.io/api v0.0.0".
+var stagingRequirement = regexp.MustCompile(`(?m)^\s*(?:require )?(\S+) v0\.0\.0(?: // indirect)?$`)
+
+// stagingRequires returns a require block of the published modules of the given version, one for each folder of its repository that gomod
+// requires. Its replacements by these folders count only where it is the main module.
+func stagingRequires(gomod, version string) string {
+	var b strings.Builder
+	b.WriteString("require (\n")
+	for _, match := range stagingRequirement.FindAllStringSubmatch(gomod, -1) {
+		fmt.Fprintf(&b, "\t%s %s\n", match[1], version)
 	}
 	b.WriteString(")\n")
 	return b.String()

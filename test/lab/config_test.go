@@ -180,10 +180,14 @@ exec '/home/lab/.cache/pause'
 	}
 }
 
-func TestStagingReplacements(t *testing.T) {
+func TestStagingRequires(t *testing.T) {
 	gomod := `module k8s.io/kubernetes
 
-require k8s.io/api v0.0.0
+require (
+	github.com/google/go-cmp v0.7.0
+	k8s.io/api v0.0.0
+	k8s.io/mount-utils v0.0.0 // indirect
+)
 
 replace (
 	k8s.io/api => ./staging/src/k8s.io/api
@@ -191,13 +195,13 @@ replace (
 	k8s.io/mount-utils => ./staging/src/k8s.io/mount-utils
 )
 `
-	want := `replace (
-	k8s.io/api => k8s.io/api v0.1.2
-	k8s.io/mount-utils => k8s.io/mount-utils v0.1.2
+	want := `require (
+	k8s.io/api v0.1.2
+	k8s.io/mount-utils v0.1.2
 )
 `
-	if diff := cmp.Diff(want, stagingReplacements(gomod, "v0.1.2")); diff != "" {
-		t.Errorf("replacements (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, stagingRequires(gomod, "v0.1.2")); diff != "" {
+		t.Errorf("requirements (-want +got):\n%s", diff)
 	}
 }
 

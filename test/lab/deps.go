@@ -25,6 +25,7 @@ var packages = []struct{ name, program string }{
 	{"frr", "/usr/lib/frr/bgpd"},
 	{"bird2", "bird"},
 	{"prometheus", "promtool"},
+	{"chromium", "chromium"},
 	// For the Pods of test/conformance.
 	{"busybox-static", "busybox"},
 	{"netcat-openbsd", "nc.openbsd"},

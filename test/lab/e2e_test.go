@@ -258,7 +258,7 @@ func runPod(ctx context.Context, t *testing.T, l *Lab) *corev1.Pod {
 // get asks the web server of runPod from a host, until it answers.
 func get(ctx context.Context, t *testing.T, l *Lab, host, address string) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DialContext: l.Dial(host), DisableKeepAlives: true}}
+	client := l.HTTP(host, 2*time.Second)
 	var body []byte
 	if err := eventually(ctx, func() error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/hostname", nil)

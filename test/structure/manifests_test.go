@@ -131,12 +131,31 @@ func TestPrograms(t *testing.T) {
 					t.Errorf("%s has not both probes", program.Name)
 				}
 				limit := program.Resources.Limits.Memory().Value()
-				want := corev1.EnvVar{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}
-				if limit == 0 || !slices.Contains(program.Env, want) {
-					t.Errorf("%s has the memory limit %d and the environment %v, want %v", program.Name, limit, program.Env, want)
+				want := []corev1.EnvVar{{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}}
+				if program.Name == "speaker" { // which is to notice soon that its API server has died
+					want = append(want, corev1.EnvVar{Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"},
+						corev1.EnvVar{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "3"})
+				}
+				for _, variable := range want {
+					if limit == 0 || !slices.Contains(program.Env, variable) {
+						t.Errorf("%s has the memory limit %d and the environment %v, want %v", program.Name, limit, program.Env, variable)
+					}
 				}
 			}
 		})
+	}
+}
+
+// TestSelectorLeavesCRDsOut checks that `kubectl apply --selector app.kubernetes.io/name=tandem`, by which docs/upgrading.md goes back to an older
+// version, applies everything but the CRDs and the namespace.
+func TestSelectorLeavesCRDsOut(t *testing.T) {
+	for _, mode := range modes {
+		for _, o := range kustomize(t, "../../manifests/"+mode) {
+			shared := o.GetKind() == "CustomResourceDefinition" || o.GetKind() == "Namespace"
+			if got := o.GetLabels()["app.kubernetes.io/name"] == "tandem"; got == shared {
+				t.Errorf("%s: the selector finds %s %s: %t", mode, o.GetKind(), o.GetName(), got)
+			}
+		}
 	}
 }
 
@@ -165,31 +184,58 @@ func TestServicesModeWritesNoNodes(t *testing.T) {
 	}
 }
 
+// TestOneNodeOverlaps checks that the component for one node lets two speakers be on it, whose metrics the Service of monitoring finds all the same.
+func TestOneNodeOverlaps(t *testing.T) {
+	for _, mode := range modes {
+		objects := overlay(t, strings.ReplaceAll(`
+resources: [MANIFESTS/MODE]
+components: [MANIFESTS/monitoring, MANIFESTS/one-node]
+`, "MODE", mode))
+		speaker := find[appsv1.DaemonSet](t, objects, "DaemonSet", "tandem-speaker")
+		if rolling := speaker.Spec.UpdateStrategy.RollingUpdate; rolling.MaxSurge.String() != "1" || rolling.MaxUnavailable.String() != "0" {
+			t.Errorf("%s: the update strategy is %v, want an overlap", mode, rolling)
+		}
+		if ports := speaker.Spec.Template.Spec.Containers[0].Ports; len(ports) > 0 {
+			t.Errorf("%s: the Pod declares %v, so that a node takes one", mode, ports)
+		}
+		if got := find[corev1.Service](t, objects, "Service", "tandem-speaker").Spec.Ports[0].TargetPort; got.IntValue() != 7574 {
+			t.Errorf("%s: the Service of the metrics looks for port %v, which the Pod does not declare", mode, got.String())
+		}
+	}
+}
+
+// overlay returns the objects of a kustomization, in which MANIFESTS stands for the directory of the manifests.
+func overlay(t *testing.T, kustomization string) []*unstructured.Unstructured {
+	t.Helper()
+	manifests, err := filepath.Abs("../../manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if manifests, err = filepath.Rel(dir, manifests); err != nil {
+		t.Fatal(err)
+	}
+	kustomization = strings.ReplaceAll(kustomization, "MANIFESTS", manifests)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return kustomize(t, dir)
+}
+
 // TestAnotherNamespace puts an overlay with a namespace over each mode, with monitoring and the network policy. Nothing may stay in
 // tandem-system, or refer to it.
 func TestAnotherNamespace(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			manifests, err := filepath.Abs("../../manifests")
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir, err := filepath.EvalSymlinks(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if manifests, err = filepath.Rel(dir, manifests); err != nil {
-				t.Fatal(err)
-			}
-			overlay := strings.NewReplacer("MANIFESTS", manifests, "MODE", mode).Replace(`
+			objects := overlay(t, strings.ReplaceAll(`
 namespace: lb-system
 resources: [MANIFESTS/MODE, MANIFESTS/monitoring/pod-monitors]
-components: [MANIFESTS/monitoring, MANIFESTS/network-policy, MANIFESTS/openshift]
-`)
-			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for _, o := range kustomize(t, dir) {
+components: [MANIFESTS/monitoring, MANIFESTS/network-policy, MANIFESTS/openshift, MANIFESTS/kernel-routes, MANIFESTS/one-node]
+`, "MODE", mode))
+			for _, o := range objects {
 				if o.GetKind() == "CustomResourceDefinition" {
 					continue // their descriptions may speak of any namespace
 				}

@@ -33,7 +33,7 @@ import (
 // Event, Reason or Condition.
 func TestNames(t *testing.T) {
 	code := readNames(t)
-	doc := readTables(t, "../../docs/reference.md")
+	doc := documents.Read(t, "../..", "docs/reference.md").Tables
 
 	t.Run("metrics", func(t *testing.T) {
 		for _, m := range code.metrics {
@@ -156,34 +156,6 @@ func compare(t *testing.T, table, want [][]string, columns int) {
 			t.Errorf("the code does not have: %s", line)
 		}
 	}
-}
-
-// readTables returns the rows of each table of a Markdown file by the heading above it, without the table's own header.
-func readTables(t *testing.T, file string) map[string][][]string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables := map[string][][]string{}
-	heading := ""
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasPrefix(line, "#"):
-			heading = strings.TrimSpace(strings.TrimLeft(line, "#"))
-		case strings.HasPrefix(line, "|"):
-			cells := strings.Split(strings.Trim(line, "|"), "|")
-			for i := range cells {
-				cells[i] = strings.TrimSpace(cells[i])
-			}
-			tables[heading] = append(tables[heading], cells)
-		}
-	}
-	for heading, rows := range tables {
-		tables[heading] = rows[2:] // the header, and the line below it
-	}
-	return tables
 }
 
 type metric struct {

@@ -93,10 +93,11 @@ func TestCommentsAndLicence(t *testing.T) {
 
 func TestDependencies(t *testing.T) {
 	const (
-		noSockets = "the controller manager speaks with the API server alone; what is on the wire is the speaker's"
-		noTest    = "test/ is not part of the product"
-		pure      = "a decision is a function of its snapshot: a command or a test that has the snapshot comes to the answer of the speaker"
-		noWeight  = "every node runs a speaker, and pays for what it links"
+		noSockets   = "the controller manager speaks with the API server alone; what is on the wire is the speaker's"
+		noTest      = "test/ is not part of the product"
+		pure        = "a decision is a function of its snapshot: a command or a test that has the snapshot comes to the answer of the speaker"
+		onAnySystem = "the plugin runs on macOS and Windows too, and reads what the programs have written"
+		noWeight    = "every node runs a speaker, and pays for what it links"
 	)
 	for _, tt := range []struct {
 		program string
@@ -108,7 +109,8 @@ func TestDependencies(t *testing.T) {
 			"github.com/vishvananda/netlink":         noSockets,
 			"github.com/hashicorp/memberlist":        noSockets,
 			module + "/speaker/bfd/udp":              noSockets,
-			module + "/speaker/bgp/gobgp":            noSockets,
+			module + "/speaker/bgp/fsm":              noSockets,
+			module + "/speaker/kernelroutes":         noSockets,
 			module + "/speaker/layer2":               noSockets,
 			module + "/speaker/link/rtnetlink":       noSockets,
 			module + "/speaker/membership":           noSockets,
@@ -124,6 +126,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/mdlayher":            pure,
 			"github.com/hashicorp":           pure,
 			module + "/speaker/bfd/udp":      pure,
+			module + "/speaker/kernelroutes": pure,
 			module + "/speaker/layer2":       pure,
 			module + "/speaker/membership":   pure,
 			module + "/test":                 noTest,
@@ -135,6 +138,22 @@ func TestDependencies(t *testing.T) {
 			"k8s.io/controller-manager":              noWeight,
 			module + "/loadbalancer":                 "what a Service gets is decided by the controller manager",
 			module + "/provider":                     "what a Service gets is decided by the controller manager",
+			"github.com/osrg/gobgp/v4/pkg/server":    "a panic in its parser of UPDATEs would end ARP and NDP as well",
+			"github.com/google/go-containerregistry": "images are built by cmd/images",
+			module + "/test":                         noTest,
+			"testing":                                noTest,
+		}},
+		{program: "cmd/kubectl-tandem", badDeps: map[string]string{
+			"k8s.io/cloud-provider":                  onAnySystem,
+			"k8s.io/apiserver":                       onAnySystem,
+			"github.com/osrg/gobgp/v4":               onAnySystem,
+			"github.com/mdlayher":                    onAnySystem,
+			"github.com/vishvananda/netlink":         onAnySystem,
+			"github.com/hashicorp/memberlist":        onAnySystem,
+			module + "/provider":                     onAnySystem,
+			module + "/speaker/bgp/fsm":              onAnySystem,
+			module + "/speaker/layer2":               onAnySystem,
+			module + "/speaker/link/rtnetlink":       onAnySystem,
 			"github.com/google/go-containerregistry": "images are built by cmd/images",
 			module + "/test":                         noTest,
 			"testing":                                noTest,
@@ -156,6 +175,39 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// TestSharedVersions checks that tools/helm.mod has the versions of go.mod. A package that is compiled at two versions is compiled twice, and Helm
+// shares 300 packages with Tandem: a minute of `make demo` on a fresh machine.
+func TestSharedVersions(t *testing.T) {
+	requires := func(file string) map[string]string {
+		cmd := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json", file)
+		cmd.Dir = "../.."
+		out, err := cmd.Output()
+		var module struct {
+			Require []struct{ Path, Version string }
+		}
+		if err := errors.Join(err, json.Unmarshal(out, &module)); err != nil {
+			t.Fatalf("reading %s: %v", file, err)
+		}
+		versions := map[string]string{}
+		for _, r := range module.Require {
+			versions[r.Path] = r.Version
+		}
+		return versions
+	}
+	helm := requires("tools/helm.mod")
+	shared := 0
+	for path, version := range requires("go.mod") {
+		if helm[path] == version {
+			shared++
+		} else if helm[path] != "" {
+			t.Errorf("%s: go.mod has %s, tools/helm.mod %s: `go get` the later one there, with -modfile=tools/helm.mod for the second", path, version, helm[path])
+		}
+	}
+	if shared < 50 {
+		t.Errorf("the two files share %d modules: one of them was not read", shared)
+	}
+}
+
 // TestPure checks that the pure packages are functions of their arguments. A program that wants to know what Tandem decides can import them
 // without linking a client, netlink or a protocol, and a table can test them.
 func TestPure(t *testing.T) {
@@ -164,10 +216,14 @@ func TestPure(t *testing.T) {
 		"github.com/mdlayher", "github.com/hashicorp/memberlist",
 	}
 	pure := map[string]bool{} // packages by whether they may know Kubernetes' types
-	for _, p := range []string{"ipam", "ipam/family", "loadbalancer/contest", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link"} {
+	for _, p := range []string{
+		"ipam", "ipam/family", "loadbalancer/contest", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link",
+		"speaker/lookingglass", "speaker/reachability",
+	} {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{
+		"cmd/kubectl-tandem/movein",
 		"ipam/selector", "ipam/v1alpha1", "loadbalancer/claim", "loadbalancer/repair", "loadbalancer/request",
 		"speaker/config", "speaker/decision", "speaker/diagnosis", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
 	} {

@@ -2,11 +2,25 @@
 
 // Package udp runs BFD sessions over UDP, on one link (RFC 5881) or over several hops (RFC 5883).
 //
-// A caller hands over the whole desired set, and Speaker works out the differences, as package gobgp does. A session that is no longer
+// A caller hands over the whole desired set, and Speaker works out the differences, as package fsm does. A session that is no longer
 // declared goes AdminDown, which its peer must not take for a failure (RFC 5882 §4.2).
 //
 // Every session has one goroutine that owns its bfd.Machine and a socket to send from, and every local address has one socket and one
 // goroutine to receive.
+//
+// # Beside another BFD daemon
+//
+// BIRD, which Calico runs on each node, and FRR have the ports of BFD, 3784 and 4784, for all addresses. A socket of ours with the port
+// would fail where one of them is there first, and take its packets where it is not. So packets are received by a raw socket, which gets a
+// copy of each UDP packet to the node's address, and takes nothing away from anybody; a filter passes those to the port of BFD. Once a
+// session is up, a plug takes the packets of its peer, and of no other, so that the daemon does not see them and the kernel does not call
+// the port closed.
+//
+// # A speaker that restarts
+//
+// Suspend ends all sessions in silence when their peers have agreed to wait, and a Speaker with Config.TakeOver goes on with them; see
+// package bfd. The first byte of a discriminator is a hash of the ends of its session, so that a packet for the session that another
+// daemon of this node has with the same peer is, but for one case in 256, not taken for one of an earlier speaker.
 //
 // # Which packets count
 //
@@ -20,11 +34,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
@@ -38,6 +56,8 @@ type Config struct {
 	Logger klog.Logger
 	// OnDown is called when a session that was up has failed, and not when either side went AdminDown. It must not block.
 	OnDown func(name, reason string)
+	// TakeOver has a session that starts wait for its peer for two seconds, to go on with the session that an earlier Speaker has suspended.
+	TakeOver bool
 }
 
 // Speaker runs the sessions of one node. Its methods may be called from any goroutine.
@@ -57,13 +77,41 @@ type Speaker struct {
 	listeners map[listenerKey]*listener
 }
 
-// ends are what distinguishes sessions on the wire.
+// ends are what distinguishes sessions on the wire. The index is that of the interface of a link-local peer, 0 for any other peer: an
+// interface that is deleted and made anew under its name needs new sockets.
 type ends struct {
 	remote, local netip.Addr
 	multihop      bool
+	index         int
 }
 
-func endsOf(s bfd.Session) ends { return ends{s.Remote, s.Local, s.Multihop} }
+// endsOf returns the ends of a session. While the interface of a link-local peer is gone they are those of the session that runs there.
+func (s *Speaker) endsOf(w bfd.Session) ends {
+	e := ends{remote: w.Remote, local: w.Local, multihop: w.Multihop}
+	if zone := w.Remote.Zone(); zone != "" {
+		if iface, err := net.InterfaceByName(zone); err == nil {
+			e.index = iface.Index
+			return e
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for running := range s.sessions {
+			if running.remote == e.remote && running.local == e.local && running.multihop == e.multihop {
+				return running
+			}
+		}
+	}
+	return e
+}
+
+// here returns an address of the session with the index of its interface as the zone. Package net remembers for up to a minute which index
+// a name had.
+func (e ends) here(a netip.Addr) netip.Addr {
+	if a.Zone() == "" {
+		return a
+	}
+	return a.WithZone(strconv.Itoa(e.index))
+}
 
 // New returns a Speaker without sessions.
 func New(cfg Config) *Speaker {
@@ -80,8 +128,9 @@ func New(cfg Config) *Speaker {
 // ErrClosed is returned by Set after Close.
 var ErrClosed = errors.New("the BFD speaker is closed")
 
-// Set makes the declared sessions the running ones. A session that cannot run, because its local address is gone or its port is in use, is
-// reported in the error and tried again by the next Set. The others run all the same.
+// Set makes the declared sessions the running ones. A session goes on as long as its ends are the same, whatever else is declared of it.
+// One that cannot run, because its local address is gone for example, is reported in the error and tried again by the next Set. The others
+// run all the same.
 func (s *Speaker) Set(want []bfd.Session) error {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
@@ -94,19 +143,15 @@ func (s *Speaker) Set(want []bfd.Session) error {
 	declared := map[ends]bool{}
 	var errs []error
 	for _, w := range want {
-		key := endsOf(w)
+		key := s.endsOf(w)
 		if declared[key] {
 			errs = append(errs, fmt.Errorf("BFD with peer %q: another peer has the same addresses", w.Name))
 			continue
 		}
 		declared[key] = true
-		if old := running[key]; old != nil && old.declared.Name == w.Name && old.declared.MinimumTTL == w.MinimumTTL {
-			old.update(w.Params)
-			continue
-		} else if old != nil {
-			s.end(key, old)
-		}
-		if err := s.start(w); err != nil {
+		if old := running[key]; old != nil {
+			old.update(w)
+		} else if err := s.start(w, key); err != nil {
 			errs = append(errs, fmt.Errorf("BFD with peer %q: %w", w.Name, err))
 		}
 	}
@@ -119,28 +164,28 @@ func (s *Speaker) Set(want []bfd.Session) error {
 }
 
 // start runs a session, in the place of one with the same ends that still announces AdminDown.
-func (s *Speaker) start(w bfd.Session) error {
+func (s *Speaker) start(w bfd.Session, key ends) error {
 	s.mu.Lock()
-	old := s.leaving[endsOf(w)]
+	old := s.leaving[key]
 	s.mu.Unlock()
 	if old != nil {
-		s.end(endsOf(w), old)
+		s.end(key, old)
 	}
-	l, err := s.listen(w)
+	l, err := s.listen(key)
 	if err != nil {
 		return err
 	}
-	conn, err := dial(w.Local, w.Remote, endsOf(w).port())
+	conn, err := open(key.here(w.Local))
 	if err != nil {
 		s.release(l)
 		return err
 	}
-	fresh := newSession(w, s, l, conn)
+	fresh := newSession(w, key, s, l, conn)
 	s.mu.Lock()
-	s.sessions[endsOf(w)] = fresh
+	s.sessions[key] = fresh
 	s.mu.Unlock()
 	l.add(fresh)
-	go fresh.run()
+	go fresh.run(w.Params)
 	s.changes.Raise()
 	return nil
 }
@@ -199,21 +244,38 @@ func (s *Speaker) States() []bfd.SessionState {
 // Changes returns a channel that receives after the State of a session has changed. Changes that come close together are one receive.
 func (s *Speaker) Changes() <-chan struct{} { return s.changes }
 
+// suspendTimeout is how long Suspend waits for peers that do not answer.
+const suspendTimeout = time.Second
+
+// Suspend ends every session without telling the peers, which have agreed to wait for another Speaker where their sessions were up. It
+// returns after a second at the latest.
+func (s *Speaker) Suspend(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, suspendTimeout)
+	defer cancel()
+	s.finish(ctx, func(_ ends, session *session) { close(session.suspend) })
+}
+
 // Close takes every session AdminDown, and returns when the peers have been told or the context ends.
-func (s *Speaker) Close(ctx context.Context) {
+func (s *Speaker) Close(ctx context.Context) { s.finish(ctx, s.leave) }
+
+// finish has every session begin to end, and waits for their ends.
+func (s *Speaker) finish(ctx context.Context, begin func(ends, *session)) {
 	s.setMu.Lock()
 	defer s.setMu.Unlock()
 	s.mu.Lock()
+	first := !s.closed
 	s.closed = true
-	running := maps.Clone(s.sessions)
+	ending := maps.Clone(s.sessions)
 	s.mu.Unlock()
-	for key, session := range running {
-		s.leave(key, session)
+	for key, session := range ending {
+		if first {
+			begin(key, session)
+		}
 	}
 	s.mu.Lock()
-	leaving := maps.Clone(s.leaving)
+	maps.Copy(ending, s.leaving)
 	s.mu.Unlock()
-	for key, session := range leaving {
+	for key, session := range ending {
 		select {
 		case <-session.done:
 		case <-ctx.Done():
@@ -223,10 +285,16 @@ func (s *Speaker) Close(ctx context.Context) {
 	s.forgetting.Wait() // and so no socket is open any more
 }
 
-// discriminator returns a random number that no session of this node has.
-func (s *Speaker) discriminator() uint32 {
+// tagOf is the part of a discriminator that its session determines.
+func tagOf(discriminator uint32) byte { return byte(discriminator >> 24) }
+
+// newDiscriminator returns a number that no session of this node has. All of it is random but its tag.
+func (s *Speaker) newDiscriminator(at ends) uint32 {
+	h := fnv.New32a()
+	h.Write(fmt.Appendf(nil, "%v %v %v", at.remote, at.local, at.multihop))
+	tag := h.Sum32() << 24
 	for {
-		if n := rand.Uint32(); n != 0 && !s.known(n) {
+		if n := tag | rand.Uint32()>>8; n != 0 && !s.known(n) {
 			return n
 		}
 	}
@@ -237,7 +305,7 @@ func (s *Speaker) known(discriminator uint32) bool {
 	defer s.mu.Unlock()
 	for _, sessions := range []map[ends]*session{s.sessions, s.leaving} {
 		for _, session := range sessions {
-			if session.discriminator == discriminator {
+			if session.suggested == discriminator || session.discriminator.Load() == discriminator {
 				return true
 			}
 		}

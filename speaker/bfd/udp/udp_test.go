@@ -4,9 +4,11 @@ package udp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,10 +43,12 @@ type node struct {
 	downs chan string
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T) *node { return newNodeThat(t, false) }
+
+func newNodeThat(t *testing.T, takesOver bool) *node {
 	n := &node{t: t, downs: make(chan string, 10)}
 	logger, _ := ktesting.NewTestContext(t)
-	n.Speaker = New(Config{Logger: logger, OnDown: func(name, reason string) { n.downs <- name + ": " + reason }})
+	n.Speaker = New(Config{Logger: logger, TakeOver: takesOver, OnDown: func(name, reason string) { n.downs <- name + ": " + reason }})
 	t.Cleanup(func() {
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -132,7 +136,7 @@ func TestMetricNames(t *testing.T) {
 
 func TestAPeerThatDiesIsReported(t *testing.T) {
 	a, b := pair(t, func(*bfd.Session) {})
-	b.end(endsOf(b.lone().declared), b.lone())
+	b.end(b.lone().ends, b.lone())
 	if got := <-a.downs; got != "peer: nothing was heard from the peer for 3s" {
 		t.Errorf("reported %q", got)
 	}
@@ -190,8 +194,9 @@ func TestADeclarationThatComesBackIsServed(t *testing.T) {
 
 // TestOtherParameters changes a session without taking it down.
 func TestOtherParameters(t *testing.T) {
-	a, b := pair(t, func(*bfd.Session) {})
+	a, b := pair(t, func(s *bfd.Session) { s.Multihop, s.MinimumTTL = true, 254 })
 	faster := between(there, here)
+	faster.Name, faster.Multihop, faster.MinimumTTL = "renamed", true, 253
 	faster.Transmit, faster.Receive, faster.Multiplier = 20*ms, 20*ms, 100
 	first := b.lone()
 	b.set(faster)
@@ -202,8 +207,8 @@ func TestOtherParameters(t *testing.T) {
 	if s := a.States()[0]; s.State != bfd.Up || s.Detection != 100*50*ms || s.Downs != 0 {
 		t.Errorf("state %+v, want one that is up with a detection time of 5 s", s)
 	}
-	if b.lone() != first {
-		t.Error("the session was replaced")
+	if b.lone() != first || b.States()[0].Name != "renamed" || first.minimumTTL.Load() != 253 {
+		t.Errorf("the session is %+v, want the same one with a new name and minimumTTL", b.States()[0])
 	}
 }
 
@@ -211,24 +216,67 @@ func TestASessionThatCannotRunIsTriedAgain(t *testing.T) {
 	n := newNode(t)
 	elsewhere := between(netip.MustParseAddr("192.0.2.1"), there)
 	err := n.Set([]bfd.Session{elsewhere, between(here, there)})
-	if err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on port 3784 of 192.0.2.1`) {
+	if err == nil || !strings.Contains(err.Error(), `peer "peer": receiving on 192.0.2.1`) {
 		t.Errorf("error = %v", err)
 	}
 	if n.becomes(bfd.Down); len(n.listeners) != 1 {
 		t.Errorf("%d listeners, want one", len(n.listeners))
 	}
-	taken, err := net.ListenUDP("udp", &net.UDPAddr{IP: there.AsSlice(), Port: linkPort})
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := newNode(t)
-	err = other.Set([]bfd.Session{between(there, here)})
-	if err == nil || !strings.Contains(err.Error(), "does another BFD daemon run on this node?") {
-		t.Errorf("error = %v", err)
-	}
-	taken.Close()
-	other.set(between(there, here))
+	n.set(between(here, there))
+	newNode(t).set(between(there, here))
 	n.becomes(bfd.Up)
+}
+
+// TestAnotherProgramHasThePort begins with another program that has the ports of BFD, for all addresses or for ours. It gets no packet of
+// our peer once the session is up.
+func TestAnotherProgramHasThePort(t *testing.T) {
+	for _, address := range []string{"0.0.0.0", "127.0.0.1"} {
+		t.Run(address, func(t *testing.T) {
+			config := net.ListenConfig{Control: reuseAddress}
+			taken, err := config.ListenPacket(t.Context(), "udp4", net.JoinHostPort(address, strconv.Itoa(linkPort)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer taken.Close()
+			a, _ := pair(t, func(*bfd.Session) {})
+			b := make([]byte, 64)
+			for deadline := time.Now().Add(patience); err == nil; { // until nothing comes for ten intervals
+				if time.Now().After(deadline) {
+					t.Fatal("the other program gets packets of our peer")
+				}
+				if err = taken.SetReadDeadline(time.Now().Add(500 * ms)); err == nil {
+					_, _, err = taken.ReadFrom(b)
+				}
+			}
+			if a.becomes(bfd.Up); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestAProcessThatFollowsTakesOver ends a Speaker as a restart does, and starts another one.
+func TestAProcessThatFollowsTakesOver(t *testing.T) {
+	a, b := pair(t, func(*bfd.Session) {})
+	before := b.States()[0]
+	a.Suspend(t.Context())
+	// The peer takes note after it has answered.
+	for deadline := time.Now().Add(patience); b.States()[0].Detection != 30*time.Second; time.Sleep(ms) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the peer waits for %v, want half a minute", b.States()[0].Detection)
+		}
+	}
+	next := newNodeThat(t, true)
+	next.set(between(here, there))
+	next.becomes(bfd.Up)
+	for deadline := time.Now().Add(patience); b.States()[0].Detection != 60*50*ms; time.Sleep(ms) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the peer waits for %v, want 3 s", b.States()[0].Detection)
+		}
+	}
+	if after := b.States()[0]; after.Since != before.Since || after.State != bfd.Up {
+		t.Errorf("the peer's session is %+v, want the one before, %+v", after, before)
+	}
 }
 
 // TestPacketsOfOthersAreDropped sends packets that may not change any session.
@@ -237,7 +285,7 @@ func TestPacketsOfOthersAreDropped(t *testing.T) {
 	down := bfd.Packet{State: bfd.Down, DetectMultiplier: 3, MyDiscriminator: 1, DesiredMinTx: time.Second, RequiredMinRx: time.Second}
 	dropped := func(reason dropReason) float64 { return testutil.ToFloat64(a.dropped.WithLabelValues(string(reason))) }
 	guessed := down
-	guessed.YourDiscriminator = a.lone().discriminator + 1
+	guessed.YourDiscriminator = a.lone().discriminator.Load() + 1
 	for _, row := range []struct {
 		name   string
 		from   netip.Addr
@@ -276,4 +324,31 @@ func TestPacketsOfOthersAreDropped(t *testing.T) {
 			t.Errorf("state %+v, want one that was not disturbed", s)
 		}
 	}
+}
+
+// TestAnInterfaceThatIsMadeAnew has a link-local peer on an interface that goes and comes back under its name: the sockets of the session
+// are those of the old one.
+func TestAnInterfaceThatIsMadeAnew(t *testing.T) {
+	nettest.Own(t) // or the test is skipped
+	make := func() {
+		nettest.Run(t, "ip", "link", "add", "again0", "type", "bridge")
+		nettest.Run(t, "ip", "link", "set", "again0", "addrgenmode", "none", "up")
+		nettest.Run(t, "ip", "addr", "add", "fe80::1/64", "dev", "again0", "nodad")
+	}
+	make()
+	n := newNode(t)
+	peer := between(netip.MustParseAddr("fe80::1%again0"), netip.MustParseAddr("fe80::2%again0"))
+	n.set(peer)
+	first := n.lone()
+	nettest.Run(t, "ip", "link", "delete", "again0")
+	n.set(peer)
+	if n.lone() != first {
+		t.Error("the session was replaced while there is no interface: BFD is to find the peer dead")
+	}
+	make()
+	n.set(peer)
+	if n.lone() == first {
+		t.Error("the session still uses sockets of the interface that is gone")
+	}
+	nettest.Run(t, "ip", "link", "delete", "again0")
 }

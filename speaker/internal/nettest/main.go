@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netns"
 )
 
 // inside is the environment variable that has, in a test binary started by Main, the name of its namespace.
@@ -49,6 +51,21 @@ func Main(m *testing.M, end func(namespace string)) int {
 		return 1
 	}
 	return 0
+}
+
+// Own returns the namespace that Main has made for the tests. The test is skipped if there is none.
+func Own(t testing.TB) *Namespace {
+	t.Helper()
+	name := os.Getenv(inside)
+	if name == "" {
+		t.Skip("needs root for network namespaces")
+	}
+	handle, err := netns.GetFromName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = handle.Close() })
+	return &Namespace{Name: name, Handle: handle}
 }
 
 // removeAll removes the namespace that Main has made, and those of its tests.

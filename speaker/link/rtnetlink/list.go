@@ -9,24 +9,39 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
-// isRelevant reports whether a message may change a link.Snapshot. Of routes only the default ones may: a node that runs a routing daemon
-// changes others all the time.
+// isRelevant reports whether a message may change a link.Snapshot. Of routes only the default ones may, and those of a subnet without a next hop:
+// a node that runs a routing daemon changes others all the time, and one that starts Pods those of single addresses.
 func isRelevant(messageType uint16, data []byte) bool {
 	switch messageType {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return true
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		return len(data) >= unix.SizeofRtMsg && data[1] == 0 // rtm_dst_len
+		if len(data) < unix.SizeofRtMsg {
+			return false
+		}
+		bits := data[1] // rtm_dst_len
+		single := data[0] == unix.AF_INET && bits == 32 || data[0] == unix.AF_INET6 && bits == 128
+		return bits == 0 || !single && !hasNextHop(data[unix.SizeofRtMsg:])
 	}
 	return false
+}
+
+// hasNextHop reports whether the attributes of a route name a next hop, or several, or cannot be read.
+func hasNextHop(attributes []byte) bool {
+	all, err := nl.ParseRouteAttr(attributes)
+	return err != nil || slices.ContainsFunc(all, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == unix.RTA_GATEWAY || a.Attr.Type == unix.RTA_VIA || a.Attr.Type == unix.RTA_MULTIPATH
+	})
 }
 
 // list reads the whole state.
@@ -41,14 +56,23 @@ func list(h *netlink.Handle) (*link.Snapshot, error) {
 	}
 	s := &link.Snapshot{DefaultRoutes: map[family.Family][]link.DefaultRoute{}}
 	for af, id := range map[family.Family]int{family.IPv4: netlink.FAMILY_V4, family.IPv6: netlink.FAMILY_V6} {
-		// A nil destination stands for the default route. The filter is applied to each route as it is read.
-		routes, err := h.RouteListFiltered(id, &netlink.Route{Table: unix.RT_TABLE_MAIN},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		// There may be a million routes, of which few are kept as they are read.
+		var defaults []netlink.Route
+		err := h.RouteListFilteredIter(id, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+			if subnet, ok := newSubnet(&r); ok {
+				s.Subnets = append(s.Subnets, subnet)
+			} else if isDefault(&r) {
+				defaults = append(defaults, r)
+			}
+			return true
+		})
 		if err != nil {
 			return nil, fmt.Errorf("listing routes: %w", err)
 		}
-		s.DefaultRoutes[af] = defaultRoutes(routes)
+		s.DefaultRoutes[af] = defaultRoutes(defaults)
 	}
+	// The kernel lists routes of equal metrics in the order in which it uses them.
+	slices.SortStableFunc(s.Subnets, func(x, y link.Subnet) int { return cmp.Compare(x.Metric, y.Metric) })
 	for _, l := range links {
 		s.Interfaces = append(s.Interfaces, newInterface(l))
 	}
@@ -107,18 +131,40 @@ func newAddress(a netlink.Addr) (link.Address, bool) {
 	}, true
 }
 
-// defaultRoutes returns each next hop of the unicast default routes among routes.
+// isDefault reports whether a route is a unicast default route.
+func isDefault(r *netlink.Route) bool {
+	return r.Type == unix.RTN_UNICAST && (r.Dst == nil || isZero(r.Dst))
+}
+
+// newSubnet returns the subnet that a route says to be on a link, and false if it does not.
+func newSubnet(r *netlink.Route) (link.Subnet, bool) {
+	if r.Type != unix.RTN_UNICAST || r.Dst == nil || r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.Encap != nil || r.LinkIndex == 0 {
+		return link.Subnet{}, false
+	}
+	addr, ok := netip.AddrFromSlice(r.Dst.IP)
+	bits, _ := r.Dst.Mask.Size()
+	prefix := netip.PrefixFrom(addr, bits)
+	if !ok || bits == 0 || prefix.IsSingleIP() || addr.IsLinkLocalUnicast() || addr.IsMulticast() {
+		return link.Subnet{}, false
+	}
+	return link.Subnet{Prefix: prefix.Masked(), Metric: r.Priority, Index: r.LinkIndex}, true
+}
+
+// defaultRoutes returns each next hop of default routes.
 func defaultRoutes(routes []netlink.Route) []link.DefaultRoute {
 	var defaults []link.DefaultRoute
 	for _, r := range routes {
-		if r.Type != unix.RTN_UNICAST || r.Dst != nil && !isZero(r.Dst) {
-			continue
-		}
+		source, _ := netip.AddrFromSlice(r.Src)
+		source = source.Unmap()
 		if r.LinkIndex != 0 {
-			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: r.LinkIndex, Gateway: gateway(r.Gw, r.Via)})
+			defaults = append(defaults, link.DefaultRoute{
+				Metric: r.Priority, Index: r.LinkIndex, Gateway: gateway(r.Gw, r.Via), Source: source,
+			})
 		}
 		for _, hop := range r.MultiPath {
-			defaults = append(defaults, link.DefaultRoute{Metric: r.Priority, Index: hop.LinkIndex, Gateway: gateway(hop.Gw, hop.Via)})
+			defaults = append(defaults, link.DefaultRoute{
+				Metric: r.Priority, Index: hop.LinkIndex, Gateway: gateway(hop.Gw, hop.Via), Source: source,
+			})
 		}
 	}
 	slices.SortFunc(defaults, func(x, y link.DefaultRoute) int {

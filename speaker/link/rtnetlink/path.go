@@ -13,23 +13,22 @@ import (
 	"github.com/tandem-lb/tandem/speaker/link"
 )
 
-// Paths asks the kernel how it reaches each of the addresses. A link-local address needs its zone, an interface name. The node's own
-// addresses in a path are chosen as by link.Interface.BestAddresses; see there for excluded. Routes are looked up in the network
-// namespace of the calling thread.
+// Paths asks the kernel how it reaches each of the destinations. A link-local address needs its zone, an interface name. The node's own
+// addresses in a path are chosen as by link.Snapshot.AddressesFor. Routes are looked up in the network namespace of the calling thread.
 //
 // There is a path for every address. While there is no route to one, its path is the one of the last call that found it, with Err saying
 // why it is not current. The path to an address is remembered as long as each call asks for it.
-func (w *Watcher) Paths(to []netip.Addr, excluded func(netip.Addr) bool) map[netip.Addr]link.Path {
+func (w *Watcher) Paths(to []link.Destination, choice link.Choice) map[link.Destination]link.Path {
 	snapshot := w.Snapshot()
-	paths := make(map[netip.Addr]link.Path, len(to))
+	paths := make(map[link.Destination]link.Path, len(to))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, dst := range to {
-		path, err := lookUp(snapshot, dst, excluded)
+		path, err := lookUp(snapshot, dst, choice)
 		last := w.paths[dst]
 		if err != nil {
 			path = last
-			path.Err = fmt.Errorf("looking up the route to %s: %w", dst, err)
+			path.Err = fmt.Errorf("looking up the route to %s: %w", dst.Address, err)
 		} else if !path.Source.IsValid() && path.Interface == last.Interface {
 			// The interface's link-local address is being checked for duplicates after a restart, for instance.
 			path.Source = last.Source
@@ -41,15 +40,16 @@ func (w *Watcher) Paths(to []netip.Addr, excluded func(netip.Addr) bool) map[net
 }
 
 // lookUp asks the kernel for the route to dst.
-func lookUp(s *link.Snapshot, dst netip.Addr, excluded func(netip.Addr) bool) (link.Path, error) {
+func lookUp(s *link.Snapshot, to link.Destination, choice link.Choice) (link.Path, error) {
+	dst := to.Address
 	if zone := dst.Zone(); zone != "" { // A zone names the interface, so that there is nothing to ask.
 		i, ok := s.ByName(zone)
 		if !ok {
 			return link.Path{}, fmt.Errorf("no interface %s", zone)
 		}
-		return link.Path{Interface: zone, Source: i.LinkLocal(), OnLink: true, Addresses: i.BestAddresses(dst, excluded)}, nil
+		return link.Path{Interface: zone, Source: i.LinkLocal(), OnLink: true, Addresses: s.AddressesFor(&i, dst, netip.Addr{}, choice)}, nil
 	}
-	routes, err := netlink.RouteGet(dst.AsSlice())
+	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Oif: to.Interface})
 	if err != nil {
 		return link.Path{}, err
 	}
@@ -62,7 +62,9 @@ func lookUp(s *link.Snapshot, dst netip.Addr, excluded func(netip.Addr) bool) (l
 		return link.Path{}, fmt.Errorf("interface %d is not known yet", route.LinkIndex)
 	}
 	source, _ := netip.AddrFromSlice(route.Src) // the zero Addr where the kernel names none
+	source = source.Unmap()
 	return link.Path{
-		Interface: i.Name, Source: source.Unmap(), OnLink: route.Gw == nil && route.Via == nil, Addresses: i.BestAddresses(dst, excluded),
+		Interface: i.Name, Source: source, OnLink: route.Gw == nil && route.Via == nil, Own: route.Type == unix.RTN_LOCAL,
+		Addresses: s.AddressesFor(&i, dst, source, choice),
 	}, nil
 }

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"reflect"
 	"sync"
@@ -49,7 +48,7 @@ type Watcher struct {
 
 	mu          sync.Mutex // guards subscribers and paths
 	subscribers []signal.Signal
-	paths       map[netip.Addr]link.Path // as Paths returned them last
+	paths       map[link.Destination]link.Path // as Paths returned them last
 
 	// The goroutine in Run owns what follows, once it runs.
 

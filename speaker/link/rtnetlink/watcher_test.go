@@ -95,6 +95,8 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 	n.IP(t, "route add blackhole default metric 4000")
 	n.IP(t, "route add default dev eth0 metric 50 table 77")
 	n.IP(t, "route add 203.0.113.0/24 dev eth0")
+	n.IP(t, "route add 192.0.2.0/24 via 198.51.100.1")
+	n.IP(t, "route add 192.0.2.7 dev eth0")
 	n.IP(t, "-6 route add default metric 10 nexthop via 2001:db8:51::1 dev br0 nexthop via fe80::1 dev eth0")
 
 	s := n.open(t).Snapshot()
@@ -135,6 +137,11 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 				{Metric: 10, Index: index("br0"), Gateway: netip.MustParseAddr("2001:db8:51::1")},
 				{Metric: 10, Index: index("eth0"), Gateway: netip.MustParseAddr("fe80::1")},
 			},
+		},
+		Subnets: []link.Subnet{
+			{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Index: index("br0")},
+			{Prefix: netip.MustParsePrefix("203.0.113.0/24"), Index: index("eth0")},
+			{Prefix: netip.MustParsePrefix("2001:db8:51::/64"), Metric: 256, Index: index("br0")},
 		},
 	}
 	if diff := cmp.Diff(want, s, byValue); diff != "" {
@@ -247,10 +254,17 @@ func TestPathsAsksTheKernel(t *testing.T) {
 }
 
 // paths asks for paths in the node's network namespace.
-func (n node) paths(t *testing.T, w *Watcher, to ...netip.Addr) (paths map[netip.Addr]link.Path) {
+func (n node) paths(t *testing.T, w *Watcher, to ...netip.Addr) map[netip.Addr]link.Path {
 	t.Helper()
+	paths := map[netip.Addr]link.Path{}
 	n.Do(t, func() error {
-		paths = w.Paths(to, nil)
+		var destinations []link.Destination
+		for _, address := range to {
+			destinations = append(destinations, link.Destination{Address: address})
+		}
+		for destination, path := range w.Paths(destinations, link.Choice{}) {
+			paths[destination.Address] = path
+		}
 		return nil
 	})
 	return paths

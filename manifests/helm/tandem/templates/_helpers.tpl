@@ -1,4 +1,4 @@
-{{/* What all labels of a component are made of, and what selects its Pods. */}}
+{{/* The labels by which the Pods of a component are selected. */}}
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: tandem
 app.kubernetes.io/component: {{ . }}
@@ -15,7 +15,7 @@ app.kubernetes.io/part-of: tandem
 {{ $root.Values.image.registry }}/{{ $program }}{{ if $digest }}@{{ $digest }}{{ else }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* Those flags of logs that are not their defaults. */}}
+{{/* The flags of logging whose values are not the defaults. */}}
 {{- define "tandem.logging" -}}
 {{- if ne .Values.logging.format "text" -}}
 - --logging-format={{ .Values.logging.format }}
@@ -29,12 +29,12 @@ app.kubernetes.io/part-of: tandem
 {{ .Values.secretsNamespace | default .Release.Namespace }}
 {{- end }}
 
-{{/* Nine tenths of the memory limit of some resources in bytes, or nothing where there is none. */}}
+{{/* Nine tenths of the memory limit of a container's resources, in bytes; nothing where there is no limit. The schema lets in what this reads. */}}
 {{- define "tandem.memoryLimit" -}}
 {{- $limit := dig "limits" "memory" "" . | toString }}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
 {{- $unit := get $units (regexReplaceAll "^[0-9]+" $limit "") }}
-{{- if and $limit $unit }}{{ div (mul (regexFind "^[0-9]+" $limit | int64) $unit 9) 10 }}{{ end }}
+{{- if $limit }}{{ div (mul (regexFind "^[0-9]+" $limit | int64) $unit 9) 10 }}{{ end }}
 {{- end }}
 
 {{/* The objects of a file that kustomize installs too, in the namespace of the release, as a JSON list: (list $ "monitoring/rules/rules.yaml"). */}}

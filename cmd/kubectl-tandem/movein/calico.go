@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"net/netip"
+	"regexp"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// calicoPrefix is a network that Calico announces, whoever gives the addresses.
+type calicoPrefix struct {
+	prefix      netip.Prefix
+	communities []string
+	aggregated  bool
+}
+
+// calico converts pools for load balancers, and says what of Calico's BGP stays with Calico. Objects are of the API (projectcalico.org), or
+// as they are stored (crd.projectcalico.org).
+func (d *draft) calico() {
+	find := func(kind string) []*object {
+		return append(d.take("projectcalico.org", kind, ""), d.take("crd.projectcalico.org", kind, "")...)
+	}
+	onDemand := false
+	for _, o := range find("KubeControllersConfiguration") {
+		for _, name := range []string{
+			"logSeverityScreen", "healthChecks", "etcdV3CompactionPeriod", "prometheusMetricsPort",
+			"debugProfilePort",
+		} {
+			o.spec().skip(name)
+		}
+		controllers := o.spec().child("controllers")
+		controllers.skip("node", "policy", "workloadEndpoint", "serviceAccount", "namespace")
+		onDemand = controllers.child("loadBalancer").text("assignIPs") == "RequestedServicesOnly"
+	}
+	for _, o := range find("IPPool") {
+		d.calicoPool(o, onDemand)
+	}
+	var own int64 = 64512
+	for _, o := range find("BGPConfiguration") {
+		own = d.calicoConfiguration(o, own)
+	}
+	filters := find("BGPFilter")
+	for _, o := range filters {
+		o.whole("spec")
+		d.add(Lost, "no-equal", o.about, "Tandem has no filters; what this one hides on purpose is announced. A person has to read it")
+	}
+	d.calicoAnnounces()
+	for _, o := range find("BGPPeer") {
+		d.calicoPeer(o, own)
+	}
+}
+
+// calicoPool converts an IPPool that is for load balancers.
+func (d *draft) calicoPool(o *object, onDemand bool) {
+	spec := o.spec()
+	lb := false
+	for _, use := range spec.texts("allowedUses") {
+		lb = lb || use == "LoadBalancer"
+	}
+	for _, name := range []string{"blockSize", "natOutgoing", "nat-outgoing", "ipipMode", "vxlanMode", "nodeSelector"} {
+		spec.skip(name)
+	}
+	spec.whole("ipip")
+	cidr, namespaces := spec.text("cidr"), spec.text("namespaceSelector")
+	mode, disabled := spec.text("assignmentMode"), spec.boolean("disabled", false)
+	noBGP := spec.boolean("disableBGPExport", false)
+	if !lb {
+		d.add(Warn, "workload-pool", o.about, "it gives addresses to pods, and stays with Calico")
+		return
+	}
+	p := d.newPool(o.nick, "calico", o.origin())
+	d.addSpan(p, spec, "cidr", cidr)
+	p.labels = o.labels
+	p.manual = strings.EqualFold(mode, "Manual") || disabled || onDemand
+	if noBGP {
+		d.add(Info, "disabled", p.about(), "disableBGPExport: Calico does not announce it by BGP")
+	}
+	if namespaces == "" || namespaces == "all()" {
+		return
+	}
+	if s, ok := calicoSelector(namespaces); ok {
+		p.namespaces = []metav1.LabelSelector{s}
+		return
+	}
+	spec.report(Error, "bad-value", "namespaceSelector", "no label selector says what %q says; write namespaceSelectors by "+
+		"hand", namespaces)
+}
+
+var calicoTerm = regexp.MustCompile(`^(!?)has\(([^)]+)\)$|^(\S+?)\s*(==|!=)\s*["']([^"']*)["']$|^(\S+)\s+(not in|in)\s*\{([^}]*)\}$`)
+
+// calicoSelector converts a selector of Calico's language: has(k), k == 'v', k != 'v', k in {…}, k not in {…}, and && between them.
+func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
+	for term := range strings.SplitSeq(text, "&&") {
+		if term = strings.TrimSpace(term); term == "all()" {
+			continue
+		}
+		m := calicoTerm.FindStringSubmatch(term)
+		if m == nil {
+			return s, false
+		}
+		e := metav1.LabelSelectorRequirement{Key: m[2] + m[3] + m[6]}
+		if e.Key == "projectcalico.org/name" { // Calico's own label for the name of a namespace.
+			e.Key = namespaceName
+		}
+		switch {
+		case m[2] != "" && m[1] == "":
+			e.Operator = metav1.LabelSelectorOpExists
+		case m[2] != "":
+			e.Operator = metav1.LabelSelectorOpDoesNotExist
+		case m[4] == "==":
+			e.Operator, e.Values = metav1.LabelSelectorOpIn, []string{m[5]}
+		case m[4] == "!=":
+			e.Operator, e.Values = metav1.LabelSelectorOpNotIn, []string{m[5]}
+		default:
+			e.Operator = map[string]metav1.LabelSelectorOperator{"in": metav1.LabelSelectorOpIn, "not " +
+				"in": metav1.LabelSelectorOpNotIn}[m[7]]
+			for value := range strings.SplitSeq(m[8], ",") {
+				e.Values = append(e.Values, strings.Trim(strings.TrimSpace(value), `"'`))
+			}
+		}
+		s.MatchExpressions = append(s.MatchExpressions, e)
+	}
+	return s, true
+}
+
+// cidrs reads a list of {cidr}.
+func (f *fields) cidrs(field string) (list []netip.Prefix, texts []string) {
+	for _, item := range f.list(field) {
+		text := item.text("cidr")
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			item.report(Error, "bad-address", "cidr", "%q is no CIDR", text)
+			continue
+		}
+		list, texts = append(list, prefix.Masked()), append(texts, text)
+	}
+	return list, texts
+}
+
+// calicoConfiguration reads a BGPConfiguration, and returns the AS number of the nodes.
+func (d *draft) calicoConfiguration(o *object, own int64) int64 {
+	spec := o.spec()
+	if o.namespace != "" {
+		d.add(Info, "namespace", o.about, "metadata.namespace means nothing for this kind")
+	}
+	if asn, ok := spec.number("asNumber"); ok {
+		own = asn
+	}
+	aggregated := !strings.EqualFold(spec.text("serviceLoadBalancerAggregation"), "Disabled")
+	balancers, _ := spec.cidrs("serviceLoadBalancerIPs")
+	for _, prefix := range balancers {
+		d.calicoBGP = append(d.calicoBGP, &calicoPrefix{prefix: prefix, aggregated: aggregated})
+	}
+	if _, texts := spec.cidrs("serviceExternalIPs"); len(texts) > 0 {
+		d.add(Lost, "external-ips", o.about, "Calico announces spec.externalIPs of Services within %s. Tandem announces status "+
+			"addresses of Services of type LoadBalancer only; leave this to Calico, or change such Services",
+			strings.Join(texts, ", "))
+	}
+	if _, texts := spec.cidrs("serviceClusterIPs"); len(texts) > 0 {
+		d.add(Lost, "cluster-ips", o.about, "Calico announces ClusterIPs within %s; Tandem announces addresses of load balancers only. "+
+			"Leave this to Calico", strings.Join(texts, ", "))
+	}
+	values := map[string]string{}
+	for _, item := range spec.list("communities") {
+		values[item.text("name")] = item.text("value")
+	}
+	for _, item := range spec.list("prefixAdvertisements") {
+		prefix, err := netip.ParsePrefix(item.text("cidr"))
+		for _, name := range item.texts("communities") {
+			for _, known := range d.calicoBGP {
+				if err == nil && prefix.Bits() <= known.prefix.Bits() && prefix.Contains(known.prefix.Addr()) {
+					known.communities = append(known.communities, calicoCommunity(orElse(values[name], name)))
+				}
+			}
+		}
+	}
+	for _, name := range []string{
+		"nodeToNodeMeshEnabled", "logSeverityScreen", "listenPort", "nodeMeshMaxRestartTime", "bindMode",
+		"ignoredInterfaces", "localWorkloadPeeringIPV4", "localWorkloadPeeringIPV6", "programClusterRoutes", "ipv4NormalRoutePriority",
+		"ipv6NormalRoutePriority",
+	} {
+		spec.skip(name)
+	}
+	spec.whole("nodeMeshPassword")
+	return own
+}
+
+// calicoCommunity writes a large community as Tandem does.
+func calicoCommunity(value string) string {
+	if strings.Count(value, ":") == 2 && !strings.HasPrefix(value, "large:") {
+		return "large:" + value
+	}
+	return value
+}
+
+// stays reports whether Calico goes on announcing what it announces.
+func (d *draft) stays() bool {
+	return len(d.calicoBGP) > 0 && (d.Options.Announce == "" || d.Options.Announce == "calico")
+}
+
+// calicoAnnounces marks the pools that Calico announces, or makes an advertisement for them.
+func (d *draft) calicoAnnounces() {
+	var made *advertisement
+	for _, known := range d.calicoBGP {
+		for _, p := range d.pools {
+			if !contains(known.prefix, p) {
+				continue
+			}
+			if d.stays() {
+				p.elsewhere = true
+				d.add(Info, "announced-by-calico", p.about(), "Calico announces %s, whoever writes the Services' status; no Tandem "+
+					"advertisement is made", known.prefix)
+				continue
+			}
+			if d.Options.Announce != "bgp" {
+				continue
+			}
+			if made == nil {
+				made = d.newAdvertisement(bgpKind, "calico", "Calico's BGPConfiguration")
+			}
+			made.pools = append(made.pools, p.name)
+			made.communities = append(made.communities, known.communities...)
+			if known.aggregated {
+				d.add(Lost, "aggregate", made.about(), "Calico announces %s from every node, whether an address of it is given or not; "+
+					"Tandem announces what Services have (aggregationLength: %d sends the whole from nodes that serve at least one of "+
+					"its addresses)",
+					known.prefix, known.prefix.Bits())
+			}
+		}
+	}
+}
+
+// calicoPeer converts a BGPPeer of Calico's if Tandem is to announce; else it stays with Calico.
+func (d *draft) calicoPeer(o *object, own int64) {
+	spec := o.spec()
+	if o.namespace != "" {
+		d.add(Info, "namespace", o.about, "metadata.namespace means nothing for this kind")
+	}
+	p, peers, lost := d.calicoSession(o, spec, own)
+	if peers {
+		d.add(Info, "ignored", o.about, "peers among nodes or pods stay with Calico")
+	}
+	if d.stays() || peers || p.address == "" {
+		return
+	}
+	d.add(Warn, "same-router", o.about, "Calico has a session with %s, which carries the routes of pods too. A router takes one "+
+		"session from an address: a session of Tandem from the same node replaces it. Announce by layer 2 or from another source "+
+		"address, or let Calico announce (serviceLoadBalancerIPs)",
+		p.address)
+	if d.Options.Announce != "bgp" || len(d.pools) == 0 {
+		return
+	}
+	if len(lost) > 0 {
+		d.add(Lost, "no-equal", o.about, "%s: no equal in Tandem; filters may hide routes on purpose, so that a person has to read "+
+			"them", strings.Join(lost, ", "))
+	}
+	d.peers = append(d.peers, p)
+	for _, a := range d.advertisements {
+		if a.kind == bgpKind && a.name == "calico" {
+			a.peers = append(a.peers, p.name)
+		}
+	}
+	if p.secret != "" {
+		d.noteSecret(p, "calico-system")
+	}
+	if p.ownFamily() {
+		d.add(Info, "families", p.about(), "a BIRD session of Calico carries the family of its address")
+	}
+	if p.external() && p.securityHops == 0 {
+		d.add(Warn, "multihop", p.about(), "eBGP. Calico's sessions are multihop; set ebgpMultiHop: true unless the router is on the "+
+			"nodes' own link")
+	}
+	d.checkPeer(p, spec, "peerIP")
+}
+
+// calicoSession reads what a BGPPeer of Calico's says of its session. peers says that it is one among nodes or pods, lost has the fields
+// without an equal.
+func (d *draft) calicoSession(o *object, spec *fields, own int64) (p *peer, peers bool, lost []string) {
+	scratch := &draft{journal: &journal{}, Options: d.Options}
+	p = scratch.newPeer(o.nick, o.origin())
+	p.my, _ = spec.number("localASNumber")
+	p.my = orDefault(p.my, own)
+	p.theirs, _ = spec.number("asNumber")
+	p.address = spec.text("peerIP")
+	if address, err := netip.ParseAddrPort(p.address); err == nil {
+		p.address, p.port = address.Addr().String(), int64(address.Port())
+	}
+	p.restart = spec.duration("maxRestartTime")
+	p.graceful = p.restart != ""
+	if p.keepalive = spec.duration("keepaliveTime"); p.keepalive != "" {
+		p.hold = number("%ds", int64(seconds(p.keepalive)*3))
+	}
+	p.securityHops, _ = spec.number("ttlSecurity")
+	for _, name := range []string{"peerSelector", "localWorkloadSelector", "reversePeering"} {
+		peers = spec.has(name) || peers
+	}
+	if reference := spec.child("password").child("secretKeyRef"); reference != nil {
+		p.secret, p.key = reference.text("name"), reference.text("key")
+		reference.skip("optional")
+	}
+	d.calicoNodes(spec, p)
+	for _, name := range []string{"keepOriginalNextHop", "nextHopMode", "numAllowedLocalASNumbers", "reachableBy", "filters"} {
+		if spec.has(name) {
+			lost = append(lost, name)
+		}
+	}
+	spec.skip("sourceAddress")
+	return p, peers, lost
+}
+
+// calicoNodes reads the nodes of a peer: one by its name, or a selector in Calico's language.
+func (d *draft) calicoNodes(spec *fields, p *peer) {
+	if node := spec.text("node"); node != "" {
+		p.nodes = []metav1.LabelSelector{{MatchLabels: map[string]string{hostname: node}}}
+	}
+	if text := spec.text("nodeSelector"); text != "" && text != "all()" {
+		s, ok := calicoSelector(text)
+		if !ok && !d.stays() {
+			spec.report(Error, "bad-value", "nodeSelector", "no label selector says what %q says; write nodeSelectors by hand", text)
+			return
+		}
+		p.nodes = selectorsOf(&s)
+	}
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// translations are the annotations of other products by which a Service asks for addresses, with ours.
+var translations = map[string]string{
+	"lbipam.cilium.io/ips": "load-balancer-ips", "io.cilium/lb-ipam-ips": "load-balancer-ips",
+	"lbipam.cilium.io/sharing-key": "allow-shared-ip", "io.cilium/lb-ipam-sharing-key": "allow-shared-ip",
+	"kube-vip.io/loadbalancerIPs": "load-balancer-ips", "kube-vip.io/requestedIP": "load-balancer-ips",
+	"purelb.io/service-group": "address-pool", "purelb.io/addresses": "load-balancer-ips", "purelb.io/allow-shared-ip": "allow-shared-ip",
+	"projectcalico.org/loadBalancerIPs": "load-balancer-ips",
+	"projectcalico.org/ipv4pools":       "address-pool", "projectcalico.org/ipv6pools": "address-pool",
+}
+
+// elsewhere looks for such annotations where they are not on a Service, as in the values of a chart or in a Gateway: a patch of the Service
+// would be undone by the controller that copies them.
+func (d *draft) elsewhere() {
+	for _, o := range d.objects {
+		if o.kind == "Service" {
+			continue
+		}
+		about := o.about
+		if o.kind == "" {
+			about = subject{name: fmt.Sprintf("document %d of %s", o.index, o.file)}
+		}
+		d.searchAnnotations(about, o.node, "")
+	}
+}
+
+func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
+	n = resolve(n)
+	switch n.Kind {
+	case yaml.SequenceNode:
+		for i, item := range n.Content {
+			d.searchAnnotations(about, item, fmt.Sprintf("%s[%d]", path, i))
+		}
+	case yaml.ScalarNode:
+		// Values of charts are often a text within the document.
+		if strings.Contains(n.Value, "\n") && mentions(n.Value) {
+			var root yaml.Node
+			if yaml.Unmarshal([]byte(n.Value), &root) == nil && len(root.Content) == 1 && root.Content[0].Kind != yaml.ScalarNode {
+				d.searchAnnotations(about, root.Content[0], path)
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i].Value, resolve(n.Content[i+1])
+			if key == "kubectl.kubernetes.io/last-applied-configuration" {
+				continue
+			}
+			below := strings.TrimPrefix(path+"."+key, ".")
+			// A patch in JSON names the annotation in its path, as in /metadata/annotations/lbipam.cilium.io~1ips.
+			if _, name, ok := strings.Cut(value.Value, "/annotations/"); ok && key == "path" && lookup(n, "value") != nil {
+				key, value = strings.ReplaceAll(name, "~1", "/"), lookup(n, "value")
+			}
+			switch ours := translations[key]; {
+			case ours != "" && value.Kind == yaml.ScalarNode:
+				d.asksAway = true
+				where := about
+				where.name = strings.TrimSpace(where.name + " " + path)
+				d.add(Warn, "annotation-elsewhere", where, "add tandem-lb.io/%s: %q beside %s; the Service itself is in the live "+
+					"cluster, and a patch of it would be undone here",
+					ours, value.Value, key)
+			case withoutTranslation(key) && value.Kind == yaml.ScalarNode:
+				where := about
+				where.name = strings.TrimSpace(where.name + " " + path)
+				d.add(Warn, "annotation-elsewhere", where, "%s: %q has no annotation of Tandem's that does the same; the Service "+
+					"itself is in the live cluster", key, value.Value)
+			case isMetalLBAnnotation(key) && value.Kind == yaml.ScalarNode:
+				d.asksAway = true
+				where := about
+				where.name = strings.TrimSpace(where.name + " " + path)
+				d.add(Info, "understood", where, "annotation %s works in Tandem as it is", key)
+			default:
+				d.searchAnnotations(about, value, below)
+			}
+		}
+	}
+}
+
+// foreign reports whether an annotation is one by which a Service asks another product for something.
+func foreign(key string) bool {
+	return translations[key] != "" || withoutTranslation(key) || isMetalLBAnnotation(key)
+}
+
+// withoutTranslation reports whether an annotation is another product's, asks for something, and has no equal of ours.
+func withoutTranslation(key string) bool {
+	name, ok := strings.CutPrefix(key, "kube-vip.io/")
+	switch {
+	case ok:
+		return translations[key] == "" && name != "vipHost" && name != "has-ip" && name != "kube-vip-class"
+	case strings.HasPrefix(key, "service.cilium.io/"):
+		return slices.Contains([]string{"node", "node-selector", "type"}, strings.TrimPrefix(key, "service.cilium.io/"))
+	}
+	return key == "purelb.io/multi-pool" || key == "purelb.io/allow-local" || key == "purelb.io/node-affinity"
+}
+
+func isMetalLBAnnotation(key string) bool {
+	name, ok := strings.CutPrefix(key, "metallb.io/")
+	if !ok {
+		name, ok = strings.CutPrefix(key, "metallb.universe.tf/")
+	}
+	return ok && (name == "address-pool" || name == "loadBalancerIPs" || name == "allow-shared-ip")
+}
+
+func mentions(text string) bool {
+	text = strings.ReplaceAll(text, "~1", "/")
+	for key := range translations {
+		if strings.Contains(text, key) {
+			return true
+		}
+	}
+	return strings.Contains(text, "kube-vip.io/") || strings.Contains(text, "purelb.io/") || strings.Contains(text, "service.cilium.io/") ||
+		strings.Contains(text, "metallb.io/") || strings.Contains(text, "metallb.universe.tf/")
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// kubeVIP converts the ConfigMap of kube-vip's cloud provider and the environment of its pods.
+func (d *draft) kubeVIP() {
+	k := &kubeVIPState{draft: d}
+	k.assumption = d.assumed("kube-vip")
+	for _, o := range d.objects {
+		for _, c := range o.containers() {
+			if !strings.Contains(c.image, "kube-vip") || strings.Contains(c.image, "cloud-provider") {
+				continue
+			}
+			o.taken = true
+			o.whole("spec")
+			if _, tag, ok := strings.Cut(c.image[strings.LastIndex(c.image, "/")+1:], ":"); ok {
+				k.learn(tag)
+			}
+			k.manager(o, c)
+		}
+	}
+	for _, o := range d.objects {
+		if o.kind == "ConfigMap" && !o.taken && (o.nick == "kubevip" || o.nick == "plndr") {
+			o.taken = true
+			k.configMap(o)
+		}
+	}
+	k.keepControlPlane()
+}
+
+// kubeVIPState is what is known of kube-vip while its objects are read.
+type kubeVIPState struct {
+	*draft
+	assumption
+	control   []netip.Addr // of the API server
+	namespace string       // the only one whose Services are served, "" for all
+	workload  subject
+}
+
+// kubeVIPPool is an entry of the ConfigMap.
+type kubeVIPPool struct{ key, namespace, text string }
+
+// configMap converts pools. The provider looks for cidr-NS, cidr-global, range-NS, range-global, and takes the first alone.
+func (k *kubeVIPState) configMap(o *object) {
+	data := o.child("data")
+	o.about = o.namespaced("kube-system")
+	entries := map[string]kubeVIPPool{}
+	var order []string
+	skipEnds := false
+	interfaces := map[string]string{}
+	for i := 0; data != nil && i+1 < len(data.node.Content); i += 2 {
+		key, value := data.node.Content[i].Value, resolve(data.node.Content[i+1])
+		data.about = subject{}
+		data.path = ""
+		text := data.text(key)
+		if value.Kind == yaml.ScalarNode && value.Tag != "!!str" && value.Tag != "!!null" {
+			k.add(Info, "type", subject{name: key}, "the value is no string; the API server refuses the file as it is")
+		}
+		kind, namespace, _ := strings.Cut(key, "-")
+		switch {
+		case (kind == "cidr" || kind == "range") && entries[key].key != "":
+		case kind == "cidr" || kind == "range":
+			entries[key] = kubeVIPPool{key, namespace, text}
+			order = append(order, key)
+		case strings.HasPrefix(key, "allow-share-"):
+			if strings.EqualFold(text, "true") {
+				k.add(Lost, "sharing", subject{name: key}, "kube-vip puts Services of the namespace on one address wherever their "+
+					"ports differ. In Tandem each of them needs the same tandem-lb.io/allow-shared-ip, before the take-over; without "+
+					"it the second Service on an address loses it")
+			}
+		case kind == "interface":
+			interfaces[namespace] = text
+		case key == "search-order":
+			if strings.EqualFold(text, "desc") {
+				k.add(Lost, "order", subject{name: key}, "kube-vip takes the highest free address; Tandem takes the lowest")
+			}
+		case key == "skip-end-ips-in-cidr":
+			skipEnds = strings.EqualFold(text, "true")
+		case key == "kubevip-services" || kind == "config":
+		default:
+			k.add(Warn, "unknown-field", o.about, "%s: no key that is known; it has no effect on what is written", key)
+		}
+	}
+	var used []string // namespaces with a pool of their own
+	var global *pool
+	for _, key := range order {
+		e := entries[key]
+		if dead := k.dead(entries, e); dead != "" {
+			k.add(Warn, "dead-key", o.about, "%s is not used, because %s comes before it; it is left out", key, dead)
+			continue
+		}
+		p := k.pool(o, data, e, skipEnds)
+		if p == nil {
+			continue
+		}
+		if e.namespace == "global" {
+			global = p
+		} else {
+			used = append(used, e.namespace)
+		}
+	}
+	k.finishPools(global, used, interfaces, o)
+}
+
+// dead returns the key that is found before an entry, "" if there is none.
+func (k *kubeVIPState) dead(entries map[string]kubeVIPPool, e kubeVIPPool) string {
+	var before []string
+	switch kind, _, _ := strings.Cut(e.key, "-"); {
+	case kind == "range" && e.namespace == "global":
+		before = []string{"cidr-global"}
+	case kind == "range":
+		before = []string{"cidr-" + e.namespace, "cidr-global"}
+	}
+	for _, key := range before {
+		if _, ok := entries[key]; ok {
+			return key
+		}
+	}
+	return ""
+}
+
+// pool converts an entry.
+func (k *kubeVIPState) pool(o *object, data *fields, e kubeVIPPool, skipEnds bool) *pool {
+	p := k.newPool(e.namespace, "kube-vip", o.origin())
+	for _, text := range strings.FieldsFunc(e.text, func(r rune) bool { return r == ',' || r == '\n' }) {
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		if strings.HasPrefix(text, "0.0.0.0") {
+			k.add(Lost, "no-equal", subject{name: e.key}, "%s stands for DHCP; Tandem leases no addresses. Reserve some outside the "+
+				"DHCP server's range, and put them into a pool", text)
+			continue
+		}
+		k.addSpan(p, data, e.key, text)
+	}
+	for _, s := range p.spans {
+		if !s.cidr.IsValid() || s.is6() && !skipEnds {
+			continue
+		}
+		if skipEnds {
+			p.exclude = append(p.exclude, ends(s.cidr)...)
+			continue
+		}
+		for _, last := range []byte{0, 255} {
+			first := s.addrs.From().As4()
+			first[3] = last
+			if a := netip.AddrFrom4(first); s.addrs.Contains(a) && !p.avoidBuggy {
+				p.avoidBuggy = true
+				k.add(Info, "buggy", p.about(), "kube-vip never gives .0 and .255 of a CIDR, so avoidBuggyIPs is set")
+			}
+		}
+	}
+	if len(p.spans) == 0 {
+		k.pools = slices.DeleteFunc(k.pools, func(other *pool) bool { return other == p })
+		return nil
+	}
+	if e.namespace != "global" {
+		p.namespaces = []metav1.LabelSelector{in(namespaceName, e.namespace)}
+	}
+	return p
+}
+
+// finishPools limits the global pool to the namespaces that have none of their own, and writes advertisements for pools with an interface.
+func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[string]string, o *object) {
+	switch {
+	case global == nil:
+	case k.namespace != "":
+		global.namespaces = []metav1.LabelSelector{in(namespaceName, k.namespace)}
+	case len(used) > 0:
+		slices.Sort(used)
+		global.namespaces = []metav1.LabelSelector{requirement(namespaceName, metav1.LabelSelectorOpNotIn, used...)}
+		k.add(Info, "namespaces", global.about(), "leaves out the namespaces that have their own pool: kube-vip lets their Services "+
+			"wait when it has run out")
+	}
+	if len(interfaces) == 0 {
+		return
+	}
+	var special []string
+	for _, p := range k.pools {
+		if name := orElse(interfaces[p.name], interfaces["global"]); p.product == "kube-vip" && name != "" {
+			a := k.newAdvertisement(l2Kind, p.name, o.origin())
+			a.pools, a.interfaces = []string{p.name}, strings.Split(name, ",")
+			special = append(special, p.name)
+			for _, general := range k.advertisements {
+				if general.kind == l2Kind && strings.HasPrefix(general.name, "kube-vip") && len(general.nodes) > 0 {
+					a.nodes = general.nodes
+				}
+			}
+		}
+	}
+	k.restrict(special)
+}
+
+// restrict limits the general advertisement to the pools that have none of their own.
+func (k *kubeVIPState) restrict(special []string) {
+	var rest []string
+	for _, p := range k.pools {
+		if p.product == "kube-vip" && !slices.Contains(special, p.name) {
+			rest = append(rest, p.name)
+		}
+	}
+	k.advertisements = slices.DeleteFunc(k.advertisements, func(a *advertisement) bool {
+		general := a.kind == l2Kind && a.name == "kube-vip"
+		if general {
+			a.pools = rest
+		}
+		return general && len(rest) == 0
+	})
+}
+
+// keepControlPlane takes the address of the API server out of the pools.
+func (k *kubeVIPState) keepControlPlane() {
+	for _, a := range k.control {
+		for _, p := range k.pools {
+			if p.product != "kube-vip" || !p.holds(a) {
+				continue
+			}
+			if len(p.spans) == 1 && p.spans[0].addrs.From() == p.spans[0].addrs.To() {
+				k.add(Error, "control-plane", p.about(), "its one address %s is that of the API server, which stays with kube-vip; "+
+					"give Services another one", a)
+				continue
+			}
+			p.exclude = append(p.exclude, a)
+			k.add(Warn, "reserved", p.about(), "%s is the address of the API server, which stays with kube-vip; it is excluded", a)
+		}
+	}
+}
+
+// manager converts what the environment of kube-vip's pods says.
+func (k *kubeVIPState) manager(o *object, c container) {
+	k.workload = o.namespaced("kube-system")
+	c.flags()
+	on := func(name string) bool { v, _ := strconv.ParseBool(c.env[name]); return v }
+	k.variables(o, c)
+	if on("cp_enable") {
+		address := orElse(c.env["address"], c.env["vip_address"])
+		if a, err := netip.ParseAddr(address); err == nil {
+			k.control = append(k.control, a)
+		}
+		k.add(Lost, "control-plane", k.workload,
+			`Tandem has no address for the API server. Leave kube-vip for %s and set svc_enable to "false"`, orElse(address, "it"))
+	}
+	if !on("svc_enable") {
+		k.add(Info, "control-plane", k.workload, "svc_enable is not set, so that these pods serve no Services; they stay")
+		return
+	}
+	if on("lb_class_only") || c.env["lb_class_name"] != "" {
+		k.add(Lost, "class", k.workload, "it serves Services of class %s alone; the class of a Service cannot be changed, so that it "+
+			"has to be made anew for Tandem",
+			orElse(c.env["lb_class_name"], "kube-vip.io/kube-vip-class"))
+	}
+	k.namespace = c.env["svc_namespace"]
+	nodes := k.nodes(o)
+	if on("vip_arp") {
+		a := k.newAdvertisement(l2Kind, "kube-vip", o.origin())
+		a.nodes = nodes
+		if name := orElse(c.env["vip_servicesinterface"], c.env["vip_interface"]); name != "" && name != "lo" {
+			a.interfaces = []string{name}
+		}
+	}
+	if on("bgp_enable") {
+		k.newAdvertisement(bgpKind, "kube-vip", o.origin()).nodes = nodes
+		k.bgp(o, c, nodes)
+		if on("svc_election") || on("enableServicesElection") {
+			k.add(Warn, "all-nodes", k.workload, "one node announces an address here, the one that is elected; with Tandem every node "+
+				"with a session does")
+		}
+	}
+	if controlPlane(nodes) {
+		k.add(Warn, "exclude-label", k.workload, "kubeadm labels control-plane nodes %s; kube-vip ignores the label, Tandem announces "+
+			"nothing from such nodes. Remove the label, or leave nodeSelectors out so that other nodes announce",
+			excludeLabel)
+	}
+}
+
+// nodes returns selectors of the nodes on which the pods run.
+func (k *kubeVIPState) nodes(o *object) (list []metav1.LabelSelector) {
+	if o.kind == "Pod" {
+		return []metav1.LabelSelector{requirement("node-role.kubernetes.io/control-plane", metav1.LabelSelectorOpExists)}
+	}
+	pod := o.podSpec()
+	base := metav1.LabelSelector{}
+	if n := lookupPath(pod, "nodeSelector"); n != nil && n.Kind == yaml.MappingNode && len(n.Content) > 0 {
+		base.MatchLabels = map[string]string{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			base.MatchLabels[n.Content[i].Value] = n.Content[i+1].Value
+		}
+	}
+	terms := lookupPath(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+	if terms == nil {
+		return selectorsOf(&base)
+	}
+	for _, term := range terms.Content {
+		f := &fields{in: o.in, node: resolve(term), about: o.about, read: map[string]bool{}}
+		s := f.ownSelector()
+		s.MatchLabels = base.MatchLabels
+		for _, field := range f.list("matchFields") { // metadata.name is the only one.
+			s.MatchExpressions = append(s.MatchExpressions, metav1.LabelSelectorRequirement{
+				Key: hostname, Operator: metav1.LabelSelectorOperator(field.text("operator")), Values: field.texts("values"),
+			})
+		}
+		list = append(list, s)
+	}
+	return anyOf(list)
+}

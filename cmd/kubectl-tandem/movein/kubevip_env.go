@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// fate says what becomes of a variable of kube-vip's environment.
+type fate int
+
+const (
+	read         fate = iota // the converter reads it
+	elected                  // how kube-vip elects; Tandem elects by itself
+	plane                    // for the address of the API server, which stays with kube-vip
+	podOnly                  // belongs to kube-vip's pods
+	nic                      // about addresses on interfaces, on which Tandem puts none
+	withoutEqual             // a feature that Tandem does not have
+)
+
+// kubeVIPVariables are all that kube-vip reads, and old names that are common.
+var kubeVIPVariables = map[fate]string{
+	read: "vip_arp bgp_enable svc_enable svc_election cp_enable address vip_address vip_interface vip_servicesinterface svc_namespace " +
+		"lb_class_only lb_class_name " +
+		"lb_class_legacy_handling bgp_routerid bgp_routerinterface bgp_as bgp_peeras bgp_peeraddress bgp_peerpass bgp_multihop " +
+		"bgp_peers bgp_sourceip bgp_sourceif " +
+		"bgp_hold_time bgp_keepalive_interval mpbgp_nexthop mpbgp_ipv4 mpbgp_ipv6 annotation annotations enableServicesElection",
+	elected: "vip_leaderelection vip_leasename vip_leaseduration vip_renewdeadline vip_retryperiod vip_leaseannotations svc_leasename " +
+		"vip_preserve_on_leadership_loss vip_loseleadership per_service_election_on_demand",
+	plane: "cp_namespace cp_detect port vip_ddns dns_mode dhcp_mode lb_enable lb_port lb_fwdmethod kubernetes_addr " +
+		"backend_health_check_interval control_plane_health_check_address control_plane_health_check_period_seconds " +
+		"control_plane_health_check_timeout_seconds control_plane_health_check_failure_threshold control_plane_health_check_ca_path",
+	podOnly: "enable_service_security EnableServiceSecurity enable_endpoints enable_node_labeling EnableNodeLabeling " +
+		"disable_service_updates prometheus_server vip_loglevel " +
+		"vip_arpRate vip_startleader vip_addpeerstolb vip_localpeer vip_configmap healthCheckPort health_check_port " +
+		"dhcp_backoff_attempts k8s_config_file config_file debounce_time instance_name vip_nodename vip_singlenode",
+	nic: "vip_cidr vip_subnet bgp_attach_ip_to_interface vip_interfaceloglobal vip_skipdad vip_allow_interface_not_up",
+	withoutEqual: "vip_routingtable vip_routingtableid vip_routingtabletype vip_routingprotocol vip_cleanroutingtable vip_wireguard " +
+		"mirror_dest_interface " +
+		"zebra_enable zebra_url zebra_version zebra_software_name egress_podcidr egress_servicecidr egress_withnftables egress_clean " +
+		"iptables_backend enable_upnp",
+}
+
+// fateOf returns what becomes of a variable. ok is false for one that kube-vip does not know.
+func fateOf(name string) (f fate, ok bool) {
+	for f, names := range kubeVIPVariables {
+		if slices.Contains(strings.Fields(names), name) {
+			return f, true
+		}
+	}
+	switch {
+	case strings.HasPrefix(name, "control_plane_health_check_"):
+		return plane, true
+	case strings.HasPrefix(name, "vip_loseleadership"):
+		return elected, true
+	case strings.HasPrefix(name, "egress_"), strings.HasPrefix(name, "zebra_"):
+		return withoutEqual, true
+	}
+	return 0, false
+}
+
+// kubeVIPFlags are arguments of kube-vip that say what a variable says too.
+var kubeVIPFlags = map[string]string{
+	"arp": "vip_arp", "bgp": "bgp_enable", "services": "svc_enable", "controlplane": "cp_enable", "servicesElection": "svc_election",
+	"address": "address", "vip": "vip_address", "interface": "vip_interface", "serviceInterface": "vip_servicesinterface",
+	"localAS": "bgp_as", "peerAS": "bgp_peeras", "peerAddress": "bgp_peeraddress", "peerPass": "bgp_peerpass",
+	"peerMultihop": "bgp_multihop", "bgppeers": "bgp_peers", "bgpRouterID": "bgp_routerid", "sourceIP": "bgp_sourceip",
+	"sourceIF": "bgp_sourceif",
+}
+
+// flags reads arguments as the variables of the same meaning, which come first. For example, --interface eth0 is vip_interface eth0.
+func (c *container) flags() {
+	for i, arg := range c.args {
+		name, ok := strings.CutPrefix(arg, "--")
+		if !ok {
+			continue
+		}
+		name, value, given := strings.Cut(name, "=")
+		if !given {
+			value = "true"
+			if i+1 < len(c.args) && !strings.HasPrefix(c.args[i+1], "-") {
+				value = c.args[i+1]
+			}
+		}
+		if variable := kubeVIPFlags[name]; variable != "" && c.env[variable] == "" {
+			c.env[variable] = value
+		}
+	}
+}
+
+// variables names those that have no effect on what is written.
+func (k *kubeVIPState) variables(o *object, c container) {
+	var ignored, lost, legacy []string
+	for _, name := range c.order {
+		f, known := fateOf(name)
+		value := c.env[name]
+		switch {
+		case !known:
+			ignored = append(ignored, name)
+		case value == "" && f != plane && f != elected:
+			ignored = append(ignored, name)
+		case f == podOnly:
+			ignored = append(ignored, name)
+		case f == withoutEqual && value != "false" && value != "":
+			lost = append(lost, name)
+		case strings.HasPrefix(name, "annotation"):
+			legacy = append(legacy, name)
+		}
+	}
+	about := k.workload
+	if len(ignored) > 0 {
+		k.add(Info, "ignored", about, "%s: belong to kube-vip's pods, have no value, or are no keys of "+
+			"kube-vip", strings.Join(ignored, ", "))
+	}
+	if len(lost) > 0 {
+		k.add(Lost, "no-equal", about, "%s: Tandem has no such function", strings.Join(lost, ", "))
+	}
+	if len(legacy) > 0 {
+		k.add(Lost, "no-equal", about, "%s: peers from annotations of nodes are in the cluster only; write one BGPPeer for each "+
+			"node", strings.Join(legacy, ", "))
+	}
+}
+
+// bgp converts the peers: those of bgp_peers first, then the one that has variables of its own.
+func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector) {
+	var texts []string
+	for text := range strings.SplitSeq(c.env["bgp_peers"], ",") {
+		texts = append(texts, nonempty(strings.TrimSpace(text))...)
+	}
+	if address := c.env["bgp_peeraddress"]; address != "" {
+		if strings.Contains(address, ":") {
+			address = "[" + strings.Trim(address, "[]") + "]"
+		}
+		texts = append(texts, strings.Join([]string{address, c.env["bgp_peeras"], c.env["bgp_peerpass"], c.env["bgp_multihop"]}, ":"))
+	}
+	for i, text := range texts {
+		k.bgpPeer(o, c, text, i+1, nodes)
+	}
+	if c.env["bgp_routerinterface"] != "" && c.env["bgp_routerid"] == "" {
+		k.add(Info, "router-id", k.workload, "bgp_routerinterface %s: without routerID Tandem uses the node's IPv4 address; set the "+
+			"annotation tandem-lb.io/bgp-router-id on nodes where the interface has another one",
+			c.env["bgp_routerinterface"])
+	}
+}
+
+// bgpPeer converts addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface.
+func (k *kubeVIPState) bgpPeer(o *object, c container, text string, index int, nodes []metav1.LabelSelector) {
+	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
+	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
+	rest := text
+	if after, ok := strings.CutPrefix(text, "["); ok {
+		p.address, rest, _ = strings.Cut(after, "]")
+		rest = strings.TrimPrefix(rest, ":")
+	} else if after, ok := strings.CutPrefix(text, "unnumbered:"); ok {
+		p.iface, rest, _ = strings.Cut(after, ":")
+	} else {
+		p.address, rest, _ = strings.Cut(text, ":")
+	}
+	part := append(strings.Split(rest, ":"), make([]string, 7)...)
+	p.my = numberOf(c.env["bgp_as"])
+	if p.theirs = numberOf(part[0]); p.theirs == 0 {
+		p.theirs = numberOf(c.env["bgp_peeras"])
+	}
+	if p.password = part[1]; p.password != "" {
+		k.add(Info, "password", p.about(), "the password is in clear in the input; it goes to a Secret in tandem-system named after "+
+			"the peer")
+	}
+	p.multihop, _ = strconv.ParseBool(part[2])
+	p.port = numberOf(part[3])
+	if p.my == 0 || p.theirs == 0 {
+		f.report(Error, "missing", "bgp_peers", "%q has no AS number, of the router or of the nodes (bgp_as)", text)
+	}
+	k.bfd(o, p, part[5])
+	p.routerID, p.source, p.nodes = c.env["bgp_routerid"], c.env["bgp_sourceip"], nodes
+	if name := c.env["bgp_sourceif"]; name != "" {
+		k.add(Info, "source", p.about(), "bgp_sourceif %s: left to the kernel; set sourceInterface where it chooses another one", name)
+	}
+	k.timers(p, c)
+	if mode := orElse(part[4], c.env["mpbgp_nexthop"]); mode == "" && p.ownFamily() {
+		k.add(Info, "families", p.about(), "without mpbgp keys kube-vip's sessions carry the family of their address only")
+	}
+	k.checkPeer(p, f, "bgp_peers")
+}
+
+// timers sets hold and keepalive times. Versions that have variables for them default to 30 and 10 seconds, those before 0.7 to 90 and 30,
+// as GoBGP does.
+func (k *kubeVIPState) timers(p *peer, c container) {
+	hold, keepalive := c.env["bgp_hold_time"], c.env["bgp_keepalive_interval"]
+	if hold == "" && (!k.versioned() || !k.before(0, 7)) {
+		hold = "30"
+	}
+	p.hold = number("%ds", numberOf(hold))
+	p.keepalive = number("%ds", numberOf(keepalive))
+}
+
+// bfd converts true;rx;tx;mult. kube-vip takes the intervals for microseconds, whatever was meant.
+func (k *kubeVIPState) bfd(o *object, p *peer, text string) {
+	part := strings.Split(text, ";")
+	if on, _ := strconv.ParseBool(part[0]); !on {
+		return
+	}
+	part = append(part, "", "", "")
+	profile := &profile{name: p.name, from: o.origin(), multiplier: numberOf(part[3])}
+	small := false
+	for _, interval := range []struct {
+		text string
+		to   *int64
+	}{{part[1], &profile.receive}, {part[2], &profile.transmit}} {
+		n := numberOf(interval.text)
+		if *interval.to = n / 1000; n > 0 && n < 10000 {
+			*interval.to, small = n, true
+		}
+	}
+	if small {
+		k.add(Warn, "bfd-interval", p.about(), "the BFD intervals of %q work as microseconds in kube-vip, and were most likely meant "+
+			"as milliseconds; they are written as milliseconds", text)
+	}
+	p.bfd = p.name
+	k.profiles = append(k.profiles, profile)
+}

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// metalLB is what is known of the MetalLB that an input is for. Defaults differ between versions, and between its own BGP ("native") and
+// FRR.
+type metalLB struct {
+	assumption
+	native, frr bool // neither where it is not known
+}
+
+// metallb converts MetalLB's objects, and configurations of 0.12 and older.
+func (d *draft) metallb() {
+	m := &metalLB{assumption: d.assumed("metallb")}
+	m.native, m.frr = m.says("native"), m.says("frr") || m.says("frr-k8s")
+	d.metallbWorkloads(m)
+	objects := d.take("metallb.io", "", "")
+	for _, o := range objects {
+		if spec := o.spec(); o.kind == "BGPPeer" && !m.native && spec.needsFRR() {
+			m.frr = true
+		}
+	}
+	configs := d.metallbConfigs()
+	for _, c := range configs {
+		d.metallbConfig(c, m)
+	}
+	for _, kind := range []string{
+		"BFDProfile", "Community", "IPAddressPool", "AddressPool", "BGPPeer", "L2Advertisement",
+		"BGPAdvertisement",
+	} {
+		for _, o := range objects {
+			if o.kind == kind {
+				d.metallbObject(o, m)
+			}
+		}
+	}
+	for _, o := range d.objects {
+		switch {
+		case o.kind == "ConfigMap" && o.nick == "bgpextras":
+			o.taken = true
+			o.skip("data")
+			d.add(Lost, "no-equal", o.namespaced("metallb-system"),
+				"Tandem's speaker has no free configuration of FRR. What this one announces, learns or filters ends with MetalLB; keep "+
+					"FRR on the nodes for it, over other sessions than Tandem's")
+		case o.kind == "ConfigMap" && o.nick == "metallb-excludel2":
+			o.taken = true // Tandem answers only on interfaces that hold a prefix of the address.
+			o.skip("data")
+		case o.kind == "MetalLB" && o.group == "metallb.io":
+			o.taken = true
+			o.whole("spec")
+			d.add(Info, "ignored", o.about, "it is for MetalLB's operator and pods; set what is wanted in Tandem's manifests")
+		case o.kind == "FRRConfiguration":
+			o.taken = true
+			o.whole("spec")
+			d.add(Lost, "no-equal", o.namespaced("metallb-system"),
+				"frr-k8s has sessions and filters of its own here, which Tandem does not read. Leave it in place where its routes are "+
+					"needed; it has to use another session than Tandem's")
+		}
+	}
+}
+
+// take returns the objects of an API group, of a kind and a name where those are given, that nobody has converted yet, and marks them as
+// converted.
+func (d *draft) take(group, kind, name string) (objects []*object) {
+	for _, o := range d.objects {
+		known := kind != "" || slices.Contains(kindsOf[group], o.kind)
+		if o.group == group && (kind == "" || o.kind == kind) && (name == "" || o.nick == name) && known && !o.taken {
+			o.taken = true
+			objects = append(objects, o)
+		}
+	}
+	return objects
+}
+
+// kindsOf are the kinds that are read, by API group.
+var kindsOf = map[string][]string{
+	"metallb.io": {
+		"IPAddressPool", "AddressPool", "L2Advertisement", "BGPPeer", "BGPAdvertisement", "Community", "BFDProfile",
+		"ServiceL2Status", "ServiceBGPStatus", "ConfigurationState",
+	},
+}
+
+// metallbWorkloads learns version and mode from MetalLB's own DaemonSet.
+func (d *draft) metallbWorkloads(m *metalLB) {
+	for _, o := range d.objects {
+		if o.kind == "MetalLB" && o.group == "metallb.io" {
+			if mode := o.spec().text("bgpBackend"); mode != "" {
+				m.native, m.frr = mode == "native", mode != "native"
+			}
+		}
+		for _, c := range o.containers() {
+			if !strings.Contains(c.image, "metallb/speaker") && !strings.Contains(c.image, "metallb-speaker") {
+				continue
+			}
+			_, tag, _ := strings.Cut(c.image[strings.LastIndex(c.image, "/"):], ":")
+			m.learn(tag)
+			switch mode := c.env["METALLB_BGP_TYPE"]; mode {
+			case "native", "frr", "frr-k8s":
+				m.native, m.frr = mode == "native", mode != "native"
+			}
+		}
+	}
+}
+
+// needsFRR reports whether a peer has a field that MetalLB refuses in native mode.
+func (f *fields) needsFRR() bool {
+	for _, field := range []string{
+		"keepaliveTime", "connectTime", "bfdProfile", "vrf", "enableGracefulRestart", "interface", "localASN",
+		"dynamicASN",
+	} {
+		if n := f.peek(field); n != "" && n != "0s" && n != "false" {
+			return true
+		}
+	}
+	return false
+}
+
+// peek returns a scalar without marking it as read.
+func (f *fields) peek(field string) string {
+	if f == nil {
+		return ""
+	}
+	if n := lookup(f.node, f.name(field)); n != nil && n.Kind == yaml.ScalarNode {
+		return n.Value
+	}
+	return ""
+}
+
+func (d *draft) metallbObject(o *object, m *metalLB) {
+	spec := o.spec()
+	switch o.kind {
+	case "IPAddressPool":
+		d.metallbPool(o, spec, m)
+	case "AddressPool":
+		p := d.metallbPool(o, spec, m)
+		d.metallbProtocol(spec, p, "", func(string) string { return o.nick }, o.origin())
+	case "BGPPeer":
+		p := d.newPeer(o.nick, o.origin())
+		d.metallbPeer(spec, p, m, o.namespace)
+	case "L2Advertisement", "BGPAdvertisement":
+		a := d.newAdvertisement(o.kind, o.nick, o.origin())
+		d.metallbAdvertisement(spec, a)
+	case "Community":
+		c := &community{name: dns(o.nick, 253), from: o.origin()}
+		for _, item := range spec.list("communities") {
+			d.addCommunity(c, item, item.text("name"), item.text("value"), "value")
+		}
+		d.keepCommunity(c)
+	case "BFDProfile":
+		d.metallbProfile(spec, o.fields, &profile{name: dns(o.nick, 253), from: o.origin()})
+	}
+}
+
+// metallbPool converts an IPAddressPool, or what came before it.
+func (d *draft) metallbPool(o *object, spec *fields, m *metalLB) *pool {
+	p := d.newPool(o.nick, "metallb", o.origin())
+	p.labels, p.onePoolPerService = o.labels, true
+	d.metallbRanges(spec, p, o.fields)
+	allocation := spec.child("serviceAllocation")
+	p.priority, _ = allocation.number("priority")
+	if names := allocation.texts("namespaces"); len(names) > 0 {
+		p.namespaces = append(p.namespaces, in(namespaceName, names...))
+	}
+	p.namespaces = append(p.namespaces, allocation.selectors("namespaceSelectors")...)
+	p.services = anyOf(allocation.selectors("serviceSelectors"))
+	p.namespaces = anyOf(p.namespaces)
+	if p.priority > 0 && len(p.namespaces)+len(p.services) == 0 && (m.before(0, 15) || !m.versioned()) {
+		d.add(Warn, "was-ignored", p.about(), "MetalLB before 0.15 gives no address by itself from a pool that has a priority and no "+
+			"selectors; Tandem does")
+	}
+	if allocation != nil && p.priority == 0 {
+		allocation.zeros = nil
+	}
+	return p
+}
+
+// metallbRanges reads addresses, autoAssign and avoidBuggyIPs of a pool. about is where an empty list is reported.
+func (d *draft) metallbRanges(spec *fields, p *pool, about *fields) {
+	p.manual = !spec.boolean("autoAssign", true)
+	p.avoidBuggy = spec.boolean("avoidBuggyIPs", false)
+	if letters := spec.letters("addresses"); letters != "" {
+		spec.report(Error, "bad-address", "addresses", "%d entries of one letter each; a string was taken for a list (put together: "+
+			"%s). Write it as one entry",
+			len(letters), letters)
+		return
+	}
+	list, n := []string{}, spec.get("addresses")
+	switch {
+	case n != nil && n.Kind == yaml.SequenceNode:
+		for i, item := range n.Content {
+			list = append(list, spec.scalar(resolve(item), "addresses["+itoa(i)+"]"))
+		}
+	case n != nil:
+		list = spec.texts("addresses")
+	}
+	for i, text := range list {
+		if text == "" { // It is empty, or reported already.
+			if n.Kind == yaml.SequenceNode && resolve(n.Content[i]).Value == "" && resolve(n.Content[i]).Kind == yaml.ScalarNode {
+				spec.report(Error, "bad-address", "addresses["+itoa(i)+"]", "it is empty; MetalLB refuses it")
+			}
+			continue
+		}
+		field := spec.name("addresses") + "[" + itoa(i) + "]"
+		if _, err := netip.ParseAddr(text); err == nil {
+			spec.report(Warn, "was-refused", field, "MetalLB refuses %q (it has no mask) and with it the configuration, so that the "+
+				"cluster need not run what the file says; AddressPool %s takes it as one address",
+				text, p.name)
+		}
+		d.addSpan(p, spec, field, text)
+	}
+	if len(list) == 0 && (n == nil || n.Kind == yaml.SequenceNode && len(n.Content) == 0) {
+		field := "addresses"
+		if about != spec {
+			field = orElse(spec.at(field), "spec.addresses")
+		}
+		about.report(Error, "missing", field, "the pool has no addresses")
+	}
+}
+
+// letters returns the text of a list whose entries are single letters, "" for any other list. YAML reads "- -" as a list in the list.
+func (f *fields) letters(field string) string {
+	n := f.get(field)
+	if n == nil || n.Kind != yaml.SequenceNode || len(n.Content) < 4 {
+		return ""
+	}
+	text := ""
+	var walk func(*yaml.Node) bool
+	walk = func(n *yaml.Node) bool {
+		if n.Kind == yaml.SequenceNode {
+			text += "-"
+			return !slices.ContainsFunc(n.Content, func(kid *yaml.Node) bool { return !walk(kid) })
+		}
+		if n.Tag != "!!null" {
+			text += n.Value
+		}
+		return len(n.Value) <= 1
+	}
+	if slices.ContainsFunc(n.Content, func(kid *yaml.Node) bool { return !walk(kid) }) {
+		return ""
+	}
+	return text
+}
+
+// metallbPeer converts a peer, of an object or of a configuration. namespace is that of the Secret with its password.
+func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
+	p.my, _ = f.number("myASN")
+	if local, ok := f.number("localASN"); ok {
+		p.my = local
+	}
+	p.theirs, _ = f.number("peerASN")
+	p.dynamic = map[string]string{"internal": "Internal", "external": "External"}[strings.ToLower(f.text("dynamicASN"))]
+	p.address, p.iface, p.vrf = f.text("peerAddress"), f.text("interface"), f.text("vrf")
+	p.source, p.routerID = f.text("sourceAddress"), f.text("routerID")
+	p.port = f.within("peerPort", 1, 65535)
+	// Before 0.15 an object that says nothing of the time is exported with 0s; since then 0s turns the check off.
+	if p.hold = "0s"; m.before(0, 15) || !m.versioned() || !f.off("holdTime") {
+		p.hold = f.duration("holdTime")
+	}
+	p.keepalive, p.connect = f.duration("keepaliveTime"), f.duration("connectTime")
+	p.multihop, p.bfd = f.boolean("ebgpMultiHop", false), f.text("bfdProfile")
+	p.graceful = f.boolean("enableGracefulRestart", false)
+	p.nodes = d.metallbNodes(f)
+	d.metallbPassword(f, p, namespace)
+	switch {
+	case p.my == 0:
+		f.report(Error, "missing", "myASN", "a peer needs the number of our autonomous system")
+	case p.theirs == 0 && p.dynamic == "":
+		f.report(Error, "missing", "peerASN", "a peer needs the number of its autonomous system")
+	case f.peek("peerAddress") == "" && p.iface == "":
+		f.report(Error, "missing", "peerAddress", "a peer needs an address, or an interface")
+	}
+	d.metallbFamilies(f, p, m)
+	if m.native && p.external() && !p.multihop {
+		d.add(Warn, "multihop", p.about(), "eBGP. MetalLB's native BGP sends with TTL 64 and reaches the router over others too; set "+
+			"ebgpMultiHop: true unless the router is on the node's own link")
+	}
+	d.checkPeer(p, f, "peerAddress")
+}
+
+// metallbFamilies sets the families of a session, which is the default that differs most between MetalLB's modes and versions.
+func (d *draft) metallbFamilies(f *fields, p *peer, m *metalLB) {
+	one, both := f.boolean("disableMP", false), f.boolean("dualStackAddressFamily", false)
+	switch {
+	case m.native:
+		p.families = []string{"IPv4"}
+		d.add(Info, "families", p.about(), "MetalLB's native BGP carries IPv4 only, so families is [IPv4]; leave it out to let the "+
+			"session carry both")
+	case both, p.address == "", m.frr && m.before(0, 15) && !one:
+	case p.ownFamily():
+		d.add(Info, "families", p.about(), "families is that of the address, as in MetalLB; leave it out to let the session carry both")
+	}
+}
+
+// bookkeeping is the prefix of labels that a cloud provider writes into selectors, and that no node has.
+const bookkeeping = "nomatch.metal.equinix.com/"
+
+// metallbNodes reads the nodes of a peer: any of the selectors has to match.
+func (d *draft) metallbNodes(f *fields) []metav1.LabelSelector {
+	list := f.selectors("nodeSelectors")
+	kept := slices.DeleteFunc(slices.Clone(list), func(s metav1.LabelSelector) bool {
+		for key := range s.MatchLabels {
+			if strings.HasPrefix(key, bookkeeping) {
+				return true
+			}
+		}
+		return false
+	})
+	if len(kept) < len(list) {
+		d.add(Info, "selector", f.aboutOr(f.path), "%s with labels %s... match no node and are left "+
+			"out", f.name("nodeSelectors"), bookkeeping)
+	}
+	return anyOf(kept)
+}
+
+func (d *draft) metallbPassword(f *fields, p *peer, namespace string) {
+	if p.password = f.text("password"); p.password != "" {
+		p.secret = p.name + "-password"
+		about := subject{name: f.at("password")}
+		if f.about.kind != "" {
+			about = p.about()
+		}
+		d.add(Info, "password", about, "the password is in clear in the input; it goes to a Secret in tandem-system named after the peer")
+	}
+	reference := f.child("passwordSecret")
+	if reference == nil {
+		return
+	}
+	if len(reference.node.Content) == 0 {
+		f.zero("passwordSecret", "{}")
+		return
+	}
+	name := reference.text("name")
+	namespace = orElse(reference.text("namespace"), orElse(namespace, "metallb-system"))
+	if name == "" {
+		f.zero("passwordSecret", "{}")
+		return
+	}
+	p.secret = name
+	d.noteSecret(p, namespace)
+}
+
+// metallbAdvertisement converts an advertisement of either kind. spec may be nil: all pools, everywhere.
+func (d *draft) metallbAdvertisement(spec *fields, a *advertisement) {
+	for _, name := range spec.texts("ipAddressPools") {
+		a.pools = append(a.pools, d.ourPool(name))
+	}
+	a.poolSelectors = spec.selectors("ipAddressPoolSelectors")
+	a.services = anyOf(spec.selectors("serviceSelectors"))
+	a.nodes = anyOf(spec.selectors("nodeSelectors"))
+	if spec != nil {
+		spec.zeros = nil // Empty lists say the same as none.
+	}
+	if a.kind == l2Kind {
+		a.interfaces = spec.texts("interfaces")
+		for _, item := range spec.list("preferredNodeSelectors") {
+			weight, _ := item.number("weight")
+			p := preference{weight: weight}
+			if s := item.selector("preference"); s != nil {
+				p.nodes = *s
+			}
+			a.preferred = append(a.preferred, p)
+		}
+		if len(a.preferred) > 0 {
+			d.add(Warn, "preference", a.about(), "MetalLB takes an address back to a preferred node that has come back; Tandem leaves "+
+				"it where it is, unless failbackAfter is set")
+		}
+		return
+	}
+	for _, name := range spec.texts("peers") {
+		if names := d.peersOf(name); len(names) > 0 {
+			a.peers = append(a.peers, names...)
+			continue
+		}
+		a.peers = append(a.peers, name)
+	}
+	d.metallbRoute(spec, a)
+}
+
+// metallbRoute reads the attributes of a route.
+func (d *draft) metallbRoute(f *fields, a *advertisement) {
+	a.length, a.lengthV6 = f.within("aggregationLength", 0, 32), f.within("aggregationLengthV6", 0, 128)
+	if pref, ok := f.number("localPref"); ok {
+		a.localPref = &pref
+	}
+	for i, text := range f.texts("communities") {
+		problem := communityProblem(text)
+		if _, err := strconv.Atoi(text); err == nil && problem == "" && !communityValue.MatchString(text) {
+			problem = "is half of a community such as 64512:100"
+		}
+		if problem != "" {
+			f.report(Error, "bad-value", "communities["+itoa(i)+"]", "%q %s", text, problem)
+			continue
+		}
+		a.communities = append(a.communities, text)
+	}
+}
+
+func (d *draft) metallbProfile(spec, about *fields, p *profile) {
+	p.receive, p.transmit = spec.within("receiveInterval", 10, 60000), spec.within("transmitInterval", 10, 60000)
+	p.echo = spec.within("echoInterval", 10, 60000)
+	p.multiplier, p.ttl = spec.within("detectMultiplier", 2, 255), spec.within("minimumTtl", 1, 254)
+	p.passive = spec.boolean("passiveMode", false)
+	d.profiles = append(d.profiles, p)
+	if spec.boolean("echoMode", false) {
+		d.add(Warn, "bfd-echo", subject{"BFDProfile", p.name}, "the echo function is not built, and echoMode is left out; control "+
+			"packets at the same interval find a failure as fast: shorten transmitInterval and receiveInterval")
+	}
+}

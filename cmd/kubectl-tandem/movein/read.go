@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Input is a file with the configuration of another product.
+type Input struct {
+	Name string // of the file, for messages
+	Data []byte
+}
+
+// object is one document of the input, or one item of a List in it.
+type object struct {
+	*fields
+	file            string
+	line, index     int // index counts documents from 1
+	group           string
+	kind            string
+	namespace, nick string // metadata.namespace and metadata.name
+	labels          map[string]string
+	annotations     map[string]string
+	taken           bool // a product has converted it
+}
+
+// origin says where the object stands, for the comments of what is made from it.
+func (o *object) origin() string {
+	name := o.nick
+	if o.namespace != "" {
+		name = o.namespace + "/" + o.nick
+	}
+	return fmt.Sprintf("%s %s (%s, line %d)", o.kind, name, o.file, o.line)
+}
+
+// namespaced is the subject of messages about an object with its namespace.
+func (o *object) namespaced(fallback string) subject {
+	namespace := o.namespace
+	if namespace == "" {
+		namespace = fallback
+	}
+	return subject{o.kind, namespace + "/" + o.nick}
+}
+
+var templateMark = regexp.MustCompile(`\{\{|\{%`)
+
+// parse returns the documents of an input. A text that is no YAML, or a template that has to be rendered first, is an error.
+func (in *input) parse(file Input) (objects []*object) {
+	data := bytes.ReplaceAll(bytes.TrimPrefix(file.Data, []byte("\xef\xbb\xbf")), []byte("\r\n"), []byte("\n"))
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	for index := 1; ; index++ {
+		var root yaml.Node
+		err := decoder.Decode(&root)
+		if err != nil && err.Error() == "EOF" {
+			return objects
+		}
+		if line := templateLine(data); line > 0 && (err != nil || hasTemplateKey(&root)) {
+			text := strings.TrimSpace(strings.Split(string(data), "\n")[line-1])
+			mark := templateMark.FindString(text)
+			in.add(Error, "template", subject{name: fmt.Sprintf("%s line %d", file.Name, line)},
+				"%q is a template's (Jinja, Ansible, Helm), not YAML: %s. Render it first, or read the live cluster by "+
+					"--from-cluster", mark, text)
+			return nil
+		}
+		if err != nil {
+			in.add(Error, "no-yaml", subject{name: file.Name}, "%v", err)
+			return nil
+		}
+		if problem := endless(&root); problem != "" {
+			in.add(Error, "no-yaml", subject{name: file.Name}, "%s", problem)
+			return nil
+		}
+		if len(root.Content) == 1 {
+			objects = append(objects, in.document(file.Name, index, resolve(root.Content[0]))...)
+		}
+	}
+}
+
+// endless says what is wrong with a document whose aliases name what they stand in, or stand for far more than is written. Without such a
+// document every walk over resolved aliases ends.
+func endless(root *yaml.Node) string {
+	var value any
+	if err := root.Decode(&value); err != nil && (strings.Contains(err.Error(), "contains itself") ||
+		strings.Contains(err.Error(), "excessive aliasing")) {
+		return err.Error()
+	}
+	return ""
+}
+
+// templateLine returns the first line with the mark of a template that is not in a comment, 0 where there is none.
+func templateLine(data []byte) int {
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		if text := bytes.TrimSpace(line); templateMark.Match(text) && !bytes.HasPrefix(text, []byte("#")) {
+			return number
+		}
+	}
+	return 0
+}
+
+// hasTemplateKey reports whether a mapping has a mapping for a key, which is how YAML reads {{ name }}.
+func hasTemplateKey(n *yaml.Node) bool {
+	for i, kid := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && kid.Kind == yaml.MappingNode || hasTemplateKey(kid) {
+			return true
+		}
+	}
+	return false
+}
+
+// document returns the objects of a document: itself, or the items of a List.
+func (in *input) document(file string, index int, n *yaml.Node) []*object {
+	if n.Kind == yaml.ScalarNode && n.Value != "" {
+		in.add(Error, "no-yaml", subject{name: fmt.Sprintf("%s line %d", file, n.Line)}, "it is no object in YAML or JSON")
+	}
+	if n.Kind != yaml.MappingNode {
+		return nil
+	}
+	if items := lookup(n, "items"); items != nil && items.Kind == yaml.SequenceNode {
+		var objects []*object
+		for _, item := range items.Content {
+			objects = append(objects, in.document(file, index, resolve(item))...)
+		}
+		return objects
+	}
+	o := &object{file: file, line: n.Line, index: index}
+	f := &fields{in: in, node: n, read: map[string]bool{}, zeros: new([]string)}
+	o.fields = f
+	o.kind = f.text("kind")
+	o.group, _, _ = strings.Cut(f.text("apiVersion"), "/")
+	f.skip("status")
+	if meta := f.child("metadata"); meta != nil {
+		o.nick, o.namespace = meta.quiet("name"), meta.quiet("namespace")
+		o.nick, _ = in.fill(o.nick)
+		o.namespace, _ = in.fill(o.namespace)
+		o.labels, o.annotations = meta.quietMap("labels"), meta.quietMap("annotations")
+		for i := 0; i < len(meta.node.Content); i += 2 {
+			meta.read[meta.node.Content[i].Value] = true
+		}
+	}
+	f.about = subject{o.kind, o.nick}
+	if o.kind == "ConfigMap" && o.namespace != "" {
+		f.about = o.namespaced("")
+	}
+	*f.zeros = nil
+	for _, path := range duplicates(n, "") {
+		f.in.add(Error, "duplicate-key", f.aboutOr(path), "%s is there twice; parsers take the last one silently, so say which is "+
+			"meant", path)
+	}
+	return []*object{o}
+}
+
+// spec returns the spec of the object; one that is absent has no field.
+func (o *object) spec() *fields {
+	if spec := o.child("spec"); spec != nil {
+		return spec
+	}
+	return &fields{
+		in: o.in, node: &yaml.Node{Kind: yaml.MappingNode}, about: o.about, path: "spec", read: map[string]bool{},
+		zeros: o.zeros,
+	}
+}
+
+// quiet returns a scalar as it is written.
+func (f *fields) quiet(field string) string {
+	if n := f.get(field); n != nil && n.Kind == yaml.ScalarNode {
+		return n.Value
+	}
+	return ""
+}
+
+// quietMap returns a mapping of texts as they are written, with the placeholders filled in whose values are known. Whether the others
+// matter depends on who reads the mapping.
+func (f *fields) quietMap(field string) map[string]string {
+	kid := f.get(field)
+	if kid == nil || kid.Kind != yaml.MappingNode {
+		return nil
+	}
+	m := map[string]string{}
+	for i := 0; i+1 < len(kid.Content); i += 2 {
+		if value := resolve(kid.Content[i+1]); value.Kind == yaml.ScalarNode {
+			m[kid.Content[i].Value], _ = f.in.fill(strings.TrimSpace(value.Value))
+		}
+	}
+	return m
+}
+
+// password returns a key of a Secret, "" where it is absent or encrypted, as SOPS does it.
+func (o *object) password(key string) string {
+	if text := o.child("stringData").text(key); text != "" && !strings.HasPrefix(text, "ENC[") {
+		return text
+	}
+	data, err := base64.StdEncoding.DecodeString(o.child("data").text(key))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimRight(string(data), "\n")
+}
+
+// aboutOr is the object, or a path where there is none.
+func (f *fields) aboutOr(path string) subject {
+	if f.about.kind == "" {
+		return subject{name: path}
+	}
+	return f.about
+}
+
+// nested returns the fields of a text that is itself YAML, such as a key of a ConfigMap, or of a mapping that stands for it. Messages about
+// it name paths within it.
+func (o *object) nested(n *yaml.Node, spelling map[string]string) *fields {
+	if n.Kind == yaml.ScalarNode {
+		var root yaml.Node
+		err := yaml.Unmarshal([]byte(n.Value), &root)
+		if problem := endless(&root); err == nil && problem != "" {
+			err = errors.New(problem)
+		}
+		if err != nil {
+			code := "no-yaml"
+			if templateMark.MatchString(n.Value) {
+				code = "template"
+			}
+			o.in.add(Error, code, o.about, "its text is no YAML: %v", err)
+			return nil
+		}
+		if len(root.Content) == 0 {
+			return nil
+		}
+		n = resolve(root.Content[0])
+		for _, path := range duplicates(n, "") {
+			o.in.add(Error, "duplicate-key", subject{name: path}, "is there twice; parsers take the last one silently, so say which is "+
+				"meant")
+		}
+	}
+	if n.Kind != yaml.MappingNode {
+		o.in.add(Error, "bad-value", o.about, "its text is no mapping")
+		return nil
+	}
+	return &fields{in: o.in, node: n, spelling: spelling, read: map[string]bool{}, zeros: new([]string)}
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	serviceLBPrefix = "svccontroller.k3s.cattle.io/"
+	serviceLBPool   = serviceLBPrefix + "lbpool"
+	serviceLBEnable = serviceLBPrefix + "enablelb"
+	cleanup         = "service.kubernetes.io/load-balancer-cleanup"
+)
+
+// serviceLB converts what there is of k3s' ServiceLB: Services that have the addresses of nodes, and labels. It has no pools, so that a
+// person has to give one.
+func (d *draft) serviceLB() {
+	said := d.Options.From == "servicelb" || d.assumed("k3s").known || d.assumed("servicelb").known
+	k3s := said
+	for _, o := range d.objects {
+		if strings.HasPrefix(o.kind, "HelmChart") && o.group == "helm.cattle.io" && !o.taken {
+			k3s, o.taken = true, true
+			o.whole("spec")
+			d.add(Info, "ignored", o.namespaced("kube-system"), "values of the chart; externalTrafficPolicy is read from the Service")
+		}
+		k3s = k3s || o.labels[serviceLBPool] != "" || o.labels[serviceLBEnable] != "" ||
+			slices.ContainsFunc(sortedKeys(o.annotations), func(key string) bool { return strings.HasPrefix(key, serviceLBPrefix) })
+	}
+	var served []*service
+	for _, s := range d.readServices() {
+		if !s.loadBalancer || s.class != "" {
+			continue
+		}
+		_, more := onePerFamily(s.status)
+		nodes := len(more) > 0 && slices.Contains(s.finalizers, cleanup) && len(d.pools) == 0
+		if k3s || nodes {
+			served = append(served, s)
+		}
+	}
+	// With pools of another product, ServiceLB is off: charts of k3s, and labels of the time before, do not say that it is on.
+	if len(served) == 0 || len(d.pools) > 0 && !said {
+		return
+	}
+	for _, s := range served {
+		s.taken = true
+		for _, key := range sortedKeys(s.annotations) {
+			if strings.HasPrefix(key, serviceLBPrefix) {
+				d.add(Warn, "tolerations", s.about(), "annotation %s is for the pods of ServiceLB; Tandem announces from its "+
+					"DaemonSet, where tolerations are set for all", key)
+			}
+		}
+	}
+	if len(d.Options.Pools) == 0 {
+		for _, s := range served {
+			d.add(Error, "pool-needed", s.about(), "k3s' ServiceLB has no pool: the Service has the addresses of nodes (%s), and those "+
+				"cannot become Tandem's. Say --pool NAME=RANGE with free addresses of the nodes' subnet",
+				orElse(strings.ReplaceAll(join(s.status), ",", ", "), "none yet"))
+		}
+		return
+	}
+	d.serviceLBPools(served)
+}
+
+// serviceLBPools makes the pools that a person has given, and their advertisements. A pool with the name of an lbpool is for its Services.
+func (d *draft) serviceLBPools(served []*service) {
+	enabled := slices.ContainsFunc(d.objects, func(o *object) bool { return o.kind == "Node" && o.labels[serviceLBEnable] == "true" })
+	var made []*pool
+	for _, text := range d.Options.Pools {
+		p, pool := d.givenPool(text), ""
+		if p == nil {
+			continue
+		}
+		made = append(made, p)
+		for _, s := range served {
+			if s.labels[serviceLBPool] == p.name {
+				pool = p.name
+			}
+		}
+		nodes := map[string]string{}
+		if enabled {
+			nodes[serviceLBEnable] = "true"
+		}
+		if pool != "" {
+			p.services = []metav1.LabelSelector{{MatchLabels: map[string]string{serviceLBPool: pool}}}
+			nodes[serviceLBPool] = pool
+		}
+		if d.Options.Announce == "" || d.Options.Announce == "l2" {
+			a := d.newAdvertisement(l2Kind, p.name, "--pool "+text)
+			a.pools = []string{p.name}
+			if len(nodes) > 0 {
+				a.nodes = []metav1.LabelSelector{{MatchLabels: nodes}}
+			}
+		}
+	}
+	for _, s := range served {
+		name := ""
+		for _, p := range made {
+			if len(p.services) == 0 && name == "" || p.name == s.labels[serviceLBPool] {
+				name = p.name
+			}
+		}
+		if name == "" {
+			d.add(Warn, "no-pool", s.about(), "no pool that was given is for it: say --pool "+
+				"%s=RANGE", orElse(s.labels[serviceLBPool], "servicelb"))
+			continue
+		}
+		if len(s.status) > 0 {
+			d.add(Warn, "addresses-change", s.about(), "%s become one address of each family of %s; change DNS records and port "+
+				"forwardings",
+				strings.ReplaceAll(join(s.status), ",", ", "), name)
+		}
+	}
+}
+
+// givenPool makes a pool of NAME=RANGE[,RANGE...].
+func (d *draft) givenPool(text string) *pool {
+	name, ranges, ok := strings.Cut(text, "=")
+	about := subject{name: "--pool " + text}
+	if !ok || ranges == "" {
+		d.add(Error, "bad-value", about, "write --pool NAME=RANGE")
+		return nil
+	}
+	p := d.newPool(name, "servicelb", "--pool "+text)
+	f := &fields{in: &input{journal: d.journal}, about: subject{}, path: "--pool " + name}
+	for entry := range strings.SplitSeq(ranges, ",") {
+		d.addSpan(p, f, "range", entry)
+	}
+	return p
+}

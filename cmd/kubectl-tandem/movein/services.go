@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// service is a Service of the input.
+type service struct {
+	*object
+	loadBalancer            bool
+	class, loadBalancerIP   string
+	policy, familyPolicy    string
+	families                []string
+	externalIPs, finalizers []string
+	status                  []netip.Addr
+	taken                   bool // ServiceLB's
+}
+
+func (s *service) about() subject { return subject{"Service", s.namespace + "/" + s.nick} }
+
+// otherClass reports whether the Service has the class of another product.
+func (s *service) otherClass() bool { return s.class != "" && s.class != "tandem-lb.io/tandem" }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// readServices reads the Services of the input, once.
+func (d *draft) readServices() []*service {
+	if d.parsed != nil {
+		return d.parsed
+	}
+	d.parsed = []*service{}
+	for _, o := range d.objects {
+		if o.kind != "Service" || o.group != "v1" && o.group != "" {
+			continue
+		}
+		o.namespace = orElse(o.namespace, orElse(d.Options.Namespace, "default"))
+		s := &service{object: o}
+		o.about = s.about()
+		spec := o.spec()
+		spec.about = o.about
+		kind := spec.text("type")
+		// A patch in Git often has the annotations alone, and the type in another file.
+		s.loadBalancer = kind == "LoadBalancer" || kind == "" && slices.ContainsFunc(sortedKeys(o.annotations), foreign)
+		s.class, s.loadBalancerIP = spec.text("loadBalancerClass"), spec.text("loadBalancerIP")
+		s.policy, s.familyPolicy = spec.text("externalTrafficPolicy"), spec.text("ipFamilyPolicy")
+		s.families, s.externalIPs = spec.texts("ipFamilies"), spec.texts("externalIPs")
+		s.finalizers = o.child("metadata").texts("finalizers")
+		for _, item := range o.child("status").child("loadBalancer").list("ingress") {
+			if a, err := netip.ParseAddr(item.text("ip")); err == nil {
+				s.status = append(s.status, a.Unmap())
+			}
+		}
+		d.parsed = append(d.parsed, s)
+	}
+	return d.parsed
+}
+
+// services converts what Services ask for, once the pools are there.
+func (d *draft) services() {
+	all := d.readServices()
+	for _, s := range all {
+		d.finalizers(s)
+		switch {
+		case s.taken:
+		case !s.loadBalancer && len(s.externalIPs) > 0:
+			d.externalIPs(s)
+		case s.loadBalancer && s.otherClass():
+			d.add(Lost, "class", s.about(), "it has the class %s, which cannot be changed and which Tandem serves only with "+
+				"--load-balancer-class=%s of its controller manager; else make the Service anew, without a class", s.class, s.class)
+			d.serviceAnnotations(s)
+		case s.loadBalancer:
+			d.serviceAnnotations(s)
+		}
+	}
+	d.sharedAcross(all)
+	if d.Options.Live {
+		d.adoption(all)
+	}
+}
+
+// finalizers warns of those that the old product alone takes away: once it is gone, the Service cannot be deleted any more. An example is
+// svccontroller.k3s.cattle.io/daemonset of k3s before 1.24.
+func (d *draft) finalizers(s *service) {
+	for _, name := range s.finalizers {
+		if s.loadBalancer && !slices.Contains([]string{cleanup, "foregroundDeletion", "orphan"}, name) {
+			d.add(Warn, "finalizer", s.about(), "finalizer %s is another controller's; if nobody takes it away any more after the move, "+
+				"remove it, or the Service cannot be deleted", name)
+		}
+	}
+}
+
+// serviceAnnotations translates the annotations of one Service to a patch.
+func (d *draft) serviceAnnotations(s *service) {
+	asked := false
+	for _, read := range []func(*service) bool{d.metallbService, d.ciliumService, d.kubeVIPService, d.purelbService, d.calicoService} {
+		asked = read(s) || asked
+	}
+	if ip := s.loadBalancerIP; ip != "" && ip != "0.0.0.0" && !asked {
+		asked = true
+		d.plainAddress(s, ip)
+	}
+	if !asked && !d.Options.Live && !s.otherClass() && len(s.status) > 0 && !slices.ContainsFunc(s.status,
+		func(a netip.Addr) bool { return d.holder(a) != nil }) {
+		d.add(Warn, "status-in-file", s.about(), "a status in a file says nothing about the cluster and asks for nothing. If %s is its "+
+			"address (live: look), add tandem-lb.io/load-balancer-ips and put it into a pool",
+			join(s.status))
+	}
+	if !s.loadBalancer {
+		return
+	}
+	if kept, more := onePerFamily(s.status); len(more) > 0 && !asked && d.Options.Live {
+		d.add(Lost, "one-per-family", s.about(), "has %s; a Service has one address of each family in Tandem, and keeps "+
+			"%s", join(s.status), join(kept))
+	}
+}
+
+// plainAddress handles spec.loadBalancerIP.
+func (d *draft) plainAddress(s *service, ip string) {
+	list, bad := addresses(ip)
+	if len(bad) > 0 {
+		d.add(Error, "bad-address", s.about(), "spec.loadBalancerIP %q is no address", ip)
+		return
+	}
+	d.add(Info, "understood", s.about(), "Tandem honours spec.loadBalancerIP")
+	kubeVIP := slices.ContainsFunc(d.pools, func(p *pool) bool { return p.product == "kube-vip" }) ||
+		slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return strings.HasPrefix(a.name, "kube-vip") })
+	name := "requested"
+	if kubeVIP {
+		name = "kube-vip-requested"
+	}
+	d.wanted(s, list, name)
+}
+
+// wanted puts addresses that a Service asks for and no pool holds into a pool that gives nothing by itself.
+func (d *draft) wanted(s *service, list []netip.Addr, name string) {
+	product := slices.ContainsFunc(d.pools, func(p *pool) bool { return p.product != "requested" && p.product != "kube-vip" })
+	for _, a := range list {
+		if d.holder(a) != nil {
+			continue
+		}
+		if product && name == "requested" {
+			if !d.Options.KeepInUse && (!d.Options.Live || !slices.Contains(s.status, a)) {
+				d.add(Warn, "no-pool", s.about(), "it asks for %s, which no pool holds, so that it gets no address", a)
+			}
+			continue
+		}
+		p := d.pool(name)
+		if p == nil {
+			p = d.newPool(name, map[string]string{"kube-vip-requested": "kube-vip"}[name], s.origin())
+			p.product, p.manual = orElse(p.product, "requested"), true
+			d.add(Info, "pool", p.about(), "addresses that Services ask for and no pool holds")
+		}
+		p.spans = append(p.spans, spanOf(a))
+	}
+}
+
+func spanOf(a netip.Addr) span {
+	s, _, _ := parseSpan(a.String())
+	return s
+}
+
+// ask writes the patch for the addresses that a Service asks for. It keeps one of each family.
+func (d *draft) ask(s *service, list []netip.Addr) (kept []netip.Addr) {
+	if d.Options.Live { // What the Service has comes before what it could not get.
+		has := func(a netip.Addr) bool { return slices.Contains(s.status, a) }
+		if len(s.status) > 0 && len(list) > 0 && !slices.ContainsFunc(list, has) {
+			d.stale(s, "of the old product", list)
+			return nil
+		}
+		slices.SortStableFunc(list, func(a, b netip.Addr) int {
+			switch {
+			case has(a) == has(b):
+				return 0
+			case has(a):
+				return -1
+			}
+			return 1
+		})
+	}
+	kept, rest := onePerFamily(list)
+	for _, a := range rest {
+		d.add(Lost, "one-per-family", s.about(), "asks for %s; a Service has one address of each family in Tandem. %s is given up at "+
+			"the take-over; make a second Service for it if it is to stay", join(list), a)
+	}
+	if len(kept) > 0 {
+		d.patch(s.namespace, s.nick, s.origin()).annotations["tandem-lb.io/load-balancer-ips"] = join(kept)
+	}
+	return kept
+}
+
+func (d *draft) annotate(s *service, name, value string) {
+	if value != "" {
+		d.patch(s.namespace, s.nick, s.origin()).annotations["tandem-lb.io/"+name] = value
+	}
+}
+
+// listOf reads the value of an annotation as addresses, and says which are none.
+func (d *draft) listOf(s *service, key, text string) []netip.Addr {
+	if _, missing := s.in.fill(text); len(missing) > 0 {
+		d.add(Error, "placeholder", s.about(), "%s: %q is filled in elsewhere; give it by --set %s=..., or read the live "+
+			"cluster by --from-cluster", key, text, missing[0])
+		return nil
+	}
+	if templateMark.MatchString(text) {
+		d.add(Error, "template", s.about(), "%s: %q is filled in by a template. Render it first", key, text)
+		return nil
+	}
+	list, bad := addresses(text)
+	for _, word := range bad {
+		d.add(Error, "bad-address", s.about(), "%s: %q is no address", key, word)
+	}
+	return list
+}
+
+// metallbService says that MetalLB's annotations work as they are.
+func (d *draft) metallbService(s *service) (asks bool) {
+	var understood, fixed []string
+	for _, prefix := range []string{"metallb.io/", "metallb.universe.tf/"} {
+		for _, name := range []string{"address-pool", "loadBalancerIPs", "allow-shared-ip"} {
+			key := prefix + name
+			value, ok := s.annotations[key]
+			if !ok {
+				continue
+			}
+			understood = append(understood, key)
+			switch name {
+			case "loadBalancerIPs":
+				fixed = append(fixed, key)
+				list := d.listOf(s, key, value)
+				if _, more := onePerFamily(list); len(more) > 0 {
+					list = d.ask(s, list)
+				}
+				d.wanted(s, list, "requested")
+				d.stale(s, key, list)
+				asks = true
+			case "address-pool":
+				d.metallbPoolName(s, value)
+			}
+		}
+	}
+	if len(understood) > 0 {
+		text := "annotation " + strings.Join(understood, ", ") + " works in Tandem as it is"
+		if _, ok := s.annotations["metallb.io/ip-allocated-from-pool"]; ok {
+			text += "; metallb.io/ip-allocated-from-pool is MetalLB's own note and may go after the move"
+		}
+		d.add(Info, "understood", s.about(), "%s", text)
+	}
+	if len(fixed) > 0 && s.loadBalancerIP != "" {
+		d.add(Warn, "was-refused", s.about(), "MetalLB refuses a Service with both %s and spec.loadBalancerIP; Tandem takes the "+
+			"annotation", fixed[0])
+	}
+	return asks
+}
+
+// metallbPoolName follows the renaming of a pool that a Service names.
+func (d *draft) metallbPoolName(s *service, value string) {
+	name := strings.TrimSpace(value)
+	switch ours := d.ourPool(name); {
+	case d.pool(ours) == nil && len(d.pools) > 0:
+		d.add(Warn, "dangling", s.about(), "AddressPool %q is not in the input", name)
+	case ours != name && d.pool(ours) != nil:
+		d.annotate(s, "address-pool", ours)
+	}
+}
+
+// stale warns of an annotation that asks for another address than the Service has, as one that nobody obeys any more does.
+func (d *draft) stale(s *service, key string, list []netip.Addr) {
+	if !d.Options.Live || len(s.status) == 0 || slices.ContainsFunc(list, func(a netip.Addr) bool { return slices.Contains(s.status, a) }) {
+		return
+	}
+	kept, _ := onePerFamily(s.status)
+	d.add(Warn, "stale-annotation", s.about(), "annotation %s asks for %s, and the Service has %s. Tandem would obey the annotation; "+
+		"the patch keeps the present address",
+		key, join(list), join(s.status))
+	d.annotate(s, "load-balancer-ips", join(kept))
+}
+
+// ciliumService translates the annotations of LB-IPAM.
+func (d *draft) ciliumService(s *service) (asks bool) {
+	for _, key := range []string{"lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips"} {
+		if text, ok := s.annotations[key]; ok && !asks {
+			asks = true
+			d.wanted(s, d.ask(s, d.listOf(s, key, text)), "requested")
+		}
+	}
+	for _, key := range []string{"lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"} {
+		if text := s.annotations[key]; text != "" {
+			d.annotate(s, "allow-shared-ip", text)
+		}
+	}
+	for _, key := range []string{"lbipam.cilium.io/sharing-cross-namespace", "io.cilium/lb-ipam-sharing-cross-namespace"} {
+		if s.annotations[key] != "" {
+			d.add(Info, "sharing", subject{name: "sharing-cross-namespace"}, "Tandem reads it as it is: Services of two namespaces "+
+				"share where both name the other's, or all by *")
+		}
+	}
+	for _, key := range []string{"service.cilium.io/node", "service.cilium.io/node-selector", "service.cilium.io/type"} {
+		if s.annotations[key] != "" {
+			d.add(Lost, "no-equal", s.about(), "annotation %s has no equal; an advertisement with serviceSelectors and nodeSelectors "+
+				"chooses the nodes", key)
+		}
+	}
+	return asks
+}
+
+// purelbService translates PureLB's annotations.
+func (d *draft) purelbService(s *service) (asks bool) {
+	const prefix = "purelb.io/"
+	if group := s.annotations[prefix+"service-group"]; group != "" {
+		d.annotate(s, "address-pool", d.ourPool(group[strings.LastIndex(group, "/")+1:]))
+		if len(d.pools) > 0 && d.pool(d.ourPool(group)) == nil {
+			d.add(Warn, "dangling", s.about(), "AddressPool %q is not in the input", group)
+		}
+	}
+	if text, ok := s.annotations[prefix+"addresses"]; ok {
+		asks = true
+		d.wanted(s, d.ask(s, d.listOf(s, prefix+"addresses", text)), "requested")
+	}
+	d.annotate(s, "allow-shared-ip", s.annotations[prefix+"allow-shared-ip"])
+	if s.annotations[prefix+"multi-pool"] != "" {
+		d.add(Lost, "one-per-family", s.about(), "annotation purelb.io/multi-pool: a Service has one address of each family in Tandem")
+	}
+	if s.annotations[prefix+"node-affinity"] != "" {
+		d.add(Info, "node-affinity", s.about(), "annotation purelb.io/node-affinity: externalTrafficPolicy Local keeps the traffic on nodes "+
+			"with endpoints, and Cluster needs nothing")
+	}
+	purelb := slices.ContainsFunc(sortedKeys(s.annotations), func(key string) bool { return strings.HasPrefix(key, prefix) })
+	if _, local := s.annotations[prefix+"allow-local"]; purelb && !local && s.policy == "Local" {
+		d.add(Warn, "etp-rewritten", s.about(), "PureLB has made externalTrafficPolicy Cluster of its Local on pools of the nodes' "+
+			"subnet; with Tandem it is Local when the manifest is applied again")
+	}
+	return asks
+}
+
+// calicoService translates Calico's annotations, whose values are lists in JSON.
+func (d *draft) calicoService(s *service) (asks bool) {
+	list := func(key string) (values []string) {
+		text, ok := s.annotations["projectcalico.org/"+key]
+		if !ok {
+			return nil
+		}
+		if err := json.Unmarshal([]byte(text), &values); err != nil {
+			d.add(Error, "bad-value", s.about(), "annotation projectcalico.org/%s: %q is no list in JSON", key, text)
+		}
+		return values
+	}
+	if fixed := list("loadBalancerIPs"); len(fixed) > 0 {
+		asks = true
+		d.wanted(s, d.ask(s, d.listOf(s, "projectcalico.org/loadBalancerIPs", strings.Join(fixed, ","))), "requested")
+	}
+	var names []string
+	for _, value := range append(list("ipv4pools"), list("ipv6pools")...) {
+		name := value
+		if prefix, err := netip.ParsePrefix(value); err == nil {
+			for _, p := range d.pools {
+				if contains(prefix, p) {
+					name = p.name
+				}
+			}
+		}
+		if name = d.ourPool(name); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	d.annotate(s, "address-pool", strings.Join(names, ","))
+	if s.annotations["lb.projectcalico.org/external-traffic-strategy"] != "" {
+		d.add(Lost, "no-equal", s.about(), "annotation lb.projectcalico.org/external-traffic-strategy has no equal")
+	}
+	return asks
+}
+
+// sharedAcross writes the consent of Services that share an address across namespaces. MetalLB needs the common key alone; Tandem needs
+// both sides to name the other's namespace.
+func (d *draft) sharedAcross(all []*service) {
+	namespaces := map[string][]string{}
+	key := func(s *service) string {
+		return orElse(s.annotations["metallb.io/allow-shared-ip"], orElse(s.annotations["metallb.universe.tf/allow-shared-ip"],
+			s.annotations["purelb.io/allow-shared-ip"]))
+	}
+	for _, s := range all {
+		if k := key(s); k != "" && s.loadBalancer && !slices.Contains(namespaces[k], s.namespace) {
+			namespaces[k] = append(namespaces[k], s.namespace)
+		}
+	}
+	for _, s := range all {
+		var others []string
+		for _, namespace := range namespaces[key(s)] {
+			if namespace != s.namespace {
+				others = append(others, namespace)
+			}
+		}
+		if key(s) == "" || !s.loadBalancer || len(others) == 0 || s.annotations["tandem-lb.io/share-with-namespaces"] != "" {
+			continue
+		}
+		slices.Sort(others)
+		d.annotate(s, "share-with-namespaces", strings.Join(others, ","))
+		d.add(Info, "sharing", s.about(), "it has the sharing key of Services in other namespaces. In Tandem both sides consent to it, "+
+			"and the patch does (tandem-lb.io/share-with-namespaces)")
+	}
+}
+
+// adoption checks, on an export of a cluster, that a pool holds every address that a Service has: Tandem adopts those, and gives the others
+// anew.
+func (d *draft) adoption(all []*service) {
+	for _, s := range all {
+		if !s.loadBalancer || s.taken || s.otherClass() {
+			continue
+		}
+		kept, _ := onePerFamily(s.status)
+		for _, a := range kept {
+			if d.holder(a) != nil {
+				continue
+			}
+			if d.Options.KeepInUse {
+				d.keepInUse(s, a)
+				continue
+			}
+			if at := slices.IndexFunc(d.pools, func(p *pool) bool { return p.covers(a) }); at >= 0 {
+				p := d.pools[at]
+				why := "exclude"
+				if p.avoidBuggy && !slices.Contains(p.exclude, a) {
+					why = "avoidBuggyIPs"
+				}
+				d.add(Error, "uncovered", s.about(), "it has %s, which AddressPool %s leaves out (%s): Tandem would not adopt it. "+
+					"Remove %s, give the Service another address first, or say --keep-in-use",
+					a, p.name, why, why)
+				continue
+			}
+			d.add(Error, "uncovered", s.about(), "it has %s, which no pool holds: Tandem would not adopt it, and give the Service "+
+				"another one. Add it to a pool, or say --keep-in-use", a)
+		}
+		given := slices.ContainsFunc(d.pools, func(p *pool) bool {
+			return (!p.manual || s.names()) && matches(p.services, s.labels)
+		})
+		if len(s.status) == 0 && given {
+			d.add(Warn, "gets-address", s.about(), "it has no address today, and gets one as soon as Tandem runs")
+		}
+	}
+}
+
+// keepInUse puts an address into the pool in-use.
+func (d *draft) keepInUse(s *service, a netip.Addr) {
+	p := d.pool("in-use")
+	if p == nil {
+		p = d.newPool("in-use", "requested", s.origin())
+		p.manual = true
+		d.add(Info, "pool", p.about(), "addresses that Services have and no other pool holds")
+	}
+	if !p.covers(a) {
+		p.spans = append(p.spans, spanOf(a))
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/terminal"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/why"
+	"github.com/tandem-lb/tandem/speaker/reachability"
+)
+
+// hereTimeout bounds the connection that this machine tries.
+const hereTimeout = 3 * time.Second
+
+func whyCommand(p *plugin) *cobra.Command {
+	probe, port := false, uint16(0)
+	cmd := &cobra.Command{
+		Use:   "why (service/NAME | ADDRESS | node/NAME | peer/NAME)",
+		Short: "Says hop by hop why an address does not answer, and what to do",
+		Long: "Says hop by hop why an address does not answer, and what to do: for a Service, an address, what a node announces and why " +
+			"not more, or a BGPPeer.\n\n" +
+			"✓ is well, ✗ is at fault, and – is not known. With --probe speakers of other nodes ask the LAN and open connections, and so " +
+			"does this machine; " +
+			"that takes the right to create pods/portforward in the namespace of Tandem.\n\n" +
+			"It exits with 1 if something is at fault.",
+		Example: "  kubectl tandem why service/web --probe\n  kubectl tandem why 198.51.100.200\n  kubectl tandem why node/node3\n  " +
+			"kubectl tandem why peer/tor1",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := p.connect()
+			if err != nil {
+				return err
+			}
+			state, err := c.Read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			engine := why.New(state)
+			if engine.Port = port; probe {
+				asks := &prober{cluster: c, system: state.System, speakers: map[string]func() (*cluster.Speaker, error){}}
+				defer asks.close()
+				engine.Prober = asks
+			}
+			answers, err := p.explain(cmd.Context(), c, engine, args[0])
+			if err != nil {
+				return err
+			}
+			if err := p.print(answers, func(out *terminal.Printer) { printWhy(out, answers) }); err != nil {
+				return err
+			}
+			for _, a := range answers {
+				if a.Problem() {
+					return terminal.ErrProblem
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&probe, "probe", false, "Ask for real: the LAN from other nodes, and connections from there and from this machine.")
+	cmd.Flags().Uint16Var(&port, "port", 0, "TCP port to probe; default the first of the Service.")
+	return cmd
+}
+
+// explain explains what an argument names. The error says what there is not.
+func (p *plugin) explain(ctx context.Context, c *cluster.Cluster, engine *why.Engine, what string) ([]*why.Answer, error) {
+	if ip, err := netip.ParseAddr(what); err == nil {
+		return engine.Address(ctx, ip), nil
+	}
+	kind, name, found := strings.Cut(what, "/")
+	if !found {
+		kind, name = "service", what
+	}
+	var answer *why.Answer
+	ok := false
+	switch kind {
+	case "service", "svc", "services":
+		namespace, err := p.namespace()
+		if err != nil {
+			return nil, err
+		}
+		if namespace == "" {
+			return nil, errors.New("give the namespace by -n: -A names no Service")
+		}
+		if answer, ok = engine.Service(ctx, types.NamespacedName{Namespace: namespace, Name: name}); !ok {
+			return nil, noBalancer(ctx, c, namespace, name)
+		}
+	case "node", "no", "nodes":
+		answer, ok = engine.Node(name)
+	case "peer", "bgppeer", "bgppeers":
+		answer, ok = engine.Peer(name)
+	default:
+		return nil, fmt.Errorf("%q is none of service/NAME, ADDRESS, node/NAME and peer/NAME", what)
+	}
+	if !ok {
+		return nil, fmt.Errorf("there is no %s %s", kind, name)
+	}
+	return []*why.Answer{answer}, nil
+}
+
+// noBalancer returns the error for a Service that is no load balancer, or does not exist.
+func noBalancer(ctx context.Context, c *cluster.Cluster, namespace, name string) error {
+	var svc corev1.Service
+	switch err := c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &svc); {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("there is no Service %s/%s", namespace, name)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("the type of Service %s/%s is %s: only those of type LoadBalancer get addresses of Tandem", namespace, name, svc.Spec.Type)
+}
+
+// printWhy prints the chains of answers.
+func printWhy(out *terminal.Printer, answers []*why.Answer) {
+	colours := map[why.Mark]terminal.Colour{why.Well: terminal.Green, why.Fault: terminal.Red, why.Unknown: terminal.Faint}
+	for i, a := range answers {
+		if i > 0 {
+			out.Printf("\n")
+		}
+		out.Printf("%s\n", out.Paint(terminal.Bold, a.Kind+" "+a.Name))
+		for _, chain := range a.Chains {
+			if chain.Family != "" {
+				out.Printf("%s\n", strings.TrimSpace(string(chain.Family)+" "+chain.Address))
+			}
+			t := &terminal.Table{}
+			for _, step := range chain.Steps {
+				t.AddCells(terminal.Cell{Text: step.Mark.Sign(), Colour: colours[step.Mark]}, terminal.Cell{Text: string(step.Hop)}, terminal.Cell{Text: step.Text})
+				if step.Remedy != "" {
+					t.AddCells(terminal.Cell{}, terminal.Cell{}, terminal.Cell{Text: "→ " + step.Remedy})
+				}
+			}
+			out.Table("  ", t)
+		}
+	}
+}
+
+// prober asks speakers, each by one connection.
+type prober struct {
+	cluster *cluster.Cluster
+	system  string
+
+	mu       sync.Mutex // guards speakers
+	speakers map[string]func() (*cluster.Speaker, error)
+}
+
+// speaker returns the speaker of a node. The first caller connects, and the others wait for it.
+func (p *prober) speaker(ctx context.Context, node string) (*cluster.Speaker, error) {
+	p.mu.Lock()
+	connect := p.speakers[node]
+	if connect == nil {
+		connect = sync.OnceValues(func() (*cluster.Speaker, error) { return p.cluster.Speaker(ctx, p.system, node) })
+		p.speakers[node] = connect
+	}
+	p.mu.Unlock()
+	return connect()
+}
+
+// close ends all connections.
+func (p *prober) close() {
+	for _, connect := range p.speakers {
+		if s, err := connect(); err == nil {
+			_ = s.Close()
+		}
+	}
+}
+
+// probe has the speaker of a node find something out.
+func (p *prober) probe(ctx context.Context, node, path string, query url.Values, answer any) error {
+	s, err := p.speaker(ctx, node)
+	if err != nil {
+		return err
+	}
+	return s.Post(ctx, path+"?"+query.Encode(), answer)
+}
+
+// LAN implements [why.Prober].
+func (p *prober) LAN(
+	ctx context.Context, asker, node, iface string, ip netip.Addr, port uint16, neighbours bool,
+) (asked reachability.Asked, err error) {
+	err = p.probe(ctx, asker, "/probe/lan", url.Values{
+		"address": {ip.String()}, "node": {node}, "interface": {iface}, "port": {strconv.Itoa(int(port))}, "neighbours": {strconv.FormatBool(neighbours)},
+	}, &asked)
+	return asked, err
+}
+
+// Kernel implements [why.Prober].
+func (p *prober) Kernel(ctx context.Context, node string, ip netip.Addr, port uint16) (dialed reachability.Dialed, err error) {
+	err = p.probe(ctx, node, "/probe/kernel", url.Values{"address": {ip.String()}, "port": {strconv.Itoa(int(port))}}, &dialed)
+	return dialed, err
+}
+
+// Routes implements [why.Prober].
+func (p *prober) Routes(ctx context.Context, node, peer string) (map[netip.Prefix]why.RouteState, error) {
+	s, err := p.speaker(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	var routes []struct {
+		Prefix   netip.Prefix `json:"prefix"`
+		Sent     bool         `json:"sent"`
+		Withheld string       `json:"withheld"`
+	}
+	if err := s.Get(ctx, "/bgp/routes?"+url.Values{"peer": {peer}}.Encode(), &routes); err != nil {
+		return nil, err
+	}
+	states := map[netip.Prefix]why.RouteState{}
+	for _, r := range routes {
+		states[r.Prefix] = why.RouteState{Sent: r.Sent, Withheld: r.Withheld}
+	}
+	return states, nil
+}
+
+// Here implements [why.Prober].
+func (p *prober) Here(ctx context.Context, ip netip.Addr, port uint16) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, hereTimeout)
+	defer cancel()
+	return why.DialHere(ctx, ip, port)
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fsm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/speaker/bgp"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
+)
+
+const wantBIRD = `Table master4:
+198.51.100.200/32    unicast [tandem now] * (100) [AS64512i]
+	via $S4 on up
+	Type: BGP univ
+	BGP.origin: IGP
+	BGP.as_path: 64512 64512
+	BGP.next_hop: $S4
+	BGP.med: 10
+	BGP.local_pref: 100
+	BGP.community: (64512,100) (65535,0)
+	BGP.large_community: (64512, 1, 2)
+
+Table master6:
+2001:db8:51::1000/128 unicast [tandem now from $S4] * (100) [AS64512i]
+	via $S6 on up
+	Type: BGP univ
+	BGP.origin: IGP
+	BGP.as_path: 64512 64512
+	BGP.next_hop: $S6
+	BGP.med: 10
+	BGP.local_pref: 100
+	BGP.community: (64512,100) (65535,0)
+	BGP.large_community: (64512, 1, 2)
+`
+
+// TestBIRD compares the routes with what another implementation received, in its own words.
+func TestBIRD(t *testing.T) {
+	r := newLink(t)
+	if _, err := exec.LookPath("bird"); err != nil {
+		t.Fatalf("BIRD is missing: apt-get install -y bird2 (%v)", err)
+	}
+	dir := t.TempDir()
+	config, control := filepath.Join(dir, "bird.conf"), filepath.Join(dir, "bird.ctl")
+	if err := os.WriteFile(config, []byte(r.expand(`
+router id $R4;
+timeformat route "now";
+protocol device {}
+protocol bgp tandem {
+  local $R4 as 64513;
+  neighbor $S4 as 64512;
+  ipv4 { import all; export none; };
+  ipv6 { import all; export none; };
+}
+`)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// It goes into the background and ends with its namespace.
+	nettest.Run(t, "nsenter", "--net=/run/netns/"+r.ns, "--", "bird", "-c", config, "-s", control)
+
+	routes := []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
+	for i := range routes {
+		routes[i].MED, routes[i].Prepend = new(uint32(10)), 1
+		routes[i].Communities = []bgp.Community{
+			{Large: true, A: 64512, B: 1, C: 2}, {A: 64512, B: 100}, bgp.GracefulShutdown,
+		}
+	}
+	s := newSpeaker(t)
+	set(t, s, bgp.Session{Peer: r.peer(), Routes: routes})
+	awaitState(t, s, "tor1", bgp.Established)
+	want := r.expand(wantBIRD)
+	eventually(t, "BIRD's table (-want +got)", func() string {
+		out := nettest.Run(t, "birdc", "-s", control, "show", "route", "all", "protocol", "tandem")
+		_, table, _ := strings.Cut(out, "\n") // after the greeting, which has the version
+		return cmp.Diff(want, table)
+	})
+}
