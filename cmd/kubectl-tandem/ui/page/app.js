@@ -126,7 +126,7 @@ function related() {
 function choose(key) {
   selected = selected === key ? "" : key;
   draw();
-  if (selected.startsWith("service ")) explain(selected.slice("service ".length));
+  if (selected.startsWith("service ")) explain(selected);
 }
 
 function draw() {
@@ -210,7 +210,9 @@ function use() {
 }
 
 // explain asks why a Service does not answer, hop by hop.
-async function explain(service) {
+async function explain(key) {
+  const service = key.slice("service ".length);
+  by("why").dataset.key = key;
   by("why-title").textContent = "Why " + service;
   by("why-answer").replaceChildren("Looking…");
   if (!by("why").open) by("why").showModal();
@@ -233,8 +235,10 @@ async function explain(service) {
   by("why-answer").replaceChildren(...parts);
 }
 
+// The event comes a moment after the dialog has closed: a card that was chosen in between stays chosen.
 by("why").addEventListener("close", () => {
-  const key = selected;
+  const key = by("why").dataset.key;
+  if (selected !== key) return;
   selected = "";
   draw();
   document.querySelector(`li[data-key="${CSS.escape(key)}"] button`)?.focus();
