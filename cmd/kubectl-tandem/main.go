@@ -95,6 +95,7 @@ func command(streams genericiooptions.IOStreams, open opener) *cobra.Command {
 		moveCommand(p),
 		rebalanceCommand(p),
 		convertCommand(p),
+		moveInCommand(p),
 		externalIPsCommand(p),
 	)
 	return root
