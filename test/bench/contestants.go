@@ -5,12 +5,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/tandem-lb/tandem/test/products"
 )
 
 // contestant gives Services their addresses.
@@ -187,7 +185,7 @@ type tandem struct {
 // newTandem builds the controller manager and gives it a pool.
 func (a *arena) newTandem(ctx context.Context) (*tandem, error) {
 	t := &tandem{a, filepath.Join(a.lab.Dir(), "tandem-cloud-controller-manager")}
-	if _, err := runGo(ctx, a.root, nil, "build", "-o", t.program, "./cmd/cloud-controller-manager"); err != nil {
+	if _, err := products.Go(ctx, a.root, nil, "build", "-o", t.program, "./cmd/cloud-controller-manager"); err != nil {
 		return nil, err
 	}
 	crds, err := filepath.Glob(filepath.Join(a.root, "manifests", "crd", "tandem-lb.io_*.yaml"))
@@ -218,70 +216,23 @@ func (t *tandem) startAt(ctx context.Context, port int) (*process, error) {
 // kubeconfig returns the path of the administrator's.
 func (a *arena) kubeconfig() string { return filepath.Join(a.lab.Dir(), "pki", "admin.kubeconfig") }
 
-// What MetalLB is built from. Its own go.mod leaves out no version, but refuses to be asked for the latest.
-const (
-	metalLBModule  = "go.universe.tf/metallb"
-	metalLBVersion = "v0.16.1"
-	frrK8sVersion  = "v0.0.25"
-)
-
 // metalLB is MetalLB's controller.
 type metalLB struct {
 	*arena
-	program string
-	module  string // the directory of a module that requires MetalLB's
+	*products.MetalLB
 }
 
-// runGo runs the go command in a directory, with variables beside those of this process, and returns what it prints.
-func runGo(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
-	out, err := cmd.Output()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		err = fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, exit.Stderr)
-	}
-	return out, err
-}
-
-// golang runs the go command in the module that requires MetalLB's.
-func (m *metalLB) golang(ctx context.Context, args ...string) ([]byte, error) {
-	return runGo(ctx, m.module, []string{"GOFLAGS=-mod=mod", "GOWORK=off"}, args...)
-}
-
-// newMetalLB builds MetalLB's controller from the module proxy, unless it is in the lab's cache, and gives it a pool.
-func (a *arena) newMetalLB(ctx context.Context) (*metalLB, error) {
-	cache := os.Getenv("TANDEM_LAB_CACHE")
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return nil, err
-		}
-		cache = filepath.Join(user, "tandem-lab")
-	}
-	dir := filepath.Join(cache, "metallb-"+metalLBVersion+"-"+runtime.GOARCH)
-	m := &metalLB{a, filepath.Join(dir, "controller"), dir}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	gomod := fmt.Sprintf(
-		"module bench/metallb\n\ngo 1.26.0\n\nrequire (\n\t%s %s\n\tgithub.com/metallb/frr-k8s %s\n)\n", metalLBModule, metalLBVersion,
-		frrK8sVersion,
-	)
-	if _, err := os.Stat(m.program); err != nil {
-		fmt.Fprintf(a.progress, "Building MetalLB %s, which takes minutes the first time\n", metalLBVersion)
-		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(gomod), 0o644); err != nil {
-			return nil, err
-		}
-		if _, err := m.golang(ctx, "build", "-ldflags", "-s -w", "-o", m.program, metalLBModule+"/controller"); err != nil {
-			return nil, err
-		}
-	}
-	source, err := m.golang(ctx, "list", "-m", "-f", "{{.Dir}}", metalLBModule)
+// newMetalLB builds MetalLB's controller, and the other programs that are asked for, and gives it a pool.
+func (a *arena) newMetalLB(ctx context.Context, also ...string) (*metalLB, error) {
+	built, err := products.BuildMetalLB(ctx, a.progress, append(also, "controller")...)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.apply(ctx, filepath.Join(strings.TrimSpace(string(source)), "config", "crd", "bases")); err != nil {
+	source, err := built.Source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.apply(ctx, filepath.Join(source, "config", "crd", "bases")); err != nil {
 		return nil, err
 	}
 	if err := a.apply(ctx, fmt.Sprintf(`apiVersion: metallb.io/v1beta1
@@ -291,7 +242,7 @@ spec: {addresses: [%q, %q]}`, rangeV4, rangeV6)); err != nil {
 		return nil, err
 	}
 	// The controller looks up its own pod, to be the owner of what it writes. A gate keeps this one from being scheduled.
-	return m, a.apply(ctx, `apiVersion: v1
+	return &metalLB{a, built}, a.apply(ctx, `apiVersion: v1
 kind: Pod
 metadata: {name: controller, namespace: metallb-system}
 spec:
@@ -303,7 +254,7 @@ func (*metalLB) name() string { return "metallb" }
 
 func (m *metalLB) start(ctx context.Context) (running, error) {
 	return m.run(
-		ctx, "metallb", m.program, "--kubeconfig="+m.kubeconfig(), "--namespace=metallb-system", "--pod-name=controller",
+		ctx, "metallb", m.Program("controller"), "--kubeconfig="+m.kubeconfig(), "--namespace=metallb-system", "--pod-name=controller",
 		"--webhook-mode=disabled",
 	)
 }

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/test/lab"
+	"github.com/tandem-lb/tandem/test/products"
 )
 
 const (
@@ -102,15 +103,12 @@ func (a *arena) prepareSpeakers(ctx context.Context, baseline, config string) ([
 	if _, err := a.newTandem(ctx); err != nil { // the CRDs
 		return nil, err
 	}
-	m, err := a.newMetalLB(ctx)
+	m, err := a.newMetalLB(ctx, "speaker")
 	if err != nil {
 		return nil, err
 	}
-	tandem, metalLB := filepath.Join(a.lab.Dir(), "tandem-speaker"), filepath.Join(m.module, "speaker")
-	if _, err := runGo(ctx, a.root, nil, "build", "-o", tandem, "./cmd/speaker"); err != nil {
-		return nil, err
-	}
-	if _, err := m.golang(ctx, "build", "-ldflags", "-s -w", "-o", metalLB, metalLBModule+"/speaker"); err != nil {
+	tandem := filepath.Join(a.lab.Dir(), "tandem-speaker")
+	if _, err := products.Go(ctx, a.root, nil, "build", "-o", tandem, "./cmd/speaker"); err != nil {
 		return nil, err
 	}
 	node := lab.NodeName(1)
@@ -125,7 +123,7 @@ func (a *arena) prepareSpeakers(ctx context.Context, baseline, config string) ([
 	commands := [][]string{
 		ours("tandem", tandem),
 		{
-			"metallb", "/usr/bin/env", "KUBECONFIG=" + a.kubeconfig(), "METALLB_BGP_TYPE=native", metalLB, "--node-name=" + node,
+			"metallb", "/usr/bin/env", "KUBECONFIG=" + a.kubeconfig(), "METALLB_BGP_TYPE=native", m.Program("speaker"), "--node-name=" + node,
 			"--namespace=metallb-system", "--pod-name=controller", "--log-level=error",
 		},
 	}

@@ -91,15 +91,11 @@ var pauseSource []byte
 //
 // It also builds the programs of k8s.io/kubernetes that are asked for, "cmd/kubeadm" for example.
 //
-// The cache is $TANDEM_LAB_CACHE, or tandem-lab in the user's cache directory, with a folder for every version.
+// The cache is that of [Cache], with a folder for every version.
 func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, error) {
-	cache := os.Getenv("TANDEM_LAB_CACHE")
-	if cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("looking for a place for the lab's binaries: %w", err)
-		}
-		cache = filepath.Join(user, "tandem-lab")
+	cache, err := Cache()
+	if err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
@@ -153,6 +149,18 @@ func Build(ctx context.Context, progress io.Writer, also ...string) (Binaries, e
 		}
 	}
 	return bin, nil
+}
+
+// Cache returns the directory of what is built once for all labs: $TANDEM_LAB_CACHE, or tandem-lab in the user's cache directory.
+func Cache() (string, error) {
+	if dir := os.Getenv("TANDEM_LAB_CACHE"); dir != "" {
+		return dir, nil
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("looking for a place for the lab's binaries: %w", err)
+	}
+	return filepath.Join(user, "tandem-lab"), nil
 }
 
 // build builds those programs of the component that the cache does not have, and adds all to bin. One `go build` makes them all: the packages that
