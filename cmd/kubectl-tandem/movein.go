@@ -3,10 +3,23 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/apply"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/terminal"
 )
 
 // moveInFlags are those of `kubectl tandem move-in`.
@@ -17,6 +30,9 @@ type moveInFlags struct {
 	pace, timeout       time.Duration
 	writes              int
 }
+
+// nodePace is how long undo waits between two Nodes: MetalLB's speaker has to open its sessions.
+const nodePace = 10 * time.Second
 
 func moveInCommand(p *plugin) *cobra.Command {
 	cmd := &cobra.Command{
@@ -45,7 +61,14 @@ func moveInPlanCommand(p *plugin) *cobra.Command {
 		Long: `Reads MetalLB's objects, the Services and Tandem's objects, and says what maps and what does not, and of each Service: its addresses, the pool that will
 hold them, who announces them now, and the unit that it moves in. It exits with 1 if the move cannot start. It writes nothing.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return errNotBuilt },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := p.mover(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			return m.plan(f)
+		},
 	}
 	cmd.Flags().BoolVar(&f.keepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds.")
 	return cmd
@@ -62,7 +85,14 @@ answer goes back, and the command says why and stops. Services are layer 2's uni
 
 It exits with 0 if all that was named has moved, and with 1 if it has stopped before.`,
 		Example: "  kubectl tandem move-in start\n  kubectl tandem move-in start web -n shop\n  kubectl tandem move-in start --all --pace 10s --yes",
-		RunE:    func(*cobra.Command, []string) error { return errNotBuilt },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := p.mover(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			return m.start(cmd.Context(), f, args)
+		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.all, "all", false, "Move all Services, and then all Nodes.")
@@ -81,7 +111,18 @@ func moveInStatusCommand(p *plugin) *cobra.Command {
 		Short: "Says how far a move has come",
 		Long:  "Says the phase of the move, what has moved and what has not, and what comes next. It writes nothing.",
 		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return errNotBuilt },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := p.mover(cmd.Context(), &moveInFlags{})
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			status, err := live.StatusOf(m.snapshot)
+			if err != nil {
+				return err
+			}
+			return p.print(status, func(out *terminal.Printer) { printMoveIn(out, status) })
+		},
 	}
 }
 
@@ -93,7 +134,24 @@ func moveInFinishCommand(p *plugin) *cobra.Command {
 		Long: `Once everything has moved: takes MetalLB's speakers off all nodes, removes the labels and selectors of the move and MetalLB's own notes on Services, and
 says what to uninstall by hand. There is no undo after it.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return errNotBuilt },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := p.mover(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			if err := m.confirm(f, "MetalLB's speakers go from all nodes, and there is no undo after that."); err != nil {
+				return err
+			}
+			if err := m.run(cmd.Context(), live.Finish); err != nil {
+				return err
+			}
+			m.out.Printf("%s The move is finished. Uninstall MetalLB as you installed it, its CRDs last, and put Tandem's objects into Git:\n"+
+				"  kubectl get addresspools.tandem-lb.io,l2advertisements.tandem-lb.io,bgppeers.tandem-lb.io,bgpadvertisements.tandem-lb.io -o yaml\n"+
+				"What was there before is in ConfigMaps %s* of namespace %s; delete them when you do not need them.\n",
+				m.out.Paint(terminal.Green, "FINISHED:"), live.ConfigMapName, m.snapshot.System)
+			return nil
+		},
 	}
 	f.act(cmd)
 	return cmd
@@ -107,10 +165,227 @@ func moveInUndoCommand(p *plugin) *cobra.Command {
 		Long: `Takes everything back that start has done, in the reverse order: units first, then the controllers, then the objects. Services keep their addresses. It goes
 on where it was interrupted.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return errNotBuilt },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := p.mover(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			if m.snapshot.PhaseOf() == "" {
+				m.out.Printf("There is no move to undo.\n")
+				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
+			}
+			m.api.NodePace = nodePace
+			if err := m.confirm(f, "All Services go back to MetalLB, and what the move has made is deleted."); err != nil {
+				return err
+			}
+			if err := m.run(cmd.Context(), live.Undo); err != nil {
+				return err
+			}
+			m.out.Printf("%s The cluster is as it was before the move.\n", m.out.Paint(terminal.Green, "UNDONE:"))
+			return nil
+		},
 	}
 	f.act(cmd)
+	cmd.Flags().DurationVar(&f.pace, "pace", 0, fmt.Sprintf("How long to wait between two units; Nodes have at least %v.", nodePace))
 	return cmd
 }
 
-var errNotBuilt = errors.New("this command is not built yet")
+// mover is a command of the live move under way.
+type mover struct {
+	*plugin
+	out      *terminal.Printer
+	api      *apply.API
+	asks     *prober
+	snapshot *live.Snapshot // as it was when the command began
+}
+
+// mover connects, and reads the cluster.
+func (p *plugin) mover(ctx context.Context, f *moveInFlags) (*mover, error) {
+	c, err := p.connect()
+	if err != nil {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(c.REST)
+	if err != nil {
+		return nil, err
+	}
+	state, err := c.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := &mover{plugin: p, out: p.progress()}
+	m.asks = &prober{cluster: c, system: state.System, speakers: map[string]func() (*cluster.Speaker, error){}}
+	start := time.Now()
+	told := func(what string) { m.out.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), what) }
+	probe := &apply.Prober{Cluster: c, Speakers: m.asks, Doubt: func(what string) {
+		told("not probed, so that the speakers' own reports count: " + what)
+	}}
+	m.api = &apply.API{
+		Client: client, System: state.System, Probe: probe.Probe, Told: told, Timeout: f.timeout, Pace: f.pace, Writes: f.writes,
+	}
+	m.snapshot, err = m.api.Read(ctx)
+	return m, err
+}
+
+func (m *mover) close() { m.asks.close() }
+
+// run carries a command out, and says why it has stopped.
+func (m *mover) run(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
+	err := m.api.Run(ctx, next)
+	if stopped, ok := errors.AsType[apply.Stopped](err); ok {
+		m.out.Printf("%s %s\n", m.out.Paint(terminal.Red, "STOPPED:"), stopped.Why)
+		return terminal.ErrProblem
+	}
+	if errors.Is(err, apply.ErrWrites) || errors.Is(err, context.Canceled) {
+		m.out.Printf("%s Interrupted. The same command goes on, and kubectl tandem move-in undo goes back.\n", m.out.Paint(terminal.Yellow, "STOPPED:"))
+		return terminal.ErrProblem
+	}
+	return err
+}
+
+// confirm asks whether to go on.
+func (m *mover) confirm(f *moveInFlags, what string) error {
+	if f.yes {
+		return nil
+	}
+	m.out.Printf("%s Go on? [y/N] ", what)
+	answer, err := bufio.NewReader(m.In).ReadString('\n')
+	if answer = strings.ToLower(strings.TrimSpace(answer)); err != nil && answer == "" || answer != "y" && answer != "yes" {
+		m.out.Printf("Nothing is changed; --yes does not ask.\n")
+		return terminal.ErrProblem
+	}
+	return nil
+}
+
+// plan prints the plan of a move that has not begun.
+func (m *mover) plan(f *moveInFlags) error {
+	if phase := m.snapshot.PhaseOf(); phase != "" && phase != live.Finished {
+		return fmt.Errorf("a move has begun, and is in phase %s: kubectl tandem move-in status says how far it is", phase)
+	}
+	plan, err := live.MakePlan(m.snapshot, f.keepInUse)
+	if err != nil {
+		return err
+	}
+	if err := m.print(plan, func(out *terminal.Printer) { printMoveInPlan(out, plan) }); err != nil {
+		return err
+	}
+	if plan.Refused {
+		return terminal.ErrProblem
+	}
+	return nil
+}
+
+// goal returns what the arguments and flags name.
+func (m *mover) goal(f *moveInFlags, args []string) (*live.Goal, error) {
+	namespace, err := m.namespace()
+	if err != nil {
+		return nil, err
+	}
+	goal := &live.Goal{All: f.all, Pools: f.pools, Nodes: f.nodes, Namespace: namespace}
+	if f.selector != "" {
+		if goal.Selector, err = labels.Parse(f.selector); err != nil {
+			return nil, fmt.Errorf("--selector: %w", err)
+		}
+	}
+	if len(args) > 0 && namespace == "" {
+		return nil, errors.New("give the namespace of the Services by -n: -A names none")
+	}
+	for _, arg := range args {
+		service, err := parseService(arg, namespace)
+		if err != nil {
+			return nil, err
+		}
+		goal.Services = append(goal.Services, service.String())
+	}
+	if named := len(args) + len(f.pools) + len(f.nodes) + len(f.selector); f.all && named > 0 {
+		return nil, errors.New("--all moves everything; leave the rest out")
+	}
+	return goal, nil
+}
+
+func (m *mover) start(ctx context.Context, f *moveInFlags, args []string) error {
+	goal, err := m.goal(f, args)
+	if err != nil {
+		return err
+	}
+	what := "Services move from MetalLB to Tandem."
+	if phase := m.snapshot.PhaseOf(); phase == "" || phase == live.Finished {
+		if err := m.plan(f); err != nil {
+			return err
+		}
+		what = "MetalLB's controller is stopped, and Tandem adopts the addresses; what is named moves then."
+	}
+	unknown, err := m.snapshot.Unknown(goal)
+	if err != nil {
+		return err
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("there is no %s that could move: a Service moves if MetalLB announces an address of it on layer 2, and a Node by its BGP sessions; "+
+			"kubectl tandem move-in plan lists them", strings.Join(unknown, ", "))
+	}
+	if err := m.confirm(f, what); err != nil {
+		return err
+	}
+	if err := m.run(ctx, func(s *live.Snapshot) (live.Action, error) { return live.Start(s, *goal, f.keepInUse) }); err != nil {
+		return err
+	}
+	after, err := m.api.Read(ctx)
+	if err != nil {
+		return err
+	}
+	status, err := live.StatusOf(after)
+	if err != nil {
+		return err
+	}
+	moved := 0
+	for _, u := range status.Units {
+		if u.State == "Tandem" {
+			moved++
+		}
+	}
+	m.out.Printf("%s %d of %s moved. Next: %s.\n", m.out.Paint(terminal.Green, "DONE:"), moved, plural(len(status.Units), "unit has", "units have"), status.Next)
+	return nil
+}
+
+// printMoveInPlan prints a plan.
+func printMoveInPlan(out *terminal.Printer, plan *live.Plan) {
+	colours := map[movein.Level]terminal.Colour{movein.Error: terminal.Red, movein.Lost: terminal.Red, movein.Warn: terminal.Yellow}
+	for _, m := range plan.Messages {
+		if m.Level != movein.Info {
+			out.Printf("%s %s\n", out.Paint(colours[m.Level], m.Level.String()), strings.TrimPrefix(m.String(), m.Level.String()+" "))
+		}
+	}
+	table := &terminal.Table{Header: []string{"SERVICE", "ADDRESSES", "POOL", "NOW", "UNIT", "ITS TRAFFIC NOTICES"}}
+	for _, s := range plan.Services {
+		units := slices.DeleteFunc(slices.Clone(s.Units), func(u string) bool { return strings.HasPrefix(u, "node ") })
+		if len(units) < len(s.Units) {
+			units = append(units, "each node")
+		}
+		table.Add(s.Service, join(s.Addresses), strings.Join(s.Pools, ", "), s.Now, strings.Join(units, ", "), s.Notices)
+	}
+	out.Table("", table)
+	if len(plan.Nodes) > 0 {
+		out.Printf("BGP sessions move node by node: %s\n", strings.Join(plan.Nodes, ", "))
+	}
+	out.Printf("Objects to be made: %s\n", strings.Join(plan.Objects, ", "))
+	if plan.Refused {
+		out.Printf("%s the errors say what to do first.\n", out.Paint(terminal.Red, "THE MOVE CANNOT START:"))
+	}
+}
+
+// printMoveIn prints how far a move is.
+func printMoveIn(out *terminal.Printer, status *live.Status) {
+	if status.Phase == "" {
+		out.Printf("There is no move.\n")
+	} else {
+		out.Printf("Phase %s\n", status.Phase)
+	}
+	colours := map[string]terminal.Colour{"Tandem": terminal.Green, "moving": terminal.Yellow}
+	table := &terminal.Table{Header: []string{"UNIT", "ANNOUNCED BY", "SERVICES"}}
+	for _, u := range status.Units {
+		table.AddCells(terminal.Cell{Text: u.Name}, terminal.Cell{Text: u.State, Colour: colours[u.State]}, terminal.Cell{Text: strings.Join(u.Services, ", ")})
+	}
+	out.Table("", table)
+	out.Printf("Next: %s.\n", status.Next)
+}

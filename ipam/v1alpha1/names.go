@@ -15,6 +15,10 @@ const ManagedBy = "tandem-lb.io"
 // LabelAddressPool is the label of an IPAddress that names the AddressPool the address was taken from.
 const LabelAddressPool = "tandem-lb.io/address-pool"
 
+// LabelMoveIn is the label by which `kubectl tandem move-in` hands Services and Nodes over: another load balancer announces those without it, and
+// Tandem those with it, "moving" or "moved". Objects that the command has made have it too, with the value "made", until the move is finished.
+const LabelMoveIn = "tandem-lb.io/move-in"
+
 // AnnotationLeft of an IPAddress says which Services have left the address, and when:
 // {"default/web":"2026-01-02T15:04:05Z"}. The parent of an IPAddress that is named there has left it to the Services that
 // share it, or to wait as spec.reuseAfter of its pool says. Users do not type it.

@@ -223,7 +223,7 @@ func TestPure(t *testing.T) {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{
-		"cmd/kubectl-tandem/movein",
+		"cmd/kubectl-tandem/movein", "cmd/kubectl-tandem/movein/live",
 		"ipam/selector", "ipam/v1alpha1", "loadbalancer/claim", "loadbalancer/repair", "loadbalancer/request",
 		"speaker/config", "speaker/decision", "speaker/diagnosis", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
 	} {

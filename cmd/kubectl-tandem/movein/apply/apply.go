@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apply carries out what package live says: it reads the cluster, does the one thing that comes next, and reads it anew.
+//
+// It decides nothing of the move. What it adds is time: how long a thing is waited for, what is tried again, and how long a unit may take to answer.
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// period is how often the cluster is read while something is waited for.
+const period = 300 * time.Millisecond
+
+// Stopped is the error of a move that does not go on. It says why.
+type Stopped struct{ Why string }
+
+// Error returns why the move stopped.
+func (s Stopped) Error() string { return s.Why }
+
+// ErrWrites is the error of a move that has made as many writes as it was to.
+var ErrWrites = errors.New("the number of writes is reached")
+
+// API is how a move reads and writes.
+type API struct {
+	Client dynamic.Interface
+	// System is the namespace of Tandem.
+	System string
+	// Probe says why a unit does not answer, "" if it does. It asks once. With early, MetalLB still answers too.
+	Probe func(ctx context.Context, s *live.Snapshot, unit *live.Unit, early bool) (why string)
+	// Told is called with what is done, before it is done.
+	Told func(what string)
+	// Timeout is how long each thing is waited for, and Writes how many writes are made, 0 for all.
+	Timeout time.Duration
+	Writes  int
+	// Pace is how long to wait between two units, and NodePace after a Node.
+	Pace, NodePace time.Duration
+}
+
+// Run does what next says until there is nothing left. The error is Stopped, ErrWrites, or that of a request that cannot succeed.
+func (a *API) Run(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
+	r := &run{API: a, probes: map[string]live.Outcome{}}
+	for {
+		s, err := a.Read(ctx)
+		if err != nil {
+			return err
+		}
+		s.Probes = r.probes
+		action, err := next(s)
+		if err != nil {
+			return err
+		}
+		if action.Done() {
+			return nil
+		}
+		if err := r.do(ctx, s, action); err != nil {
+			return err
+		}
+	}
+}
+
+// run is a command under way.
+type run struct {
+	*API
+	probes  map[string]live.Outcome
+	unit    string // the last one that was worked on
+	writes  int
+	waiting string // what is waited for
+	since   time.Time
+}
+
+// do does one thing.
+func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
+	if a.Unit != "" && a.Unit != r.unit {
+		if r.unit != "" {
+			pace := r.Pace
+			if strings.HasPrefix(strings.ToLower(r.unit), "node ") {
+				pace = max(pace, r.NodePace)
+			}
+			if err := sleep(ctx, pace); err != nil {
+				return err
+			}
+		}
+		r.unit = a.Unit
+	}
+	switch {
+	case a.Stop != "":
+		return Stopped{a.Stop}
+	case a.Wait != "":
+		if r.waiting != a.Wait {
+			r.Told("wait for " + a.Wait)
+		}
+		return r.wait(ctx, a.Wait, nil)
+	case a.Probe != nil:
+		return r.probe(ctx, s, a)
+	}
+	if r.Writes > 0 && r.writes == r.Writes {
+		return ErrWrites
+	}
+	if r.waiting != a.Write.Why {
+		r.Told(a.Write.Why)
+	}
+	err := r.Write(ctx, a.Write)
+	switch {
+	case err == nil:
+		r.writes++
+		r.waiting = ""
+		return nil
+	case again(err):
+		return r.wait(ctx, a.Write.Why, err)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w; docs/kubectl-tandem.md lists the rights that a move takes", err)
+	}
+	return fmt.Errorf("to %s: %w", a.Write.Why, err)
+}
+
+// again reports whether a request that failed may succeed: the object has changed, or a webhook or the API server is not there yet.
+func again(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) || apierrors.IsInternalError(err) ||
+		apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
+		apierrors.ReasonForError(err) == metav1.StatusReasonUnknown
+}
+
+// wait waits for a while, and fails if the same was waited for too long.
+func (r *run) wait(ctx context.Context, what string, err error) error {
+	if r.waiting != what {
+		r.waiting, r.since = what, time.Now()
+	}
+	if time.Since(r.since) > r.Timeout {
+		if err != nil {
+			return fmt.Errorf("to %s: %w", what, err)
+		}
+		return Stopped{fmt.Sprintf("%v is over, and this has not come: %s. Start again to go on waiting, or undo", r.Timeout, what)}
+	}
+	return sleep(ctx, period)
+}
+
+// How long a unit may take to answer. Nobody answers for a Service that fails, while other Nodes have the traffic of one whose session does not come.
+const (
+	patienceOfService = 10 * time.Second
+	patienceOfNode    = 30 * time.Second
+)
+
+// probe asks for a unit until it answers or its time is over.
+func (r *run) probe(ctx context.Context, s *live.Snapshot, a live.Action) error {
+	patience := patienceOfService
+	if a.Probe.Node != "" {
+		patience = patienceOfNode
+	}
+	limited, cancel := context.WithTimeout(ctx, min(patience, r.Timeout))
+	defer cancel()
+	why := ""
+	for {
+		now := r.API.Probe(limited, s, a.Probe, a.Early)
+		if limited.Err() == nil || why == "" {
+			why = now
+		}
+		if now == "" || sleep(limited, period) != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if why == "" && !a.Early {
+		r.Told(a.Probe.Name + " answers")
+	}
+	r.probes[a.ProbeName] = live.Outcome{Why: why}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Read reads the cluster.
+func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
+	s := &live.Snapshot{Objects: live.Objects{}, System: a.System}
+	var mu sync.Mutex
+	var errs []error
+	var parts sync.WaitGroup
+	list := func(k live.Kind, namespace string) {
+		parts.Go(func() {
+			found, err := a.Client.Resource(k.GroupVersionResource).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: k.Labels, FieldSelector: k.Fields})
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case apierrors.IsNotFound(err) && k.Optional:
+			case apierrors.IsNotFound(err):
+				errs = append(errs, fmt.Errorf("the cluster has no %s: is Tandem installed?", k.GroupResource()))
+			case err != nil:
+				errs = append(errs, fmt.Errorf("listing %s: %w", k.GroupResource(), err))
+			default:
+				add(s.Objects, found)
+			}
+		})
+	}
+	for _, k := range live.Kinds {
+		list(k, "")
+	}
+	for _, resource := range []string{"configmaps", "secrets"} {
+		list(live.Kind{GroupVersionResource: core(resource), Labels: v1alpha1.LabelMoveIn}, a.System)
+	}
+	parts.Wait()
+	for _, namespace := range s.Objects.Namespaces(a.System) {
+		list(live.Kind{GroupVersionResource: core("pods")}, namespace)
+	}
+	parts.Wait()
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return s, a.secrets(ctx, s)
+}
+
+func core(resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Version: "v1", Resource: resource}
+}
+
+func add(objects live.Objects, found *unstructured.UnstructuredList) {
+	for i := range found.Items {
+		o := &found.Items[i]
+		o.SetManagedFields(nil)
+		if o.GetKind() == "" { // Items of a List of the core API may lack it.
+			o.SetAPIVersion(found.GetAPIVersion())
+			o.SetKind(strings.TrimSuffix(found.GetKind(), "List"))
+		}
+		objects[live.RefOf(o.Object)] = o.Object
+	}
+}
+
+// secrets reads the Secrets with passwords of BGP sessions, MetalLB's, and those of the same name in Tandem's namespace, which a person may have made.
+func (a *API) secrets(ctx context.Context, s *live.Snapshot) error {
+	for _, ref := range s.Objects.SecretsOfTheirs() {
+		for _, namespace := range []string{ref.Namespace, a.System} {
+			secret, err := a.Client.Resource(core("secrets")).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("reading Secret %s/%s of a BGPPeer: %w", namespace, ref.Name, err)
+			}
+			secret.SetManagedFields(nil)
+			s.Objects[live.RefOf(secret.Object)] = secret.Object
+		}
+	}
+	return nil
+}
+
+// Write makes one write.
+func (a *API) Write(ctx context.Context, w *live.Write) error {
+	resource, err := resourceOf(w.Ref)
+	if err != nil {
+		return err
+	}
+	client := a.Client.Resource(resource).Namespace(w.Ref.Namespace)
+	switch w.Verb {
+	case live.Create:
+		_, err = client.Create(ctx, &unstructured.Unstructured{Object: w.Body}, metav1.CreateOptions{FieldManager: "kubectl-tandem"})
+		return err
+	case live.Delete:
+		return client.Delete(ctx, w.Ref.Name, metav1.DeleteOptions{})
+	}
+	data, err := json.Marshal(w.Body)
+	if err != nil {
+		return err
+	}
+	var subresources []string
+	if w.Subresource != "" {
+		subresources = []string{w.Subresource}
+	}
+	_, err = client.Patch(ctx, w.Ref.Name, types.MergePatchType, data, metav1.PatchOptions{FieldManager: "kubectl-tandem"}, subresources...)
+	return err
+}
+
+func resourceOf(ref live.Ref) (schema.GroupVersionResource, error) {
+	for _, k := range live.Kinds {
+		if k.Group == ref.Group && k.Kind == ref.Kind {
+			return k.GroupVersionResource, nil
+		}
+	}
+	switch ref.Kind {
+	case "ConfigMap":
+		return core("configmaps"), nil
+	case "Secret":
+		return core("secrets"), nil
+	}
+	return schema.GroupVersionResource{}, fmt.Errorf("%s is of no kind that a move writes", ref)
+}

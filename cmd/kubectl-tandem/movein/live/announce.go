@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+func serviceRef(name string) Ref {
+	namespace, name, _ := strings.Cut(name, "/")
+	return Ref{Kind: "Service", Namespace: namespace, Name: name}
+}
+
+func nodeRef(name string) Ref { return Ref{Kind: "Node", Name: name} }
+
+// progress returns the label of a Service or Node: "", moving or moved.
+func (s *Snapshot) progress(ref Ref) string { return text(s.Objects[ref], "metadata", "labels", label) }
+
+func (s *Snapshot) write(ref Ref, value any, why string) Action {
+	return s.change(ref, why, func(o map[string]any) {
+		if value == nil {
+			unlabel(o)
+			return
+		}
+		set(o, value, "metadata", "labels", label)
+	})
+}
+
+// refs names what has the label of a unit.
+func (u *Unit) refs() (refs []Ref) {
+	if u.Node != "" {
+		return []Ref{nodeRef(u.Node)}
+	}
+	for _, name := range u.Services {
+		refs = append(refs, serviceRef(name))
+	}
+	return refs
+}
+
+// has reports whether all that a unit consists of has moved.
+func (m *machine) has(u *Unit) bool {
+	return !slices.ContainsFunc(u.refs(), func(ref Ref) bool { return m.progress(ref) != moved })
+}
+
+// moveUnits moves those units that are wanted, one after the other.
+func (m *machine) moveUnits(goal *Goal) Action {
+	units := m.units()
+	for _, u := range units {
+		if !goal.wants(m, u) || m.has(u) {
+			continue
+		}
+		a := first(func() Action { return m.layer2First(u, units) }, func() Action { return m.moveUnit(u) })
+		if a.Unit = u.Name; !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// layer2First stops at a Node that MetalLB's speaker would leave while it answers for Services on layer 2.
+func (m *machine) layer2First(u *Unit, units []*Unit) Action {
+	if u.Node == "" || m.progress(nodeRef(u.Node)) != "" {
+		return Action{}
+	}
+	for _, other := range units {
+		if other.Node == "" && !m.has(other) {
+			return stop("MetalLB announces %s on layer 2 still, and its speaker goes from the Node whose sessions move: move the Services first", other.Name)
+		}
+	}
+	return Action{}
+}
+
+// moveUnit moves one unit, or takes it back where a probe has found that it does not answer.
+func (m *machine) moveUnit(u *Unit) Action {
+	outcome, probed := m.Probes[u.Name]
+	early, asked := m.Probes[u.Name+" early"]
+	if why := outcome.Why + early.Why; why != "" {
+		return m.giveBack(u, why)
+	}
+	stages := []func() Action{func() Action { return m.seed(u) }, func() Action { return m.mark(u, "", moving) }}
+	if u.Pool != "" {
+		stages = append(stages, func() Action {
+			if asked || probed {
+				return Action{}
+			}
+			return Action{Probe: u, ProbeName: u.Name + " early", Early: true}
+		}, func() Action { return m.silence(u) })
+	}
+	return first(append(stages, func() Action {
+		if probed {
+			return Action{}
+		}
+		return Action{Probe: u, ProbeName: u.Name}
+	}, func() Action { return m.mark(u, moving, moved) })...)
+}
+
+// mark changes the label of what a unit consists of from one value to another.
+func (m *machine) mark(u *Unit, from, to string) Action {
+	for _, ref := range u.refs() {
+		if m.progress(ref) != from {
+			continue
+		}
+		why := fmt.Sprintf("hand %s over", ref)
+		if to == moved {
+			why = fmt.Sprintf("note that %s has moved", ref)
+		}
+		if a := m.write(ref, to, why); !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// seed has the node that MetalLB announces a Service from take it over in Tandem, so that its MAC stays. Addresses that are on record count as
+// announced before, so that the node asks nobody for them first.
+func (m *machine) seed(u *Unit) Action {
+	now := m.Objects.announcers()
+	for _, name := range u.Services {
+		svc := m.Objects[serviceRef(name)]
+		record := Ref{ourGroup, "L2Announcement", "", strings.Replace(name, "/", ".", 1)}
+		if m.progress(serviceRef(name)) != "" {
+			continue
+		}
+		var addresses []any
+		for _, a := range addressesOf(svc) {
+			addresses = append(addresses, a.String())
+		}
+		fill := func(o map[string]any) {
+			if text(o, "status", "node") == "" {
+				set(o, addresses, "status", "addresses")
+				if node := now[name]; node != "" {
+					set(o, node, "spec", "target")
+				}
+			}
+		}
+		a := m.change(record, fmt.Sprintf("have the node of %s go on answering", name), fill)
+		if m.Objects[record] == nil {
+			namespace, short, _ := strings.Cut(name, "/")
+			o := map[string]any{
+				"apiVersion": ourGroup + "/v1alpha1", "kind": "L2Announcement", "metadata": map[string]any{"name": record.Name},
+				"service": map[string]any{"namespace": namespace, "name": short},
+			}
+			fill(o)
+			a = m.create(o, fmt.Sprintf("have the node of %s go on answering", name))
+		}
+		if !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// silence deletes MetalLB's L2Advertisements of a pool.
+func (m *machine) silence(u *Unit) Action {
+	for _, ad := range m.poolAdvertisements() {
+		if ref := RefOf(ad); slices.Contains(u.Advertisements, ref.Name) {
+			if a := m.remove(ref, "stop MetalLB's announcing of "+u.Name); !a.Done() {
+				return a
+			}
+		}
+	}
+	return Action{}
+}
+
+// speak makes MetalLB's L2Advertisements of a pool again.
+func (m *machine) speak(u *Unit) Action {
+	for _, ad := range m.poolAdvertisements() {
+		if ref := RefOf(ad); slices.Contains(u.Advertisements, ref.Name) && m.Objects[ref] == nil {
+			return m.create(ad, "have MetalLB announce "+u.Name+" again")
+		}
+	}
+	return Action{}
+}
+
+// giveBack hands a unit back, and stops the move.
+func (m *machine) giveBack(u *Unit, why string) Action {
+	return first(func() Action { return m.speak(u) }, func() Action {
+		for _, ref := range u.refs() {
+			if m.progress(ref) == moving {
+				return m.handBack(ref)
+			}
+		}
+		return Action{}
+	}, func() Action { return stop("%s does not answer, and is MetalLB's again: %s", u.Name, why) })
+}

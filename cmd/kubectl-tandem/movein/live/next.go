@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
+)
+
+// Verb is what a Write does to an object.
+type Verb string
+
+// Verbs. A Patch is a JSON merge patch (RFC 7386) with the resource version of the object that it was worked out for.
+const (
+	Create Verb = "create"
+	Patch  Verb = "patch"
+	Delete Verb = "delete"
+)
+
+// Write is one write to the API.
+type Write struct {
+	Verb Verb
+	Ref  Ref
+	// Subresource is "status" or "".
+	Subresource string
+	// Body is the object, or the patch.
+	Body map[string]any
+	// Why says what the write does, as "stop MetalLB's controller".
+	Why string
+}
+
+// Action is what comes next. At most one of Write, Wait, Probe and Stop is set; with none there is nothing left to do.
+type Action struct {
+	Write *Write
+	// Wait says what is waited for: the cluster is to be read again.
+	Wait string
+	// Probe is a unit that is to be asked for; the answer belongs into Snapshot.Probes by ProbeName.
+	Probe     *Unit
+	ProbeName string
+	// Early says that MetalLB still announces the unit, so that only Tandem's own records count.
+	Early bool
+	// Stop says why the move does not go on.
+	Stop string
+	// Unit is the name of the unit that the action belongs to, "" for none.
+	Unit string
+}
+
+// Done reports whether there is nothing left to do.
+func (a Action) Done() bool { return a.Write == nil && a.Wait == "" && a.Probe == nil && a.Stop == "" }
+
+// machine works out the next action of a move that has begun.
+type machine struct {
+	*Snapshot
+	Record *Record
+	sets   map[Ref]*netipx.IPSet
+}
+
+// set returns the addresses of a pool. They are worked out once.
+func (m *machine) set(pool map[string]any) *netipx.IPSet {
+	ref := RefOf(pool)
+	if m.sets == nil {
+		m.sets = map[Ref]*netipx.IPSet{}
+	}
+	if m.sets[ref] == nil {
+		m.sets[ref] = poolSet(pool)
+	}
+	return m.sets[ref]
+}
+
+// first returns the first action that there is.
+func first(stages ...func() Action) Action {
+	for _, stage := range stages {
+		if a := stage(); !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+func stop(format string, args ...any) Action { return Action{Stop: fmt.Sprintf(format, args...)} }
+
+// change returns the write that makes an object what the function makes of it. An object that is gone, or is so already, needs none.
+func (s *Snapshot) change(ref Ref, why string, mutate func(map[string]any)) Action {
+	return s.changePart(ref, "", why, mutate)
+}
+
+func (s *Snapshot) changePart(ref Ref, subresource, why string, mutate func(map[string]any)) Action {
+	before := s.Objects[ref]
+	if before == nil {
+		return Action{}
+	}
+	after := clone(before)
+	mutate(after)
+	patch := mergePatch(before, after)
+	if patch == nil {
+		return Action{}
+	}
+	if version := text(before, "metadata", "resourceVersion"); version != "" {
+		set(patch, version, "metadata", "resourceVersion")
+	}
+	return Action{Write: &Write{Patch, ref, subresource, patch, why}}
+}
+
+func (s *Snapshot) create(o map[string]any, why string) Action {
+	return Action{Write: &Write{Create, RefOf(o), "", o, why}}
+}
+
+func (s *Snapshot) remove(ref Ref, why string) Action {
+	if s.Objects[ref] == nil {
+		return Action{}
+	}
+	return Action{Write: &Write{Delete, ref, "", nil, why}}
+}
+
+// enter writes the phase.
+func (s *Snapshot) enter(phase Phase) func() Action {
+	return func() Action {
+		return s.change(headRef(s.System), "phase "+string(phase), func(o map[string]any) { set(o, string(phase), "data", "phase") })
+	}
+}
+
+// Start returns what comes next on the way to a goal.
+func Start(s *Snapshot, goal Goal, keepInUse bool) (Action, error) {
+	switch phase := s.PhaseOf(); phase {
+	case "", Finished:
+		return s.begin(keepInUse)
+	case Undone:
+		return s.forget(), nil
+	case Undoing:
+		return stop("the move is being undone: kubectl tandem move-in undo goes on with that"), nil
+	case Finishing:
+		return stop("the move is being finished: kubectl tandem move-in finish goes on with that"), nil
+	case Preparing, Adopting, Announcing:
+		m, err := s.machine()
+		if err != nil {
+			return Action{}, err
+		}
+		return m.forward(phase, &goal), nil
+	default:
+		return Action{}, fmt.Errorf("ConfigMap %s/%s has phase %q, which this version does not know; use the version that began the move", s.System,
+			ConfigMapName, phase)
+	}
+}
+
+func (s *Snapshot) machine() (*machine, error) {
+	r, err := s.record()
+	if err != nil {
+		return nil, err
+	}
+	return &machine{Snapshot: s, Record: r}, nil
+}
+
+// begin writes the Record down. Until its head is written there is no move, and parts that are there are of a command that was interrupted.
+func (s *Snapshot) begin(keepInUse bool) (Action, error) {
+	plan, err := MakePlan(s, keepInUse)
+	if err != nil {
+		return Action{}, err
+	}
+	if plan.Refused {
+		var reasons []string
+		for _, m := range plan.Messages {
+			if m.Level == movein.Error {
+				reasons = append(reasons, m.String())
+			}
+		}
+		return stop("the move cannot start:\n%s", strings.Join(reasons, "\n")), nil
+	}
+	configMaps, err := plan.Record.encode(s.System)
+	if err != nil {
+		return Action{}, err
+	}
+	for _, o := range configMaps {
+		if s.Objects[RefOf(o)] == nil {
+			return s.create(o, "save what there is"), nil
+		}
+		if a := s.change(RefOf(o), "save what there is", func(old map[string]any) { set(old, o["data"], "data") }); !a.Done() {
+			return a, nil
+		}
+	}
+	return Action{}, errors.New("the record of the move is written and does not count; this is a fault of this program")
+}
+
+// forward returns what comes next of a move that has begun.
+func (m *machine) forward(phase Phase, goal *Goal) Action {
+	switch phase {
+	case Preparing:
+		return first(m.stopOurs, m.openWebhook, m.narrowTheirs, m.makeOurs, m.annotate, m.stopTheirs, m.enter(Adopting))
+	case Adopting:
+		return first(m.theirsStopped, m.startOurs, m.adopted, m.enter(Announcing))
+	}
+	return first(m.theirsStopped, m.startOurs, func() Action { return m.moveUnits(goal) })
+}
+
+// scale sets the replicas of a Deployment.
+func (m *machine) scale(ref Ref, replicas int64, why string) Action {
+	return m.change(ref, why, func(o map[string]any) { set(o, replicas, "spec", "replicas") })
+}
+
+// stopOurs takes Tandem's controller manager away, so that it gives no addresses while another one does.
+func (m *machine) stopOurs() Action {
+	if a := m.scale(m.Record.Ours, 0, "stop Tandem's controller manager for the time being"); !a.Done() {
+		return a
+	}
+	return m.awaitEnd(m.Record.Ours, "Tandem's controller manager")
+}
+
+func (m *machine) awaitEnd(ref Ref, what string) Action {
+	if o := m.Objects[ref]; o != nil && len(m.Objects.podsOf(o)) > 0 {
+		return Action{Wait: "the end of the pods of " + what}
+	}
+	return Action{}
+}
+
+// openWebhook lets the API server take L2Advertisements of MetalLB while its controller is away, where a pool may have to go back then.
+func (m *machine) openWebhook() Action {
+	if m.Record.Webhook == nil {
+		return Action{}
+	}
+	return m.policy("Ignore", "let MetalLB's L2Advertisements be written while its controller is away")
+}
+
+func (m *machine) policy(policy, why string) Action {
+	return m.change(*m.Record.Webhook, why, func(o map[string]any) {
+		if i := webhookOfL2(o); i >= 0 {
+			items(o, "webhooks")[i]["failurePolicy"] = policy
+		}
+	})
+}
+
+// narrowTheirs edits MetalLB's objects, so that a label hands over. It changes nothing of what is announced.
+func (m *machine) narrowTheirs() Action {
+	for _, ref := range m.Record.refsBefore(theirGroup, "L2Advertisement") {
+		if m.Record.ByPool {
+			break
+		}
+		selectors := withSwitch(list(m.Record.before(ref), "spec", "serviceSelectors"), "DoesNotExist")
+		if a := m.change(ref, "leave Services with the label out of "+ref.String(), func(o map[string]any) {
+			set(o, selectors, "spec", "serviceSelectors")
+		}); !a.Done() {
+			return a
+		}
+	}
+	if m.Record.ByPool {
+		if a := m.splitTheirs(); !a.Done() {
+			return a
+		}
+	}
+	if !m.bgp() {
+		return Action{}
+	}
+	for _, ref := range m.Record.Speakers {
+		if a := m.change(ref, "have MetalLB's speakers leave Nodes with the label", leaveLabelled); !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// leaveLabelled makes a DaemonSet leave the Nodes that have the label. With updateStrategy OnDelete all other pods stay as they are.
+func leaveLabelled(o map[string]any) {
+	set(o, map[string]any{"type": "OnDelete"}, "spec", "updateStrategy")
+	path := []string{"spec", "template", "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"}
+	set(o, withSwitch(withoutSwitch(list(o, path...)), "DoesNotExist"), path...)
+}
+
+// poolAdvertisements returns MetalLB's L2Advertisements as they are where a pool is the smallest unit: one for each pool. One that is so already
+// stays, and the others get a copy for each of their pools.
+func (m *machine) poolAdvertisements() (ads []map[string]any) {
+	for _, ref := range m.Record.refsBefore(theirGroup, "L2Advertisement") {
+		ad := m.Record.before(ref)
+		names, selectors := texts(ad, "spec", "ipAddressPools"), list(ad, "spec", "ipAddressPoolSelectors")
+		if len(names) == 1 && len(selectors) == 0 {
+			ads = append(ads, ad)
+			continue
+		}
+		for _, pool := range m.Record.refsBefore(theirGroup, "IPAddressPool") {
+			selected := len(selectors) > 0 && matchesAny(selectors, table(m.Record.before(pool), "metadata", "labels"))
+			if len(names)+len(selectors) > 0 && !slices.Contains(names, pool.Name) && !selected {
+				continue
+			}
+			copied := clone(ad)
+			set(copied, ref.Name+"."+pool.Name, "metadata", "name")
+			set(copied, made, "metadata", "labels", label)
+			set(copied, nil, "metadata", "annotations")
+			set(copied, nil, "spec", "ipAddressPoolSelectors")
+			set(copied, []any{pool.Name}, "spec", "ipAddressPools")
+			ads = append(ads, copied)
+		}
+	}
+	return ads
+}
+
+// splitTheirs makes the copies, and then deletes what they are copies of.
+func (m *machine) splitTheirs() Action {
+	kept := map[Ref]bool{}
+	for _, ad := range m.poolAdvertisements() {
+		kept[RefOf(ad)] = true
+		if m.Objects[RefOf(ad)] == nil {
+			return m.create(ad, "give a pool of MetalLB an L2Advertisement of its own")
+		}
+	}
+	for _, ref := range m.Record.refsBefore(theirGroup, "L2Advertisement") {
+		if !kept[ref] {
+			if a := m.remove(ref, "delete what the L2Advertisements of the pools stand for"); !a.Done() {
+				return a
+			}
+		}
+	}
+	return Action{}
+}
+
+// temporary returns an object of Tandem as it is during the move: it concerns only Services, or Nodes, that have the label.
+func temporary(doc map[string]any) map[string]any {
+	o := clone(doc)
+	set(o, made, "metadata", "labels", label)
+	switch text(o, "kind") {
+	case "L2Advertisement":
+		set(o, withSwitch(list(o, "spec", "serviceSelectors"), "Exists"), "spec", "serviceSelectors")
+	case "BGPPeer":
+		set(o, withSwitch(list(o, "spec", "nodeSelectors"), "Exists"), "spec", "nodeSelectors")
+	}
+	return o
+}
+
+// makeOurs makes Tandem's objects, Secrets first.
+func (m *machine) makeOurs() Action {
+	for _, name := range m.Record.Secrets {
+		if m.Objects[Ref{Kind: "Secret", Namespace: m.System, Name: name}] != nil {
+			continue
+		}
+		secret, err := m.secret(name)
+		if err != nil || secret == nil {
+			return stop("Secret %s for a BGPPeer cannot be made any more (%v); make it in namespace %s by hand, with the key password", name, err, m.System)
+		}
+		set(secret, made, "metadata", "labels", label)
+		return m.create(secret, "copy the password of a BGP session")
+	}
+	for _, doc := range m.Record.Documents {
+		o := m.Objects[RefOf(doc)]
+		if o == nil {
+			return m.create(temporary(doc), "make Tandem's objects")
+		}
+		if text(o, "metadata", "labels", label) != made {
+			return stop("%s has been made by somebody else meanwhile; rename or delete it", RefOf(doc))
+		}
+	}
+	return Action{}
+}
+
+// annotate writes what Services need for Tandem to understand them as MetalLB does.
+func (m *machine) annotate() Action {
+	for _, svc := range m.Objects.of("", "Service") {
+		for key, value := range m.Record.Patches[nameOf(svc)] {
+			if a := m.change(RefOf(svc), "write what Tandem has to know", func(o map[string]any) {
+				set(o, value, "metadata", "annotations", key)
+			}); !a.Done() {
+				return a
+			}
+		}
+	}
+	return Action{}
+}
+
+// stopTheirs takes MetalLB's controller away. Statuses stay, and its speakers go on.
+func (m *machine) stopTheirs() Action {
+	if a := m.scale(m.Record.Theirs, 0, "stop MetalLB's controller"); !a.Done() {
+		return a
+	}
+	return m.awaitEnd(m.Record.Theirs, "MetalLB's controller")
+}
+
+// theirsStopped stops the move if MetalLB's controller runs again.
+func (m *machine) theirsStopped() Action {
+	if number(m.Objects[m.Record.Theirs], "spec", "replicas") > 0 {
+		return stop("%s runs again, and writes over what Tandem writes: pause what has started it (Flux, Argo CD, an operator), and scale it to 0; "+
+			"or go back by kubectl tandem move-in undo", m.Record.Theirs)
+	}
+	return m.awaitEnd(m.Record.Theirs, "MetalLB's controller")
+}
+
+// startOurs lets Tandem adopt.
+func (m *machine) startOurs() Action {
+	replicas := max(1, number(m.Record.before(m.Record.Ours), "spec", "replicas"))
+	if number(m.Objects[m.Record.Ours], "spec", "replicas") > 0 {
+		return Action{} // A person may have another number in mind.
+	}
+	return m.scale(m.Record.Ours, replicas, "start Tandem's controller manager, which adopts the addresses")
+}
+
+// adopted waits until each Service has its addresses claimed, and stops if one has another address than before.
+func (m *machine) adopted() Action {
+	claimed := map[string]bool{}
+	for _, claim := range m.Objects.of("networking.k8s.io", "IPAddress") {
+		claimed[text(claim, "metadata", "name")] = true
+	}
+	var missing []string
+	for _, svc := range m.Objects.moving() {
+		before := m.Record.before(RefOf(svc))
+		if before == nil || text(before, "metadata", "uid") != text(svc, "metadata", "uid") || len(addressesOf(before)) == 0 {
+			continue // It is new, or gets its first address.
+		}
+		if now := addressesOf(svc); !sameAddresses(now, addressesOf(before)) {
+			return stop("Service %s had %s and has %s: kubectl tandem move-in undo goes back; kubectl describe service says why", nameOf(svc),
+				joined(addressesOf(before)), joined(now))
+		}
+		for _, a := range addressesOf(svc) {
+			if !claimed[a.String()] {
+				missing = append(missing, fmt.Sprintf("%s of %s", a, nameOf(svc)))
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return Action{Wait: fmt.Sprintf("Tandem's claims of %d addresses, such as %s", len(missing), missing[0])}
+	}
+	return Action{}
+}

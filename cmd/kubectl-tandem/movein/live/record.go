@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+)
+
+// Phase says how far a move has come.
+type Phase string
+
+// Phases. The comment of the package says what happens in each.
+const (
+	Preparing  Phase = "Preparing"
+	Adopting   Phase = "Adopting"
+	Announcing Phase = "Announcing"
+	Finishing  Phase = "Finishing"
+	Finished   Phase = "Finished"
+	Undoing    Phase = "Undoing"
+	Undone     Phase = "Undone" // but for the ConfigMaps
+)
+
+// ConfigMapName is the name of the ConfigMap with the phase. Those with the Record have a number behind it.
+const ConfigMapName = "tandem-move-in"
+
+// mostOfPart is how many bytes of the Record a ConfigMap has: the API server takes a MiB.
+const mostOfPart = 700 << 10
+
+// Record is what a move knows of the cluster as it was, and of what it makes. It is written once.
+type Record struct {
+	// ByPool says that MetalLB's smallest unit on layer 2 is a pool, since its L2Advertisements know no serviceSelectors.
+	ByPool bool `json:"byPool"`
+	// Ours and Theirs are the Deployments of the controllers, Speakers MetalLB's DaemonSets, and Webhook its configuration.
+	Ours     Ref   `json:"ours"`
+	Theirs   Ref   `json:"theirs"`
+	Speakers []Ref `json:"speakers"`
+	Webhook  *Ref  `json:"webhook,omitempty"`
+	// FailurePolicy is that of MetalLB's webhook for L2Advertisements.
+	FailurePolicy string `json:"failurePolicy,omitempty"`
+	// Nodes are those that MetalLB's speakers run on.
+	Nodes []string `json:"nodes,omitempty"`
+	// Documents are Tandem's objects, as they are when the move has finished, but for Secrets.
+	Documents []map[string]any `json:"documents"`
+	// Secrets are those that are made, by name. What is in them is worked out when they are made.
+	Secrets []string `json:"secrets,omitempty"`
+	// Patches are the annotations that Services get, by the Service.
+	Patches map[string]map[string]string `json:"patches,omitempty"`
+	// Before are the objects that the move changes, with what it changes of them.
+	Before []map[string]any `json:"before"`
+	// Existed are the objects of Tandem that were there before and of which the move may make more.
+	Existed []Ref `json:"existed,omitempty"`
+}
+
+// before returns an object as it was, nil if the Record does not have it.
+func (r *Record) before(ref Ref) map[string]any {
+	for _, o := range r.Before {
+		if RefOf(o) == ref {
+			return o
+		}
+	}
+	return nil
+}
+
+// refsBefore returns those of the objects that were there that are of a kind.
+func (r *Record) refsBefore(group, kind string) (refs []Ref) {
+	for _, o := range r.Before {
+		if ref := RefOf(o); ref.Group == group && ref.Kind == kind {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+func configMap(system, suffix string, data map[string]any) map[string]any {
+	return map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{
+			"name": ConfigMapName + suffix, "namespace": system, "labels": map[string]any{label: made},
+		},
+		"data": data,
+	}
+}
+
+// encode returns the ConfigMaps of a Record: the head comes last, so that the Record is whole where it exists.
+func (r *Record) encode(system string) ([]map[string]any, error) {
+	whole, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	var maps []map[string]any
+	sum := sha256.Sum256(whole)
+	for rest := string(whole); rest != ""; {
+		part := rest[:min(len(rest), mostOfPart)]
+		rest = rest[len(part):]
+		maps = append(maps, configMap(system, "-"+strconv.Itoa(len(maps)), map[string]any{"part": part}))
+	}
+	return append(maps, configMap(system, "", map[string]any{
+		"phase": string(Preparing), "parts": strconv.Itoa(len(maps)), "sha256": hex.EncodeToString(sum[:]), "from": "metallb",
+	})), nil
+}
+
+// headRef names the ConfigMap with the phase.
+func headRef(system string) Ref {
+	return Ref{Kind: "ConfigMap", Namespace: system, Name: ConfigMapName}
+}
+
+// PhaseOf returns the phase of a move, "" if there is none.
+func (s *Snapshot) PhaseOf() Phase { return Phase(text(s.Objects[headRef(s.System)], "data", "phase")) }
+
+// record reads the Record of a move that has begun.
+func (s *Snapshot) record() (*Record, error) {
+	head := s.Objects[headRef(s.System)]
+	parts, err := strconv.Atoi(text(head, "data", "parts"))
+	if err != nil {
+		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has: %w", s.System, ConfigMapName, err)
+	}
+	whole := ""
+	for i := range parts {
+		name := fmt.Sprintf("%s-%d", ConfigMapName, i)
+		part := s.Objects[Ref{Kind: "ConfigMap", Namespace: s.System, Name: name}]
+		if part == nil {
+			return nil, fmt.Errorf("ConfigMap %s/%s, a part of the move's record, is gone; without it nothing can be undone", s.System, name)
+		}
+		whole += text(part, "data", "part")
+	}
+	if sum := sha256.Sum256([]byte(whole)); hex.EncodeToString(sum[:]) != text(head, "data", "sha256") {
+		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand", s.System, ConfigMapName)
+	}
+	r := &Record{}
+	if err := utiljson.Unmarshal([]byte(whole), r); err != nil {
+		return nil, fmt.Errorf("reading the move's record: %w", err)
+	}
+	return r, nil
+}

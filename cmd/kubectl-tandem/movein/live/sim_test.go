@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+const system = "tandem-system"
+
+// sim is a cluster in memory: objects, and what both products' programs make of them after each write.
+type sim struct {
+	t       *testing.T
+	objects Objects
+	// deaf are units that do not answer once Tandem announces them.
+	deaf map[string]string
+	// conflict is a Service that gets another address of Tandem.
+	conflict string
+	writes   []string
+}
+
+// newSim returns a cluster with the objects of YAML documents, in the state that the programs bring it to.
+func newSim(t *testing.T, documents ...string) *sim {
+	t.Helper()
+	s := &sim{t: t, objects: Objects{}, deaf: map[string]string{}}
+	for document := range strings.SplitSeq(strings.Join(documents, "\n---\n"), "\n---\n") {
+		o := map[string]any{}
+		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+			t.Fatalf("%v in:\n%s", err, document)
+		}
+		if len(o) > 0 {
+			s.objects[RefOf(o)] = normal(o)
+		}
+	}
+	s.settle()
+	return s
+}
+
+// normal makes of numbers what a client makes of them.
+func normal(o map[string]any) map[string]any {
+	for key, value := range o {
+		switch v := value.(type) {
+		case map[string]any:
+			o[key] = normal(v)
+		case []any:
+			for _, item := range v {
+				if m, ok := item.(map[string]any); ok {
+					normal(m)
+				}
+			}
+		case float64:
+			o[key] = int64(v)
+		}
+	}
+	return o
+}
+
+func (s *sim) copy() Objects {
+	c := Objects{}
+	for ref, o := range s.objects {
+		c[ref] = clone(o)
+	}
+	return c
+}
+
+// write does what an API server would.
+func (s *sim) write(w *Write) {
+	s.t.Helper()
+	s.writes = append(s.writes, fmt.Sprintf("%s %s: %s", w.Verb, w.Ref, w.Why))
+	webhook := w.Ref.Group == theirGroup && w.Verb != Delete
+	if webhook && s.replicas("controller") == 0 && !s.open() {
+		s.t.Fatalf("%s %s while MetalLB's webhook is away", w.Verb, w.Ref)
+	}
+	old := s.objects[w.Ref]
+	switch {
+	case w.Verb == Create && old != nil, w.Verb != Create && old == nil:
+		s.t.Fatalf("%s of %s, which is there: %t", w.Verb, w.Ref, old != nil)
+	case w.Verb == Create:
+		s.objects[w.Ref] = clone(w.Body)
+	case w.Verb == Delete:
+		delete(s.objects, w.Ref)
+	default:
+		s.objects[w.Ref] = merged(old, w.Body)
+	}
+	s.settle()
+}
+
+func merged(o, patch map[string]any) map[string]any {
+	o = maps.Clone(o)
+	for key, value := range patch {
+		inner, isMap := value.(map[string]any)
+		old, both := o[key].(map[string]any)
+		switch {
+		case value == nil:
+			delete(o, key)
+		case isMap && both:
+			o[key] = merged(old, inner)
+		case isMap:
+			o[key] = merged(map[string]any{}, inner)
+		default:
+			o[key] = value
+		}
+	}
+	return clone(o)
+}
+
+func (s *sim) open() bool {
+	for _, o := range s.objects.of("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") {
+		return text(items(o, "webhooks")[0], "failurePolicy") == "Ignore"
+	}
+	return false
+}
+
+func (s *sim) replicas(part string) int64 {
+	for _, d := range s.objects.of("apps", "Deployment") {
+		if table(d, "spec", "template", "metadata", "labels")["component"] == part {
+			return number(d, "spec", "replicas")
+		}
+	}
+	return 0
+}
+
+// settle has the programs do their part.
+func (s *sim) settle() {
+	s.pods()
+	if s.replicas("controller") > 0 && s.replicas("cloud-controller-manager") > 0 && len(s.objects.of(ourGroup, "AddressPool")) > 0 {
+		s.t.Fatal("two controllers write statuses")
+	}
+	for _, svc := range s.objects.of("", "Service") {
+		s.adopt(svc)
+		s.announce(svc)
+	}
+}
+
+// pods runs those of Deployments and DaemonSets.
+func (s *sim) pods() {
+	for ref := range maps.Clone(s.objects) {
+		if ref.Kind == "Pod" {
+			delete(s.objects, ref)
+		}
+	}
+	for _, d := range s.objects.of("apps", "Deployment") {
+		n := number(d, "spec", "replicas")
+		set(d, n, "status", "readyReplicas")
+		if n > 0 {
+			s.pod(d, "node1")
+		}
+	}
+	for _, d := range s.objects.of("apps", "DaemonSet") {
+		for _, node := range s.objects.of("", "Node") {
+			all := table(node, "metadata", "labels")
+			terms := list(d, "spec", "template", "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+			fits := matchesAny(terms, all)
+			for key, value := range table(d, "spec", "template", "spec", "nodeSelector") {
+				fits = fits && all[key] == value
+			}
+			if fits {
+				s.pod(d, text(node, "metadata", "name"))
+			}
+		}
+	}
+}
+
+func (s *sim) pod(owner map[string]any, node string) {
+	o := map[string]any{
+		"apiVersion": "v1", "kind": "Pod",
+		"metadata": map[string]any{
+			"namespace": text(owner, "metadata", "namespace"), "name": text(owner, "metadata", "name") + "-" + node,
+			"labels": at(owner, "spec", "template", "metadata", "labels"),
+		},
+		"spec":   map[string]any{"nodeName": node},
+		"status": map[string]any{"phase": "Running", "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
+	}
+	s.objects[RefOf(o)] = o
+}
+
+// adopt is Tandem's controller manager.
+func (s *sim) adopt(svc map[string]any) {
+	if s.replicas("cloud-controller-manager") == 0 || len(s.objects.of(ourGroup, "AddressPool")) == 0 || len(addressesOf(svc)) == 0 {
+		return
+	}
+	if nameOf(svc) == s.conflict {
+		set(svc, []any{map[string]any{"ip": "192.0.2.9"}}, "status", "loadBalancer", "ingress")
+	}
+	for _, ingress := range items(svc, "status", "loadBalancer", "ingress") {
+		ingress["ipMode"] = "VIP"
+		claim := map[string]any{
+			"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": map[string]any{"name": text(ingress, "ip")},
+			"spec": map[string]any{"parentRef": map[string]any{
+				"namespace": text(svc, "metadata", "namespace"), "name": text(svc, "metadata", "name"), "resource": "services",
+			}},
+		}
+		if s.objects[RefOf(claim)] == nil {
+			s.objects[RefOf(claim)] = claim
+		}
+	}
+	set(svc, []any{map[string]any{"type": "tandem-lb.io/Allocated", "status": "True"}}, "status", "conditions")
+	set(svc, []any{"service.kubernetes.io/load-balancer-cleanup"}, "metadata", "finalizers")
+	set(svc, "true", "metadata", "annotations", "tandem-lb.io/finalizer")
+}
+
+// both returns who announces a Service on layer 2.
+func (s *sim) both(svc map[string]any) (theirs, ours bool) {
+	all := table(svc, "metadata", "labels")
+	for _, ad := range s.objects.of(theirGroup, "L2Advertisement") {
+		for _, pool := range s.objects.of(theirGroup, "IPAddressPool") {
+			names := texts(ad, "spec", "ipAddressPools")
+			if (len(names) == 0 || slices.Contains(names, text(pool, "metadata", "name"))) && slices.ContainsFunc(addressesOf(svc), poolSet(pool).Contains) {
+				theirs = theirs || matchesAny(list(ad, "spec", "serviceSelectors"), all) && len(s.objects.speakerPods()) > 0
+			}
+		}
+	}
+	for _, ad := range s.objects.of(ourGroup, "L2Advertisement") {
+		ours = ours || matchesAny(list(ad, "spec", "serviceSelectors"), all)
+	}
+	return theirs, ours
+}
+
+func (o Objects) speakerPods() (pods []map[string]any) {
+	for _, d := range o.speakersOfTheirs() {
+		pods = append(pods, o.podsOf(d)...)
+	}
+	return pods
+}
+
+// announce is the speakers of both: the Service must not be without an announcer at any time, and the node must not change.
+func (s *sim) announce(svc map[string]any) {
+	if text(svc, "spec", "type") != "LoadBalancer" || len(s.objects.of(theirGroup, "L2Advertisement")) == 0 && len(s.objects.of(ourGroup, "L2Advertisement")) == 0 {
+		return
+	}
+	theirs, ours := s.both(svc)
+	record := s.objects[Ref{ourGroup, "L2Announcement", "", strings.Replace(nameOf(svc), "/", ".", 1)}]
+	switch {
+	case !theirs && !ours:
+		s.t.Fatalf("nobody announces %s after:\n%s", nameOf(svc), strings.Join(s.writes, "\n"))
+	case ours && record == nil:
+		s.t.Fatalf("Tandem announces %s without a seed", nameOf(svc))
+	case ours && text(record, "status", "node") == "":
+		set(record, text(record, "spec", "target"), "status", "node")
+		set(record, nil, "spec", "target")
+	case !ours && record != nil:
+		set(record, nil, "status", "node")
+	}
+}
+
+// snapshot returns the cluster as a reader of the API has it.
+func (s *sim) snapshot(probes map[string]Outcome) *Snapshot {
+	return &Snapshot{Objects: maps.Clone(s.objects), System: system, Probes: probes}
+}
+
+// run does what next says until there is nothing left, or a number of writes have been made. It returns why it stopped.
+func (s *sim) run(next func(*Snapshot) (Action, error), most int) (writes int, stopped string) {
+	s.t.Helper()
+	probes := map[string]Outcome{}
+	for range 2000 {
+		a, err := next(s.snapshot(probes))
+		switch {
+		case err != nil:
+			s.t.Fatal(err)
+		case a.Stop != "":
+			return writes, a.Stop
+		case a.Wait != "":
+			s.t.Fatalf("waits for %s, which does not come, after:\n%s", a.Wait, strings.Join(s.writes, "\n"))
+		case a.Probe != nil:
+			probes[a.ProbeName] = Outcome{s.deaf[a.Probe.Name]}
+		case a.Write == nil:
+			return writes, ""
+		case writes == most:
+			return writes, "killed"
+		default:
+			s.write(a.Write)
+			writes++
+		}
+	}
+	s.t.Fatalf("no end after:\n%s", strings.Join(s.writes[len(s.writes)-20:], "\n"))
+	return 0, ""
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+)
+
+// Undo returns what comes next on the way back.
+func Undo(s *Snapshot) (Action, error) {
+	switch s.PhaseOf() {
+	case "":
+		return s.forget(), nil
+	case Finishing, Finished:
+		return stop("the move is finished, and there is no undo after that. MetalLB's objects are still there, so that you can move back by hand: " +
+			"docs/moving-in/metallb.md"), nil
+	case Undone:
+		return s.forget(), nil
+	case Undoing:
+		m, err := s.machine()
+		if err != nil {
+			return Action{}, err
+		}
+		return first(m.unitsBack, m.stopOurs, m.servicesBack, m.startTheirs, m.advertisementsBack, m.speakersBack, m.removeOurs, m.oursBack, m.enter(Undone)), nil
+	}
+	return s.enter(Undoing)(), nil
+}
+
+// forget deletes the ConfigMaps of a move that has been undone, or whose record was never finished. The head goes last.
+func (s *Snapshot) forget() Action {
+	for _, o := range s.Objects.of("", "ConfigMap") {
+		if ref := RefOf(o); ref.Namespace == s.System && strings.HasPrefix(ref.Name, ConfigMapName+"-") {
+			return s.remove(ref, "delete what was saved")
+		}
+	}
+	return s.remove(headRef(s.System), "delete the record of the move")
+}
+
+// unitsBack hands all that has the label back: Node by Node, so that MetalLB's speakers are everywhere, and then pools and Services.
+func (m *machine) unitsBack() Action {
+	for _, node := range m.Objects.of("", "Node") {
+		if m.progress(RefOf(node)) != "" {
+			return first(m.speakersAwait, func() Action { return m.handBack(RefOf(node)) })
+		}
+	}
+	for _, u := range m.units() {
+		if u.Pool != "" && m.begun(u) {
+			if a := m.speak(u); !a.Done() {
+				return a
+			}
+		}
+	}
+	for _, svc := range m.Objects.of("", "Service") {
+		if m.progress(RefOf(svc)) != "" {
+			return first(m.speakersAwait, func() Action { return m.handBack(RefOf(svc)) })
+		}
+	}
+	return Action{}
+}
+
+func (m *machine) handBack(ref Ref) Action {
+	a := m.write(ref, nil, fmt.Sprintf("hand %s back to MetalLB", ref))
+	a.Unit = ref.String()
+	return a
+}
+
+// begun reports whether something of a unit has the label.
+func (m *machine) begun(u *Unit) bool {
+	return slices.ContainsFunc(u.refs(), func(ref Ref) bool { return m.progress(ref) != "" })
+}
+
+// speakersAwait waits for MetalLB's speakers of the Nodes that have been handed back already, so that one Node moves at a time.
+func (m *machine) speakersAwait() Action {
+	if !m.bgp() {
+		return Action{} // They have never left.
+	}
+	for _, name := range m.Record.Nodes {
+		node := m.Objects[nodeRef(name)]
+		if node == nil || m.progress(nodeRef(name)) != "" || !isTrue(node, "Ready") {
+			continue
+		}
+		for _, ref := range m.Record.Speakers {
+			if !slices.ContainsFunc(m.Objects.podsOf(m.Objects[ref]), func(pod map[string]any) bool {
+				return text(pod, "spec", "nodeName") == name && isTrue(pod, "Ready")
+			}) {
+				return Action{Wait: fmt.Sprintf("%s on Node %s", ref, name)}
+			}
+		}
+	}
+	return Action{}
+}
+
+// servicesBack takes off Services what Tandem and the move have put there. Neither controller runs, so that nobody writes in between.
+func (m *machine) servicesBack() Action {
+	for _, svc := range m.Objects.of("", "Service") {
+		ref, before := RefOf(svc), m.Record.before(RefOf(svc))
+		if before != nil && text(before, "metadata", "uid") != text(svc, "metadata", "uid") {
+			before = nil // It has been made anew.
+		}
+		if text(svc, "spec", "loadBalancerClass") != "" {
+			continue
+		}
+		a := first(func() Action {
+			return m.change(ref, fmt.Sprintf("take Tandem's finalizer and annotations off %s", ref), func(o map[string]any) { m.metadataBack(o, before) })
+		}, func() Action {
+			return m.changePart(ref, "status", fmt.Sprintf("write the status of %s as it was", ref), func(o map[string]any) { statusBack(o, before) })
+		})
+		if !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// metadataBack restores the annotations and finalizers of a Service. Before is what it was, nil for one that is new.
+func (m *machine) metadataBack(o, before map[string]any) {
+	_, marked := table(o, "metadata", "annotations")[v1alpha1.AnnotationFinalizer]
+	if marked && !slices.Contains(texts(before, "metadata", "finalizers"), v1alpha1.Finalizer) {
+		var rest []any
+		for _, name := range texts(o, "metadata", "finalizers") {
+			if name != v1alpha1.Finalizer {
+				rest = append(rest, name)
+			}
+		}
+		set(o, rest, "metadata", "finalizers")
+	}
+	keys := []string{v1alpha1.AnnotationFinalizer}
+	for key := range m.Record.Patches[nameOf(o)] {
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		set(o, at(before, "metadata", "annotations", key), "metadata", "annotations", key)
+	}
+	set(o, at(o, "metadata", "annotations"), "metadata", "annotations") // An empty mapping goes.
+}
+
+// statusBack restores the form of a status, and takes Tandem's conditions away. Addresses that have changed meanwhile stay.
+func statusBack(o, before map[string]any) {
+	var conditions []any
+	for _, value := range list(o, "status", "conditions") {
+		if c, ok := value.(map[string]any); !ok || !strings.HasPrefix(text(c, "type"), ourGroup+"/") {
+			conditions = append(conditions, value)
+		}
+	}
+	for _, value := range list(before, "status", "conditions") {
+		if c, ok := value.(map[string]any); ok && strings.HasPrefix(text(c, "type"), ourGroup+"/") {
+			conditions = append(conditions, value)
+		}
+	}
+	set(o, conditions, "status", "conditions")
+	if before != nil && sameAddresses(addressesOf(o), addressesOf(before)) {
+		set(o, at(before, "status", "loadBalancer"), "status", "loadBalancer")
+	}
+}
+
+// startTheirs starts MetalLB's controller, and waits for its webhooks.
+func (m *machine) startTheirs() Action {
+	replicas := number(m.Record.before(m.Record.Theirs), "spec", "replicas")
+	if a := m.scale(m.Record.Theirs, replicas, "start MetalLB's controller"); !a.Done() {
+		return a
+	}
+	if o := m.Objects[m.Record.Theirs]; o != nil && number(o, "status", "readyReplicas") < replicas {
+		return Action{Wait: "MetalLB's controller"}
+	}
+	return Action{}
+}
+
+// advertisementsBack restores MetalLB's L2Advertisements.
+func (m *machine) advertisementsBack() Action {
+	originals := m.Record.refsBefore(theirGroup, "L2Advertisement")
+	for _, ref := range originals {
+		before := m.Record.before(ref)
+		if m.Objects[ref] == nil {
+			return m.create(before, "make "+ref.String()+" again")
+		}
+		if a := m.change(ref, "write "+ref.String()+" as it was", func(o map[string]any) {
+			set(o, at(before, "spec", "serviceSelectors"), "spec", "serviceSelectors")
+		}); !a.Done() {
+			return a
+		}
+	}
+	for _, o := range m.Objects.of(theirGroup, "L2Advertisement") {
+		if text(o, "metadata", "labels", label) == made {
+			return m.remove(RefOf(o), "delete the copy "+RefOf(o).String())
+		}
+	}
+	if m.Record.Webhook != nil {
+		return m.policy(m.Record.FailurePolicy, "have MetalLB's webhook count again")
+	}
+	return Action{}
+}
+
+// speakersBack restores MetalLB's DaemonSets.
+func (m *machine) speakersBack() Action {
+	for _, ref := range m.Record.Speakers {
+		before := m.Record.before(ref)
+		if a := m.change(ref, "write "+ref.String()+" as it was", func(o map[string]any) {
+			set(o, at(before, "spec", "updateStrategy"), "spec", "updateStrategy")
+			set(o, at(before, "spec", "template", "spec", "affinity"), "spec", "template", "spec", "affinity")
+		}); !a.Done() {
+			return a
+		}
+	}
+	return Action{}
+}
+
+// removeOurs deletes what the move has made of Tandem's, advertisements first, and what Tandem has made of that.
+func (m *machine) removeOurs() Action {
+	refs := []Ref{}
+	for _, doc := range slices.Backward(m.Record.Documents) {
+		refs = append(refs, RefOf(doc))
+	}
+	for _, name := range m.Record.Secrets {
+		refs = append(refs, Ref{Kind: "Secret", Namespace: m.System, Name: name})
+	}
+	for _, ref := range refs {
+		if m.progress(ref) != made {
+			continue
+		}
+		if a := m.remove(ref, "delete "+ref.String()); !a.Done() {
+			return a
+		}
+	}
+	for _, o := range m.Objects.of(ourGroup, "L2Announcement") {
+		if m.classless(text(o, "service", "namespace"), text(o, "service", "name")) && !slices.Contains(m.Record.Existed, RefOf(o)) {
+			return m.remove(RefOf(o), "delete "+RefOf(o).String())
+		}
+	}
+	for _, o := range m.Objects.of("networking.k8s.io", "IPAddress") {
+		parent := []string{"spec", "parentRef"}
+		if m.classless(text(o, append(parent, "namespace")...), text(o, append(parent, "name")...)) && !slices.Contains(m.Record.Existed, RefOf(o)) {
+			return m.remove(RefOf(o), "delete the claim "+RefOf(o).String())
+		}
+	}
+	return Action{}
+}
+
+// classless reports whether a Service has no class, or is gone.
+func (m *machine) classless(namespace, name string) bool {
+	return text(m.Objects[Ref{Kind: "Service", Namespace: namespace, Name: name}], "spec", "loadBalancerClass") == ""
+}
+
+// oursBack gives Tandem's controller manager the replicas that it had.
+func (m *machine) oursBack() Action {
+	return m.scale(m.Record.Ours, number(m.Record.before(m.Record.Ours), "spec", "replicas"), "start Tandem's controller manager as before")
+}
