@@ -71,6 +71,9 @@ func (p *plugin) ip(ctx context.Context, c *cluster.Cluster, ip netip.Addr) erro
 	if err != nil {
 		return err
 	}
+	if err := c.Foreign(ctx, state, ip); err != nil {
+		return err
+	}
 	var namespaces corev1.NamespaceList
 	if err := c.Client.List(ctx, &namespaces); err != nil {
 		return fmt.Errorf("reading the namespaces: %w", err)

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/internal/fixture"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/terminal"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/test/documents"
@@ -65,7 +66,8 @@ func fakeCluster(objects []client.Object) *cluster.Cluster {
 	reason := func(obj client.Object) []string { return []string{obj.(*corev1.Event).Reason} }
 	return &cluster.Cluster{
 		Client: fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).
-			WithIndex(&coordinationv1.Lease{}, "metadata.name", name).WithIndex(&corev1.Event{}, "reason", reason).Build(),
+			WithIndex(&coordinationv1.Lease{}, "metadata.name", name).WithIndex(&corev1.Event{}, "reason", reason).
+			WithIndex(&corev1.Service{}, "spec.type", fixture.TypeOf).Build(),
 		Now: func() time.Time { return noon },
 	}
 }

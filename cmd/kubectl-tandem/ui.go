@@ -73,6 +73,9 @@ func explainOn(c *cluster.Cluster) func(context.Context, types.NamespacedName) (
 		if err != nil {
 			return nil, err
 		}
+		if err := c.ForeignOf(ctx, state, service); err != nil {
+			return nil, err
+		}
 		answer, ok := why.New(state).Service(ctx, service)
 		if !ok {
 			return nil, fmt.Errorf("there is no Service %s of type LoadBalancer", service)

@@ -43,6 +43,10 @@ func whyCommand(p *plugin) *cobra.Command {
 			"kubectl tandem why peer/tor1",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			what, err := p.parseTarget(args[0])
+			if err != nil {
+				return err
+			}
 			c, err := p.connect()
 			if err != nil {
 				return err
@@ -51,13 +55,16 @@ func whyCommand(p *plugin) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := what.readForeign(cmd.Context(), c, state); err != nil {
+				return err
+			}
 			engine := why.New(state)
 			if engine.Port = port; probe {
 				asks := &prober{cluster: c, system: state.System, speakers: map[string]func() (*cluster.Speaker, error){}}
 				defer asks.close()
 				engine.Prober = asks
 			}
-			answers, err := p.explain(cmd.Context(), c, engine, args[0])
+			answers, err := explain(cmd.Context(), c, engine, what)
 			if err != nil {
 				return err
 			}
@@ -77,38 +84,70 @@ func whyCommand(p *plugin) *cobra.Command {
 	return cmd
 }
 
-// explain explains what an argument names. The error says what there is not.
-func (p *plugin) explain(ctx context.Context, c *cluster.Cluster, engine *why.Engine, what string) ([]*why.Answer, error) {
-	if ip, err := netip.ParseAddr(what); err == nil {
-		return engine.Address(ctx, ip), nil
+// target is what `why` is asked about: an address, or an object by its kind and name.
+type target struct {
+	address netip.Addr
+	kind    string // service, node or peer, if there is no address
+	name    types.NamespacedName
+}
+
+// parseTarget reads the argument of `why`. The namespace of a Service is that of the flags.
+func (p *plugin) parseTarget(text string) (target, error) {
+	if ip, err := netip.ParseAddr(text); err == nil {
+		return target{address: ip}, nil
 	}
-	kind, name, found := strings.Cut(what, "/")
+	kind, name, found := strings.Cut(text, "/")
 	if !found {
-		kind, name = "service", what
+		kind, name = "service", text
 	}
-	var answer *why.Answer
-	ok := false
 	switch kind {
 	case "service", "svc", "services":
 		namespace, err := p.namespace()
 		if err != nil {
-			return nil, err
+			return target{}, err
 		}
 		if namespace == "" {
-			return nil, errors.New("give the namespace by -n: -A names no Service")
+			return target{}, errors.New("give the namespace by -n: -A names no Service")
 		}
-		if answer, ok = engine.Service(ctx, types.NamespacedName{Namespace: namespace, Name: name}); !ok {
-			return nil, noBalancer(ctx, c, namespace, name)
-		}
+		return target{kind: "service", name: types.NamespacedName{Namespace: namespace, Name: name}}, nil
 	case "node", "no", "nodes":
-		answer, ok = engine.Node(name)
+		return target{kind: "node", name: types.NamespacedName{Name: name}}, nil
 	case "peer", "bgppeer", "bgppeers":
-		answer, ok = engine.Peer(name)
-	default:
-		return nil, fmt.Errorf("%q is none of service/NAME, ADDRESS, node/NAME and peer/NAME", what)
+		return target{kind: "peer", name: types.NamespacedName{Name: name}}, nil
+	}
+	return target{}, fmt.Errorf("%q is none of service/NAME, ADDRESS, node/NAME and peer/NAME", text)
+}
+
+// readForeign reads the IPAddresses of others that matter for a target.
+func (t target) readForeign(ctx context.Context, c *cluster.Cluster, s *cluster.State) error {
+	switch {
+	case t.address.IsValid():
+		return c.Foreign(ctx, s, t.address)
+	case t.kind == "service":
+		return c.ForeignOf(ctx, s, t.name)
+	}
+	return nil
+}
+
+// explain explains a target. The error says what there is not.
+func explain(ctx context.Context, c *cluster.Cluster, engine *why.Engine, t target) ([]*why.Answer, error) {
+	if t.address.IsValid() {
+		return engine.Address(ctx, t.address), nil
+	}
+	var answer *why.Answer
+	ok := false
+	switch t.kind {
+	case "service":
+		if answer, ok = engine.Service(ctx, t.name); !ok {
+			return nil, noBalancer(ctx, c, t.name.Namespace, t.name.Name)
+		}
+	case "node":
+		answer, ok = engine.Node(t.name.Name)
+	case "peer":
+		answer, ok = engine.Peer(t.name.Name)
 	}
 	if !ok {
-		return nil, fmt.Errorf("there is no %s %s", kind, name)
+		return nil, fmt.Errorf("there is no %s %s", t.kind, t.name.Name)
 	}
 	return []*why.Answer{answer}, nil
 }

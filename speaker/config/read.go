@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -40,22 +41,45 @@ func Kinds() []Object {
 	}
 }
 
+// lists are the lists of all kinds.
+type lists struct {
+	pools       ipamv1alpha1.AddressPoolList
+	l2          v1alpha1.L2AdvertisementList
+	peers       v1alpha1.BGPPeerList
+	bgp         v1alpha1.BGPAdvertisementList
+	profiles    v1alpha1.BFDProfileList
+	communities v1alpha1.CommunityList
+	interfaces  v1alpha1.InterfaceAdvertisementList
+}
+
+func (l *lists) all() []List {
+	return []List{&l.pools, &l.l2, &l.peers, &l.bgp, &l.profiles, &l.communities, &l.interfaces}
+}
+
+func (l *lists) objects() Objects {
+	return Objects{l.pools.Items, l.l2.Items, l.peers.Items, l.bgp.Items, l.profiles.Items, l.communities.Items, l.interfaces.Items}
+}
+
 // Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind.
 // If list does not copy the objects, they may not be changed.
 func Read(list func(List) error) (Objects, error) {
-	var (
-		pools       ipamv1alpha1.AddressPoolList
-		l2          v1alpha1.L2AdvertisementList
-		peers       v1alpha1.BGPPeerList
-		bgp         v1alpha1.BGPAdvertisementList
-		profiles    v1alpha1.BFDProfileList
-		communities v1alpha1.CommunityList
-		interfaces  v1alpha1.InterfaceAdvertisementList
-	)
-	for _, objects := range []List{&pools, &l2, &peers, &bgp, &profiles, &communities, &interfaces} {
+	var l lists
+	for _, objects := range l.all() {
 		if err := list(objects); err != nil {
 			return Objects{}, fmt.Errorf("reading %T: %w", objects, err)
 		}
 	}
-	return Objects{pools.Items, l2.Items, peers.Items, bgp.Items, profiles.Items, communities.Items, interfaces.Items}, nil
+	return l.objects(), nil
+}
+
+// ReadAtOnce fills Objects as Read does, with a list that asks the API server: it is called for all kinds at the same time. What it does not fill is
+// empty.
+func ReadAtOnce(list func(List)) Objects {
+	var l lists
+	var wait sync.WaitGroup
+	for _, objects := range l.all() {
+		wait.Go(func() { list(objects) })
+	}
+	wait.Wait()
+	return l.objects()
 }

@@ -53,10 +53,12 @@ func Gather(ctx context.Context, c *cluster.Cluster, o Options) *Input {
 		in.KindsErr, in.ProgramsErr, in.WorkloadsErr = err, err, err
 		return in // The rest would wait as long again.
 	}
-	if v, err := c.Clientset.Discovery().ServerVersion(); err == nil {
+	if v, err := cluster.Within(ctx, c.Clientset.Discovery().ServerVersion); err == nil {
 		in.Kubernetes = v.GitVersion
 	}
-	if list, err := c.Clientset.Discovery().ServerResourcesForGroupVersion(v1alpha1.GroupVersion.String()); err != nil {
+	if list, err := cluster.Within(ctx, func() (*metav1.APIResourceList, error) {
+		return c.Clientset.Discovery().ServerResourcesForGroupVersion(v1alpha1.GroupVersion.String())
+	}); err != nil {
 		in.KindsErr = fmt.Errorf("%s: %w", v1alpha1.GroupVersion, err)
 	} else {
 		for _, r := range list.APIResources {

@@ -14,22 +14,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
+	"net/netip"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/diagnosis"
@@ -59,8 +61,10 @@ type Cluster struct {
 
 // State is what a cluster is at a moment. Nothing in it may be changed.
 type State struct {
-	observation.Objects // Secrets are not read.
-	Leases              []coordinationv1.Lease
+	// Objects are without Secrets. Its Services are those of type LoadBalancer, and its EndpointSlices theirs. Its claims are Tandem's, and those that
+	// [Cluster.Foreign] has added.
+	observation.Objects
+	Leases []coordinationv1.Lease
 	// APIServers are the EndpointSlices of the Service kubernetes.
 	APIServers []*discoveryv1.EndpointSlice
 	// Leader is the Lease of the controller manager's leader, nil if there is none.
@@ -74,43 +78,6 @@ type State struct {
 
 	Snapshot  *decision.Snapshot
 	Diagnoser *diagnosis.Diagnoser
-}
-
-// Connect returns a Cluster for the flags of a command. It opens no connection. System is the namespace of Tandem, "" to find it.
-func Connect(flags genericclioptions.RESTClientGetter, system string) (*Cluster, error) {
-	restConfig, err := flags.ToRESTConfig()
-	if err != nil {
-		return nil, err
-	}
-	restConfig = rest.CopyConfig(restConfig)
-	restConfig.QPS, restConfig.Burst = -1, -1 // One reading is a dozen requests at once. The API server's priority and fairness limits them.
-	date := new(atomic.Int64)
-	restConfig.Wrap(func(next http.RoundTripper) http.RoundTripper { return &clock{next, date} })
-	c := &Cluster{REST: restConfig, System: system, Now: func() time.Time { return time.Unix(date.Load(), 0).UTC() }}
-	if c.Client, err = client.New(restConfig, client.Options{Scheme: config.Scheme()}); err != nil {
-		return nil, err
-	}
-	if c.Clientset, err = kubernetes.NewForConfig(restConfig); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// clock remembers the time that the API server puts into its answers. The clock of the user's machine may be wrong by minutes.
-type clock struct {
-	next http.RoundTripper
-	date *atomic.Int64 // of the last answer, in Unix seconds
-}
-
-// RoundTrip implements [http.RoundTripper].
-func (c *clock) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := c.next.RoundTrip(request)
-	if err == nil {
-		if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
-			c.date.Store(date.Unix())
-		}
-	}
-	return response, err
 }
 
 // Read reads the cluster. The lists are read side by side, so that they are of slightly different moments, as those of any cache are. The error of a
@@ -128,43 +95,33 @@ func (c *Cluster) Read(ctx context.Context) (*State, error) {
 func (c *Cluster) ReadPart(ctx context.Context) (*State, []error) {
 	s := &State{}
 	var leases, leaders coordinationv1.LeaseList
-	var wait sync.WaitGroup
-	var mu sync.Mutex
+	var mu sync.Mutex // guards failures and lists
 	var failures []error
 	lists := 0 // that could be read
-	read := func(ctx context.Context, objects client.ObjectList, options ...client.ListOption) error {
+	read := func(objects client.ObjectList, options ...client.ListOption) {
 		err := c.Client.List(ctx, objects, options...)
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil {
 			lists++
-			return nil
+		} else {
+			failures = append(failures, fmt.Errorf("reading %T: %w", objects, readable(err, objects)))
 		}
-		failures = append(failures, fmt.Errorf("reading %T: %w", objects, readable(err)))
-		return err
 	}
+	var wait sync.WaitGroup
 	list := func(objects client.ObjectList, options ...client.ListOption) {
-		wait.Go(func() { _ = read(ctx, objects, options...) }) // The error is among the failures.
+		wait.Go(func() { read(objects, options...) })
 	}
 	list(&leases, client.HasLabels{observation.LabelReport})
 	list(&leaders, client.MatchingFields{"metadata.name": LeaderLease})
-	list(&s.Services)
+	// Of 10,000 Services and twice as many IPAddresses most may be of no concern here: those of ClusterIPs. The API server leaves them out.
+	list(&s.Services, client.MatchingFields{"spec.type": string(corev1.ServiceTypeLoadBalancer)})
+	list(&s.Claims, client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
 	list(&s.EndpointSlices)
 	list(&s.Nodes)
-	list(&s.Claims)
 	list(&s.Announcements)
 	list(&s.Speakers)
-	wait.Go(func() {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		s.Config, _ = config.Read(func(objects config.List) error {
-			err := read(ctx, objects.(client.ObjectList))
-			if err != nil && apierrors.ReasonForError(err) == metav1.StatusReasonUnknown && !meta.IsNoMatchError(err) {
-				cancel() // The API server did not answer. It is not waited for once more for each of the other kinds.
-			}
-			return nil
-		})
-	})
+	s.Config = config.ReadAtOnce(func(objects config.List) { read(objects.(client.ObjectList)) })
 	wait.Wait()
 	if lists == 0 {
 		return nil, failures
@@ -185,6 +142,28 @@ func (c *Cluster) ReadPart(ctx context.Context) (*State, []error) {
 	return s, failures
 }
 
+// Foreign adds the IPAddresses that stand for addresses and are not Tandem's to a State, which has Tandem's alone.
+func (c *Cluster) Foreign(ctx context.Context, s *State, ips ...netip.Addr) error {
+	for _, ip := range ips {
+		claim := networkingv1.IPAddress{}
+		if err := c.Client.Get(ctx, client.ObjectKey{Name: ip.String()}, &claim); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("reading IPAddress %s: %w", ip, readable(err, &claim))
+		} else if err == nil && claim.Labels[networkingv1.LabelManagedBy] != ipamv1alpha1.ManagedBy {
+			s.Claims.Items = append(s.Claims.Items, claim)
+		}
+	}
+	return nil
+}
+
+// ForeignOf does the same for the addresses that the status of a Service shows, and that are not its own by a claim of Tandem.
+func (c *Cluster) ForeignOf(ctx context.Context, s *State, service types.NamespacedName) error {
+	i := slices.IndexFunc(s.Snapshot.Services, func(svc decision.Service) bool { return svc.Name == service })
+	if i < 0 {
+		return nil
+	}
+	return c.Foreign(ctx, s, s.Snapshot.Services[i].Unclaimed...)
+}
+
 // Derive works out View, Snapshot and Diagnoser from what the State has of the API. Tests call it for objects that they have made.
 func (s *State) Derive() {
 	s.View = observation.ViewAt(s.Now, s.Leases)
@@ -192,18 +171,12 @@ func (s *State) Derive() {
 	s.Diagnoser = diagnosis.New(s.Snapshot, s.Records())
 }
 
-// keepBalancers drops the Services that are no load balancers, and their EndpointSlices.
+// keepBalancers drops the EndpointSlices of Services that are no load balancers.
 func (s *State) keepBalancers() {
-	balancers := map[client.ObjectKey]bool{}
-	services := s.Services.Items[:0]
+	balancers := make(map[client.ObjectKey]bool, len(s.Services.Items))
 	for i := range s.Services.Items {
-		svc := &s.Services.Items[i]
-		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-			balancers[client.ObjectKeyFromObject(svc)] = true
-			services = append(services, *svc)
-		}
+		balancers[client.ObjectKeyFromObject(&s.Services.Items[i])] = true
 	}
-	s.Services.Items = services
 	kept := s.EndpointSlices.Items[:0]
 	for i := range s.EndpointSlices.Items {
 		slice := &s.EndpointSlices.Items[i]
@@ -217,12 +190,15 @@ func (s *State) keepBalancers() {
 	s.EndpointSlices.Items = kept
 }
 
-// readable returns an error of reading a list in words that say what to do.
-func readable(err error) error {
+// readable returns an error of reading objects in words that say what to do.
+func readable(err error, objects runtime.Object) error {
 	switch {
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w; the ClusterRole tandem-view gives the rights that are needed", err)
-	case meta.IsNoMatchError(err):
+	case apierrors.IsNotFound(err): // of the kind: a list that exists may be empty
+		if _, isClaim := objects.(*networkingv1.IPAddressList); isClaim {
+			return fmt.Errorf("%w: Tandem needs Kubernetes 1.33 or later", err)
+		}
 		return fmt.Errorf("%w: is Tandem installed in this cluster?", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the API server did not answer in time: %w", err)

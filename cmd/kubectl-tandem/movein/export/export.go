@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
 )
 
 // groups are the API groups of the products.
@@ -40,7 +42,7 @@ var core = []struct {
 // Read returns what there is as a List in JSON. A kind that the user may not list is an error, since a conversion without it would be
 // wrong.
 func Read(ctx context.Context, client dynamic.Interface, api discovery.DiscoveryInterface) ([]byte, error) {
-	resources, err := products(api)
+	resources, err := cluster.Within(ctx, func() ([]schema.GroupVersionResource, error) { return products(api) })
 	if err != nil {
 		return nil, err
 	}
