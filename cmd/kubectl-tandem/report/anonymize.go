@@ -47,18 +47,30 @@ var known = map[string]bool{
 	"tandem-speaker": true, "tandem-cloud-controller-manager": true, "tandem": true, "speaker": true, "cloud-controller-manager": true,
 	"ghcr.io": true, "tandem-lb": true, "registry.k8s.io": true, "http": true, "https": true, "linux": true,
 	"amd64": true, "arm64": true, "services": true, "nodes": true, "": true,
+	// names of ports that say what every user of the protocol would say
+	"tcp": true, "udp": true, "sctp": true, "dns": true, "dns-tcp": true, "dns-udp": true, "ssh": true, "grpc": true, "metrics": true, "health": true,
+	"membership-tcp": true, "membership-udp": true,
 }
+
+// predictable are the names of interfaces that a kernel, systemd or a CNI plugin chooses: eth0, bond0.100, enp3s0f1np1. One of enx and a MAC address is
+// none of them.
+var predictable = regexp.MustCompile(`^(lo|(eth|ib|bond|team|br|vlan|dummy|vrf|wg|tap|tun|docker|cni|tunl|flannel\.|kube-ipvs)[0-9]+` +
+	`|(en|wl|ib)(o[0-9]+|(P[0-9]+)?p[0-9]+s[0-9]+|s[0-9]+)(f[0-9]+)?(np?[0-9]+)?(d[0-9]+)?)(\.[0-9]+)?$`)
+
+// byMAC are the names of interfaces that systemd makes of a MAC address.
+var byMAC = regexp.MustCompile(`^(en|wl|ib)x[0-9a-f]{12}$`)
 
 // anonymizer knows what stands for what.
 type anonymizer struct {
 	key   []byte
 	names map[string]string
-	kinds map[string]int // how many names of a kind have a stand-in
+	kinds map[string]int    // how many names of a kind have a stand-in
+	stems map[string]string // what stands for the names of interfaces without the number at their end
 	bits  map[netip.Prefix]bool
 }
 
 func newAnonymizer(key string) *anonymizer {
-	return &anonymizer{key: []byte(key), names: map[string]string{}, kinds: map[string]int{}, bits: map[netip.Prefix]bool{}}
+	return &anonymizer{key: []byte(key), names: map[string]string{}, kinds: map[string]int{}, stems: map[string]string{}, bits: map[netip.Prefix]bool{}}
 }
 
 // name finds a stand-in for a name, such as service-x3.
@@ -98,7 +110,15 @@ func (a *anonymizer) learn(_ string, object map[string]any) {
 					a.learnLabel(label, value)
 				}
 			}
+			a.learnInterfaces(key, value)
+			a.learnPorts(key, value)
 			switch text, _ := value.(string); key {
+			case "vrf":
+				if !predictable.MatchString(text) {
+					a.name("vrf", text)
+				}
+			case "zone":
+				a.name("zone", text)
 			case "nodeName", "hostname", "node":
 				a.name("node", text)
 			case "address": // of a Node, which may be a name; an IP address is none
@@ -122,6 +142,71 @@ func (a *anonymizer) learn(_ string, object map[string]any) {
 		}
 	}
 	look(object)
+}
+
+// learnInterfaces finds stand-ins for the names of interfaces in a field: one name, a list of names and patterns, or a list of what a speaker says of
+// its interfaces.
+func (a *anonymizer) learnInterfaces(key string, value any) {
+	switch key {
+	case "interface", "sourceInterface":
+		if name, ok := value.(string); ok {
+			a.learnInterface(name)
+		}
+	case "interfaces":
+		for _, element := range asList(value) {
+			if fields, ok := element.(map[string]any); ok {
+				element = fields["name"]
+			}
+			if name, ok := element.(string); ok {
+				a.learnInterface(name)
+			}
+		}
+	}
+}
+
+// learnInterface finds a stand-in for the name of an interface, or for each part of a pattern of names. Names that differ in the number at their end still
+// do, so that a pattern selects what it selected: acme10 and acme* become interface-x1n10 and interface-x1*.
+func (a *anonymizer) learnInterface(pattern string) {
+	if predictable.MatchString(pattern) || predictable.MatchString(strings.NewReplacer("*", "0", "?", "0").Replace(pattern)) {
+		return
+	}
+	for _, name := range strings.FieldsFunc(pattern, func(r rune) bool { return r == '*' || r == '?' }) {
+		name = strings.TrimRight(strings.TrimLeft(name, between), between) // as words has it
+		stem := strings.TrimRight(name, "0123456789")
+		if byMAC.MatchString(name) {
+			stem = name
+		}
+		if known[name] || a.names[name] != "" || stem == "" {
+			continue
+		}
+		if a.stems[stem] == "" {
+			a.kinds["interface"]++
+			a.stems[stem] = fmt.Sprintf("interface-x%d", a.kinds["interface"])
+		}
+		if a.names[name] = a.stems[stem]; stem != name {
+			a.names[name] += "n" + strings.TrimPrefix(name, stem)
+		}
+	}
+}
+
+// learnPorts finds stand-ins for the names of ports in a field: of a list of ports of a Service, its endpoints or a container, and where they are referred to.
+func (a *anonymizer) learnPorts(key string, value any) {
+	switch key {
+	case "ports":
+		for _, element := range asList(value) {
+			if port, ok := element.(map[string]any); ok {
+				for _, name := range []any{port["name"], port["targetPort"], port["appProtocol"]} {
+					if name, ok := name.(string); ok && !isWellKnown(name) {
+						a.name("port", name)
+					}
+				}
+			}
+		}
+	case "httpGet", "tcpSocket":
+		if name, ok := field(map[string]any{key: value}, key, "port").(string); ok {
+			a.name("port", name)
+		}
+	}
 }
 
 // learnExpression finds stand-ins for the key and the values of one of matchExpressions, of a taint, or of a toleration.

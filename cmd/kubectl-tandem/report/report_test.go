@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +180,54 @@ func TestAnonymizeLeavesNoName(t *testing.T) {
 	for _, stays := range []string{
 		"name: " + namespace + "." + service + "\n", "routes-" + peer + ".json", namespace + "/" + service + ", " + namespace + "_" + service + ":",
 		"matchLabels:", "kubernetes.io/os: linux", "tandem-lb.io/preferred-nodes: ",
+	} {
+		if !strings.Contains(text, stays) {
+			t.Errorf("there is no %q in:\n%s", stays, text)
+		}
+	}
+}
+
+// Names of ports, interfaces and VRFs are replaced, in logs too, and those stay that a kernel, systemd or a protocol has chosen. A pattern selects the
+// stand-ins of what it selected.
+func TestAnonymizeInterfacesAndPorts(t *testing.T) {
+	type fields = map[string]any
+	b := &Bundle{Objects: map[string][]map[string]any{
+		"objects/services": {{"spec": fields{"ports": []any{
+			fields{"name": "ledger-sync", "targetPort": "ledger-in", "appProtocol": "secret.example/ledger"}, fields{"name": "https", "targetPort": int64(8443)},
+		}}}},
+		"objects/endpointslices": {{"ports": []any{fields{"name": "ledger-out"}}, "endpoints": []any{fields{"zone": "hall-secret"}}}},
+		"objects/pods": {{"spec": fields{"containers": []any{fields{
+			"ports": []any{fields{"name": "ledgerport"}}, "livenessProbe": fields{"httpGet": fields{"port": "ledgerprobe"}},
+		}}}}},
+		"objects/bgppeers":         {{"spec": fields{"vrf": "vrf-ledger", "interface": "uplink-ledger0", "sourceInterface": "enx020000000111"}}},
+		"objects/l2advertisements": {{"spec": fields{"interfaces": []any{"ledger*", "lan-led?er1", "eth*", "enp3s0f?", "bond0"}}}},
+		"objects/l2announcements":  {{"status": fields{"interfaces": []any{"ledger10"}}}},
+		"objects/speakerstatuses": {{"status": fields{
+			"interfaces": []any{fields{"name": "ledger7"}, fields{"name": "enp3s0f1np1"}, fields{"name": "eth0.100"}},
+			"conflicts":  []any{fields{"interface": "ledger10", "address": "192.0.2.1"}},
+		}}},
+	}, Texts: map[string][]byte{"programs/x.log": []byte("ledger10 is up; vrf-ledger has uplink-ledger0; enp3s0f1np1, eth0.100, dial tcp, https\n")}}
+	b.Anonymize()
+	text := unpack(t, b, true)
+	for _, name := range []string{"ledger", "secret", "led", "0111"} {
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, name) {
+				t.Errorf("%q is in %q", name, line)
+			}
+		}
+	}
+	spec := asList(field(b.Objects["objects/l2advertisements"][0], "spec", "interfaces"))
+	selects := func(pattern, name any) bool {
+		ok, err := path.Match(pattern.(string), name.(string))
+		return err == nil && ok
+	}
+	held := asList(field(b.Objects["objects/l2announcements"][0], "status", "interfaces"))[0]
+	other := asList(field(b.Objects["objects/speakerstatuses"][0], "status", "interfaces"))[0].(fields)["name"]
+	if !selects(spec[0], held) || !selects(spec[0], other) || held == other {
+		t.Errorf("%q does not select the two interfaces %q and %q", spec[0], held, other)
+	}
+	for _, stays := range []string{
+		"- eth*\n", "- enp3s0f?\n", "- bond0\n", "name: https", "; enp3s0f1np1, eth0.100, dial tcp, https\n", held.(string) + " is up; ",
 	} {
 		if !strings.Contains(text, stays) {
 			t.Errorf("there is no %q in:\n%s", stays, text)
