@@ -32,13 +32,19 @@ import (
 	"github.com/tandem-lb/tandem/cmd/images/materials"
 )
 
-// A program runs in the cluster. Its name is the last part of its image's name.
-type program struct{ name, user, description string }
+// A program runs in the cluster. Its name is the last part of its image's name, with which the names of the image's files begin, unless file says
+// otherwise.
+type program struct{ name, binary, user, description, file string }
 
 var programs = []program{
-	{name: "cloud-controller-manager", user: archive.NonRoot, description: "gives Services of type LoadBalancer their addresses"},
+	{name: "cloud-controller-manager", binary: "tandem-cloud-controller-manager", user: archive.NonRoot, description: "gives Services of type LoadBalancer their addresses"},
 	// The speaker opens packet sockets, for which a user other than root would need ambient capabilities.
-	{name: "speaker", user: "0:0", description: "announces the addresses of Services by ARP, NDP and BGP"},
+	{name: "speaker", binary: "tandem-speaker", user: "0:0", description: "announces the addresses of Services by ARP, NDP and BGP"},
+	// `helm test` runs it. The archives of the plugin for people are kubectl-tandem-….tar.gz.
+	{
+		name: "kubectl-tandem", binary: "kubectl-tandem", user: archive.NonRoot, description: "the plugin of kubectl: checks the installation",
+		file: "kubectl-tandem-image",
+	},
 }
 
 // platforms are those of a release.
@@ -119,11 +125,11 @@ func (b *build) release(ctx context.Context, platforms []string) error {
 				return err
 			}
 			all = append(all, built)
-			if err := b.accompany(p.name+"-"+strings.ReplaceAll(text, "/", "-"), text, built, modules); err != nil {
+			if err := b.accompany(p.files()+"-"+strings.ReplaceAll(text, "/", "-"), text, built, modules); err != nil {
 				return err
 			}
 		}
-		if err := b.write(p.name+".oci.tar", func(file string) error {
+		if err := b.write(p.files()+".oci.tar", func(file string) error {
 			digest, err := archive.WriteIndex(file, all...)
 			fmt.Fprintln(&names, b.reference(p))
 			fmt.Fprintf(&digests, "%s@%s\n", strings.TrimSuffix(b.reference(p), ":"+b.version), digest)
@@ -206,9 +212,9 @@ func (b *build) image(ctx context.Context, p program, platform v1.Platform) (arc
 	return archive.Image{
 		Reference:  b.reference(p),
 		Platform:   platform,
-		Entrypoint: []string{"/tandem-" + p.name},
+		Entrypoint: []string{"/" + p.binary},
 		Files: []archive.File{
-			{Source: binary, Destination: "/tandem-" + p.name},
+			{Source: binary, Destination: "/" + p.binary},
 			{Source: "LICENSE", Destination: "/licenses/LICENSE", Mode: 0o644},
 			{Source: licences, Destination: "/licenses/third-party-licences.txt", Mode: 0o644},
 		},
@@ -219,7 +225,7 @@ func (b *build) image(ctx context.Context, p program, platform v1.Platform) (arc
 
 func (b *build) labels(p program) map[string]string {
 	labels := map[string]string{
-		"org.opencontainers.image.title":       "tandem-" + p.name,
+		"org.opencontainers.image.title":       p.binary,
 		"org.opencontainers.image.description": p.description,
 		"org.opencontainers.image.version":     b.version,
 		"org.opencontainers.image.source":      "https://github.com/tandem-lb/tandem",
@@ -231,6 +237,9 @@ func (b *build) labels(p program) map[string]string {
 	}
 	return labels
 }
+
+// files is that with which the names of an image's files begin.
+func (p program) files() string { return cmp.Or(p.file, p.name) }
 
 func (b *build) reference(p program) string { return b.registry + "/" + p.name + ":" + b.version }
 

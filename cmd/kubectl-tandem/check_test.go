@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/check"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -34,6 +37,53 @@ func TestCheckOfNoBalancer(t *testing.T) {
 		out, code := runOn(t.Context(), c, "check", "service/"+name, "--ask-speakers=false")
 		if code != 2 || !strings.Contains(out, want) {
 			t.Errorf("check service/%s exits with %d, want 2 and %q:\n%s", name, code, want, out)
+		}
+	}
+}
+
+// TestLookUntil looks again while a step fails or nothing can be read, until the wait is over, and not after an error of what was typed.
+func TestLookUntil(t *testing.T) {
+	failed := &looked{steps: []check.Step{{Name: "speakers run", Result: check.Fail}}}
+	warned := &looked{steps: []check.Step{{Name: "speakers run", Result: check.Warn}}}
+	unread := &looked{unread: errors.New("connection refused")}
+	typed := errors.New("there is no Service default/typo")
+	over := make(chan time.Time)
+	close(over)
+	for _, tt := range []struct {
+		name  string
+		over  <-chan time.Time
+		looks []*looked // of which the last is what is found
+		err   error
+	}{
+		{name: "without a wait", over: over, looks: []*looked{failed}},
+		{name: "until it is well", looks: []*looked{failed, unread, warned}},
+		{name: "an error of what was typed", looks: []*looked{nil}, err: typed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				got, err := lookUntil(t.Context(), tt.over, func() (*looked, error) { n++; return tt.looks[n-1], tt.err })
+				if n != len(tt.looks) || got != tt.looks[n-1] || !errors.Is(err, tt.err) {
+					t.Errorf("after %d looks it has found %v, error %v; want %d looks and error %v", n, got, err, len(tt.looks), tt.err)
+				}
+			})
+		})
+	}
+}
+
+// TestCheckSkips leaves steps out by their names, and says which there are to a name that is none.
+func TestCheckSkips(t *testing.T) {
+	c := fakeCluster(load(t, "healthy.yaml"))
+	c.Clientset = kubefake.NewClientset()
+	for _, tt := range []struct {
+		skip, want string
+		code       int
+	}{
+		{skip: "controller manager", want: "SKIP  controller manager: left out by --skip", code: 1},
+		{skip: "speakers", want: `there is no step "speakers"; the steps are kinds, Kubernetes, `, code: 2},
+	} {
+		if out, code := runOn(t.Context(), c, "check", "--ask-speakers=false", "--skip", tt.skip); code != tt.code || !strings.Contains(out, tt.want) {
+			t.Errorf("check --skip %q exits with %d, want %d and %q:\n%s", tt.skip, code, tt.code, tt.want, out)
 		}
 	}
 }

@@ -65,13 +65,17 @@ func Start(ctx context.Context, config lab.Config, progress io.Writer) (*Cluster
 	return c, l.StartFRR(ctx, lab.Router, RouterConfig)
 }
 
-// Images returns the archives of Tandem's images for this machine, from the release that `make images` makes in the repository at root.
+// Images returns the archives of the images for this machine that the manifests run, from the release that `make images` makes in the repository at root.
 func Images(root string) ([]string, error) {
-	images, err := filepath.Glob(filepath.Join(root, "dist", "release", "*-linux-"+runtime.GOARCH+".tar"))
-	if err == nil && len(images) != 2 {
-		err = fmt.Errorf("dist/release has %d images, want two; run make images", len(images))
+	var images []string
+	for _, program := range []string{"cloud-controller-manager", "speaker"} {
+		image := filepath.Join(root, "dist", "release", program+"-linux-"+runtime.GOARCH+".tar")
+		if _, err := os.Stat(image); err != nil {
+			return nil, fmt.Errorf("%w; run make images", err)
+		}
+		images = append(images, image)
 	}
-	return images, err
+	return images, nil
 }
 
 // Up brings up a lab of that configuration with Tandem installed, and returns when every part of it is ready.

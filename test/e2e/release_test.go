@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/tandem-lb/tandem/cmd/images/archive"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/documents"
@@ -63,7 +63,9 @@ func TestInstallation(t *testing.T) {
 				s := r.play(t, "helm install")
 				s.testNoNodeIsTouched(t)
 				if row.nodes == 1 {
-					r.loadKubectl(t)
+					if err := r.LoadImages(t.Context(), r.Release("kubectl-tandem-image-linux-"+runtime.GOARCH+".tar")); err != nil {
+						t.Fatal(err)
+					}
 					r.helm(t, "test", "tandem", "--namespace", "tandem-system")
 					r.testSpeakersOverlap(t, s)
 				}
@@ -200,25 +202,6 @@ func (r release) testSpeakersOverlap(t *testing.T, s *stage) {
 		}
 		seen.note(t, n)
 	})
-}
-
-// loadKubectl loads the image that `helm test` runs, made of the lab's kubectl.
-func (r release) loadKubectl(t *testing.T) {
-	t.Helper()
-	bin, err := lab.Build(t.Context(), t.Output())
-	if err != nil {
-		t.Fatal(err)
-	}
-	tar := filepath.Join(t.TempDir(), "kubectl.tar")
-	if err := archive.Write(tar, archive.Image{
-		Reference: "registry.k8s.io/kubectl:" + lab.KubernetesVersion, Entrypoint: []string{"/kubectl"},
-		Files: []archive.File{{Source: bin["kubectl"], Destination: "/kubectl"}},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.LoadImages(t.Context(), tar); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // play installs Tandem in a cluster that has a Deployment called web, and types the other two lines of README's first screen. It returns when both
