@@ -58,6 +58,12 @@ func (a *API) Run(ctx context.Context, next func(*live.Snapshot) (live.Action, e
 	r := &run{API: a, probes: map[string]live.Outcome{}}
 	for {
 		s, err := a.Read(ctx)
+		if err != nil && ctx.Err() == nil && again(err) {
+			if err := r.wait(ctx, "read the cluster", err); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -122,7 +128,7 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 		r.writes++
 		r.waiting = ""
 		return nil
-	case again(err):
+	case again(err) || apierrors.IsNotFound(err):
 		return r.wait(ctx, a.Write.Why, err)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w; docs/kubectl-tandem.md lists the rights that a move takes", err)
@@ -132,7 +138,7 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 
 // again reports whether a request that failed may succeed: the object has changed, or a webhook or the API server is not there yet.
 func again(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) || apierrors.IsInternalError(err) ||
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsInternalError(err) ||
 		apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
 		apierrors.ReasonForError(err) == metav1.StatusReasonUnknown
 }
@@ -210,7 +216,7 @@ func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
 			switch {
 			case apierrors.IsNotFound(err) && k.Optional:
 			case apierrors.IsNotFound(err):
-				errs = append(errs, fmt.Errorf("the cluster has no %s: is Tandem installed?", k.GroupResource()))
+				errs = append(errs, fmt.Errorf("%w: is Tandem installed, and all of its CRDs?", err))
 			case err != nil:
 				errs = append(errs, fmt.Errorf("listing %s: %w", k.GroupResource(), err))
 			default:
@@ -230,7 +236,7 @@ func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
 	}
 	parts.Wait()
 	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return nil, errs[0]
 	}
 	return s, a.secrets(ctx, s)
 }

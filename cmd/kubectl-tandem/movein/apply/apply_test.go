@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apply
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
+)
+
+// newAPI returns an API over objects in memory, with the client for reactors. Its time is over at once, unless the test says otherwise.
+func newAPI(objects ...runtime.Object) (*API, *fake.FakeDynamicClient) {
+	lists := map[schema.GroupVersionResource]string{
+		core("configmaps"): "ConfigMapList", core("secrets"): "SecretList", core("pods"): "PodList",
+	}
+	for _, k := range live.Kinds {
+		lists[k.GroupVersionResource] = k.Kind + "List"
+	}
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		panic(err)
+	}
+	client := fake.NewSimpleDynamicClientWithCustomListKinds(scheme, lists, objects...)
+	return &API{
+		Client: client, System: "tandem-system", Told: func(string) {},
+		Probe: func(context.Context, *live.Snapshot, *live.Unit, bool) string { return "" },
+	}, client
+}
+
+// label is a machine that labels a Service, and has nothing else to do.
+func label(s *live.Snapshot) (live.Action, error) {
+	ref := live.Ref{Kind: "Service", Namespace: "shop", Name: "web"}
+	if meta := s.Objects[ref]["metadata"].(map[string]any); meta["labels"] != nil {
+		return live.Action{}, nil
+	}
+	body := map[string]any{"metadata": map[string]any{"labels": map[string]any{"moved": "yes"}}}
+	return live.Action{Write: &live.Write{Verb: live.Patch, Ref: ref, Body: body, Why: "label web"}}, nil
+}
+
+func web() *corev1.Service {
+	svc := &corev1.Service{}
+	svc.Namespace, svc.Name = "shop", "web"
+	return svc
+}
+
+// TestRun: what is refused since it has changed is worked out anew, and what cannot succeed ends the command.
+func TestRun(t *testing.T) {
+	conflict := apierrors.NewConflict(schema.GroupResource{}, "web", errors.New("changed"))
+	forbidden := apierrors.NewForbidden(schema.GroupResource{}, "web", errors.New("no"))
+	for name, tt := range map[string]struct {
+		errors  []error // of the first writes
+		timeout time.Duration
+		want    func(error) bool
+	}{
+		"at once":              {want: func(err error) bool { return err == nil }},
+		"after a conflict":     {errors: []error{conflict}, timeout: time.Minute, want: func(err error) bool { return err == nil }},
+		"conflict on conflict": {errors: []error{conflict, conflict, conflict}, want: apierrors.IsConflict},
+		"forbidden":            {errors: []error{forbidden}, timeout: time.Minute, want: apierrors.IsForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api, client := newAPI(web())
+			api.Timeout = tt.timeout
+			left := tt.errors
+			client.PrependReactor("patch", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if len(left) == 0 {
+					return false, nil, nil
+				}
+				err := left[0]
+				left = left[1:]
+				return true, nil, err
+			})
+			if err := api.Run(t.Context(), label); !tt.want(err) {
+				t.Errorf("the command ends with %v", err)
+			}
+		})
+	}
+}
+
+// TestWrites: the command stops before the write that is one too many.
+func TestWrites(t *testing.T) {
+	api, client := newAPI(web())
+	api.Writes = 1
+	endless := func(*live.Snapshot) (live.Action, error) {
+		body := map[string]any{"metadata": map[string]any{"labels": map[string]any{"n": "x"}}}
+		return live.Action{Write: &live.Write{Verb: live.Patch, Ref: live.Ref{Kind: "Service", Namespace: "shop", Name: "web"}, Body: body}}, nil
+	}
+	if err := api.Run(t.Context(), endless); !errors.Is(err, ErrWrites) {
+		t.Errorf("the command ends with %v", err)
+	}
+	patches := 0
+	for _, a := range client.Actions() {
+		if a.GetVerb() == "patch" {
+			patches++
+		}
+	}
+	if patches != 1 {
+		t.Errorf("it has written %d times", patches)
+	}
+}
+
+// TestProbed: a unit whose time is over has the last answer, and one that answers has none.
+func TestProbed(t *testing.T) {
+	unit := &live.Unit{Name: "Service shop/web", Services: []string{"shop/web"}}
+	for _, why := range []string{"", "nobody hears it"} {
+		api, _ := newAPI(web())
+		api.Timeout = time.Millisecond
+		api.Probe = func(context.Context, *live.Snapshot, *live.Unit, bool) string { return why }
+		var got *live.Outcome
+		err := api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
+			if outcome, ok := s.Probes[unit.Name]; ok {
+				got = &outcome
+				return live.Action{}, nil
+			}
+			return live.Action{Probe: unit, ProbeName: unit.Name}, nil
+		})
+		if err != nil || got == nil || got.Why != why {
+			t.Errorf("for the answer %q: %v, %v", why, got, err)
+		}
+	}
+}
+
+// TestStopped: what does not come in time, and what the machine stops at, end the command with the reason.
+func TestStopped(t *testing.T) {
+	for _, a := range []live.Action{{Wait: "the end of time"}, {Stop: "the end of time"}} {
+		api, _ := newAPI()
+		err := api.Run(t.Context(), func(*live.Snapshot) (live.Action, error) { return a, nil })
+		if _, ok := errors.AsType[Stopped](err); !ok {
+			t.Errorf("%+v ends with %v", a, err)
+		}
+	}
+}
