@@ -15,23 +15,56 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/apply"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/test/documents"
 	"github.com/tandem-lb/tandem/test/lab"
 )
 
 // moveArena is an API server of its own, whose Services are MetalLB's, and a client that plays the programs of both products.
 type moveArena struct {
-	dynamic.Interface
-	api *apply.API
+	api      *apply.API // as the person who moves
+	programs *apply.API
+}
+
+// mover is a person who has the ClusterRole of docs/moving-in.md.
+const mover = "mover"
+
+// allow gives mover the ClusterRole that the page shows.
+func (a *moveArena) allow(t *testing.T, client dynamic.Interface) {
+	t.Helper()
+	given := false
+	for _, block := range documents.Read(t, filepath.Join("..", ".."), "docs/moving-in.md").Blocks {
+		if !strings.Contains(block.Text, "kind: ClusterRole") {
+			continue
+		}
+		for _, role := range decode(t, []byte(block.Text)) {
+			given = true
+			if _, err := client.Resource(rbacv1.SchemeGroupVersion.WithResource("clusterroles")).Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			binding := decode(t, fmt.Appendf(nil, "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: mover}, roleRef: "+
+				"{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: %s}, subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %s}]}",
+				role.GetName(), mover))[0]
+			if _, err := client.Resource(rbacv1.SchemeGroupVersion.WithResource("clusterrolebindings")).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if !given {
+		t.Fatal("docs/moving-in.md has no ClusterRole")
+	}
 }
 
 // newMoveArena starts the API server. MetalLB's CRDs take any field, but L2Advertisement says that it has serviceSelectors.
@@ -67,9 +100,16 @@ func newMoveArena(t *testing.T) *moveArena {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &moveArena{Interface: client}
+	a := &moveArena{programs: &apply.API{Client: client}}
+	a.allow(t, client)
+	person := rest.CopyConfig(restConfig)
+	person.Impersonate.UserName = mover
+	limited, err := dynamic.NewForConfig(person)
+	if err != nil {
+		t.Fatal(err)
+	}
 	a.api = &apply.API{
-		Client: client, System: "tandem-system", Timeout: time.Minute, Told: func(string) {},
+		Client: limited, System: "tandem-system", Timeout: time.Minute, Told: func(string) {},
 		Probe: func(context.Context, *live.Snapshot, *live.Unit, bool) string { return "" },
 	}
 	for _, namespace := range []string{"tandem-system", "metallb-system", "shop"} {
@@ -110,7 +150,7 @@ func (a *moveArena) add(t *testing.T, text string) {
 	for _, o := range decode(t, []byte(text)) {
 		status, hasStatus := o.Object["status"]
 		ref := live.RefOf(o.Object)
-		if err := a.api.Write(t.Context(), &live.Write{Verb: live.Create, Ref: ref, Body: o.Object}); err != nil {
+		if err := a.programs.Write(t.Context(), &live.Write{Verb: live.Create, Ref: ref, Body: o.Object}); err != nil {
 			t.Fatalf("%s: %v", ref, err)
 		}
 		if hasStatus && ref.Group != "metallb.io" {
@@ -121,7 +161,7 @@ func (a *moveArena) add(t *testing.T, text string) {
 
 func (a *moveArena) patch(t *testing.T, ref live.Ref, subresource string, body map[string]any) {
 	t.Helper()
-	if err := a.api.Write(t.Context(), &live.Write{Verb: live.Patch, Ref: ref, Subresource: subresource, Body: body}); err != nil {
+	if err := a.programs.Write(t.Context(), &live.Write{Verb: live.Patch, Ref: ref, Subresource: subresource, Body: body}); err != nil {
 		t.Fatalf("%s: %v", ref, err)
 	}
 }
@@ -273,6 +313,14 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.2}]}}
 func TestLiveMove(t *testing.T) {
 	a := newMoveArena(t)
 	a.add(t, metalLBServes)
+	// The API server reads roles from a cache.
+	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		_, err := a.api.Read(ctx)
+		return err == nil, nil
+	}); err != nil {
+		_, err := a.api.Read(t.Context())
+		t.Fatal(err)
+	}
 	before := a.objects(t)
 	run := func(what string, next func(*live.Snapshot) (live.Action, error)) {
 		t.Helper()
