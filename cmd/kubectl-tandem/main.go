@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -27,8 +28,26 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	collectRarely()
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	return terminal.ExitCode(streams.ErrOut, command(streams, cluster.Connect).ExecuteContext(ctx))
+}
+
+// A command reads the cluster, prints, and ends: most of what it allocates it uses until then, so that a collection frees little. Of 10,000 Services it takes a
+// third of the processor's time with Go's default of 100 percent.
+const (
+	garbagePercent = 400
+	garbageLimit   = 1 << 30 // bytes of memory in all, from where on Go collects as often as it has to
+)
+
+// collectRarely has Go collect garbage less often, unless the user has set GOGC or GOMEMLIMIT.
+func collectRarely() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(garbageLimit)
+	}
 }
 
 // plugin is what all commands share: the streams and the flags of the root command.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,6 +51,9 @@ func (p *plugin) serveUI(ctx context.Context, port uint16) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return fmt.Errorf("--port: %w", err)
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(100) // This command goes on for long, and reads again and again.
 	}
 	s := ui.New(c.Read, explainOn(c))
 	// A page keeps its connection of events open, so that the end of the command ends the requests.
