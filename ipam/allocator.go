@@ -34,7 +34,9 @@ var (
 	// ErrFixedDenied is that of a Service that asks for an address of a pool with FixedDenied.
 	ErrFixedDenied = errors.New("pool gives no address that is asked for")
 	// ErrReleased is that of an address that another Service released, less than the pool's ReuseAfter ago.
-	ErrReleased   = errors.New("address was released too recently")
+	ErrReleased = errors.New("address was released too recently")
+	// ErrUncovered is that of a Service that shows an address of somebody else, see [Request.Inherited].
+	ErrUncovered  = errors.New("address in the status is in no AddressPool")
 	ErrBadRequest = errors.New("bad request")
 )
 
@@ -60,6 +62,9 @@ type Request struct {
 	Sharing Sharing
 	// Published are the addresses that the Service shows to its clients. Of two of one family that it holds, it goes on with one of these.
 	Published []netip.Addr
+	// Inherited are the addresses that the Service shows, and that we have not given it, as those of a load balancer before us. One that no pool
+	// contains keeps the request from being met: the clients know it, and another one would take its place. Reallocate gives it up.
+	Inherited []netip.Addr
 }
 
 // Candidate is a pool that may serve a request.
@@ -565,6 +570,9 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	if err := a.uncovered(req); err != nil {
+		return Outcome{}, err
+	}
 	held := a.goesOnWith(req)
 	chosen, failed := map[family.Family]Assignment{}, map[family.Family]error{}
 	var open []family.Family // families for which any address will do and none is held
@@ -614,6 +622,23 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// uncovered returns an error for an inherited address that no pool contains, where the Service holds no address of its family. For example,
+// web comes from another load balancer with 198.51.100.7 in its status, and the only pool is 192.0.2.0/24.
+func (a *Allocator) uncovered(req Request) error {
+	if req.Reallocate {
+		return nil
+	}
+	for _, address := range req.Inherited {
+		af := family.Of(address)
+		holds := slices.ContainsFunc(a.byService[req.Service], func(held netip.Addr) bool { return family.Of(held) == af })
+		if !holds && a.poolOf(address) == "" {
+			return &FamilyError{Family: af, Err: fmt.Errorf("%w: %s was not given by Tandem, and stays; add it to a pool to keep it, "+
+				"or give it up for another one by the annotation tandem-lb.io/reallocate: \"true\" of the Service", ErrUncovered, address)}
+		}
+	}
+	return nil
 }
 
 // goesOnWith returns the address of each family that the Service holds and would rather keep than another one that it holds.

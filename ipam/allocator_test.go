@@ -219,7 +219,7 @@ func count01(is bool) int {
 // describe writes an outcome as the tables do: assigned, then what is special.
 func describe(out Outcome, err error) string {
 	if err != nil {
-		for _, known := range []error{ErrBadRequest, ErrNotInPool, ErrInUse, ErrExhausted, ErrNoPool, ErrReserved, ErrLimit, ErrFixedDenied, ErrReleased} {
+		for _, known := range []error{ErrBadRequest, ErrNotInPool, ErrInUse, ErrExhausted, ErrNoPool, ErrReserved, ErrLimit, ErrFixedDenied, ErrReleased, ErrUncovered} {
 			if errors.Is(err, known) {
 				return "error: " + known.Error()
 			}
@@ -731,6 +731,33 @@ func TestAllocate(t *testing.T) {
 			},
 			req:  Request{Families: []family.Family{family.IPv4}, Reallocate: true, Pools: auto("a")},
 			want: "error: no free address",
+		},
+		{
+			name: "an inherited address that no pool contains is not replaced", pools: []Pool{lan},
+			req:  Request{Families: []family.Family{family.IPv4}, Inherited: fixed("198.51.100.7"), Pools: auto("lan")},
+			want: "error: address in the status is in no AddressPool", says: "198.51.100.7",
+		},
+		{
+			name: "nor is one beside a family that could be given", pools: []Pool{lan},
+			req:  Request{Families: dual, Inherited: fixed("198.51.100.7"), Pools: auto("lan")},
+			want: "error: address in the status is in no AddressPool", says: "IPv4",
+		},
+		{
+			name: "Reallocate gives up an inherited address", pools: []Pool{lan},
+			req:  Request{Families: []family.Family{family.IPv4}, Reallocate: true, Inherited: fixed("198.51.100.7"), Pools: auto("lan")},
+			want: "192.0.2.0@lan, added 192.0.2.0@lan",
+		},
+		{
+			name: "an inherited address of a family of which the Service has one is passed over", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(web, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: []family.Family{family.IPv4}, Inherited: fixed("198.51.100.7"), Pools: auto("lan")},
+			want:    "192.0.2.5@lan",
+		},
+		{
+			name: "an inherited address that a pool contains and the Service does not hold is another's", pools: []Pool{lan},
+			prepare: func(a *Allocator) { a.Hold(other, addr("192.0.2.5"), "lan", Sharing{}) },
+			req:     Request{Families: []family.Family{family.IPv4}, Inherited: fixed("192.0.2.5"), Pools: auto("lan")},
+			want:    "192.0.2.0@lan, added 192.0.2.0@lan",
 		},
 		{
 			name: "a held address in no pool is not given to others, and does not count", pools: []Pool{makePool("a", "10.0.0.1")},

@@ -13,11 +13,11 @@ type shape struct {
 	n          int        // the length of the list
 }
 
-// shapeOf returns the shape of a request. plain is false if the answer also depends on the Service itself: on what it holds or has left, on
+// shapeOf returns the shape of a request. plain is false if the answer also depends on the Service itself: on what it holds, shows or has left, on
 // an address or a pool that it asks for, or on Services with which it shares.
 func (a *Allocator) shapeOf(req Request) (s shape, plain bool) {
 	if len(req.Pools) == 0 || len(req.Addresses) > 0 || req.Named || req.Sharing.Key != "" || len(a.byService[req.Service]) > 0 ||
-		len(a.leftBy[req.Service]) > 0 {
+		len(a.leftBy[req.Service]) > 0 || len(req.Inherited) > 0 {
 		return shape{}, false
 	}
 	s = shape{namespace: req.Service.Namespace, requireAll: req.RequireAll, pools: &req.Pools[0], n: len(req.Pools)}

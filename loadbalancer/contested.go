@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +34,7 @@ func (s *Server) Contested(service ipam.Service) (message string, until time.Tim
 //	192.0.2.1      198.51.100.11    another writer: write now or, from the fourth time on, after a pause
 func (s *Server) wakeForStatus(svc *corev1.Service) {
 	given, answered := s.ledger.Answer(request.ServiceOf(svc))
-	if !answered || slices.Equal(given, request.Published(svc)) {
+	if !answered || showsAll(&svc.Status.LoadBalancer, given) {
 		s.wake(svc) // The status is ours, and has to change.
 		return
 	}

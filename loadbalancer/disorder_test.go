@@ -22,9 +22,9 @@ func TestPublishedBeforeThereIsAPool(t *testing.T) {
 		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("b", single, "IPv4", publish("192.0.2.1")),
 			newService("new", single, "IPv4"))
 		l := c.lead()
-		for _, name := range []string{"a", "b", "new"} {
-			l.wantError(name, "no pool")
-		}
+		l.wantError("new", "no pool")
+		l.wantError("a", "192.0.2.5 was not given by Tandem")
+		l.wantError("b", "192.0.2.1 was not given by Tandem")
 		c.setPool(newPool("lan", ipv4Pool))
 		c.settle()
 		l.wantWoken("a b new")
@@ -40,7 +40,7 @@ func TestPublishedBeforeThereIsAPool(t *testing.T) {
 		l.mustSync("first")
 		c.create(newService("a", single, "IPv4", publish("192.0.2.5")), newService("new", single, "IPv4"))
 		l.wantError("new", "no free")
-		l.wantError("a", "no free")
+		l.wantError("a", "192.0.2.5 was not given by Tandem")
 		c.setPool(newPool("lan", "192.0.2.2 192.0.2.5-192.0.2.6"))
 		c.settle()
 		l.mustSync("new", "a")

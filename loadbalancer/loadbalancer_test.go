@@ -130,6 +130,9 @@ func TestFamilies(t *testing.T) {
 						}
 					}
 					c.edit("web", func(svc *corev1.Service) { svc.Status.LoadBalancer = *got })
+					if slices.Equal(slices.Sorted(slices.Values(want)), slices.Sorted(strings.FieldsSeq(before.addresses))) {
+						want = strings.Fields(before.addresses) // the status is left as it is
+					}
 					c.wantShown("web", strings.Join(want, " "))
 					for _, ingress := range got.Ingress {
 						if ingress.IPMode == nil || *ingress.IPMode != corev1.LoadBalancerIPModeVIP {
@@ -770,14 +773,6 @@ func TestRestart(t *testing.T) {
 		if got := []string{c.shown("a"), c.shown("b")}; !slices.Contains(got, "192.0.2.1") || !slices.Contains(got, "192.0.2.2") {
 			t.Errorf("a and b show %q", got)
 		}
-	})
-	bubble("a published address that no pool has is exchanged", t, func(t *testing.T) {
-		c := newCluster(t, newPool("lan", dualPool))
-		c.create(newService("web", single, "IPv4", publish("198.51.100.1")))
-		l := c.lead()
-		c.wantClaims("")
-		l.mustSync("web")
-		c.wantShown("web", "192.0.2.1")
 	})
 	bubble("the clean-up of a Service that became a ClusterIP Service is resumed, but not for another provider", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))

@@ -13,7 +13,7 @@ func TestReason(t *testing.T) {
 	for err, want := range map[error]string{
 		ipam.ErrExhausted: reasonExhausted, ipam.ErrInUse: reasonInUse, ipam.ErrNoPool: reasonNoPool, ipam.ErrNotInPool: reasonNotInPool,
 		ipam.ErrReserved: reasonReserved, ipam.ErrLimit: reasonLimit, ipam.ErrFixedDenied: reasonFixed, ipam.ErrReleased: reasonReleased,
-		ipam.ErrBadRequest: reasonBadRequest,
+		ipam.ErrUncovered: reasonUncovered, ipam.ErrBadRequest: reasonBadRequest,
 	} {
 		if got := reason(fmt.Errorf("%w: and more", err)); got != want {
 			t.Errorf("%v is counted as %q, want %q", err, got, want)

@@ -158,7 +158,7 @@ func (s *Server) UpdateLoadBalancer(context.Context, string, *corev1.Service, []
 }
 
 // EnsureLoadBalancer gives the Service one address for each family it wants and returns them in the order of its
-// ipFamilies. An error leaves the Service with what it has: the service controller then keeps the status, and tries
+// ipFamilies, or as the status shows them, if it shows these and no other. An error leaves the Service with what it has: the service controller then keeps the status, and tries
 // again after 5 to 300 seconds.
 //
 // For example, web has ipFamilies IPv4, IPv6 and PreferDualStack, and no pool has IPv6 addresses. It returns
@@ -196,6 +196,9 @@ func (s *Server) EnsureLoadBalancer(
 		}
 		klog.FromContext(ctx).Info("Allocated addresses", "service", klog.KObj(svc), "addresses", describe(out.Added))
 		s.usageChanged()
+	}
+	if showsAll(&svc.Status.LoadBalancer, ipam.AddressesOf(out.Assigned)) {
+		return svc.Status.LoadBalancer.DeepCopy(), nil
 	}
 	return status(out.Assigned), nil
 }
@@ -248,6 +251,8 @@ func (s *Server) allocate(ctx context.Context, svc *corev1.Service) (ipam.Outcom
 // request reads the Service together with the pools and namespaces as they are now. For example, web of namespace shop
 // asks for nothing in particular, and pool lan is for namespaces with the label team=shop. Whether the request may be
 // met from lan depends on labels that the Service does not have: the namespace is looked up each time.
+//
+// What the status shows before our first answer may be another load balancer's. Afterwards it is ours, or somebody has written over it.
 func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	namespace, err := s.namespaces.Get(svc.Namespace)
 	if err != nil {
@@ -257,7 +262,11 @@ func (s *Server) request(svc *corev1.Service) (ipam.Request, error) {
 	}
 	shows := s.ledger.Shows(svc)
 	has := len(shows) > 0 || len(s.ledger.Cache.Held(request.ServiceOf(svc))) > 0
-	return s.ledger.Rules.New(svc, s.pools.Load(), namespace.Labels, shows, has)
+	req, err := s.ledger.Rules.New(svc, s.pools.Load(), namespace.Labels, shows, has)
+	if _, answered := s.ledger.Answer(req.Service); !answered {
+		req.Inherited = request.Inherited(svc)
+	}
+	return req, err
 }
 
 // claim creates the claims of the new part of an outcome and returns how much of it is claimed. The rest the
@@ -373,6 +382,21 @@ func describe(assigned []ipam.Assignment) string {
 		parts = append(parts, part)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// showsAll reports whether a status shows these addresses and nothing else, so that it need not be written. Order, ports and further entries of
+// an address are another load balancer's, and tell clients the same. For example, kube-vip writes the ports beside the address, and takes the
+// address off its node when they go. With the mode Proxy the address has to be written: kube-proxy does not forward to it then.
+func showsAll(status *corev1.LoadBalancerStatus, addresses []netip.Addr) bool {
+	shown := map[netip.Addr]bool{}
+	for _, ingress := range status.Ingress {
+		a, err := netip.ParseAddr(ingress.IP)
+		if err != nil || !slices.Contains(addresses, a) || ingress.IPMode != nil && *ingress.IPMode != corev1.LoadBalancerIPModeVIP {
+			return false
+		}
+		shown[a] = true
+	}
+	return len(shown) == len(addresses)
 }
 
 // status is what a Service with these addresses shows.

@@ -81,6 +81,7 @@ const (
 	reasonNotInPool  = "not_in_pool" // the address asked for is in no pool that the Service may use
 	reasonReserved   = "reserved"    // the address asked for is that of a Node, a router or the like
 	reasonLimit      = "limit"       // the namespace of the Service has as many addresses as its limit
+	reasonUncovered  = "uncovered"   // the status shows an address of another load balancer that is in no pool
 	reasonReleased   = "released"    // the address asked for was released by another Service less than reuseAfter ago
 	reasonFixed      = "fixed"       // the pool with the address asked for denies fixed addresses
 	reasonAPI        = "api"         // the API server failed, or refused a claim
@@ -107,6 +108,7 @@ func reason(err error) string {
 		{ipam.ErrLimit, reasonLimit},
 		{ipam.ErrFixedDenied, reasonFixed},
 		{ipam.ErrReleased, reasonReleased},
+		{ipam.ErrUncovered, reasonUncovered},
 	} {
 		if errors.Is(err, known.err) {
 			return known.reason

@@ -293,8 +293,9 @@ func (p *pass) diagnose(name types.NamespacedName, svc *corev1.Service) {
 	if p.due(d.braked(p.now, d.due(p.now, have, want, p.failures.of(svc.UID) != "", p.arriving))) {
 		p.todos = append(p.todos, todo{svc, transition(p.now, have, want)})
 	}
-	// Other events tell of a Service that lacks an address, and of one whose status others write.
-	told := reason == ipamv1alpha1.ServiceReasonNotAllocated || reason == ipamv1alpha1.ServiceReasonStatusOverwritten
+	// Other events tell of a Service that lacks an address, or shows one that no pool holds, and of one whose status others write.
+	told := reason == ipamv1alpha1.ServiceReasonNotAllocated || reason == ipamv1alpha1.ServiceReasonStatusOverwritten ||
+		want[0].Reason == ipamv1alpha1.ServiceReasonAddressInNoPool
 	if p.due(d.event(p.now, was, announced || told)) {
 		p.recorder.Event(svc, corev1.EventTypeWarning, ipamv1alpha1.EventNotAnnounced, message)
 	}
@@ -462,7 +463,10 @@ func (c *serviceConditions) allocated(svc *corev1.Service, pools map[netip.Addr]
 		}
 	}
 	failure := c.failures.of(svc.UID)
-	if missing := len(svc.Spec.IPFamilies) - len(messages); missing > 0 {
+	if condition.Status == metav1.ConditionFalse && c.failures.uncovered(svc.UID) {
+		condition.Reason = ipamv1alpha1.ServiceReasonAddressInNoPool
+		messages = []string{failure}
+	} else if missing := len(svc.Spec.IPFamilies) - len(messages); missing > 0 {
 		preferred := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyPreferDualStack
 		if len(messages) == 0 || !preferred {
 			condition.Status, condition.Reason = metav1.ConditionFalse, ipamv1alpha1.ServiceReasonNotAllocated

@@ -515,6 +515,25 @@ func TestNotAllocated(t *testing.T) {
 	w.expect("False NotAllocated: no address yet", 1)
 }
 
+// A Service that shows an address of another load balancer, which no pool holds, is told so by Allocated, with what to do.
+func TestAddressInNoPool(t *testing.T) {
+	w := newAnnouncedWorld(t)
+	w.advertise()
+	w.service(lanAddress)
+	w.add(w.shared.Networking().V1().IPAddresses().Informer().GetIndexer().Delete(
+		&networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: lanAddress}}))
+	w.failures.note("web", fmt.Errorf("no change: %w: 198.51.100.200; add it to a pool", ipam.ErrUncovered))
+	w.pass(12)
+	w.expect("False NoClaim: no IPAddress of Tandem stands for 198.51.100.200", 1)
+	svc, err := w.store.CoreV1().Services("default").Get(t.Context(), "web", metav1.GetOptions{})
+	w.add(err)
+	allocated := find(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAllocated)
+	if allocated == nil || allocated.Status != metav1.ConditionFalse || allocated.Reason != ipamv1alpha1.ServiceReasonAddressInNoPool ||
+		!strings.Contains(allocated.Message, "198.51.100.200; add it to a pool") {
+		t.Errorf("Allocated is %v", allocated)
+	}
+}
+
 // A Service that stops being ours loses our conditions and keeps those of others.
 func TestConditionsEndWithOurs(t *testing.T) {
 	w := newAnnounced(t)

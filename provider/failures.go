@@ -4,6 +4,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cloudprovider "k8s.io/cloud-provider"
 
+	"github.com/tandem-lb/tandem/ipam"
 	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
@@ -29,8 +31,9 @@ type failures struct {
 
 // failure is why a Service has no addresses, and when an event last said so.
 type failure struct {
-	message  string
-	reported time.Time
+	message   string
+	uncovered bool // it is ipam.ErrUncovered
+	reported  time.Time
 }
 
 func newFailures(changed signal.Signal) *failures {
@@ -42,6 +45,13 @@ func (f *failures) of(service types.UID) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.services[service].message
+}
+
+// uncovered reports whether a Service has no addresses of ours since its status shows one that no pool holds.
+func (f *failures) uncovered(service types.UID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.services[service].uncovered
 }
 
 // due reports whether an event is to say the failure of a Service: it is another one than before, or the last event is too old. Failures
@@ -58,7 +68,8 @@ func (f *failures) reported(service types.UID, message string, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if known, ok := f.services[service]; ok && known.message == message {
-		f.services[service] = failure{message: message, reported: now}
+		known.reported = now
+		f.services[service] = known
 	}
 }
 
@@ -75,7 +86,7 @@ func (f *failures) note(service types.UID, err error) {
 	if message == "" {
 		delete(f.services, service)
 	} else {
-		f.services[service] = failure{message: message}
+		f.services[service] = failure{message: message, uncovered: errors.Is(err, ipam.ErrUncovered)}
 	}
 	f.changed.Raise()
 }

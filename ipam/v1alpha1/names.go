@@ -52,8 +52,8 @@ const (
 	// disjoint and their traffic policies agree.
 	AnnotationAllowSharedIP = "tandem-lb.io/allow-shared-ip"
 
-	// AnnotationReallocate, set to "true", gives up the addresses that their pool has lost, that are reserved, or that the Service may not
-	// share any more with the others on them, and takes new ones.
+	// AnnotationReallocate, set to "true", gives up the addresses that their pool has lost, that are reserved, that another load balancer
+	// gave and no pool holds, or that the Service may not share any more with the others on them, and takes new ones.
 	AnnotationReallocate = "tandem-lb.io/reallocate"
 
 	// AnnotationShareWithNamespaces names other namespaces, separated by commas. The Service may share an address with Services
@@ -213,6 +213,9 @@ const (
 	ServiceReasonAnnounced = "Announced"
 	// ServiceReasonNoClaim is the reason where no IPAddress of Tandem stands for an address that the Service publishes.
 	ServiceReasonNoClaim = "NoClaim"
+	// ServiceReasonAddressInNoPool is the reason of Allocated=False where the status shows an address that Tandem has not given, and that no
+	// AddressPool holds. The Service keeps it, and gets no other one, until a pool holds it or [AnnotationReallocate] gives it up.
+	ServiceReasonAddressInNoPool = "AddressInNoPool"
 	// ServiceReasonStatusOverwritten is the reason of both conditions where another controller writes its own addresses into the status of the
 	// Service again and again. The message names it.
 	ServiceReasonStatusOverwritten = "StatusOverwritten"

@@ -257,7 +257,7 @@ type Step struct {
 //	32  none     A        -          A of another provider     release A
 //	33  none     A        any        A gone                    release A
 //	34  none     -        A          A needed, in a pool       hold A, claim for A, wake A
-//	35  none     -        A          A needed, in no pool      wake A: it gets another address
+//	35  none     -        A          A needed, in no pool      wake A: a person has to decide
 //	36  none     -        A, B       both needed, in a pool    hold A, claim for A, wake A; then B as in 23 to 25
 //	37  none     blocked  any        any                       unblock
 //	38  foreign  A        any        any                       drop A, block, wake A where it is served

@@ -287,6 +287,21 @@ func (r Rules) New(svc *corev1.Service, known *Pools, namespace labels.Set, show
 	return req, nil
 }
 
+// Inherited returns the addresses in the Service's status, as they are before we have given it any. An address of a family for which
+// Tandem's own annotation asks for another one is left out: a person has decided. The annotations of other products may be leftovers.
+func Inherited(svc *corev1.Service) []netip.Addr {
+	var asked []netip.Addr
+	for _, text := range valuesOf(svc.Annotations[v1alpha1.AnnotationLoadBalancerIPs]) {
+		if a, err := netip.ParseAddr(text); err == nil {
+			asked = append(asked, a)
+		}
+	}
+	return slices.DeleteFunc(Published(svc), func(shown netip.Addr) bool {
+		return !slices.Contains(asked, shown) &&
+			slices.ContainsFunc(asked, func(a netip.Addr) bool { return family.Of(a) == family.Of(shown) })
+	})
+}
+
 // Published returns the addresses in the Service's status.
 func Published(svc *corev1.Service) []netip.Addr {
 	var addresses []netip.Addr

@@ -4,6 +4,7 @@ package request
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -387,5 +388,28 @@ func TestPoolsOfAlikeLabels(t *testing.T) {
 	// Of each, there is none, the two values that selectors name, and any other.
 	if len(lists) != 4*4 {
 		t.Errorf("%d lists of pools are in memory, want 16", len(lists))
+	}
+}
+
+func TestInherited(t *testing.T) {
+	for _, tt := range []struct{ name, asks, shows, want string }{
+		{name: "what the status shows", shows: "192.0.2.1 2001:db8::1", want: "192.0.2.1 2001:db8::1"},
+		{name: "the address that is asked for", asks: "192.0.2.1", shows: "192.0.2.1", want: "192.0.2.1"},
+		{name: "a person asks for another one", asks: "192.0.2.9", shows: "192.0.2.1 2001:db8::1", want: "2001:db8::1"},
+		{name: "nothing is shown", asks: "192.0.2.9"},
+		{name: "what is asked for cannot be read", asks: "oops", shows: "192.0.2.1", want: "192.0.2.1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			svc := newService("web", single, "IPv4")
+			if tt.asks != "" {
+				annotate(v1alpha1.AnnotationLoadBalancerIPs, tt.asks)(svc)
+			}
+			for _, a := range addrs(tt.shows) {
+				svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String()})
+			}
+			if got := Inherited(svc); !slices.Equal(got, addrs(tt.want)) {
+				t.Errorf("got %v, want %s", got, tt.want)
+			}
+		})
 	}
 }

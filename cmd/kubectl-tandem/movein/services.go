@@ -405,8 +405,8 @@ func (d *draft) sharedAcross(all []*service) {
 	}
 }
 
-// adoption checks, on an export of a cluster, that a pool holds every address that a Service has: Tandem adopts those, and gives the others
-// anew.
+// adoption checks, on an export of a cluster, that a pool holds every address that a Service has: Tandem adopts those, and serves no Service
+// with another one.
 func (d *draft) adoption(all []*service) {
 	for _, s := range all {
 		if !s.loadBalancer || s.taken || s.otherClass() {
@@ -432,8 +432,8 @@ func (d *draft) adoption(all []*service) {
 					a, p.name, why, why)
 				continue
 			}
-			d.add(Error, "uncovered", s.about(), "it has %s, which no pool holds: Tandem would not adopt it, and give the Service "+
-				"another one. Add it to a pool, or say --keep-in-use", a)
+			d.add(Error, "uncovered", s.about(), "it has %s, which no pool holds: Tandem would not adopt it, and not serve the Service. "+
+				"Add it to a pool, or say --keep-in-use", a)
 		}
 		given := slices.ContainsFunc(d.pools, func(p *pool) bool {
 			return (!p.manual || s.names()) && matches(p.services, s.labels)

@@ -39,6 +39,8 @@ var byReason = map[string]string{
 	ipamv1alpha1.ServiceReasonNoPeer: "create a BGPPeer, or correct nodeSelectors of the BGPPeer and peers of the " +
 		"BGPAdvertisement",
 	ipamv1alpha1.ServiceReasonFamilyNotCarried: "add the family to spec.families of the BGPPeer, or leave them out",
+	ipamv1alpha1.ServiceReasonAddressInNoPool: "add the address to an AddressPool, and the Service keeps it; or give it up: kubectl annotate " +
+		"service NAME " + ipamv1alpha1.AnnotationReallocate + "=true",
 	ipamv1alpha1.ServiceReasonStatusOverwritten: "let one controller serve the Service: stop the other one (k3s: --disable=servicelb), " +
 		"or use " +
 		"--load-balancer-class-only and spec.loadBalancerClass",

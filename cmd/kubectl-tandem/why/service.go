@@ -285,11 +285,15 @@ func (e *Engine) unclaimed(c *Chain, svc *corev1.Service, ip netip.Addr) bool {
 		return false
 	}
 	text := fmt.Sprintf("the status of the Service shows %s, which is in no pool: another controller has written it", ip)
+	reason := ipamv1alpha1.ServiceReasonStatusOverwritten
 	if announced := meta.FindStatusCondition(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAnnounced); announced != nil &&
-		announced.Reason == ipamv1alpha1.ServiceReasonStatusOverwritten {
+		announced.Reason == reason {
 		text = announced.Message
+	} else if allocated := meta.FindStatusCondition(svc.Status.Conditions, ipamv1alpha1.ServiceConditionAllocated); allocated != nil &&
+		allocated.Reason == ipamv1alpha1.ServiceReasonAddressInNoPool {
+		text, reason = fmt.Sprintf("the status of the Service shows %s, which Tandem has not given and no pool holds", ip), allocated.Reason
 	}
-	c.fault(Status, text, remedyFor(Status, ipamv1alpha1.ServiceReasonStatusOverwritten, text))
+	c.fault(Status, text, remedyFor(Status, reason, text))
 	return false
 }
 

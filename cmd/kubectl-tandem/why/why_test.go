@@ -289,6 +289,13 @@ func TestFaults(t *testing.T) {
 			v4: Status, text: "", remedy: "let one controller serve the Service",
 		},
 		{
+			name: "an address of another load balancer, which stays", set: func(w *world) {
+				w.service().Status.LoadBalancer.Ingress[0].IP = "192.0.2.77"
+				w.condition(ipamv1alpha1.ServiceConditionAllocated, false, ipamv1alpha1.ServiceReasonAddressInNoPool, "192.0.2.77 is in no pool")
+			},
+			v4: Status, text: "which Tandem has not given and no pool holds", remedy: "tandem-lb.io/reallocate=true",
+		},
+		{
 			name: "a claim that is gone", set: func(w *world) { w.remove(v4, &networkingv1.IPAddress{}) },
 			v4: Claim, text: "no IPAddress of Tandem stands for 198.51.100.200", remedy: "ClaimFailed",
 		},
