@@ -99,6 +99,9 @@ func (p *plugin) convert(ctx context.Context, f *convertFlags) error {
 		if err := f.ValidateGroups(result.Groups); err != nil {
 			return err
 		}
+		if err := f.ValidatePools(result.TookPools); err != nil {
+			return err
+		}
 	}
 	failed := result.Failed(f.strict)
 	if failed {

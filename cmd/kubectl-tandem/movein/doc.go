@@ -86,6 +86,15 @@ func (o Options) ValidateGroups(groups []string) error {
 	return nil
 }
 
+// ValidatePools returns an error if there are Pools and nothing in the input has taken them, since all its products have pools of their own.
+func (o Options) ValidatePools(taken bool) error {
+	if len(o.Pools) == 0 || taken {
+		return nil
+	}
+	return fmt.Errorf("--pool is %q, and nothing in the input needs a pool: it is for ServiceLB of k3s, which has none. Leave the flag out, "+
+		"and write another AddressPool beside the others", o.Pools[0])
+}
+
 // Result is what a conversion comes to.
 type Result struct {
 	// Documents are empty if there is a message of level Error.
@@ -93,6 +102,8 @@ type Result struct {
 	Messages  []Message
 	// Groups are the names of the ServiceGroups of PureLB in the input, which Options.Local and Options.Remote choose from.
 	Groups []string
+	// TookPools says that Options.Pools have become AddressPools.
+	TookPools bool
 }
 
 // Failed reports whether there is an error. With strict, what is lost is one.
@@ -112,9 +123,9 @@ func Convert(files []Input, o Options) Result {
 	}
 	messages := d.messages()
 	if d.failed() {
-		return Result{Messages: messages, Groups: d.groups()}
+		return Result{Messages: messages, Groups: d.groups(), TookPools: d.tookPools}
 	}
-	return Result{d.documents(), messages, d.groups()}
+	return Result{d.documents(), messages, d.groups(), d.tookPools}
 }
 
 // groups returns the names of PureLB's ServiceGroups, sorted.

@@ -35,6 +35,7 @@ type draft struct {
 	poolNames map[string]string // ours by theirs
 	parsed    []*service
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
+	tookPools bool            // of Options
 	asksAway  bool            // addresses are asked for by annotations that are not on Services
 }
 

@@ -62,6 +62,7 @@ func (d *draft) serviceLB() {
 		}
 		return
 	}
+	d.tookPools = true
 	d.serviceLBPools(served)
 }
 
