@@ -198,6 +198,9 @@ func (l *Lab) up(ctx context.Context, progress io.Writer) error {
 	step := func(what string) {
 		fmt.Fprintf(progress, "%s after %s\n", what, time.Since(start).Round(100*time.Millisecond))
 	}
+	if err := allowInotify(); err != nil {
+		return fmt.Errorf("allowing more inotify instances: %w", err)
+	}
 	if err := l.record.add(entry{Cgroup: l.cgroup()}); err != nil {
 		return err
 	}

@@ -4,13 +4,16 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +30,26 @@ var sysctls = []string{
 	"net.ipv4.conf.default.rp_filter=0",
 	"net.ipv6.conf.all.accept_dad=0",
 	"net.ipv6.conf.default.accept_dad=0",
+}
+
+// inotifyInstances is the least number of inotify instances that a user may have, where labs run side by side. Debian allows 128; a node takes
+// eight, and a kubelet that gets none ends with "inotify_init: too many open files".
+const inotifyInstances = 1024
+
+// allowInotify raises the limit of this machine if it is lower. A machine that does not let it be changed keeps its own.
+func allowInotify() error {
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err != nil || n >= inotifyInstances {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(inotifyInstances)), 0); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // buildNetwork makes the namespaces and connects them.
