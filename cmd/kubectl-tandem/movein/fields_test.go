@@ -276,17 +276,55 @@ func sample(path, kind string) any {
 	return "sample"
 }
 
-// TestVariables checks that every variable of kube-vip's environment, and every annotation, is known.
+// variableSamples are values of variables that take no other text.
+var variableSamples = map[string]string{
+	"bgp_peeraddress": "192.0.2.9", "bgp_peers": "192.0.2.7:64512::false,192.0.2.8:64512::false", "bgp_routerid": "192.0.2.3", "bgp_sourceip": "192.0.2.4",
+	"bgp_sourceif": "eth1", "address": "192.0.2.5", "vip_address": "192.0.2.5", "vip_interface": "eth1", "vip_servicesinterface": "eth1",
+	"svc_namespace": "shop", "lb_class_name": "example.com/mine", "bgp_hold_time": "60", "bgp_keepalive_interval": "7", "mpbgp_nexthop": "auto_sourceip",
+	"bgp_routerinterface": "eth1", "bgp_as": "64999", "vip_arp": "false", "bgp_enable": "false", "svc_enable": "false", "cp_enable": "false", "bgp_peeras": "64514", "bgp_peerpass": "secret",
+}
+
+// TestVariables checks that each variable of kube-vip's environment changes what is written, or is spoken of.
 func TestVariables(t *testing.T) {
-	var env strings.Builder
-	for name := range strings.FieldsSeq(string(read(t, "testdata/fields/kube-vip-variables.txt"))) {
-		fmt.Fprintf(&env, "    - {name: %s, value: \"1\"}\n", name)
+	base := []string{
+		"vip_arp", "true", "bgp_enable", "true", "svc_enable", "true", "cp_enable", "true", "bgp_as", "64500", "bgp_peers", "192.0.2.7:64512::false",
+		"bgp_peeraddress", "192.0.2.6", "bgp_peeras", "64513",
 	}
-	input := "kind: Pod\napiVersion: v1\nmetadata: {name: kube-vip}\nspec:\n  containers:\n  - image: " +
-		"ghcr.io/kube-vip/kube-vip:v1.0.0\n    env:\n" + env.String()
-	for _, m := range movein.Convert([]movein.Input{{Name: "pod.yaml", Data: []byte(input)}}, movein.Options{}).Messages {
-		if m.Code == "ignored" && strings.Contains(m.Text, "bgp_") {
-			t.Error(m)
+	convert := func(variable, value string) string {
+		var env strings.Builder
+		set := false
+		for i := 0; i < len(base); i += 2 {
+			name, text := base[i], base[i+1]
+			if name == variable {
+				text, set = value, true
+			}
+			fmt.Fprintf(&env, "    - {name: %s, value: %q}\n", name, text)
+		}
+		if variable != "" && !set {
+			fmt.Fprintf(&env, "    - {name: %s, value: %q}\n", variable, value)
+		}
+		input := "kind: ConfigMap\napiVersion: v1\nmetadata: {name: kubevip, namespace: kube-system}\ndata: {range-global: 192.0.2.64-192.0.2.95}\n---\n" +
+			"kind: Pod\napiVersion: v1\nmetadata: {name: kube-vip}\nspec:\n  containers:\n  - image: ghcr.io/kube-vip/kube-vip:v1.0.0\n    env:\n" + env.String()
+		result := movein.Convert([]movein.Input{{Name: "pod.yaml", Data: []byte(input)}}, movein.Options{})
+		var text strings.Builder
+		for _, document := range result.Documents {
+			yaml, err := document.YAML()
+			if err != nil {
+				t.Fatal(err)
+			}
+			text.Write(yaml)
+		}
+		fmt.Fprint(&text, result.Messages)
+		return text.String()
+	}
+	without := convert("", "")
+	for name := range strings.FieldsSeq(string(read(t, "testdata/fields/kube-vip-variables.txt"))) {
+		value := "true"
+		if sample, ok := variableSamples[name]; ok {
+			value = sample
+		}
+		if convert(name, value) == without {
+			t.Errorf("%s=%s: nothing is written or said differently", name, value)
 		}
 	}
 }

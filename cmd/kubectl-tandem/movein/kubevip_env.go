@@ -26,10 +26,9 @@ const (
 // kubeVIPVariables are all that kube-vip reads, and old names that are common.
 var kubeVIPVariables = map[fate]string{
 	read: "vip_arp bgp_enable svc_enable svc_election cp_enable address vip_address vip_interface vip_servicesinterface svc_namespace " +
-		"lb_class_only lb_class_name " +
-		"lb_class_legacy_handling bgp_routerid bgp_routerinterface bgp_as bgp_peeras bgp_peeraddress bgp_peerpass bgp_multihop " +
+		"lb_class_only lb_class_name bgp_routerid bgp_routerinterface bgp_as bgp_peeras bgp_peeraddress bgp_peerpass bgp_multihop " +
 		"bgp_peers bgp_sourceip bgp_sourceif " +
-		"bgp_hold_time bgp_keepalive_interval mpbgp_nexthop mpbgp_ipv4 mpbgp_ipv6 annotation annotations enableServicesElection",
+		"bgp_hold_time bgp_keepalive_interval mpbgp_nexthop annotation annotations enableServicesElection",
 	elected: "vip_leaderelection vip_leasename vip_leaseduration vip_renewdeadline vip_retryperiod vip_leaseannotations svc_leasename " +
 		"vip_preserve_on_leadership_loss vip_loseleadership per_service_election_on_demand",
 	plane: "cp_namespace cp_detect port vip_ddns dns_mode dhcp_mode lb_enable lb_port lb_fwdmethod kubernetes_addr " +
@@ -38,10 +37,10 @@ var kubeVIPVariables = map[fate]string{
 	podOnly: "enable_service_security EnableServiceSecurity enable_endpoints enable_node_labeling EnableNodeLabeling " +
 		"disable_service_updates prometheus_server vip_loglevel " +
 		"vip_arpRate vip_startleader vip_addpeerstolb vip_localpeer vip_configmap healthCheckPort health_check_port " +
-		"dhcp_backoff_attempts k8s_config_file config_file debounce_time instance_name vip_nodename vip_singlenode",
+		"lb_class_legacy_handling dhcp_backoff_attempts k8s_config_file config_file debounce_time instance_name vip_nodename vip_singlenode",
 	nic: "vip_cidr vip_subnet bgp_attach_ip_to_interface vip_interfaceloglobal vip_skipdad vip_allow_interface_not_up",
 	withoutEqual: "vip_routingtable vip_routingtableid vip_routingtabletype vip_routingprotocol vip_cleanroutingtable vip_wireguard " +
-		"mirror_dest_interface " +
+		"mirror_dest_interface mpbgp_ipv4 mpbgp_ipv6 " +
 		"zebra_enable zebra_url zebra_version zebra_software_name egress_podcidr egress_servicecidr egress_withnftables egress_clean " +
 		"iptables_backend enable_upnp",
 }
@@ -96,13 +95,16 @@ func (c *container) flags() {
 // variables names those that have no effect on what is written.
 func (k *kubeVIPState) variables(o *object, c container) {
 	var ignored, lost, legacy []string
+	own := map[fate][]string{}
 	for _, name := range c.order {
 		f, known := fateOf(name)
 		value := c.env[name]
 		switch {
 		case !known:
 			ignored = append(ignored, name)
-		case value == "" && f != plane && f != elected:
+		case f == plane || f == elected || f == nic && value != "":
+			own[f] = append(own[f], name)
+		case value == "":
 			ignored = append(ignored, name)
 		case f == podOnly:
 			ignored = append(ignored, name)
@@ -116,6 +118,18 @@ func (k *kubeVIPState) variables(o *object, c container) {
 	if len(ignored) > 0 {
 		k.add(Info, "ignored", about, "%s: belong to kube-vip's pods, have no value, or are no keys of "+
 			"kube-vip", strings.Join(ignored, ", "))
+	}
+	for _, of := range []struct {
+		fate       fate
+		code, text string
+	}{
+		{elected, "election", "Tandem's speakers elect a node for each group of Services, without Leases"},
+		{plane, "control-plane-variables", "for the address of the API server, which stays with kube-vip"},
+		{nic, "no-interface-address", "Tandem answers for addresses and puts none on an interface"},
+	} {
+		if names := own[of.fate]; len(names) > 0 {
+			k.add(Info, of.code, about, "%s: %s", strings.Join(names, ", "), of.text)
+		}
 	}
 	if len(lost) > 0 {
 		k.add(Lost, "no-equal", about, "%s: Tandem has no such function", strings.Join(lost, ", "))
