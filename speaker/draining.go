@@ -21,6 +21,7 @@ type drainState struct {
 	reason  string // why the node is not to announce, "" if it may
 	leaving bool   // it still announces
 	found   bool   // it was not to announce when this speaker started
+	ignores bool   // the label that excludes nodes has no effect
 }
 
 // condition returns the condition Draining of a SpeakerStatus.
@@ -32,6 +33,10 @@ func (d drainState) condition() metav1.Condition {
 	switch {
 	case d.reason == "":
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonNotDraining, "the node may announce"
+		if d.ignores {
+			c.Reason = v1alpha1.ReasonExcludeLabelIgnored
+			c.Message += ", whether or not the label " + corev1.LabelNodeExcludeBalancers + " excludes it (--ignore-exclude-label)"
+		}
 	case d.leaving:
 		c.Reason, c.Message = v1alpha1.ReasonLeaving, d.reason+": other nodes take over what it announces, and routers that have another node prefer it"
 	}
@@ -49,10 +54,10 @@ func (s *Speaker) draining() (drainState, bool) {
 // showDrain has the status of this node say how far it has handed over, and events on the Node. A speaker that starts on a node that was
 // drained before writes no event.
 func (l *loop) showDrain(s *decision.Snapshot) {
-	current := drainState{reason: "the Node is deleted", leaving: s.Leaving || s.Departing}
+	current := drainState{reason: "the Node is deleted", leaving: s.Leaving || s.Departing, ignores: l.cfg.IgnoreExcludeLabel}
 	node := l.ownNode()
 	if node != nil {
-		current.reason, _ = observation.Exclusion(node, l.cfg.DrainOnCordon)
+		current.reason, _ = observation.Exclusion(node, l.cfg.exclusionRules())
 	}
 	before := l.drain.Load()
 	current.found = current.reason != "" && (before == nil || before.found)

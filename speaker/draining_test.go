@@ -26,6 +26,11 @@ func TestDrainCondition(t *testing.T) {
 	}{
 		{drainState{}, "False NotDraining: the node may announce"},
 		{
+			drainState{ignores: true}, "False ExcludeLabelIgnored: the node may announce, whether or not the label " +
+				"node.kubernetes.io/exclude-from-external-load-balancers excludes it (--ignore-exclude-label)",
+		},
+		{drainState{reason: "the node is cordoned", ignores: true}, "True Gone: the node is cordoned: it announces nothing"},
+		{
 			drainState{reason: "the node is cordoned", leaving: true},
 			"True Leaving: the node is cordoned: other nodes take over what it announces, and routers that have another node prefer it",
 		},

@@ -64,7 +64,7 @@ func (l *loop) read(ctx context.Context) (changed bool, err error) {
 
 // keep replaces the objects of the kinds with few objects. Their configuration is compiled once.
 func (l *loop) keep(few *observation.Objects) {
-	few.CordonCounts = l.cfg.DrainOnCordon
+	few.Rules = l.cfg.exclusionRules()
 	l.kept.few = few
 	l.kept.config, _ = config.Compile(few.Config)
 }

@@ -40,9 +40,11 @@ const (
 //
 // Routes are withdrawn after a while in which peers prefer any other node, so that traffic has left when they go.
 type shutdown struct {
-	node   string
-	grace  time.Duration // RestartGrace
-	cached client.Reader
+	node  string
+	grace time.Duration // RestartGrace
+	// ignoreLabel is IgnoreExcludeLabel.
+	ignoreLabel bool
+	cached      client.Reader
 	// members are the speakers, to whom the farewell goes.
 	members interface {
 		Alive() membership.Snapshot
@@ -96,12 +98,12 @@ func (s shutdown) leaving(ctx context.Context) (leaves, withdraws string) {
 	var node corev1.Node
 	switch err := s.cached.Get(ctx, client.ObjectKey{Name: s.node}, &node); {
 	case apierrors.IsNotFound(err):
-		leaves = observation.Leaving(nil)
+		leaves = observation.Leaving(nil, false)
 		return leaves, leaves
 	case err != nil:
 		return "", ""
 	}
-	leaves = observation.Leaving(&node)
+	leaves = observation.Leaving(&node, s.ignoreLabel)
 	if leaves == "" {
 		if current, ok := s.daemonSet(ctx); ok {
 			leaves = observation.Removed(current, &node)

@@ -24,6 +24,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/membership"
+	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/unnumbered"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	DrainTime time.Duration
 	// DrainOnCordon says that a node that is cordoned announces nothing.
 	DrainOnCordon bool
+	// IgnoreExcludeLabel says that the label node.kubernetes.io/exclude-from-external-load-balancers keeps no node from announcing.
+	IgnoreExcludeLabel bool
 	// AnnouncementRate is how many announcements a second an interface sends at most. Zero stands for the default.
 	AnnouncementRate int
 	REST             *rest.Config
@@ -68,6 +71,11 @@ func (c Config) grace() time.Duration {
 		return 0
 	}
 	return c.RestartGrace
+}
+
+// exclusionRules returns what keeps a node from announcing.
+func (c Config) exclusionRules() observation.ExclusionRules {
+	return observation.ExclusionRules{CordonCounts: c.DrainOnCordon, IgnoreLabel: c.IgnoreExcludeLabel}
 }
 
 // hostIPs returns the addresses of this node.
@@ -241,7 +249,7 @@ func (s *Speaker) Run(ctx context.Context) error {
 	l.fail = func(err error) { cancel(err) }
 	l.run(ctx)
 	shutdown{
-		node: s.cfg.Node, grace: s.cfg.grace(), cached: s.client, members: members,
+		node: s.cfg.Node, grace: s.cfg.grace(), ignoreLabel: s.cfg.IgnoreExcludeLabel, cached: s.client, members: members,
 		daemonSet: s.daemonSet.Get, silence: func() { s.layer2.Set(nil) },
 		endSessions: func(ctx context.Context, mode bgp.CloseMode) {
 			sessions.close(ctx, mode)

@@ -69,6 +69,7 @@ type options struct {
 	cleanup            bool
 	drainTime          time.Duration
 	drainOnCordon      bool
+	ignoreExcludeLabel bool
 }
 
 // gcPercent is how much the heap may grow beyond what is in use, unless the environment variable GOGC says something else. Most of it is what the API
@@ -123,6 +124,7 @@ func command() *cobra.Command {
 		"solicitations and ICMP echoes whether they live; 0 asks nobody, and then the addresses of a node move whenever its speaker stops.")
 	flags.DurationVar(&o.drainTime, "drain-time", 10*time.Second, "How long a node that is drained, excluded or deleted goes on announcing by BGP with the "+
 		"least preference before it withdraws its routes; as long as routers take to follow. At the end of a speaker it is 5s at most.")
+	flags.BoolVar(&o.ignoreExcludeLabel, "ignore-exclude-label", false, "Whether nodes with the label node.kubernetes.io/exclude-from-external-load-balancers announce all the same.")
 	flags.BoolVar(&o.drainOnCordon, "drain-on-cordon", false, "Whether a node that is cordoned announces nothing, as one with the annotation tandem-lb.io/drain.")
 	flags.Uint16Var(&o.announcementRate, "layer2-announcement-rate", layer2.DefaultRate, "How many gratuitous ARP packets and unsolicited neighbour "+
 		"advertisements an interface sends a second at most; keep it below what switches and routers take (storm control, ARP policing).")
@@ -187,21 +189,22 @@ func run(ctx context.Context, o options) error {
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clientset.CoreV1().Events("")})
 	s, err := speaker.New(speaker.Config{
-		Node:             o.node,
-		HostIP:           hostIP,
-		OtherIP:          otherIP,
-		HostIPFixed:      o.hostIP != "",
-		Namespace:        o.namespace,
-		SecretsNamespace: cmp.Or(o.secrets, o.namespace),
-		MembershipPort:   o.membershipPort,
-		RestartGrace:     o.restartGrace,
-		LANProbeInterval: o.lanProbeInterval,
-		AnnouncementRate: int(o.announcementRate),
-		DrainTime:        o.drainTime,
-		DrainOnCordon:    o.drainOnCordon,
-		REST:             config,
-		Registerer:       metrics.Registry,
-		Recorder:         broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
+		Node:               o.node,
+		HostIP:             hostIP,
+		OtherIP:            otherIP,
+		HostIPFixed:        o.hostIP != "",
+		Namespace:          o.namespace,
+		SecretsNamespace:   cmp.Or(o.secrets, o.namespace),
+		MembershipPort:     o.membershipPort,
+		RestartGrace:       o.restartGrace,
+		LANProbeInterval:   o.lanProbeInterval,
+		AnnouncementRate:   int(o.announcementRate),
+		DrainTime:          o.drainTime,
+		DrainOnCordon:      o.drainOnCordon,
+		IgnoreExcludeLabel: o.ignoreExcludeLabel,
+		REST:               config,
+		Registerer:         metrics.Registry,
+		Recorder:           broadcaster.NewRecorder(clientgoscheme.Scheme, corev1.EventSource{Component: "tandem-speaker", Host: o.node}),
 	})
 	if err != nil {
 		return err

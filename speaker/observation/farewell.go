@@ -22,7 +22,7 @@ const shuttingDown = "node is shutting down"
 // others wait for it.
 //
 // A wrong answer costs little: who waits for a node that has gone takes over when its kernel falls silent.
-func Leaving(node *corev1.Node) string {
+func Leaving(node *corev1.Node, ignoreLabel bool) string {
 	if node == nil || node.DeletionTimestamp != nil {
 		return "the Node is deleted"
 	}
@@ -36,7 +36,7 @@ func Leaving(node *corev1.Node) string {
 			return "the node is shutting down"
 		}
 	}
-	reason, _ := Exclusion(node, false)
+	reason, _ := Exclusion(node, ExclusionRules{IgnoreLabel: ignoreLabel})
 	return reason
 }
 

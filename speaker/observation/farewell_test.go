@@ -58,7 +58,7 @@ func TestLeaving(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Leaving(tt.node); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			if got := Leaving(tt.node, false); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("Leaving = %q, want %q", got, tt.want)
 			}
 		})

@@ -50,8 +50,16 @@ type Objects struct {
 	Speakers       v1alpha1.SpeakerStatusList
 	Secrets        corev1.SecretList
 	Config         config.Objects
+	// Rules are those of the speaker that observes. They hold for its own node; what others go by is in their SpeakerStatuses.
+	Rules ExclusionRules
+}
+
+// ExclusionRules are what an administrator decides about nodes that announce nothing.
+type ExclusionRules struct {
 	// CordonCounts says that a node that is cordoned announces nothing.
 	CordonCounts bool
+	// IgnoreLabel says that a node announces though the label node.kubernetes.io/exclude-from-external-load-balancers excludes it.
+	IgnoreLabel bool
 }
 
 // Snapshot returns a Snapshot with everything that the objects say, as the speaker of a node sees it that has these interfaces. The fields
@@ -323,6 +331,7 @@ func usableEndpoints(all []*discoveryv1.EndpointSlice) map[family.Family]decisio
 // observedNodes returns all Nodes with the interfaces that their speakers have published. Those of the speaker's own node are newer.
 func (o *Objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[string]decision.Node {
 	interfaces, down, redistributing := map[string][]decision.Interface{}, map[string][]netip.Prefix{}, map[string]bool{}
+	ignoring := o.ignoringLabel()
 	for i := range o.Speakers.Items {
 		c := meta.FindStatusCondition(o.Speakers.Items[i].Status.Conditions, v1alpha1.ConditionKernelRoutes)
 		redistributing[o.Speakers.Items[i].Name] = c != nil && c.Reason != v1alpha1.ReasonNotPermitted
@@ -338,7 +347,11 @@ func (o *Objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[
 	nodes := map[string]decision.Node{}
 	for i := range o.Nodes.Items {
 		node := &o.Nodes.Items[i]
-		reason, gone := Exclusion(node, o.CordonCounts)
+		rules := ExclusionRules{CordonCounts: o.Rules.CordonCounts, IgnoreLabel: ignoring[node.Name]}
+		if node.Name == self {
+			rules = o.Rules
+		}
+		reason, gone := Exclusion(node, rules)
 		observed := decision.Node{
 			Labels:     node.Labels,
 			Excluded:   reason != "",
@@ -359,6 +372,23 @@ func (o *Objects) observedNodes(self string, own []v1alpha1.InterfaceState) map[
 		nodes[node.Name] = observed
 	}
 	return nodes
+}
+
+// ignoringLabel returns the nodes whose speakers say that they ignore the label that excludes nodes. Each speaker is judged by what it does
+// itself, so that in a rollout of the flag all agree on who may announce.
+func (o *Objects) ignoringLabel() map[string]bool {
+	ignoring := map[string]bool{}
+	for i := range o.Speakers.Items {
+		ignoring[o.Speakers.Items[i].Name] = IgnoresLabel(&o.Speakers.Items[i])
+	}
+	return ignoring
+}
+
+// IgnoresLabel reports whether the speaker of a node says that it ignores the label that excludes nodes. While it drains for another reason it
+// does not say so, and the node announces nothing anyway.
+func IgnoresLabel(speaker *v1alpha1.SpeakerStatus) bool {
+	c := meta.FindStatusCondition(speaker.Status.Conditions, v1alpha1.ConditionDraining)
+	return c != nil && c.Reason == v1alpha1.ReasonExcludeLabelIgnored
 }
 
 // overrides returns what the annotations of a Node say of BGP. The controller manager says of one that cannot be read what is wrong with it.
@@ -450,9 +480,9 @@ func observedInterfaces(states []v1alpha1.InterfaceState) (interfaces []decision
 }
 
 // Exclusion returns why a node must not announce, "" if it may: it is drained by our annotation, it bears the label
-// node.kubernetes.io/exclude-from-external-load-balancers with a value that does not mean false, it is cordoned and that counts, it is being
-// deleted, it is shut down for good, or its network is not set up. In the last two cases it is gone: it has nothing to hand over.
-func Exclusion(node *corev1.Node, cordonCounts bool) (reason string, gone bool) {
+// node.kubernetes.io/exclude-from-external-load-balancers with a value that does not mean false, and that is not ignored, it is cordoned and that
+// counts, it is being deleted, it is shut down for good, or its network is not set up. In the last two cases it is gone: it has nothing to hand over.
+func Exclusion(node *corev1.Node, rules ExclusionRules) (reason string, gone bool) {
 	outOfService := func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }
 	switch {
 	case slices.ContainsFunc(node.Spec.Taints, outOfService):
@@ -463,10 +493,10 @@ func Exclusion(node *corev1.Node, cordonCounts bool) (reason string, gone bool) 
 		return "the Node is deleted", false
 	case isDrained(node):
 		return "the annotation " + ipamv1alpha1.AnnotationDrain + " drains the node", false
-	case cordonCounts && node.Spec.Unschedulable:
+	case rules.CordonCounts && node.Spec.Unschedulable:
 		return "the node is cordoned", false
 	}
-	if value, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok {
+	if value, ok := node.Labels[corev1.LabelNodeExcludeBalancers]; ok && !rules.IgnoreLabel {
 		if excludes, err := strconv.ParseBool(value); err != nil || excludes {
 			return "the label " + corev1.LabelNodeExcludeBalancers + " excludes the node", false
 		}

@@ -177,7 +177,7 @@ func TestPreferredNodes(t *testing.T) {
 // TestExclusion: some nodes have nothing to hand over, and a cordon counts where the administrator says so.
 func TestExclusion(t *testing.T) {
 	cordoned := corev1.Node{Spec: corev1.NodeSpec{Unschedulable: true}}
-	if reason, _ := Exclusion(&cordoned, true); reason != "the node is cordoned" {
+	if reason, _ := Exclusion(&cordoned, ExclusionRules{CordonCounts: true}); reason != "the node is cordoned" {
 		t.Errorf("a node that is cordoned: %q", reason)
 	}
 	if Withdraws(&cordoned) == "" || Withdraws(&corev1.Node{}) != "" {
@@ -190,12 +190,58 @@ func TestExclusion(t *testing.T) {
 		}},
 	} {
 		node.Annotations = map[string]string{ipamv1alpha1.AnnotationDrain: "true"}
-		if _, gone := Exclusion(&node, false); !gone {
+		if _, gone := Exclusion(&node, ExclusionRules{}); !gone {
 			t.Errorf("a drained node %s has something to hand over", name)
 		}
 	}
-	if _, gone := Exclusion(&corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, false); gone {
+	if _, gone := Exclusion(&corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, ExclusionRules{}); gone {
 		t.Error("a node that is deleted has nothing to hand over")
+	}
+}
+
+// TestIgnoredLabel: a speaker goes by its flag about its own node, and by what the others say about theirs.
+func TestIgnoredLabel(t *testing.T) {
+	labelled := func(name string) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelNodeExcludeBalancers: ""}}}
+	}
+	speaker := func(name, reason string) v1alpha1.SpeakerStatus {
+		s := v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		s.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDraining, Status: metav1.ConditionFalse, Reason: reason}}
+		return s
+	}
+	drained := labelled("drained")
+	drained.Annotations = map[string]string{ipamv1alpha1.AnnotationDrain: "true"}
+	o := &Objects{
+		Nodes: corev1.NodeList{Items: []corev1.Node{labelled("own"), labelled("ignores"), labelled("obeys"), labelled("silent"), drained}},
+		Speakers: v1alpha1.SpeakerStatusList{Items: []v1alpha1.SpeakerStatus{
+			speaker("own", v1alpha1.ReasonNotDraining), speaker("ignores", v1alpha1.ReasonExcludeLabelIgnored),
+			speaker("obeys", v1alpha1.ReasonNotDraining), speaker("drained", v1alpha1.ReasonExcludeLabelIgnored),
+		}},
+	}
+	for _, tt := range []struct {
+		ignores bool
+		own     string
+		want    string // the nodes that may announce
+	}{
+		{ignores: true, own: "own", want: "ignores own"},
+		{ignores: false, own: "own", want: "ignores"},
+		{ignores: false, own: "ignores", want: ""}, // its flag is gone, and its status is not written yet
+		{ignores: false, want: "ignores"},          // the controller manager and the plugin
+	} {
+		o.Rules = ExclusionRules{IgnoreLabel: tt.ignores}
+		var may []string
+		for name, node := range o.Snapshot(tt.own, nil).Nodes {
+			if !node.Excluded {
+				may = append(may, name)
+			}
+		}
+		slices.Sort(may)
+		if got := strings.Join(may, " "); got != tt.want {
+			t.Errorf("on %q with the flag %t: %q may announce, want %q", tt.own, tt.ignores, got, tt.want)
+		}
+	}
+	if got := Leaving(&o.Nodes.Items[0], true); got != "" {
+		t.Errorf("a node whose label is ignored is left: %s", got)
 	}
 }
 
@@ -294,7 +340,7 @@ func TestIsExcluded(t *testing.T) {
 		{name: "not ready", node: corev1.Node{Status: condition(corev1.NodeReady, corev1.ConditionFalse)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if reason, _ := Exclusion(&tt.node, false); (reason != "") != tt.want {
+			if reason, _ := Exclusion(&tt.node, ExclusionRules{}); (reason != "") != tt.want {
 				t.Errorf("excluded: %q, want %v", reason, tt.want)
 			}
 		})

@@ -33,6 +33,9 @@ const ConditionDraining = "Draining"
 const (
 	// ReasonNotDraining is the reason of Draining=False.
 	ReasonNotDraining = "NotDraining"
+	// ReasonExcludeLabelIgnored is the reason of Draining=False where the speaker ignores the label
+	// node.kubernetes.io/exclude-from-external-load-balancers, whether the node has it or not.
+	ReasonExcludeLabelIgnored = "ExcludeLabelIgnored"
 	// ReasonLeaving is the reason of Draining=True while the node still announces: by BGP with the least preference, and on layer 2 until
 	// another node does. The message says why.
 	ReasonLeaving = "Leaving"

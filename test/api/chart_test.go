@@ -144,6 +144,10 @@ func chartCases() []chartCase {
 			with: []string{`"NET_ADMIN"`},
 		},
 		{
+			name: "speakers on control planes", namespace: "lb-system", values: []string{"speaker.ignoreExcludeLabel=true"},
+			with: []string{`"--ignore-exclude-label"`},
+		},
+		{
 			name: "speakers with a real-time policy", namespace: "lb-system", values: []string{"speaker.realtime=true"},
 			with: []string{`"--realtime"`, `"SYS_NICE"`},
 		},

@@ -186,6 +186,18 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
+			name: "a label that excludes a node is ignored", step: "nodes that may announce", want: Pass,
+			says: "3 of 3 nodes; the label that excludes them is ignored (--ignore-exclude-label): node1",
+			change: func(t *testing.T, objects []client.Object) []client.Object {
+				fixture.Find[*corev1.Node](t, objects, "node1").Labels[corev1.LabelNodeExcludeBalancers] = ""
+				speaker := fixture.Find[*v1alpha1.SpeakerStatus](t, objects, "node1")
+				speaker.Status.Conditions = append(slices.DeleteFunc(speaker.Status.Conditions, func(c metav1.Condition) bool {
+					return c.Type == v1alpha1.ConditionDraining
+				}), metav1.Condition{Type: v1alpha1.ConditionDraining, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonExcludeLabelIgnored})
+				return objects
+			},
+		},
+		{
 			name: "a speaker is dead", step: "speakers alive", want: Fail, says: "node4",
 			change: func(_ *testing.T, objects []client.Object) []client.Object {
 				for _, o := range objects {

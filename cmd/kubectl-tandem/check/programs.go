@@ -211,14 +211,21 @@ func mode(in *Input) *Step {
 // announcing looks which nodes may announce.
 func announcing(in *Input) *Step {
 	var f found
-	var may, excluded []string
+	var may, excluded, ignoring []string
+	ignores := map[string]bool{}
+	for i := range in.State.Speakers.Items {
+		ignores[in.State.Speakers.Items[i].Name] = observation.IgnoresLabel(&in.State.Speakers.Items[i])
+	}
 	for i := range in.State.Nodes.Items {
 		node := &in.State.Nodes.Items[i]
 		if !in.State.Snapshot.Nodes[node.Name].Excluded {
 			may = append(may, node.Name)
+			if _, labelled := node.Labels[corev1.LabelNodeExcludeBalancers]; labelled && ignores[node.Name] {
+				ignoring = append(ignoring, node.Name)
+			}
 			continue
 		}
-		reason, _ := observation.Exclusion(node, true)
+		reason, _ := observation.Exclusion(node, observation.ExclusionRules{CordonCounts: true})
 		excluded = append(excluded, node.Name+": "+reason)
 		if node.Annotations[ipamv1alpha1.AnnotationDrain] != "" {
 			f.warn("%s is drained", node.Name)
@@ -228,8 +235,12 @@ func announcing(in *Input) *Step {
 	if len(excluded) > 0 {
 		message += "; out are " + several(excluded)
 	}
+	if len(ignoring) > 0 {
+		message += "; the label that excludes them is ignored (--ignore-exclude-label): " + several(ignoring)
+	}
 	if len(may) == 0 {
 		f.fail("no node may announce: %s", several(excluded))
 	}
-	return f.step("nodes that may announce", message, "kubectl tandem undrain NODE, or remove the label node.kubernetes.io/exclude-from-external-load-balancers where it is a mistake")
+	return f.step("nodes that may announce", message, "kubectl tandem undrain NODE, or remove the label "+
+		"node.kubernetes.io/exclude-from-external-load-balancers where it is a mistake, or give the speakers --ignore-exclude-label")
 }

@@ -118,14 +118,17 @@ func (a *API) AwaitUndrained(ctx context.Context, name string) (reason string, e
 		if err != nil || condition == nil {
 			return false, err
 		}
-		// The condition may still be that of the annotation. A cordon counts where the condition speaks of it.
-		if reason, _ = observation.Exclusion(node, false); reason != "" {
+		// The condition may still be that of the annotation. A cordon, or the label, counts where the condition speaks of it: the speaker has
+		// flags for both.
+		if reason, _ = observation.Exclusion(node, observation.ExclusionRules{IgnoreLabel: true}); reason != "" {
 			return true, nil
 		}
-		if cordoned, _ := observation.Exclusion(node, true); cordoned != "" && condition.Message == cordoned+": it announces nothing" {
-			reason = cordoned
-			return true, nil
+		for _, rules := range []observation.ExclusionRules{{}, {CordonCounts: true}} {
+			if reason, _ = observation.Exclusion(node, rules); reason != "" && condition.Message == reason+": it announces nothing" {
+				return true, nil
+			}
 		}
+		reason = ""
 		return condition.Status == metav1.ConditionFalse, nil
 	})
 	return reason, err

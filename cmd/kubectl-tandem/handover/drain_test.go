@@ -132,6 +132,16 @@ func TestAwaitUndrained(t *testing.T) {
 		"a label excludes the node": {
 			labels: map[string]string{corev1.LabelNodeExcludeBalancers: ""},
 			want:   "the label node.kubernetes.io/exclude-from-external-load-balancers excludes the node",
+			after: func(t *testing.T, c client.Client) {
+				drains(t, c, metav1.ConditionTrue, v1alpha1.ReasonGone,
+					"the label node.kubernetes.io/exclude-from-external-load-balancers excludes the node: it announces nothing")
+			},
+		},
+		"the speaker ignores the label": {
+			labels: map[string]string{corev1.LabelNodeExcludeBalancers: ""},
+			after: func(t *testing.T, c client.Client) {
+				drains(t, c, metav1.ConditionFalse, v1alpha1.ReasonExcludeLabelIgnored, "the node may announce")
+			},
 		},
 		"a cordon counts": {
 			cordon: true, want: "the node is cordoned",

@@ -79,7 +79,7 @@ func PlanDrain(s *cluster.State, node string) (*Drain, error) {
 	}
 	d := &Drain{Node: node, Speaker: s.Snapshot.Alive(node), Moves: []Move{}, Left: []Left{}}
 	if s.Snapshot.Nodes[node].Excluded {
-		reason, _ := observation.Exclusion(object, true) // The speaker knows whether a cordon counts.
+		reason, _ := observation.Exclusion(object, observation.ExclusionRules{CordonCounts: true}) // The speaker knows whether a cordon counts.
 		d.Already = cmp.Or(reason, "its speaker says that it is being drained")
 		d.Gone = progressOf(s, node).gone(d.Speaker)
 		return d, nil

@@ -229,7 +229,7 @@ func (c *ciliumState) policy(o *object) {
 	a.nodes, a.services, a.interfaces = nodes, services, interfaces
 	if len(nodes) == 0 || controlPlane(nodes) {
 		c.add(Warn, "exclude-label", o.about, "Cilium announces from nodes with the label %s too, which kubeadm puts on control-plane "+
-			"nodes; Tandem does not. Remove the label where such nodes are to announce", excludeLabel)
+			"nodes; Tandem does not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
 	}
 }
 

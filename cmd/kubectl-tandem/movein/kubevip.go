@@ -278,7 +278,7 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	}
 	if controlPlane(nodes) {
 		k.add(Warn, "exclude-label", k.workload, "kubeadm labels control-plane nodes %s; kube-vip ignores the label, Tandem announces "+
-			"nothing from such nodes. Remove the label, or leave nodeSelectors out so that other nodes announce",
+			"nothing from such nodes. Remove the label, give the speakers --ignore-exclude-label, or leave nodeSelectors out so that other nodes announce",
 			excludeLabel)
 	}
 }

@@ -125,12 +125,15 @@ func (e *Engine) Node(name string) (*Answer, bool) {
 		reason := "drained or cordoned, as its speaker says"
 		for i := range e.state.Nodes.Items {
 			if e.state.Nodes.Items[i].Name == name {
-				if why, _ := observation.Exclusion(&e.state.Nodes.Items[i], false); why != "" {
+				if why, _ := observation.Exclusion(&e.state.Nodes.Items[i], observation.ExclusionRules{}); why != "" {
 					reason = why
 				}
 			}
 		}
-		c.fault(Excluded, reason, "kubectl tandem undrain "+name+", or remove the label, the annotation or the taint")
+		c.fault(Excluded, reason, "kubectl tandem undrain "+name+", or remove the label, the annotation or the taint; the speaker's flag "+
+			"--ignore-exclude-label ignores the label")
+	} else if _, labelled := node.Labels[corev1.LabelNodeExcludeBalancers]; labelled && observation.IgnoresLabel(status) {
+		c.well(Excluded, "the label %s is ignored: the speaker has --ignore-exclude-label", corev1.LabelNodeExcludeBalancers)
 	} else {
 		c.well(Excluded, "nothing excludes the node")
 	}

@@ -22,7 +22,7 @@ var byReason = map[string]string{
 		"serviceSelectors, or leave them out",
 	ipamv1alpha1.ServiceReasonNoNode: "correct nodeSelectors, label a node, or let a node announce again: " +
 		"node.kubernetes.io/exclude-from-external-load-balancers " +
-		"and tandem-lb.io/drain exclude it",
+		"(unless the speakers have --ignore-exclude-label) and tandem-lb.io/drain exclude it",
 	ipamv1alpha1.ServiceReasonNoReadyEndpoint: "kubectl get endpointslices -l kubernetes.io/service-name=NAME: does the selector match " +
 		"Pods, are they ready, and " +
 		"have they an address of the family?",
