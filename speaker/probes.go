@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/lan"
 	"github.com/tandem-lb/tandem/speaker/reachability"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -42,25 +44,29 @@ const (
 //	POST /probe/lan?address=198.51.100.200&node=node1&interface=eth0&port=80
 //	    asks the link of that interface of node1 who has the address, and opens a TCP connection to each station that answers; with
 //	    neighbours=false it asks nobody, and sends to node1, as a router does
+//	POST /probe/through?address=198.51.100.200&node=node1&router=198.51.100.1&port=80
+//	    opens a TCP connection to the address by a router of this node, which is to pass it on to node1: a default gateway, or the peer of a
+//	    BGP session. Where nothing comes back, the port of gossip of node1 is tried the same way
 //	POST /probe/kernel?address=198.51.100.200&port=80
 //	    opens a connection from this node, which kube-proxy forwards
 type probes struct {
 	node    string
 	objects client.Reader
+	gossip  uint16 // the port that every node has
 	limiter *rate.Limiter
 	places  chan struct{} // has one element for each question that is being answered
 }
 
-func newProbes(node string, objects client.Reader) *probes {
+func newProbes(node string, gossip uint16, objects client.Reader) *probes {
 	return &probes{
-		node: node, objects: objects, limiter: rate.NewLimiter(probeRate, probeBurst), places: make(chan struct{}, probesAtOnce),
+		node: node, gossip: gossip, objects: objects, limiter: rate.NewLimiter(probeRate, probeBurst), places: make(chan struct{}, probesAtOnce),
 	}
 }
 
 // register adds the handlers. A page of the web that a browser shows cannot use them.
 func (p *probes) register(mux *http.ServeMux) {
 	protection := http.NewCrossOriginProtection()
-	for path, answer := range map[string]func(context.Context, probeQuestion) (any, error){"lan": p.lan, "kernel": p.kernel} {
+	for path, answer := range map[string]func(context.Context, probeQuestion) (any, error){"lan": p.lan, "through": p.through, "kernel": p.kernel} {
 		mux.Handle("POST /probe/"+path, protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.serve(w, r, answer)
 		})))
@@ -90,7 +96,7 @@ func (p *probes) serve(w http.ResponseWriter, r *http.Request, answer func(conte
 		return
 	}
 	content, err := answer(r.Context(), question)
-	if errors.Is(err, errNoPort) {
+	if errors.Is(err, errNoPort) || errors.Is(err, errNoRouter) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -107,7 +113,8 @@ type probeQuestion struct {
 	address     netip.Addr
 	node, iface string
 	neighbours  bool
-	port        uint16 // 0 for no TCP
+	router      netip.Addr // the zero Addr for none
+	port        uint16     // 0 for no TCP
 }
 
 // readProbe reads a question. The error names the parameter that is wrong.
@@ -121,6 +128,11 @@ func readProbe(r *http.Request) (q probeQuestion, err error) {
 		return q, fmt.Errorf("port is %q; give a TCP port of the Service, as 80", r.FormValue("port"))
 	}
 	q.port = uint16(port)
+	if router := r.FormValue("router"); router != "" {
+		if q.router, err = netip.ParseAddr(router); err != nil {
+			return q, fmt.Errorf("router is %q; give an address of a router, as 198.51.100.1", router)
+		}
+	}
 	return q, nil
 }
 
@@ -161,6 +173,64 @@ func (p *probes) lan(ctx context.Context, q probeQuestion) (any, error) {
 		asked.Stations = append(asked.Stations, station)
 	}
 	return asked, nil
+}
+
+var errNoRouter = errors.New("router is no default gateway of this node and no peer of its BGP sessions; SpeakerStatus lists them")
+
+// through sends to an address by a router, which is on the link that this node shares with the node to which the router is to pass it on.
+func (p *probes) through(ctx context.Context, q probeQuestion) (any, error) {
+	if q.port == 0 {
+		return nil, errNoPort
+	}
+	var speakers v1alpha1.SpeakerStatusList
+	if err := p.objects.List(ctx, &speakers, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	if !isRouterOf(p.node, speakers.Items, q.router) {
+		return nil, errNoRouter
+	}
+	said := reachability.Through{Node: p.node, Router: q.router}
+	link, ok := linkTo(p.node, speakers.Items, q.node, q.iface)
+	i := slices.IndexFunc(link.Pairs, func(pair lan.Pair) bool { return pair.Own.Is4() == q.address.Is4() })
+	if !ok || i < 0 {
+		said.Error = fmt.Sprintf("node %s and node %s have no %s addresses in one subnet", p.node, q.node, family.Of(q.address))
+		return said, nil
+	}
+	on, err := net.InterfaceByName(link.Via)
+	if err != nil {
+		return nil, err
+	}
+	own, theirs := link.Pairs[i].Own, link.Pairs[i].Target
+	asking := ownOn(&link, q.router)
+	macs, err := lan.Stations(ctx, on, asking, q.router.WithZone(""), 1)
+	if err == nil && len(macs) == 0 {
+		err = fmt.Errorf("%s does not answer on %s", q.router, link.Via)
+	}
+	if err != nil {
+		said.Error = err.Error()
+		return said, nil
+	}
+	result, err := lan.Connect(ctx, on, own, macs[0], netip.AddrPortFrom(q.address, q.port))
+	if said.TCP = string(result); err == nil && (result == lan.TCPSilent || result == lan.TCPUnreachable) {
+		result, err = lan.Connect(ctx, on, own, macs[0], netip.AddrPortFrom(theirs, p.gossip))
+		said.Own = string(result)
+	}
+	if err != nil {
+		said.Error = err.Error()
+	}
+	return said, nil
+}
+
+// isRouterOf reports whether an address is that of a default gateway of a node, or of the peer of one of its BGP sessions.
+func isRouterOf(node string, speakers []v1alpha1.SpeakerStatus, router netip.Addr) bool {
+	is := func(text string) bool { a, err := netip.ParseAddr(text); return err == nil && a == router }
+	for i := range speakers {
+		if status := &speakers[i].Status; speakers[i].Name == node {
+			return slices.ContainsFunc(status.DefaultGateways, is) ||
+				slices.ContainsFunc(status.BGPSessions, func(s v1alpha1.BGPSession) bool { return is(s.Address) })
+		}
+	}
+	return false
 }
 
 // nodesByMAC returns the nodes by the MACs of their interfaces.

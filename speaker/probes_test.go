@@ -8,13 +8,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 	"github.com/tandem-lb/tandem/speaker/reachability"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // askProbes asks node2's speaker, and returns the code and the body of the answer.
@@ -28,13 +31,16 @@ func askProbes(p *probes, path string) (int, string) {
 
 // TestProbesRefuse: what is no question about an address of a Service is refused, with the reason, and so is one question too many.
 func TestProbesRefuse(t *testing.T) {
-	p := newProbes("node2", lanOfTwo(t))
+	p := newProbes("node2", 7573, lanOfTwo(t))
 	for path, want := range map[string]string{
 		"/probe/lan": `400 address is ""; give one of a Service, as 198.51.100.200`,
-		"/probe/lan?address=::ffff:198.51.100.200": `400 address is "::ffff:198.51.100.200"; give one of a Service, as 198.51.100.200`,
-		"/probe/lan?address=" + v4 + "&port=http":  `400 port is "http"; give a TCP port of the Service, as 80`,
-		"/probe/lan?address=198.51.100.1&port=22":  "404 198.51.100.1 is no address of a Service: no IPAddress of Tandem stands for it",
-		"/probe/kernel?address=" + v4:              "400 port is missing; give a TCP port of the Service, as 80",
+		"/probe/lan?address=::ffff:198.51.100.200":                      `400 address is "::ffff:198.51.100.200"; give one of a Service, as 198.51.100.200`,
+		"/probe/lan?address=" + v4 + "&port=http":                       `400 port is "http"; give a TCP port of the Service, as 80`,
+		"/probe/lan?address=198.51.100.1&port=22":                       "404 198.51.100.1 is no address of a Service: no IPAddress of Tandem stands for it",
+		"/probe/through?address=" + v4 + "&router=198.51.100.1":         "400 port is missing; give a TCP port of the Service, as 80",
+		"/probe/through?address=" + v4 + "&port=80&router=tor1":         `400 router is "tor1"; give an address of a router, as 198.51.100.1`,
+		"/probe/through?address=" + v4 + "&port=80&router=198.51.100.7": "400 " + errNoRouter.Error(),
+		"/probe/kernel?address=" + v4:                                   "400 port is missing; give a TCP port of the Service, as 80",
 		"/probe/lan?address=" + v4 + "&node=node9&port=80": `200 {"node":"node2","address":"` + v4 + `","stations":[],` +
 			`"error":"no interface of node node2 is in a subnet of node node9"}`,
 	} {
@@ -78,7 +84,7 @@ func TestProbesOnTheLAN(t *testing.T) {
 	printer.IP(t, "addr add 198.51.100.77/24 dev eth0")
 	listener := listenIn(t, node1, v4)
 	port := listener.Addr().(*net.TCPAddr).AddrPort().Port()
-	p := newProbes("node2", lanOfTwo(t))
+	p := newProbes("node2", 7573, lanOfTwo(t))
 	ask := func(path string, into any) {
 		t.Helper()
 		node2.Do(t, func() error {
@@ -118,6 +124,53 @@ func TestProbesOnTheLAN(t *testing.T) {
 			t.Errorf("a station is %+v", s)
 		}
 	}
+}
+
+// TestProbesThroughARouter: node2 sends to v4 by the router, which passes it on to node1, which has it, until the router is given another MAC for v4.
+func TestProbesThroughARouter(t *testing.T) {
+	lan := nettest.NewSwitch(t, "through-switch")
+	node1, node2, router := nettest.New(t, "through-node1"), nettest.New(t, "through-node2"), nettest.New(t, "through-router")
+	for mac, host := range map[string]*nettest.Namespace{"0b": node1, "0c": node2, "01": router} {
+		lan.Plug(t, host, "02:00:00:00:00:"+mac)
+		host.IP(t, "link set lo up")
+		host.IP(t, "link set eth0 up")
+	}
+	node1.IP(t, "addr add 198.51.100.11/24 dev eth0")
+	node1.IP(t, "addr add %s/32 dev eth0", v4)
+	node2.IP(t, "addr add 198.51.100.12/24 dev eth0")
+	router.IP(t, "addr add 198.51.100.1/24 dev eth0")
+	// The kernel limits redirects and messages of unreachable destinations together.
+	router.Exec(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.eth0.send_redirects=0")
+	port := listenIn(t, node1, v4).Addr().(*net.TCPAddr).AddrPort().Port()
+	objects := lanOfTwo(t)
+	status := &v1alpha1.SpeakerStatus{}
+	if err := objects.Get(t.Context(), client.ObjectKey{Name: "node2"}, status); err != nil {
+		t.Fatal(err)
+	}
+	status.Status.DefaultGateways = []string{"198.51.100.1"}
+	status.Status.BGPSessions = []v1alpha1.BGPSession{{Peer: "tor9", Address: "198.51.100.9"}}
+	if err := objects.Update(t.Context(), status); err != nil {
+		t.Fatal(err)
+	}
+	p := newProbes("node2", 7573, objects)
+	want := func(by string, through reachability.Through) {
+		t.Helper()
+		var got reachability.Through
+		node2.Do(t, func() error {
+			_, body := askProbes(p, fmt.Sprintf("/probe/through?address=%s&node=node1&port=%d&router=%s", v4, port, by))
+			return json.Unmarshal([]byte(body), &got)
+		})
+		through.Node, through.Router = "node2", netip.MustParseAddr(by)
+		if got != through {
+			t.Errorf("by %s: %+v, want %+v", by, got, through)
+		}
+	}
+	want("198.51.100.1", reachability.Through{TCP: "Answers"})
+	want("198.51.100.9", reachability.Through{Error: "198.51.100.9 does not answer on eth0"})
+	router.IP(t, "neigh replace %s lladdr 02:00:00:00:00:7f dev eth0 nud permanent", v4)
+	want("198.51.100.1", reachability.Through{TCP: "Silent", Own: "Refused"})
+	router.IP(t, "route add unreachable %s/32", v4)
+	want("198.51.100.1", reachability.Through{TCP: "Unreachable", Own: "Refused"})
 }
 
 // listenIn accepts TCP connections to an address in a namespace until the test ends.

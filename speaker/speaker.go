@@ -150,7 +150,7 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 	}
 	s.kernel = newRedistribution(s.status)
 	s.reachable = newReachable(cfg.Node, writer, s.status)
-	s.probes = newProbes(cfg.Node, writer)
+	s.probes = newProbes(cfg.Node, cfg.MembershipPort, writer)
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer, Rate: cfg.AnnouncementRate, OnConflict: s.conflicts.Note, OnProbed: feed.objects.Raise,
 		OnRival:  s.rivals.note,

@@ -264,6 +264,19 @@ func (p *prober) Routes(ctx context.Context, node, peer string) (map[netip.Prefi
 	return states, nil
 }
 
+// Through implements [why.Prober].
+func (p *prober) Through(
+	ctx context.Context, asker, node, router string, ip netip.Addr, port uint16,
+) (said reachability.Through, err error) {
+	err = p.probe(ctx, asker, "/probe/through", url.Values{
+		"address": {ip.String()}, "node": {node}, "router": {router}, "port": {strconv.Itoa(int(port))},
+	}, &said)
+	return said, err
+}
+
+// StationHere implements [why.Prober].
+func (*prober) StationHere(ip netip.Addr) (mac string, found bool) { return why.StationHere(ip) }
+
 // Here implements [why.Prober].
 func (p *prober) Here(ctx context.Context, ip netip.Addr, port uint16) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, hereTimeout)

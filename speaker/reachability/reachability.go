@@ -51,6 +51,30 @@ type Dialed struct {
 	TCP  string `json:"tcp"` // Answers, Refused, Unreachable or Silent
 }
 
+// Through is what came back for what the speaker of one node sent by way of a router of its link, as clients do that are behind the router. Own
+// is the test of the test: the same for an address that the router has to pass on in any case, that of the node itself. For example the
+// router has an old MAC for 198.51.100.200, which node1 holds:
+//
+//	to 198.51.100.200 by 198.51.100.1    nothing comes back    TCP: Silent
+//	to 198.51.100.11, node1, by it       a reset               Own: Refused, so that the router passes on to node1
+type Through struct {
+	// Node is the one that asked.
+	Node   string     `json:"node"`
+	Router netip.Addr `json:"router"`
+	// TCP is what came back for the address: Answers, Refused, Unreachable or Silent; "" if nothing was sent.
+	TCP string `json:"tcp,omitempty"`
+	// Own is what came back for the own address of the node, in the same words. It is "" where it was not asked, since TCP is Answers or
+	// Refused.
+	Own string `json:"own,omitempty"`
+	// Error says why nothing was sent.
+	Error string `json:"error,omitempty"`
+}
+
+// PassesOn reports whether the router is known to pass on to the node, and not what is for the address.
+func (t *Through) PassesOn() bool {
+	return (t.TCP == "Silent" || t.TCP == "Unreachable") && (t.Own == "Answers" || t.Own == "Refused")
+}
+
 // A Target is an address that the LAN is asked for, and the node that is to answer, on an interface of its own.
 type Target struct {
 	Address         netip.Addr

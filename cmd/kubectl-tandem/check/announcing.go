@@ -105,6 +105,28 @@ func lan(in *Input) *Step {
 	return f.step(s.Name, s.Message, "look for the cable, the switch port and its VLAN; take an address that another machine has out of the pool by spec.ipv4.exclude or spec.ipv6.exclude")
 }
 
+// addressesAnswer looks whether the LAN hears the holders of addresses: each address is asked for by one speaker, and one that has none to ask for
+// does not know.
+func addressesAnswer(in *Input) *Step {
+	const name = "addresses"
+	var f found
+	ask := 0
+	for i := range in.State.Speakers.Items {
+		speaker := &in.State.Speakers.Items[i]
+		c := meta.FindStatusCondition(speaker.Status.Conditions, v1alpha1.ConditionAddressesAnswer)
+		if c == nil || c.Status == metav1.ConditionUnknown || !in.State.Snapshot.Alive(speaker.Name) {
+			continue
+		}
+		if ask++; c.Status == metav1.ConditionFalse {
+			f.fail("%s: %s", speaker.Name, c.Message)
+		}
+	}
+	if ask == 0 {
+		return skip(name, "no speaker has an address to ask for")
+	}
+	return f.step(name, "the LAN hears the nodes that hold addresses on layer 2, as other nodes ask", "kubectl tandem why ADDRESS --probe")
+}
+
 // configured calls look with the conditions of each object that users write.
 func configured(in *Input, look func(kind, name string, conditions []metav1.Condition)) {
 	c := &in.State.Config

@@ -107,7 +107,7 @@ func Run(in *Input) []Step {
 	steps := []*Step{kinds(in), kubernetes(in), rights(in)}
 	programs := []func(*Input) *Step{controllerManager, speakers, versions}
 	cluster := []func(*Input) *Step{
-		mode, announcing, alive, ready, gossip, lan, kernelAnswers, configuration, effective, sessions, router, pools, networks, servicesAnnounced,
+		mode, announcing, alive, ready, gossip, lan, kernelAnswers, addressesAnswer, configuration, effective, sessions, router, pools, networks, servicesAnnounced,
 	}
 	nodes := []func(*Input) *Step{sysctls, kubeProxy, podNetwork, others}
 	for _, look := range programs {

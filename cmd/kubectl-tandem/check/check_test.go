@@ -137,6 +137,14 @@ func TestFaults(t *testing.T) {
 		want   Result
 		says   string // in the message or the fix
 	}{
+		{
+			name: "a holder that the LAN does not hear", change: says(v1alpha1.ConditionAddressesAnswer, "False", "node node1 does not answer for "+v4),
+			step: "addresses", want: Fail, says: "node2: node node1 does not answer for " + v4 + " kubectl tandem why",
+		},
+		{
+			name: "a speaker that has no address to ask for", change: says(v1alpha1.ConditionAddressesAnswer, "Unknown", "asked for none"),
+			step: "addresses", want: Pass, says: "as other nodes ask",
+		},
 		{name: "a kind is missing", in: func(in *Input) { in.Kinds = in.Kinds[1:] }, step: "kinds", want: Fail, says: "addresspools is not served"},
 		{name: "no kind is there", in: func(in *Input) { in.KindsErr = notFound }, step: "kinds", want: Fail, says: "crds.yaml"},
 		{name: "the API server does not tell its kinds", in: func(in *Input) { in.KindsErr = errors.New("refused") }, step: "kinds", want: Skip, says: "refused"},

@@ -3,6 +3,7 @@
 package why
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,8 +30,12 @@ type Prober interface {
 	Kernel(ctx context.Context, node string, ip netip.Addr, port uint16) (reachability.Dialed, error)
 	// Routes returns what the speaker of a node tells a peer, by the prefix.
 	Routes(ctx context.Context, node, peer string) (map[netip.Prefix]RouteState, error)
+	// Through has the speaker of a node open a connection by a router, which is to pass it on to another node.
+	Through(ctx context.Context, asker, node, router string, ip netip.Addr, port uint16) (reachability.Through, error)
 	// Here opens a TCP connection from this machine.
 	Here(ctx context.Context, ip netip.Addr, port uint16) (string, error)
+	// StationHere returns the MAC that this machine has for an address, and false if it is not known.
+	StationHere(ip netip.Addr) (mac string, found bool)
 }
 
 // RouteState is what a looking glass says of a route: whether it was sent, and if not, why not.
@@ -192,13 +197,15 @@ func (e *Engine) port(svc *corev1.Service) uint16 {
 	return 0
 }
 
-// forwarding adds the hops KubeProxy, TCP and Here: whether the nodes that get the traffic forward it.
-func (e *Engine) forwarding(ctx context.Context, c *Chain, svc *corev1.Service, ip netip.Addr, nodes []string, layer2 bool) {
-	slices.Sort(nodes)
-	nodes = slices.Compact(nodes)
+// forwarding adds the hops from KubeProxy on: whether the nodes that get the traffic forward it, and whether others reach them.
+func (e *Engine) forwarding(ctx context.Context, c *Chain, svc *corev1.Service, ip netip.Addr, w way) {
 	port := e.port(svc)
+	if !w.layer2 {
+		slices.Sort(w.nodes)
+	}
+	w.nodes = slices.Compact(w.nodes)
 	switch {
-	case len(nodes) == 0:
+	case len(w.nodes) == 0:
 		return
 	case e.Prober == nil:
 		c.unknown(KubeProxy, "not asked", "--probe opens connections")
@@ -207,13 +214,37 @@ func (e *Engine) forwarding(ctx context.Context, c *Chain, svc *corev1.Service, 
 		c.unknown(KubeProxy, "the Service has no TCP port: what forwards UDP or SCTP says nothing", "try a client of the protocol")
 		return
 	}
-	nodes = nodes[:min(len(nodes), mostAskers)]
+	nodes := w.nodes[:min(len(w.nodes), mostAskers)]
 	if !e.probeKernel(ctx, c, ip, port, nodes) {
 		return
 	}
-	if e.probeTCP(ctx, c, svc, ip, port, nodes, layer2) {
-		e.probeHere(ctx, c, ip, port, layer2)
+	if !e.probeTCP(ctx, c, svc, ip, port, nodes) {
+		return
 	}
+	if i := slices.IndexFunc(c.Steps, func(s Step) bool { return s.Hop == TCP }); c.Steps[i].Mark == Well {
+		e.probeRouter(ctx, c, ip, port, w)
+	}
+	e.probeHere(ctx, c, ip, port, w)
+	if c.Fault() == nil {
+		e.notProbed(c, svc, port)
+	}
+}
+
+// notProbed adds what no probe has seen.
+func (e *Engine) notProbed(c *Chain, svc *corev1.Service, port uint16) {
+	text := fmt.Sprintf("what it answers on port %d was not looked at, nor whether long packets pass", port)
+	var others []string
+	for _, p := range svc.Spec.Ports {
+		if protocol := cmp.Or(p.Protocol, corev1.ProtocolTCP); protocol != corev1.ProtocolTCP || uint16(p.Port) != port {
+			others = append(others, fmt.Sprintf("%s %d", protocol, p.Port))
+		}
+	}
+	remedy := "try a client of the protocol, such as curl -v, with a long answer too"
+	if len(others) > 0 {
+		text += "; not tried: " + strings.Join(others[:min(len(others), 3)], ", ")
+		remedy = "--port tries another TCP port; " + remedy
+	}
+	c.unknown(Program, text, remedy)
 }
 
 // probeKernel adds the hop KubeProxy, and reports whether there is more to see.
@@ -250,7 +281,7 @@ func (e *Engine) probeKernel(ctx context.Context, c *Chain, ip netip.Addr, port 
 
 // probeTCP adds the hop TCP: other nodes send to those that get the traffic, as clients and routers do. It reports whether there is more to
 // see.
-func (e *Engine) probeTCP(ctx context.Context, c *Chain, svc *corev1.Service, ip netip.Addr, port uint16, nodes []string, layer2 bool) bool {
+func (e *Engine) probeTCP(ctx context.Context, c *Chain, svc *corev1.Service, ip netip.Addr, port uint16, nodes []string) bool {
 	results := map[string][]string{} // node → node, by what came back
 	var unable []string
 	for _, node := range nodes {
@@ -299,11 +330,15 @@ func (e *Engine) probeTCP(ctx context.Context, c *Chain, svc *corev1.Service, ip
 	return true
 }
 
-// probeHere adds the hop Here. That this machine gets no answer is no fault of the Service's: there may be no way from here.
-func (e *Engine) probeHere(ctx context.Context, c *Chain, ip netip.Addr, port uint16, layer2 bool) {
+// probeHere adds the hop Here. That this machine gets no answer is no fault of the Service's: there may be no way from here. But it is a fault that
+// it sends to another station than the holder.
+func (e *Engine) probeHere(ctx context.Context, c *Chain, ip netip.Addr, port uint16, w way) {
 	result, err := e.Prober.Here(ctx, ip, port)
 	if err == nil && result == answers {
 		c.well(Here, "this machine reaches port %d", port)
+		return
+	}
+	if w.layer2 && e.probeStation(c, ip, w.nodes[0]) {
 		return
 	}
 	text := "this machine gets no answer"
@@ -313,7 +348,7 @@ func (e *Engine) probeHere(ctx context.Context, c *Chain, ip netip.Addr, port ui
 		text = "this machine is told: " + strings.ToLower(result)
 	}
 	remedy := "has this machine a way to the subnet of the address? The nodes answer: what is missing is on the network between"
-	if !layer2 {
+	if !w.layer2 {
 		remedy = "the nodes answer: does the router have the route, and does it pass it on? A filter for the neighbour, or for the " +
 			"prefix, drops it"
 	}

@@ -218,18 +218,21 @@ func (e *Engine) withAddress(ctx context.Context, c *Chain, svc *corev1.Service,
 	if broken(Holder) || broken(Session) || broken(Route) {
 		return
 	}
-	var forwards []string // nodes that get the traffic
+	w := way{layer2: layer2}
 	if layer2 {
-		forwards = append(forwards, e.layer2(ctx, c, observed, address)...)
+		w.nodes = e.layer2(ctx, c, observed, address)
 	}
 	if toPeers && c.Fault() == nil {
-		forwards = append(forwards, e.byBGP(ctx, c, observed, address, !layer2)...)
+		w.peers = e.byBGP(ctx, c, observed, address, !layer2)
+		for _, peer := range sortedKeys(w.peers) {
+			w.nodes = append(w.nodes, w.peers[peer]...)
+		}
 	}
 	if finding.Way == diagnosis.InKernel {
 		c.unknown(Route, finding.Message, "ask the routing software of the node: vtysh -c 'show bgp summary', birdc show protocols")
 	}
 	if c.Fault() == nil {
-		e.forwarding(ctx, c, svc, address.IP, forwards, layer2)
+		e.forwarding(ctx, c, svc, address.IP, w)
 	}
 }
 
@@ -457,11 +460,12 @@ func (e *Engine) neighbour(ctx context.Context, c *Chain, ip netip.Addr, holder,
 	c.unknown(Neighbour, "not asked", "--probe asks the LAN, from the other nodes")
 }
 
-// byBGP adds the hops of BGP, and returns the nodes to which routers send. Where layer 2 announces the address too, BGP is at fault by
+// byBGP adds the hops of BGP, and returns the peers that send to nodes, with the nodes. Where layer 2 announces the address too, BGP is at fault by
 // itself.
-func (e *Engine) byBGP(ctx context.Context, c *Chain, svc *decision.Service, address decision.Address, alone bool) (nodes []string) {
+func (e *Engine) byBGP(ctx context.Context, c *Chain, svc *decision.Service, address decision.Address, alone bool) (peers map[string][]string) {
 	f := family.Of(address.IP)
-	peers, hops, down := map[string][]string{}, []string{}, []string{}
+	peers = map[string][]string{}
+	var hops, down []string
 	for x := range e.explainer.ExplainAddress(svc.Name, address) {
 		if x.Peer == "" {
 			continue
@@ -469,13 +473,11 @@ func (e *Engine) byBGP(ctx context.Context, c *Chain, svc *decision.Service, add
 		switch x.Reason {
 		case decision.Announced:
 			peers[x.Peer] = append(peers[x.Peer], x.Node)
-			nodes = append(nodes, x.Node)
 			hops = append(hops, e.nextHop(x.Node, x.Peer, f))
 		case decision.SessionDown:
 			down = append(down, x.Peer+" on "+x.Node+": "+x.Detail)
 		}
 	}
-	nodes = slices.Compact(nodes)
 	var texts []string
 	for _, peer := range sortedKeys(peers) {
 		texts = append(texts, peer+" on "+list(peers[peer]))
@@ -505,7 +507,7 @@ func (e *Engine) byBGP(ctx context.Context, c *Chain, svc *decision.Service, add
 	}
 	c.unknown(Router, "what a router does with a route it does not say", fmt.Sprintf("on the router: show bgp %s unicast %s",
 		strings.ToLower(string(f)), netip.PrefixFrom(address.IP, address.IP.BitLen())))
-	return nodes
+	return peers
 }
 
 // nextHop returns the next hop of a family that a session of a node tells.

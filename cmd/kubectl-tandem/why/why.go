@@ -15,7 +15,8 @@
 //
 // What should be is said by decision.Explain and package diagnosis, which speakers and conditions follow: there is no rule of its own here.
 // Each
-// reason of a diagnosis belongs to one [Hop], and the chain ends at the first that is at fault, since what follows depends on it.
+// reason of a diagnosis belongs to one [Hop], and the chain ends at the first that is at fault, since what follows depends on it. The hop [Router] is
+// asked last, since the nodes have to answer first, and keeps its place.
 //
 // What is, is said by a [Prober]. Its speakers ask the LAN, and open connections. Without one a step that only a probe can know is marked
 // [Unknown], and so is one whose probe could not be made: a step is [Well] only if something said so.
@@ -44,10 +45,11 @@ const (
 	Neighbour     Hop = "neighbour"  // layer 2: the LAN hears the holder's MAC
 	Session       Hop = "session"    // BGP: with the peers
 	Route         Hop = "route"      // BGP: that was sent to them
-	Router        Hop = "router"     // BGP: that they have
+	Router        Hop = "router"     // BGP: that they have; layer 2: the gateway, which passes on to the holder
 	KubeProxy     Hop = "kube-proxy" // on the node that gets the traffic
 	TCP           Hop = "TCP"        // from the LAN, by that node
 	Here          Hop = "from here"  // from the machine that runs the plugin
+	Program       Hop = "program"    // behind the address: no probe asks it
 )
 
 // Hops of a node and of a peer, beside Session.
@@ -119,6 +121,15 @@ func (c *Chain) Fault() *Step {
 // add adds a step.
 func (c *Chain) add(hop Hop, mark Mark, text, remedy string) {
 	c.Steps = append(c.Steps, Step{Hop: hop, Mark: mark, Text: text, Remedy: remedy})
+}
+
+// set changes the step of a hop, and adds it where there is none.
+func (c *Chain) set(hop Hop, mark Mark, text, remedy string) {
+	if i := slices.IndexFunc(c.Steps, func(s Step) bool { return s.Hop == hop }); i >= 0 {
+		c.Steps[i] = Step{Hop: hop, Mark: mark, Text: text, Remedy: remedy}
+		return
+	}
+	c.add(hop, mark, text, remedy)
 }
 
 // well, fault and unknown add a step with that mark.

@@ -52,7 +52,7 @@ func (w *world) byBGP() {
 		status := fixture.Find[*v1alpha1.SpeakerStatus](w.t, w.objects, fmt.Sprintf("node%d", i))
 		status.Status.BGPSessions = []v1alpha1.BGPSession{{
 			Peer: "tor1", State: v1alpha1.BGPEstablished, Families: []corev1.IPFamily{"IPv4", "IPv6"}, AdvertisedIPv4: 1, AdvertisedIPv6: 1,
-			NextHops: []string{fmt.Sprintf("198.51.100.1%d", i), fmt.Sprintf("2001:db8:51::1%d", i)},
+			NextHops: []string{fmt.Sprintf("198.51.100.1%d", i), fmt.Sprintf("2001:db8:51::1%d", i)}, Address: "198.51.100.1",
 		}}
 	}
 }
@@ -351,7 +351,9 @@ type fakeProber struct {
 	tcp       map[string]string                 // what comes back from a node
 	here      string
 	routes    map[netip.Prefix]RouteState
-	failure   error // of all questions
+	router    map[string]reachability.Through // what comes back by the router, by the node that asks
+	station   string                          // the MAC that this machine has for the address, "" for none
+	failure   error                           // of all questions
 	lanReason string
 }
 
@@ -362,6 +364,14 @@ func newFakeProber() *fakeProber {
 		kernel:   map[string]string{"node1": answers, "node2": answers, "node3": answers},
 		tcp:      map[string]string{"node1": answers, "node2": answers, "node3": answers}, here: answers,
 		routes: map[netip.Prefix]RouteState{netip.MustParsePrefix(v4 + "/32"): {Sent: true}, netip.MustParsePrefix(v6 + "/128"): {Sent: true}},
+		router: map[string]reachability.Through{},
+	}
+}
+
+// byRouter has the same come back by the router for each node.
+func (p *fakeProber) byRouter(address, own string) {
+	for _, node := range []string{"node1", "node2", "node3"} {
+		p.router[node] = reachability.Through{Node: node, TCP: address, Own: own}
 	}
 }
 
@@ -385,6 +395,12 @@ func (p *fakeProber) Routes(context.Context, string, string) (map[netip.Prefix]R
 	return p.routes, p.failure
 }
 
+func (p *fakeProber) Through(_ context.Context, asker, _, _ string, _ netip.Addr, _ uint16) (reachability.Through, error) {
+	return p.router[asker], p.failure
+}
+
+func (p *fakeProber) StationHere(netip.Addr) (string, bool) { return p.station, p.station != "" }
+
 func (p *fakeProber) Here(context.Context, netip.Addr, uint16) (string, error) {
 	return p.here, p.failure
 }
@@ -398,9 +414,49 @@ func TestProbes(t *testing.T) {
 		hop          Hop // that is at fault
 		text, remedy string
 		marks        string // of all hops
+		others       []corev1.ServicePort
 	}{
-		{name: "all is well", set: func(*fakeProber) {}, marks: "✓✓✓✓✓✓✓✓✓✓✓"},
-		{name: "all is well by BGP", bgp: true, set: func(*fakeProber) {}, marks: "✓✓✓✓✓✓✓✓–✓✓✓"},
+		{
+			name: "all is well", set: func(p *fakeProber) { p.byRouter(answers, "") },
+			text: "port 80 answers node2 by the gateway 198.51.100.1", remedy: "curl -v", marks: "✓✓✓✓✓✓✓✓✓✓✓✓–",
+		},
+		{
+			name: "all is well by BGP", bgp: true, set: func(p *fakeProber) { p.byRouter(answers, "") },
+			text: "port 80 answers node1 by tor1 (198.51.100.1)", remedy: "curl -v", marks: "✓✓✓✓✓✓✓✓✓✓✓✓–",
+		},
+		{
+			name: "a router that sends nothing back to the link", set: func(p *fakeProber) { p.byRouter(silent, silent) },
+			text: "nothing comes back from the gateway 198.51.100.1", remedy: "from behind the router", marks: "✓✓✓✓✓✓✓✓✓✓–✓–",
+		},
+		{
+			name: "an old neighbour entry of the router", set: func(p *fakeProber) { p.byRouter(silent, refused) },
+			hop: Router, text: "what node2 sends to node1 itself by the gateway 198.51.100.1 comes back, and what it sends to this address by it does not",
+			remedy: "there 198.51.100.200 has to be at 02:00:00:00:01:11", marks: "✓✓✓✓✓✓✓✓✓✓✗✓",
+		},
+		{
+			name: "an old neighbour entry of this machine", set: func(p *fakeProber) {
+				p.byRouter(answers, "")
+				p.here, p.station = silent, "02:00:00:00:00:7f"
+			},
+			hop: Here, text: "has 02:00:00:00:00:7f for the address, while node1, which holds it, has 02:00:00:00:01:11",
+			remedy: "ip neigh flush to 198.51.100.200", marks: "✓✓✓✓✓✓✓✓✓✓✓✗",
+		},
+		{
+			name: "this machine has the right neighbour entry", set: func(p *fakeProber) {
+				p.byRouter(answers, "")
+				p.here, p.station = silent, "02:00:00:00:01:11"
+			},
+			text: "this machine gets no answer", remedy: "has this machine a way", marks: "✓✓✓✓✓✓✓✓✓✓✓––",
+		},
+		{
+			name: "a route that the router filters, and the router says so", bgp: true, set: func(p *fakeProber) { p.byRouter(unreachable, refused) },
+			hop: Router, text: "by tor1 (198.51.100.1) comes back, and what it sends to this address by it does not: unreachable, it is told",
+			remedy: "import filter", marks: "✓✓✓✓✓✓✓✓✗✓✓✓",
+		},
+		{
+			name: "a router that may send back to the node that asks", bgp: true, set: func(p *fakeProber) { p.byRouter(silent, refused) },
+			text: "what a router does with a route it does not say", marks: "✓✓✓✓✓✓✓✓–✓✓✓–",
+		},
 		{
 			name: "filtered ARP", set: func(p *fakeProber) { clear(p.stations) },
 			hop: Neighbour, text: "nobody answers node2 and node3", remedy: "drops ARP", marks: "✓✓✓✓✓✓✓✗",
@@ -455,19 +511,25 @@ func TestProbes(t *testing.T) {
 			hop: Route, text: "the peer has agreed to [IPv6] only", remedy: "activate the family", marks: "✓✓✓✓✓✓✓✗",
 		},
 		{
+			name: "ports that were not tried", set: func(p *fakeProber) { p.byRouter(answers, "") }, others: []corev1.ServicePort{
+				{Port: 443, Protocol: corev1.ProtocolTCP}, {Port: 53, Protocol: corev1.ProtocolUDP},
+			},
+			text: "not tried: TCP 443, UDP 53", remedy: "--port", marks: "✓✓✓✓✓✓✓✓✓✓✓✓–",
+		},
+		{
 			name: "a route that the router filters is not known to be at fault", bgp: true, set: func(p *fakeProber) { p.here = silent },
-			text: "this machine gets no answer", remedy: "does the router have the route", marks: "✓✓✓✓✓✓✓✓–✓✓–",
+			text: "this machine gets no answer", remedy: "does the router have the route", marks: "✓✓✓✓✓✓✓✓–✓✓––",
 		},
 		{
 			name: "no speaker can be asked", set: func(p *fakeProber) { p.failure = errors.New("pods/portforward is forbidden") },
-			text: "pods/portforward is forbidden", marks: "✓✓✓✓✓✓✓––––",
+			text: "pods/portforward is forbidden", marks: "✓✓✓✓✓✓✓–––––",
 		},
 		{
 			name: "no node shares a link with the holder", set: func(p *fakeProber) {
 				p.lanReason = "no interface of node node2 is in a " +
 					"subnet of node node1"
 			},
-			text: "could not be asked", marks: "✓✓✓✓✓✓✓–✓–✓",
+			text: "could not be asked", marks: "✓✓✓✓✓✓✓–✓–✓–",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -476,6 +538,10 @@ func TestProbes(t *testing.T) {
 				w.byBGP()
 			}
 			tt.set(p)
+			w.service().Spec.Ports = append(w.service().Spec.Ports, tt.others...)
+			for i := 1; i <= 3; i++ {
+				fixture.Find[*v1alpha1.SpeakerStatus](t, w.objects, fmt.Sprintf("node%d", i)).Status.DefaultGateways = []string{"198.51.100.1"}
+			}
 			e := w.engine()
 			e.Prober = p
 			answer, _ := e.Service(t.Context(), web)
