@@ -353,6 +353,14 @@ func TestFaults(t *testing.T) {
 			},
 		},
 		{
+			name: "kube-proxy does not run on one node", step: "kube-proxy", want: Fail, says: "127.0.0.1:10249 of node1, and kube-proxy does on the other nodes",
+			in: func(in *Input) { in.Facts["node1"] = lookingglass.Facts{Version: "v0.1.0"} },
+		},
+		{
+			name: "kube-proxy does not tell its mode on one node", step: "kube-proxy", want: Warn, says: "node1: 403",
+			in: func(in *Input) { in.Facts["node1"] = lookingglass.Facts{Version: "v0.1.0", KubeProxyError: "403"} },
+		},
+		{
 			name: "kube-proxy by its ConfigMap", step: "kube-proxy", want: Pass, says: "nftables",
 			in: func(in *Input) { in.Facts, in.KubeProxy = nil, "mode: nftables\n" },
 		},

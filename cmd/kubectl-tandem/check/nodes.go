@@ -133,8 +133,9 @@ func kubeProxy(in *Input) *Step {
 	if len(modes) > 1 {
 		f.warn("nodes differ: %s", strings.Join(slices.Sorted(maps.Keys(modes)), ", "))
 	}
+	silent = slices.DeleteFunc(silent, func(node string) bool { return in.Facts[node].KubeProxyError != "" })
 	if len(silent) > 0 {
-		f.warn("nothing answers at 127.0.0.1:10249 of %s", strings.Join(silent, ", "))
+		f.fail("nothing answers at 127.0.0.1:10249 of %s, and kube-proxy does on the other nodes: it does not run there", strings.Join(silent, ", "))
 	}
 	return f.step(name, strings.Join(slices.Sorted(maps.Keys(modes)), ", ")+asked(in), fix)
 }
