@@ -252,9 +252,10 @@ metadata:
   name: tandem-cloud-controller-manager
   labels: {app.kubernetes.io/name: tandem, app.kubernetes.io/component: cloud-controller-manager}
 spec:
-  replicas: 0
+  replicas: 1
   selector: {matchLabels: {component: cloud-controller-manager}}
   template: {metadata: {labels: {component: cloud-controller-manager}}, spec: {containers: [{name: c, image: tandem}]}}
+status: {replicas: 1, readyReplicas: 1}
 ---
 apiVersion: apps/v1
 kind: Deployment

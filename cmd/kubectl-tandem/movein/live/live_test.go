@@ -28,7 +28,7 @@ metadata:
   name: tandem-cloud-controller-manager
   labels: {app.kubernetes.io/name: tandem, app.kubernetes.io/component: cloud-controller-manager}
 spec:
-  replicas: 0
+  replicas: 2
   selector: {matchLabels: {component: cloud-controller-manager}}
   template: {metadata: {labels: {component: cloud-controller-manager}}, spec: {containers: [{image: tandem}]}}
 ---

@@ -131,7 +131,7 @@ func Start(s *Snapshot, goal Goal, keepInUse bool) (Action, error) {
 	case "", Finished:
 		return s.begin(keepInUse)
 	case Undone:
-		return s.forget(), nil
+		return s.settled(), nil
 	case Undoing:
 		return stop("the move is being undone: kubectl tandem move-in undo goes on with that"), nil
 	case Finishing:

@@ -23,7 +23,7 @@ const (
 	Finishing  Phase = "Finishing"
 	Finished   Phase = "Finished"
 	Undoing    Phase = "Undoing"
-	Undone     Phase = "Undone" // but for the ConfigMaps
+	Undone     Phase = "Undone" // but for Tandem's controller manager and the ConfigMaps
 )
 
 // ConfigMapName is the name of the ConfigMap with the phase. Those with the Record have a number behind it.

@@ -19,15 +19,25 @@ func Undo(s *Snapshot) (Action, error) {
 		return stop("the move is finished, and there is no undo after that. MetalLB's objects are still there, so that you can move back by hand: " +
 			"docs/moving-in/metallb.md"), nil
 	case Undone:
-		return s.forget(), nil
+		return s.settled(), nil
 	case Undoing:
 		m, err := s.machine()
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.unitsBack, m.stopOurs, m.servicesBack, m.startTheirs, m.advertisementsBack, m.speakersBack, m.removeOurs, m.oursBack, m.enter(Undone)), nil
+		return first(m.unitsBack, m.stopOurs, m.servicesBack, m.startTheirs, m.advertisementsBack, m.speakersBack, m.removeOurs, m.enter(Undone)), nil
 	}
 	return s.enter(Undoing)(), nil
+}
+
+// settled ends an undo: Tandem's controller manager gets the replicas that it had, and what was saved is deleted. This has a phase of its own, since
+// the phase before keeps the controller manager away.
+func (s *Snapshot) settled() Action {
+	m, err := s.machine()
+	if err != nil {
+		return s.forget() // A part of the record is deleted already, which comes last.
+	}
+	return first(m.oursBack, s.forget)
 }
 
 // forget deletes the ConfigMaps of a move that has been undone, or whose record was never finished. The head goes last.
