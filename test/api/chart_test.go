@@ -158,7 +158,14 @@ func chartCases() []chartCase {
 		{
 			name: "no limits, and speakers that restart when they are told to", namespace: "lb-system",
 			values: []string{"controllerManager.resources.limits=null", "speaker.resources.limits=null", "speaker.updateStrategy=OnDelete"},
-			with:   []string{`{"type":"OnDelete"}`}, without: []string{"GOMEMLIMIT"},
+			with:   []string{`{"type":"OnDelete"}`},
+			check: func(t *testing.T, deployment *appsv1.Deployment, speaker *appsv1.DaemonSet) {
+				for _, pod := range []corev1.PodSpec{deployment.Spec.Template.Spec, speaker.Spec.Template.Spec} {
+					if slices.ContainsFunc(pod.Containers[0].Env, func(v corev1.EnvVar) bool { return v.Name == "GOMEMLIMIT" }) {
+						t.Errorf("%s has no limit of memory, and GOMEMLIMIT", pod.Containers[0].Name)
+					}
+				}
+			},
 		},
 		{
 			name: "a test with fewer rights, by an image of a registry", namespace: "lb-system",
