@@ -173,7 +173,7 @@ func (r *run) probe(ctx context.Context, s *live.Snapshot, a live.Action) error 
 	defer cancel()
 	why := ""
 	for {
-		now := r.API.Probe(limited, s, a.Probe, a.Early)
+		now := r.Probe(limited, s, a.Probe, a.Early)
 		if limited.Err() == nil || why == "" {
 			why = now
 		}

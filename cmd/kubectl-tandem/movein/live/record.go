@@ -120,20 +120,20 @@ func (s *Snapshot) record() (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has: %w", s.System, ConfigMapName, err)
 	}
-	whole := ""
+	var whole []byte
 	for i := range parts {
 		name := fmt.Sprintf("%s-%d", ConfigMapName, i)
 		part := s.Objects[Ref{Kind: "ConfigMap", Namespace: s.System, Name: name}]
 		if part == nil {
 			return nil, fmt.Errorf("ConfigMap %s/%s, a part of the move's record, is gone; without it nothing can be undone", s.System, name)
 		}
-		whole += text(part, "data", "part")
+		whole = append(whole, text(part, "data", "part")...)
 	}
-	if sum := sha256.Sum256([]byte(whole)); hex.EncodeToString(sum[:]) != text(head, "data", "sha256") {
+	if sum := sha256.Sum256(whole); hex.EncodeToString(sum[:]) != text(head, "data", "sha256") {
 		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand", s.System, ConfigMapName)
 	}
 	r := &Record{}
-	if err := utiljson.Unmarshal([]byte(whole), r); err != nil {
+	if err := utiljson.Unmarshal(whole, r); err != nil {
 		return nil, fmt.Errorf("reading the move's record: %w", err)
 	}
 	return r, nil
