@@ -169,7 +169,7 @@ func (p plan) links() []batch {
 		for i, node := range p.nodeNames() {
 			switch host {
 			case node:
-				b.add("link add cni0 type bridge", "link set cni0 up")
+				b.add(fmt.Sprintf("link add cni0 address %s type bridge", podGatewayMAC(i+1)), "link set cni0 up")
 				b.addAddresses("cni0", p.podGateways(i+1))
 			case Client, Ext:
 			default:
@@ -180,6 +180,11 @@ func (p plan) links() []batch {
 	}
 	return append([]batch{sw}, hosts...)
 }
+
+// podGatewayMAC returns the MAC address of the bridge of a node's pods. Without an address of its own a bridge takes the lowest of its ports', and so
+// another one when a pod comes or goes: the other pods send to the old one until they notice, which they do late in IPv6, and for minutes while many
+// connections are opened.
+func podGatewayMAC(node int) string { return fmt.Sprintf("02:00:00:00:ce:%02x", node) }
 
 // port returns the name of the switch's port to which a host is connected.
 func port(host string) string { return "p-" + host }

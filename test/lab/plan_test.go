@@ -72,7 +72,7 @@ x-node1:
   address add 2001:db8:51::11/64 dev eth0 nodad
   route add 0.0.0.0/0 via 198.51.100.1
   route add ::/0 via 2001:db8:51::1
-  link add cni0 type bridge
+  link add cni0 address 02:00:00:00:ce:01 type bridge
   link set cni0 up
   address add 10.244.1.1/24 dev cni0
   address add fd00:244:0:1::1/64 dev cni0 nodad
@@ -127,7 +127,7 @@ y-node1:
   link set eth0 up
   address add 2001:db8:51::11/64 dev eth0 nodad
   route add ::/0 via 2001:db8:51::1
-  link add cni0 type bridge
+  link add cni0 address 02:00:00:00:ce:01 type bridge
   link set cni0 up
   address add fd00:244:0:1::1/64 dev cni0 nodad
   route add fd00:244:0:2::/64 via 2001:db8:51::12
@@ -137,7 +137,7 @@ y-node2:
   address add 2001:db8:51::12/64 dev eth0 nodad
   route add ::/0 via 2001:db8:51::1
   route add fd00:244:0:1::/64 via 2001:db8:51::11
-  link add cni0 type bridge
+  link add cni0 address 02:00:00:00:ce:02 type bridge
   link set cni0 up
   address add fd00:244:0:2::1/64 dev cni0 nodad
 `,
