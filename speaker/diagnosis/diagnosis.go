@@ -103,7 +103,7 @@ func (d *Diagnoser) Service(name types.NamespacedName, announced bool) []Finding
 func (d *Diagnoser) address(svc *decision.Service, address decision.Address, announced bool) Finding {
 	f := Finding{Address: address.IP}
 	record := d.records[svc.Name]
-	if record.Node != "" && slices.Contains(record.Addresses, address.IP) && d.alive(record.Node) {
+	if record.Node != "" && slices.Contains(record.Addresses, address.IP) && d.alive(record.Node) && d.explainer.HasEndpoint(svc.Name, address) {
 		f.Announced, f.Way, f.Reason, f.Message = true, Layer2, ipamv1alpha1.ServiceReasonAnnounced, fmt.Sprintf("%s is announced on layer 2", address.IP)
 		return f
 	}

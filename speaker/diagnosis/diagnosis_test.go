@@ -251,6 +251,15 @@ func TestSum(t *testing.T) {
 			reason: "NoReadyEndpoint", message: "IPv4: 198.51.100.200 is announced on layer 2; IPv6: no ready IPv6 endpoint",
 		},
 		{
+			name: "all endpoints are gone at once, so that the record stays as it was", addresses: []string{lan4, lan6},
+			set: func(c *cluster) {
+				c.l2("")
+				c.held("node1", lan4, lan6)
+				clear(c.web().Endpoints)
+			},
+			reason: "NoReadyEndpoint", message: "IPv4: no ready IPv4 endpoint; IPv6: no ready IPv6 endpoint",
+		},
+		{
 			name: "by the routing software of nodes", addresses: only4, set: func(c *cluster) { c.kernel(true, "") },
 			reason: "Announced", message: "198.51.100.200 is in the kernel of nodes, for their routing software to announce",
 		},
