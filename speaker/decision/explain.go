@@ -180,7 +180,9 @@ func (e *Explainer) Selected(service types.NamespacedName, address Address) (lay
 
 // HasEndpoint reports whether a Service that publishes the address, the given one or another of its sharing group, has a ready endpoint of the address's
 // family. Without one no node answers for the address, and its record stays as it is.
-func (e *Explainer) HasEndpoint(service types.NamespacedName, address Address) bool { return e.groups[service].hasEndpoint(address.IP) }
+func (e *Explainer) HasEndpoint(service types.NamespacedName, address Address) bool {
+	return e.groups[service].hasEndpoint(address.IP)
+}
 
 // ExplainAlike yields what ExplainAddress would if every candidate on layer 2 were the holder and, for an address that has an Alike, if the
 // Service were not local: what all addresses have in common that are Alike.
