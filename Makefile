@@ -116,6 +116,10 @@ soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times e
 	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
 
+.PHONY: soak-move-in
+soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB
+	go test -count=1 -tags e2e,movein -timeout 40m -v -run TestMoveIn ./test/e2e
+
 .PHONY: conformance
 conformance: deps images ## the LoadBalancer suite of Kubernetes by layer 2 and by BGP, in a table; FAMILY=ipv6 on IPv6
 	go run ./test/conformance -family $(or $(FAMILY),ipv4)
@@ -158,8 +162,8 @@ verify: generate ## that what is generated is up to date and that the code is fo
 	$(HELM) lint --strict --quiet $(CHART)
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	go vet ./...
-	go vet -tags e2e ./...
+	go vet -tags e2e,movein ./...
 
 .PHONY: lint
 lint: ## the linters, the direction of imports among them
-	$(GOLANGCI_LINT) run --build-tags e2e ./...
+	$(GOLANGCI_LINT) run --build-tags e2e,movein ./...

@@ -264,6 +264,7 @@ func URL(ip, path string) string {
 
 // Answer is one request of a probe.
 type Answer struct {
+	URL  string
 	At   time.Time
 	Took time.Duration
 	Body string
@@ -275,9 +276,14 @@ type Answer struct {
 // Probe asks a URL from a host every interval, each time over a new connection and without waiting for the one before, until the context
 // ends. It returns all answers in the order of their requests.
 func (c *Cluster) Probe(ctx context.Context, host, url string, interval, timeout time.Duration) []Answer {
+	return c.ProbeEach(ctx, host, []string{url}, interval, timeout)
+}
+
+// ProbeEach is Probe of several URLs, which take turns: there is one request every interval, whatever their number.
+func (c *Cluster) ProbeEach(ctx context.Context, host string, urls []string, interval, timeout time.Duration) []Answer {
 	from := c.HTTP(host, timeout)
 	results := make(chan Answer)
-	pending := 0
+	next, pending := 0, 0
 	var answers []Answer
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -289,9 +295,11 @@ func (c *Cluster) Probe(ctx context.Context, host, url string, interval, timeout
 			if done == nil {
 				continue
 			}
+			url := urls[next%len(urls)]
+			next++
 			pending++
 			go func() {
-				a := Answer{At: time.Now()}
+				a := Answer{URL: url, At: time.Now()}
 				trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { a.Connected = true }}
 				a.Body, a.Err = get(httptrace.WithClientTrace(context.WithoutCancel(ctx), trace), from, url)
 				a.Took = time.Since(a.At)

@@ -6,9 +6,11 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,20 +22,24 @@ import (
 // dual is the cluster of all tests but those of single families. TestMain sets it before any test runs.
 var dual *cluster.Cluster
 
+// processes are what a process of this test binary does instead of running tests, by the variable of its environment that is set.
+var processes = map[string]func(value string) error{
+	idlerEnv:   idleMain,
+	hostileEnv: func(string) error { return hostileMain() },
+}
+
+// moveInTests begins the names of the tests of a move, which `make soak-move-in` runs. They have clusters of their own.
+const moveInTests = "TestMoveIn"
+
 func TestMain(m *testing.M) {
-	if what := os.Getenv(idlerEnv); what != "" {
-		if err := idleMain(what); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for variable, process := range processes {
+		if value := os.Getenv(variable); value != "" {
+			if err := process(value); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
-	}
-	if os.Getenv(hostileEnv) != "" {
-		if err := hostileMain(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
 	}
 	os.Exit(run(m))
 }
@@ -41,6 +47,12 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	flag.Parse()
+	if strings.HasPrefix(strings.TrimPrefix(flag.Lookup("test.run").Value.String(), "^"), moveInTests) {
+		code := m.Run()
+		soaked.print(os.Stdout)
+		return code
+	}
 	keep := os.Getenv("TANDEM_E2E_KEEP") == "1"
 	config := lab.Config{Name: labName(), ExternalCloudProvider: true}
 	if keep {

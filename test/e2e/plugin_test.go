@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// plugin runs kubectl-tandem of this tree as the administrator, and returns what it prints and its exit code.
-func (s *stage) plugin(t *testing.T, args ...string) (output string, code int) {
+// pluginCommand returns a command that runs kubectl-tandem of this tree as the administrator.
+func (s *stage) pluginCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path := filepath.Join(os.TempDir(), "tandem-e2e-"+labName(), "kubectl-tandem")
 	// The compiler has nothing to do but for the first test of a tree.
@@ -28,7 +28,13 @@ func (s *stage) plugin(t *testing.T, args ...string) (output string, code int) {
 			cmd.Args[i] = path
 		}
 	}
-	out, err := cmd.CombinedOutput()
+	return cmd
+}
+
+// plugin runs kubectl-tandem of this tree as the administrator, and returns what it prints and its exit code.
+func (s *stage) plugin(t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	out, err := s.pluginCommand(t, args...).CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else if err != nil {

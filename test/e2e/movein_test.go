@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e && movein
+
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/test/cluster"
+	"github.com/tandem-lb/tandem/test/lab"
+	"github.com/tandem-lb/tandem/test/products"
+)
+
+// moveBed is a cluster in which MetalLB serves Services, and that users of Tandem move from there.
+type moveBed struct {
+	*stage
+	// before has the addresses that MetalLB gave, by the Service.
+	before map[string][]string
+	// busy says that requests failed while nothing happened: the machine is too busy for a failed request to say anything.
+	busy bool
+}
+
+// moveServices is how many Services move: 50, or as many as TANDEM_MOVEIN_SERVICES says.
+func moveServices(t *testing.T) int {
+	t.Helper()
+	text := cmp.Or(os.Getenv("TANDEM_MOVEIN_SERVICES"), "50")
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 50 {
+		t.Fatalf("TANDEM_MOVEIN_SERVICES is %q, and has to be a number up to 50", text)
+	}
+	return n
+}
+
+// newMoveBed brings up a cluster with MetalLB as its own manifest installs it, and Services that it serves on layer 2.
+func newMoveBed(t *testing.T) *moveBed {
+	t.Helper()
+	c := emptyCluster(t, lab.Config{Name: labName() + "-movein"})
+	installMetalLB(t, c)
+	b := &moveBed{stage: newStage(t, c), before: map[string][]string{}}
+	b.web(t, b.Nodes()...)
+	b.until(t, time.Minute, "MetalLB's webhook", func(ctx context.Context) (bool, string) {
+		err := b.Apply(ctx, `
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: lan, namespace: metallb-system}
+spec: {addresses: [198.51.100.200-198.51.100.249, "2001:db8:51::1000-2001:db8:51::1031"]}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: lan, namespace: metallb-system}
+spec: {ipAddressPools: [lan]}
+`)
+		return err == nil, fmt.Sprint(err)
+	})
+	for i := range moveServices(t) {
+		b.add(t, b.service(fmt.Sprintf("web-%02d", i), v4, v6))
+	}
+	for i := range moveServices(t) {
+		name := fmt.Sprintf("web-%02d", i)
+		b.before[name] = b.addresses(t, name, 2)
+	}
+	b.answer(t)
+	return b
+}
+
+// answer waits until each address has answered the client five times in a row.
+func (b *moveBed) answer(t *testing.T) {
+	t.Helper()
+	b.until(t, 3*time.Minute, "answers of all addresses", func(ctx context.Context) (bool, string) {
+		for range 5 {
+			for _, ip := range b.ips() {
+				if _, err := b.Get(ctx, lab.Client, cluster.URL(ip, "/hostname")); err != nil {
+					return false, err.Error()
+				}
+			}
+		}
+		return true, ""
+	})
+}
+
+// installMetalLB installs MetalLB by its own manifest, with images of programs that are built from the module proxy.
+func installMetalLB(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	programs := []string{"controller", "speaker"}
+	built, err := products.BuildMetalLB(t.Context(), t.Output(), programs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, program := range programs {
+		image, err := built.Image(dir, program)
+		if err == nil {
+			err = c.LoadImages(t.Context(), image)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, err := built.Source(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"apply", "-f", filepath.Join(source, "config", "manifests", "metallb-native.yaml")},
+		{"rollout", "status", "-n", "metallb-system", "deployment/controller", "--timeout=120s"},
+		{"rollout", "status", "-n", "metallb-system", "daemonset/speaker", "--timeout=120s"},
+	} {
+		if out, err := c.Kubectl(t.Context(), args...).CombinedOutput(); err != nil {
+			t.Fatalf("kubectl %v: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// ips returns the addresses that MetalLB gave.
+func (b *moveBed) ips() (all []string) {
+	for _, name := range slices.Sorted(maps.Keys(b.before)) {
+		all = append(all, b.before[name]...)
+	}
+	return all
+}
+
+// unchanged fails the test if a Service has other addresses than MetalLB gave it.
+func (b *moveBed) unchanged(t *testing.T) {
+	t.Helper()
+	after := map[string][]string{}
+	for _, svc := range b.services(t.Context(), t) {
+		after[svc.Name] = cluster.IPs(&svc)
+	}
+	if diff := gocmp.Diff(b.before, after); diff != "" {
+		t.Errorf("addresses (-want +got):\n%s", diff)
+	}
+}
+
+const (
+	// moveInterval is the time between two requests for one Service, in each family, and turnInterval that between two for all Services in turn.
+	moveInterval, turnInterval = 10 * time.Millisecond, 40 * time.Millisecond
+	// movePatience is for how long a client waits for an answer. The first packet of a connection that is lost is sent again after a second.
+	movePatience = 3 * time.Second
+)
+
+// watched has clients ask while something is done, notes what they saw, and fails the test for an address that is another, and for a request without an
+// answer unless the machine is busy. It returns how many got none.
+func (b *moveBed) watched(t *testing.T, what string, do func()) (failed int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var probing sync.WaitGroup
+	single, turn := [2][]cluster.Answer{}, [2][]cluster.Answer{}
+	for family := range 2 {
+		var urls []string
+		for _, name := range slices.Sorted(maps.Keys(b.before)) {
+			urls = append(urls, cluster.URL(b.before[name][family], "/hostname"))
+		}
+		probing.Go(func() { single[family] = b.Probe(ctx, lab.Client, urls[0], moveInterval, movePatience) })
+		probing.Go(func() { turn[family] = b.ProbeEach(ctx, lab.Client, urls, turnInterval, movePatience) })
+	}
+	stop := b.where(t, b.ips())
+	b.answer(t)
+	start := time.Now()
+	do()
+	took := time.Since(start)
+	b.answer(t)
+	cancel()
+	probing.Wait()
+	soaked.note(t, what, "%d Services in %v, both MACs answered for %v", len(b.before), took.Round(10*time.Millisecond), bothAnswer(stop()).Round(time.Millisecond))
+	for family, name := range []string{"IPv4", "IPv6"} {
+		var requests tally
+		requests.add(single[family])
+		requests.add(turn[family])
+		soaked.note(t, what+", "+name, "longest time without an answer of one Service %v, %v; %d of all %d waited more than 0.9 s",
+			silentFor(single[family]).Round(time.Millisecond), requests, late(single[family])+late(turn[family]), requests.sent)
+		if failed += requests.failed; requests.failed > 0 && !b.busy {
+			t.Errorf("%s, %s: %v", what, name, requests)
+		}
+	}
+	b.unchanged(t)
+	return failed
+}
+
+// calm watches while nothing happens, and finds out whether the machine is busy.
+func (b *moveBed) calm(t *testing.T) {
+	t.Helper()
+	b.busy = true
+	b.busy = b.watched(t, "nothing happens", func() { time.Sleep(5 * time.Second) }) > 0
+}
+
+// silentFor returns the longest time between two answers that followed one another.
+func silentFor(answers []cluster.Answer) (longest time.Duration) {
+	var at []time.Time
+	for _, a := range answers {
+		if a.Err == nil {
+			at = append(at, a.At.Add(a.Took))
+		}
+	}
+	slices.SortFunc(at, time.Time.Compare)
+	for i := 1; i < len(at); i++ {
+		longest = max(longest, at[i].Sub(at[i-1]))
+	}
+	return longest
+}
+
+// late counts the requests whose first packet was lost, by the time that they took.
+func late(answers []cluster.Answer) (n int) {
+	for _, a := range answers {
+		if a.Took > 900*time.Millisecond {
+			n++
+		}
+	}
+	return n
+}
+
+// installBeside installs Tandem in mode services.
+func (b *moveBed) installBeside(t *testing.T) {
+	t.Helper()
+	b.kubectl(t, "apply", "-f", b.Release("install-services.yaml"))
+	if err := b.RolledOut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMoveIn moves Services from MetalLB to Tandem on layer 2, goes back, and moves again for good, while clients ask.
+func TestMoveIn(t *testing.T) {
+	b := newMoveBed(t)
+	b.pluginCommand(t) // builds the plugin, which would take its time from the clients
+	b.calm(t)
+	b.watched(t, "installing Tandem beside MetalLB", func() { b.installBeside(t) })
+	before := b.inCluster(t)
+	b.moveIn(t, "plan")
+	b.watched(t, "start --all", func() { b.moveIn(t, "start", "--all", "--yes") })
+	b.ours(t)
+	b.watched(t, "undo", func() { b.moveIn(t, "undo", "--yes") })
+	if diff := gocmp.Diff(before, b.inCluster(t)); diff != "" {
+		t.Errorf("what undo has left (-want +got):\n%s", diff)
+	}
+	b.watched(t, "start --all and finish", func() {
+		b.moveIn(t, "start", "--all", "--yes")
+		b.moveIn(t, "finish", "--yes")
+	})
+	b.watched(t, "deleting MetalLB", func() { b.kubectl(t, "delete", "namespace", "metallb-system", "--timeout=60s") })
+	b.ours(t)
+}
+
+// ours waits until Tandem has claimed all addresses, and announces each Service.
+func (b *moveBed) ours(t *testing.T) {
+	t.Helper()
+	b.until(t, time.Minute, "claims of all addresses", func(ctx context.Context) (bool, string) {
+		claims := b.claims(ctx, t)
+		return len(claims) == len(b.ips()), fmt.Sprintf("there are %d", len(claims))
+	})
+	for _, name := range slices.Sorted(maps.Keys(b.before)) {
+		b.says(t, name, ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, "")
+	}
+}
+
+// moveIn runs `kubectl tandem move-in`, which has to succeed.
+func (b *moveBed) moveIn(t *testing.T, args ...string) {
+	t.Helper()
+	start := time.Now()
+	out, code := b.plugin(t, append([]string{"move-in"}, args...)...)
+	t.Logf("move-in %s took %v", args[0], time.Since(start).Round(10*time.Millisecond))
+	if code != 0 {
+		b.dump(context.WithoutCancel(t.Context()), t)
+		t.Fatalf("kubectl tandem move-in %s exits with %d:\n%s", strings.Join(args, " "), code, out)
+	}
+}
+
+// inCluster returns what a move may change and an undo has to restore: of MetalLB's objects, of Services and Nodes, and of Tandem's objects.
+func (b *moveBed) inCluster(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	list := func(kind schema.GroupVersionKind, show func(*unstructured.Unstructured) any, options ...client.ListOption) {
+		var list unstructured.UnstructuredList
+		list.SetGroupVersionKind(kind)
+		if err := b.List(t.Context(), &list, options...); err != nil {
+			t.Fatal(err)
+		}
+		for i := range list.Items {
+			all[kind.Kind+"."+kind.Group+" "+list.Items[i].GetNamespace()+"/"+list.Items[i].GetName()] = fmt.Sprint(show(&list.Items[i]))
+		}
+	}
+	field := func(path ...string) func(*unstructured.Unstructured) any {
+		return func(obj *unstructured.Unstructured) any {
+			value, _, _ := unstructured.NestedFieldNoCopy(obj.Object, path...)
+			return value
+		}
+	}
+	metallb := client.InNamespace("metallb-system")
+	for _, kind := range []string{"IPAddressPool", "L2Advertisement", "BGPAdvertisement"} {
+		list(schema.GroupVersionKind{Group: "metallb.io", Version: "v1beta1", Kind: kind}, field("spec"), metallb)
+	}
+	list(schema.GroupVersionKind{Group: "metallb.io", Version: "v1beta2", Kind: "BGPPeer"}, field("spec"), metallb)
+	for _, kind := range []string{"AddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer"} {
+		list(ipamv1alpha1.GroupVersion.WithKind(kind), field("spec"))
+	}
+	apps := schema.GroupVersion{Group: "apps", Version: "v1"}
+	list(apps.WithKind("Deployment"), field("spec", "replicas"), metallb)
+	list(apps.WithKind("DaemonSet"), field("spec", "template", "spec", "nodeSelector"), metallb)
+	list(apps.WithKind("Deployment"), field("spec", "replicas"), client.InNamespace("tandem-system"))
+	core := schema.GroupVersion{Version: "v1"}
+	meta := func(obj *unstructured.Unstructured) any {
+		return []any{obj.GetLabels(), obj.GetAnnotations(), obj.GetFinalizers()}
+	}
+	list(core.WithKind("Service"), meta, client.InNamespace(b.ns))
+	list(core.WithKind("Node"), func(obj *unstructured.Unstructured) any { return obj.GetLabels() })
+	list(core.WithKind("ConfigMap"), func(*unstructured.Unstructured) any { return "" }, client.InNamespace("tandem-system"))
+	list(networkingv1.SchemeGroupVersion.WithKind("IPAddress"), func(*unstructured.Unstructured) any { return "" },
+		client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
+	return all
+}
