@@ -10,5 +10,5 @@
 // A test has a namespace and a pool of its own, and leaves every node ready. It waits for conditions. How long clients had no answer, how fast
 // addresses are given and how much memory it takes is logged. Two things alone are to happen in time: an address is given and released within two
 // seconds (promptly), and does not move before the grace of a speaker that restarts is over. TANDEM_SOAK says how often the scenarios in
-// soak_test.go are repeated, each once by default, and a table at the end has their figures.
+// soak_test.go are repeated, each once by default, and a table at the end has their figures. With TANDEM_FAULTS=1 all faults of why_test.go are made.
 package e2e

@@ -241,7 +241,9 @@ func (b *moveBed) installBeside(t *testing.T) {
 // TestMoveIn moves Services from MetalLB to Tandem on layer 2, goes back, and moves again for good, while clients ask.
 func TestMoveIn(t *testing.T) {
 	b := newMoveBed(t)
-	b.pluginCommand(t) // builds the plugin, which would take its time from the clients
+	if _, err := builtPlugin(); err != nil { // Later the compiler would take its time from the clients.
+		t.Fatal(err)
+	}
 	b.calm(t)
 	b.watched(t, "installing Tandem beside MetalLB", func() { b.installBeside(t) })
 	before := b.inCluster(t)

@@ -6,35 +6,48 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/tandem-lb/tandem/test/lab"
 )
 
-// pluginCommand returns a command that runs kubectl-tandem of this tree as the administrator.
-func (s *stage) pluginCommand(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
+// builtPlugin builds kubectl-tandem of this tree, once, and returns its path.
+var builtPlugin = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(os.TempDir(), "tandem-e2e-"+labName(), "kubectl-tandem")
-	// The compiler has nothing to do but for the first test of a tree.
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/tandem-lb/tandem/cmd/kubectl-tandem").CombinedOutput(); err != nil {
-		t.Fatalf("building the plugin: %v\n%s", err, out)
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/tandem-lb/tandem/cmd/kubectl-tandem").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the plugin: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// plugin runs kubectl-tandem of this tree as the administrator on the control plane, and returns what it prints and its exit code.
+func (s *stage) plugin(t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	return s.pluginOn(t, lab.ControlPlane, args...)
+}
+
+// pluginOn runs it on a host.
+func (s *stage) pluginOn(t *testing.T, host string, args ...string) (output string, code int) {
+	t.Helper()
+	path, err := builtPlugin()
+	if err != nil {
+		t.Fatal(err)
 	}
 	cmd := s.Kubectl(t.Context(), args...)
 	for i, arg := range cmd.Args {
 		if filepath.Base(arg) == "kubectl" {
 			cmd.Args[i] = path
 		}
+		cmd.Args[i] = strings.Replace(cmd.Args[i], s.Namespace(lab.ControlPlane), s.Namespace(host), 1)
 	}
-	return cmd
-}
-
-// plugin runs kubectl-tandem of this tree as the administrator, and returns what it prints and its exit code.
-func (s *stage) plugin(t *testing.T, args ...string) (output string, code int) {
-	t.Helper()
-	out, err := s.pluginCommand(t, args...).CombinedOutput()
+	out, err := cmd.CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else if err != nil {
