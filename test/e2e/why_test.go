@@ -368,7 +368,22 @@ func TestWhyNamesTheHop(t *testing.T) {
 	s := newStage(t, dual)
 	ips := s.heldBy(t, "node1")
 	s.whySays(t, "service/web", 0, "✓   neighbour", "node2 and node3 hear node1", "✓   kube-proxy", "✓   TCP", "✓   router", "✓   from here")
-	s.makeFaults(t, ips, slices.Concat(apiFaults, networkFaults, otherFaults))
+	s.makeFaults(t, ips, slices.Concat(apiFaults, networkFaults, otherFaults), func(t *testing.T) { s.takeBack(t, "node1") })
+}
+
+// takeBack moves the Service back to a node, where the faults are made, if the fault before has moved it.
+func (s *stage) takeBack(t *testing.T, node string) {
+	t.Helper()
+	record := s.record(t)
+	if record.Status.Node == node {
+		return
+	}
+	s.patch(t, record, `{spec: {target: `+node+`}}`)
+	s.until(t, patience, node+" on record", func(context.Context) (bool, string) {
+		record := s.record(t)
+		return record.Status.Node == node, fmt.Sprintf("%+v %+v", record.Spec, record.Status)
+	})
+	s.whySays(t, "service/web", 0)
 }
 
 // TestWhyNamesTheHopByBGP does the same for an address that is announced by BGP.
@@ -381,11 +396,11 @@ func TestWhyNamesTheHopByBGP(t *testing.T) {
 	ips := s.addresses(t, "web", 2)
 	s.announcedFrom(t, ips, s.Nodes()...)
 	s.whySays(t, "service/web", 0, "✓   session", "✓   route", "✓   router", "✓   kube-proxy", "✓   TCP")
-	s.makeFaults(t, ips, bgpFaults)
+	s.makeFaults(t, ips, bgpFaults, func(*testing.T) {})
 }
 
-// makeFaults makes one fault after another. Why has to find none before each, and none in the end.
-func (s *stage) makeFaults(t *testing.T, ips []string, faults []aFault) {
+// makeFaults makes one fault after another, each after a preparation. Why has to find none before each, and none in the end.
+func (s *stage) makeFaults(t *testing.T, ips []string, faults []aFault, prepare func(t *testing.T)) {
 	t.Helper()
 	for _, fault := range faults {
 		if fault.rare && os.Getenv("TANDEM_FAULTS") == "" {
@@ -396,6 +411,7 @@ func (s *stage) makeFaults(t *testing.T, ips []string, faults []aFault) {
 		}
 		t.Run(fault.name, func(t *testing.T) {
 			s.whySays(t, "service/web", 0)
+			prepare(t)
 			fault.make(t, s, ips)
 			code, sign := 1, "✗"
 			if fault.unknown {
