@@ -37,7 +37,10 @@ func beOther(what string) int {
 	verb, address, _ := strings.Cut(what, " ")
 	var err error
 	if verb == "listen" {
-		_, err = net.Listen("tcp", address)
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err == nil {
+			defer listener.Close() // The garbage collector closes one that nothing refers to.
+		}
 	} else {
 		var conn net.Conn
 		if conn, err = net.DialTimeout("tcp", address, 10*time.Second); err == nil {
@@ -103,10 +106,17 @@ func newRouter(t *testing.T, router, own string) (netip.AddrPort, *nettest.Names
 		}
 		t.Cleanup(func() { listener.Close() })
 		go func() {
+			// A connection lasts as long as its other end: the garbage collector would close one that nothing refers to.
+			var accepted []net.Conn
 			for {
-				if _, err := listener.Accept(); err != nil { // a connection lasts as long as its other end
-					return
+				conn, err := listener.Accept()
+				if err != nil {
+					break
 				}
+				accepted = append(accepted, conn)
+			}
+			for _, conn := range accepted {
+				conn.Close()
 			}
 		}()
 		return nil
