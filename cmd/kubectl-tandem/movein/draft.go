@@ -80,7 +80,7 @@ func (p *pool) hasFamily(six bool) bool {
 
 // newPool adds a pool with a name that the API server takes.
 func (d *draft) newPool(theirs, product, from string) *pool {
-	name := unique(dns(theirs, 63), func(n string) bool { return d.pool(n) != nil })
+	name := unique(dns(theirs, 63), 63, func(n string) bool { return d.pool(n) != nil })
 	p := &pool{name: name, product: product, from: from}
 	if _, taken := d.poolNames[theirs]; !taken {
 		d.poolNames[theirs] = name
@@ -179,7 +179,7 @@ func (p *peer) ownFamily() bool {
 
 func (d *draft) newPeer(theirs, from string) *peer {
 	p := &peer{origin: theirs, from: from}
-	p.name = unique(dns(theirs, 253), func(n string) bool { return d.peer(n) != nil })
+	p.name = unique(dns(theirs, 253), 253, func(n string) bool { return d.peer(n) != nil })
 	if p.name != theirs {
 		d.add(Warn, "renamed", p.about(), "stands for %q, which is no name of an object (or is taken)", theirs)
 	}
@@ -313,7 +313,7 @@ func (d *draft) ourPool(theirs string) string {
 
 func (d *draft) newAdvertisement(kind, theirs, from string) *advertisement {
 	a := &advertisement{kind: kind, from: from}
-	a.name = unique(dns(theirs, 253), func(n string) bool {
+	a.name = unique(dns(theirs, 253), 253, func(n string) bool {
 		return slices.ContainsFunc(d.advertisements, func(other *advertisement) bool { return other.kind == kind && other.name == n })
 	})
 	if a.name != theirs && !strings.HasPrefix(a.name, theirs+"-") {

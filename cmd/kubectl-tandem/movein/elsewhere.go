@@ -36,7 +36,6 @@ func (d *draft) elsewhere() {
 }
 
 func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
-	n = resolve(n)
 	switch n.Kind {
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
@@ -45,14 +44,13 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 	case yaml.ScalarNode:
 		// Values of charts are often a text within the document.
 		if strings.Contains(n.Value, "\n") && mentions(n.Value) {
-			var root yaml.Node
-			if yaml.Unmarshal([]byte(n.Value), &root) == nil && len(root.Content) == 1 && root.Content[0].Kind != yaml.ScalarNode {
-				d.searchAnnotations(about, root.Content[0], path)
+			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind != yaml.ScalarNode {
+				d.searchAnnotations(about, text, path)
 			}
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, value := n.Content[i].Value, resolve(n.Content[i+1])
+			key, value := n.Content[i].Value, n.Content[i+1]
 			if key == "kubectl.kubernetes.io/last-applied-configuration" {
 				continue
 			}

@@ -54,31 +54,18 @@ func (f *fields) get(field string) *yaml.Node {
 	return lookup(f.node, field)
 }
 
-// lookup returns the value of a key of a mapping, or nil. It follows aliases and merge keys.
+// lookup returns the value of a key of a mapping, nil where it is absent or null.
 func lookup(mapping *yaml.Node, key string) *yaml.Node {
-	var merged *yaml.Node
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		value := resolve(mapping.Content[i+1])
-		switch mapping.Content[i].Value {
-		case key:
-			if value.Tag == "!!null" {
-				return nil
-			}
+		switch value := mapping.Content[i+1]; {
+		case mapping.Content[i].Value != key:
+		case value.Tag == "!!null":
+			return nil
+		default:
 			return value
-		case "<<":
-			if value.Kind == yaml.MappingNode {
-				merged = lookup(value, key)
-			}
 		}
 	}
-	return merged
-}
-
-func resolve(n *yaml.Node) *yaml.Node {
-	for n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	return n
+	return nil
 }
 
 // has reports whether a field is there and not null.
@@ -185,7 +172,7 @@ func (f *fields) texts(field string) (texts []string) {
 			f.report(Error, "bad-value", field, "is no list (line %d)", n.Line)
 			return nil
 		}
-		texts = append(texts, nonempty(f.scalar(resolve(item), fmt.Sprintf("%s[%d]", f.name(field), i)))...)
+		texts = append(texts, nonempty(f.scalar(item, fmt.Sprintf("%s[%d]", f.name(field), i)))...)
 	}
 	if len(n.Content) == 0 {
 		f.zero(field, "[]")
@@ -320,7 +307,7 @@ func (f *fields) list(field string) (items []*fields) {
 		return nil
 	}
 	for i, item := range n.Content {
-		if item := f.sub(resolve(item), fmt.Sprintf("%s[%d]", f.name(field), i)); item != nil {
+		if item := f.sub(item, fmt.Sprintf("%s[%d]", f.name(field), i)); item != nil {
 			items = append(items, item)
 		}
 	}
@@ -340,7 +327,7 @@ func (f *fields) stringMap(field string) map[string]string {
 	for i := 0; i+1 < len(kid.node.Content); i += 2 {
 		key := kid.node.Content[i].Value
 		kid.read[key] = true
-		if value := resolve(kid.node.Content[i+1]); value.Kind == yaml.ScalarNode {
+		if value := kid.node.Content[i+1]; value.Kind == yaml.ScalarNode {
 			m[key] = kid.scalar(value, key)
 		}
 	}
@@ -394,7 +381,7 @@ func (f *fields) unread() (paths []string) {
 		return nil
 	}
 	for i := 0; i+1 < len(f.node.Content); i += 2 {
-		if key := f.node.Content[i].Value; !f.read[key] && key != "<<" {
+		if key := f.node.Content[i].Value; !f.read[key] {
 			path := key
 			if f.path != "" {
 				path = f.path + "." + key
@@ -416,7 +403,7 @@ func duplicates(n *yaml.Node, path string) (paths []string) {
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i].Value
 			below := strings.TrimPrefix(path+"."+key, ".")
-			if slices.Contains(keys, key) && key != "<<" {
+			if slices.Contains(keys, key) {
 				paths = append(paths, below)
 			}
 			keys = append(keys, key)

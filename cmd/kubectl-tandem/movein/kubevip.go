@@ -16,6 +16,7 @@ import (
 func (d *draft) kubeVIP() {
 	k := &kubeVIPState{draft: d}
 	k.assumption = d.assumed("kube-vip")
+	var pods []container
 	for _, o := range d.objects {
 		for _, c := range o.containers() {
 			if !strings.Contains(c.image, "kube-vip") || strings.Contains(c.image, "cloud-provider") {
@@ -26,6 +27,14 @@ func (d *draft) kubeVIP() {
 			if _, tag, ok := strings.Cut(c.image[strings.LastIndex(c.image, "/")+1:], ":"); ok {
 				k.learn(tag)
 			}
+			if o.kind == "Pod" {
+				if slices.ContainsFunc(pods, c.says) {
+					k.add(Info, "duplicate", o.namespaced("kube-system"), "it says what the Pod of another node says, which is read once")
+					continue
+				}
+				pods = append(pods, c)
+			}
+			k.fill(o, &c)
 			k.manager(o, c)
 		}
 	}
@@ -59,7 +68,7 @@ func (k *kubeVIPState) configMap(o *object) {
 	skipEnds := false
 	interfaces := map[string]string{}
 	for i := 0; data != nil && i+1 < len(data.node.Content); i += 2 {
-		key, value := data.node.Content[i].Value, resolve(data.node.Content[i+1])
+		key, value := data.node.Content[i].Value, data.node.Content[i+1]
 		data.about = subject{}
 		data.path = ""
 		text := data.text(key)
@@ -100,13 +109,11 @@ func (k *kubeVIPState) configMap(o *object) {
 			continue
 		}
 		p := k.pool(o, data, e, skipEnds)
-		if p == nil {
-			continue
-		}
-		if e.namespace == "global" {
+		switch {
+		case e.namespace != "global":
+			used = append(used, e.namespace) // Also where its addresses are all of DHCP: its Services get none of the others.
+		case p != nil:
 			global = p
-		} else {
-			used = append(used, e.namespace)
 		}
 	}
 	k.finishPools(global, used, interfaces, o)
@@ -301,7 +308,7 @@ func (k *kubeVIPState) nodes(o *object) (list []metav1.LabelSelector) {
 		return selectorsOf(&base)
 	}
 	for _, term := range terms.Content {
-		f := &fields{in: o.in, node: resolve(term), about: o.about, read: map[string]bool{}}
+		f := &fields{in: o.in, node: term, about: o.about, read: map[string]bool{}}
 		s := f.ownSelector()
 		s.MatchLabels = base.MatchLabels
 		for _, field := range f.list("matchFields") { // metadata.name is the only one.

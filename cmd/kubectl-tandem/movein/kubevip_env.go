@@ -4,6 +4,7 @@ package movein
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,7 +100,9 @@ func (k *kubeVIPState) variables(o *object, c container) {
 	for _, name := range c.order {
 		f, known := fateOf(name)
 		value := c.env[name]
+		source, elsewhere := c.from[name]
 		switch {
+		case known && f == read && elsewhere && source.name != "": // fill and bgp say what becomes of it.
 		case !known:
 			ignored = append(ignored, name)
 		case f == plane || f == elected || f == nic && value != "":
@@ -140,6 +143,52 @@ func (k *kubeVIPState) variables(o *object, c container) {
 	}
 }
 
+// says reports whether two containers, of Pods that the kubelets of two nodes run from a file, are configured alike.
+func (c container) says(other container) bool {
+	a, b := maps.Clone(c.env), maps.Clone(other.env)
+	delete(a, "vip_nodename")
+	delete(b, "vip_nodename")
+	return maps.Equal(a, b) && maps.Equal(c.from, other.from) && slices.Equal(c.args, other.args) && slices.Equal(c.whole, other.whole)
+}
+
+// fill takes variables from ConfigMaps of the input, and warns of those that are read and whose values are elsewhere.
+func (k *kubeVIPState) fill(o *object, c *container) {
+	about := o.namespaced("kube-system")
+	for _, source := range c.whole {
+		data := k.configMapData(o, source)
+		if data == nil {
+			k.add(Warn, "dangling", about, "its variables are in %s %s (envFrom), which is not in the input: give that too", source.kind, source.name)
+		}
+		for _, name := range sortedKeys(data) {
+			if _, own := c.env[name]; !own {
+				c.env[name] = strings.TrimSpace(data[name])
+				c.order = append(c.order, name)
+			}
+		}
+	}
+	for _, name := range sortedKeys(c.from) {
+		source := c.from[name]
+		value, found := k.configMapData(o, source)[source.key]
+		if found {
+			c.env[name] = strings.TrimSpace(value)
+		}
+		// The password has a place of its own, and what a Pod says of itself is the same in Tandem without being said.
+		if f, known := fateOf(name); known && f == read && !found && source.name != "" && name != "bgp_peerpass" {
+			k.add(Warn, "dangling", about, "the value of %s is in %s %s, which is not in the input: give that too", name, source.kind, source.name)
+		}
+	}
+}
+
+// configMapData returns the data of a ConfigMap in the namespace of an object, nil if the input does not have it.
+func (k *kubeVIPState) configMapData(o *object, source reference) map[string]string {
+	for _, other := range k.objects {
+		if source.kind == "ConfigMap" && other.kind == source.kind && other.nick == source.name && (other.namespace == o.namespace || other.namespace == "") {
+			return other.stringMap("data")
+		}
+	}
+	return nil
+}
+
 // bgp converts the peers: those of bgp_peers first, then the one that has variables of its own.
 func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector) {
 	var texts []string
@@ -153,7 +202,11 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 		texts = append(texts, strings.Join([]string{address, c.env["bgp_peeras"], c.env["bgp_peerpass"], c.env["bgp_multihop"]}, ":"))
 	}
 	for i, text := range texts {
-		k.bgpPeer(o, c, text, i+1, nodes)
+		p := k.bgpPeer(o, c, text, i+1, nodes)
+		if secret := c.from["bgp_peerpass"]; secret.kind == "Secret" && c.env["bgp_peeraddress"] != "" && i == len(texts)-1 {
+			p.secret, p.key = secret.name, secret.key
+			k.noteSecret(p, orElse(o.namespace, "kube-system"))
+		}
 	}
 	if c.env["bgp_routerinterface"] != "" && c.env["bgp_routerid"] == "" {
 		k.add(Info, "router-id", k.workload, "bgp_routerinterface %s: without routerID Tandem uses the node's IPv4 address; set the "+
@@ -163,7 +216,7 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 }
 
 // bgpPeer converts addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface.
-func (k *kubeVIPState) bgpPeer(o *object, c container, text string, index int, nodes []metav1.LabelSelector) {
+func (k *kubeVIPState) bgpPeer(o *object, c container, text string, index int, nodes []metav1.LabelSelector) *peer {
 	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
 	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
 	rest := text
@@ -199,6 +252,7 @@ func (k *kubeVIPState) bgpPeer(o *object, c container, text string, index int, n
 		k.add(Info, "families", p.about(), "without mpbgp keys kube-vip's sessions carry the family of their address only")
 	}
 	k.checkPeer(p, f, "bgp_peers")
+	return p
 }
 
 // timers sets hold and keepalive times. Versions that have variables for them default to 30 and 10 seconds, those before 0.7 to 90 and 30,

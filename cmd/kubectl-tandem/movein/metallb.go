@@ -17,6 +17,18 @@ import (
 type metalLB struct {
 	assumption
 	native, frr bool // neither where it is not known
+	namespace   string
+}
+
+// metallbAway leaves out an object that is not in MetalLB's own namespace, where that is known: MetalLB reads the others never.
+func (d *draft) metallbAway(o *object, m *metalLB) bool {
+	if m.namespace == "" || o.namespace == "" || o.namespace == m.namespace {
+		return false
+	}
+	o.whole("spec")
+	d.add(Warn, "was-ignored", o.namespaced(""), "MetalLB reads the objects of its own namespace %s alone, so that this one has no effect; it is left out",
+		m.namespace)
+	return true
 }
 
 // metallb converts MetalLB's objects, and configurations of 0.12 and older.
@@ -24,7 +36,7 @@ func (d *draft) metallb() {
 	m := &metalLB{assumption: d.assumed("metallb")}
 	m.native, m.frr = m.says("native"), m.says("frr") || m.says("frr-k8s")
 	d.metallbWorkloads(m)
-	objects := d.take("metallb.io", "", "")
+	objects := slices.DeleteFunc(d.take("metallb.io", "", ""), func(o *object) bool { return d.metallbAway(o, m) })
 	for _, o := range objects {
 		if spec := o.spec(); o.kind == "BGPPeer" && !m.native && spec.needsFRR() {
 			m.frr = true
@@ -102,6 +114,7 @@ func (d *draft) metallbWorkloads(m *metalLB) {
 			if !strings.Contains(c.image, "metallb/speaker") && !strings.Contains(c.image, "metallb-speaker") {
 				continue
 			}
+			m.namespace = o.namespace
 			_, tag, _ := strings.Cut(c.image[strings.LastIndex(c.image, "/"):], ":")
 			m.learn(tag)
 			switch mode := c.env["METALLB_BGP_TYPE"]; mode {
@@ -198,14 +211,14 @@ func (d *draft) metallbRanges(spec *fields, p *pool, about *fields) {
 	switch {
 	case n != nil && n.Kind == yaml.SequenceNode:
 		for i, item := range n.Content {
-			list = append(list, spec.scalar(resolve(item), "addresses["+itoa(i)+"]"))
+			list = append(list, spec.scalar(item, "addresses["+itoa(i)+"]"))
 		}
 	case n != nil:
 		list = spec.texts("addresses")
 	}
 	for i, text := range list {
 		if text == "" { // It is empty, or reported already.
-			if n.Kind == yaml.SequenceNode && resolve(n.Content[i]).Value == "" && resolve(n.Content[i]).Kind == yaml.ScalarNode {
+			if n.Kind == yaml.SequenceNode && n.Content[i].Value == "" && n.Content[i].Kind == yaml.ScalarNode {
 				spec.report(Error, "bad-address", "addresses["+itoa(i)+"]", "it is empty; MetalLB refuses it")
 			}
 			continue
@@ -315,6 +328,9 @@ func (d *draft) metallbNodes(f *fields) []metav1.LabelSelector {
 		}
 		return false
 	})
+	if len(kept) == 0 {
+		return list // They match no node together either.
+	}
 	if len(kept) < len(list) {
 		d.add(Info, "selector", f.aboutOr(f.path), "%s with labels %s... match no node and are left "+
 			"out", f.name("nodeSelectors"), bookkeeping)

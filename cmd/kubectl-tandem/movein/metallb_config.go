@@ -71,11 +71,11 @@ func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*
 	}
 	for i, item := range n.Content {
 		if n.Kind == yaml.SequenceNode { // such as the sources of an Application of Argo CD, or the charts of a Kustomization
-			d.metallbValues(o, resolve(item), path+"["+itoa(i)+"]", found)
+			d.metallbValues(o, item, path+"["+itoa(i)+"]", found)
 		}
 	}
 	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i].Value, resolve(n.Content[i+1])
+		key, value := n.Content[i].Value, n.Content[i+1]
 		below := strings.TrimPrefix(path+"."+key, ".")
 		switch {
 		case key == "configInline" && value.Tag != "!!null":
@@ -87,9 +87,8 @@ func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*
 		case value.Kind == yaml.MappingNode || value.Kind == yaml.SequenceNode:
 			d.metallbValues(o, value, below, found)
 		case value.Kind == yaml.ScalarNode && strings.Contains(value.Value, "configInline:"):
-			var root yaml.Node
-			if err := yaml.Unmarshal([]byte(value.Value), &root); err == nil && len(root.Content) == 1 {
-				d.metallbValues(o, resolve(root.Content[0]), below, found)
+			if text, err := decode([]byte(value.Value)); err == nil && text != nil {
+				d.metallbValues(o, text, below, found)
 			}
 		}
 	}
@@ -101,7 +100,7 @@ func (d *draft) metallbSiblings(o *object, n *yaml.Node, path string) {
 	path = strings.TrimPrefix(path, "spec.")
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
-		value := resolve(n.Content[i+1])
+		value := n.Content[i+1]
 		if key == "configInline" || key == "kind" || key == "apiVersion" || onlyImages(value) {
 			continue
 		}
@@ -144,7 +143,7 @@ func onlyImages(n *yaml.Node) bool {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		switch key := n.Content[i].Value; {
 		case key == "image":
-		case !onlyImages(resolve(n.Content[i+1])):
+		case !onlyImages(n.Content[i+1]):
 			return false
 		}
 	}

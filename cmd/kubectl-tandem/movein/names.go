@@ -28,10 +28,11 @@ func dns(name string, length int) string {
 	return name
 }
 
-// unique appends -2, -3 and so on to a name that is taken.
-func unique(name string, taken func(string) bool) string {
+// unique appends -2, -3 and so on to a name that is taken, and shortens it to the length where it has to.
+func unique(name string, length int, taken func(string) bool) string {
 	for n, first := 2, name; taken(name); n++ {
-		name = fmt.Sprintf("%s-%d", first, n)
+		suffix := fmt.Sprintf("-%d", n)
+		name = strings.TrimRight(first[:min(len(first), length-len(suffix))], "-.") + suffix
 	}
 	return name
 }

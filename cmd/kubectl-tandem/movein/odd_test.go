@@ -50,6 +50,9 @@ func TestOddities(t *testing.T) {
 			"peerASN: 64500, peerAddress: 192.0.2.1, SPEC}\n---\n"
 		cilium = "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: lan}\nspec: {blocks: [{cidr: 192.0.2.0/28}], " +
 			"serviceSelector: {SELECTOR}}\n"
+		kubeVIP = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-vip-n1, namespace: kube-system}\nspec: {containers: [{image: kube-vip, args: [manager], " +
+			"env: [{name: vip_nodename, value: n1}, {name: svc_enable, value: \"true\"}, {name: cp_enable, value: \"true\"}, {name: bgp_enable, " +
+			"value: \"true\"}, {name: bgp_as, value: \"64500\"}, {name: bgp_peers, value: \"192.0.2.1:64500\"}]}]}\n"
 	)
 	with := func(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
 	families := with(pool, "NAME", "four", "RANGE", "192.0.2.0/28") + with(pool, "NAME", "six", "RANGE", `"2001:db8::/120"`)
@@ -187,6 +190,75 @@ func TestOddities(t *testing.T) {
 		{
 			name: "what has no equal, in values", input: "controller: {service: {annotations: {kube-vip.io/serviceInterface: eth0}}}\n",
 			codes: []string{"warn annotation-elsewhere"},
+		},
+		{
+			name: "a list of Services whose items have no kind", input: `{"kind": "ServiceList", "apiVersion": "v1", "items": [{"metadata": {"name": "web", ` +
+				`"annotations": {"lbipam.cilium.io/ips": "192.0.2.1"}}, "spec": {"type": "LoadBalancer"}}]}`,
+			want: []string{"tandem-lb.io/load-balancer-ips: 192.0.2.1"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "JSON that is no YAML", input: "{\n\t\"apiVersion\": \"metallb.io\\/v1beta1\", \"kind\": \"IPAddressPool\", \"metadata\": {\"name\": \"lan\", " +
+				"\"annotations\": {\"a\": \"\\ud83d\\ude00\"}}, \"spec\": {\"addresses\": [\"192.0.2.0\\/28\"]}}\n",
+			want: []string{"192.0.2.0/28"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "lines that end as in Windows, and documents without anything", input: strings.ReplaceAll(with(pool, "NAME", "lan", "RANGE", "192.0.2.0/28")+
+				"---\n\n# a comment\n---\n", "\n", "\r\n"), want: []string{"192.0.2.0/28"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "a merge of two mappings", input: "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: a}\nspec:\n  <<: [{myASN: 64500, " +
+				"peerASN: 64500}, {peerAddress: 192.0.2.1, peerASN: 1, other: 1}]\n  nodeSelectors: [{matchLabels: {<<: {rack: a}}}]\n",
+			want: []string{"peerASN: 64500\n", "peerAddress: 192.0.2.1", "rack: a"}, codes: []string{"warn unknown-field"},
+		},
+		{
+			name: "pools whose long names begin alike", input: with(pool, "NAME", strings.Repeat("a", 70)+"1", "RANGE", "192.0.2.0/28") +
+				with(pool, "NAME", strings.Repeat("a", 70)+"2", "RANGE", "192.0.2.16/28"),
+			want: []string{"name: " + strings.Repeat("a", 61) + "-2\n"}, codes: []string{"warn no-advertisement", "warn renamed"},
+		},
+		{
+			name: "pools that MetalLB never reads", input: with(pool, "NAME", "lan, namespace: metallb", "RANGE", "192.0.2.0/28") +
+				with(pool, "NAME", "lan, namespace: default", "RANGE", "198.51.100.0/28") + "kind: DaemonSet\nmetadata: {name: speaker, " +
+				"namespace: metallb}\nspec: {template: {spec: {containers: [{image: quay.io/metallb/speaker:v0.15.2}]}}}\n",
+			want: []string{"192.0.2.0/28"}, codes: []string{"warn no-advertisement", "warn was-ignored"},
+		},
+		{
+			name: "a peer for nodes that nobody has", input: "peers: [{my-asn: 64500, peer-asn: 64500, peer-address: 192.0.2.1, node-selectors: [{match-labels: " +
+				"{nomatch.metal.equinix.com/service: a}}]}]\n", want: []string{"nomatch.metal.equinix.com/service: a"},
+		},
+		{
+			name: "kube-vip on each node of the control plane", input: kubeVIP + "---\n" + strings.ReplaceAll(kubeVIP, "n1", "n2"),
+			want: []string{"name: kube-vip-1\n"}, codes: []string{"lost control-plane", "warn exclude-label", "warn no-pools"},
+		},
+		{
+			name: "a password of kube-vip in a Secret", input: with(kubeVIP, "manager]", "manager], envFrom: [{configMapRef: {name: env}}, {configMapRef: {name: gone}}]",
+				"name: bgp_peers, value: \"192.0.2.1:64500\"", "name: bgp_peerpass, valueFrom: {secretKeyRef: {name: pw, key: pass}}") + "---\napiVersion: v1\n" +
+				"kind: ConfigMap\nmetadata: {name: env, namespace: kube-system}\ndata: {bgp_peeraddress: 192.0.2.1, bgp_peeras: \"64500\"}\n",
+			want:  []string{"key: pass\n    name: pw\n", "peerAddress: 192.0.2.1"},
+			codes: []string{"lost control-plane", "warn dangling", "warn exclude-label", "warn no-pools", "warn secret"},
+		},
+		{
+			name: "a namespace of kube-vip with DHCP", input: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kubevip}\ndata: {cidr-global: 192.0.2.0/30, " +
+				"cidr-dev: 0.0.0.0/32}\n", want: []string{"operator: NotIn\n      values:\n      - dev\n"}, codes: []string{"lost no-equal", "warn no-advertisement"},
+		},
+		{
+			name: "a group with its namespace", input: strings.Replace(group, "NS", "purelb", 1) + with(service, "ANNOTATIONS",
+				"purelb.io/service-group: purelb/default", "SPEC", "type: LoadBalancer"), want: []string{"tandem-lb.io/address-pool: default"},
+		},
+		{
+			name: "two Services with one external address", input: with(service, "ANNOTATIONS", "", "SPEC", "externalIPs: [192.0.2.1], ports: [{port: 53}]") +
+				"---\n" + with(service, "web", "dns", "ANNOTATIONS", "", "SPEC", "externalIPs: [192.0.2.1], ports: [{port: 53, protocol: UDP}]"),
+			want:  []string{"tandem-lb.io/allow-shared-ip: 192.0.2.1\n    tandem-lb.io/load-balancer-ips: 192.0.2.1\n  name: dns\n"},
+			codes: []string{"warn external-ips-status", "warn no-advertisement", "warn node-address"},
+		},
+		{
+			name: "two Services of kube-vip with one address and one port", input: with(service, "ANNOTATIONS", "kube-vip.io/loadbalancerIPs: 192.0.2.1", "SPEC",
+				"type: LoadBalancer, ports: [{port: 53}]") + "---\n" + with(service, "web", "dns", "ANNOTATIONS", "kube-vip.io/loadbalancerIPs: 192.0.2.1",
+				"SPEC", "type: LoadBalancer, ports: [{port: 53}]"), codes: []string{"lost sharing", "warn no-advertisement"},
+		},
+		{
+			name: "a status with a name", input: with(pool, "NAME", "lan", "RANGE", "192.0.2.0/28") + with(service, "ANNOTATIONS", "", "SPEC",
+				"type: LoadBalancer") + "status: {loadBalancer: {ingress: [{hostname: lb.example.com}]}}\n", o: movein.Options{Live: true},
+			codes: []string{"warn gets-address", "warn no-advertisement"},
 		},
 		{name: "peers that carry nothing have no messages", input: "apiVersion: cilium.io/v2alpha1\nkind: CiliumBGPPeeringPolicy\n" +
 			"metadata: {name: a}\nspec: {virtualRouters: [{localASN: 64500, neighbors: [{peerAddress: 192.0.2.1/32, peerASN: 0, " +

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 
@@ -55,44 +56,39 @@ var templateMark = regexp.MustCompile(`\{\{|\{%`)
 // parse returns the documents of an input. A text that is no YAML, or a template that has to be rendered first, is an error.
 func (in *input) parse(file Input) (objects []*object) {
 	data := bytes.ReplaceAll(bytes.TrimPrefix(file.Data, []byte("\xef\xbb\xbf")), []byte("\r\n"), []byte("\n"))
+	template := templateLine(data)
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for index := 1; ; index++ {
 		var root yaml.Node
 		err := decoder.Decode(&root)
-		if err != nil && err.Error() == "EOF" {
+		if errors.Is(err, io.EOF) {
 			return objects
 		}
-		if line := templateLine(data); line > 0 && (err != nil || hasTemplateKey(&root)) {
-			text := strings.TrimSpace(strings.Split(string(data), "\n")[line-1])
+		if template > 0 && (err != nil || hasTemplateKey(&root)) {
+			text := strings.TrimSpace(strings.Split(string(data), "\n")[template-1])
 			mark := templateMark.FindString(text)
-			in.add(Error, "template", subject{name: fmt.Sprintf("%s line %d", file.Name, line)},
+			in.add(Error, "template", subject{name: fmt.Sprintf("%s line %d", file.Name, template)},
 				"%q is a template's (Jinja, Ansible, Helm), not YAML: %s. Render it first, or read the live cluster by "+
 					"--from-cluster", mark, text)
 			return nil
+		}
+		if err != nil && index == 1 {
+			if other := strictJSON(data); other != nil && !bytes.Equal(other, data) {
+				return in.parse(Input{file.Name, other})
+			}
+		}
+		var n *yaml.Node
+		if err == nil {
+			n, err = value(&root)
 		}
 		if err != nil {
 			in.add(Error, "no-yaml", subject{name: file.Name}, "%v", err)
 			return nil
 		}
-		if problem := endless(&root); problem != "" {
-			in.add(Error, "no-yaml", subject{name: file.Name}, "%s", problem)
-			return nil
-		}
-		if len(root.Content) == 1 {
-			objects = append(objects, in.document(file.Name, index, resolve(root.Content[0]))...)
+		if n != nil {
+			objects = append(objects, in.document(file.Name, index, n, "", "")...)
 		}
 	}
-}
-
-// endless says what is wrong with a document whose aliases name what they stand in, or stand for far more than is written. Without such a
-// document every walk over resolved aliases ends.
-func endless(root *yaml.Node) string {
-	var value any
-	if err := root.Decode(&value); err != nil && (strings.Contains(err.Error(), "contains itself") ||
-		strings.Contains(err.Error(), "excessive aliasing")) {
-		return err.Error()
-	}
-	return ""
 }
 
 // templateLine returns the first line with the mark of a template that is not in a comment, 0 where there is none.
@@ -117,8 +113,9 @@ func hasTemplateKey(n *yaml.Node) bool {
 	return false
 }
 
-// document returns the objects of a document: itself, or the items of a List.
-func (in *input) document(file string, index int, n *yaml.Node) []*object {
+// document returns the objects of a document: itself, or the items of a List. Those of a list such as a ServiceList may have no kind of
+// their own, and kind and version are what it is then.
+func (in *input) document(file string, index int, n *yaml.Node, version, kind string) []*object {
 	if n.Kind == yaml.ScalarNode && n.Value != "" {
 		in.add(Error, "no-yaml", subject{name: fmt.Sprintf("%s line %d", file, n.Line)}, "it is no object in YAML or JSON")
 	}
@@ -127,10 +124,14 @@ func (in *input) document(file string, index int, n *yaml.Node) []*object {
 	}
 	if items := lookup(n, "items"); items != nil && items.Kind == yaml.SequenceNode {
 		var objects []*object
+		version, kind := scalarOf(n, "apiVersion"), strings.TrimSuffix(scalarOf(n, "kind"), "List")
 		for _, item := range items.Content {
-			objects = append(objects, in.document(file, index, resolve(item))...)
+			objects = append(objects, in.document(file, index, item, version, kind)...)
 		}
 		return objects
+	}
+	if kind != "" && lookup(n, "kind") == nil {
+		n.Content = append(n.Content, scalarNode("kind"), scalarNode(kind), scalarNode("apiVersion"), scalarNode(version))
 	}
 	o := &object{file: file, line: n.Line, index: index}
 	f := &fields{in: in, node: n, read: map[string]bool{}, zeros: new([]string)}
@@ -157,6 +158,18 @@ func (in *input) document(file string, index int, n *yaml.Node) []*object {
 			"meant", path)
 	}
 	return []*object{o}
+}
+
+// scalarOf returns the scalar of a key, "" where there is none.
+func scalarOf(n *yaml.Node, key string) string {
+	if value := lookup(n, key); value != nil && value.Kind == yaml.ScalarNode {
+		return value.Value
+	}
+	return ""
+}
+
+func scalarNode(text string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 }
 
 // spec returns the spec of the object; one that is absent has no field.
@@ -187,7 +200,7 @@ func (f *fields) quietMap(field string) map[string]string {
 	}
 	m := map[string]string{}
 	for i := 0; i+1 < len(kid.Content); i += 2 {
-		if value := resolve(kid.Content[i+1]); value.Kind == yaml.ScalarNode {
+		if value := kid.Content[i+1]; value.Kind == yaml.ScalarNode {
 			m[kid.Content[i].Value], _ = f.in.fill(strings.TrimSpace(value.Value))
 		}
 	}
@@ -218,11 +231,7 @@ func (f *fields) aboutOr(path string) subject {
 // it name paths within it.
 func (o *object) nested(n *yaml.Node, spelling map[string]string) *fields {
 	if n.Kind == yaml.ScalarNode {
-		var root yaml.Node
-		err := yaml.Unmarshal([]byte(n.Value), &root)
-		if problem := endless(&root); err == nil && problem != "" {
-			err = errors.New(problem)
-		}
+		text, err := decode([]byte(n.Value))
 		if err != nil {
 			code := "no-yaml"
 			if templateMark.MatchString(n.Value) {
@@ -231,10 +240,10 @@ func (o *object) nested(n *yaml.Node, spelling map[string]string) *fields {
 			o.in.add(Error, code, o.about, "its text is no YAML: %v", err)
 			return nil
 		}
-		if len(root.Content) == 0 {
+		if text == nil {
 			return nil
 		}
-		n = resolve(root.Content[0])
+		n = text
 		for _, path := range duplicates(n, "") {
 			o.in.add(Error, "duplicate-key", subject{name: path}, "is there twice; parsers take the last one silently, so say which is "+
 				"meant")

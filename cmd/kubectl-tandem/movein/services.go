@@ -18,8 +18,10 @@ type service struct {
 	policy, familyPolicy    string
 	families                []string
 	externalIPs, finalizers []string
+	ports                   []string // such as TCP/80
 	status                  []netip.Addr
-	taken                   bool // ServiceLB's
+	hostname                string // of the status
+	taken                   bool   // ServiceLB's
 }
 
 func (s *service) about() subject { return subject{"Service", s.namespace + "/" + s.nick} }
@@ -51,10 +53,14 @@ func (d *draft) readServices() []*service {
 		s.policy, s.familyPolicy = spec.text("externalTrafficPolicy"), spec.text("ipFamilyPolicy")
 		s.families, s.externalIPs = spec.texts("ipFamilies"), spec.texts("externalIPs")
 		s.finalizers = o.child("metadata").texts("finalizers")
+		for _, port := range spec.list("ports") {
+			s.ports = append(s.ports, orElse(port.text("protocol"), "TCP")+"/"+port.text("port"))
+		}
 		for _, item := range o.child("status").child("loadBalancer").list("ingress") {
 			if a, err := netip.ParseAddr(item.text("ip")); err == nil {
 				s.status = append(s.status, a.Unmap())
 			}
+			s.hostname = orElse(s.hostname, item.text("hostname"))
 		}
 		d.parsed = append(d.parsed, s)
 	}
@@ -68,6 +74,8 @@ func (d *draft) services() {
 		d.finalizers(s)
 		switch {
 		case s.taken:
+		case s.spec().peek("type") == "ExternalName" && len(s.externalIPs) > 0:
+			d.add(Info, "ignored", s.about(), "a Service of type ExternalName has no use for spec.externalIPs")
 		case !s.loadBalancer && len(s.externalIPs) > 0:
 			d.externalIPs(s)
 		case s.loadBalancer && s.otherClass():
@@ -79,6 +87,7 @@ func (d *draft) services() {
 		}
 	}
 	d.sharedAcross(all)
+	d.sharedWithoutKey(all)
 	if d.Options.Live {
 		d.adoption(all)
 	}
@@ -314,7 +323,7 @@ func (d *draft) purelbService(s *service) (asks bool) {
 	const prefix = "purelb.io/"
 	if group := s.annotations[prefix+"service-group"]; group != "" {
 		d.annotate(s, "address-pool", d.ourPool(group[strings.LastIndex(group, "/")+1:]))
-		if len(d.pools) > 0 && d.pool(d.ourPool(group)) == nil {
+		if name := group[strings.LastIndex(group, "/")+1:]; len(d.pools) > 0 && d.pool(d.ourPool(name)) == nil {
 			d.add(Warn, "dangling", s.about(), "AddressPool %q is not in the input", group)
 		}
 	}
@@ -375,36 +384,6 @@ func (d *draft) calicoService(s *service) (asks bool) {
 	return asks
 }
 
-// sharedAcross writes the consent of Services that share an address across namespaces. MetalLB needs the common key alone; Tandem needs
-// both sides to name the other's namespace.
-func (d *draft) sharedAcross(all []*service) {
-	namespaces := map[string][]string{}
-	key := func(s *service) string {
-		return orElse(s.annotations["metallb.io/allow-shared-ip"], orElse(s.annotations["metallb.universe.tf/allow-shared-ip"],
-			s.annotations["purelb.io/allow-shared-ip"]))
-	}
-	for _, s := range all {
-		if k := key(s); k != "" && s.loadBalancer && !slices.Contains(namespaces[k], s.namespace) {
-			namespaces[k] = append(namespaces[k], s.namespace)
-		}
-	}
-	for _, s := range all {
-		var others []string
-		for _, namespace := range namespaces[key(s)] {
-			if namespace != s.namespace {
-				others = append(others, namespace)
-			}
-		}
-		if key(s) == "" || !s.loadBalancer || len(others) == 0 || s.annotations["tandem-lb.io/share-with-namespaces"] != "" {
-			continue
-		}
-		slices.Sort(others)
-		d.annotate(s, "share-with-namespaces", strings.Join(others, ","))
-		d.add(Info, "sharing", s.about(), "it has the sharing key of Services in other namespaces. In Tandem both sides consent to it, "+
-			"and the patch does (tandem-lb.io/share-with-namespaces)")
-	}
-}
-
 // adoption checks, on an export of a cluster, that a pool holds every address that a Service has: Tandem adopts those, and serves no Service
 // with another one.
 func (d *draft) adoption(all []*service) {
@@ -439,7 +418,8 @@ func (d *draft) adoption(all []*service) {
 			return (!p.manual || s.names()) && matches(p.services, s.labels)
 		})
 		if len(s.status) == 0 && given {
-			d.add(Warn, "gets-address", s.about(), "it has no address today, and gets one as soon as Tandem runs")
+			d.add(Warn, "gets-address", s.about(), "it has %s today, and gets an address as soon as Tandem runs",
+				orElse(s.hostname, "no address"))
 		}
 	}
 }
