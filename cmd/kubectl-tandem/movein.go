@@ -25,25 +25,31 @@ import (
 // moveInFlags are those of `kubectl tandem move-in`.
 type moveInFlags struct {
 	all, yes, keepInUse bool
-	selector            string
+	from, selector      string
 	pools, nodes        []string
 	pace, timeout       time.Duration
 	writes              int
 }
 
-// nodePace is how long undo waits between two Nodes: MetalLB's speaker has to open its sessions.
+// nodePace is how long undo waits between two Nodes: the other product's speaker has to open its sessions.
 const nodePace = 10 * time.Second
 
 func moveInCommand(p *plugin) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "move-in",
-		Short: "Moves Services from MetalLB to Tandem while they serve, and back",
-		Long: `Moves Services from a running MetalLB to Tandem, which is installed beside it, so that each keeps its address and goes on answering. "plan" changes
-nothing. "start" goes on where it was interrupted, on any machine, and "undo" goes back, until "finish" has ended the move: what has been done is in
+		Short: "Moves Services from another load balancer to Tandem while they serve, and back",
+		Long: `Moves Services from a running MetalLB, kube-vip, PureLB or Cilium to Tandem, which is installed beside it, so that each keeps its address and goes on
+answering. "plan" changes nothing. "start" goes on where it was interrupted, on any machine, and "undo" goes back, until "finish" has ended the move: what has been done is in
 ConfigMaps tandem-move-in of Tandem's namespace.`,
 	}
 	cmd.AddCommand(moveInPlanCommand(p), moveInStartCommand(p), moveInStatusCommand(p), moveInFinishCommand(p), moveInUndoCommand(p))
 	return cmd
+}
+
+// source adds the flag that says where Services come from.
+func (f *moveInFlags) source(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.from, "from", "", "The load balancer that Services come from, where there are several: "+strings.Join(live.Origins(), ", ")+".")
+	cmd.Flags().BoolVar(&f.keepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds.")
 }
 
 // act adds the flags of a command that writes.
@@ -58,8 +64,9 @@ func moveInPlanCommand(p *plugin) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Says what a move would do, and what is in its way",
-		Long: `Reads MetalLB's objects, the Services and Tandem's objects, and says what maps and what does not, and of each Service: its addresses, the pool that will
-hold them, who announces them now, and the unit that it moves in. It exits with 1 if the move cannot start. It writes nothing.`,
+		Long: `Reads the other load balancer's objects, the Services and Tandem's objects, and says what maps and what does not, and of each Service: its addresses, the
+pool that will hold them, who announces them now, and the unit that it moves in. It exits with 1 if the move cannot start, and says what to do. It writes
+nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := p.mover(cmd.Context(), f)
@@ -70,7 +77,7 @@ hold them, who announces them now, and the unit that it moves in. It exits with 
 			return m.plan(f)
 		},
 	}
-	cmd.Flags().BoolVar(&f.keepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds.")
+	f.source(cmd)
 	return cmd
 }
 
@@ -79,9 +86,10 @@ func moveInStartCommand(p *plugin) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start [SERVICE... | --all | --selector SELECTOR | --pool POOL | --node NODE]",
 		Short: "Begins a move or goes on with it, and moves what is named",
-		Long: `Prepares the move, unless that is done: saves what there is, makes Tandem's objects, stops MetalLB's controller, and lets Tandem adopt the addresses that
-Services have. Then it moves what is named, unit by unit: MetalLB stops, Tandem announces, and a probe says whether it answers. A unit that does not
-answer goes back, and the command says why and stops. Services are layer 2's unit, and Nodes BGP's. Without anything named it only prepares.
+		Long: `Prepares the move, unless that is done: saves what there is, makes Tandem's objects, stops what gave addresses, and lets Tandem adopt those that Services
+have. Then it moves what is named, unit by unit: the other one stops, Tandem announces, and a probe says whether it answers. A unit that does not
+answer goes back, and the command says why and stops. Services are layer 2's unit, and Nodes BGP's; kube-vip and PureLB can only be stopped whole, so that
+all their Services move in one step, by --all. Without anything named it only prepares.
 
 It exits with 0 if all that was named has moved, and with 1 if it has stopped before.`,
 		Example: "  kubectl tandem move-in start\n  kubectl tandem move-in start web -n shop\n  kubectl tandem move-in start --all --pace 10s --yes",
@@ -100,7 +108,7 @@ It exits with 0 if all that was named has moved, and with 1 if it has stopped be
 	flags.StringSliceVar(&f.pools, "pool", nil, "Move the Services with an address of this AddressPool, in all namespaces.")
 	flags.StringSliceVar(&f.nodes, "node", nil, "Move the BGP sessions of this Node.")
 	flags.DurationVar(&f.pace, "pace", 0, "How long to wait between two units.")
-	flags.BoolVar(&f.keepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds.")
+	f.source(cmd)
 	f.act(cmd)
 	return cmd
 }
@@ -130,9 +138,9 @@ func moveInFinishCommand(p *plugin) *cobra.Command {
 	f := &moveInFlags{}
 	cmd := &cobra.Command{
 		Use:   "finish",
-		Short: "Ends a move: takes away MetalLB's speakers and what the move has left",
-		Long: `Once everything has moved: takes MetalLB's speakers off all nodes, removes the labels and selectors of the move and MetalLB's own notes on Services, and
-says what to uninstall by hand. There is no undo after it.`,
+		Short: "Ends a move: has the other load balancer announce nothing, and removes what the move has left",
+		Long: `Once everything has moved: takes what announced before off all nodes, removes the labels and selectors of the move and the other load balancer's own notes
+on Services, and says what to uninstall by hand. There is no undo after it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := p.mover(cmd.Context(), f)
@@ -140,13 +148,13 @@ says what to uninstall by hand. There is no undo after it.`,
 				return err
 			}
 			defer m.close()
-			if err := m.confirm(f, "MetalLB's speakers go from all nodes, and there is no undo after that."); err != nil {
+			if err := m.confirm(f, "What announced before stops for good, and there is no undo after that."); err != nil {
 				return err
 			}
 			if err := m.run(cmd.Context(), live.Finish); err != nil {
 				return err
 			}
-			m.out.Printf("%s The move is finished. Uninstall MetalLB as you installed it, its CRDs last, and put Tandem's objects into Git:\n"+
+			m.out.Printf("%s The move is finished. Uninstall the other load balancer as you installed it, its CRDs last, and put Tandem's objects into Git:\n"+
 				"  kubectl get addresspools.tandem-lb.io,l2advertisements.tandem-lb.io,bgppeers.tandem-lb.io,bgpadvertisements.tandem-lb.io -o yaml\n"+
 				"What was there before is in ConfigMaps %s* of namespace %s; delete them when you do not need them.\n",
 				m.out.Paint(terminal.Green, "FINISHED:"), live.ConfigMapName, m.snapshot.System)
@@ -161,7 +169,7 @@ func moveInUndoCommand(p *plugin) *cobra.Command {
 	f := &moveInFlags{}
 	cmd := &cobra.Command{
 		Use:   "undo",
-		Short: "Goes back to MetalLB, from any point before finish",
+		Short: "Goes back to the other load balancer, from any point before finish",
 		Long: `Takes everything back that start has done, in the reverse order: units first, then the controllers, then the objects. Services keep their addresses. It goes
 on where it was interrupted.`,
 		Args: cobra.NoArgs,
@@ -176,7 +184,7 @@ on where it was interrupted.`,
 				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
 			}
 			m.api.NodePace = nodePace
-			if err := m.confirm(f, "All Services go back to MetalLB, and what the move has made is deleted."); err != nil {
+			if err := m.confirm(f, "All Services go back to where they came from, and what the move has made is deleted."); err != nil {
 				return err
 			}
 			if err := m.run(cmd.Context(), live.Undo); err != nil {
@@ -222,7 +230,7 @@ func (p *plugin) mover(ctx context.Context, f *moveInFlags) (*mover, error) {
 		told("not probed, so that the speakers' own reports count: " + what)
 	}}
 	m.api = &apply.API{
-		Client: client, System: state.System, Probe: probe.Probe, Told: told, Timeout: f.timeout, Pace: f.pace, Writes: f.writes,
+		Client: client, System: state.System, From: f.from, Probe: probe.Probe, Told: told, Timeout: f.timeout, Pace: f.pace, Writes: f.writes,
 	}
 	m.snapshot, err = m.api.Read(ctx)
 	return m, err
@@ -309,19 +317,19 @@ func (m *mover) start(ctx context.Context, f *moveInFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	what := "Services move from MetalLB to Tandem."
+	what := "Services move to Tandem."
 	if phase := m.snapshot.PhaseOf(); phase == "" || phase == live.Finished {
 		if err := m.plan(f); err != nil {
 			return err
 		}
-		what = "MetalLB's controller is stopped, and Tandem adopts the addresses; what is named moves then."
+		what = "What gives addresses is stopped, and Tandem adopts them; what is named moves then."
 	}
 	unknown, err := m.snapshot.Unknown(goal)
 	if err != nil {
 		return err
 	}
 	if len(unknown) > 0 {
-		return fmt.Errorf("there is no %s that could move: a Service moves if MetalLB announces an address of it on layer 2, and a Node by its BGP sessions; "+
+		return fmt.Errorf("there is no %s that could move: a Service moves if an address of it is announced on layer 2, and a Node by its BGP sessions; "+
 			"kubectl tandem move-in plan lists them", strings.Join(unknown, ", "))
 	}
 	if err := m.confirm(f, what); err != nil {
@@ -367,6 +375,12 @@ func printMoveInPlan(out *terminal.Printer, plan *live.Plan) {
 	out.Table("", table)
 	if len(plan.Nodes) > 0 {
 		out.Printf("BGP sessions move node by node: %s\n", strings.Join(plan.Nodes, ", "))
+	}
+	switch plan.Smallest {
+	case "all":
+		out.Printf("%s can only be stopped whole: all Services move in one step, and both announce them until it has stopped.\n", plan.From)
+	case "pool":
+		out.Printf("This %s can be stopped for a pool, and for no single Service: both announce a pool until it has stopped.\n", plan.From)
 	}
 	out.Printf("Objects to be made: %s\n", strings.Join(plan.Objects, ", "))
 	if plan.Refused {

@@ -67,13 +67,15 @@ func (a *moveArena) allow(t *testing.T, client dynamic.Interface) {
 	}
 }
 
-// newMoveArena starts the API server. MetalLB's CRDs take any field, but L2Advertisement says that it has serviceSelectors.
+// newMoveArena starts the API server. The products' CRDs take any field, but L2Advertisement says that it has serviceSelectors.
 func newMoveArena(t *testing.T) *moveArena {
 	t.Helper()
 	env := &envtest.Environment{CRDInstallOptions: envtest.CRDInstallOptions{Paths: []string{filepath.Join("..", "..", "manifests", "crd")}}}
-	for _, k := range live.Kinds {
-		if k.Group == "metallb.io" {
-			env.CRDInstallOptions.CRDs = append(env.CRDInstallOptions.CRDs, looseCRD(k))
+	known := map[string]bool{}
+	for _, k := range live.Kinds { // Of two versions the newer one comes first.
+		if crd := looseCRD(k); k.Optional && !known[crd.Name] {
+			known[crd.Name] = true
+			env.CRDInstallOptions.CRDs = append(env.CRDInstallOptions.CRDs, crd)
 		}
 	}
 	env.BinaryAssetsDirectory = os.Getenv("TANDEM_LAB_BIN")
@@ -112,7 +114,7 @@ func newMoveArena(t *testing.T) *moveArena {
 		Client: limited, System: "tandem-system", Timeout: time.Minute, Told: func(string) {},
 		Probe: func(context.Context, *live.Snapshot, *live.Unit, bool) string { return "" },
 	}
-	for _, namespace := range []string{"tandem-system", "metallb-system", "shop"} {
+	for _, namespace := range []string{"tandem-system", "metallb-system", "purelb-system", "shop"} {
 		o := &unstructured.Unstructured{}
 		o.SetName(namespace)
 		o.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
@@ -123,7 +125,7 @@ func newMoveArena(t *testing.T) *moveArena {
 	return a
 }
 
-// looseCRD returns the definition of a kind of MetalLB's that takes any field.
+// looseCRD returns the definition of a kind of a product's that takes any field.
 func looseCRD(k live.Kind) *apiextensionsv1.CustomResourceDefinition {
 	yes := true
 	spec := apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &yes, Properties: map[string]apiextensionsv1.JSONSchemaProps{
@@ -131,11 +133,15 @@ func looseCRD(k live.Kind) *apiextensionsv1.CustomResourceDefinition {
 			Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &yes},
 		}},
 	}}
+	scope := apiextensionsv1.NamespaceScoped
+	if k.Group == "cilium.io" {
+		scope = apiextensionsv1.ClusterScoped
+	}
 	schema := &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &yes, Properties: map[string]apiextensionsv1.JSONSchemaProps{"spec": spec}}
 	return &apiextensionsv1.CustomResourceDefinition{
 		ObjectMeta: metav1.ObjectMeta{Name: k.Resource + "." + k.Group},
 		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-			Group: k.Group, Scope: apiextensionsv1.NamespaceScoped,
+			Group: k.Group, Scope: scope,
 			Names: apiextensionsv1.CustomResourceDefinitionNames{Kind: k.Kind, ListKind: k.Kind + "List", Plural: k.Resource, Singular: strings.ToLower(k.Kind)},
 			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
 				Name: k.Version, Served: true, Storage: true, Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: schema},
@@ -233,7 +239,7 @@ func (a *moveArena) objects(t *testing.T) live.Objects {
 		u.SetGeneration(0)
 		u.SetCreationTimestamp(metav1.Time{})
 		unstructured.RemoveNestedField(o, "metadata", "annotations", "deprecated.daemonset.template.generation")
-		if ref.Kind == "CustomResourceDefinition" {
+		if ref.Kind == "CustomResourceDefinition" || ref.Kind == "Lease" {
 			delete(s.Objects, ref)
 		}
 	}

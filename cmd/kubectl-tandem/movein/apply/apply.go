@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
@@ -40,9 +41,9 @@ var ErrWrites = errors.New("the number of writes is reached")
 // API is how a move reads and writes.
 type API struct {
 	Client dynamic.Interface
-	// System is the namespace of Tandem.
-	System string
-	// Probe says why a unit does not answer, "" if it does. It asks once. With early, MetalLB still answers too.
+	// System is the namespace of Tandem, and From the product that was asked for, "" for the one that there is.
+	System, From string
+	// Probe says why a unit does not answer, "" if it does. It asks once. With early, the other product still answers too.
 	Probe func(ctx context.Context, s *live.Snapshot, unit *live.Unit, early bool) (why string)
 	// Told is called with what is done, before it is done.
 	Told func(what string)
@@ -204,7 +205,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // Read reads the cluster.
 func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
-	s := &live.Snapshot{Objects: live.Objects{}, System: a.System}
+	s := &live.Snapshot{Objects: live.Objects{}, System: a.System, From: a.From}
 	var mu sync.Mutex
 	var errs []error
 	var parts sync.WaitGroup
@@ -253,8 +254,18 @@ func add(objects live.Objects, found *unstructured.UnstructuredList) {
 			o.SetAPIVersion(found.GetAPIVersion())
 			o.SetKind(strings.TrimSuffix(found.GetKind(), "List"))
 		}
-		objects[live.RefOf(o.Object)] = o.Object
+		ref := live.RefOf(o.Object)
+		if other := objects[ref]; other != nil && newer(other["apiVersion"], o.Object["apiVersion"]) {
+			continue
+		}
+		objects[ref] = o.Object
 	}
+}
+
+// newer reports whether an apiVersion is of a newer version than another one of the same group.
+func newer(a, b any) bool {
+	short := func(v any) string { text := fmt.Sprint(v); return text[strings.LastIndex(text, "/")+1:] }
+	return version.CompareKubeAwareVersionStrings(short(a), short(b)) > 0
 }
 
 // secrets reads the Secrets with passwords of BGP sessions, MetalLB's, and those of the same name in Tandem's namespace, which a person may have made.

@@ -28,6 +28,9 @@ func (s *Snapshot) write(ref Ref, value any, why string) Action {
 	})
 }
 
+// both reports whether both products announce a unit for a moment, since its product is stopped otherwise than by the label.
+func (u *Unit) both() bool { return u.Pool != "" || u.Whole }
+
 // refs names what has the label of a unit.
 func (u *Unit) refs() (refs []Ref) {
 	if u.Node != "" {
@@ -51,6 +54,9 @@ func (m *machine) moveUnits(goal *Goal) Action {
 		if !goal.wants(m, u) || m.has(u) {
 			continue
 		}
+		if u.Whole && !goal.All {
+			return stop("%s can only be stopped for all Services at once: kubectl tandem move-in start --all moves them in one step", m.names().title)
+		}
 		a := first(func() Action { return m.layer2First(u, units) }, func() Action { return m.moveUnit(u) })
 		if a.Unit = u.Name; !a.Done() {
 			return a
@@ -59,14 +65,15 @@ func (m *machine) moveUnits(goal *Goal) Action {
 	return Action{}
 }
 
-// layer2First stops at a Node that MetalLB's speaker would leave while it answers for Services on layer 2.
+// layer2First stops at a Node that the product's speaker would leave while it answers for Services on layer 2.
 func (m *machine) layer2First(u *Unit, units []*Unit) Action {
 	if u.Node == "" || m.progress(nodeRef(u.Node)) != "" {
 		return Action{}
 	}
 	for _, other := range units {
 		if other.Node == "" && !m.has(other) {
-			return stop("MetalLB announces %s on layer 2 still, and its speaker goes from the Node whose sessions move: move the Services first", other.Name)
+			return stop("%s announces %s on layer 2 still, and its speaker goes from the Node whose sessions move: move the Services first", m.names().title,
+				other.Name)
 		}
 	}
 	return Action{}
@@ -80,13 +87,13 @@ func (m *machine) moveUnit(u *Unit) Action {
 		return m.giveBack(u, why)
 	}
 	stages := []func() Action{func() Action { return m.seed(u) }, func() Action { return m.mark(u, "", moving) }}
-	if u.Pool != "" {
+	if u.both() {
 		stages = append(stages, func() Action {
 			if asked || probed {
 				return Action{}
 			}
 			return Action{Probe: u, ProbeName: u.Name + " early", Early: true}
-		}, func() Action { return m.silence(u) })
+		}, func() Action { return m.silence(m, u) })
 	}
 	return first(append(stages, func() Action {
 		if probed {
@@ -113,10 +120,10 @@ func (m *machine) mark(u *Unit, from, to string) Action {
 	return Action{}
 }
 
-// seed has the node that MetalLB announces a Service from take it over in Tandem, so that its MAC stays. Addresses that are on record count as
+// seed has the node that a Service is announced from take it over in Tandem, so that its MAC stays. Addresses that are on record count as
 // announced before, so that the node asks nobody for them first.
 func (m *machine) seed(u *Unit) Action {
-	now := m.Objects.announcers()
+	now := m.holders(m.Objects)
 	for _, name := range u.Services {
 		svc := m.Objects[serviceRef(name)]
 		record := Ref{ourGroup, "L2Announcement", "", strings.Replace(name, "/", ".", 1)}
@@ -152,36 +159,20 @@ func (m *machine) seed(u *Unit) Action {
 	return Action{}
 }
 
-// silence deletes MetalLB's L2Advertisements of a pool.
-func (m *machine) silence(u *Unit) Action {
-	for _, ad := range m.poolAdvertisements() {
-		if ref := RefOf(ad); slices.Contains(u.Advertisements, ref.Name) {
-			if a := m.remove(ref, "stop MetalLB's announcing of "+u.Name); !a.Done() {
-				return a
-			}
-		}
-	}
-	return Action{}
-}
-
-// speak makes MetalLB's L2Advertisements of a pool again.
-func (m *machine) speak(u *Unit) Action {
-	for _, ad := range m.poolAdvertisements() {
-		if ref := RefOf(ad); slices.Contains(u.Advertisements, ref.Name) && m.Objects[ref] == nil {
-			return m.create(ad, "have MetalLB announce "+u.Name+" again")
-		}
-	}
-	return Action{}
-}
-
 // giveBack hands a unit back, and stops the move.
 func (m *machine) giveBack(u *Unit, why string) Action {
-	return first(func() Action { return m.speak(u) }, func() Action {
+	back := func() Action {
+		if u.both() {
+			return m.speak(m, u)
+		}
+		return Action{}
+	}
+	return first(back, func() Action {
 		for _, ref := range u.refs() {
 			if m.progress(ref) == moving {
 				return m.handBack(ref)
 			}
 		}
 		return Action{}
-	}, func() Action { return stop("%s does not answer, and is MetalLB's again: %s", u.Name, why) })
+	}, func() Action { return stop("%s does not answer, and is %s's again: %s", u.Name, m.names().title, why) })
 }

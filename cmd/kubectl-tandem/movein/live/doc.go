@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package live moves the load balancer Services of a running cluster from MetalLB to Tandem: address by address, without an outage, and back.
+// Package live moves the load balancer Services of a running cluster from another product to Tandem: address by address, without an outage, and back.
 //
 // It is a state machine. Next is a function of a Snapshot of the cluster and of what the user asks for, and returns what comes next: one write to
 // the API, something to wait for, or a question to the LAN. Run does it, reads the cluster anew, and asks for the next one. What has been done
@@ -9,7 +9,9 @@
 //
 // # Phases
 //
-// The ConfigMap tandem-move-in has the phase, and those beside it what undo needs: MetalLB's objects, the Services' metadata and statuses, and
+// The product is an origin: MetalLB, kube-vip, PureLB or Cilium. What the phases do is told for MetalLB; the origins say what differs.
+//
+// The ConfigMap tandem-move-in has the phase, and those beside it what undo needs: the product's objects, the Services' metadata and statuses, and
 // the numbers of replicas as they were.
 //
 //   - Preparing. Tandem's controller manager goes to no replica. Tandem's objects are made: its advertisements select Services, and its BGPPeers
@@ -26,4 +28,7 @@
 // On layer 2 a unit is one Service and those that share an address with it, where MetalLB's L2Advertisement has serviceSelectors (0.16). Older ones
 // have a pool as the smallest unit: its L2Advertisement is deleted once Tandem announces the Services of the pool. By BGP a unit is a Node, since a
 // router takes one session from an address: the label on the Node takes MetalLB's speaker off it, and gives Tandem's BGPPeers to it.
+//
+// Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit,
+// which both announce until the product's Pods have ended.
 package live

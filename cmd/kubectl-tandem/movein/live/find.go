@@ -19,6 +19,8 @@ type Snapshot struct {
 	Objects Objects
 	// System is the namespace of Tandem.
 	System string
+	// From is the product that was asked for, "" for the one that there is.
+	From string
 	// Probes are what has been found out of units since the command began, by the unit's name.
 	Probes map[string]Outcome
 }
@@ -61,26 +63,6 @@ func component(o map[string]any) string {
 	return ""
 }
 
-// controllerOfTheirs returns MetalLB's Deployment, nil if there is none.
-func (o Objects) controllerOfTheirs() map[string]any {
-	for _, d := range o.of("apps", "Deployment") {
-		if component(d) == "controller" {
-			return d
-		}
-	}
-	return nil
-}
-
-// speakersOfTheirs returns MetalLB's DaemonSets.
-func (o Objects) speakersOfTheirs() (list []map[string]any) {
-	for _, d := range o.of("apps", "DaemonSet") {
-		if component(d) != "" {
-			list = append(list, d)
-		}
-	}
-	return list
-}
-
 // controllerOfOurs returns the Deployment of Tandem's controller manager, nil if there is none.
 func (o Objects) controllerOfOurs(system string) map[string]any {
 	for _, d := range o.of("apps", "Deployment") {
@@ -93,12 +75,14 @@ func (o Objects) controllerOfOurs(system string) map[string]any {
 	return nil
 }
 
-// Namespaces returns those whose Pods a Snapshot has: Tandem's and MetalLB's.
+// Namespaces returns those whose Pods a Snapshot has: Tandem's, those of the products, and kube-system, which has the Pods that kubelets run from files.
 func (o Objects) Namespaces(system string) []string {
-	list := []string{system}
-	for _, d := range append(o.speakersOfTheirs(), o.controllerOfTheirs()) {
-		if namespace := text(d, "metadata", "namespace"); namespace != "" && !slices.Contains(list, namespace) {
-			list = append(list, namespace)
+	list := []string{system, "kube-system"}
+	for _, from := range origins {
+		for _, d := range append(slices.Clone(from.announcers(o)), from.allocator(o)) {
+			if namespace := text(d, "metadata", "namespace"); namespace != "" && !slices.Contains(list, namespace) {
+				list = append(list, namespace)
+			}
 		}
 	}
 	return list
@@ -264,13 +248,4 @@ func (o Objects) moving() (list []map[string]any) {
 // nameOf returns a Service's name with its namespace.
 func nameOf(o map[string]any) string {
 	return fmt.Sprintf("%s/%s", text(o, "metadata", "namespace"), text(o, "metadata", "name"))
-}
-
-// announcers returns the node that MetalLB's speakers say they announce each Service from on layer 2. MetalLB writes it since 0.14.
-func (o Objects) announcers() map[string]string {
-	nodes := map[string]string{}
-	for _, status := range o.of(theirGroup, "ServiceL2Status") {
-		nodes[text(status, "status", "serviceNamespace")+"/"+text(status, "status", "serviceName")] = text(status, "status", "node")
-	}
-	return nodes
 }

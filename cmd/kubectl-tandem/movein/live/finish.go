@@ -19,7 +19,7 @@ func Finish(s *Snapshot) (Action, error) {
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.allMoved, m.enter(Finishing), m.endSpeakers, m.settleOurs, m.settleServices, m.settleNodes, m.enter(Finished)), nil
+		return first(m.allMoved, m.enter(Finishing), func() Action { return m.end(m) }, m.settleOurs, m.settleServices, m.settleNodes, m.enter(Finished)), nil
 	default:
 		return stop("the move is in phase %s, and cannot be finished; kubectl tandem move-in status says what comes next", phase), nil
 	}
@@ -37,21 +37,24 @@ func (m *machine) allMoved() Action {
 		}
 	}
 	if len(left) > 0 {
-		return stop("MetalLB still announces %s: kubectl tandem move-in start --all moves the rest", strings.Join(left, ", "))
+		return stop("%s still announces %s: kubectl tandem move-in start --all moves the rest", m.names().title, strings.Join(left, ", "))
 	}
 	return Action{}
 }
 
-// endSpeakers takes MetalLB's speakers off all nodes: without the label they would announce again.
-func (m *machine) endSpeakers() Action {
-	for _, ref := range m.Record.Speakers {
-		if a := m.change(ref, "take MetalLB's speakers off all nodes", func(o map[string]any) {
+// endSpeakers takes the product's DaemonSets off all nodes: without the label they would announce again.
+func (m *machine) endSpeakers() Action { return m.offNodes(m.Record.Speakers) }
+
+// offNodes takes DaemonSets off all nodes, and waits for the end of their Pods.
+func (m *machine) offNodes(refs []Ref) Action {
+	for _, ref := range refs {
+		if a := m.change(ref, "take "+m.names().speakers+" off all nodes", func(o map[string]any) {
 			set(o, "finished", "spec", "template", "spec", "nodeSelector", label)
 		}); !a.Done() {
 			return a
 		}
 	}
-	for _, ref := range m.Record.Speakers {
+	for _, ref := range refs {
 		if a := m.awaitEnd(ref, ref.String()); !a.Done() {
 			return a
 		}
@@ -88,14 +91,12 @@ func unlabel(o map[string]any) {
 	set(o, at(o, "metadata", "labels"), "metadata", "labels") // An empty mapping goes.
 }
 
-// settleServices removes the label of the move, and MetalLB's notes to itself.
+// settleServices removes the label of the move, and the product's notes to itself.
 func (m *machine) settleServices() Action {
 	for _, svc := range m.Objects.of("", "Service") {
-		if a := m.change(RefOf(svc), fmt.Sprintf("take the move's label and MetalLB's notes off %s", RefOf(svc)), func(o map[string]any) {
+		if a := m.change(RefOf(svc), fmt.Sprintf("take the move's label and the notes of %s off %s", m.names().title, RefOf(svc)), func(o map[string]any) {
 			unlabel(o)
-			for _, key := range []string{"metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool"} {
-				set(o, nil, "metadata", "annotations", key)
-			}
+			m.tidy(o)
 			set(o, at(o, "metadata", "annotations"), "metadata", "annotations")
 		}); !a.Done() {
 			return a

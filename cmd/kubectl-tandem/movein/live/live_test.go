@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const cluster = `
+const nodes = `
 apiVersion: v1
 kind: Node
 metadata: {name: node1}
@@ -31,7 +31,9 @@ spec:
   replicas: 2
   selector: {matchLabels: {component: cloud-controller-manager}}
   template: {metadata: {labels: {component: cloud-controller-manager}}, spec: {containers: [{image: tandem}]}}
----
+`
+
+const cluster = nodes + `---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {namespace: metallb-system, name: controller}
@@ -130,7 +132,121 @@ type: kubernetes.io/basic-auth
 data: {password: c2VjcmV0}
 `
 
+const addresses = `
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: web, uid: a, annotations: {own: kept}}
+spec: {type: LoadBalancer}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1, ports: [{port: 80, protocol: TCP}]}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: mail, uid: d}
+spec: {type: LoadBalancer}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2}, {ip: "2001:db8::2"}]}}
+`
+
+// withKubeVIP has kube-vip with these variables, as YAML.
+func withKubeVIP(variables string) string {
+	return nodes + `---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {namespace: kube-system, name: kube-vip-cloud-provider}
+spec:
+  replicas: 1
+  selector: {matchLabels: {component: provider}}
+  template: {metadata: {labels: {component: provider}}, spec: {containers: [{image: "ghcr.io/kube-vip/kube-vip-cloud-provider:v0.0.12"}]}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {namespace: kube-system, name: kubevip}
+data: {range-global: "192.0.2.1-192.0.2.14,2001:db8::1-2001:db8::e"}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {namespace: kube-system, name: kube-vip-ds}
+spec:
+  selector: {matchLabels: {app: kube-vip}}
+  updateStrategy: {type: RollingUpdate}
+  template:
+    metadata: {labels: {app: kube-vip}}
+    spec:
+      containers:
+      - image: "ghcr.io/kube-vip/kube-vip:v1.0.0"
+        args: [manager]
+        env: [` + variables + `]
+`
+}
+
+const arpAlone = `{name: vip_arp, value: "true"}, {name: svc_enable, value: "true"}`
+
+const withPureLB = nodes + `---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {namespace: purelb-system, name: allocator}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: purelb, component: allocator}}
+  template: {metadata: {labels: {app: purelb, component: allocator}}, spec: {containers: [{image: "ghcr.io/purelb/purelb/allocator:v0.17.0"}]}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {namespace: purelb-system, name: lbnodeagent}
+spec:
+  selector: {matchLabels: {app: purelb, component: lbnodeagent}}
+  template:
+    metadata: {labels: {app: purelb, component: lbnodeagent}}
+    spec: {containers: [{image: "ghcr.io/purelb/purelb/lbnodeagent:v0.17.0"}]}
+---
+apiVersion: purelb.io/v2
+kind: LBNodeAgent
+metadata: {namespace: purelb-system, name: default}
+spec: {local: {localInterface: default}}
+---
+apiVersion: purelb.io/v2
+kind: ServiceGroup
+metadata: {namespace: purelb-system, name: default}
+spec: {local: {v4pools: [{subnet: 192.0.2.0/24, pool: 192.0.2.1-192.0.2.14}], v6pools: [{subnet: "2001:db8::/64", pool: "2001:db8::/124"}]}}
+`
+
+const withCilium = nodes + `---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {namespace: kube-system, name: cilium-operator}
+spec:
+  replicas: 1
+  selector: {matchLabels: {io.cilium/app: operator}}
+  template: {metadata: {labels: {io.cilium/app: operator}}, spec: {containers: [{image: "quay.io/cilium/operator-generic:v1.18.2@sha256:0"}]}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {namespace: kube-system, name: cilium-config}
+data: {default-lb-service-ipam: lbipam, enable-l2-announcements: "true"}
+---
+apiVersion: cilium.io/v2
+kind: CiliumLoadBalancerIPPool
+metadata: {name: lan}
+spec: {blocks: [{start: 192.0.2.1, stop: 192.0.2.14}, {cidr: "2001:db8::/124"}]}
+---
+apiVersion: cilium.io/v2alpha1
+kind: CiliumL2AnnouncementPolicy
+metadata: {name: lan}
+spec: {loadBalancerIPs: true, interfaces: [^eth0$]}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {namespace: kube-system, name: cilium-l2announce-shop-web}
+spec: {holderIdentity: node2}
+`
+
 var clusters = map[string][]string{
+	"kube-vip":                        {withKubeVIP(arpAlone), addresses},
+	"kube-vip with the control plane": {withKubeVIP(arpAlone + `, {name: cp_enable, value: "true"}, {name: address, value: 192.0.2.100}`), addresses},
+	"kube-vip by its arguments": {
+		strings.ReplaceAll(withKubeVIP(`{name: cp_enable, value: "true"}`), "args: [manager]", "args: [manager, --services, --arp]"), addresses,
+	},
+	"PureLB":                               {withPureLB, addresses},
+	"Cilium":                               {withCilium, addresses},
 	"service by service":                   {cluster, services, layer2, newCRD, webhook},
 	"pool by pool":                         {cluster, services, layer2, webhook},
 	"node by node":                         {cluster, services, newCRD, sessions},
@@ -209,12 +325,19 @@ func TestFinished(t *testing.T) {
 				}
 				for ref, o := range s.objects {
 					text := fmt.Sprint(o)
-					if strings.Contains(text, label) && ref.Kind != "ConfigMap" && ref.Kind != "DaemonSet" && ref.Group != theirGroup {
+					if strings.Contains(text, label) && (ref.Group == ourGroup || ref.Kind == "Service" || ref.Kind == "Node" || ref.Kind == "Secret") {
 						t.Errorf("%s still has the label: %s", ref, text)
 					}
 				}
-				if pods := s.objects.speakerPods(); len(pods) > 0 {
-					t.Errorf("MetalLB's speakers run on: %v", pods)
+				for _, svc := range s.objects.moving() {
+					if theirs, _ := s.both(svc); theirs || len(s.objects.speakerPods()) > 0 {
+						t.Errorf("%s is announced by the other product, too", nameOf(svc))
+					}
+					for key := range table(svc, "metadata", "annotations") {
+						if strings.Contains(key, "kube-vip") || strings.Contains(key, "purelb") || strings.Contains(key, "metallb.io/ip-") {
+							t.Errorf("%s still has the annotation %s", nameOf(svc), key)
+						}
+					}
 				}
 				if _, stopped := s.run(Undo, -1); !strings.Contains(stopped, "no undo") {
 					t.Errorf("undo after the end says %q", stopped)
@@ -268,6 +391,8 @@ func TestUnits(t *testing.T) {
 func TestDeaf(t *testing.T) {
 	for name, unit := range map[string]string{
 		"service by service": "Service shop/web", "pool by pool": "pool lan", "node by node": "node node1",
+		"kube-vip": "all Services of kube-vip", "kube-vip with the control plane": "all Services of kube-vip", "PureLB": "all Services of PureLB",
+		"Cilium": "Service shop/web",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, clusters[name]...)
@@ -291,7 +416,7 @@ func TestDeaf(t *testing.T) {
 
 // TestSeed: the node that MetalLB announces from is the one of Tandem.
 func TestSeed(t *testing.T) {
-	for _, name := range []string{"service by service", "pool by pool"} {
+	for _, name := range []string{"service by service", "pool by pool", "kube-vip", "PureLB", "Cilium"} {
 		s := newSim(t, clusters[name]...)
 		s.run(all, -1)
 		if node := text(s.objects[Ref{ourGroup, "L2Announcement", "", "shop.web"}], "status", "node"); node != "node2" {

@@ -43,7 +43,7 @@ type Action struct {
 	// Probe is a unit that is to be asked for; the answer belongs into Snapshot.Probes by ProbeName.
 	Probe     *Unit
 	ProbeName string
-	// Early says that MetalLB still announces the unit, so that only Tandem's own records count.
+	// Early says that the other product still announces the unit, so that only Tandem's own records count.
 	Early bool
 	// Stop says why the move does not go on.
 	Stop string
@@ -57,6 +57,7 @@ func (a Action) Done() bool { return a.Write == nil && a.Wait == "" && a.Probe =
 // machine works out the next action of a move that has begun.
 type machine struct {
 	*Snapshot
+	origin
 	Record *Record
 	sets   map[Ref]*netipx.IPSet
 }
@@ -153,7 +154,11 @@ func (s *Snapshot) machine() (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &machine{Snapshot: s, Record: r}, nil
+	from := originOf(r.From)
+	if from == nil {
+		return nil, fmt.Errorf("the move is from %q, which this version does not know; use the version that began the move", r.From)
+	}
+	return &machine{Snapshot: s, Record: r, origin: from}, nil
 }
 
 // begin writes the Record down. Until its head is written there is no move, and parts that are there are of a command that was interrupted.
@@ -190,7 +195,7 @@ func (s *Snapshot) begin(keepInUse bool) (Action, error) {
 func (m *machine) forward(phase Phase, goal *Goal) Action {
 	switch phase {
 	case Preparing:
-		return first(m.stopOurs, m.openWebhook, m.narrowTheirs, m.makeOurs, m.annotate, m.stopTheirs, m.enter(Adopting))
+		return first(m.stopOurs, func() Action { return m.narrow(m) }, m.makeOurs, m.annotate, func() Action { return m.origin.stop(m) }, m.enter(Adopting))
 	case Adopting:
 		return first(m.theirsStopped, m.startOurs, m.adopted, m.enter(Announcing))
 	}
@@ -353,7 +358,7 @@ func (m *machine) makeOurs() Action {
 	return Action{}
 }
 
-// annotate writes what Services need for Tandem to understand them as MetalLB does.
+// annotate writes what Services need for Tandem to understand them as the other product does.
 func (m *machine) annotate() Action {
 	for _, svc := range m.Objects.of("", "Service") {
 		for key, value := range m.Record.Patches[nameOf(svc)] {
@@ -367,22 +372,8 @@ func (m *machine) annotate() Action {
 	return Action{}
 }
 
-// stopTheirs takes MetalLB's controller away. Statuses stay, and its speakers go on.
-func (m *machine) stopTheirs() Action {
-	if a := m.scale(m.Record.Theirs, 0, "stop MetalLB's controller"); !a.Done() {
-		return a
-	}
-	return m.awaitEnd(m.Record.Theirs, "MetalLB's controller")
-}
-
-// theirsStopped stops the move if MetalLB's controller runs again.
-func (m *machine) theirsStopped() Action {
-	if number(m.Objects[m.Record.Theirs], "spec", "replicas") > 0 {
-		return stop("%s runs again, and writes over what Tandem writes: pause what has started it (Flux, Argo CD, an operator), and scale it to 0; "+
-			"or go back by kubectl tandem move-in undo", m.Record.Theirs)
-	}
-	return m.awaitEnd(m.Record.Theirs, "MetalLB's controller")
-}
+// theirsStopped stops the move if something else gives addresses again.
+func (m *machine) theirsStopped() Action { return m.stopped(m) }
 
 // startOurs lets Tandem adopt.
 func (m *machine) startOurs() Action {

@@ -29,7 +29,8 @@ type Kind struct {
 	Labels, Fields string
 }
 
-// Kinds are the kinds that a Snapshot has. Objects that are no part of a move, such as Deployments of others, do no harm in it.
+// Kinds are the kinds that a Snapshot has, those that a cluster serves in two versions with the newer one first. Objects that are no part of a move,
+// such as Deployments of others, do no harm in it.
 var Kinds = []Kind{
 	{Kind: "Service", GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "services"}},
 	{Kind: "Node", GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "nodes"}},
@@ -43,10 +44,23 @@ var Kinds = []Kind{
 		Kind:                 "ValidatingWebhookConfiguration",
 		GroupVersionResource: schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"},
 	},
-	theirs("IPAddressPool", "v1beta1", "ipaddresspools"), theirs("L2Advertisement", "v1beta1", "l2advertisements"),
-	theirs("BGPAdvertisement", "v1beta1", "bgpadvertisements"), theirs("BGPPeer", "v1beta2", "bgppeers"),
-	theirs("BFDProfile", "v1beta1", "bfdprofiles"), theirs("Community", "v1beta1", "communities"),
-	theirs("ServiceL2Status", "v1beta1", "servicel2statuses"), theirs("MetalLB", "v1beta1", "metallbs"),
+	configMaps("kubevip"), configMaps("cilium-config"),
+	{
+		Kind: "Lease", GroupVersionResource: schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"},
+		Fields: "metadata.namespace=kube-system",
+	},
+	theirs(theirGroup, "IPAddressPool", "v1beta1", "ipaddresspools"), theirs(theirGroup, "L2Advertisement", "v1beta1", "l2advertisements"),
+	theirs(theirGroup, "BGPAdvertisement", "v1beta1", "bgpadvertisements"), theirs(theirGroup, "BGPPeer", "v1beta2", "bgppeers"),
+	theirs(theirGroup, "BFDProfile", "v1beta1", "bfdprofiles"), theirs(theirGroup, "Community", "v1beta1", "communities"),
+	theirs(theirGroup, "ServiceL2Status", "v1beta1", "servicel2statuses"), theirs(theirGroup, "MetalLB", "v1beta1", "metallbs"),
+	theirs(pureLBGroup, "ServiceGroup", "v2", "servicegroups"), theirs(pureLBGroup, "ServiceGroup", "v1", "servicegroups"),
+	theirs(pureLBGroup, "LBNodeAgent", "v2", "lbnodeagents"), theirs(pureLBGroup, "LBNodeAgent", "v1", "lbnodeagents"),
+	theirs(ciliumGroup, "CiliumLoadBalancerIPPool", "v2", "ciliumloadbalancerippools"),
+	theirs(ciliumGroup, "CiliumLoadBalancerIPPool", "v2alpha1", "ciliumloadbalancerippools"),
+	theirs(ciliumGroup, "CiliumL2AnnouncementPolicy", "v2alpha1", "ciliuml2announcementpolicies"),
+	theirs(ciliumGroup, "CiliumBGPClusterConfig", "v2", "ciliumbgpclusterconfigs"),
+	theirs(ciliumGroup, "CiliumBGPClusterConfig", "v2alpha1", "ciliumbgpclusterconfigs"),
+	theirs(ciliumGroup, "CiliumBGPPeeringPolicy", "v2alpha1", "ciliumbgppeeringpolicies"),
 	ours("AddressPool", "addresspools"), ours("BFDProfile", "bfdprofiles"), ours("Community", "communities"), ours("BGPPeer", "bgppeers"),
 	ours("L2Advertisement", "l2advertisements"), ours("BGPAdvertisement", "bgpadvertisements"), ours("L2Announcement", "l2announcements"),
 	{
@@ -56,8 +70,14 @@ var Kinds = []Kind{
 	},
 }
 
-func theirs(kind, version, resource string) Kind {
-	return Kind{Kind: kind, GroupVersionResource: schema.GroupVersionResource{Group: theirGroup, Version: version, Resource: resource}, Optional: true}
+func theirs(group, kind, version, resource string) Kind {
+	return Kind{Kind: kind, GroupVersionResource: schema.GroupVersionResource{Group: group, Version: version, Resource: resource}, Optional: true}
+}
+
+func configMaps(name string) Kind {
+	return Kind{
+		Kind: "ConfigMap", GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}, Fields: "metadata.name=" + name,
+	}
 }
 
 func ours(kind, resource string) Kind {

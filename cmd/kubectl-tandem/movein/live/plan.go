@@ -24,7 +24,9 @@ const (
 
 // Plan is what a move would do, as people and programs read it.
 type Plan struct {
-	// Smallest is the smallest unit on layer 2: "Service" or "pool".
+	// From is the product that Services come from, as MetalLB, "" if none was found.
+	From string `json:"from"`
+	// Smallest is the smallest unit on layer 2: "Service", "pool", or "all", where the product can only be stopped whole.
 	Smallest string        `json:"smallest"`
 	Services []PlanService `json:"services"`
 	// Nodes are those whose BGP sessions move, one after the other.
@@ -45,26 +47,16 @@ type PlanService struct {
 	Pools     []string     `json:"pools"`
 	// Units are those that it moves in: one of layer 2, the Nodes, or both.
 	Units []string `json:"units"`
-	// Now is the node that MetalLB announces it from on layer 2, "" if that is not known.
+	// Now is the node that it is announced from on layer 2, "" if that is not known.
 	Now string `json:"now,omitempty"`
 	// Notices is what its traffic will notice.
 	Notices string `json:"notices"`
 }
 
-// input returns what [movein.Convert] reads.
-func (s *Snapshot) input() (movein.Input, error) {
-	var all []any
-	for _, ref := range s.Objects.SecretsOfTheirs() {
-		if secret := s.Objects[ref]; secret != nil {
-			all = append(all, secret)
-		}
-	}
-	for _, kind := range []string{"IPAddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer", "BFDProfile", "Community", "MetalLB"} {
-		for _, o := range s.Objects.of(theirGroup, kind) {
-			all = append(all, o)
-		}
-	}
-	for _, o := range slices.Concat(s.Objects.of("", "Service"), s.Objects.of("", "Node"), s.Objects.speakersOfTheirs()) {
+// input returns what [movein.Convert] reads of a product.
+func (s *Snapshot) input(from origin) (movein.Input, error) {
+	all := from.configuration(s)
+	for _, o := range slices.Concat(s.Objects.of("", "Service"), s.Objects.of("", "Node"), from.announcers(s.Objects)) {
 		if kind := text(o, "kind"); kind != "Service" || text(o, "spec", "type") == "LoadBalancer" {
 			all = append(all, o)
 		}
@@ -73,26 +65,32 @@ func (s *Snapshot) input() (movein.Input, error) {
 	return movein.Input{Name: "cluster", Data: data}, err
 }
 
-// convert returns Tandem's objects for MetalLB's.
-func (s *Snapshot) convert(keepInUse bool) (movein.Result, error) {
-	input, err := s.input()
+// convert returns Tandem's objects for those of a product.
+func (s *Snapshot) convert(from origin, keepInUse bool) (movein.Result, error) {
+	input, err := s.input(from)
 	if err != nil {
 		return movein.Result{}, err
 	}
-	return movein.Convert([]movein.Input{input}, movein.Options{From: "metallb", Live: true, KeepInUse: keepInUse}), nil
+	return movein.Convert([]movein.Input{input}, movein.Options{From: from.names().key, Live: true, KeepInUse: keepInUse}), nil
 }
 
 // MakePlan plans a move that has not begun.
 func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
-	result, err := s.convert(keepInUse)
+	from, err := s.origin()
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Smallest: "Service", Messages: append(s.obstacles(), result.Messages...), Services: []PlanService{}, Objects: []string{}}
-	record := &Record{ByPool: !s.Objects.knowsServiceSelectors() && len(s.Objects.of(theirGroup, "L2Advertisement")) > 0}
-	if record.ByPool {
-		p.Smallest = "pool"
+	if from == nil {
+		return &Plan{Messages: s.byHand(), Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
 	}
+	result, err := s.convert(from, keepInUse)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{
+		From: from.names().title, Messages: append(s.obstacles(from), result.Messages...), Services: []PlanService{}, Objects: []string{},
+	}
+	record := &Record{From: from.names().key}
 	if err := s.take(record, result.Documents); err != nil {
 		return nil, err
 	}
@@ -104,11 +102,11 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	}
 	slices.SortStableFunc(p.Messages, func(a, b movein.Message) int { return int(a.Level) - int(b.Level) })
 	p.Refused = slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
+	s.remember(from, record)
 	if !p.Refused {
 		p.Record = record
-		s.remember(record)
 	}
-	p.describe(&machine{Snapshot: s, Record: record})
+	p.describe(&machine{Snapshot: s, Record: record, origin: from})
 	return p, nil
 }
 
@@ -128,31 +126,42 @@ func (o Objects) knowsServiceSelectors() bool {
 	})
 }
 
+// byHand says what to do where there is no product that can be moved from while it serves.
+func (s *Snapshot) byHand() (messages []movein.Message) {
+	for _, d := range s.Objects.of("apps", "DaemonSet") {
+		if strings.HasPrefix(text(d, "metadata", "name"), "svclb-") {
+			messages = append(messages, refuse("servicelb", RefOf(d).String(), "ServiceLB of k3s gives Services the addresses of nodes, and those cannot become "+
+				"Tandem's, so that there is no move by itself: make a second Service with loadBalancerClass tandem-lb.io/tandem for the same Pods, move DNS to its "+
+				"address, and then give all k3s servers --disable=servicelb; docs/moving-in/servicelb.md has each step"))
+			break
+		}
+	}
+	for _, svc := range s.Objects.of("", "Service") {
+		if len(list(svc, "spec", "externalIPs")) > 0 {
+			messages = append(messages, refuse("external-ips", RefOf(svc).String(), "it has externalIPs, which kubectl tandem externalips adopts; "+
+				"docs/moving-in/externalips.md has each step"))
+			break
+		}
+	}
+	return append(messages, refuse("no-product", "the cluster", "there is none of %s that serves, and no other product can be moved from while it serves; "+
+		"the steps by hand are in docs/moving-in.md", strings.Join(Origins(), ", ")))
+}
+
 // obstacles says what is in the way of a move beside what the conversion says.
-func (s *Snapshot) obstacles() (messages []movein.Message) {
-	their, our := s.Objects.controllerOfTheirs(), s.Objects.controllerOfOurs(s.System)
-	if their == nil {
-		messages = append(messages, refuse("no-metallb", "the cluster", "there is no Deployment of MetalLB's controller; only a MetalLB that runs can be moved. "+
-			"For another product, or MetalLB before 0.13, see the steps of its page"))
-	}
-	if len(s.Objects.speakersOfTheirs()) == 0 {
-		messages = append(messages, refuse("no-metallb", "the cluster", "there is no DaemonSet of MetalLB's speakers"))
-	}
+func (s *Snapshot) obstacles(from origin) (messages []movein.Message) {
+	our := s.Objects.controllerOfOurs(s.System)
+	messages = from.obstacles(s)
 	if our == nil {
 		messages = append(messages, refuse("no-tandem", "namespace "+s.System, "there is no Deployment of Tandem's controller manager; install Tandem first, or "+
 			"give --tandem-namespace"))
 	}
-	if operators := s.Objects.of(theirGroup, "MetalLB"); len(operators) > 0 {
-		messages = append(messages, warn("owned", RefOf(operators[0]).String(), "MetalLB's operator would start again what the move stops; scale the operator to "+
-			"no replica first"))
-	}
-	for _, o := range append(s.Objects.speakersOfTheirs(), their) {
+	for _, o := range append(slices.Clone(from.announcers(s.Objects)), from.allocator(s.Objects)) {
 		if by := manager(o); by != "" {
 			messages = append(messages, warn("owned", RefOf(o).String(), "%s manages it, and would start again what the move stops; pause that for the time of "+
 				"the move", by))
 		}
 	}
-	return append(messages, s.Objects.otherWriters()...)
+	return append(messages, s.Objects.otherWriters(from)...)
 }
 
 // manager returns the GitOps tool that manages an object, "" for none.
@@ -175,10 +184,15 @@ func manager(o map[string]any) string {
 }
 
 // otherWriters names other controllers that give addresses to Services without a class.
-func (o Objects) otherWriters() (messages []movein.Message) {
-	writers := []string{"kube-vip-cloud-provider", "purelb/allocator", "purelb/purelb/allocator", "openelb", "klipper-lb"}
+func (o Objects) otherWriters(from origin) (messages []movein.Message) {
+	writers := []string{"metallb/controller", "kube-vip-cloud-provider", "purelb/allocator", "purelb/purelb/allocator", "openelb", "klipper-lb"}
+	own := []Ref{RefOf(from.allocator(o))}
+	for _, d := range from.announcers(o) {
+		own = append(own, RefOf(d))
+	}
 	for _, workload := range slices.Concat(o.of("apps", "Deployment"), o.of("apps", "DaemonSet")) {
-		if component(workload) != "" || number(workload, "spec", "replicas") == 0 && text(workload, "kind") == "Deployment" {
+		stopped := number(workload, "spec", "replicas") == 0 && text(workload, "kind") == "Deployment"
+		if stopped || slices.Contains(own, RefOf(workload)) {
 			continue
 		}
 		for _, image := range images(workload) {
@@ -216,8 +230,9 @@ func (s *Snapshot) take(r *Record, documents []movein.Document) error {
 }
 
 // secret returns the Secret of that name which the conversion makes, nil if it makes none.
-func (s *Snapshot) secret(name string) (map[string]any, error) {
-	result, err := s.convert(true)
+func (m *machine) secret(name string) (map[string]any, error) {
+	s := m.Snapshot
+	result, err := s.convert(m.origin, true)
 	if err != nil {
 		return nil, err
 	}
@@ -236,10 +251,13 @@ func (s *Snapshot) secret(name string) (map[string]any, error) {
 }
 
 // remember puts what the move changes into the Record, as it is now.
-func (s *Snapshot) remember(r *Record) {
-	their, our := s.Objects.controllerOfTheirs(), s.Objects.controllerOfOurs(s.System)
+func (s *Snapshot) remember(from origin, r *Record) {
+	their, our := from.allocator(s.Objects), s.Objects.controllerOfOurs(s.System)
 	r.Ours, r.Theirs = RefOf(our), RefOf(their)
 	keep := func(o map[string]any, paths ...[]string) {
+		if o == nil {
+			return
+		}
 		kept := map[string]any{"apiVersion": o["apiVersion"], "kind": o["kind"], "metadata": map[string]any{"name": text(o, "metadata", "name")}}
 		set(kept, at(o, "metadata", "namespace"), "metadata", "namespace")
 		for _, path := range paths {
@@ -251,28 +269,19 @@ func (s *Snapshot) remember(r *Record) {
 	}
 	keep(our, []string{"spec", "replicas"})
 	keep(their, []string{"spec", "replicas"})
-	for _, d := range s.Objects.speakersOfTheirs() {
+	speakers := from.announcers(s.Objects)
+	for _, d := range speakers {
 		r.Speakers = append(r.Speakers, RefOf(d))
 		keep(d, []string{"spec", "updateStrategy"}, []string{"spec", "template", "spec", "affinity"}, []string{"spec", "template", "spec", "nodeSelector"})
 	}
 	for _, pod := range s.Objects.of("", "Pod") {
-		for _, d := range s.Objects.speakersOfTheirs() {
+		for _, d := range speakers {
 			if node := text(pod, "spec", "nodeName"); ownedBy(pod, d) && !slices.Contains(r.Nodes, node) {
 				r.Nodes = append(r.Nodes, node)
 			}
 		}
 	}
-	for _, kind := range []string{"IPAddressPool", "L2Advertisement"} {
-		for _, o := range s.Objects.of(theirGroup, kind) {
-			keep(o, []string{"spec"}, []string{"metadata", "labels"}, []string{"metadata", "annotations"})
-		}
-	}
-	for _, o := range s.Objects.of("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") {
-		if i := webhookOfL2(o); i >= 0 && r.ByPool {
-			ref := RefOf(o)
-			r.Webhook, r.FailurePolicy = &ref, text(items(o, "webhooks")[i], "failurePolicy")
-		}
-	}
+	from.remember(s, r, keep)
 	for _, svc := range s.Objects.of("", "Service") {
 		if text(svc, "spec", "type") == "LoadBalancer" {
 			keep(svc, []string{"metadata", "uid"}, []string{"metadata", "annotations"}, []string{"metadata", "finalizers"}, []string{"status"})
@@ -292,8 +301,15 @@ func webhookOfL2(o map[string]any) int {
 
 // describe says what happens to each Service and Node.
 func (p *Plan) describe(m *machine) {
-	units, now := m.units(), m.Objects.announcers()
+	units, now := m.units(), m.holders(m.Objects)
+	p.Smallest = "Service"
+	if m.Record.ByPool {
+		p.Smallest = "pool"
+	}
 	for _, u := range units {
+		if u.Whole {
+			p.Smallest = "all"
+		}
 		if u.Node != "" {
 			p.Nodes = append(p.Nodes, u.Node)
 		}
@@ -306,14 +322,15 @@ func (p *Plan) describe(m *machine) {
 				ps.Units = append(ps.Units, u.Name)
 			}
 		}
-		ps.Notices = notices(&ps, svc, m.by("L2Advertisement", svc), routed, len(p.Nodes))
+		ps.Notices = p.notices(&ps, svc, m.by("L2Advertisement", svc), routed)
 		p.Services = append(p.Services, ps)
 	}
 }
 
 // notices says what the traffic of a Service will notice.
-func notices(ps *PlanService, svc map[string]any, layer2, routed bool, nodes int) string {
+func (p *Plan) notices(ps *PlanService, svc map[string]any, layer2, routed bool) string {
 	var parts []string
+	nodes := len(p.Nodes)
 	switch {
 	case len(ps.Addresses) == 0:
 		return "it has no address"
@@ -323,7 +340,10 @@ func notices(ps *PlanService, svc map[string]any, layer2, routed bool, nodes int
 	if layer2 && ps.Now != "" {
 		parts = append(parts, "layer 2: "+ps.Now+" goes on answering, with the same MAC")
 	} else if layer2 {
-		parts = append(parts, "layer 2: MetalLB does not say which node answers; another one may afterwards, and connections end")
+		parts = append(parts, "layer 2: "+p.From+" does not say which node answers; another one may afterwards, and connections end")
+	}
+	if layer2 && p.Smallest == "all" {
+		parts = append(parts, "both answer until "+p.From+" has stopped")
 	}
 	switch {
 	case routed && nodes == 1:

@@ -34,16 +34,18 @@ const mostOfPart = 700 << 10
 
 // Record is what a move knows of the cluster as it was, and of what it makes. It is written once.
 type Record struct {
+	// From is the product that Services come from, by its name for movein.Convert.
+	From string `json:"from"`
 	// ByPool says that MetalLB's smallest unit on layer 2 is a pool, since its L2Advertisements know no serviceSelectors.
 	ByPool bool `json:"byPool"`
-	// Ours and Theirs are the Deployments of the controllers, Speakers MetalLB's DaemonSets, and Webhook its configuration.
+	// Ours and Theirs are the Deployments of the controllers, Speakers the DaemonSets that announced before, and Webhook MetalLB's configuration.
 	Ours     Ref   `json:"ours"`
 	Theirs   Ref   `json:"theirs"`
 	Speakers []Ref `json:"speakers"`
 	Webhook  *Ref  `json:"webhook,omitempty"`
 	// FailurePolicy is that of MetalLB's webhook for L2Advertisements.
 	FailurePolicy string `json:"failurePolicy,omitempty"`
-	// Nodes are those that MetalLB's speakers run on.
+	// Nodes are those that the Pods of these DaemonSets run on.
 	Nodes []string `json:"nodes,omitempty"`
 	// Documents are Tandem's objects, as they are when the move has finished, but for Secrets.
 	Documents []map[string]any `json:"documents"`
@@ -101,7 +103,7 @@ func (r *Record) encode(system string) ([]map[string]any, error) {
 		maps = append(maps, configMap(system, "-"+strconv.Itoa(len(maps)), map[string]any{"part": part}))
 	}
 	return append(maps, configMap(system, "", map[string]any{
-		"phase": string(Preparing), "parts": strconv.Itoa(len(maps)), "sha256": hex.EncodeToString(sum[:]), "from": "metallb",
+		"phase": string(Preparing), "parts": strconv.Itoa(len(maps)), "sha256": hex.EncodeToString(sum[:]), "from": r.From,
 	})), nil
 }
 

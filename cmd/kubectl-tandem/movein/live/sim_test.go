@@ -5,6 +5,7 @@ package live
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -129,7 +130,8 @@ func (s *sim) replicas(part string) int64 {
 // settle has the programs do their part.
 func (s *sim) settle() {
 	s.pods()
-	if s.replicas("controller") > 0 && s.replicas("cloud-controller-manager") > 0 && len(s.objects.of(ourGroup, "AddressPool")) > 0 {
+	s.note()
+	if s.allocates() && s.replicas("cloud-controller-manager") > 0 && len(s.objects.of(ourGroup, "AddressPool")) > 0 {
 		s.t.Fatal("two controllers write statuses")
 	}
 	for _, svc := range s.objects.of("", "Service") {
@@ -172,9 +174,9 @@ func (s *sim) pod(owner map[string]any, node string) {
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": map[string]any{
 			"namespace": text(owner, "metadata", "namespace"), "name": text(owner, "metadata", "name") + "-" + node,
-			"labels": at(owner, "spec", "template", "metadata", "labels"),
+			"labels": at(owner, "spec", "template", "metadata", "labels"), "annotations": at(owner, "spec", "template", "metadata", "annotations"),
 		},
-		"spec":   map[string]any{"nodeName": node},
+		"spec":   map[string]any{"nodeName": node, "containers": at(owner, "spec", "template", "spec", "containers")},
 		"status": map[string]any{"phase": "Running", "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
 	}
 	s.objects[RefOf(o)] = o
@@ -205,9 +207,53 @@ func (s *sim) adopt(svc map[string]any) {
 	set(svc, "true", "metadata", "annotations", "tandem-lb.io/finalizer")
 }
 
+// allocates reports whether the other product gives addresses. Cilium's operator reads its setting when it starts.
+func (s *sim) allocates() bool {
+	if operator := s.objects.ciliumOperator(); operator != nil {
+		return text(s.objects.ciliumConfig(), "data", ciliumIPAM) != ciliumNoIPAM || text(operator, "spec", "template", "metadata", "annotations", label) != "stopped"
+	}
+	return s.replicas("controller")+s.replicas("provider")+s.replicas("allocator") > 0
+}
+
+// canOnlyStopWhole reports whether the product is one that announces all Services or none.
+func (s *sim) canOnlyStopWhole() bool {
+	return len((kubeVIP{}).announcers(s.objects))+len((pureLB{}).announcers(s.objects)) > 0
+}
+
+// whole reports whether a product announces that announces all Services or none.
+func (s *sim) whole() bool {
+	for _, p := range []origin{kubeVIP{}, pureLB{}} {
+		for _, d := range p.announcers(s.objects) {
+			for _, pod := range s.objects.podsOf(d) {
+				if spec, _ := pod["spec"].(map[string]any); p != (kubeVIP{}) || does(spec, kubeVIPServices) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// note has kube-vip and PureLB note on Services which node announces them.
+func (s *sim) note() {
+	for _, svc := range s.objects.moving() {
+		switch {
+		case !s.whole() || len(addressesOf(svc)) == 0:
+		case len(s.objects.of(pureLBGroup, "ServiceGroup")) > 0:
+			set(svc, "node2,eth0,"+addressesOf(svc)[0].String(), "metadata", "annotations", "purelb.io/announcing-IPv4")
+		default:
+			set(svc, "node2", "metadata", "annotations", "kube-vip.io/vipHost")
+		}
+	}
+}
+
 // both returns who announces a Service on layer 2.
 func (s *sim) both(svc map[string]any) (theirs, ours bool) {
 	all := table(svc, "metadata", "labels")
+	theirs = s.whole()
+	for _, policy := range s.objects.of(ciliumGroup, "CiliumL2AnnouncementPolicy") {
+		theirs = theirs || at(policy, "spec", "loadBalancerIPs") == true && matchesAny([]any{at(policy, "spec", "serviceSelector")}, all)
+	}
 	for _, ad := range s.objects.of(theirGroup, "L2Advertisement") {
 		for _, pool := range s.objects.of(theirGroup, "IPAddressPool") {
 			names := texts(ad, "spec", "ipAddressPools")
@@ -223,7 +269,7 @@ func (s *sim) both(svc map[string]any) (theirs, ours bool) {
 }
 
 func (o Objects) speakerPods() (pods []map[string]any) {
-	for _, d := range o.speakersOfTheirs() {
+	for _, d := range (metalLB{}).announcers(o) {
 		pods = append(pods, o.podsOf(d)...)
 	}
 	return pods
@@ -231,12 +277,17 @@ func (o Objects) speakerPods() (pods []map[string]any) {
 
 // announce is the speakers of both: the Service must not be without an announcer at any time, and the node must not change.
 func (s *sim) announce(svc map[string]any) {
-	if text(svc, "spec", "type") != "LoadBalancer" || len(s.objects.of(theirGroup, "L2Advertisement")) == 0 && len(s.objects.of(ourGroup, "L2Advertisement")) == 0 {
+	if text(svc, "spec", "type") != "LoadBalancer" || len(s.objects.of(theirGroup, "BGPPeer")) > 0 && len(s.objects.of(theirGroup, "L2Advertisement")) == 0 &&
+		len(s.objects.of(ourGroup, "L2Advertisement")) == 0 {
 		return
 	}
 	theirs, ours := s.both(svc)
 	record := s.objects[Ref{ourGroup, "L2Announcement", "", strings.Replace(nameOf(svc), "/", ".", 1)}]
+	v6 := slices.ContainsFunc(addressesOf(svc), netip.Addr.Is6)
 	switch {
+	case !theirs && !ours && v6 && s.canOnlyStopWhole() && (s.snapshot(nil).PhaseOf() == Undoing || len(s.deaf) > 0):
+		// On the way back its product has to find the address free.
+		set(record, nil, "status", "node")
 	case !theirs && !ours:
 		s.t.Fatalf("nobody announces %s after:\n%s", nameOf(svc), strings.Join(s.writes, "\n"))
 	case ours && record == nil:

@@ -6,6 +6,8 @@ import "k8s.io/apimachinery/pkg/types"
 
 // Status says how far a move has come.
 type Status struct {
+	// From is the product that Services come from, as MetalLB, "" where there is no move.
+	From string `json:"from,omitempty"`
 	// Phase is "" where there is no move.
 	Phase Phase        `json:"phase"`
 	Units []UnitStatus `json:"units,omitempty"`
@@ -16,7 +18,7 @@ type Status struct {
 // UnitStatus says whether a unit has moved.
 type UnitStatus struct {
 	Unit
-	// State is "MetalLB", "moving" or "Tandem": who announces it.
+	// State says who announces it: Status.From, "moving" or "Tandem".
 	State string `json:"state"`
 }
 
@@ -28,7 +30,7 @@ func StatusOf(s *Snapshot) (*Status, error) {
 		st.Next = "kubectl tandem move-in plan says what a move would do"
 		return st, nil
 	case Finished:
-		st.Next = "uninstall MetalLB, its CRDs last"
+		st.Next = "uninstall the other load balancer, its CRDs last"
 		return st, nil
 	case Undone:
 		st.Next = "kubectl tandem move-in undo deletes what was saved"
@@ -38,9 +40,10 @@ func StatusOf(s *Snapshot) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	st.From = m.names().title
 	left := 0
 	for _, u := range m.units() {
-		state := "MetalLB"
+		state := st.From
 		switch {
 		case m.has(u):
 			state = "Tandem"
@@ -83,7 +86,7 @@ func (s *Snapshot) Unknown(goal *Goal) (names []string, err error) {
 		return nil, err
 	}
 	known := map[string]bool{}
-	m := &machine{Snapshot: s, Record: r}
+	m := &machine{Snapshot: s, Record: r, origin: originOf(r.From)}
 	for _, u := range m.units() {
 		known["node "+u.Node] = true
 		for _, name := range u.Services {

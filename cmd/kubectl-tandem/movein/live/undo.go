@@ -16,8 +16,8 @@ func Undo(s *Snapshot) (Action, error) {
 	case "":
 		return s.forget(), nil
 	case Finishing, Finished:
-		return stop("the move is finished, and there is no undo after that. MetalLB's objects are still there, so that you can move back by hand: " +
-			"docs/moving-in/metallb.md"), nil
+		return stop("the move is finished, and there is no undo after that. The objects of the other load balancer are still there, so that you can move back " +
+			"by hand: docs/moving-in.md"), nil
 	case Undone:
 		return s.settled(), nil
 	case Undoing:
@@ -25,7 +25,8 @@ func Undo(s *Snapshot) (Action, error) {
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.unitsBack, m.stopOurs, m.servicesBack, m.startTheirs, m.advertisementsBack, m.speakersBack, m.removeOurs, m.enter(Undone)), nil
+		return first(m.unitsBack, m.stopOurs, m.servicesBack, func() Action { return m.origin.start(m) }, func() Action { return m.widen(m) }, m.removeOurs,
+			m.enter(Undone)), nil
 	}
 	return s.enter(Undoing)(), nil
 }
@@ -50,7 +51,7 @@ func (s *Snapshot) forget() Action {
 	return s.remove(headRef(s.System), "delete the record of the move")
 }
 
-// unitsBack hands all that has the label back: Node by Node, so that MetalLB's speakers are everywhere, and then pools and Services.
+// unitsBack hands all that has the label back: Node by Node, so that the product's speakers are everywhere, and then pools and Services.
 func (m *machine) unitsBack() Action {
 	for _, node := range m.Objects.of("", "Node") {
 		if m.progress(RefOf(node)) != "" {
@@ -58,8 +59,8 @@ func (m *machine) unitsBack() Action {
 		}
 	}
 	for _, u := range m.units() {
-		if u.Pool != "" && m.begun(u) {
-			if a := m.speak(u); !a.Done() {
+		if u.both() && m.begun(u) {
+			if a := m.speak(m, u); !a.Done() {
 				return a
 			}
 		}
@@ -73,7 +74,7 @@ func (m *machine) unitsBack() Action {
 }
 
 func (m *machine) handBack(ref Ref) Action {
-	a := m.write(ref, nil, fmt.Sprintf("hand %s back to MetalLB", ref))
+	a := m.write(ref, nil, fmt.Sprintf("hand %s back to %s", ref, m.names().title))
 	a.Unit = ref.String()
 	return a
 }
@@ -83,11 +84,16 @@ func (m *machine) begun(u *Unit) bool {
 	return slices.ContainsFunc(u.refs(), func(ref Ref) bool { return m.progress(ref) != "" })
 }
 
-// speakersAwait waits for MetalLB's speakers of the Nodes that have been handed back already, so that one Node moves at a time.
+// speakersAwait waits for the product's speakers of the Nodes that have been handed back already, so that one Node moves at a time.
 func (m *machine) speakersAwait() Action {
 	if !m.bgp() {
 		return Action{} // They have never left.
 	}
+	return m.speakersReady()
+}
+
+// speakersReady waits until each Node that had a Pod of the product's DaemonSets has one again, but for Nodes that have moved.
+func (m *machine) speakersReady() Action {
 	for _, name := range m.Record.Nodes {
 		node := m.Objects[nodeRef(name)]
 		if node == nil || m.progress(nodeRef(name)) != "" || !isTrue(node, "Ready") {
@@ -167,18 +173,6 @@ func statusBack(o, before map[string]any) {
 	}
 }
 
-// startTheirs starts MetalLB's controller, and waits for its webhooks.
-func (m *machine) startTheirs() Action {
-	replicas := number(m.Record.before(m.Record.Theirs), "spec", "replicas")
-	if a := m.scale(m.Record.Theirs, replicas, "start MetalLB's controller"); !a.Done() {
-		return a
-	}
-	if o := m.Objects[m.Record.Theirs]; o != nil && number(o, "status", "readyReplicas") < replicas {
-		return Action{Wait: "MetalLB's controller"}
-	}
-	return Action{}
-}
-
 // advertisementsBack restores MetalLB's L2Advertisements.
 func (m *machine) advertisementsBack() Action {
 	originals := m.Record.refsBefore(theirGroup, "L2Advertisement")
@@ -204,13 +198,14 @@ func (m *machine) advertisementsBack() Action {
 	return Action{}
 }
 
-// speakersBack restores MetalLB's DaemonSets.
+// speakersBack restores the product's DaemonSets.
 func (m *machine) speakersBack() Action {
 	for _, ref := range m.Record.Speakers {
 		before := m.Record.before(ref)
 		if a := m.change(ref, "write "+ref.String()+" as it was", func(o map[string]any) {
 			set(o, at(before, "spec", "updateStrategy"), "spec", "updateStrategy")
 			set(o, at(before, "spec", "template", "spec", "affinity"), "spec", "template", "spec", "affinity")
+			set(o, at(before, "spec", "template", "spec", "nodeSelector"), "spec", "template", "spec", "nodeSelector")
 		}); !a.Done() {
 			return a
 		}

@@ -18,6 +18,8 @@ type Unit struct {
 	// Pool is the AddressPool, where a pool is the smallest unit, and Advertisements are MetalLB's L2Advertisements of it.
 	Pool           string   `json:"pool,omitempty"`
 	Advertisements []string `json:"-"`
+	// Whole says that these are all Services, since the product can only be stopped whole.
+	Whole bool `json:"whole,omitempty"`
 	// Node is the Node of a unit of BGP.
 	Node string `json:"node,omitempty"`
 }
@@ -96,11 +98,7 @@ func (m *machine) units() (units []*Unit) {
 			services = append(services, svc)
 		}
 	}
-	if m.Record.ByPool {
-		units = m.poolUnits(services)
-	} else {
-		units = sharingUnits(services)
-	}
+	units = m.origin.units(m, services)
 	if m.bgp() {
 		for _, node := range m.Objects.of("", "Node") {
 			all := table(node, "metadata", "labels")

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
+)
+
+// pureLB is PureLB, whose agents hold the addresses of local groups on the nodes' interfaces. There is no switch for a Service or a group: the agents
+// go from all nodes at once.
+type pureLB struct{ whole }
+
+const pureLBGroup = "purelb.io"
+
+func (pureLB) names() names {
+	return names{
+		key: "purelb", title: "PureLB", allocator: "PureLB's allocator", speakers: "PureLB's agents", page: "docs/moving-in/purelb.md",
+		mark: "purelb.io/announcing",
+	}
+}
+
+func (p pureLB) found(o Objects) bool { return p.allocator(o) != nil || len(p.announcers(o)) > 0 }
+
+// partOfPureLB reports whether a workload is a part of PureLB's, by the labels of its manifests or by its image.
+func partOfPureLB(o map[string]any, part string) bool {
+	all := table(o, "spec", "template", "metadata", "labels")
+	if all["app"] == "purelb" && all["component"] == part {
+		return true
+	}
+	return slices.ContainsFunc(images(o), func(i string) bool { return strings.Contains(i, "purelb") && strings.Contains(i, "/"+part) })
+}
+
+func (pureLB) allocator(o Objects) map[string]any {
+	for _, d := range o.of("apps", "Deployment") {
+		if partOfPureLB(d, "allocator") {
+			return d
+		}
+	}
+	return nil
+}
+
+func (pureLB) announcers(o Objects) (list []map[string]any) {
+	for _, d := range o.of("apps", "DaemonSet") {
+		if partOfPureLB(d, "lbnodeagent") {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+func (pureLB) configuration(s *Snapshot) []map[string]any {
+	return append(s.Objects.of(pureLBGroup, "ServiceGroup"), s.Objects.of(pureLBGroup, "LBNodeAgent")...)
+}
+
+func (p pureLB) obstacles(s *Snapshot) (messages []movein.Message) {
+	if p.allocator(s.Objects) == nil || len(p.announcers(s.Objects)) == 0 {
+		messages = append(messages, refuse("no-purelb", "the cluster", "there is no Deployment of PureLB's allocator, or no DaemonSet of its agents; only a PureLB "+
+			"that runs can be moved"))
+	}
+	for _, group := range s.Objects.of(pureLBGroup, "ServiceGroup") {
+		if remoteGroup(group, s.Objects.of("", "Node")) {
+			messages = append(messages, refuse("remote", RefOf(group).String(), "its addresses are in no subnet of a node: they are on kube-lb0, for the routing "+
+				"software of the nodes, and PureLB's agents remove that interface when they end. Move these by the steps of %s", p.names().page))
+		}
+	}
+	return messages
+}
+
+// remoteGroup reports whether the addresses of a group are in no subnet of the nodes. The second version says so, and in the first a group is local where
+// a node has an address in its subnet.
+func remoteGroup(group map[string]any, nodes []map[string]any) bool {
+	if at(group, "spec", "remote") != nil {
+		return true
+	}
+	if !strings.HasSuffix(text(group, "apiVersion"), "/v1") {
+		return false
+	}
+	ranges := append(items(group, "spec", "local", "v4pools"), items(group, "spec", "local", "v6pools")...)
+	for _, field := range []string{"v4pool", "v6pool"} {
+		if one, ok := at(group, "spec", "local", field).(map[string]any); ok {
+			ranges = append(ranges, one)
+		}
+	}
+	if local, ok := at(group, "spec", "local").(map[string]any); ok && text(local, "subnet") != "" {
+		ranges = append(ranges, local)
+	}
+	for _, r := range ranges {
+		subnet, err := netip.ParsePrefix(text(r, "subnet"))
+		if err == nil && !slices.ContainsFunc(nodes, func(node map[string]any) bool { return inSubnet(node, subnet.Masked()) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// inSubnet reports whether a node may have an address in a subnet: one of its addresses is in it, or none of the family is known.
+func inSubnet(node map[string]any, subnet netip.Prefix) bool {
+	known := false
+	for _, item := range items(node, "status", "addresses") {
+		if a, err := netip.ParseAddr(text(item, "address")); err == nil && a.Is4() == subnet.Addr().Is4() {
+			if known = true; subnet.Contains(a) {
+				return true
+			}
+		}
+	}
+	return !known
+}
+
+// holders: the agents note on a Service which node holds which address, "node1,eth0" in the first version and "node1,eth0,192.0.2.1" in the second.
+func (p pureLB) holders(o Objects) map[string]string {
+	nodes := map[string]string{}
+	for _, svc := range o.moving() {
+		for _, key := range marks(svc, p.names().mark) { // IPv4 comes before IPv6.
+			node, _, more := strings.Cut(table(svc, "metadata", "annotations")[key], ",")
+			if more && nodes[nameOf(svc)] == "" {
+				nodes[nameOf(svc)] = node
+			}
+		}
+	}
+	return nodes
+}
+
+// widen has nothing to do where the agents have not been stopped: no unit may have had Services.
+func (pureLB) widen(m *machine) Action { return m.speakersBack() }
+
+func (p pureLB) tidy(svc map[string]any) {
+	notes := []string{"purelb.io/allocated-by", "purelb.io/allocated-from", "purelb.io/pool-type"}
+	for _, key := range append(notes, marks(svc, p.names().mark)...) {
+		set(svc, nil, "metadata", "annotations", key)
+	}
+}
