@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"k8s.io/klog/v2/ktesting"
@@ -41,7 +40,8 @@ protocol bgp tor {
 type daemon struct {
 	t               *testing.T
 	config, control string
-	cmd             *exec.Cmd
+	process         *os.Process // nil while it does not run
+	ended           <-chan struct{}
 }
 
 func newDaemon(t *testing.T, config string) *daemon {
@@ -57,19 +57,20 @@ func newDaemon(t *testing.T, config string) *daemon {
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.cmd = exec.Command("bird", "-f", "-c", d.config, "-s", d.control)
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := d.cmd.Start(); err != nil {
+	cmd := exec.Command("bird", "-f", "-c", d.config, "-s", d.control)
+	ended, err := nettest.Start(cmd)
+	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.process, d.ended = cmd.Process, ended
 }
 
 // stop ends it out of the blue, so that the router keeps its routes for a while.
 func (d *daemon) stop() {
-	if d.cmd != nil {
-		_ = d.cmd.Process.Kill()
-		_ = d.cmd.Wait()
-		d.cmd = nil
+	if d.process != nil {
+		_ = d.process.Kill()
+		<-d.ended
+		d.process = nil
 	}
 }
 

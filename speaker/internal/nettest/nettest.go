@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -127,6 +128,25 @@ func Run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, &warnings)
 	}
 	return string(out)
+}
+
+// Start starts a program, which ends with this process, however this ends. The program has been waited for when ended is closed.
+func Start(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, waited := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(waited)
+		// The kernel sends the signal when the thread ends that has started the program. The threads of Do and Go end with their functions, and
+		// before that any goroutine may run on them. So this goroutine keeps its thread until the program has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
+	return waited, <-started
 }
 
 // A Switch is an Ethernet bridge in a namespace of its own, with multicast snooping off:

@@ -44,7 +44,6 @@ func TestHostsOnASwitchReachEachOther(t *testing.T) {
 		t.Errorf("received %q, %v", b[:n], err)
 	}
 	<-sent
-
 	if got := host1.Exec(t, "cat", "/sys/class/net/eth0/carrier"); got != "1\n" {
 		t.Errorf("the carrier is %q while the port is up", got)
 	}
@@ -64,4 +63,26 @@ func TestNamespacesEndWithTheirTest(t *testing.T) {
 	if err != nil || strings.Contains(string(out), name) {
 		t.Errorf("ip netns list: %v, %s; want no %s", err, out, name)
 	}
+}
+
+// TestAProgramOutlastsThreads: a program does not end with the thread that has started it, on which a function of Do may run.
+func TestAProgramOutlastsThreads(t *testing.T) {
+	node := New(t, "nettest-program")
+	program := node.Command("sleep", "600")
+	ended, err := Start(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		node.Do(t, func() error { return nil })
+	}
+	select {
+	case <-ended:
+		t.Error("the program has ended")
+	default:
+	}
+	if err := program.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	<-ended
 }

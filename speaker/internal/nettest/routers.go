@@ -86,12 +86,12 @@ func StartBIRD(t testing.TB, n *Namespace, config string) *Router {
 	r := &Router{t: t, namespace: n, ask: []string{"birdc", "-s", control, "-r"}}
 	process := n.Command("bird", "-f", "-c", path, "-s", control)
 	process.Stdout, process.Stderr = log, log
-	process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := process.Start(); err != nil {
+	ended, err := Start(process)
+	if err != nil {
 		t.Fatal(err)
 	}
 	r.pids = append(r.pids, process.Process.Pid) // ip(8) becomes the program that it executes
-	t.Cleanup(func() { r.Stop(); _ = process.Wait() })
+	t.Cleanup(func() { r.Stop(); <-ended })
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		out, err := exec.Command("birdc", "-s", control, "show", "status").CombinedOutput()
 		if err == nil {
