@@ -5,8 +5,10 @@ package nettest
 import (
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -16,7 +18,10 @@ func TestMainRunsTestsInANamespace(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for network namespaces")
 	}
-	out, err := exec.Command("ip", "netns", "identify", strconv.Itoa(os.Getpid())).CombinedOutput()
+	// A process is in the namespace of its first thread, which a function of Do may have had.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	out, err := exec.Command("ip", "netns", "identify", strconv.Itoa(syscall.Gettid())).CombinedOutput()
 	if got := strings.TrimSpace(string(out)); err != nil || got != os.Getenv(inside) || got == "" {
 		t.Errorf("ip netns identify: %v, %q; want %q", err, got, os.Getenv(inside))
 	}
