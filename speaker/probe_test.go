@@ -40,6 +40,7 @@ func TestAddressesAreRecordedWhenTheyAreFree(t *testing.T) {
 	node.IP(t, "link set eth0 up")
 	other.IP(t, "addr add %s/24 dev eth0", v4)
 	other.IP(t, "link set eth0 up")
+	lan.Await(t, node, other)
 
 	web, claim4, claim6 := published("web", v4, v6), claim(v4, ipamv1alpha1.ManagedBy, "lan"), claim(v6, ipamv1alpha1.ManagedBy, "lan")
 	slice4 := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node1", "+", "+", "-"))

@@ -78,6 +78,7 @@ func TestProbesOnTheLAN(t *testing.T) {
 		host.IP(t, "link set lo up")
 		host.IP(t, "link set eth0 up")
 	}
+	lan.Await(t, node1, node2, printer)
 	node1.IP(t, "addr add 198.51.100.11/24 dev eth0")
 	node2.IP(t, "addr add 198.51.100.12/24 dev eth0")
 	node1.IP(t, "addr add %s/32 dev eth0", v4)
@@ -135,6 +136,7 @@ func TestProbesThroughARouter(t *testing.T) {
 		host.IP(t, "link set lo up")
 		host.IP(t, "link set eth0 up")
 	}
+	lan.Await(t, node1, node2, router)
 	node1.IP(t, "addr add 198.51.100.11/24 dev eth0")
 	node1.IP(t, "addr add %s/32 dev eth0", v4)
 	node2.IP(t, "addr add 198.51.100.12/24 dev eth0")

@@ -54,9 +54,11 @@ func TestOneSpeakerOfANodeHasItsTurn(t *testing.T) {
 // turn, that decision withdraws the address of web.
 func TestTheNextSpeakerStandsBy(t *testing.T) {
 	node := nettest.New(t, "speaker-node1")
-	nettest.NewSwitch(t, "speaker-switch").Plug(t, node, "02:00:00:00:00:0b")
+	lan := nettest.NewSwitch(t, "speaker-switch")
+	lan.Plug(t, node, "02:00:00:00:00:0b")
 	node.IP(t, "addr add 198.51.100.11/24 dev eth0")
 	node.IP(t, "link set eth0 up")
+	lan.Await(t, node)
 	web, claimWeb, held := published("web", v4), claim(v4, ipamv1alpha1.ManagedBy, "lan"), announcement("web", "node1", v4)
 	mail, claimMail, elsewhere := published("mail", other4), claim(other4, ipamv1alpha1.ManagedBy, "lan"), announcement("mail", "node2", other4)
 	fresh, claimFresh := published("fresh", "198.51.100.202"), claim("198.51.100.202", ipamv1alpha1.ManagedBy, "lan") // on no record

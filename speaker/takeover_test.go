@@ -33,6 +33,7 @@ func TestATakeoverOutlastsAnOldCache(t *testing.T) {
 	lan.Plug(t, node, "02:00:00:00:00:0b")
 	node.IP(t, "addr add 198.51.100.11/24 dev eth0")
 	node.IP(t, "link set eth0 up")
+	lan.Await(t, node)
 
 	svc, claimed, held := published("web", v4), claim(v4, ipamv1alpha1.ManagedBy, "lan"), announcement("web", "node2", v4)
 	slice := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node3", "+", "+", "-"))

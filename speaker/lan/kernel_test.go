@@ -33,6 +33,7 @@ func nodes(t *testing.T) (lan *nettest.Switch, node1, node2 *nettest.Namespace) 
 		node.IP(t, "addr add 2001:db8:51::%x/64 dev eth0 nodad", 0x11+mac[5]-0x0b)
 		node.IP(t, "link set eth0 up")
 	}
+	lan.Await(t, node1, node2)
 	return lan, node1, node2
 }
 

@@ -31,6 +31,7 @@ func TestStations(t *testing.T) {
 	node3 := nettest.New(t, "lan-node3")
 	lan.Plug(t, node3, "02:00:00:00:00:0d")
 	node3.IP(t, "link set eth0 up")
+	lan.Await(t, node3)
 	want := func(own, address netip.Addr, want ...string) {
 		t.Helper()
 		inNode(t, node1, func(eth0 *net.Interface) error {

@@ -54,6 +54,7 @@ func (l lan) plug(t *testing.T, h host, n int) {
 	h.IP(t, "addr add 198.51.100.%d/24 dev eth0", n)
 	h.IP(t, "addr add 2001:db8:51::%d/64 dev eth0 nodad", n)
 	h.IP(t, "link set eth0 up")
+	l.Await(t, h.Namespace)
 }
 
 // eth0 returns the host's interface as the caller of SetInterfaces would see it.

@@ -180,6 +180,26 @@ func (s *Switch) Plug(t testing.TB, host *Namespace, mac string) {
 	s.ports[host] = port
 }
 
+// Await waits until frames pass between hosts whose eth0 is set up. The kernel takes note of a carrier a moment after it has set the interface up, on a
+// busy machine a longer one, and drops what is sent until then.
+func (s *Switch) Await(t testing.TB, hosts ...*Namespace) {
+	t.Helper()
+	for _, host := range hosts {
+		for deadline := time.Now().Add(patience); !s.passes(t, host); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("No frames pass between the switch and eth0 of %s", host.Name)
+			}
+		}
+	}
+}
+
+// passes reports whether the kernel has a host's eth0 for up, and the switch forwards at its port.
+func (s *Switch) passes(t testing.TB, host *Namespace) bool {
+	t.Helper()
+	return strings.Contains(Run(t, "ip", "-n", host.Name, "link", "show", "eth0"), " state UP ") &&
+		strings.Contains(Run(t, "ip", "-n", s.ns.Name, "-d", "link", "show", s.ports[host]), " state forwarding ")
+}
+
 // SetPort sets the switch's end of a host's cable up or down.
 func (s *Switch) SetPort(t testing.TB, host *Namespace, state string) {
 	t.Helper()

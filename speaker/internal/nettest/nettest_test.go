@@ -44,12 +44,16 @@ func TestHostsOnASwitchReachEachOther(t *testing.T) {
 		t.Errorf("received %q, %v", b[:n], err)
 	}
 	<-sent
+	lan.Await(t, host1, host2)
 	if got := host1.Exec(t, "cat", "/sys/class/net/eth0/carrier"); got != "1\n" {
 		t.Errorf("the carrier is %q while the port is up", got)
 	}
 	lan.SetPort(t, host1, "down")
 	if got := host1.Exec(t, "cat", "/sys/class/net/eth0/carrier"); got != "0\n" {
 		t.Errorf("the carrier is %q while the port is down", got)
+	}
+	if lan.passes(t, host1) {
+		t.Error("frames pass while the port is down")
 	}
 }
 
