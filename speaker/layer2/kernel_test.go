@@ -228,7 +228,7 @@ func TestConflictIsReportedAndDefended(t *testing.T) {
 	request, _ := gratuitousARP(mac(foreign), vip4)
 	intruder.tap(t, neighbor.TypeARP).send(t, request)
 	intruder.tap(t, neighbor.TypeIPv6).send(t, unsolicitedAdvertisement(mac(foreign), vip6))
-	got := []Conflict{<-r.conflicts, <-r.conflicts}
+	got := []Conflict{r.conflict(t), r.conflict(t)}
 	slices.SortFunc(got, func(x, y Conflict) int { return cmp.Compare(x.Protocol, y.Protocol) })
 	want := []Conflict{
 		{Address: vip4, Interface: "eth0", MAC: foreign, Protocol: ARP},
