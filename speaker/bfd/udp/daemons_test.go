@@ -187,6 +187,20 @@ var daemons = []struct {
 // ups counts the sessions that a daemon has up.
 func ups(d daemon) int { return strings.Count(d.sessions(), "up=true") }
 
+// settled waits until a daemon has so many sessions up, and knows how often it is to hear of each peer: a session that has just come up may
+// still have the second of the beginning. It returns what the daemon says of them then.
+func settled(t *testing.T, d daemon, count int) (sessions string) {
+	t.Helper()
+	eventually(t, "sessions that are up and fast", func() string {
+		sessions = d.sessions()
+		if fast := strings.Count(sessions, "every=100ms") + strings.Count(sessions, "timeout=1.000"); fast == count && strings.Count(sessions, "up=true") == count {
+			return ""
+		}
+		return sessions
+	})
+	return sessions
+}
+
 // awaitUp waits until a daemon has so many sessions up, and our own are.
 func awaitUp(t *testing.T, n *node, d daemon, count int) {
 	t.Helper()
@@ -227,7 +241,7 @@ func TestRestartBesideARouter(t *testing.T) {
 			first := newNode(t)
 			first.set(sessions...)
 			awaitUp(t, first, d, 3)
-			before := d.sessions()
+			before := settled(t, d, 3)
 			first.Suspend(t.Context())
 			if slow := d.sessions(); ups(d) != 3 || slow == before {
 				t.Errorf("after Suspend:\n%s\nbefore:\n%s", slow, before)
@@ -267,12 +281,7 @@ func TestBesideADaemon(t *testing.T) {
 				two.Name = "peer6"
 				if order == "first" {
 					daemon = beside.start(t, nettest.Own(t), here...)
-					eventually(t, "the daemon's sessions", func() string {
-						if ups(daemon) == 2 {
-							return ""
-						}
-						return daemon.sessions()
-					})
+					settled(t, daemon, 2)
 				}
 				n.set(one, two)
 				awaitUp(t, n, router, 2)
@@ -280,7 +289,7 @@ func TestBesideADaemon(t *testing.T) {
 					daemon = beside.start(t, nettest.Own(t), here...)
 				}
 				awaitUp(t, n, other, 2)
-				before := daemon.sessions()
+				before := settled(t, daemon, 2)
 				router.Stop() // It starts again with other ports, of which the plug follows.
 				eventually(t, "the death of the router", func() string {
 					if s := n.States()[0]; s.State == bfd.Up {
