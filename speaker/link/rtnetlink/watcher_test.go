@@ -100,6 +100,11 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 	n.IP(t, "-6 route add default metric 10 nexthop via 2001:db8:51::1 dev br0 nexthop via fe80::1 dev eth0")
 
 	s := n.open(t).Snapshot()
+	for deadline := time.Now().Add(patience); !running(s, "br0", "port0", "eth0"); s = n.open(t).Snapshot() { // A carrier takes a moment to be seen.
+		if time.Now().After(deadline) {
+			t.Fatalf("not all are up: %+v", s.Interfaces)
+		}
+	}
 	index := func(name string) int {
 		i, _ := s.ByName(name)
 		return i.Index
@@ -147,6 +152,14 @@ func TestOpenListsWhatThereIs(t *testing.T) {
 	if diff := cmp.Diff(want, s, byValue); diff != "" {
 		t.Errorf("Snapshot differs (-want +got):\n%s", diff)
 	}
+}
+
+// running reports whether all interfaces with these names are up.
+func running(s *link.Snapshot, names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool {
+		i, _ := s.ByName(name)
+		return !i.Up
+	})
 }
 
 func TestRunFollowsChanges(t *testing.T) {
