@@ -172,7 +172,15 @@ func TestMessagesReachTheOthers(t *testing.T) {
 	all[0].SetPeers(map[string][]netip.Addr{"b": {loopback(2)}, "c": {loopback(3)}})
 	awaitNodes(t, all[0], "a", "b", "c")
 	all[0].SendAll([]byte("hello"))
-	got := []string{<-heard, <-heard}
+	var got []string
+	for limit := time.After(30 * time.Second); len(got) < 2; {
+		select {
+		case text := <-heard:
+			got = append(got, text)
+		case <-limit:
+			t.Fatalf("heard %q", got)
+		}
+	}
 	slices.Sort(got)
 	if diff := cmp.Diff([]string{"b hears hello", "c hears hello"}, got); diff != "" {
 		t.Errorf("heard (-want +got):\n%s", diff)

@@ -137,8 +137,13 @@ func TestMetricNames(t *testing.T) {
 func TestAPeerThatDiesIsReported(t *testing.T) {
 	a, b := pair(t, func(*bfd.Session) {})
 	b.end(b.lone().ends, b.lone())
-	if got := <-a.downs; got != "peer: nothing was heard from the peer for 3s" {
-		t.Errorf("reported %q", got)
+	select {
+	case got := <-a.downs:
+		if got != "peer: nothing was heard from the peer for 3s" {
+			t.Errorf("reported %q", got)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing was reported")
 	}
 	if s := a.becomes(bfd.Down); s.Downs != 1 || s.Diagnostic != bfd.DetectionTimeExpired {
 		t.Errorf("state %+v, want one failure, of the detection time", s)

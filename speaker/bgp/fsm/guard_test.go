@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/klog/v2/ktesting"
 
@@ -121,10 +122,16 @@ func newGuardedSpeaker(t *testing.T) (*Speaker, <-chan error) {
 }
 
 // refused waits until the guard has refused a dial that many times more.
-func refused(asked <-chan error, times int) {
-	for times > 0 {
-		if err := <-asked; err != nil {
-			times--
+func refused(t *testing.T, asked <-chan error, times int) {
+	t.Helper()
+	for limit := time.After(patience); times > 0; {
+		select {
+		case err := <-asked:
+			if err != nil {
+				times--
+			}
+		case <-limit:
+			t.Fatalf("the guard was to refuse %d dials more", times)
 		}
 	}
 }
@@ -148,16 +155,16 @@ func TestAnotherProgramHasTheSession(t *testing.T) {
 	await(t, s, "tor1", "the reason", func(state bgp.SessionState) bool {
 		return state.State == bgp.Idle && strings.Contains(state.LastError, taken)
 	})
-	refused(asked, 4)
+	refused(t, asked, 4)
 	if n := r.drops(); n != 0 {
 		t.Errorf("the router has lost %d sessions of BIRD", n)
 	}
 	// BIRD restarts, and nobody takes its place meanwhile.
 	bird.stop()
-	refused(asked, 2)
+	refused(t, asked, 2)
 	bird.start()
 	bird.awaitSession()
-	refused(asked, 2)
+	refused(t, asked, 2)
 	bird.awaitSession()
 	if n := r.drops(); n != 1 {
 		t.Errorf("the router has lost %d sessions, want that of the BIRD that was killed", n)
@@ -187,7 +194,7 @@ func TestAnotherProgramComesLater(t *testing.T) {
 			})
 			bird.awaitSession()
 			before := r.drops()
-			refused(asked, 4)
+			refused(t, asked, 4)
 			r.wantRIB(map[string][]path{"10.244.1.0/24": {r.ofBIRD()}})
 			if n := r.drops(); n != before {
 				t.Errorf("the router has lost %d sessions of BIRD", n-before)

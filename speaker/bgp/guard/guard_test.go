@@ -164,7 +164,7 @@ func TestAllow(t *testing.T) {
 			if err := s.Allow(); err != nil {
 				t.Errorf("another program listens on a node that is long up, but Allow() = %v", err)
 			}
-			<-changed
+			receive(t, changed)
 			if listening, taken := g.OtherRouter(); !listening || len(taken) > 0 {
 				t.Errorf("OtherRouter() = %t, %v; want the listener alone", listening, taken)
 			}
@@ -172,7 +172,7 @@ func TestAllow(t *testing.T) {
 			if err := s.Allow(); err == nil || !strings.Contains(err.Error(), "already has a BGP session") {
 				t.Errorf("another program has a connection, but Allow() = %v", err)
 			}
-			<-changed
+			receive(t, changed)
 			if _, taken := g.OtherRouter(); !slices.Equal(taken, []string{"tor1"}) {
 				t.Errorf("taken = %v, want tor1", taken)
 			}
@@ -183,7 +183,7 @@ func TestAllow(t *testing.T) {
 			if err := g.Session(bgp.Peer{Name: "tor1", Address: router.Addr(), Port: router.Port()}).Allow(); err != nil {
 				t.Errorf("the peer was declared anew, but Allow() = %v", err)
 			}
-			<-changed
+			receive(t, changed)
 			if _, taken := g.OtherRouter(); len(taken) > 0 {
 				t.Errorf("taken = %v, want none", taken)
 			}
@@ -221,10 +221,10 @@ func TestLook(t *testing.T) {
 	look(false)
 	stop := other(t, "listen :179")
 	look(true)
-	<-changed
+	receive(t, changed)
 	stop()
 	look(false)
-	<-changed
+	receive(t, changed)
 }
 
 // TestSource: the address that a session would come from is that of the interface which its peer names.
@@ -257,6 +257,20 @@ func TestSourceOfLinkMadeAnew(t *testing.T) {
 	}
 }
 
+// patience bounds the wait for an event. None takes nearly as long.
+const patience = 20 * time.Second
+
+// receive waits for a value.
+func receive[T any](t *testing.T, from <-chan T) (value T) {
+	t.Helper()
+	select {
+	case value = <-from:
+	case <-time.After(patience):
+		t.Fatal("Waited in vain")
+	}
+	return value
+}
+
 // TestHold has another program open a connection to the same router while we have one.
 func TestHold(t *testing.T) {
 	for _, tt := range links {
@@ -277,7 +291,7 @@ func TestHold(t *testing.T) {
 			}
 			again.Close()
 			other(t, "dial "+router.String())
-			if err := <-yielded; !strings.Contains(err.Error(), "already has a BGP session") {
+			if err := receive(t, yielded); err == nil || !strings.Contains(err.Error(), "already has a BGP session") {
 				t.Errorf("yield(%v)", err)
 			}
 			if err := s.Allow(); err == nil {
@@ -302,7 +316,7 @@ func TestHoldSeesWhatCameBefore(t *testing.T) {
 	other(t, "dial "+router.String())
 	yielded := make(chan error, 1)
 	defer s.Hold(ours, func(reason error) { yielded <- reason })()
-	if err := <-yielded; err == nil {
+	if err := receive(t, yielded); err == nil {
 		t.Error("yield without a reason")
 	}
 }
