@@ -59,6 +59,10 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 			if _, name, ok := strings.Cut(value.Value, "/annotations/"); ok && key == "path" && lookup(n, "value") != nil {
 				key, value = strings.ReplaceAll(name, "~1", "/"), lookup(n, "value")
 			}
+			// And a parameter of a chart in its name, as in controller.service.annotations.lbipam\.cilium\.io/ips.
+			if _, name, ok := strings.Cut(value.Value, "annotations."); ok && key == "name" && lookup(n, "value") != nil {
+				key, value = strings.ReplaceAll(name, `\.`, "."), lookup(n, "value")
+			}
 			switch ours := translations[key]; {
 			case ours != "" && value.Kind == yaml.ScalarNode:
 				d.asksAway = true

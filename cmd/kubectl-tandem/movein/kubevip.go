@@ -53,6 +53,7 @@ type kubeVIPState struct {
 	assumption
 	control   []netip.Addr // of the API server
 	namespace string       // the only one whose Services are served, "" for all
+	routed    bool         // addresses are announced by BGP alone
 	workload  subject
 }
 
@@ -194,7 +195,12 @@ func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[s
 	}
 	var special []string
 	for _, p := range k.pools {
-		if name := orElse(interfaces[p.name], interfaces["global"]); p.product == "kube-vip" && name != "" {
+		name := orElse(interfaces[p.name], interfaces["global"])
+		switch {
+		case p.product != "kube-vip" || name == "":
+		case k.routed:
+			k.add(Info, "no-interface-address", p.about(), "its interface %s is where kube-vip puts addresses, and Tandem puts none on an interface", name)
+		default:
 			a := k.newAdvertisement(l2Kind, p.name, o.origin())
 			a.pools, a.interfaces = []string{p.name}, strings.Split(name, ",")
 			special = append(special, p.name)
@@ -268,6 +274,7 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	}
 	k.namespace = c.env["svc_namespace"]
 	nodes := k.nodes(o)
+	k.routed = on("bgp_enable") && !on("vip_arp")
 	if on("vip_arp") {
 		a := k.newAdvertisement(l2Kind, "kube-vip", o.origin())
 		a.nodes = nodes

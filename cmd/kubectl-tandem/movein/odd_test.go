@@ -260,6 +260,24 @@ func TestOddities(t *testing.T) {
 				"type: LoadBalancer") + "status: {loadBalancer: {ingress: [{hostname: lb.example.com}]}}\n", o: movein.Options{Live: true},
 			codes: []string{"warn gets-address", "warn no-advertisement"},
 		},
+		{
+			name: "a parameter of a chart", input: "kind: Application\nspec: {source: {helm: {parameters: [{name: 'controller.service.annotations.lbipam\\.cilium\\.io/ips', " +
+				"value: 192.0.2.1}]}}}\n", codes: []string{"warn annotation-elsewhere", "warn no-pools"},
+		},
+		{
+			name: "what a neighbour has of its peer group", input: "apiVersion: bgp.purelb.io/v1\nkind: BGPConfiguration\nmetadata: {name: a}\nspec: {global: {asn: 64500}, " +
+				"peerGroups: [{config: {peerGroupName: g, peerAsn: 64501}, ebgpMultihop: {enabled: true, multihopTtl: 3}, gracefulRestart: {enabled: true}}], " +
+				"neighbors: [{config: {neighborAddress: 192.0.2.1, peerGroup: g}}]}\n", want: []string{"ebgpMultiHop: true", "gracefulRestart: {}"},
+		},
+		{
+			name: "masks of two lengths", input: "apiVersion: purelb.io/v1\nkind: ServiceGroup\nmetadata: {name: default, namespace: purelb}\nspec: {remote: {v4pools: " +
+				"[{subnet: 192.0.2.0/24, pool: 192.0.2.0/28, aggregation: /32}, {subnet: 198.51.100.0/24, pool: 198.51.100.0/28, aggregation: default}]}}\n",
+			want: []string{"kind: InterfaceAdvertisement"}, codes: []string{"lost aggregate"},
+		},
+		{
+			name: "an interface of a namespace whose addresses go by BGP", input: kubeVIP + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: kubevip}\ndata: " +
+				"{cidr-dev: 192.0.2.0/30, interface-dev: eth1}\n", want: []string{"name: dev"}, codes: []string{"lost control-plane", "warn exclude-label"},
+		},
 		{name: "peers that carry nothing have no messages", input: "apiVersion: cilium.io/v2alpha1\nkind: CiliumBGPPeeringPolicy\n" +
 			"metadata: {name: a}\nspec: {virtualRouters: [{localASN: 64500, neighbors: [{peerAddress: 192.0.2.1/32, peerASN: 0, " +
 			"authSecretRef: pw}]}]}\n", codes: []string{"warn nothing-announced"}},

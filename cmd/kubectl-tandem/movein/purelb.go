@@ -192,11 +192,15 @@ func (d *draft) purelbInterface(o *object, p *pool, agents []agent, remote *fiel
 			if aggregation := item.peek("aggregation"); strings.HasPrefix(aggregation, "/") {
 				bits = numberOf(aggregation[1:])
 			}
+			length := &a.length
 			if subnet.Addr().Is6() {
-				a.lengthV6 = bits
-			} else {
-				a.length = bits
+				length = &a.lengthV6
 			}
+			if *length != 0 && *length != bits {
+				d.add(Lost, "aggregate", p.about(), "its ranges are announced by prefixes of two lengths (/%d and /%d); in Tandem all are by the longer one",
+					min(*length, bits), max(*length, bits))
+			}
+			*length = max(*length, bits)
 		}
 	}
 	d.add(Info, "redistributed", p.about(), "its addresses go on interface %s of every node, as PureLB has them, and the routing "+

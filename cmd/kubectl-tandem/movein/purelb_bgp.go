@@ -142,8 +142,10 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 		p.routerID = id
 	}
 	d.purelbSecurity(n, p, o.namespace)
-	p.multihop = n.own.child("ebgpMultihop").boolean("enabled", false)
-	if ttl, ok := n.own.child("ebgpMultihop").number("multihopTtl"); ok && ttl > 1 {
+	for _, f := range n.sections("ebgpMultihop") {
+		p.multihop = f.boolean("enabled", false) || p.multihop
+	}
+	if ttl := n.number("multihopTtl", "ebgpMultihop"); ttl > 1 {
 		d.add(Info, "multihop", p.about(), "multihopTtl %d is ebgpMultiHop, which sets no limit", ttl)
 	}
 	p.connect = number("%ds", n.number("connectRetry", "timers", "config"))
@@ -152,7 +154,8 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 	for _, f := range n.sections("timers", "config") {
 		f.skip("minimumAdvertisementInterval")
 	}
-	for _, f := range []*fields{global.child("gracefulRestart"), n.own.child("gracefulRestart")} {
+	own := n.sections("gracefulRestart")
+	for _, f := range []*fields{global.child("gracefulRestart"), own[1], own[0]} {
 		seconds, _ := f.number("restartTime")
 		if f.boolean("enabled", false) && !f.boolean("helperOnly", false) {
 			p.graceful, p.restart = true, number("%ds", seconds)
