@@ -3,7 +3,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,14 +50,12 @@ func externalIPsCommand(p *plugin) *cobra.Command {
 			if all == (len(args) > 0) {
 				return fmt.Errorf("name Services, or give --all")
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			return p.adopt(ctx, args, dryRun)
+			return p.adopt(cmd.Context(), args, dryRun, timeout)
 		},
 	}
 	adopt.Flags().BoolVar(&all, "all", false, "All Services of the namespace, or with -A of all.")
 	adopt.Flags().BoolVar(&dryRun, "dry-run", false, "Say what would be done, and change nothing.")
-	adopt.Flags().DurationVar(&timeout, "timeout", timeout, "How long to wait for the addresses.")
+	adopt.Flags().DurationVar(&timeout, "timeout", timeout, "How long to wait for the addresses of each Service.")
 	cmd.AddCommand(adopt)
 	return cmd
 }
@@ -102,7 +102,10 @@ func printExternalIPs(out *terminal.Printer, findings []externalips.Finding) {
 }
 
 // adopt adopts what can be adopted of the Services, one after the other. Its error is ErrProblem if an address cannot be.
-func (p *plugin) adopt(ctx context.Context, names []string, dryRun bool) error {
+func (p *plugin) adopt(ctx context.Context, names []string, dryRun bool, timeout time.Duration) error {
+	if namespace, err := p.namespace(); err != nil || namespace == "" && len(names) > 0 {
+		return cmp.Or(err, errors.New("give the namespace of the Services by -n: -A names none"))
+	}
 	c, findings, err := p.externalIPs(ctx)
 	if err != nil {
 		return err
@@ -135,7 +138,7 @@ func (p *plugin) adopt(ctx context.Context, names []string, dryRun bool) error {
 			out.Printf("%s would keep %s as a load balancer.\n", key, list(addresses[key]))
 			continue
 		}
-		if err := externalips.Adopt(ctx, c, key, addresses[key]); err != nil {
+		if err := adoptOne(ctx, c, key, addresses[key], timeout); err != nil {
 			return err
 		}
 		out.Printf("%s %s is a load balancer with %s. To go back: write spec.externalIPs again, then spec.type as it was.\n",
@@ -145,4 +148,10 @@ func (p *plugin) adopt(ctx context.Context, names []string, dryRun bool) error {
 		return terminal.ErrProblem
 	}
 	return nil
+}
+
+func adoptOne(ctx context.Context, c client.Client, key client.ObjectKey, addresses []string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return externalips.Adopt(ctx, c, key, addresses)
 }

@@ -51,6 +51,7 @@ func Find(o *Objects) (findings []Finding) {
 	for i := range o.Services {
 		svc := &o.Services[i]
 		var families []bool
+		var seen []netip.Addr
 		for _, text := range svc.Spec.ExternalIPs {
 			f := Finding{Namespace: svc.Namespace, Name: svc.Name, Address: text}
 			a, err := netip.ParseAddr(text)
@@ -59,14 +60,17 @@ func Find(o *Objects) (findings []Finding) {
 				findings = append(findings, f)
 				continue
 			}
-			a = a.Unmap()
+			if a = a.Unmap(); slices.Contains(seen, a) {
+				continue // It is there twice.
+			}
+			seen = append(seen, a)
 			for _, name := range pools(o) {
 				if compiled.Pools[name] != nil && compiled.Pools[name].Contains(a) && f.Pool == "" {
 					f.Pool = name
 				}
 			}
 			f.AnnouncedBy = announcer(o, svc, a)
-			f.Refused = cmp.Or(kind(svc), second(families, a), rival(o, svc, a), permission(o, svc, f.Pool))
+			f.Refused = cmp.Or(kind(svc), family(svc, a), second(families, a), rival(o, svc, a), permission(o, svc, f.Pool))
 			if f.Refused == "" {
 				families = append(families, a.Is4())
 			}
@@ -91,6 +95,10 @@ func pools(o *Objects) (names []string) {
 // kind says why a Service can be no load balancer of ours.
 func kind(svc *corev1.Service) string {
 	switch {
+	case svc.DeletionTimestamp != nil:
+		return "the Service is being deleted"
+	case svc.Spec.ClusterIP == corev1.ClusterIPNone:
+		return "the Service is headless (clusterIP None), and no load balancer can be; make a second Service with the same selector and a cluster IP"
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
 		return "the Service is a name (type ExternalName) and has no endpoints"
 	case svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.LoadBalancerClass != nil &&
@@ -100,6 +108,24 @@ func kind(svc *corev1.Service) string {
 		return "the Service is a load balancer with another address already; make a second Service with the same selector"
 	}
 	return ""
+}
+
+// family says that a Service has nothing of the family of an address, which nodes then take no traffic for either.
+func family(svc *corev1.Service, a netip.Addr) string {
+	want := corev1.IPv4Protocol
+	if a.Is6() {
+		want = corev1.IPv6Protocol
+	}
+	if len(svc.Spec.IPFamilies) == 0 || slices.Contains(svc.Spec.IPFamilies, want) {
+		return ""
+	}
+	return fmt.Sprintf("the Service has no %s, so that nodes take no traffic for it: set spec.ipFamilyPolicy to PreferDualStack", want)
+}
+
+// sharing reports whether two Services of one namespace may share an address, since both have the same key for it.
+func sharing(a, b *corev1.Service) bool {
+	key := a.Annotations[v1alpha1.AnnotationAllowSharedIP]
+	return key != "" && a.Namespace == b.Namespace && key == b.Annotations[v1alpha1.AnnotationAllowSharedIP]
 }
 
 // second says that the Service has an address of the family.
@@ -118,7 +144,7 @@ func rival(o *Objects, svc *corev1.Service, a netip.Addr) string {
 	for i := range o.Claims {
 		claim := &o.Claims[i]
 		parent := claim.Spec.ParentRef
-		if claim.Name == a.String() && (parent == nil || parent.Namespace != svc.Namespace || parent.Name != svc.Name) {
+		if claim.Name == a.String() && (parent == nil || parent.Namespace != svc.Namespace || parent.Name != svc.Name && !sharing(svc, named(o, parent))) {
 			whose := "another object"
 			if parent != nil {
 				whose = parent.Namespace + "/" + parent.Name
@@ -136,11 +162,25 @@ func rival(o *Objects, svc *corev1.Service, a netip.Addr) string {
 			return same(i.IP,
 				a)
 		})
-		if external || published {
+		switch {
+		case !external && !published, sharing(svc, other):
+		case other.Namespace == svc.Namespace:
+			return fmt.Sprintf("Service %s/%s has it too; if they are to share it, give both the same annotation %s", other.Namespace, other.Name,
+				v1alpha1.AnnotationAllowSharedIP)
+		default:
 			return fmt.Sprintf("Service %s/%s has it too; decide whose it is, and take it away from the other", other.Namespace, other.Name)
 		}
 	}
 	return ""
+}
+
+// named returns the Service that a claim is of, an empty one if there is none.
+func named(o *Objects, parent *networkingv1.ParentReference) *corev1.Service {
+	i := slices.IndexFunc(o.Services, func(s corev1.Service) bool { return s.Namespace == parent.Namespace && s.Name == parent.Name })
+	if i < 0 {
+		return &corev1.Service{}
+	}
+	return &o.Services[i]
 }
 
 func same(text string, a netip.Addr) bool {

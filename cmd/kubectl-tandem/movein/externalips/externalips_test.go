@@ -26,6 +26,18 @@ func service(namespace, name string, addresses ...string) corev1.Service {
 	}
 }
 
+func changed(change func(*corev1.Service)) corev1.Service {
+	svc := service("shop", "web", "192.0.2.7")
+	change(&svc)
+	return svc
+}
+
+func shared(namespace, name string) corev1.Service {
+	svc := service(namespace, name, "192.0.2.7")
+	svc.Annotations = map[string]string{v1alpha1.AnnotationAllowSharedIP: "web"}
+	return svc
+}
+
 func addressPool(name, addresses string, change func(*v1alpha1.AddressPoolSpec)) v1alpha1.AddressPool {
 	p := v1alpha1.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.AddressPoolSpec{AdoptExternalIPs: true}}
 	p.Spec.IPv4 = &v1alpha1.IPv4Partition{Ranges: []v1alpha1.IPv4Range{v1alpha1.IPv4Range(addresses)}}
@@ -81,6 +93,31 @@ func TestFind(t *testing.T) {
 		}},
 		{name: "a second address of the family", refused: "one address of each family", objects: Objects{
 			Services: []corev1.Service{service("shop", "web", "192.0.2.7", "192.0.2.8")}, Pools: []v1alpha1.AddressPool{open},
+		}},
+		{name: "two Services of a namespace list it", refused: "give both the same annotation tandem-lb.io/allow-shared-ip", objects: Objects{
+			Services: []corev1.Service{service("shop", "tcp", "192.0.2.7"), service("shop", "udp", "192.0.2.7")}, Pools: []v1alpha1.AddressPool{open},
+		}},
+		{name: "two Services of a namespace share it", objects: Objects{
+			Services: []corev1.Service{shared("shop", "tcp"), shared("shop", "udp")}, Pools: []v1alpha1.AddressPool{open},
+			Claims: []networkingv1.IPAddress{{ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.7"}, Spec: networkingv1.IPAddressSpec{
+				ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "shop", Name: "tcp"},
+			}}},
+		}},
+		{name: "two Services of two namespaces have one key", refused: "blog/tcp has it too", objects: Objects{
+			Services: []corev1.Service{shared("blog", "tcp"), shared("shop", "udp")}, Pools: []v1alpha1.AddressPool{open},
+		}},
+		{name: "the Service is headless", refused: "headless", objects: Objects{
+			Services: []corev1.Service{changed(func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })}, Pools: []v1alpha1.AddressPool{open},
+		}},
+		{name: "the Service is being deleted", refused: "being deleted", objects: Objects{
+			Services: []corev1.Service{changed(func(s *corev1.Service) { s.DeletionTimestamp = &metav1.Time{} })}, Pools: []v1alpha1.AddressPool{open},
+		}},
+		{name: "the Service has the other family", refused: "has no IPv4", objects: Objects{
+			Services: []corev1.Service{changed(func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} })},
+			Pools:    []v1alpha1.AddressPool{open},
+		}},
+		{name: "the address is there twice", objects: Objects{
+			Services: []corev1.Service{service("shop", "web", "192.0.2.7", "192.0.2.7")}, Pools: []v1alpha1.AddressPool{open},
 		}},
 		{name: "text that is no address", refused: "no " +
 			"address", objects: Objects{Services: []corev1.Service{service("shop", "web", "web.example")}}},
