@@ -179,7 +179,7 @@ on where it was interrupted.`,
 				return err
 			}
 			defer m.close()
-			if m.snapshot.PhaseOf() == "" {
+			if m.snapshot.PhaseOf() == "" && !m.snapshot.Beheaded() {
 				m.out.Printf("There is no move to undo.\n")
 				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
 			}

@@ -235,10 +235,11 @@ func joined(list []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-// moving returns the Services that a move is about: load balancers without a class.
+// moving returns the Services that a move is about: load balancers without a class. One that is being deleted is none: nobody gives or claims an address
+// for it any more, however long another controller's finalizer keeps it.
 func (o Objects) moving() (list []map[string]any) {
 	for _, svc := range o.of("", "Service") {
-		if text(svc, "spec", "type") == "LoadBalancer" && text(svc, "spec", "loadBalancerClass") == "" {
+		if text(svc, "spec", "type") == "LoadBalancer" && text(svc, "spec", "loadBalancerClass") == "" && text(svc, "metadata", "deletionTimestamp") == "" {
 			list = append(list, svc)
 		}
 	}

@@ -90,6 +90,17 @@ func (metalLB) holders(o Objects) map[string]string {
 
 func (metalLB) narrow(m *machine) Action { return first(m.openWebhook, m.narrowTheirs) }
 
+// stopped also stops the move where something has taken the switch out of MetalLB's objects: MetalLB would announce what has moved.
+func (p metalLB) stopped(m *machine) Action {
+	return first(func() Action { return p.deployed.stopped(m) }, func() Action {
+		for _, ref := range m.switched() {
+			return stop("%s has been written back, so that MetalLB announces what has moved, too: pause what has done it (Flux, Argo CD, an operator), and go back by "+
+				"kubectl tandem move-in undo", ref)
+		}
+		return Action{}
+	})
+}
+
 func (metalLB) widen(m *machine) Action { return first(m.advertisementsBack, m.speakersBack) }
 
 func (metalLB) units(m *machine, services []map[string]any) []*Unit {

@@ -267,6 +267,30 @@ func (m *machine) narrowTheirs() Action {
 	return Action{}
 }
 
+// switched returns those of MetalLB's objects that narrowTheirs has edited and that are not so any more.
+func (m *machine) switched() (refs []Ref) {
+	kept := map[Ref]bool{}
+	for _, ad := range m.poolAdvertisements() {
+		kept[RefOf(ad)] = true
+	}
+	for _, ref := range m.Record.refsBefore(theirGroup, "L2Advertisement") {
+		o := m.Objects[ref]
+		open := !slices.ContainsFunc(list(o, "spec", "serviceSelectors"), func(value any) bool {
+			s, _ := value.(map[string]any)
+			return slices.ContainsFunc(items(s, "matchExpressions"), func(r map[string]any) bool { return text(r, "key") == label })
+		})
+		if o != nil && (m.Record.ByPool && !kept[ref] || !m.Record.ByPool && open) {
+			refs = append(refs, ref)
+		}
+	}
+	for _, ref := range m.Record.Speakers {
+		if a := m.change(ref, "", leaveLabelled); m.bgp() && !a.Done() {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
 // leaveLabelled makes a DaemonSet leave the Nodes that have the label. With updateStrategy OnDelete all other pods stay as they are.
 func leaveLabelled(o map[string]any) {
 	set(o, map[string]any{"type": "OnDelete"}, "spec", "updateStrategy")

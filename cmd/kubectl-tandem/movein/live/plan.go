@@ -57,7 +57,8 @@ type PlanService struct {
 func (s *Snapshot) input(from origin) (movein.Input, error) {
 	all := from.configuration(s)
 	for _, o := range slices.Concat(s.Objects.of("", "Service"), s.Objects.of("", "Node"), from.announcers(s.Objects)) {
-		if kind := text(o, "kind"); kind != "Service" || text(o, "spec", "type") == "LoadBalancer" {
+		serves := text(o, "spec", "type") == "LoadBalancer" && text(o, "metadata", "deletionTimestamp") == ""
+		if text(o, "kind") != "Service" || serves {
 			all = append(all, o)
 		}
 	}
@@ -76,6 +77,11 @@ func (s *Snapshot) convert(from origin, keepInUse bool) (movein.Result, error) {
 
 // MakePlan plans a move that has not begun.
 func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
+	if s.Beheaded() {
+		gone := refuse("no-phase", "ConfigMap "+s.System+"/"+ConfigMapName, "it is gone, though a move has begun, so that nobody knows how far that is: "+
+			"kubectl tandem move-in undo goes back")
+		return &Plan{Messages: []movein.Message{gone}, Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
+	}
 	from, err := s.origin()
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"unicode/utf8"
 
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 )
@@ -98,13 +99,55 @@ func (r *Record) encode(system string) ([]map[string]any, error) {
 	var maps []map[string]any
 	sum := sha256.Sum256(whole)
 	for rest := string(whole); rest != ""; {
-		part := rest[:min(len(rest), mostOfPart)]
-		rest = rest[len(part):]
+		end := min(len(rest), mostOfPart)
+		for end < len(rest) && !utf8.RuneStart(rest[end]) { // The API server takes no half of a character.
+			end--
+		}
+		part := rest[:end]
+		rest = rest[end:]
 		maps = append(maps, configMap(system, "-"+strconv.Itoa(len(maps)), map[string]any{"part": part}))
 	}
-	return append(maps, configMap(system, "", map[string]any{
-		"phase": string(Preparing), "parts": strconv.Itoa(len(maps)), "sha256": hex.EncodeToString(sum[:]), "from": r.From,
-	})), nil
+	return append(maps, head(system, Preparing, len(maps), sum, r.From)), nil
+}
+
+// head returns the ConfigMap with the phase of a move whose Record has so many parts and this sum.
+func head(system string, phase Phase, parts int, sum [sha256.Size]byte, from string) map[string]any {
+	return configMap(system, "", map[string]any{
+		"phase": string(phase), "parts": strconv.Itoa(parts), "sha256": hex.EncodeToString(sum[:]), "from": from,
+	})
+}
+
+// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase: what the move has made or labelled is there.
+func (s *Snapshot) Beheaded() bool {
+	if s.Objects[headRef(s.System)] != nil {
+		return false
+	}
+	for ref, o := range s.Objects {
+		ours := ref.Group == ourGroup || ref.Group == "" && ref.Kind != "ConfigMap"
+		if ours && text(o, "metadata", "labels", label) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// headBack makes the ConfigMap with the phase again, from the Record. What has been done is not known then, and undo goes back from anywhere.
+func (s *Snapshot) headBack() Action {
+	var whole []byte
+	parts := 0
+	for ; ; parts++ {
+		part := s.Objects[Ref{Kind: "ConfigMap", Namespace: s.System, Name: fmt.Sprintf("%s-%d", ConfigMapName, parts)}]
+		if part == nil {
+			break
+		}
+		whole = append(whole, text(part, "data", "part")...)
+	}
+	r := &Record{}
+	if err := utiljson.Unmarshal(whole, r); err != nil || originOf(r.From) == nil {
+		return stop("a move has begun, and its record in ConfigMaps %s/%s and following is gone or has been changed: go back by hand, as docs/moving-in.md says",
+			s.System, ConfigMapName)
+	}
+	return s.create(head(s.System, Undoing, parts, sha256.Sum256(whole), r.From), "make the ConfigMap with the phase again, which somebody has deleted")
 }
 
 // headRef names the ConfigMap with the phase.
@@ -117,8 +160,8 @@ func (s *Snapshot) PhaseOf() Phase { return Phase(text(s.Objects[headRef(s.Syste
 
 // record reads the Record of a move that has begun.
 func (s *Snapshot) record() (*Record, error) {
-	head := s.Objects[headRef(s.System)]
-	parts, err := strconv.Atoi(text(head, "data", "parts"))
+	begun := s.Objects[headRef(s.System)]
+	parts, err := strconv.Atoi(text(begun, "data", "parts"))
 	if err != nil {
 		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has: %w", s.System, ConfigMapName, err)
 	}
@@ -131,7 +174,7 @@ func (s *Snapshot) record() (*Record, error) {
 		}
 		whole = append(whole, text(part, "data", "part")...)
 	}
-	if sum := sha256.Sum256(whole); hex.EncodeToString(sum[:]) != text(head, "data", "sha256") {
+	if sum := sha256.Sum256(whole); hex.EncodeToString(sum[:]) != text(begun, "data", "sha256") {
 		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand", s.System, ConfigMapName)
 	}
 	r := &Record{}

@@ -135,8 +135,10 @@ func (s *sim) settle() {
 		s.t.Fatal("two controllers write statuses")
 	}
 	for _, svc := range s.objects.of("", "Service") {
-		s.adopt(svc)
-		s.announce(svc)
+		if text(svc, "metadata", "deletionTimestamp") == "" {
+			s.adopt(svc)
+			s.announce(svc)
+		}
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 func Undo(s *Snapshot) (Action, error) {
 	switch s.PhaseOf() {
 	case "":
+		if s.Beheaded() {
+			return s.headBack(), nil
+		}
 		return s.forget(), nil
 	case Finishing, Finished:
 		return stop("the move is finished, and there is no undo after that. The objects of the other load balancer are still there, so that you can move back " +

@@ -5,6 +5,7 @@ package live
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/labels"
 )
@@ -102,7 +103,7 @@ func (m *machine) units() (units []*Unit) {
 	if m.bgp() {
 		for _, node := range m.Objects.of("", "Node") {
 			all := table(node, "metadata", "labels")
-			_, excluded := all["node.kubernetes.io/exclude-from-external-load-balancers"]
+			excluded := m.excludes(all)
 			peered := slices.ContainsFunc(m.Record.documents("BGPPeer"), func(p map[string]any) bool { return matchesAny(list(p, "spec", "nodeSelectors"), all) })
 			if name := text(node, "metadata", "name"); peered && !excluded {
 				units = append(units, &Unit{Name: "node " + name, Node: name})
@@ -110,6 +111,17 @@ func (m *machine) units() (units []*Unit) {
 		}
 	}
 	return units
+}
+
+// excludes reports whether Tandem announces nothing from a Node with these labels, as package observation of its speakers has it.
+func (m *machine) excludes(all map[string]string) bool {
+	value, labelled := all["node.kubernetes.io/exclude-from-external-load-balancers"]
+	says, err := strconv.ParseBool(value)
+	return labelled && (says || err != nil) && !slices.ContainsFunc(m.Objects.of("apps", "DaemonSet"), func(d map[string]any) bool {
+		return text(d, "metadata", "namespace") == m.System && slices.ContainsFunc(items(d, "spec", "template", "spec", "containers"), func(c map[string]any) bool {
+			return slices.Contains(texts(c, "args"), "--ignore-exclude-label") || slices.Contains(texts(c, "args"), "--ignore-exclude-label=true")
+		})
+	})
 }
 
 // bgp reports whether the move has sessions.
