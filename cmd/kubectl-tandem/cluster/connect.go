@@ -43,7 +43,11 @@ func Connect(flags genericclioptions.RESTClientGetter, system string) (*Cluster,
 	}
 	c := &Cluster{REST: restConfig, System: system, Now: func() time.Time { return time.Unix(date.Load(), 0).UTC() }}
 	scheme := config.Scheme()
-	if c.Client, err = client.New(restConfig, client.Options{HTTPClient: httpClient, Scheme: scheme, Mapper: mapper(scheme)}); err != nil {
+	whole, err := client.New(restConfig, client.Options{HTTPClient: httpClient, Scheme: scheme, Mapper: mapper(scheme)})
+	if err != nil {
+		return nil, err
+	}
+	if c.Client, err = newStreaming(whole, restConfig, httpClient); err != nil {
 		return nil, err
 	}
 	if c.Clientset, err = kubernetes.NewForConfigAndClient(restConfig, httpClient); err != nil {
