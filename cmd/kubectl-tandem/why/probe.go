@@ -338,7 +338,7 @@ func (e *Engine) probeHere(ctx context.Context, c *Chain, ip netip.Addr, port ui
 		c.well(Here, "this machine reaches port %d", port)
 		return
 	}
-	if w.layer2 && e.probeStation(c, ip, w.nodes[0]) {
+	if w.layer2 && e.probeStation(c, ip, w) {
 		return
 	}
 	text := "this machine gets no answer"

@@ -12,6 +12,9 @@ const remedySilent = "a switch or a firewall drops ARP or neighbour solicitation
 	"snooping without a " +
 	"querier, nft or ebtables on the node; or the speaker there cannot answer: kubectl tandem why node/NAME"
 
+const remedyMultihop = "set ebgpMultiHop: true in the BGPPeer, and let the router speak with each node over several hops too: neighbor … " +
+	"ebgp-multihop 2 of FRR and IOS, multihop 2 of BIRD, multihop ttl 2 of Junos; or name the router of the nodes' own link in peerAddress"
+
 // byReason are the remedies of the reasons of a diagnosis that need no more to be known.
 var byReason = map[string]string{
 	ipamv1alpha1.ServiceReasonNoClaim: "an event ClaimFailed on the Service says what refuses the claim; it is tried again every 30 " +
@@ -65,6 +68,7 @@ var byText = []struct{ text, remedy string }{
 		"to do beside Calico, FRR and BIRD"},
 	{"peer expects another AS", "spec.myASN of the BGPPeer, or remote-as on the router"},
 	{"sent NOTIFICATION code 2(open) subcode 2", "spec.peerASN of the BGPPeer, or the router's own AS"},
+	{"the peer is behind a router: set spec.ebgpMultiHop", remedyMultihop},
 	{"no answer from the peer", "the router drops the packets: another MD5 password, or one on one side alone; ttlSecurityHops on one " +
 		"side alone; or it is behind " +
 		"another router, and ebgpMultiHop is missing here or there; or a firewall closes TCP 179"},

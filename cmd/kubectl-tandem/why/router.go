@@ -17,9 +17,10 @@ import (
 
 // way is how traffic to an address comes to the cluster.
 type way struct {
-	layer2 bool
-	nodes  []string            // that get it
-	peers  map[string][]string // by BGP: the nodes that tell a peer of the address, by the name of the peer
+	layer2     bool
+	nodes      []string            // that get it
+	interfaces []string            // on layer 2: those on which the holder answers
+	peers      map[string][]string // by BGP: the nodes that tell a peer of the address, by the name of the peer
 }
 
 // probeRouter adds the hop Router, or says more of it: nodes send to the address by a router of their link, and it has to come back to the node
@@ -58,7 +59,7 @@ func (e *Engine) probeRouter(ctx context.Context, c *Chain, ip netip.Addr, port 
 	switch {
 	case len(refused) > 0 && w.layer2:
 		c.set(Router, Fault, strings.Join(refused, "; "), fmt.Sprintf("an old neighbour entry of the router: there %s has to be at %s (ip neigh, show "+
-			"arp); remove the entry. Or a filter of the router drops it", ip, e.macOf(w.nodes[0])))
+			"arp); remove the entry. Or a filter of the router drops it", ip, e.macOf(ip, w)))
 	case len(refused) > 0:
 		c.set(Router, Fault, strings.Join(refused, "; "), fmt.Sprintf("the route was sent: an import filter, a route map or a prefix limit of the "+
 			"router drops it, or another route is better. There: show bgp %s unicast %s, and the filters of the neighbour",
@@ -131,6 +132,38 @@ func (e *Engine) addressOf(peer string) string {
 	return ""
 }
 
+// distant says of which peers the BGPPeers do not allow several hops, though the nodes that tell them of an address have no subnet with them. The
+// session of such a peer comes up where it sends with a TTL above 1.
+func (e *Engine) distant(peers map[string][]string) (texts []string) {
+	for _, name := range sortedKeys(peers) {
+		i := slices.IndexFunc(e.state.Snapshot.Config.Peers, func(p config.Peer) bool { return p.Name == name })
+		address, err := netip.ParseAddr(e.addressOf(name))
+		if i < 0 || err != nil || address.IsLinkLocalUnicast() {
+			continue
+		}
+		peer := e.state.Snapshot.Config.Peers[i].Peer
+		if !peer.IsExternal() || peer.EBGPMultiHop || peer.TTLSecurityHops > 1 {
+			continue
+		}
+		far := slices.DeleteFunc(slices.Clone(peers[name]), func(node string) bool { return e.onLink(node, address) })
+		if len(far) > 0 {
+			texts = append(texts, fmt.Sprintf("%s (%s) is in no subnet of %s", name, address, list(far)))
+		}
+	}
+	return texts
+}
+
+// onLink reports whether an interface of a node is in the subnet of an address. One of a node that says nothing of its interfaces may be.
+func (e *Engine) onLink(node string, ip netip.Addr) bool {
+	status := e.speakers[node]
+	return status == nil || slices.ContainsFunc(status.Status.Interfaces, func(i v1alpha1.InterfaceState) bool { return isIn(i, ip) })
+}
+
+// isIn reports whether an interface is in the subnet of an address.
+func isIn(i v1alpha1.InterfaceState, ip netip.Addr) bool {
+	return slices.ContainsFunc(i.Addresses, func(text string) bool { p, err := netip.ParsePrefix(text); return err == nil && p.Contains(ip) })
+}
+
 // external reports whether a peer is of another AS, and so a router and no route reflector, which passes nothing on.
 func (e *Engine) external(peer string) bool {
 	peers := e.state.Snapshot.Config.Peers
@@ -138,26 +171,34 @@ func (e *Engine) external(peer string) bool {
 	return i >= 0 && peers[i].Peer.IsExternal()
 }
 
-// macOf returns the MACs with which a node answers.
-func (e *Engine) macOf(node string) string {
-	var macs []string
-	if status := e.speakers[node]; status != nil {
+// macOf returns the MACs with which the holder of an address answers for it: those of the interfaces on record, or else those in the subnet of the
+// address. A bridge of Pods can announce too, and has another MAC.
+func (e *Engine) macOf(ip netip.Addr, w way) string {
+	holder := w.nodes[0]
+	var onRecord, inSubnet []string
+	if status := e.speakers[holder]; status != nil {
 		for _, i := range status.Status.Interfaces {
-			if i.Usable {
-				macs = append(macs, i.MAC)
+			if i.Usable && slices.Contains(w.interfaces, i.Name) {
+				onRecord = append(onRecord, i.MAC)
+			}
+			if i.Usable && isIn(i, ip) {
+				inSubnet = append(inSubnet, i.MAC)
 			}
 		}
 	}
-	if len(macs) == 0 {
-		return "the MAC of " + node
+	switch {
+	case len(onRecord) > 0:
+		return strings.Join(onRecord, " or ")
+	case len(inSubnet) > 0:
+		return strings.Join(inSubnet, " or ")
 	}
-	return strings.Join(macs, " or ")
+	return "the MAC of " + holder
 }
 
-// probeStation adds the hop Here if this machine has another MAC for an address than those of the node that holds it, and reports whether it did.
-func (e *Engine) probeStation(c *Chain, ip netip.Addr, holder string) bool {
+// probeStation adds the hop Here if this machine has another MAC for an address than those with which its holder answers, and reports whether it did.
+func (e *Engine) probeStation(c *Chain, ip netip.Addr, w way) bool {
 	mac, found := e.Prober.StationHere(ip)
-	right := e.macOf(holder)
+	holder, right := w.nodes[0], e.macOf(ip, w)
 	if !found || e.speakers[holder] == nil || strings.Contains(strings.ToLower(right), strings.ToLower(mac)) {
 		return false
 	}

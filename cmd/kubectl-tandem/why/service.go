@@ -220,7 +220,7 @@ func (e *Engine) withAddress(ctx context.Context, c *Chain, svc *corev1.Service,
 	}
 	w := way{layer2: layer2}
 	if layer2 {
-		w.nodes = e.layer2(ctx, c, observed, address)
+		w.nodes, w.interfaces = e.layer2(ctx, c, observed, address)
 	}
 	if toPeers && c.Fault() == nil {
 		w.peers = e.byBGP(ctx, c, observed, address, !layer2)
@@ -391,13 +391,13 @@ func endpointText(svc *decision.Service, f family.Family) string {
 	return text
 }
 
-// layer2 adds the hops of layer 2, and returns the node that gets the traffic.
-func (e *Engine) layer2(ctx context.Context, c *Chain, svc *decision.Service, address decision.Address) []string {
+// layer2 adds the hops of layer 2, and returns the node that gets the traffic, and the interfaces on which it answers.
+func (e *Engine) layer2(ctx context.Context, c *Chain, svc *decision.Service, address decision.Address) (nodes, interfaces []string) {
 	record := e.record(svc.Name)
 	if record == nil || record.Status.Node == "" || !slices.Contains(record.Status.Addresses, address.IP.String()) {
 		_, x := e.explainer.Holder(svc.Name, address)
 		c.unknown(Holder, fmt.Sprintf("no node answers on layer 2 (%s)", x.Reason), "")
-		return nil
+		return nil, nil
 	}
 	holder, text := record.Status.Node, fmt.Sprintf("%s on %s", record.Status.Node, list(record.Status.Interfaces))
 	if record.Status.Since != nil {
@@ -407,7 +407,7 @@ func (e *Engine) layer2(ctx context.Context, c *Chain, svc *decision.Service, ad
 		cut := meta.FindStatusCondition(status.Status.Conditions, v1alpha1.ConditionIsolatedFromLAN)
 		if cut != nil && cut.Status == metav1.ConditionTrue {
 			c.fault(Holder, text+": "+cut.Message, "look for the cable, the switch port and its VLAN")
-			return nil
+			return nil, nil
 		}
 	}
 	c.well(Holder, "%s", text)
@@ -416,7 +416,7 @@ func (e *Engine) layer2(ctx context.Context, c *Chain, svc *decision.Service, ad
 		iface = record.Status.Interfaces[0]
 	}
 	e.neighbour(ctx, c, address.IP, holder, iface)
-	return []string{holder}
+	return []string{holder}, record.Status.Interfaces
 }
 
 // record returns the L2Announcement of a Service, nil if there is none.
@@ -504,6 +504,11 @@ func (e *Engine) byBGP(ctx context.Context, c *Chain, svc *decision.Service, add
 	}
 	if c.Fault() != nil {
 		return nil
+	}
+	if far := e.distant(peers); len(far) > 0 {
+		c.unknown(Router, list(far)+": a router that does not expect several hops keeps the route, and does not use it, since the next hop is on no "+
+			"link of its own", remedyMultihop)
+		return peers
 	}
 	c.unknown(Router, "what a router does with a route it does not say", fmt.Sprintf("on the router: show bgp %s unicast %s",
 		strings.ToLower(string(f)), netip.PrefixFrom(address.IP, address.IP.BitLen())))

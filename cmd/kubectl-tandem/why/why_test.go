@@ -249,6 +249,12 @@ func TestFaults(t *testing.T) {
 			v4: Session, v6: Session, text: "no answer from the peer", remedy: "MD5 password, or one on one side alone; ttlSecurityHops",
 		},
 		{
+			name: "a peer behind a router", set: func(w *world) {
+				w.down("the peer is behind a router: set spec.ebgpMultiHop, and allow several hops on the peer too")
+			},
+			v4: Session, v6: Session, text: "the peer is behind a router", remedy: "set ebgpMultiHop: true in the BGPPeer, and let the router",
+		},
+		{
 			name: "a Secret that is missing", set: func(w *world) { w.down("spec.passwordSecret: there is no Secret tandem-system/tor1") },
 			v4: Session, v6: Session, text: "there is no Secret tandem-system/tor1", remedy: "create the Secret",
 		},
@@ -415,6 +421,7 @@ func TestProbes(t *testing.T) {
 		text, remedy string
 		marks        string // of all hops
 		others       []corev1.ServicePort
+		peer         string // by BGP: its address, if it is none of the link
 	}{
 		{
 			name: "all is well", set: func(p *fakeProber) { p.byRouter(answers, "") },
@@ -431,14 +438,22 @@ func TestProbes(t *testing.T) {
 		{
 			name: "an old neighbour entry of the router", set: func(p *fakeProber) { p.byRouter(silent, refused) },
 			hop: Router, text: "what node2 sends to node1 itself by the gateway 198.51.100.1 comes back, and what it sends to this address by it does not",
-			remedy: "there 198.51.100.200 has to be at 02:00:00:00:01:11", marks: "✓✓✓✓✓✓✓✓✓✓✗✓",
+			remedy: "there 198.51.100.200 has to be at 02:00:00:00:01:11 (ip neigh", marks: "✓✓✓✓✓✓✓✓✓✓✗✓",
 		},
 		{
 			name: "an old neighbour entry of this machine", set: func(p *fakeProber) {
 				p.byRouter(answers, "")
 				p.here, p.station = silent, "02:00:00:00:00:7f"
 			},
-			hop: Here, text: "has 02:00:00:00:00:7f for the address, while node1, which holds it, has 02:00:00:00:01:11",
+			hop: Here, text: "has 02:00:00:00:00:7f for the address, while node1, which holds it, has 02:00:00:00:01:11 →",
+			remedy: "ip neigh flush to 198.51.100.200", marks: "✓✓✓✓✓✓✓✓✓✓✓✗",
+		},
+		{
+			name: "a neighbour entry of this machine with a MAC of the holder that is on no record", set: func(p *fakeProber) {
+				p.byRouter(answers, "")
+				p.here, p.station = silent, "02:00:00:00:02:11"
+			},
+			hop: Here, text: "has 02:00:00:00:02:11 for the address, while node1, which holds it, has 02:00:00:00:01:11 →",
 			remedy: "ip neigh flush to 198.51.100.200", marks: "✓✓✓✓✓✓✓✓✓✓✓✗",
 		},
 		{
@@ -452,6 +467,10 @@ func TestProbes(t *testing.T) {
 			name: "a route that the router filters, and the router says so", bgp: true, set: func(p *fakeProber) { p.byRouter(unreachable, refused) },
 			hop: Router, text: "by tor1 (198.51.100.1) comes back, and what it sends to this address by it does not: unreachable, it is told",
 			remedy: "import filter", marks: "✓✓✓✓✓✓✓✓✗✓✓✓",
+		},
+		{
+			name: "a peer behind a router, whose session is established", bgp: true, peer: "203.0.113.100", set: func(*fakeProber) {},
+			text: "tor1 (203.0.113.100) is in no subnet of node1, node2 and node3", remedy: "ebgpMultiHop: true", marks: "✓✓✓✓✓✓✓✓–✓✓✓–",
 		},
 		{
 			name: "a router that may send back to the node that asks", bgp: true, set: func(p *fakeProber) { p.byRouter(silent, refused) },
@@ -537,10 +556,17 @@ func TestProbes(t *testing.T) {
 			if tt.bgp {
 				w.byBGP()
 			}
+			if tt.peer != "" {
+				w.sessions(func(s *v1alpha1.BGPSession) { s.Address = tt.peer })
+			}
 			tt.set(p)
 			w.service().Spec.Ports = append(w.service().Spec.Ports, tt.others...)
 			for i := 1; i <= 3; i++ {
-				fixture.Find[*v1alpha1.SpeakerStatus](t, w.objects, fmt.Sprintf("node%d", i)).Status.DefaultGateways = []string{"198.51.100.1"}
+				status := &fixture.Find[*v1alpha1.SpeakerStatus](t, w.objects, fmt.Sprintf("node%d", i)).Status
+				status.DefaultGateways = []string{"198.51.100.1"}
+				status.Interfaces = append(status.Interfaces, v1alpha1.InterfaceState{
+					Name: "cni0", MAC: fmt.Sprintf("02:00:00:00:02:%02d", 10+i), Usable: true, Addresses: []string{fmt.Sprintf("10.244.%d.1/24", i)},
+				})
 			}
 			e := w.engine()
 			e.Prober = p
@@ -558,6 +584,35 @@ func TestProbes(t *testing.T) {
 				t.Errorf("the fault is %v, want %s", fault, tt.hop)
 			}
 		})
+	}
+}
+
+// TestMACs: a holder is known by the MACs with which it can answer for an address, on record or not.
+func TestMACs(t *testing.T) {
+	w := newWorld(t)
+	status := &fixture.Find[*v1alpha1.SpeakerStatus](t, w.objects, "node1").Status
+	status.Interfaces = append(status.Interfaces,
+		v1alpha1.InterfaceState{Name: "cni0", MAC: "02:00:00:00:02:11", Usable: true, Addresses: []string{"10.244.1.1/24"}},
+		v1alpha1.InterfaceState{Name: "eth1", MAC: "02:00:00:00:03:11", Usable: true, Addresses: []string{"198.51.100.91/25"}},
+		v1alpha1.InterfaceState{Name: "eth2", MAC: "02:00:00:00:04:11", Reason: "down", Addresses: []string{"198.51.100.92/24"}},
+	)
+	e := w.engine()
+	for _, tt := range []struct {
+		address, holder string
+		interfaces      []string
+		want            string
+	}{
+		{v4, "node1", []string{"eth0"}, "02:00:00:00:01:11"},
+		{v4, "node1", []string{"eth0", "eth1"}, "02:00:00:00:01:11 or 02:00:00:00:03:11"}, // by interfaces of the L2Advertisement
+		{v4, "node1", nil, "02:00:00:00:01:11"},
+		{"198.51.100.2", "node1", nil, "02:00:00:00:01:11 or 02:00:00:00:03:11"},
+		{"192.0.2.1", "node1", nil, "the MAC of node1"},
+		{v4, "node1", []string{"eth2"}, "02:00:00:00:01:11"}, // It has been set down since.
+		{v4, "node9", nil, "the MAC of node9"},
+	} {
+		if got := e.macOf(netip.MustParseAddr(tt.address), way{nodes: []string{tt.holder}, interfaces: tt.interfaces}); got != tt.want {
+			t.Errorf("%s of %s on %v is at %s, want %s", tt.address, tt.holder, tt.interfaces, got, tt.want)
+		}
 	}
 }
 
