@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,25 +17,47 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/component-base/version"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/lookingglass"
 )
 
-// mostFactInterfaces is of how many interfaces parameters are told at most, in an answer that is meant for a screen.
-const mostFactInterfaces = 16
+// mostFactInterfaces is of how many interfaces parameters are told at most, in an answer that is meant for a screen, and mostFactRoutes to how many
+// addresses the route.
+const mostFactInterfaces, mostFactRoutes = 16, 64
 
 // proxyMode is where kube-proxy tells its mode, unless --metrics-bind-address of it says otherwise.
 const proxyMode = "http://127.0.0.1:10249/proxyMode"
 
-// serveFacts answers with the facts of this node, as JSON. The query names the interfaces of interest: /facts?interface=eth0&interface=eth1.
-func serveFacts(w http.ResponseWriter, r *http.Request) {
-	interfaces := r.URL.Query()["interface"]
+// serveFacts answers with the facts of this node, as JSON. The query names the interfaces and addresses of interest:
+// /facts?interface=eth0&interface=eth1&to=198.51.100.12.
+func (s *Speaker) serveFacts(w http.ResponseWriter, r *http.Request) {
+	interfaces, addresses := r.URL.Query()["interface"], r.URL.Query()["to"]
 	f := lookingglass.Facts{
 		Version: version.Get().GitVersion,
 		Sysctls: readSysctls("/proc/sys", interfaces[:min(len(interfaces), mostFactInterfaces)]),
 	}
+	if s.links != nil {
+		f.Routes = routesTo(addresses[:min(len(addresses), mostFactRoutes)], s.links.InterfaceTo)
+		f.DefaultRoute = s.links.Snapshot().DefaultInterfaces(family.IPv4)
+	}
 	f.KubeProxyMode, f.KubeProxyError = askProxyMode(r.Context(), proxyMode)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(f) // it fails where the client is gone
+}
+
+// routesTo returns the interfaces that lead to IPv4 addresses.
+func routesTo(addresses []string, interfaceTo func(netip.Addr) (string, error)) map[string]string {
+	routes := map[string]string{}
+	for _, text := range addresses {
+		address, err := netip.ParseAddr(text)
+		if err != nil || !address.Is4() {
+			continue
+		}
+		if name, err := interfaceTo(address); err == nil {
+			routes[text] = name
+		}
+	}
+	return routes
 }
 
 // readSysctls reads the parameters on which forwarding and the answers of the kernel depend, below the folder of /proc/sys.

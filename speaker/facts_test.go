@@ -3,9 +3,11 @@
 package speaker
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,6 +31,22 @@ func TestReadSysctls(t *testing.T) {
 	got := readSysctls(folder, []string{"eth0.100", "missing", "", "..", "../../../../secret"})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRoutesTo(t *testing.T) {
+	asked := []string{"198.51.100.12", "198.51.100.13", "2001:db8:51::12", "eth0", ""}
+	got := routesTo(asked, func(a netip.Addr) (string, error) {
+		if a == netip.MustParseAddr("198.51.100.13") {
+			return "", errors.New("network is unreachable")
+		}
+		return "eth0", nil
+	})
+	if diff := cmp.Diff(map[string]string{"198.51.100.12": "eth0"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if routesTo(nil, nil) == nil {
+		t.Error("without addresses it is nil, as of a release that does not tell routes")
 	}
 }
 

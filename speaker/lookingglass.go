@@ -19,7 +19,7 @@ import (
 //	GET /bgp/sessions          each peer of this node, as the SpeakerStatus has it some seconds later
 //	GET /bgp/routes?peer=tor1  each route that is declared to the peer, with the attributes that it is told, and why it is not sent if it is not
 //	GET /bfd                   each BFD session
-//	GET /facts?interface=eth0  facts of the node, with parameters of these interfaces
+//	GET /facts?interface=eth0  facts of the node, with parameters of these interfaces; &to=198.51.100.12 asks by which one it sends there
 //	POST /probe/…              whether an address answers, see probes
 func (s *Speaker) LookingGlass() http.Handler {
 	mux := http.NewServeMux()
@@ -48,7 +48,7 @@ func (s *Speaker) LookingGlass() http.Handler {
 		return nil
 	})
 	handle("/bfd", func(s *sessions, _ *http.Request) any { return bfdAnswers(s.bfd.States()) })
-	mux.HandleFunc("GET /facts", serveFacts)
+	mux.HandleFunc("GET /facts", s.serveFacts)
 	if s.probes != nil {
 		s.probes.register(mux)
 	}

@@ -238,6 +238,18 @@ func (s *Snapshot) DefaultGateways() []netip.Addr {
 	return gateways
 }
 
+// DefaultInterfaces returns the names of the interfaces of the default route of a family that the kernel prefers: several where it has several next hops,
+// as of "default nexthop via 198.51.100.1 dev eth0 nexthop via 203.0.113.1 dev eth1".
+func (s *Snapshot) DefaultInterfaces(f family.Family) (names []string) {
+	routes := s.DefaultRoutes[f]
+	for _, route := range routes {
+		if i, ok := s.ByIndex(route.Index); ok && route.Metric == routes[0].Metric && !slices.Contains(names, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
 // SubnetOf returns an address of an interface with the length of the subnet that the node reaches on the link of that interface. It is a single
 // address if there is none. Usable says which interfaces can be used.
 //

@@ -5,6 +5,7 @@ package link
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -239,6 +240,14 @@ func TestDefaultGateways(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("DefaultGateways() differs (-want +got):\n%s", diff)
+	}
+	for f, want := range map[family.Family][]string{family.IPv4: {"eth1"}, family.IPv6: {"eth0", "eth1"}} {
+		if got := s.DefaultInterfaces(f); !slices.Equal(got, want) {
+			t.Errorf("DefaultInterfaces(%s) = %v, want %v", f, got, want)
+		}
+	}
+	if got := new(Snapshot).DefaultInterfaces(family.IPv4); got != nil {
+		t.Errorf("DefaultInterfaces without a route = %v", got)
 	}
 }
 

@@ -67,6 +67,10 @@ type Input struct {
 	// Facts are what speakers see of their nodes, and FactsErrs why one could not be asked, by the node.
 	Facts     map[string]lookingglass.Facts
 	FactsErrs map[string]error
+	// Heard is what speakers heard when they asked the LAN for addresses, in the order of the addresses. Unheard is for how many addresses no speaker was
+	// to ask, since there are too many.
+	Heard   []Heard
+	Unheard int
 	// KubeProxy and Cilium are the configuration in a ConfigMap, "" where there is none that may be read.
 	KubeProxy, Cilium string
 	CiliumErr         error
@@ -107,7 +111,7 @@ func Run(in *Input) []Step {
 	steps := []*Step{kinds(in), kubernetes(in), rights(in)}
 	programs := []func(*Input) *Step{controllerManager, speakers, versions}
 	cluster := []func(*Input) *Step{
-		mode, announcing, alive, ready, gossip, lan, kernelAnswers, addressesAnswer, configuration, effective, sessions, router, pools, networks, servicesAnnounced,
+		mode, announcing, alive, ready, gossip, lan, kernelAnswers, addressesAnswer, neighbours, configuration, effective, sessions, router, pools, networks, servicesAnnounced,
 	}
 	nodes := []func(*Input) *Step{sysctls, kubeProxy, podNetwork, others}
 	for _, look := range programs {
@@ -192,7 +196,7 @@ func plural(n int, word string) string {
 	switch {
 	case n == 1:
 		return "1 " + word
-	case strings.HasSuffix(word, "x"):
+	case strings.HasSuffix(word, "x"), strings.HasSuffix(word, "s"):
 		return fmt.Sprintf("%d %ses", n, word)
 	}
 	return fmt.Sprintf("%d %ss", n, word)

@@ -4,6 +4,7 @@ package check
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/internal/fixture"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/lookingglass"
+	"github.com/tandem-lb/tandem/speaker/reachability"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
@@ -74,9 +76,15 @@ func input(t *testing.T, objects []client.Object) *Input {
 	for _, node := range everywhere {
 		in.Facts[node] = lookingglass.Facts{Version: "v0.1.0+abc", KubeProxyMode: "nftables", Sysctls: map[string]string{
 			"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", "net.ipv4.conf.all.rp_filter": "0", "net.ipv4.conf.eth0.rp_filter": "1",
-		}}
+		}, Routes: map[string]string{"198.51.100.11": "eth0", "198.51.100.12": "eth0", "198.51.100.13": "eth0"}, DefaultRoute: []string{"eth0"}}
 	}
+	in.Heard = []Heard{heard(reachability.Station{MAC: "02:00:00:00:01:11", Node: "node1"})}
 	return in
+}
+
+// heard is what node2 heard when it asked for the address of web, which node1 holds.
+func heard(stations ...reachability.Station) Heard {
+	return Heard{Question: Question{netip.MustParseAddr(v4), "default.web", "node1", "eth0"}, Asker: "node2", Stations: stations}
 }
 
 // A cluster with which all is well passes each step but those of what it has not.
@@ -332,14 +340,94 @@ func TestFaults(t *testing.T) {
 			in: func(in *Input) { in.Facts["node3"].Sysctls["net.ipv4.ip_forward"] = "0" },
 		},
 		{
-			name: "strict rp_filter on two links", step: "sysctls", want: Warn, says: "net.ipv4.conf.eth1/7.rp_filter",
+			name: "strict rp_filter, and the way back to another node is by another interface", step: "sysctls", want: Warn,
+			says: "node1: net.ipv4.conf.eth0.rp_filter is 1 (strict), and drops what node2 (198.51.100.12) sends by eth0, since the way back is by fab0 set",
+			in:   func(in *Input) { in.Facts["node1"].Routes["198.51.100.12"] = "fab0" },
+		},
+		{
+			name: "loose rp_filter, and the way back to another node is by another interface", step: "sysctls", want: Pass, says: "all nodes forward",
+			in: func(in *Input) {
+				in.Facts["node1"].Routes["198.51.100.12"], in.Facts["node1"].Sysctls["net.ipv4.conf.all.rp_filter"] = "fab0", "2"
+			},
+		},
+		{
+			name: "strict rp_filter, and the default route is by another interface", step: "sysctls", want: Warn,
+			says: "node2: net.ipv4.conf.eth0.rp_filter is 1 (strict), and drops what comes from behind 198.51.100.1 by eth0, unless a route to its sender is by " +
+				"eth0 too: the default route is by wg0",
+			in: func(in *Input) {
+				facts := in.Facts["node2"]
+				facts.DefaultRoute = []string{"wg0"}
+				in.Facts["node2"] = facts
+			},
+		},
+		{
+			name: "strict rp_filter on a link by which a BGP peer sends", step: "sysctls", want: Warn, says: "net.ipv4.conf.eth1/7.rp_filter is 1 (strict), and drops what comes from behind 192.0.2.1 by eth1.7",
 			in: func(in *Input) { in.Facts["node2"].Sysctls["net.ipv4.conf.eth1/7.rp_filter"] = "1" },
 			change: func(t *testing.T, objects []client.Object) []client.Object {
 				speaker(t, objects, func(s *v1alpha1.SpeakerState) {
-					s.Interfaces = append(s.Interfaces, v1alpha1.InterfaceState{Name: "eth1.7", Usable: true})
+					s.Interfaces = append(s.Interfaces, v1alpha1.InterfaceState{Name: "eth1.7", Usable: true, Addresses: []string{"192.0.2.12/24"}})
+					s.BGPSessions = []v1alpha1.BGPSession{{Peer: "tor1", Address: "192.0.2.1", State: v1alpha1.BGPEstablished}}
 				})
 				return objects
 			},
+		},
+		{
+			name: "strict rp_filter on a link of its own, and on the bridge of Pods", step: "sysctls", want: Pass, says: "all nodes forward",
+			in: func(in *Input) {
+				in.Facts["node1"].Sysctls["net.ipv4.conf.all.rp_filter"] = "1"
+				in.Facts["node1"].Routes["192.0.2.12"] = "eth1"
+			},
+			change: func(t *testing.T, objects []client.Object) []client.Object {
+				for i, node := range everywhere {
+					status := &fixture.Find[*v1alpha1.SpeakerStatus](t, objects, node).Status
+					status.Interfaces = append(status.Interfaces,
+						v1alpha1.InterfaceState{Name: "eth1", Usable: true, Addresses: []string{fmt.Sprintf("192.0.2.%d/24", 11+i)}},
+						v1alpha1.InterfaceState{Name: "cni0", Usable: true, Addresses: []string{fmt.Sprintf("10.244.%d.1/24", 1+i)}})
+				}
+				return objects
+			},
+		},
+		{
+			name: "strict rp_filter, and a speaker that does not tell routes", step: "sysctls", want: Pass, says: "does harm is not known of node1",
+			in: func(in *Input) {
+				facts := in.Facts["node1"]
+				facts.Routes, facts.DefaultRoute = nil, nil
+				in.Facts["node1"] = facts
+			},
+		},
+		{name: "one answer on the LAN", step: "neighbours", want: Pass, says: "the holders alone answer for 1 address"},
+		{
+			name: "two answers on the LAN", step: "neighbours", want: Fail,
+			says: v4 + ": node2 hears 02:00:00:00:00:7f and 02:00:00:00:01:13 of node3 answer for it, beside node1, which holds it find the MAC",
+			in: func(in *Input) {
+				in.Heard = []Heard{heard(in.Heard[0].Stations[0], reachability.Station{MAC: "02:00:00:00:00:7f"}, reachability.Station{MAC: "02:00:00:00:01:13", Node: "node3"})}
+			},
+		},
+		{
+			name: "another machine in the place of the holder", step: "neighbours", want: Fail, says: "02:00:00:00:00:7f answer for it, in the place of node1",
+			in: func(in *Input) { in.Heard = []Heard{heard(reachability.Station{MAC: "02:00:00:00:00:7f"})} },
+		},
+		{
+			name: "nobody answers", step: "neighbours", want: Fail, says: "node2 hears nobody answer for it, and node1 holds it",
+			in: func(in *Input) { in.Heard = []Heard{heard()} },
+		},
+		{
+			name: "some that could not be asked for, and too many", step: "neighbours", want: Pass,
+			says: "the holders alone answer for 1 address; for 7 more nobody was asked; 1 could not be asked for: 429",
+			in: func(in *Input) {
+				unknown := heard()
+				unknown.Err = errors.New("429")
+				in.Heard, in.Unheard = append(in.Heard, unknown), 7
+			},
+		},
+		{
+			name: "none that could be asked for", step: "neighbours", want: Skip, says: "no speaker could ask: 429",
+			in: func(in *Input) { in.Heard[0].Err = errors.New("429") },
+		},
+		{name: "nothing on layer 2", step: "neighbours", want: Skip, says: "no address on layer 2", in: func(in *Input) { in.Heard = nil }},
+		{
+			name: "no speaker was asked for neighbours", step: "neighbours", want: Skip, says: "no speaker was asked",
+			in: func(in *Input) { in.Heard, in.Facts = nil, nil },
 		},
 		{
 			name: "no speaker can be asked", step: "sysctls", want: Skip, says: "no right",

@@ -29,6 +29,8 @@ const (
 	// askTimeout is how long the speaker of one node is asked, and asksAtOnce how many are asked side by side.
 	askTimeout = 15 * time.Second
 	asksAtOnce = 8
+	// mostRoutes is to how many addresses a speaker is asked for the route, in one line of a request.
+	mostRoutes = 64
 	// dialTimeout is how long a connection to an address of a Service may take.
 	dialTimeout = 3 * time.Second
 )
@@ -76,7 +78,7 @@ func Gather(ctx context.Context, c *cluster.Cluster, o Options) *Input {
 	in.readStaticPods(ctx, c)
 	in.readNetworks(ctx, c)
 	if o.Ask && in.State != nil {
-		in.ask(ctx, c, system)
+		in.ask(ctx, c, system, o.Service)
 	}
 	if o.Service.Name != "" {
 		in.connect(ctx, o.Service)
@@ -188,8 +190,10 @@ func (in *Input) readNetworks(ctx context.Context, c *cluster.Cluster) {
 	}
 }
 
-// ask asks all speakers that are alive for the facts of their nodes.
-func (in *Input) ask(ctx context.Context, c *cluster.Cluster, system string) {
+// ask asks all speakers that are alive for the facts of their nodes, and has them ask their LANs for addresses, those of a Service first.
+func (in *Input) ask(ctx context.Context, c *cluster.Cluster, system string, first types.NamespacedName) {
+	byAsker, left := questions(in.State, first)
+	in.Unheard = left
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	turns := make(chan struct{}, asksAtOnce)
@@ -201,9 +205,10 @@ func (in *Input) ask(ctx context.Context, c *cluster.Cluster, system string) {
 		wait.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			facts, err := askOne(ctx, c, system, status)
+			facts, heard, err := in.askOne(ctx, c, system, status, byAsker[status.Name])
 			mu.Lock()
 			defer mu.Unlock()
+			in.Heard = append(in.Heard, heard...)
 			if err != nil {
 				in.FactsErrs[status.Name] = err
 			} else {
@@ -212,23 +217,38 @@ func (in *Input) ask(ctx context.Context, c *cluster.Cluster, system string) {
 		})
 	}
 	wait.Wait()
+	slices.SortFunc(in.Heard, func(a, b Heard) int { return a.Address.Compare(b.Address) })
 }
 
-// askOne asks the speaker of a node for its facts, and for parameters of the interfaces that can announce.
-func askOne(ctx context.Context, c *cluster.Cluster, system string, status *v1alpha1.SpeakerStatus) (facts lookingglass.Facts, err error) {
+// askOne asks the speaker of a node for its facts, for parameters of the interfaces that can announce and for the routes to the other nodes on their links,
+// and has it ask the LAN.
+func (in *Input) askOne(
+	ctx context.Context, c *cluster.Cluster, system string, status *v1alpha1.SpeakerStatus, questions []Question,
+) (facts lookingglass.Facts, heard []Heard, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	query := url.Values{}
 	for _, i := range usable(status) {
 		query.Add("interface", i.Name)
+		for _, n := range in.neighboursOn(status.Name, i) {
+			if len(query["to"]) < mostRoutes {
+				query.Add("to", n.address.String())
+			}
+		}
 	}
 	speaker, err := c.Speaker(ctx, system, status.Name)
 	if err != nil {
-		return facts, err
+		for _, q := range questions {
+			heard = append(heard, Heard{Question: q, Asker: status.Name, Err: err})
+		}
+		return facts, heard, err
 	}
 	err = speaker.Get(ctx, "/facts?"+query.Encode(), &facts)
-	_ = speaker.Close() // The answer is here, or the error of asking.
-	return facts, err
+	for _, q := range questions {
+		heard = append(heard, hear(ctx, c.Client, speaker, status.Name, q))
+	}
+	_ = speaker.Close() // The answers are here, or the errors of asking.
+	return facts, heard, err
 }
 
 // connect opens a TCP connection to each address and TCP port of a Service, and closes it. Of a Service that is no load balancer, or does not exist,

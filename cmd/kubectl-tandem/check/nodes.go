@@ -36,6 +36,7 @@ func sysctls(in *Input) *Step {
 		return skip(name, "%s", unasked(in))
 	}
 	var f found
+	var untold []string // nodes whose speakers do not tell routes
 	for _, node := range slices.Sorted(maps.Keys(in.Facts)) {
 		status := in.speaker(node)
 		sysctl := func(name string) string { return in.Facts[node].Sysctls[name] }
@@ -45,12 +46,15 @@ func sysctls(in *Input) *Step {
 		if sysctl("net.ipv6.conf.all.forwarding") == "0" && has6(status) {
 			f.fail("%s: net.ipv6.conf.all.forwarding is 0", node)
 		}
-		links := usable(status)
-		for _, i := range links {
+		for _, i := range usable(status) {
 			dev := strings.ReplaceAll(i.Name, ".", "/")
-			strict := max(sysctl("net.ipv4.conf.all.rp_filter"), sysctl("net.ipv4.conf."+dev+".rp_filter")) == "1"
-			if strict && len(links) > 1 {
-				f.warn("%s: net.ipv4.conf.%s.rp_filter is 1 (strict), which drops what comes by one link and is answered by another", node, dev)
+			if max(sysctl("net.ipv4.conf.all.rp_filter"), sysctl("net.ipv4.conf."+dev+".rp_filter")) == "1" { // 2 is loose, and wins.
+				if in.Facts[node].Routes == nil {
+					untold = append(untold, node)
+				}
+				for _, harm := range in.dropped(node, i) {
+					f.warn("%s: net.ipv4.conf.%s.rp_filter is 1 (strict), and drops %s", node, dev, harm)
+				}
 			}
 			if sysctl("net.ipv6.conf."+dev+".disable_ipv6") == "1" && in.wants6() {
 				f.warn("%s: net.ipv6.conf.%s.disable_ipv6 is 1, and a pool has IPv6 addresses", node, dev)
@@ -62,7 +66,106 @@ func sysctls(in *Input) *Step {
 			}
 		}
 	}
-	return f.step(name, "all nodes forward"+asked(in), "set them by sysctl -w, and in /etc/sysctl.d for the next boot")
+	well := "all nodes forward" + asked(in)
+	if len(untold) > 0 {
+		well += "; whether a strict rp_filter does harm is not known of " + strings.Join(slices.Compact(untold), ", ")
+	}
+	return f.step(name, well, "set them by sysctl -w, and in /etc/sysctl.d for the next boot; rp_filter to 2 (loose), unless the routes can be mended")
+}
+
+// dropped says what a strict rp_filter of an interface of a node is known to drop: packets whose way back is by another interface. That is no harm by
+// itself: a node with a network of its own for storage sends back by no other way than packets come. It is where others are known to send by the
+// interface:
+//
+//	eth0 is 198.51.100.11/24, and                            drops
+//	198.51.100.12, node2's, has a route by fab0              what node2 (198.51.100.12) sends by eth0
+//	the default route is by eth1, and 198.51.100.1 is the    what comes from behind 198.51.100.1 by eth0
+//	gateway of another node, or a peer of a BGP session
+func (in *Input) dropped(node string, link v1alpha1.InterfaceState) (harm []string) {
+	facts := in.Facts[node]
+	for _, n := range in.neighboursOn(node, link) {
+		if by := facts.Routes[n.address.String()]; by != "" && by != link.Name {
+			harm = append(harm, fmt.Sprintf("what %s (%s) sends by %s, since the way back is by %s", n.node, n.address, link.Name, by))
+		}
+	}
+	if len(facts.DefaultRoute) == 0 || slices.Contains(facts.DefaultRoute, link.Name) {
+		return harm
+	}
+	for _, router := range in.routersOn(node, link) {
+		harm = append(harm, fmt.Sprintf("what comes from behind %s by %s, unless a route to its sender is by %s too: the default route is by %s",
+			router, link.Name, link.Name, strings.Join(facts.DefaultRoute, " and ")))
+	}
+	return harm
+}
+
+// neighbour is an address of another node.
+type neighbour struct {
+	node    string
+	address netip.Addr
+}
+
+// neighboursOn returns the IPv4 addresses of other nodes in the subnets of an interface of a node.
+func (in *Input) neighboursOn(node string, link v1alpha1.InterfaceState) (all []neighbour) {
+	if in.State == nil {
+		return nil
+	}
+	subnets := subnetsOf(link)
+	for i := range in.State.Speakers.Items {
+		other := &in.State.Speakers.Items[i]
+		if other.Name == node {
+			continue
+		}
+		for _, theirs := range other.Status.Interfaces {
+			for _, text := range theirs.Addresses {
+				own, err := netip.ParsePrefix(text)
+				if err == nil && slices.Contains(subnets, own.Masked()) {
+					all = append(all, neighbour{other.Name, own.Addr()})
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b neighbour) int { return a.address.Compare(b.address) })
+	return all
+}
+
+// routersOn returns the routers in the IPv4 subnets of an interface of a node by which clients are known to come: gateways of nodes where layer 2
+// announces, and peers of BGP sessions of this node.
+func (in *Input) routersOn(node string, link v1alpha1.InterfaceState) (routers []netip.Addr) {
+	if in.State == nil {
+		return nil
+	}
+	subnets := subnetsOf(link)
+	add := func(text string) {
+		address, err := netip.ParseAddr(text)
+		if err == nil && !slices.Contains(routers, address) && slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(address) }) {
+			routers = append(routers, address)
+		}
+	}
+	for i := range in.State.Speakers.Items {
+		status := &in.State.Speakers.Items[i].Status
+		if len(in.State.Snapshot.Config.L2) > 0 {
+			for _, gateway := range status.DefaultGateways {
+				add(gateway)
+			}
+		}
+		for _, session := range status.BGPSessions {
+			if in.State.Speakers.Items[i].Name == node {
+				add(session.Address)
+			}
+		}
+	}
+	slices.SortFunc(routers, netip.Addr.Compare)
+	return routers
+}
+
+// subnetsOf returns the IPv4 subnets of an interface.
+func subnetsOf(link v1alpha1.InterfaceState) (subnets []netip.Prefix) {
+	for _, text := range link.Addresses {
+		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() && !p.IsSingleIP() {
+			subnets = append(subnets, p.Masked())
+		}
+	}
+	return subnets
 }
 
 // speaker returns the SpeakerStatus of a node, an empty one if it has none.

@@ -39,6 +39,12 @@ func (w *Watcher) Paths(to []link.Destination, choice link.Choice) map[link.Dest
 	return maps.Clone(paths)
 }
 
+// InterfaceTo asks the kernel by which interface it sends to an address, in the network namespace of the calling thread.
+func (w *Watcher) InterfaceTo(address netip.Addr) (string, error) {
+	path, err := lookUp(w.Snapshot(), link.Destination{Address: address}, link.Choice{})
+	return path.Interface, err
+}
+
 // lookUp asks the kernel for the route to dst.
 func lookUp(s *link.Snapshot, to link.Destination, choice link.Choice) (link.Path, error) {
 	dst := to.Address

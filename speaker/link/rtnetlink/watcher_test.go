@@ -266,6 +266,28 @@ func TestPathsAsksTheKernel(t *testing.T) {
 	}
 }
 
+func TestInterfaceToAsksTheKernel(t *testing.T) {
+	n := newNode(t)
+	for _, name := range []string{"eth0", "fab0"} {
+		n.IP(t, "link add %s type veth peer name p%s", name, name)
+		n.IP(t, "link set %s up", name)
+		n.IP(t, "link set p%s up", name)
+	}
+	n.IP(t, "addr add 198.51.100.11/24 dev eth0")
+	n.IP(t, "addr add 192.168.77.1/24 dev fab0")
+	n.IP(t, "route add 198.51.100.12/32 via 192.168.77.2")
+	w := n.open(t)
+	n.Do(t, func() error {
+		for address, want := range map[string]string{"198.51.100.13": "eth0", "198.51.100.12": "fab0", "10.0.0.1": ""} {
+			got, err := w.InterfaceTo(netip.MustParseAddr(address))
+			if got != want || (err == nil) != (want != "") {
+				t.Errorf("InterfaceTo(%s) = %q, %v, want %q", address, got, err, want)
+			}
+		}
+		return nil
+	})
+}
+
 // paths asks for paths in the node's network namespace.
 func (n node) paths(t *testing.T, w *Watcher, to ...netip.Addr) map[netip.Addr]link.Path {
 	t.Helper()
