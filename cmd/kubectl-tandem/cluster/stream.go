@@ -74,8 +74,8 @@ func (s *streaming) listAnnouncements(ctx context.Context, list *v1alpha1.L2Anno
 // has the items {"metadata":{"name": "a"}} and {}.
 func decodeList(r io.Reader, meta any, each func(item []byte) error) error {
 	s := &scanner{from: r, buffer: make([]byte, 0, 64<<10)}
-	s.object(s.space(), func(name string, _ int) error {
-		switch name {
+	s.object(s.space(), func(name []byte, _ int) error {
+		switch string(name) {
 		case "items":
 			return s.items(each)
 		case "metadata":
@@ -204,8 +204,8 @@ func (s *scanner) text() {
 }
 
 // object goes through an object that begins with a byte, and calls field for the name of each field and the length of kept before it. Field goes to the
-// end of the value.
-func (s *scanner) object(first byte, field func(name string, before int) error) {
+// end of the value, and the name is overwritten by the next.
+func (s *scanner) object(first byte, field func(name []byte, before int) error) {
 	s.want(first, '{')
 	for s.err == nil {
 		before := len(s.kept)
@@ -226,7 +226,7 @@ func (s *scanner) object(first byte, field func(name string, before int) error) 
 		}
 		s.want(s.space(), ':')
 		if s.err == nil {
-			s.fail(field(string(s.name), before))
+			s.fail(field(s.name, before))
 		}
 	}
 }
@@ -270,20 +270,20 @@ func (s *scanner) items(each func(item []byte) error) error {
 
 // item keeps an object that begins with a byte, but for the managedFields of its metadata.
 func (s *scanner) item(first byte) {
-	s.object(first, func(name string, _ int) error {
+	s.object(first, func(name []byte, _ int) error {
 		first := s.space()
-		if name != "metadata" || first != '{' {
+		if string(name) != "metadata" || first != '{' {
 			s.value(first)
 			return nil
 		}
-		s.object(first, func(name string, before int) error {
-			if name == "managedFields" {
-				s.keep = false
+		s.object(first, func(name []byte, before int) error {
+			if string(name) != "managedFields" {
+				s.value(s.space())
+				return nil
 			}
+			s.keep = false
 			s.value(s.space())
-			if name == "managedFields" {
-				s.kept, s.keep = s.kept[:before], true
-			}
+			s.kept, s.keep = s.kept[:before], true
 			return nil
 		})
 		return nil
