@@ -95,9 +95,11 @@ race: ## the unit tests once more under the race detector, which needs a C compi
 
 FUZZ_TIME ?= 1m
 .PHONY: fuzz
+# On a busy machine Go's engine now and then takes the end of the time for a failure, "context deadline exceeded". An input that fails is written to a file.
 fuzz: ## each fuzz target for FUZZ_TIME, which is a minute, two at a time: what comes from the network, and what users write; by default Go would spend that minute on making one input smaller
 	grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | sed 's|/[^/]*:func | |' | sort -u | xargs -P 2 -L 1 \
-		sh -c 'go test -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x -parallel 1 $$0'
+		sh -c 'log=$$(mktemp); go test -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 10x -parallel 1 $$0 >$$log 2>&1; code=$$?; \
+			cat $$log; if grep -qx "    context deadline exceeded" $$log && ! grep -q "Failing input written" $$log; then code=0; fi; rm $$log; exit $$code'
 
 .PHONY: vulnerabilities
 vulnerabilities: ## known vulnerabilities in what the programs call; needs vuln.go.dev, which has the database
