@@ -3,8 +3,11 @@
 package movein
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,13 +33,46 @@ func (d Document) YAML() ([]byte, error) {
 	}
 	comment := "# From " + strings.ReplaceAll(d.From, "\n", " ") + ".\n"
 	if d.Patch() {
-		meta := d.Object["metadata"].(map[string]any)
-		comment += fmt.Sprintf("# A merge patch and no whole Service: kubectl patch service -n %s %s --type merge --patch-file FILE, or\n"+
-			"# kubectl apply --server-side --field-manager=tandem-move-in. Without --server-side, kubectl apply would take away what "+
-			"is not here.\n",
-			meta["namespace"], meta["name"])
+		commands, err := d.commands()
+		if err != nil {
+			return nil, err
+		}
+		comment += "# A merge patch and no whole Service, so that kubectl apply would take away what is not here. Instead:\n# " +
+			strings.Join(commands, "\n# ") + "\n"
 	}
 	return append([]byte(comment), text...), nil
+}
+
+// commands returns those of a shell that make a patch. One that makes a load balancer takes externalIPs away once the status has an address, so that
+// nodes take the traffic all the while.
+func (d Document) commands() (commands []string, err error) {
+	meta := d.Object["metadata"].(map[string]any)
+	namespace, name := fmt.Sprint(meta["namespace"]), fmt.Sprint(meta["name"])
+	add := func(before string, patch map[string]any) {
+		data, e := json.Marshal(patch)
+		err = errors.Join(err, e)
+		commands = append(commands, fmt.Sprintf("%skubectl patch service -n %s %s --type merge -p %s", before, quote(namespace), quote(name), quote(string(data))))
+	}
+	first := map[string]any{"metadata": map[string]any{"annotations": meta["annotations"]}}
+	if d.Object["spec"] == nil {
+		add("", first)
+		return commands, err
+	}
+	first["spec"] = map[string]any{"type": "LoadBalancer"}
+	add("", first)
+	add(fmt.Sprintf("kubectl wait -n %s %s --for=jsonpath='{.status.loadBalancer.ingress}' --timeout=2m && ", quote(namespace), quote("service/"+name)),
+		map[string]any{"spec": map[string]any{"externalIPs": nil}})
+	return commands, err
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9/.-]+$`)
+
+// quote returns a text as a shell takes it for one word.
+func quote(text string) string {
+	if plainWord.MatchString(text) && !strings.HasPrefix(text, "-") {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // spec is the spec of an object, without what is left to its default.

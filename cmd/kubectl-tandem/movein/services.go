@@ -74,8 +74,8 @@ func (d *draft) services() {
 		d.finalizers(s)
 		switch {
 		case s.taken:
-		case s.spec().peek("type") == "ExternalName" && len(s.externalIPs) > 0:
-			d.add(Info, "ignored", s.about(), "a Service of type ExternalName has no use for spec.externalIPs")
+		case (s.spec().peek("type") == "ExternalName" || s.spec().peek("clusterIP") == "None") && len(s.externalIPs) > 0:
+			d.add(Info, "ignored", s.about(), "nodes ignore spec.externalIPs of a Service that is headless or of type ExternalName")
 		case !s.loadBalancer && len(s.externalIPs) > 0:
 			d.externalIPs(s)
 		case s.loadBalancer && s.otherClass():
