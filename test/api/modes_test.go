@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -269,14 +270,19 @@ func remove(t *testing.T, service *corev1.Service) {
 	}
 }
 
+// freePort returns a port on which nobody listens. It is none of those that the kernel gives to connections, of which one could have it before the
+// program listens that it is for.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20_000 + rand.IntN(10_000)
+		if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("a hundred ports are taken")
+	return 0
 }
 
 // buffer collects what a process prints.
