@@ -101,27 +101,28 @@ func TestKubeadm(t *testing.T) {
 			c.makeCluster(ctx, t, func(node string) string { return example(t, node, test.change, test.nodeIP) })
 
 			c.until(ctx, t, "three nodes that wait for a cloud provider", func() error {
-				if got := c.kubectl(ctx, t, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}"); strings.Count(got, taint) != 3 {
-					return fmt.Errorf("taints are %q", got)
+				got, err := c.ask(ctx, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}")
+				if err == nil && strings.Count(got, taint) != 3 {
+					err = fmt.Errorf("taints are %q", got)
 				}
-				return nil
+				return err
 			})
 			start := time.Now()
 			c.kubectl(ctx, t, "apply", "-k", filepath.Join(root, "manifests", "default"))
 			c.until(ctx, t, "every node without the taint "+taint, func() error {
-				if got := c.kubectl(ctx, t, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}"); strings.Contains(got, taint) {
-					return fmt.Errorf("taints are %q", got)
+				got, err := c.ask(ctx, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints[*].key}")
+				if err == nil && strings.Contains(got, taint) {
+					err = fmt.Errorf("taints are %q", got)
 				}
-				return nil
+				return err
 			})
 			for node, want := range test.want {
 				c.until(ctx, t, "the addresses of "+node, func() error {
-					got := strings.Fields(c.kubectl(ctx, t, "get", "node", node,
-						"-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`))
-					if diff := cmp.Diff(want, got); diff != "" {
-						return errors.New("InternalIPs (-want +got):\n" + diff)
+					got, err := c.ask(ctx, "get", "node", node, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
+					if diff := cmp.Diff(want, strings.Fields(got)); err == nil && diff != "" {
+						err = errors.New("InternalIPs (-want +got):\n" + diff)
 					}
-					return nil
+					return err
 				})
 			}
 			t.Logf("all nodes were initialised and had their addresses %.1fs after kubectl apply", time.Since(start).Seconds())
@@ -138,11 +139,11 @@ func TestKubeadm(t *testing.T) {
 			c.kubectl(ctx, t, "rollout", "status", "deployment/web", "--timeout=90s")
 			var ips []string
 			c.until(ctx, t, "two addresses of Service web", func() error {
-				ips = strings.Fields(c.kubectl(ctx, t, "get", "service", "web", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}"))
-				if len(ips) != 2 {
-					return fmt.Errorf("it has %v", ips)
+				got, err := c.ask(ctx, "get", "service", "web", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")
+				if ips = strings.Fields(got); err == nil && len(ips) != 2 {
+					err = fmt.Errorf("it has %v", ips)
 				}
-				return nil
+				return err
 			})
 			for _, host := range []string{lab.Client, lab.Ext} {
 				client := c.HTTP(host, 2*time.Second)
@@ -375,16 +376,25 @@ func firewallTools(ctx context.Context, t *testing.T) []archive.File {
 	return files
 }
 
-// kubectl runs kubectl as a user of kubeadm does.
+// kubectl runs kubectl as a user of kubeadm does, which must succeed.
 func (c kubeadmCluster) kubectl(ctx context.Context, t *testing.T, args ...string) string {
 	t.Helper()
+	out, err := c.ask(ctx, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// ask runs kubectl, which may fail while the API server of the one control plane is busy.
+func (c kubeadmCluster) ask(ctx context.Context, args ...string) (string, error) {
 	out, err := c.NodeCommand(
 		ctx, controlPlane, "kubectl", append([]string{"--kubeconfig=/etc/kubernetes/admin.conf"}, args...)...,
 	).CombinedOutput()
 	if err != nil {
-		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		return "", fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), nil
 }
 
 func (c kubeadmCluster) onNode(ctx context.Context, t *testing.T, node, script string) string {
