@@ -62,7 +62,7 @@ type Request struct {
 	Sharing Sharing
 	// Published are the addresses that the Service shows to its clients. Of two of one family that it holds, it goes on with one of these.
 	Published []netip.Addr
-	// Inherited are the addresses that the Service shows, and that we have not given it, as those of a load balancer before us. One that no pool
+	// Inherited are the addresses that the Service shows, and that we have not given it, as those of a load balancer before us. One of Families that no pool
 	// contains keeps the request from being met: the clients know it, and another one would take its place. Reallocate gives it up.
 	Inherited []netip.Addr
 }
@@ -624,7 +624,7 @@ func (a *Allocator) plan(req Request) (Outcome, error) {
 	return out, nil
 }
 
-// uncovered returns an error for an inherited address that no pool contains, where the Service holds no address of its family. For example,
+// uncovered returns an error for an inherited address that no pool contains, where the Service wants its family and holds no address of it. For example,
 // web comes from another load balancer with 198.51.100.7 in its status, and the only pool is 192.0.2.0/24.
 func (a *Allocator) uncovered(req Request) error {
 	if req.Reallocate {
@@ -633,7 +633,7 @@ func (a *Allocator) uncovered(req Request) error {
 	for _, address := range req.Inherited {
 		af := family.Of(address)
 		holds := slices.ContainsFunc(a.byService[req.Service], func(held netip.Addr) bool { return family.Of(held) == af })
-		if !holds && a.poolOf(address) == "" {
+		if slices.Contains(req.Families, af) && !holds && a.poolOf(address) == "" {
 			return &FamilyError{Family: af, Err: fmt.Errorf("%w: %s was not given by Tandem, and stays; add it to a pool to keep it, "+
 				"or give it up for another one by the annotation tandem-lb.io/reallocate: \"true\" of the Service", ErrUncovered, address)}
 		}

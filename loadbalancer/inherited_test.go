@@ -45,6 +45,16 @@ func TestAddressOfAnotherLoadBalancerOutsidePools(t *testing.T) {
 		l := c.lead()
 		l.wantError("web", refused)
 	})
+	bubble("does not count of a family that the Service has no more", t, func(t *testing.T) {
+		c := newCluster(t, newPool("lan", dualPool))
+		c.create(newService("web", single, "IPv4", publish("198.51.100.7 2001:db8:51::7")))
+		l := c.lead()
+		l.wantError("web", "198.51.100.7 was not given by Tandem")
+		c.setPool(newPool("old", "198.51.100.0/28"))
+		c.settle()
+		l.syncWoken()
+		c.wantShown("web", "198.51.100.7")
+	})
 	bubble("is one of two, of which the other one is in a pool", t, func(t *testing.T) {
 		c := newCluster(t, newPool("lan", dualPool))
 		c.create(newService("web", require, "IPv4 IPv6", publish("198.51.100.7 2001:db8::7")))
