@@ -25,6 +25,7 @@ import (
 // moveInFlags are those of `kubectl tandem move-in`.
 type moveInFlags struct {
 	all, yes, keepInUse bool
+	takeOver            bool
 	from, selector      string
 	pools, nodes        []string
 	pace, timeout       time.Duration
@@ -56,6 +57,7 @@ func (f *moveInFlags) source(cmd *cobra.Command) {
 func (f *moveInFlags) act(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "Do not ask.")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "How long to wait for each thing, such as a pod that ends or an address that answers.")
+	cmd.Flags().BoolVar(&f.takeOver, "take-over", false, "Go on in place of a command that seems to run, because you know that it is dead.")
 	cmd.Flags().IntVar(&f.writes, "max-writes", 0, "Stop after this many writes to the API, for a rehearsal; 0 for no limit. The command exits with 1 then.")
 }
 
@@ -69,7 +71,7 @@ pool that will hold them, who announces them now, and the unit that it moves in.
 nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd.Context(), f)
+			m, err := p.mover(cmd, f)
 			if err != nil {
 				return err
 			}
@@ -94,7 +96,7 @@ all their Services move in one step, by --all. Without anything named it only pr
 It exits with 0 if all that was named has moved, and with 1 if it has stopped before.`,
 		Example: "  kubectl tandem move-in start\n  kubectl tandem move-in start web -n shop\n  kubectl tandem move-in start --all --pace 10s --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := p.mover(cmd.Context(), f)
+			m, err := p.mover(cmd, f)
 			if err != nil {
 				return err
 			}
@@ -117,10 +119,10 @@ func moveInStatusCommand(p *plugin) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Says how far a move has come",
-		Long:  "Says the phase of the move, what has moved and what has not, and what comes next. It writes nothing.",
+		Long:  "Says the phase of the move, which command works on it, what has moved and what has not, and what comes next. It writes nothing.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd.Context(), &moveInFlags{})
+			m, err := p.mover(cmd, &moveInFlags{})
 			if err != nil {
 				return err
 			}
@@ -129,7 +131,11 @@ func moveInStatusCommand(p *plugin) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return p.print(status, func(out *terminal.Printer) { printMoveIn(out, status) })
+			runner, err := m.api.Lock.Runner(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return p.print(&moveInStatus{status, runner}, func(out *terminal.Printer) { printMoveIn(out, status, runner) })
 		},
 	}
 }
@@ -143,7 +149,7 @@ func moveInFinishCommand(p *plugin) *cobra.Command {
 on Services, and says what to uninstall by hand. There is no undo after it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd.Context(), f)
+			m, err := p.mover(cmd, f)
 			if err != nil {
 				return err
 			}
@@ -174,7 +180,7 @@ func moveInUndoCommand(p *plugin) *cobra.Command {
 on where it was interrupted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd.Context(), f)
+			m, err := p.mover(cmd, f)
 			if err != nil {
 				return err
 			}
@@ -209,7 +215,8 @@ type mover struct {
 }
 
 // mover connects, and reads the cluster.
-func (p *plugin) mover(ctx context.Context, f *moveInFlags) (*mover, error) {
+func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
+	ctx := cmd.Context()
 	c, err := p.connect()
 	if err != nil {
 		return nil, err
@@ -231,6 +238,9 @@ func (p *plugin) mover(ctx context.Context, f *moveInFlags) (*mover, error) {
 	}}
 	m.api = &apply.API{
 		Client: client, System: state.System, From: f.from, Probe: probe.Probe, Told: told, Timeout: f.timeout, Pace: f.pace, Writes: f.writes,
+		Lock: &apply.Lock{
+			Leases: c.Clientset.CoordinationV1().Leases(state.System), Identity: apply.Identity(cmd.CommandPath()), Now: c.Now, TakeOver: f.takeOver,
+		},
 	}
 	m.snapshot, err = m.api.Read(ctx)
 	return m, err
@@ -388,12 +398,27 @@ func printMoveInPlan(out *terminal.Printer, plan *live.Plan) {
 	}
 }
 
+// moveInStatus is what `move-in status` prints for programs.
+type moveInStatus struct {
+	*live.Status
+	// Runner is the command that works on the move, nil for none.
+	Runner *apply.Runner `json:"runner,omitempty"`
+}
+
 // printMoveIn prints how far a move is.
-func printMoveIn(out *terminal.Printer, status *live.Status) {
+func printMoveIn(out *terminal.Printer, status *live.Status, runner *apply.Runner) {
 	if status.Phase == "" {
 		out.Printf("There is no move.\n")
 	} else {
 		out.Printf("Phase %s\n", status.Phase)
+	}
+	if runner != nil {
+		ended := ""
+		if runner.Dead {
+			ended = ", and counts as dead"
+		}
+		out.Printf("At work since %s: %s, heard of at %s%s\n", runner.Since.UTC().Format(time.RFC3339), runner.Identity,
+			runner.Renewed.UTC().Format(time.RFC3339), ended)
 	}
 	colours := map[string]terminal.Colour{"Tandem": terminal.Green, "moving": terminal.Yellow}
 	table := &terminal.Table{Header: []string{"UNIT", "ANNOUNCED BY", "SERVICES"}}

@@ -35,6 +35,11 @@ type Stopped struct{ Why string }
 // Error returns why the move stopped.
 func (s Stopped) Error() string { return s.Why }
 
+func isStopped(err error) bool {
+	_, ok := errors.AsType[Stopped](err)
+	return ok
+}
+
 // ErrWrites is the error of a move that has made as many writes as it was to.
 var ErrWrites = errors.New("the number of writes is reached")
 
@@ -50,15 +55,67 @@ type API struct {
 	// Timeout is how long each thing is waited for, and Writes how many writes are made, 0 for all.
 	Timeout time.Duration
 	Writes  int
-	// Pace is how long to wait between two units, and NodePace after a Node.
+	// Lock keeps other commands away meanwhile; nil for none.
+	Lock *Lock
+	// Pace is how long to wait between two units, and NodePace between two Nodes.
 	Pace, NodePace time.Duration
 }
 
-// Run does what next says until there is nothing left. The error is Stopped, ErrWrites, or that of a request that cannot succeed.
+// Run does what next says until there is nothing left. The error is Stopped, also where another command runs, ErrWrites, or that of a request that cannot
+// succeed.
 func (a *API) Run(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
 	r := &run{API: a, probes: map[string]live.Outcome{}}
+	if a.Lock == nil {
+		return r.all(ctx, next)
+	}
+	if err := r.lock(ctx); err != nil {
+		return err
+	}
+	kept, stop := a.Lock.keep(ctx)
+	err := r.all(kept, next)
+	if cause := context.Cause(kept); isStopped(cause) {
+		err = cause
+	}
+	stop()
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	a.Lock.release(ending)
+	return err
+}
+
+// releaseTimeout is how long a command that has ended waits for the API server to take its Lease.
+const releaseTimeout = 5 * time.Second
+
+// lock takes the Lease, and tries again where the API server does not answer, or another command was faster: then that one is in the way.
+func (r *run) lock(ctx context.Context) error {
+	const what = "say by a Lease that this command runs"
 	for {
-		s, err := a.Read(ctx)
+		err := r.Lock.acquire(ctx)
+		switch {
+		case err == nil:
+			r.waiting = ""
+			return nil
+		case isStopped(err) || ctx.Err() != nil:
+			return err
+		case apierrors.IsForbidden(err):
+			return forbidden(err)
+		case !again(err):
+			return fmt.Errorf("to %s: %w", what, err)
+		}
+		if err := r.wait(ctx, what, err); err != nil {
+			return err
+		}
+	}
+}
+
+func forbidden(err error) error {
+	return fmt.Errorf("%w; docs/moving-in.md lists the rights that a move takes", err)
+}
+
+// all does what next says until there is nothing left.
+func (r *run) all(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
+	for {
+		s, err := r.Read(ctx)
 		if err != nil && ctx.Err() == nil && again(err) {
 			if err := r.wait(ctx, "read the cluster", err); err != nil {
 				return err
@@ -97,7 +154,7 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	if a.Unit != "" && a.Unit != r.unit {
 		if r.unit != "" {
 			pace := r.Pace
-			if strings.HasPrefix(strings.ToLower(r.unit), "node ") {
+			if isNode(r.unit) && isNode(a.Unit) {
 				pace = max(pace, r.NodePace)
 			}
 			if err := sleep(ctx, pace); err != nil {
@@ -123,19 +180,30 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	if r.waiting != a.Write.Why {
 		r.Told(a.Write.Why)
 	}
-	err := r.Write(ctx, a.Write)
+	var err error
+	if r.Lock != nil {
+		_, err = r.Lock.own(ctx)
+	}
+	if err == nil {
+		err = r.Write(ctx, a.Write)
+	}
 	switch {
 	case err == nil:
 		r.writes++
 		r.waiting = ""
 		return nil
+	case isStopped(err):
+		return err
 	case again(err) || apierrors.IsNotFound(err):
 		return r.wait(ctx, a.Write.Why, err)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w; docs/kubectl-tandem.md lists the rights that a move takes", err)
+		return forbidden(err)
 	}
 	return fmt.Errorf("to %s: %w", a.Write.Why, err)
 }
+
+// isNode reports whether a unit is a Node.
+func isNode(unit string) bool { return strings.HasPrefix(strings.ToLower(unit), "node ") }
 
 // again reports whether a request that failed may succeed: the object has changed, or a webhook or the API server is not there yet.
 func again(err error) bool {
@@ -270,18 +338,20 @@ func newer(a, b any) bool {
 
 // secrets reads the Secrets with passwords of BGP sessions, MetalLB's, and those of the same name in Tandem's namespace, which a person may have made.
 func (a *API) secrets(ctx context.Context, s *live.Snapshot) error {
+	refs := s.Objects.SecretsOfOurs(a.System)
 	for _, ref := range s.Objects.SecretsOfTheirs() {
-		for _, namespace := range []string{ref.Namespace, a.System} {
-			secret, err := a.Client.Resource(core("secrets")).Namespace(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("reading Secret %s/%s of a BGPPeer: %w", namespace, ref.Name, err)
-			}
-			secret.SetManagedFields(nil)
-			s.Objects[live.RefOf(secret.Object)] = secret.Object
+		refs = append(refs, ref, live.Ref{Kind: "Secret", Namespace: a.System, Name: ref.Name})
+	}
+	for _, ref := range refs {
+		secret, err := a.Client.Resource(core("secrets")).Namespace(ref.Namespace).Get(ctx, ref.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
 		}
+		if err != nil {
+			return fmt.Errorf("reading Secret %s/%s of a BGPPeer: %w", ref.Namespace, ref.Name, err)
+		}
+		secret.SetManagedFields(nil)
+		s.Objects[live.RefOf(secret.Object)] = secret.Object
 	}
 	return nil
 }

@@ -102,6 +102,17 @@ func (o Objects) SecretsOfTheirs() (refs []Ref) {
 	return refs
 }
 
+// SecretsOfOurs returns the Secrets in Tandem's namespace that a move makes for passwords in MetalLB's BGPPeers. A person may have made one, or an earlier
+// move.
+func (o Objects) SecretsOfOurs(system string) (refs []Ref) {
+	for _, peer := range o.of(theirGroup, "BGPPeer") {
+		if text(peer, "spec", "password") != "" {
+			refs = append(refs, Ref{Kind: "Secret", Namespace: system, Name: text(peer, "metadata", "name") + "-password"})
+		}
+	}
+	return refs
+}
+
 // ownedBy reports whether a Pod is one of a workload's, and has not ended.
 func ownedBy(pod, workload map[string]any) bool {
 	phase := text(pod, "status", "phase")
