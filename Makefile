@@ -119,7 +119,8 @@ soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times e
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
 
 .PHONY: soak-move-in
-soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB
+soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB; before that a move is killed after each of its writes
+	TANDEM_MOVEIN_CUTS=all go test -count=1 -tags e2e -timeout 40m -v -run TestLiveMove ./test/api
 	go test -count=1 -tags e2e,movein -timeout 40m -v -run TestMoveIn ./test/e2e
 
 .PHONY: conformance

@@ -7,6 +7,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,11 @@ import (
 type moveArena struct {
 	api      *apply.API // as the person who moves
 	programs *apply.API
+	// host and transport reach the API server as the person who moves.
+	host      string
+	transport http.RoundTripper
+	// addresses are those of MetalLB's Services.
+	addresses map[string][]string
 }
 
 // mover is a person who has the ClusterRole of docs/moving-in.md.
@@ -102,10 +108,16 @@ func newMoveArena(t *testing.T) *moveArena {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &moveArena{programs: &apply.API{Client: client}}
+	a := &moveArena{
+		programs: &apply.API{Client: client, System: "tandem-system"}, host: restConfig.Host,
+		addresses: map[string][]string{"web": {"192.0.2.1", "2001:db8::1"}, "mail": {"192.0.2.2"}},
+	}
 	a.allow(t, client)
 	person := rest.CopyConfig(restConfig)
 	person.Impersonate.UserName = mover
+	if a.transport, err = rest.TransportFor(person); err != nil {
+		t.Fatal(err)
+	}
 	limited, err := dynamic.NewForConfig(person)
 	if err != nil {
 		t.Fatal(err)
@@ -217,8 +229,8 @@ func (a *moveArena) claim(t *testing.T, svc *unstructured.Unstructured) {
 		a.add(t, fmt.Sprintf(`
 apiVersion: networking.k8s.io/v1
 kind: IPAddress
-metadata: {name: %q, labels: {ipaddress.kubernetes.io/managed-by: tandem-lb.io}}
-spec: {parentRef: {resource: services, namespace: %s, name: %s}}`, item.(map[string]any)["ip"], svc.GetNamespace(), svc.GetName()))
+metadata: {name: %q, labels: {ipaddress.kubernetes.io/managed-by: tandem-lb.io, %s: lan}}
+spec: {parentRef: {resource: services, namespace: %s, name: %s}}`, item.(map[string]any)["ip"], ipamv1alpha1.LabelAddressPool, svc.GetNamespace(), svc.GetName()))
 	}
 	a.patch(t, live.RefOf(svc.Object), "status", map[string]any{"status": map[string]any{"conditions": []any{map[string]any{
 		"type": ipamv1alpha1.ServiceConditionAllocated, "status": "True", "reason": "Allocated", "message": "", "lastTransitionTime": "2026-01-02T15:04:05Z",
@@ -316,10 +328,12 @@ spec: {type: LoadBalancer, ports: [{port: 25}]}
 status: {loadBalancer: {ingress: [{ip: 192.0.2.2}]}}
 `
 
-// TestLiveMove has a real API server take every write of a move, of its undo and of its end. Undone, the cluster is as it was.
+// TestLiveMove moves on a real API server, with the rights of the page, which takes every write. The commands are those of the plugin, each in a process of
+// its own.
 func TestLiveMove(t *testing.T) {
 	a := newMoveArena(t)
 	a.add(t, metalLBServes)
+	a.speaks(t)
 	// The API server reads roles from a cache.
 	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
 		_, err := a.api.Read(ctx)
@@ -328,27 +342,58 @@ func TestLiveMove(t *testing.T) {
 		_, err := a.api.Read(t.Context())
 		t.Fatal(err)
 	}
+	before, err := a.programs.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole undisturbed
+	if !t.Run("undisturbed", func(t *testing.T) { whole = a.testUndisturbed(t, before.Objects) }) {
+		return
+	}
+	t.Run("killed", func(t *testing.T) { a.testKilled(t, before.Objects, &whole) })
+	t.Run("answers lost", func(t *testing.T) { a.testLossy(t, before.Objects, &whole) })
+	t.Run("two at once", func(t *testing.T) { a.testTwoAtOnce(t, before.Objects) })
+}
+
+// undisturbed is what commands leave that nothing disturbs, and how often they write, by the command. The two writes of a process that make and delete its
+// Lease count, too.
+type undisturbed struct {
+	leaves map[string]live.Objects
+	writes map[string]int
+}
+
+// testUndisturbed moves, undoes it, moves again and finishes, without a process. Undone, the cluster is as it was.
+func (a *moveArena) testUndisturbed(t *testing.T, raw live.Objects) undisturbed {
+	defer a.restore(t, raw)
 	before := a.objects(t)
+	whole := undisturbed{map[string]live.Objects{}, map[string]int{}}
 	run := func(what string, next func(*live.Snapshot) (live.Action, error)) {
 		t.Helper()
+		whole.writes[what] = 2
 		if err := a.api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
 			a.settle(t, s)
-			return next(s)
+			action, err := next(s)
+			if action.Write != nil {
+				whole.writes[what]++
+			}
+			return action, err
 		}); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
+		whole.leaves[what] = a.objects(t)
 	}
 	start := func(s *live.Snapshot) (live.Action, error) { return live.Start(s, live.Goal{All: true}, false) }
 	run("start", start)
 	run("undo", live.Undo)
-	if diff := cmp.Diff(before, a.objects(t)); diff != "" {
+	if diff := cmp.Diff(before, whole.leaves["undo"]); diff != "" {
 		t.Errorf("after undo the cluster is (-before +after):\n%s", diff)
 	}
-	run("start again", start)
+	run("start", start)
 	run("finish", live.Finish)
-	for ref, o := range a.objects(t) {
+	for ref, o := range whole.leaves["finish"] {
 		if labels := (&unstructured.Unstructured{Object: o}).GetLabels(); labels[ipamv1alpha1.LabelMoveIn] != "" && ref.Kind != "ConfigMap" {
 			t.Errorf("%s still has the label of the move", ref)
 		}
 	}
+	return whole
 }

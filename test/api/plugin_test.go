@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -36,12 +37,21 @@ import (
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
+// compilePlugin compiles the plugin, once, into a directory that TestMain removes.
+var compilePlugin = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(filepath.Dir(auditLog), "kubectl-tandem")
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/tandem-lb/tandem/cmd/kubectl-tandem").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the plugin: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
 // builtPlugin compiles the plugin, and returns its path.
 func builtPlugin(t testing.TB) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "kubectl-tandem")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/tandem-lb/tandem/cmd/kubectl-tandem").CombinedOutput(); err != nil {
-		t.Fatalf("building the plugin: %v\n%s", err, out)
+	path, err := compilePlugin()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
