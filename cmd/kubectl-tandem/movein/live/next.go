@@ -195,7 +195,7 @@ func (s *Snapshot) begin(keepInUse bool) (Action, error) {
 func (m *machine) forward(phase Phase, goal *Goal) Action {
 	switch phase {
 	case Preparing:
-		return first(m.stopOurs, func() Action { return m.narrow(m) }, m.makeOurs, m.annotate, func() Action { return m.origin.stop(m) }, m.enter(Adopting))
+		return first(m.stopOurs, func() Action { return m.narrow(m) }, m.makeOurs, m.annotate, func() Action { return m.stop(m) }, m.enter(Adopting))
 	case Adopting:
 		return first(m.theirsStopped, m.startOurs, m.adopted, m.enter(Announcing))
 	}

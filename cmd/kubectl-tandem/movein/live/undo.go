@@ -28,7 +28,7 @@ func Undo(s *Snapshot) (Action, error) {
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.unitsBack, m.stopOurs, m.servicesBack, func() Action { return m.origin.start(m) }, func() Action { return m.widen(m) }, m.removeOurs,
+		return first(m.unitsBack, m.stopOurs, m.servicesBack, func() Action { return m.start(m) }, func() Action { return m.widen(m) }, m.removeOurs,
 			m.enter(Undone)), nil
 	}
 	return s.enter(Undoing)(), nil
