@@ -46,6 +46,8 @@ const (
 type reachable struct {
 	node    string
 	objects client.Reader
+	// records returns all L2Announcements that the cache has. They are the cache's own.
+	records func(context.Context) ([]*v1alpha1.L2Announcement, error)
 	status  signal.Signal // raised when found has changed
 	// surroundings is a copy of the latest snapshot of the loop, without Services.
 	surroundings atomic.Pointer[decision.Snapshot]
@@ -68,8 +70,10 @@ type found struct {
 	answered   map[family.Family]int
 }
 
-func newReachable(node string, objects client.Reader, status signal.Signal) *reachable {
-	return &reachable{node: node, objects: objects, status: status, ask: askOnce}
+func newReachable(
+	node string, objects client.Reader, records func(context.Context) ([]*v1alpha1.L2Announcement, error), status signal.Signal,
+) *reachable {
+	return &reachable{node: node, objects: objects, records: records, status: status, ask: askOnce}
 }
 
 // askOnce asks the link of an interface for an address.
@@ -183,8 +187,8 @@ func (r *reachable) publish(asks bool) {
 
 // list finds out which addresses this node is to ask for: those of which it is the one that asks, see asker.
 func (r *reachable) list(ctx context.Context, s *decision.Snapshot) error {
-	var records v1alpha1.L2AnnouncementList
-	if err := r.objects.List(ctx, &records, client.UnsafeDisableDeepCopy); err != nil {
+	records, err := r.records(ctx)
+	if err != nil {
 		return err
 	}
 	var targets []reachability.Target
@@ -194,8 +198,7 @@ func (r *reachable) list(ctx context.Context, s *decision.Snapshot) error {
 		family family.Family
 	}
 	askers := map[links][]string{}
-	for i := range records.Items {
-		record := &records.Items[i]
+	for _, record := range records {
 		if record.Status.Node == "" || record.Status.Node == r.node || len(record.Status.Interfaces) == 0 {
 			continue
 		}

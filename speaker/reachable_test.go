@@ -28,7 +28,7 @@ import (
 // TestReachable is node2's view of a LAN with node1, which holds v4 and v6: node1 answers for v6 alone.
 func TestReachable(t *testing.T) {
 	store := lanOfTwo(t)
-	r := newReachable("node2", store, signal.New())
+	r := newReachable("node2", store, recordsOf(store), signal.New())
 	answering := map[netip.Addr]net.HardwareAddr{netip.MustParseAddr(v6): {2, 0, 0, 0, 0, 0x0b}}
 	var failure error
 	r.ask = func(_ context.Context, on string, own, address netip.Addr) ([]net.HardwareAddr, error) {
@@ -162,7 +162,7 @@ func TestReachableAfterARestart(t *testing.T) {
 	if err := store.Update(t.Context(), &own); err != nil {
 		t.Fatal(err)
 	}
-	r := newReachable("node2", store, signal.New())
+	r := newReachable("node2", store, recordsOf(store), signal.New())
 	var answers []net.HardwareAddr
 	r.ask = func(context.Context, string, netip.Addr, netip.Addr) ([]net.HardwareAddr, error) { return answers, nil }
 	if err := r.restore(t.Context()); err != nil {
@@ -207,6 +207,18 @@ func TestWhoCanAsk(t *testing.T) {
 		if diff := cmp.Diff(want, onLinkOf(s, lan.Key{Node: "node1", Interface: "eth0"}, asking)); diff != "" {
 			t.Errorf("who can ask for %s (-want +got):\n%s", asking, diff)
 		}
+	}
+}
+
+// recordsOf returns what reads the L2Announcements of a store.
+func recordsOf(store client.Reader) func(context.Context) ([]*v1alpha1.L2Announcement, error) {
+	return func(ctx context.Context) (records []*v1alpha1.L2Announcement, err error) {
+		var list v1alpha1.L2AnnouncementList
+		err = store.List(ctx, &list)
+		for i := range list.Items {
+			records = append(records, &list.Items[i])
+		}
+		return records, err
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/signal"
 	"github.com/tandem-lb/tandem/speaker/unnumbered"
+	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // Config is what a Speaker works with. All fields are required but for OtherIP, the durations and the rate.
@@ -149,7 +150,9 @@ func newSpeaker(cfg Config, objects cache.Cache, writer client.Client) (*Speaker
 		s.kernels = newKernels(cfg.Node, lan.New(cfg.LANProbeInterval, cfg.Registerer))
 	}
 	s.kernel = newRedistribution(s.status)
-	s.reachable = newReachable(cfg.Node, writer, s.status)
+	s.reachable = newReachable(cfg.Node, writer, func(ctx context.Context) ([]*v1alpha1.L2Announcement, error) {
+		return stored[*v1alpha1.L2Announcement](ctx, objects, &v1alpha1.L2Announcement{})
+	}, s.status)
 	s.probes = newProbes(cfg.Node, cfg.MembershipPort, writer)
 	s.layer2 = layer2.New(layer2.Config{
 		Registerer: cfg.Registerer, Rate: cfg.AnnouncementRate, OnConflict: s.conflicts.Note, OnProbed: feed.objects.Raise,

@@ -40,7 +40,13 @@ func nodes(t *testing.T) (lan *nettest.Switch, node1, node2 *nettest.Namespace) 
 // run runs a Prober in a node until the test ends.
 func run(t *testing.T, node *nettest.Namespace) (p *Prober, eth0 net.Interface) {
 	t.Helper()
-	p = New(20*time.Millisecond, nil)
+	return runEvery(t, node, 20*time.Millisecond)
+}
+
+// runEvery runs a Prober with an interval in a node until the test ends.
+func runEvery(t *testing.T, node *nettest.Namespace, interval time.Duration) (p *Prober, eth0 net.Interface) {
+	t.Helper()
+	p = New(interval, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := node.Go(t, func() error { return p.Run(ctx) })
 	t.Cleanup(func() {
@@ -215,6 +221,22 @@ func TestAGateway(t *testing.T) {
 	for _, key := range []Key{gateway4, gateway6} {
 		p.wait(t, key, Answers)
 	}
+}
+
+// A host that is declared while a gateway rests, and nothing else is watched, is not asked first when the gateway is: that would be after 25 s here.
+func TestAHostThatComesWhileAGatewayRests(t *testing.T) {
+	_, node1, node2 := nodes(t)
+	node2.IP(t, "addr add 198.51.100.1/24 dev eth0")
+	p, eth0 := runEvery(t, node1, 400*time.Millisecond)
+	host, gateway := Key{"node2", "eth0"}, Key{"", "198.51.100.1"}
+	targets := []Target{
+		{Key: gateway, Via: "eth0", Pairs: []Pair{{own4, netip.MustParseAddr("198.51.100.1")}}},
+		{Key: host, Via: "eth0", MAC: peerMAC, Pairs: []Pair{{own4, peer4}}},
+	}
+	p.Set(targets[:1], []net.Interface{eth0})
+	p.wait(t, gateway, Answers)
+	p.Set(targets, []net.Interface{eth0})
+	p.wait(t, host, Answers)
 }
 
 // A machine that has the address of a node, with another MAC, is not that node.

@@ -204,6 +204,9 @@ func (w *watch) Rest() bool {
 	return true
 }
 
+// Rests returns how often Rest may still be called before a question is due.
+func (w *watch) Rests() int { return (retry - w.asked%retry) % retry }
+
 // Asked says that the question of Next was sent, or could not be sent for a reason of this node.
 func (w *watch) Asked(sent bool) {
 	if sent {

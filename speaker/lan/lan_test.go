@@ -107,6 +107,41 @@ func TestTurn(t *testing.T) {
 	}
 }
 
+// A Prober that rests for as many intervals as it says asks in the same ones as one that looks in each whether it may rest.
+func TestRests(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		watches map[Key]*watched
+		want    int
+	}{
+		{"nothing is watched", nil, 0},
+		{"a gateway that is to be asked", map[Key]*watched{{}: gatewayAfter(0, false)}, 0},
+		{"a gateway whose answer is awaited", map[Key]*watched{{}: gatewayAfter(1, true)}, 0},
+		{"a gateway that has rested once since", map[Key]*watched{{}: gatewayAfter(2, false)}, retry - 2},
+		{"two gateways", map[Key]*watched{{Interface: "a"}: gatewayAfter(2, false), {Interface: "b"}: gatewayAfter(60, false)}, retry - 60},
+		{"a gateway and a host", map[Key]*watched{{}: gatewayAfter(2, false), {Node: "b"}: {Target: Target{MAC: peerMAC}, watch: newWatch(1, false)}}, 0},
+	} {
+		p := &Prober{watches: tt.watches}
+		if got := p.rests(); got != tt.want {
+			t.Errorf("%s: it may rest for %d intervals, want %d", tt.name, got, tt.want)
+			continue
+		}
+		p.rest(tt.want)
+		for _, w := range tt.watches {
+			if least := p.rests(); least != 0 || w.asked > retry {
+				t.Errorf("%s: afterwards it may rest for %d more, and has counted %d", tt.name, least, w.asked)
+			}
+		}
+	}
+}
+
+// gatewayAfter returns a gateway that was watched for so many intervals.
+func gatewayAfter(intervals int, out bool) *watched {
+	w := &watched{watch: newWatch(1, true)}
+	w.asked, w.out = intervals, out
+	return w
+}
+
 // All stations are asked for a host that answers no more, and then now and then.
 func TestAllStationsAreAsked(t *testing.T) {
 	w, got := newWatch(1, false), ""

@@ -116,6 +116,7 @@ func (p *Prober) Run(ctx context.Context) error {
 	defer p.closeAll()
 	timer := time.NewTimer(p.interval)
 	defer timer.Stop()
+	asked, rests := time.Now(), 0 // rests is for how many intervals more than one the timer runs
 	for {
 		due := timer.C
 		if len(p.watches) == 0 {
@@ -126,14 +127,45 @@ func (p *Prober) Run(ctx context.Context) error {
 			return nil
 		case <-p.wake:
 			p.follow(klog.FromContext(ctx))
+			if rested := min(rests, int(time.Since(asked)/p.interval)); rests > 0 && p.rests() < rests-rested {
+				p.rest(rested)
+				rests = 0
+				timer.Reset(p.interval)
+			}
 			continue
 		case <-due:
 		}
+		p.rest(rests)
 		p.step(p.drain())
 		p.ask()
 		p.publish(klog.FromContext(ctx))
 		// The interval counts from the questions, and not from when it was to begin: after a stall the answers are to have their time.
-		timer.Reset(p.interval)
+		asked, rests = time.Now(), p.rests()
+		timer.Reset(p.interval * time.Duration(1+rests))
+	}
+}
+
+// rests returns how many intervals may pass as one without a question, beyond the one that has begun: none where a host is watched or an
+// answer is awaited. On the only node of a cluster, which watches its gateways alone, nothing wakes the process for five seconds.
+func (p *Prober) rests() int {
+	least := -1
+	for _, w := range p.watches {
+		if !w.IsGateway() || w.out || w.failed {
+			return 0
+		}
+		if n := w.Rests(); least < 0 || n < least {
+			least = n
+		}
+	}
+	return max(least, 0)
+}
+
+// rest lets so many intervals pass.
+func (p *Prober) rest(intervals int) {
+	for _, w := range p.watches {
+		for range intervals {
+			w.Rest()
+		}
 	}
 }
 
