@@ -114,9 +114,10 @@ e2e: ## the tests against a real API server, and on a cluster in network namespa
 	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
 
 .PHONY: soak
-soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed; about two hours
+soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed, and what finds dead nodes; about four hours
 	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
 	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
+	TANDEM_DETECTOR_WATCH=1h go test -run '^$$' -bench Detector -benchtime 20x -timeout 4h ./speaker
 
 .PHONY: soak-move-in
 soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB; before that a move is killed after each of its writes

@@ -30,6 +30,11 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
+// TimerSlack is by how much later than asked the kernel may wake a thread of a program that runs a Speaker (PR_SET_TIMERSLACK of prctl(2), by
+// default 50 µs). Each wake-up costs the program more than what it does then, and with a slack there are half as many. The intervals by
+// which failures are found are of 30 ms and more.
+const TimerSlack = time.Millisecond
+
 // Config is what a Speaker works with. All fields are required but for OtherIP, the durations and the rate.
 type Config struct {
 	// Node is the name of this node.

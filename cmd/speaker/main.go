@@ -158,6 +158,9 @@ func run(ctx context.Context, o options) error {
 			logger.Error(err, "Failed to get a real-time policy, going on without")
 		}
 	}
+	if err := slacken(); err != nil {
+		logger.Error(err, "Failed to get a timer slack, going on with more wake-ups")
+	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
