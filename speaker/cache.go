@@ -45,6 +45,8 @@ func newCache(cfg Config) (cache.Cache, client.Client, error) {
 			&corev1.Secret{}:  {Namespaces: map[string]cache.Config{cfg.SecretsNamespace: {}}},
 			&corev1.Service{}: {Transform: stripService},
 			&corev1.Node{}:    {Transform: stripNode},
+			// Of their labels alone, since some write annotations onto them all the time.
+			&corev1.Namespace{}: {Transform: stripNamespace},
 			// Those of a headless Service have no address of ours.
 			&discoveryv1.EndpointSlice{}: {Transform: stripEndpointSlice, Label: withoutLabel(corev1.IsHeadlessService)},
 			&networkingv1.IPAddress{}: {
@@ -205,6 +207,15 @@ func stripNode(obj any) (any, error) {
 		for i := range node.Status.Conditions { // So the heartbeat of a kubelet changes nothing.
 			node.Status.Conditions[i].LastHeartbeatTime = metav1.Time{}
 		}
+	}
+	return obj, nil
+}
+
+// stripNamespace leaves the labels.
+func stripNamespace(obj any) (any, error) {
+	if namespace, ok := obj.(*corev1.Namespace); ok {
+		namespace.ObjectMeta = metav1.ObjectMeta{Name: namespace.Name, ResourceVersion: namespace.ResourceVersion, Labels: namespace.Labels}
+		namespace.Spec, namespace.Status = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
 	}
 	return obj, nil
 }

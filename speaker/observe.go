@@ -19,7 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// +kubebuilder:rbac:groups="",resources=services;nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=services;nodes;namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=ipaddresses,verbs=get;list;watch
 // +kubebuilder:rbac:groups=tandem-lb.io,resources=addresspools;l2advertisements;bgppeers;bgpadvertisements;bfdprofiles;communities;interfaceadvertisements,verbs=get;list;watch

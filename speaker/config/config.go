@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -41,6 +42,8 @@ type Objects struct {
 	BFDProfiles             []v1alpha1.BFDProfile
 	Communities             []v1alpha1.Community
 	InterfaceAdvertisements []v1alpha1.InterfaceAdvertisement
+	// Namespaces need not be there where no advertisement has namespaceSelectors.
+	Namespaces []corev1.Namespace
 }
 
 // Config is what speakers follow. Each list is ordered by name.
@@ -59,14 +62,26 @@ type Config struct {
 // Selection says which addresses of which Services an advertisement concerns, and on which nodes.
 type Selection struct {
 	// Pools are the pools by name, nil for every pool.
-	Pools    map[string]bool
-	Services selector.List
-	Nodes    selector.List
+	Pools map[string]bool
+	// Namespaces are the namespaces by name, nil for every namespace.
+	Namespaces map[string]bool
+	Services   selector.List
+	Nodes      selector.List
 }
 
-// Selects reports whether an address from the pool, of a Service with these labels, is concerned.
-func (s Selection) Selects(pool string, service labels.Set) bool {
-	return s.SelectsPool(pool) && s.Services.Matches(service)
+// Selects reports whether an address from the pool, of a Service in a namespace and with these labels, is concerned.
+func (s Selection) Selects(pool, namespace string, service labels.Set) bool {
+	return s.SelectsPool(pool) && s.SelectsService(namespace, service)
+}
+
+// SelectsService reports whether addresses of a Service in a namespace, with these labels, are concerned.
+func (s Selection) SelectsService(namespace string, service labels.Set) bool {
+	return s.SelectsNamespace(namespace) && s.Services.Matches(service)
+}
+
+// SelectsNamespace reports whether addresses of Services in a namespace are concerned.
+func (s Selection) SelectsNamespace(namespace string) bool {
+	return s.Namespaces == nil || s.Namespaces[namespace]
 }
 
 // SelectsPool reports whether addresses from the pool are concerned.
@@ -382,10 +397,21 @@ func (c *compiler) selection(f *findings, s v1alpha1.Selection) Selection {
 			}
 		}
 	}
+	var namespaces map[string]bool
+	if len(s.NamespaceSelectors) > 0 {
+		selectors := f.selectors("spec.namespaceSelectors", s.NamespaceSelectors)
+		namespaces = map[string]bool{}
+		for i := range c.Namespaces {
+			if selectors.Matches(labels.Set(c.Namespaces[i].Labels)) {
+				namespaces[c.Namespaces[i].Name] = true
+			}
+		}
+	}
 	return Selection{
-		Pools:    pools,
-		Services: f.selectors("spec.serviceSelectors", s.ServiceSelectors),
-		Nodes:    f.selectors("spec.nodeSelectors", s.NodeSelectors),
+		Pools:      pools,
+		Namespaces: namespaces,
+		Services:   f.selectors("spec.serviceSelectors", s.ServiceSelectors),
+		Nodes:      f.selectors("spec.nodeSelectors", s.NodeSelectors),
 	}
 }
 

@@ -8,11 +8,13 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
@@ -315,7 +317,7 @@ func TestPools(t *testing.T) {
 			config, _ := Compile(objects)
 			var got []string
 			for _, pool := range []string{"lan", "lan6", "wan", "gone"} {
-				if config.L2[0].Selects(pool, labels.Set{}) {
+				if config.L2[0].Selects(pool, "shop", labels.Set{}) {
 					got = append(got, pool)
 				}
 			}
@@ -326,17 +328,97 @@ func TestPools(t *testing.T) {
 	}
 }
 
-// What is read is watched: otherwise a change of an InterfaceAdvertisement, say, is found with the next change of something else.
+// TestNamespaces: one of the selectors has to match the namespace of the Service, and its labels those of the Service.
+func TestNamespaces(t *testing.T) {
+	objects := Objects{Namespaces: []corev1.Namespace{
+		{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "a"}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "blog", Labels: map[string]string{"team": "b"}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "home"}},
+	}}
+	for name, tt := range map[string]struct {
+		selection v1alpha1.Selection
+		want      []string // of shop, blog, home and gone, for a Service with the label app=web
+	}{
+		"none selected is every namespace":        {want: []string{"shop", "blog", "home", "gone"}},
+		"one":                                     {v1alpha1.Selection{NamespaceSelectors: matching("team", "a")}, []string{"shop"}},
+		"one of two selectors has to match":       {v1alpha1.Selection{NamespaceSelectors: append(matching("team", "a"), matching("team", "b")...)}, []string{"shop", "blog"}},
+		"an empty selector is all that there are": {v1alpha1.Selection{NamespaceSelectors: []metav1.LabelSelector{{}}}, []string{"shop", "blog", "home"}},
+		"a selector that matches none":            {v1alpha1.Selection{NamespaceSelectors: matching("team", "c")}, nil},
+		"an empty list is every namespace":        {v1alpha1.Selection{NamespaceSelectors: []metav1.LabelSelector{}}, []string{"shop", "blog", "home", "gone"}},
+		"the Service too":                         {v1alpha1.Selection{NamespaceSelectors: matching("team", "a"), ServiceSelectors: matching("app", "web")}, []string{"shop"}},
+		"another Service":                         {v1alpha1.Selection{NamespaceSelectors: matching("team", "a"), ServiceSelectors: matching("app", "db")}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := objects
+			objects.L2Advertisements = []v1alpha1.L2Advertisement{{Spec: v1alpha1.L2AdvertisementSpec{Selection: tt.selection}}}
+			config, _ := Compile(objects)
+			var got []string
+			for _, namespace := range []string{"shop", "blog", "home", "gone"} {
+				if config.L2[0].Selects("lan", namespace, labels.Set{"app": "web"}) {
+					got = append(got, namespace)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("namespaces (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What is read is watched: otherwise a change of an InterfaceAdvertisement, say, is found with the next change of something else. Namespaces are read where an
+// advertisement of any kind selects them, and nowhere else.
 func TestKinds(t *testing.T) {
-	var watched, read []string
-	for _, object := range Kinds() {
-		watched = append(watched, fmt.Sprintf("%TList", object))
-	}
-	if _, err := Read(func(list List) error { read = append(read, fmt.Sprintf("%T", list)); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(read, watched); diff != "" {
-		t.Errorf("kinds (-read +watched):\n%s", diff)
+	selection := v1alpha1.Selection{NamespaceSelectors: matching("team", "a")}
+	for name, tt := range map[string]struct {
+		fill       func(List)
+		namespaces bool
+	}{
+		"no selectors of namespaces": {fill: func(List) {}},
+		"of an L2Advertisement": {func(list List) {
+			if l, ok := list.(*v1alpha1.L2AdvertisementList); ok {
+				l.Items = []v1alpha1.L2Advertisement{{Spec: v1alpha1.L2AdvertisementSpec{Selection: selection}}}
+			}
+		}, true},
+		"of a BGPAdvertisement": {func(list List) {
+			if l, ok := list.(*v1alpha1.BGPAdvertisementList); ok {
+				l.Items = []v1alpha1.BGPAdvertisement{{Spec: v1alpha1.BGPAdvertisementSpec{Selection: selection}}}
+			}
+		}, true},
+		"of an InterfaceAdvertisement": {func(list List) {
+			if l, ok := list.(*v1alpha1.InterfaceAdvertisementList); ok {
+				l.Items = []v1alpha1.InterfaceAdvertisement{{Spec: v1alpha1.InterfaceAdvertisementSpec{Selection: selection}}}
+			}
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var want, read, atOnce []string
+			for _, object := range Kinds() {
+				if kind := fmt.Sprintf("%TList", object); kind != "*v1.NamespaceList" || tt.namespaces {
+					want = append(want, kind)
+				}
+			}
+			if _, err := Read(func(list List) error {
+				tt.fill(list)
+				read = append(read, fmt.Sprintf("%T", list))
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			ReadAtOnce(func(list List) {
+				mu.Lock()
+				defer mu.Unlock()
+				tt.fill(list)
+				atOnce = append(atOnce, fmt.Sprintf("%T", list))
+			})
+			slices.Sort(atOnce)
+			if diff := cmp.Diff(want, read); diff != "" {
+				t.Errorf("kinds (-watched +read):\n%s", diff)
+			}
+			if diff := cmp.Diff(slices.Sorted(slices.Values(want)), atOnce); diff != "" {
+				t.Errorf("kinds (-watched +read at once):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -484,7 +566,7 @@ func TestContract(t *testing.T) {
 	}
 	everything := config.L2[0]
 	if got := slices.Sorted(maps.Keys(everything.Pools)); !slices.Equal(got, []string{"lan"}) ||
-		!everything.Selects("lan", labels.Set{"expose": "yes"}) || everything.Selects("lan", nil) {
+		!everything.Selects("lan", "shop", labels.Set{"expose": "yes"}) || everything.Selects("lan", "shop", nil) {
 		t.Errorf("L2Advertisement everything selects pools %v and Services by %v", got, everything.Services)
 	}
 	if diff := cmp.Diff([]bgp.Community{

@@ -4,8 +4,10 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -33,11 +35,11 @@ type Object interface {
 	runtime.Object
 }
 
-// Kinds returns an empty object of each kind that Read lists. A caller of Read that follows the API watches all of them.
+// Kinds returns an empty object of each kind that Read may list. A caller of Read that follows the API watches all of them.
 func Kinds() []Object {
 	return []Object{
 		&ipamv1alpha1.AddressPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BGPAdvertisement{}, &v1alpha1.BFDProfile{},
-		&v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{},
+		&v1alpha1.Community{}, &v1alpha1.InterfaceAdvertisement{}, &corev1.Namespace{},
 	}
 }
 
@@ -50,23 +52,41 @@ type lists struct {
 	profiles    v1alpha1.BFDProfileList
 	communities v1alpha1.CommunityList
 	interfaces  v1alpha1.InterfaceAdvertisementList
+	namespaces  corev1.NamespaceList
 }
 
+// needNamespaces reports whether an advertisement selects namespaces by their labels.
+func (l *lists) needNamespaces() bool {
+	return slices.ContainsFunc(l.l2.Items, func(ad v1alpha1.L2Advertisement) bool { return len(ad.Spec.NamespaceSelectors) > 0 }) ||
+		slices.ContainsFunc(l.bgp.Items, func(ad v1alpha1.BGPAdvertisement) bool { return len(ad.Spec.NamespaceSelectors) > 0 }) ||
+		slices.ContainsFunc(l.interfaces.Items, func(ad v1alpha1.InterfaceAdvertisement) bool { return len(ad.Spec.NamespaceSelectors) > 0 })
+}
+
+// all returns the lists but that of the namespaces, which is read where it is needed.
 func (l *lists) all() []List {
 	return []List{&l.pools, &l.l2, &l.peers, &l.bgp, &l.profiles, &l.communities, &l.interfaces}
 }
 
 func (l *lists) objects() Objects {
-	return Objects{l.pools.Items, l.l2.Items, l.peers.Items, l.bgp.Items, l.profiles.Items, l.communities.Items, l.interfaces.Items}
+	return Objects{
+		AddressPools: l.pools.Items, L2Advertisements: l.l2.Items, BGPPeers: l.peers.Items, BGPAdvertisements: l.bgp.Items, BFDProfiles: l.profiles.Items,
+		Communities: l.communities.Items, InterfaceAdvertisements: l.interfaces.Items, Namespaces: l.namespaces.Items,
+	}
 }
 
-// Read fills Objects by means of list, which is called once for each kind. The first error of list ends it, and is returned with the kind.
+// Read fills Objects by means of list, which is called once for each kind; for namespaces only where an advertisement selects them. The first error of list
+// ends it, and is returned with the kind.
 // If list does not copy the objects, they may not be changed.
 func Read(list func(List) error) (Objects, error) {
 	var l lists
 	for _, objects := range l.all() {
 		if err := list(objects); err != nil {
 			return Objects{}, fmt.Errorf("reading %T: %w", objects, err)
+		}
+	}
+	if l.needNamespaces() {
+		if err := list(&l.namespaces); err != nil {
+			return Objects{}, fmt.Errorf("reading %T: %w", &l.namespaces, err)
 		}
 	}
 	return l.objects(), nil
@@ -81,5 +101,8 @@ func ReadAtOnce(list func(List)) Objects {
 		wait.Go(func() { list(objects) })
 	}
 	wait.Wait()
+	if l.needNamespaces() {
+		list(&l.namespaces)
+	}
 	return l.objects()
 }

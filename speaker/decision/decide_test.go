@@ -194,6 +194,16 @@ func TestLayer2(t *testing.T) {
 			change:   func(s *Snapshot) { s.Config.L2 = nil },
 		},
 		{
+			name:     "nothing is announced where the advertisement is for another namespace",
+			snapshot: lan(service("web", v4, v6)),
+			change:   func(s *Snapshot) { s.Config.L2[0].Namespaces = map[string]bool{"shop": true} },
+		},
+		{
+			name:     "an advertisement for the namespace announces",
+			snapshot: lan(service("web", v4, v6)),
+			change:   func(s *Snapshot) { s.Config.L2[0].Namespaces = map[string]bool{"shop": true, "default": true} }, want: pair(elected),
+		},
+		{
 			name:     "nothing is announced where no advertisement names the pool",
 			snapshot: lan(service("web", v4, v6)),
 			change:   func(s *Snapshot) { s.Config.L2[0].Pools = map[string]bool{"other": true} },
@@ -799,6 +809,12 @@ func tor(name string) config.Peer {
 	return p
 }
 
+// in returns a Service in another namespace.
+func in(namespace string, svc Service) Service {
+	svc.Name.Namespace = namespace
+	return svc
+}
+
 // toAll returns an advertisement of every address to every peer.
 func toAll(name string) config.BGPAdvertisement {
 	return config.BGPAdvertisement{Name: name, Selection: everywhere(), LengthIPv4: 32, LengthIPv6: 128}
@@ -824,6 +840,13 @@ func TestRoutes(t *testing.T) {
 			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
 			services: []Service{service("web", v6, v4), service("routed", routed4)},
 			want:     map[string][]string{"tor1": {routed4 + "/32", v4 + "/32", v6 + "/128"}},
+		},
+		{
+			name:  "a peer is told of the Services in the namespaces that the advertisement is for",
+			peers: []config.Peer{peer("tor1", "")}, ads: []config.BGPAdvertisement{ad("all")},
+			services: []Service{service("web", v4), in("shop", service("mail", routed4))},
+			change:   func(s *Snapshot) { s.Config.BGP[0].Namespaces = map[string]bool{"shop": true} },
+			want:     map[string][]string{"tor1": {routed4 + "/32"}},
 		},
 		{
 			name:  "a peer without an advertisement has a session and is told nothing",
@@ -1059,6 +1082,9 @@ func randomSnapshotWithoutKernel(r *rand.Rand) *Snapshot {
 		}
 		if chance(30) {
 			sel.Services = selectors("expose=yes")
+		}
+		if chance(20) {
+			sel.Namespaces = map[string]bool{"default": chance(50)}
 		}
 		if chance(30) {
 			sel.Nodes = selectors("rack=1")

@@ -31,7 +31,7 @@ const (
 	// NoAdvertisement: there is no L2Advertisement, or no BGPAdvertisement.
 	NoAdvertisement Reason = "NoAdvertisement"
 	// PoolNotSelected, ServiceNotSelected, NodeNotSelected, PeerNotSelected: no advertisement selects the address. The one that comes closest
-	// fails by its pools, the labels of the Service, the labels of the node, or its peers or families.
+	// fails by its pools, the labels of the Service or of its namespace, the labels of the node, or its peers or families.
 	PoolNotSelected    Reason = "PoolNotSelected"
 	ServiceNotSelected Reason = "ServiceNotSelected"
 	NodeNotSelected    Reason = "NodeNotSelected"
@@ -171,8 +171,8 @@ func (e *Explainer) Selected(service types.NamespacedName, address Address) (lay
 	ads := e.selecting(address.Pool)
 	for _, svc := range e.groups[service].services {
 		if svc.has(address.IP) {
-			layer2 = layer2 || slices.ContainsFunc(ads.layer2, func(ad *config.L2Advertisement) bool { return ad.Services.Matches(svc.Labels) })
-			toPeers = toPeers || slices.ContainsFunc(ads.bgp, func(ad *config.BGPAdvertisement) bool { return ad.Services.Matches(svc.Labels) })
+			layer2 = layer2 || slices.ContainsFunc(ads.layer2, func(ad *config.L2Advertisement) bool { return ad.SelectsService(svc.Name.Namespace, svc.Labels) })
+			toPeers = toPeers || slices.ContainsFunc(ads.bgp, func(ad *config.BGPAdvertisement) bool { return ad.SelectsService(svc.Name.Namespace, svc.Labels) })
 		}
 	}
 	return layer2, toPeers
@@ -443,7 +443,7 @@ func selects(s config.Selection, pool string, svc *Service, node labels.Set) Rea
 	switch {
 	case !s.SelectsPool(pool):
 		return PoolNotSelected
-	case !s.Services.Matches(svc.Labels):
+	case !s.SelectsService(svc.Name.Namespace, svc.Labels):
 		return ServiceNotSelected
 	case !s.Nodes.Matches(node):
 		return NodeNotSelected

@@ -55,7 +55,7 @@ func (v *view) kernelEntries(
 		return
 	}
 	for _, address := range svc.Addresses {
-		if !ad.Selects(address.Pool, svc.Labels) || !svc.servedFrom(name, address.IP) {
+		if !ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) || !svc.servedFrom(name, address.IP) {
 			continue
 		}
 		host := netip.PrefixFrom(address.IP, address.IP.BitLen())
@@ -240,7 +240,7 @@ func (e *Explainer) InKernel(service types.NamespacedName, address Address) (sel
 	svc.Addresses = []Address{address}
 	for i := range e.Config.Interfaces {
 		ad := &e.Config.Interfaces[i]
-		if !ad.Selects(address.Pool, svc.Labels) {
+		if !ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) {
 			continue
 		}
 		selected = true

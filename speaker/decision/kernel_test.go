@@ -42,6 +42,10 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "no advertisement", services: []Service{web}},
 		{
+			name: "for one namespace", ads: []config.InterfaceAdvertisement{routed(32, 128)}, services: []Service{web, in("shop", service("mail", "192.0.2.6"))},
+			change: func(s *Snapshot) { s.Config.Interfaces[0].Namespaces = map[string]bool{"shop": true} }, want: []string{"192.0.2.6/32"},
+		},
+		{
 			name: "routes of both families", ads: []config.InterfaceAdvertisement{routed(32, 128)}, services: []Service{web},
 			want: []string{"192.0.2.5/32", "2001:db8:c::10/128"},
 		},

@@ -70,7 +70,7 @@ func (v *view) groups() []*group {
 				g = other
 			}
 			for _, ad := range v.selecting(address.Pool).layer2 {
-				if ad.Services.Matches(svc.Labels) && !slices.Contains(g.advertisements[address.IP], ad) {
+				if ad.SelectsService(svc.Name.Namespace, svc.Labels) && !slices.Contains(g.advertisements[address.IP], ad) {
 					g.advertisements[address.IP] = append(g.advertisements[address.IP], ad)
 				}
 			}
@@ -223,7 +223,7 @@ func (v *view) alike(svc *Service, address Address) Alike {
 	var selected []byte
 	ads := v.selecting(address.Pool)
 	for _, ad := range ads.layer2 {
-		if ad.Services.Matches(svc.Labels) {
+		if ad.SelectsService(svc.Name.Namespace, svc.Labels) {
 			selected = append(append(selected, ad.Name...), ',')
 		}
 	}
@@ -232,7 +232,7 @@ func (v *view) alike(svc *Service, address Address) Alike {
 	}
 	selected = append(selected, ';')
 	for _, ad := range ads.bgp {
-		if ad.Services.Matches(svc.Labels) {
+		if ad.SelectsService(svc.Name.Namespace, svc.Labels) {
 			selected = append(append(selected, ad.Name...), ',')
 		}
 	}

@@ -83,7 +83,7 @@ func (v *view) contribute(svc *Service, peer *config.Peer, place int, add func(*
 		return
 	}
 	for _, address := range svc.Addresses {
-		if ad.Selects(address.Pool, svc.Labels) && carries(ad, family.Of(address.IP)) && svc.servedFrom(v.Node, address.IP) {
+		if ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) && carries(ad, family.Of(address.IP)) && svc.servedFrom(v.Node, address.IP) {
 			for _, prefix := range v.prefixes(ad, svc, address, v.Node, peer) {
 				add(ad, address, prefix)
 			}

@@ -68,7 +68,7 @@ func Advertisements(s *decision.Snapshot) map[config.Key]metav1.Condition {
 	return conditions
 }
 
-// selectedBy returns the addresses of the pools and the nodes that an advertisement selects, or the reason why there is none of either.
+// selectedBy returns the addresses of the pools and the nodes that an advertisement selects, or the reason why there is none of either, or no namespace.
 func selectedBy(
 	s *decision.Snapshot, selected config.Selection,
 ) (pools []*netipx.IPSet, nodes []string, reason, message string) {
@@ -79,6 +79,9 @@ func selectedBy(
 	}
 	if len(pools) == 0 {
 		return nil, nil, v1alpha1.ReasonNoPool, "addressPools and addressPoolSelectors select no AddressPool"
+	}
+	if selected.Namespaces != nil && len(selected.Namespaces) == 0 {
+		return nil, nil, v1alpha1.ReasonNoNamespace, "namespaceSelectors select no Namespace"
 	}
 	var excluded []string
 	for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {

@@ -54,6 +54,11 @@ func TestAdvertisements(t *testing.T) {
 			"a pool that does not exist", func(c *cluster) { c.l2("", "gone") }, l2Kind, "NoPool",
 			"addressPools and addressPoolSelectors select no AddressPool",
 		},
+		{
+			"no namespace", func(c *cluster) { c.l2("").Namespaces = map[string]bool{} }, l2Kind, "NoNamespace",
+			"namespaceSelectors select no Namespace",
+		},
+		{"a namespace", func(c *cluster) { c.l2("").Namespaces = map[string]bool{"shop": true} }, l2Kind, "Effective", ""},
 		{"no node", func(c *cluster) { c.l2("rack=9") }, l2Kind, "NoNode", "nodeSelectors select no node"},
 		{
 			"an excluded node",

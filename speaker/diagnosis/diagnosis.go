@@ -22,6 +22,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/observation"
 )
@@ -123,7 +124,7 @@ func (d *Diagnoser) address(svc *decision.Service, address decision.Address, ann
 		f.Message = fmt.Sprintf("no node has %s in its kernel: see the condition KernelRoutes of the SpeakerStatuses", address.IP)
 		return f
 	case !layer2 && !toPeers:
-		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoAdvertisement, d.notSelected(address)
+		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoAdvertisement, d.notSelected(svc, address)
 		return f
 	case d.speakers == 0:
 		f.Reason, f.Message = ipamv1alpha1.ServiceReasonNoLiveSpeaker, "no speaker is alive on any node"
@@ -164,28 +165,36 @@ func (d *Diagnoser) alive(node string) bool {
 	return known && d.snapshot.Alive(node)
 }
 
-// notSelected says why no advertisement selects an address.
-func (d *Diagnoser) notSelected(address decision.Address) string {
+// notSelected says why no advertisement selects an address of a Service.
+func (d *Diagnoser) notSelected(svc *decision.Service, address decision.Address) string {
 	config := &d.snapshot.Config
 	if len(config.L2)+len(config.BGP)+len(config.Interfaces) == 0 {
 		return "there is no L2Advertisement and no BGPAdvertisement"
 	}
 	for i := range config.L2 {
 		if config.L2[i].SelectsPool(address.Pool) {
-			return fmt.Sprintf("serviceSelectors of L2Advertisement %s do not select the Service", config.L2[i].Name)
+			return selectorsOf("L2Advertisement", config.L2[i].Name, config.L2[i].Selection, svc)
 		}
 	}
 	for i := range config.BGP {
 		if config.BGP[i].SelectsPool(address.Pool) {
-			return fmt.Sprintf("serviceSelectors of BGPAdvertisement %s do not select the Service", config.BGP[i].Name)
+			return selectorsOf("BGPAdvertisement", config.BGP[i].Name, config.BGP[i].Selection, svc)
 		}
 	}
 	for i := range config.Interfaces {
 		if config.Interfaces[i].SelectsPool(address.Pool) {
-			return fmt.Sprintf("serviceSelectors of InterfaceAdvertisement %s do not select the Service", config.Interfaces[i].Name)
+			return selectorsOf("InterfaceAdvertisement", config.Interfaces[i].Name, config.Interfaces[i].Selection, svc)
 		}
 	}
 	return "no advertisement selects pool " + address.Pool
+}
+
+// selectorsOf says which selectors of an advertisement keep a Service out.
+func selectorsOf(kind, name string, s config.Selection, svc *decision.Service) string {
+	if !s.SelectsNamespace(svc.Name.Namespace) {
+		return fmt.Sprintf("namespaceSelectors of %s %s do not select namespace %s", kind, name, svc.Name.Namespace)
+	}
+	return fmt.Sprintf("serviceSelectors of %s %s do not select the Service", kind, name)
 }
 
 // hasAll reports whether a session has been sent all prefixes of a family that its node declares.

@@ -198,6 +198,24 @@ func TestSum(t *testing.T) {
 			reason: "NoAdvertisement", message: "serviceSelectors of L2Advertisement l2-0 do not select the Service",
 		},
 		{
+			name: "an advertisement of the pool for another namespace", addresses: only4,
+			set: func(c *cluster) {
+				ad := c.l2("", "lan")
+				ad.Namespaces, ad.Services = map[string]bool{"shop": true}, selecting("app=db")
+			},
+			reason: "NoAdvertisement", message: "namespaceSelectors of L2Advertisement l2-0 do not select namespace default",
+		},
+		{
+			name: "a BGPAdvertisement for another namespace", addresses: only4,
+			set:    func(c *cluster) { c.bgp("", "lan").Namespaces = map[string]bool{} },
+			reason: "NoAdvertisement", message: "namespaceSelectors of BGPAdvertisement bgp do not select namespace default",
+		},
+		{
+			name: "an advertisement of the pool for the namespace", addresses: only4,
+			set:    func(c *cluster) { c.l2("", "lan").Namespaces = map[string]bool{"default": true} },
+			reason: "Pending", message: "node node1 has not recorded yet that it answers for 198.51.100.200",
+		},
+		{
 			name: "a sharer is selected", addresses: only4,
 			set: func(c *cluster) {
 				c.l2("").Services = selecting("app=db")

@@ -7,7 +7,7 @@ import (
 )
 
 // Selection says which addresses an advertisement concerns, and on which nodes. An address is selected where its pool,
-// its Service and the node all match; what is left out matches everything.
+// its Service, the namespace of the Service and the node all match; what is left out matches everything.
 type Selection struct {
 	// addressPools names pools. Together with addressPoolSelectors it is a union: a pool that is named or selected
 	// matches. Where neither is set every pool matches.
@@ -30,6 +30,13 @@ type Selection struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	ServiceSelectors []metav1.LabelSelector `json:"serviceSelectors,omitempty"`
+
+	// namespaceSelectors, where set, limit the advertisement to Services in namespaces with these labels: one of the
+	// selectors has to match the namespace. Together with serviceSelectors a Service has to match both lists.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors,omitempty"`
 
 	// nodeSelectors, where set, limit the advertisement to nodes with these labels: one of the selectors has to match
 	// the node.

@@ -119,6 +119,8 @@ const (
 	ReasonEffective = "Effective"
 	// ReasonNoPool is the reason where the advertisement selects no AddressPool that exists.
 	ReasonNoPool = "NoPool"
+	// ReasonNoNamespace is the reason where namespaceSelectors select no Namespace.
+	ReasonNoNamespace = "NoNamespace"
 	// ReasonNoNode is the reason where nodeSelectors select no node that may announce. The message names those that are excluded.
 	ReasonNoNode = "NoNode"
 	// ReasonNoInterface is the reason where no selected node has an interface in the subnet of a selected pool, or one that interfaces match.

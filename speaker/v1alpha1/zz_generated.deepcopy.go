@@ -883,6 +883,13 @@ func (in *Selection) DeepCopyInto(out *Selection) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.NamespaceSelectors != nil {
+		in, out := &in.NamespaceSelectors, &out.NamespaceSelectors
+		*out = make([]v1.LabelSelector, len(*in))
+		for i := range *in {
+			(*in)[i].DeepCopyInto(&(*out)[i])
+		}
+	}
 	if in.NodeSelectors != nil {
 		in, out := &in.NodeSelectors, &out.NodeSelectors
 		*out = make([]v1.LabelSelector, len(*in))

@@ -682,9 +682,11 @@ func TestL2Advertisement(t *testing.T) {
 		{"same pool twice", `spec: {addressPools: [lan, lan]}`, "spec.addressPools[1]: Duplicate value"},
 		{
 			"lists of selectors",
-			`spec: {addressPoolSelectors: [{matchLabels: {a: b}}, {}], serviceSelectors: [{matchLabels: {a: b}}], nodeSelectors: [{matchLabels: {a: b}}]}`, "",
+			`spec: {addressPoolSelectors: [{matchLabels: {a: b}}, {}], serviceSelectors: [{matchLabels: {a: b}}], namespaceSelectors: [{matchLabels: {a: b}}, {}], ` +
+				`nodeSelectors: [{matchLabels: {a: b}}]}`, "",
 		},
-		{"empty lists of selectors", `spec: {addressPoolSelectors: [], serviceSelectors: [], nodeSelectors: []}`, ""},
+		{"empty lists of selectors", `spec: {addressPoolSelectors: [], serviceSelectors: [], namespaceSelectors: [], nodeSelectors: []}`, ""},
+		{"65 namespaceSelectors", `spec: {namespaceSelectors: [` + strings.Repeat("{},", 65) + `]}`, "spec.namespaceSelectors: must have at most 64 items"},
 		{"one selector in place of a list", `spec: {nodeSelectors: {}}`, `spec.nodeSelectors: must be of type array: "object"`},
 		{"64 selectors", `spec: {nodeSelectors: [` + strings.Repeat("{},", 64) + `]}`, ""},
 		{"65 selectors", `spec: {nodeSelectors: [` + strings.Repeat("{},", 65) + `]}`, "spec.nodeSelectors: must have at most 64 items"},

@@ -172,29 +172,43 @@ func special(s *metav1.LabelSelector) (names, namespaces []string, rest *metav1.
 }
 
 // serviceSelector converts a selector of an announcement. ok is false where an advertisement cannot say it.
-func (c *ciliumState) serviceSelector(about subject, s *metav1.LabelSelector) (list []metav1.LabelSelector, ok bool) {
+func (c *ciliumState) serviceSelector(about subject, s *metav1.LabelSelector) (of selected, ok bool) {
 	names, namespaces, rest := special(s)
+	var others []string // those of which the namespace has to be none
+	if rest != nil && !everything(*rest) {
+		rest.MatchExpressions = slices.DeleteFunc(rest.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
+			found := e.Key == ciliumServiceNamespace && e.Operator == metav1.LabelSelectorOpNotIn
+			if found {
+				others = append(others, e.Values...)
+			}
+			return found
+		})
+	}
+	var own metav1.LabelSelector
+	if len(namespaces) > 0 {
+		own.MatchExpressions = in(namespaceName, namespaces...).MatchExpressions
+	}
+	if len(others) > 0 {
+		own.MatchExpressions = append(own.MatchExpressions, requirement(namespaceName, metav1.LabelSelectorOpNotIn, others...).MatchExpressions...)
+	}
+	of.namespaces = selectorsOf(&own)
 	switch {
 	case len(names) > 0:
 		c.add(Error, "service-name", about, "no advertisement selects a Service by its name; give the Service a label, or a pool of "+
 			"its own, and select that")
-		return nil, false
-	case len(namespaces) > 0:
-		c.add(Lost, "no-equal", about, "no advertisement selects Services by their namespace (%s), and it is left out; give those "+
-			"Services a pool of their own with namespaceSelectors, and write an advertisement for it",
-			strings.Join(namespaces, ", "))
-		return nil, false
+		return selected{}, false
 	case rest != nil && everything(*rest):
 		c.everything(about, rest)
-		return nil, true
+		return of, true
 	case rest != nil && slices.ContainsFunc(rest.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
 		return e.Key == ciliumServiceName || e.Key == ciliumServiceNamespace
 	}):
-		c.add(Lost, "no-equal", about, "no advertisement leaves out Services by their name or namespace, and it is left out; give the "+
-			"others a pool of their own, and write an advertisement for it")
-		return nil, false
+		c.add(Lost, "no-equal", about, "no advertisement leaves out Services by their name, or by whether they have a namespace, and it is left out; "+
+			"give the others a pool of their own, and write an advertisement for it")
+		return selected{}, false
 	}
-	return selectorsOf(rest), true
+	of.services = selectorsOf(rest)
+	return of, true
 }
 
 func (c *ciliumState) everything(about subject, s *metav1.LabelSelector) {
@@ -226,7 +240,7 @@ func (c *ciliumState) policy(o *object) {
 		return
 	}
 	a := c.newAdvertisement(l2Kind, o.nick, o.origin())
-	a.nodes, a.services, a.interfaces = nodes, services, interfaces
+	a.nodes, a.selected, a.interfaces = nodes, services, interfaces
 	if len(nodes) == 0 || controlPlane(nodes) {
 		c.add(Warn, "exclude-label", o.about, "Cilium announces from nodes with the label %s too, which kubeadm puts on control-plane "+
 			"nodes; Tandem does not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)

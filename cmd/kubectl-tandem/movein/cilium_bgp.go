@@ -46,7 +46,7 @@ func (c *ciliumState) peering(o *object) {
 			c.add(Warn, "nothing-announced", o.about, "no serviceSelector, so its session carries nothing; it is left out")
 		case ours && ok && len(peers) > 0:
 			a := c.newAdvertisement(bgpKind, o.nick, o.origin())
-			a.peers, a.services = peers, services
+			a.peers, a.selected = peers, services
 		}
 		for _, add := range attributes {
 			add()
@@ -85,7 +85,7 @@ func (c *ciliumState) secret(f *fields, p *peer) {
 }
 
 // pathAttributes makes the advertisement <policy>-<n>-attributes-<k>, which adds attributes for pools with certain labels.
-func (c *ciliumState) pathAttributes(o *object, f *fields, p *peer, services []metav1.LabelSelector, index int) {
+func (c *ciliumState) pathAttributes(o *object, f *fields, p *peer, services selected, index int) {
 	kind := f.text("selectorType")
 	selector := f.selector("selector")
 	a := &advertisement{}
@@ -95,7 +95,7 @@ func (c *ciliumState) pathAttributes(o *object, f *fields, p *peer, services []m
 		return
 	}
 	made := c.newAdvertisement(bgpKind, fmt.Sprintf("%s-attributes-%d", p.name, index), o.origin())
-	made.peers, made.services, made.poolSelectors = []string{p.name}, services, selectorsOf(selector)
+	made.peers, made.selected, made.poolSelectors = []string{p.name}, services, selectorsOf(selector)
 	made.communities, made.localPref = a.communities, a.localPref
 	c.add(Info, "attributes", o.about, "advertisedPathAttributes: a further BGPAdvertisement adds the attributes for pools with "+
 		"certain labels (advertisements that come to the same prefix are announced once, with the communities of both)")
@@ -171,7 +171,7 @@ func (c *ciliumState) routes(o *object) (routes []*route) {
 			continue
 		}
 		made := c.newAdvertisement(bgpKind, o.nick, o.origin())
-		a.name, a.services = made.name, services
+		a.name, a.selected = made.name, services
 		*made = *a
 		routes = append(routes, &route{made, o.labels, map[string][]string{}})
 	}

@@ -256,6 +256,7 @@ func (a *advertisement) document() Document {
 	setList(s, "addressPools", pools)
 	setList(s, "addressPoolSelectors", a.poolSelectors)
 	setList(s, "serviceSelectors", a.services)
+	setList(s, "namespaceSelectors", a.namespaces)
 	setList(s, "nodeSelectors", a.nodes)
 	setList(s, "interfaces", a.interfaces)
 	var preferred []map[string]any

@@ -278,14 +278,23 @@ type advertisement struct {
 	kind, name, from string
 	oneService       bool // for a single Service, whose labels it selects
 	// pools are the names of AddressPools; those of pools that are not in the input are as they would be named.
-	pools                          []string
-	poolSelectors, services, nodes []metav1.LabelSelector
-	interfaces                     []string
-	preferred                      []preference
-	peers, families, communities   []string
-	length, lengthV6               int64
-	localPref                      *int64
-	iface                          string
+	pools                []string
+	poolSelectors, nodes []metav1.LabelSelector
+	selected
+	interfaces                   []string
+	preferred                    []preference
+	peers, families, communities []string
+	length, lengthV6             int64
+	localPref                    *int64
+	iface                        string
+}
+
+// selected says which Services an advertisement is for: of each list, where it has elements, one has to match. Namespaces are selected by their names.
+type selected struct{ services, namespaces []metav1.LabelSelector }
+
+// has reports whether a Service is among them.
+func (s *selected) has(namespace string, labels map[string]string) bool {
+	return matches(s.services, labels) && matches(s.namespaces, map[string]string{namespaceName: namespace})
 }
 
 type preference struct {
@@ -542,8 +551,8 @@ func (d *draft) checkLabels() {
 		}
 		general := slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return !a.oneService })
 		if general && !slices.ContainsFunc(d.advertisements,
-			func(a *advertisement) bool { return matches(a.services, s.labels) }) {
-			d.add(Warn, "no-label", s.about(), "it has no label that an advertisement selects, and its address is not announced")
+			func(a *advertisement) bool { return a.has(s.namespace, s.labels) }) {
+			d.add(Warn, "no-label", s.about(), "no advertisement selects its labels and its namespace, and its address is not announced")
 		}
 	}
 }

@@ -53,6 +53,8 @@ func TestOddities(t *testing.T) {
 		kubeVIP = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-vip-n1, namespace: kube-system}\nspec: {containers: [{image: kube-vip, args: [manager], " +
 			"env: [{name: vip_nodename, value: n1}, {name: svc_enable, value: \"true\"}, {name: cp_enable, value: \"true\"}, {name: bgp_enable, " +
 			"value: \"true\"}, {name: bgp_as, value: \"64500\"}, {name: bgp_peers, value: \"192.0.2.1:64500\"}]}]}\n"
+		policy = "apiVersion: cilium.io/v2alpha1\nkind: CiliumL2AnnouncementPolicy\nmetadata: {name: lan}\nspec: {loadBalancerIPs: true, " +
+			"serviceSelector: {SELECTOR}}\n"
 	)
 	with := func(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
 	families := with(pool, "NAME", "four", "RANGE", "192.0.2.0/28") + with(pool, "NAME", "six", "RANGE", `"2001:db8::/120"`)
@@ -116,6 +118,19 @@ func TestOddities(t *testing.T) {
 		{name: "all namespaces but one", input: with(cilium, "SELECTOR", "matchExpressions: [{key: io.kubernetes.service.namespace, "+
 			"operator: NotIn, values: [kube-system]}]"), want: []string{"namespaceSelectors:\n  - matchExpressions:\n    - key: " +
 			"kubernetes.io/metadata.name\n      operator: NotIn\n"}, codes: []string{"warn no-advertisement"}},
+		{
+			name: "a policy for a namespace and a label", input: with(policy, "SELECTOR", "matchLabels: {io.kubernetes.service.namespace: shop, color: blue}"),
+			want: []string{"  namespaceSelectors:\n  - matchExpressions:\n    - key: kubernetes.io/metadata.name\n      operator: In\n      values:\n      - shop\n",
+				"  serviceSelectors:\n  - matchLabels:\n      color: blue\n"},
+			codes: []string{"warn exclude-label", "warn no-pools"},
+		},
+		{
+			name: "a policy for all namespaces but one, and a Service there", input: with(cilium, "SELECTOR", "") + "---\n" + with(policy, "SELECTOR",
+				"matchExpressions: [{key: io.kubernetes.service.namespace, operator: NotIn, values: [shop]}]") + "---\n" +
+				with(service, "ANNOTATIONS", "", "SPEC", "type: LoadBalancer"),
+			want:  []string{"    - key: kubernetes.io/metadata.name\n      operator: NotIn\n      values:\n      - shop\n"},
+			codes: []string{"warn exclude-label", "warn no-label"},
+		},
 		{
 			name: "a Service without the label", input: with(cilium, "SELECTOR", "matchLabels: {pool: blue}") + "---\n" +
 				with(service, "ANNOTATIONS", "", "SPEC", "type: LoadBalancer"), want: []string{"pool: blue"},

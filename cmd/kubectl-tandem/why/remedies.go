@@ -22,7 +22,7 @@ var byReason = map[string]string{
 		"manager has to be deleted by its owner",
 	ipamv1alpha1.ServiceReasonNoAdvertisement: "name the pool in addressPools of an L2Advertisement or a BGPAdvertisement, and the " +
 		"Service's labels in its " +
-		"serviceSelectors, or leave them out",
+		"serviceSelectors and those of its namespace in namespaceSelectors, or leave them out",
 	ipamv1alpha1.ServiceReasonNoNode: "correct nodeSelectors, label a node, or let a node announce again: " +
 		"node.kubernetes.io/exclude-from-external-load-balancers " +
 		"(unless the speakers have --ignore-exclude-label) and tandem-lb.io/drain exclude it",

@@ -358,17 +358,17 @@ func (e *Engine) advertisements(svc *decision.Service, address decision.Address)
 	configuration := &e.state.Snapshot.Config
 	var names []string
 	for i := range configuration.L2 {
-		if ad := &configuration.L2[i]; ad.Selects(address.Pool, svc.Labels) {
+		if ad := &configuration.L2[i]; ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) {
 			names = append(names, "L2Advertisement "+ad.Name)
 		}
 	}
 	for i := range configuration.BGP {
-		if ad := &configuration.BGP[i]; ad.Selects(address.Pool, svc.Labels) {
+		if ad := &configuration.BGP[i]; ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) {
 			names = append(names, "BGPAdvertisement "+ad.Name)
 		}
 	}
 	for i := range configuration.Interfaces {
-		if ad := &configuration.Interfaces[i]; ad.Selects(address.Pool, svc.Labels) {
+		if ad := &configuration.Interfaces[i]; ad.Selects(address.Pool, svc.Name.Namespace, svc.Labels) {
 			names = append(names, "InterfaceAdvertisement "+ad.Name)
 		}
 	}

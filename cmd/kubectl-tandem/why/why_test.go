@@ -169,6 +169,14 @@ func TestFaults(t *testing.T) {
 			v4: Advertisement, v6: Advertisement, text: "serviceSelectors of L2Advertisement lan", remedy: "serviceSelectors",
 		},
 		{
+			name: "namespaceSelectors of others", set: func(w *world) {
+				ad := fixture.Find[*v1alpha1.L2Advertisement](w.t, w.objects, "lan")
+				ad.Spec.NamespaceSelectors = []metav1.LabelSelector{{MatchLabels: map[string]string{"team": "b"}}}
+				w.unrecord()
+			},
+			v4: Advertisement, v6: Advertisement, text: "namespaceSelectors of L2Advertisement lan", remedy: "namespaceSelectors",
+		},
+		{
 			name: "no endpoint of one family", set: func(w *world) {
 				w.remove("web-IPv6", &discoveryv1.EndpointSlice{})
 				fixture.Find[*v1alpha1.L2Announcement](w.t, w.objects, "default.web").Status.Addresses = []string{v4}

@@ -496,3 +496,27 @@ func TestOwned(t *testing.T) {
 	}
 	t.Errorf("no message names Flux: %v", plan.Messages)
 }
+
+// TestAnnounces: an advertisement that selects namespaces announces the Services there alone.
+func TestAnnounces(t *testing.T) {
+	s := newSim(t, clusters["service by service"]...)
+	documents := newSim(t, `
+apiVersion: tandem-lb.io/v1alpha1
+kind: AddressPool
+metadata: {name: lan}
+spec: {ipv4: {ranges: [192.0.2.0/28]}}
+`, `
+apiVersion: tandem-lb.io/v1alpha1
+kind: L2Advertisement
+metadata: {name: lan}
+spec: {namespaceSelectors: [{matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [home]}]}]}
+`)
+	m := &machine{Snapshot: s.snapshot(nil), Record: &Record{Documents: []map[string]any{
+		documents.objects[Ref{ourGroup, "AddressPool", "", "lan"}], documents.objects[Ref{ourGroup, "L2Advertisement", "", "lan"}],
+	}}}
+	for name, want := range map[string]bool{"home/dns-udp": true, "shop/dns-tcp": false} {
+		if got := m.by("L2Advertisement", s.objects[serviceRef(name)]); got != want {
+			t.Errorf("%s is announced: %t, want %t", name, got, want)
+		}
+	}
+}

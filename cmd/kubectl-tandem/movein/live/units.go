@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -73,7 +74,10 @@ func (m *machine) poolsOf(svc map[string]any) (names []string) {
 
 // announces reports whether an advertisement of Tandem selects a Service that has an address of a pool.
 func (m *machine) announces(ad, svc map[string]any) bool {
-	if !matchesAny(list(ad, "spec", "serviceSelectors"), table(svc, "metadata", "labels")) {
+	// The objects of a move select namespaces by their names alone.
+	namespace := map[string]string{corev1.LabelMetadataName: text(svc, "metadata", "namespace")}
+	if !matchesAny(list(ad, "spec", "serviceSelectors"), table(svc, "metadata", "labels")) ||
+		!matchesAny(list(ad, "spec", "namespaceSelectors"), namespace) {
 		return false
 	}
 	names, selectors := texts(ad, "spec", "addressPools"), list(ad, "spec", "addressPoolSelectors")
