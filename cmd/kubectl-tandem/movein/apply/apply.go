@@ -29,6 +29,9 @@ import (
 // period is how often the cluster is read while something is waited for.
 const period = 300 * time.Millisecond
 
+// mostOfOne is how often one and the same write is made. A Service gets several annotations, one write for each.
+const mostOfOne = 10
+
 // Stopped is the error of a move that does not go on. It says why.
 type Stopped struct{ Why string }
 
@@ -64,7 +67,7 @@ type API struct {
 // Run does what next says until there is nothing left. The error is Stopped, also where another command runs, ErrWrites, or that of a request that cannot
 // succeed.
 func (a *API) Run(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
-	r := &run{API: a, probes: map[string]live.Outcome{}}
+	r := &run{API: a, probes: map[string]live.Outcome{}, made: map[string]int{}}
 	if a.Lock == nil {
 		return r.all(ctx, next)
 	}
@@ -145,7 +148,8 @@ type run struct {
 	probes  map[string]live.Outcome
 	unit    string // the last one that was worked on
 	writes  int
-	waiting string // what is waited for
+	made    map[string]int // how often each write was made
+	waiting string         // what is waited for
 	since   time.Time
 }
 
@@ -177,6 +181,11 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	if r.Writes > 0 && r.writes == r.Writes {
 		return ErrWrites
 	}
+	same := fmt.Sprintf("%s %s %s %s", a.Write.Verb, a.Write.Ref, a.Write.Subresource, a.Write.Why)
+	if r.made[same] == mostOfOne {
+		return Stopped{fmt.Sprintf("to %s, %s has been written %d times, and each time it was written back: find the program that does it "+
+			"(kubectl get --show-managed-fields), pause it, and start again, or undo", a.Write.Why, a.Write.Ref, mostOfOne)}
+	}
 	if r.waiting != a.Write.Why {
 		r.Told(a.Write.Why)
 	}
@@ -190,6 +199,7 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	switch {
 	case err == nil:
 		r.writes++
+		r.made[same]++
 		r.waiting = ""
 		return nil
 	case isStopped(err):

@@ -5,6 +5,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +52,20 @@ func web() *corev1.Service {
 	svc := &corev1.Service{}
 	svc.Namespace, svc.Name = "shop", "web"
 	return svc
+}
+
+// TestWrittenBack: a program that undoes each write does not keep the command writing for ever.
+func TestWrittenBack(t *testing.T) {
+	api, client := newAPI(web())
+	writes := 0
+	client.PrependReactor("patch", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+		writes++
+		return true, web(), nil
+	})
+	err := api.Run(t.Context(), label)
+	if stopped, ok := errors.AsType[Stopped](err); !ok || writes != mostOfOne || !strings.Contains(stopped.Why, "Service shop/web has been written") {
+		t.Errorf("after %d writes: %v", writes, err)
+	}
 }
 
 // TestRun: what is refused since it has changed is worked out anew, and what cannot succeed ends the command.
