@@ -222,6 +222,61 @@ var otherFaults = []aFault{
 		},
 		unknown: true, hop: "program", text: "not tried: TCP 443", remedy: "--port", step: "service/web answers", from: lab.ControlPlane,
 	},
+	{
+		name: "a small MTU of the holder", rare: true, make: func(t *testing.T, s *stage, _ []string) {
+			s.run(t, "node1", "ip link set eth0 mtu 1300")
+			s.after(t, "node1", "ip link set eth0 mtu 1500")
+		},
+		unknown: true, hop: "program", text: "nor whether long packets pass", remedy: "with a long answer too",
+	},
+	{
+		name: "no program listens on the targetPort", rare: true,
+		make: patched(`-n $NS patch service web --type=merge -p {"spec":{"ports":[{"port":80,"targetPort":8099}]}}`,
+			`-n $NS patch service web --type=merge -p {"spec":{"ports":[{"port":80,"targetPort":8080}]}}`),
+		hop: "TCP", text: "the connection to port 80 is refused", remedy: "no program listens on the targetPort", step: "service/web answers", from: lab.ControlPlane,
+	},
+	{
+		name: "the nodes of the Pods drop what is for them, as by a NetworkPolicy", rare: true, make: func(t *testing.T, s *stage, _ []string) {
+			for _, node := range s.Nodes() {
+				s.drops(t, node, "chain through { type filter hook forward priority 10; tcp dport 8080 drop; }",
+					"chain out { type filter hook output priority 10; tcp dport 8080 drop; }")
+			}
+		},
+		hop: "kube-proxy", text: "a connection from node1 itself to port 80 gets no answer", remedy: "a NetworkPolicy", step: "service/web answers", from: lab.ControlPlane,
+	},
+	{
+		name: "a Pod whose readiness gate is closed", rare: true, what: "service/other", make: func(t *testing.T, s *stage, _ []string) {
+			s.gated(t)
+		},
+		hop: "endpoint", text: "no ready IPv4 endpoint", remedy: "are they ready", step: "Services",
+	},
+	{
+		name: "the holder drops its own answers to ARP", rare: true, make: func(t *testing.T, s *stage, ips []string) {
+			cmd := s.Command(t.Context(), "node1", "nft", "-f", "-")
+			cmd.Stdin = strings.NewReader("table netdev tandem-why {\n chain out {\n type filter hook egress device eth0 priority 0\n arp saddr ip " + ips[0] + " drop\n }\n}\n")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("nft on node1: %v: %s", err, out)
+			}
+			s.after(t, "node1", "nft delete table netdev tandem-why")
+		},
+		hop: "neighbour", text: "nobody answers node2 and node3", remedy: "nft or ebtables on the node", step: "neighbours",
+	},
+	{
+		name: "Local, and the nodes of all endpoints are cordoned and excluded", rare: true, make: func(t *testing.T, s *stage, ips []string) {
+			patched(`-n $NS patch service web --type=merge -p {"spec":{"externalTrafficPolicy":"Local"}}`,
+				`-n $NS patch service web --type=merge -p {"spec":{"externalTrafficPolicy":"Cluster"}}`)(t, s, ips)
+			patched("cordon node2 node3", "uncordon node2 node3")(t, s, ips)
+			patched("label nodes node2 node3 node.kubernetes.io/exclude-from-external-load-balancers=",
+				"label nodes node2 node3 node.kubernetes.io/exclude-from-external-load-balancers-")(t, s, ips)
+		},
+		hop: "endpoint", text: "externalTrafficPolicy is Local", remedy: "run a Pod on a node that can announce", step: "Services",
+	},
+	{
+		name: "sources that leave the nodes out", rare: true,
+		make: patched(`-n $NS patch service web --type=merge -p {"spec":{"loadBalancerSourceRanges":["192.0.2.0/24","2001:db8:9::/64"]}}`,
+			`-n $NS patch service web --type=merge -p {"spec":{"loadBalancerSourceRanges":null}}`),
+		unknown: true, hop: "kube-proxy", text: "loadBalancerSourceRanges are 192.0.2.0/24", remedy: "try from one that is", step: "service/web answers", from: lab.ControlPlane,
+	},
 }
 
 // bgpFaults are made while all nodes announce web to the router.
@@ -354,6 +409,27 @@ func (s *stage) other(t *testing.T, addresses, address string, f corev1.IPFamily
 	if address != "" {
 		svc.Annotations[ipamv1alpha1.AnnotationLoadBalancerIPs] = address
 	}
+	s.add(t, svc)
+	t.Cleanup(func() { s.kubectlAfter(t, "delete", "service", "other", "-n", s.ns) })
+}
+
+// gated makes a Service other whose Pod runs, and is not ready since nobody opens its readiness gate, until the test ends.
+func (s *stage) gated(t *testing.T) {
+	t.Helper()
+	s.create(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: gated, labels: {app: gated}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 1
+  readinessGates: [{conditionType: example.com/open}]
+  containers:
+  - {name: web, image: `+lab.AgnhostImage+`, args: [netexec, --http-port=8080]}
+`)
+	t.Cleanup(func() { s.kubectlAfter(t, "delete", "pod", "gated", "-n", s.ns) })
+	svc := s.service("other", v4)
+	svc.Spec.Selector = map[string]string{"app": "gated"}
 	s.add(t, svc)
 	t.Cleanup(func() { s.kubectlAfter(t, "delete", "service", "other", "-n", s.ns) })
 }

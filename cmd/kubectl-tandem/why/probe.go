@@ -215,7 +215,7 @@ func (e *Engine) forwarding(ctx context.Context, c *Chain, svc *corev1.Service, 
 		return
 	}
 	nodes := w.nodes[:min(len(w.nodes), mostAskers)]
-	if !e.probeKernel(ctx, c, ip, port, nodes) {
+	if !e.probeKernel(ctx, c, svc, ip, port, nodes) {
 		return
 	}
 	if !e.probeTCP(ctx, c, svc, ip, port, nodes) {
@@ -248,14 +248,18 @@ func (e *Engine) notProbed(c *Chain, svc *corev1.Service, port uint16) {
 }
 
 // probeKernel adds the hop KubeProxy, and reports whether there is more to see.
-func (e *Engine) probeKernel(ctx context.Context, c *Chain, ip netip.Addr, port uint16, nodes []string) bool {
+func (e *Engine) probeKernel(ctx context.Context, c *Chain, svc *corev1.Service, ip netip.Addr, port uint16, nodes []string) bool {
 	dialed, failed := ask(nodes, func(node string) (reachability.Dialed, error) { return e.Prober.Kernel(ctx, node, ip, port) })
 	by := map[string][]string{}
 	for node, d := range dialed {
 		by[d.TCP] = append(by[d.TCP], node)
 	}
 	at := fmt.Sprintf("port %d", port)
-	switch {
+	bad := slices.Concat(by[silent], by[unreachable], by[refused])
+	switch ranges := sourceRanges(svc); {
+	case len(bad) > 0 && ranges != "":
+		c.unknown(KubeProxy, fmt.Sprintf("no answer to a connection from %s itself%s", list(bad), ranges), remedySources)
+		return true
 	case len(by[silent]) > 0:
 		c.fault(KubeProxy, fmt.Sprintf("a connection from %s itself to %s gets no answer", list(by[silent]), at),
 			"does kube-proxy run there, and has it the Service? kubectl logs -n kube-system -l k8s-app=kube-proxy; on the node: nft list "+
@@ -277,6 +281,16 @@ func (e *Engine) probeKernel(ctx context.Context, c *Chain, ip netip.Addr, port 
 		return true
 	}
 	return false
+}
+
+const remedySources = "nodes may not be among the sources that the Service admits: try from one that is"
+
+// sourceRanges says which sources a Service admits, "" if all. Where those leave nodes out, kube-proxy drops what they send.
+func sourceRanges(svc *corev1.Service) string {
+	if len(svc.Spec.LoadBalancerSourceRanges) == 0 {
+		return ""
+	}
+	return "; loadBalancerSourceRanges are " + strings.Join(svc.Spec.LoadBalancerSourceRanges, ", ")
 }
 
 // probeTCP adds the hop TCP: other nodes send to those that get the traffic, as clients and routers do. It reports whether there is more to
@@ -305,15 +319,10 @@ func (e *Engine) probeTCP(ctx context.Context, c *Chain, svc *corev1.Service, ip
 			unable = append(unable, firstError(failed))
 		}
 	}
-	ranges := ""
-	if len(svc.Spec.LoadBalancerSourceRanges) > 0 {
-		ranges = fmt.Sprintf("; loadBalancerSourceRanges are %s", strings.Join(svc.Spec.LoadBalancerSourceRanges, ", "))
-	}
 	bad := slices.Concat(results[silent], results[unreachable], results[refused])
-	switch {
+	switch ranges := sourceRanges(svc); {
 	case len(bad) > 0 && ranges != "":
-		c.unknown(TCP, fmt.Sprintf("no answer to %s%s", list(bad), ranges), "nodes may not be among the sources that the Service admits: "+
-			"try from one that is")
+		c.unknown(TCP, fmt.Sprintf("no answer to %s%s", list(bad), ranges), remedySources)
 	case len(bad) > 0:
 		c.fault(TCP, fmt.Sprintf("port %d does not answer %s, though the node forwards what it sends itself", port, list(bad)),
 			"a firewall on that node drops what comes from outside (nft list ruleset), rp_filter does (sysctl "+

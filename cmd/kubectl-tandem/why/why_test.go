@@ -429,6 +429,7 @@ func TestProbes(t *testing.T) {
 		text, remedy string
 		marks        string // of all hops
 		others       []corev1.ServicePort
+		ranges       []string
 		peer         string // by BGP: its address, if it is none of the link
 	}{
 		{
@@ -512,6 +513,12 @@ func TestProbes(t *testing.T) {
 				"run", marks: "✓✓✓✓✓✓✓✓✗",
 		},
 		{
+			name: "sources that leave the nodes out", ranges: []string{"192.0.2.0/24"}, set: func(p *fakeProber) {
+				p.kernel["node1"], p.tcp["node1"] = silent, silent
+			},
+			text: "no answer to a connection from node1 itself; loadBalancerSourceRanges are 192.0.2.0/24", remedy: "try from one that is", marks: "✓✓✓✓✓✓✓✓––✓–",
+		},
+		{
 			name: "kube-proxy knows of no endpoint", set: func(p *fakeProber) { p.kernel["node1"] = unreachable },
 			hop: KubeProxy, text: "node1 rejects", remedy: "without endpoints", marks: "✓✓✓✓✓✓✓✓✗",
 		},
@@ -568,7 +575,7 @@ func TestProbes(t *testing.T) {
 				w.sessions(func(s *v1alpha1.BGPSession) { s.Address = tt.peer })
 			}
 			tt.set(p)
-			w.service().Spec.Ports = append(w.service().Spec.Ports, tt.others...)
+			w.service().Spec.Ports, w.service().Spec.LoadBalancerSourceRanges = append(w.service().Spec.Ports, tt.others...), tt.ranges
 			for i := 1; i <= 3; i++ {
 				status := &fixture.Find[*v1alpha1.SpeakerStatus](t, w.objects, fmt.Sprintf("node%d", i)).Status
 				status.DefaultGateways = []string{"198.51.100.1"}
