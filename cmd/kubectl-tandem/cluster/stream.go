@@ -20,7 +20,7 @@ import (
 )
 
 // streaming is a client that decodes L2Announcements while the API server is still sending them. There is one for each Service, and of a kind that a
-// CRD defines the API server has JSON alone: it sends 13 MB for 10,000, two thirds of them managedFields, and takes longer for that than for all
+// CRD defines the API server has JSON alone: it sends 9 MB for 10,000, more than half of them managedFields, and takes longer for that than for all
 // other kinds. The ordinary client begins to decode when all of it has come, and decodes managedFields too.
 type streaming struct {
 	client.Client
