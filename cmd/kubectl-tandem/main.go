@@ -28,6 +28,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // A second signal ends the program at once, also where it does not look at its context.
 	collectRarely()
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	return terminal.ExitCode(streams.ErrOut, command(streams, cluster.Connect).ExecuteContext(ctx))
