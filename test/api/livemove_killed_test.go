@@ -366,7 +366,9 @@ func (a *moveArena) testKilled(t *testing.T, raw live.Objects, whole *undisturbe
 	t.Logf("writes: %v", whole.writes)
 	var cases []cutCase
 	for _, kind := range []cutCase{
-		{killed: "start", then: "start"}, {killed: "start", then: "undo"}, {prepared: "start", killed: "undo", then: "undo"},
+		{killed: "start", then: "start"},
+		{killed: "start", then: "undo"},
+		{prepared: "start", killed: "undo", then: "undo"},
 		{prepared: "start", killed: "finish", then: "finish"},
 	} {
 		for n := range whole.writes[kind.killed] {

@@ -120,8 +120,10 @@ func TestOddities(t *testing.T) {
 			"kubernetes.io/metadata.name\n      operator: NotIn\n"}, codes: []string{"warn no-advertisement"}},
 		{
 			name: "a policy for a namespace and a label", input: with(policy, "SELECTOR", "matchLabels: {io.kubernetes.service.namespace: shop, color: blue}"),
-			want: []string{"  namespaceSelectors:\n  - matchExpressions:\n    - key: kubernetes.io/metadata.name\n      operator: In\n      values:\n      - shop\n",
-				"  serviceSelectors:\n  - matchLabels:\n      color: blue\n"},
+			want: []string{
+				"  namespaceSelectors:\n  - matchExpressions:\n    - key: kubernetes.io/metadata.name\n      operator: In\n      values:\n      - shop\n",
+				"  serviceSelectors:\n  - matchLabels:\n      color: blue\n",
+			},
 			codes: []string{"warn exclude-label", "warn no-pools"},
 		},
 		{
