@@ -106,12 +106,19 @@ vulnerabilities: ## known vulnerabilities in what the programs call; needs vuln.
 	$(GOVULNCHECK) ./cmd/cloud-controller-manager ./cmd/speaker ./cmd/kubectl-tandem
 
 .PHONY: e2e
-e2e: ## the tests against a real API server, and on a cluster in network namespaces
-	go test -count=1 -tags e2e -timeout 15m ./test/api
-	go test -count=1 -tags e2e -timeout 10m ./test/lab
-	go test -count=1 -tags e2e -timeout 20m -v ./test/kubeadm
-	go test -count=1 -tags e2e -timeout 10m -run TestTwoLeaders ./test/bench
+e2e: ## the tests against a real API server, and on a cluster in network namespaces; the first builds Kubernetes, and those of two clusters run side by side
+	go test -count=1 -tags e2e -timeout 20m ./test/lab
+	$(MAKE) -j 2 e2e-main e2e-other
+
+.PHONY: e2e-main
+e2e-main:
 	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
+
+.PHONY: e2e-other
+e2e-other:
+	go test -count=1 -tags e2e -timeout 20m ./test/api
+	go test -count=1 -tags e2e -timeout 20m -v ./test/kubeadm
+	go test -count=1 -tags e2e -timeout 15m -run TestTwoLeaders ./test/bench
 
 .PHONY: soak
 soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed, and what finds dead nodes; about four hours
