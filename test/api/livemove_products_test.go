@@ -21,24 +21,8 @@ import (
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-const tandemBeside = `
-apiVersion: v1
-kind: Node
-metadata: {name: node1}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  namespace: tandem-system
-  name: tandem-cloud-controller-manager
-  labels: {app.kubernetes.io/name: tandem, app.kubernetes.io/component: cloud-controller-manager}
-spec:
-  replicas: 1
-  selector: {matchLabels: {component: cloud-controller-manager}}
-  template: {metadata: {labels: {component: cloud-controller-manager}}, spec: {containers: [{name: c, image: tandem}]}}
-status: {replicas: 1, readyReplicas: 1}
----
-apiVersion: v1
+// shopServes is Tandem beside a product that serves two Services.
+const shopServes = tandemRuns + `apiVersion: v1
 kind: Service
 metadata: {namespace: shop, name: web}
 spec: {type: LoadBalancer, ports: [{port: 80}]}
@@ -246,7 +230,7 @@ func TestLiveMoveOfProducts(t *testing.T) {
 		"Cilium":                          productsServe["Cilium"],
 	} {
 		t.Run(name, func(t *testing.T) {
-			a.add(t, tandemBeside+objects)
+			a.add(t, shopServes+objects)
 			defer a.clear(t)
 			a.testProduct(t)
 		})

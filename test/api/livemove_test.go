@@ -258,7 +258,8 @@ func (a *moveArena) objects(t *testing.T) live.Objects {
 	return s.Objects
 }
 
-const metalLBServes = `
+// tandemRuns is a Node, and the controller manager of Tandem.
+const tandemRuns = `
 apiVersion: v1
 kind: Node
 metadata: {name: node1}
@@ -275,7 +276,9 @@ spec:
   template: {metadata: {labels: {component: cloud-controller-manager}}, spec: {containers: [{name: c, image: tandem}]}}
 status: {replicas: 1, readyReplicas: 1}
 ---
-apiVersion: apps/v1
+`
+
+const metalLBServes = tandemRuns + `apiVersion: apps/v1
 kind: Deployment
 metadata: {namespace: metallb-system, name: controller}
 spec:

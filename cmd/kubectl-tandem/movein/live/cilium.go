@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime"
+
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
 
@@ -168,7 +170,7 @@ func (cilium) widen(m *machine) Action {
 			for _, field := range []string{"serviceSelector", "loadBalancerIPs"} {
 				spec, _ := o["spec"].(map[string]any)
 				if value := at(before, "spec", field); value != nil && spec != nil {
-					spec[field] = clone(map[string]any{"v": value})["v"]
+					spec[field] = runtime.DeepCopyJSONValue(value)
 				} else {
 					delete(spec, field)
 				}

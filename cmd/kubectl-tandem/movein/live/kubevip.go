@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime"
+
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
 
@@ -171,7 +173,7 @@ func (p kubeVIP) holders(o Objects) map[string]string {
 func (kubeVIP) remember(s *Snapshot, r *Record, _ keeper) {
 	for _, d := range (kubeVIP{}).announcers(s.Objects) {
 		if kept := r.before(RefOf(d)); kept != nil && does(podSpec(d), kubeVIPPlane) {
-			set(kept, clone(map[string]any{"v": list(d, "spec", "template", "spec", "containers")})["v"], "spec", "template", "spec", "containers")
+			set(kept, runtime.DeepCopyJSONValue(list(d, "spec", "template", "spec", "containers")), "spec", "template", "spec", "containers")
 		}
 	}
 }
@@ -224,7 +226,8 @@ func setVariable(container map[string]any, name, value string) {
 	for _, item := range list(container, "env") {
 		v, _ := item.(map[string]any)
 		if text(v, "name") == name {
-			if found = true; value == "" {
+			found = true
+			if value == "" {
 				continue
 			}
 			item = map[string]any{"name": name, "value": value}
@@ -251,8 +254,8 @@ func (m *machine) servicePartBack() Action {
 	return Action{}
 }
 
-func (kubeVIP) tidy(svc map[string]any) {
-	set(svc, nil, "metadata", "annotations", "kube-vip.io/vipHost")
+func (p kubeVIP) tidy(svc map[string]any) {
+	set(svc, nil, "metadata", "annotations", p.names().mark)
 	if text(svc, "metadata", "labels", "implementation") == "kube-vip" {
 		set(svc, nil, "metadata", "labels", "implementation")
 		set(svc, nil, "metadata", "labels", "ipam-address")

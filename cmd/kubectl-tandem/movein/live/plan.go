@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
@@ -268,7 +269,7 @@ func (s *Snapshot) remember(from origin, r *Record) {
 		set(kept, at(o, "metadata", "namespace"), "metadata", "namespace")
 		for _, path := range paths {
 			if value := at(o, path...); value != nil {
-				set(kept, clone(map[string]any{"v": value})["v"], path...)
+				set(kept, runtime.DeepCopyJSONValue(value), path...)
 			}
 		}
 		r.Before = append(r.Before, kept)

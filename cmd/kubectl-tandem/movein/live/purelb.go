@@ -102,7 +102,8 @@ func inSubnet(node map[string]any, subnet netip.Prefix) bool {
 	known := false
 	for _, item := range items(node, "status", "addresses") {
 		if a, err := netip.ParseAddr(text(item, "address")); err == nil && a.Is4() == subnet.Addr().Is4() {
-			if known = true; subnet.Contains(a) {
+			known = true
+			if subnet.Contains(a) {
 				return true
 			}
 		}
