@@ -127,9 +127,9 @@ soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times e
 	TANDEM_DETECTOR_WATCH=1h go test -run '^$$' -bench Detector -benchtime 20x -timeout 4h ./speaker
 
 .PHONY: soak-move-in
-soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB; before that a move is killed after each of its writes
+soak-move-in: deps images ## 50 Services move from MetalLB to Tandem, back, and again, while clients ask, with a table of what these noticed; builds MetalLB; from kube-vip and PureLB too, where TANDEM_KUBE_VIP and TANDEM_PURELB have them; before that a move is killed after each of its writes
 	TANDEM_MOVEIN_CUTS=all go test -count=1 -tags e2e -timeout 40m -v -run TestLiveMove ./test/api
-	go test -count=1 -tags e2e,movein -timeout 40m -v -run TestMoveIn ./test/e2e
+	go test -count=1 -tags e2e,movein -timeout 90m -v -run TestMoveIn ./test/e2e
 
 .PHONY: conformance
 conformance: deps images ## the LoadBalancer suite of Kubernetes by layer 2 and by BGP, in a table; FAMILY=ipv6 on IPv6

@@ -210,25 +210,45 @@ func bothAnswer(all []saying) (longest time.Duration) {
 	return longest
 }
 
-func TestBothAnswer(t *testing.T) {
+// nobodyAnswers returns the longest time between two answers for one of the addresses, of all addresses. Each is asked for in turn, so that it is never
+// shorter than a turn takes.
+func nobodyAnswers(all []saying) (longest time.Duration) {
+	last := map[netip.Addr]time.Time{}
+	slices.SortFunc(all, func(a, b saying) int { return a.At.Compare(b.At) })
+	for _, s := range all {
+		if before, heard := last[s.IP]; heard {
+			longest = max(longest, s.At.Sub(before))
+		}
+		last[s.IP] = s.At
+	}
+	return longest
+}
+
+func TestMoveInAnswers(t *testing.T) {
 	start, one, other := time.Now(), netip.MustParseAddr("198.51.100.200"), netip.MustParseAddr("198.51.100.201")
 	at := func(ms int, ip netip.Addr, mac string) saying {
 		return saying{start.Add(time.Duration(ms) * time.Millisecond), ip, mac}
 	}
 	for _, row := range []struct {
-		name string
-		said []saying
-		want time.Duration
+		name         string
+		said         []saying
+		both, nobody time.Duration
 	}{
-		{"nobody", nil, 0},
-		{"one for each address", []saying{at(0, one, "a"), at(100, other, "b"), at(200, one, "a"), at(300, other, "b")}, 0},
-		{"one after the other", []saying{at(0, one, "a"), at(200, one, "a"), at(210, one, "b"), at(400, one, "b")}, 0},
-		{"both for a while", []saying{at(0, one, "a"), at(200, one, "b"), at(400, one, "a"), at(500, one, "a"), at(600, one, "b")}, 300 * time.Millisecond},
-		{"there and back", []saying{at(0, one, "a"), at(100, one, "b"), at(900, one, "b"), at(5000, one, "a")}, 0},
+		{"nobody", nil, 0, 0},
+		{"one for each address", []saying{at(0, one, "a"), at(100, other, "b"), at(200, one, "a"), at(300, other, "b")}, 0, 200 * time.Millisecond},
+		{"one after the other", []saying{at(0, one, "a"), at(200, one, "a"), at(210, one, "b"), at(400, one, "b")}, 0, 200 * time.Millisecond},
+		{
+			"both for a while", []saying{at(0, one, "a"), at(200, one, "b"), at(400, one, "a"), at(500, one, "a"), at(600, one, "b")},
+			300 * time.Millisecond, 200 * time.Millisecond,
+		},
+		{"there and back", []saying{at(0, one, "a"), at(100, one, "b"), at(900, one, "b"), at(5000, one, "a")}, 0, 4100 * time.Millisecond},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			if got := bothAnswer(row.said); got != row.want {
-				t.Errorf("both answer for %v, want %v", got, row.want)
+			if got := bothAnswer(row.said); got != row.both {
+				t.Errorf("both answer for %v, want %v", got, row.both)
+			}
+			if got := nobodyAnswers(row.said); got != row.nobody {
+				t.Errorf("nobody answers for %v, want %v", got, row.nobody)
 			}
 		})
 	}

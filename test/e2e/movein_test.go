@@ -31,10 +31,65 @@ import (
 	"github.com/tandem-lb/tandem/test/products"
 )
 
-// moveBed is a cluster in which MetalLB serves Services, and that users of Tandem move from there.
+// product is a load balancer that Services move from.
+type product struct {
+	// title is its name, as MetalLB, and namespace has its workloads.
+	title, namespace string
+	// install has it run on a cluster.
+	install func(*testing.T, *cluster.Cluster)
+	// configuration has it give the addresses of the LAN, and announce them on layer 2.
+	configuration string
+	// restored are what an undo has to restore of its own objects.
+	restored []restored
+	// mark begins the annotations by which it says who announces a Service, "" if it has none. It writes them itself, whenever another node announces.
+	mark string
+	// uninstall are the arguments of kubectl that remove it.
+	uninstall []string
+}
+
+// restored is a field of all objects of a kind in a product's namespace.
+type restored struct {
+	schema.GroupVersionKind
+	path []string
+}
+
+// deployments and daemonSets are what an undo restores of any product's workloads.
+var (
+	deployments = restored{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, []string{"spec", "replicas"}}
+	daemonSets  = restored{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "DaemonSet"}, []string{"spec", "template", "spec"}}
+)
+
+// specOf is the spec of objects of a kind.
+func specOf(group, version, kind string) restored {
+	return restored{schema.GroupVersionKind{Group: group, Version: version, Kind: kind}, []string{"spec"}}
+}
+
+// metalLB is MetalLB as its own manifest installs it.
+var metalLB = product{
+	title: "MetalLB", namespace: "metallb-system", install: installMetalLB,
+	configuration: `
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: lan, namespace: metallb-system}
+spec: {addresses: [198.51.100.200-198.51.100.249, "2001:db8:51::1000-2001:db8:51::1031"]}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: lan, namespace: metallb-system}
+spec: {ipAddressPools: [lan]}
+`,
+	restored: []restored{
+		deployments, daemonSets, specOf("metallb.io", "v1beta1", "IPAddressPool"), specOf("metallb.io", "v1beta1", "L2Advertisement"),
+		specOf("metallb.io", "v1beta1", "BGPAdvertisement"), specOf("metallb.io", "v1beta2", "BGPPeer"),
+	},
+	uninstall: []string{"delete", "namespace", "metallb-system", "--timeout=60s"},
+}
+
+// moveBed is a cluster in which a product serves Services, and that users of Tandem move from there.
 type moveBed struct {
 	*stage
-	// before has the addresses that MetalLB gave, by the Service.
+	from product
+	// before has the addresses that the product gave, by the Service.
 	before map[string][]string
 }
 
@@ -49,25 +104,15 @@ func moveServices(t *testing.T) int {
 	return n
 }
 
-// newMoveBed brings up a cluster with MetalLB as its own manifest installs it, and Services that it serves on layer 2.
-func newMoveBed(t *testing.T) *moveBed {
+// newMoveBed brings up a cluster with a product, and dual-stack Services that it serves on layer 2.
+func newMoveBed(t *testing.T, from product) *moveBed {
 	t.Helper()
 	c := emptyCluster(t, lab.Config{Name: labName() + "-movein"})
-	installMetalLB(t, c)
-	b := &moveBed{stage: newStage(t, c), before: map[string][]string{}}
+	from.install(t, c)
+	b := &moveBed{stage: newStage(t, c), from: from, before: map[string][]string{}}
 	b.web(t, b.Nodes()...)
-	b.until(t, time.Minute, "MetalLB's webhook", func(ctx context.Context) (bool, string) {
-		err := b.Apply(ctx, `
-apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {name: lan, namespace: metallb-system}
-spec: {addresses: [198.51.100.200-198.51.100.249, "2001:db8:51::1000-2001:db8:51::1031"]}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {name: lan, namespace: metallb-system}
-spec: {ipAddressPools: [lan]}
-`)
+	b.until(t, time.Minute, "the API server to take the configuration of "+b.from.title, func(ctx context.Context) (bool, string) {
+		err := b.Apply(ctx, b.from.configuration)
 		return err == nil, fmt.Sprint(err)
 	})
 	for i := range moveServices(t) {
@@ -118,18 +163,23 @@ func installMetalLB(t *testing.T, c *cluster.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{
-		{"apply", "-f", filepath.Join(source, "config", "manifests", "metallb-native.yaml")},
-		{"rollout", "status", "-n", "metallb-system", "deployment/controller", "--timeout=120s"},
-		{"rollout", "status", "-n", "metallb-system", "daemonset/speaker", "--timeout=120s"},
-	} {
-		if out, err := c.Kubectl(t.Context(), args...).CombinedOutput(); err != nil {
-			t.Fatalf("kubectl %v: %v\n%s", args, err, out)
+	if out, err := c.Kubectl(t.Context(), "apply", "-f", filepath.Join(source, "config", "manifests", "metallb-native.yaml")).CombinedOutput(); err != nil {
+		t.Fatalf("installing MetalLB: %v\n%s", err, out)
+	}
+	rolledOut(t, c, "metallb-system", "deployment/controller", "daemonset/speaker")
+}
+
+// rolledOut waits until workloads run as they are written.
+func rolledOut(t *testing.T, c *cluster.Cluster, namespace string, workloads ...string) {
+	t.Helper()
+	for _, workload := range workloads {
+		if out, err := c.Kubectl(t.Context(), "rollout", "status", "-n", namespace, workload, "--timeout=120s").CombinedOutput(); err != nil {
+			t.Fatalf("waiting for %s: %v\n%s", workload, err, out)
 		}
 	}
 }
 
-// ips returns the addresses that MetalLB gave.
+// ips returns the addresses that the product gave.
 func (b *moveBed) ips() (all []string) {
 	for _, name := range slices.Sorted(maps.Keys(b.before)) {
 		all = append(all, b.before[name]...)
@@ -137,7 +187,7 @@ func (b *moveBed) ips() (all []string) {
 	return all
 }
 
-// unchanged fails the test if a Service has other addresses than MetalLB gave it.
+// unchanged fails the test if a Service has other addresses than the product gave it.
 func (b *moveBed) unchanged(t *testing.T) {
 	t.Helper()
 	after := map[string][]string{}
@@ -167,7 +217,7 @@ func (b *moveBed) watched(t *testing.T, what string, do func()) {
 	for family := range 2 {
 		var urls []string
 		for _, name := range slices.Sorted(maps.Keys(b.before)) {
-			urls = append(urls, cluster.URL(b.before[name][family], "/hostname"))
+			urls = append(urls, cluster.URL(inFamily(b.before[name], family), "/hostname"))
 		}
 		probing.Go(func() { single[family] = b.Probe(ctx, lab.Client, urls[0], moveInterval, movePatience) })
 		probing.Go(func() { turn[family] = b.ProbeEach(ctx, lab.Client, urls, turnInterval, movePatience) })
@@ -180,7 +230,9 @@ func (b *moveBed) watched(t *testing.T, what string, do func()) {
 	b.answer(t)
 	cancel()
 	probing.Wait()
-	soaked.note(t, what, "%d Services in %v, both MACs answered for %v", len(b.before), took.Round(10*time.Millisecond), bothAnswer(stop()).Round(time.Millisecond))
+	said := stop()
+	soaked.note(t, what, "%d Services in %v, both MACs answered for %v, nobody on the LAN for %v", len(b.before), took.Round(10*time.Millisecond),
+		bothAnswer(said).Round(time.Millisecond), nobodyAnswers(said).Round(time.Millisecond))
 	for family, name := range []string{"IPv4", "IPv6"} {
 		var requests tally
 		requests.add(single[family])
@@ -192,6 +244,11 @@ func (b *moveBed) watched(t *testing.T, what string, do func()) {
 		}
 	}
 	b.unchanged(t)
+}
+
+// inFamily returns the address of a family, of which IPv4 is 0.
+func inFamily(ips []string, family int) string {
+	return ips[slices.IndexFunc(ips, func(ip string) bool { return strings.Contains(ip, ":") == (family == 1) })]
 }
 
 // silentFor returns the longest time between two answers that followed one another.
@@ -228,9 +285,12 @@ func (b *moveBed) installBeside(t *testing.T) {
 	}
 }
 
-// TestMoveIn moves Services from MetalLB to Tandem on layer 2, goes back, and moves again for good, while clients ask.
-func TestMoveIn(t *testing.T) {
-	b := newMoveBed(t)
+// TestMoveIn moves Services from MetalLB to Tandem on layer 2.
+func TestMoveIn(t *testing.T) { newMoveBed(t, metalLB).thereAndBack(t) }
+
+// thereAndBack moves all Services to Tandem, goes back, and moves again for good, while clients ask.
+func (b *moveBed) thereAndBack(t *testing.T) {
+	t.Helper()
 	if _, err := builtPlugin(); err != nil { // Later the compiler would take its time from the clients.
 		t.Fatal(err)
 	}
@@ -239,21 +299,28 @@ func TestMoveIn(t *testing.T) {
 	if t.Failed() {
 		t.FailNow()
 	}
-	b.watched(t, "installing Tandem beside MetalLB", func() { b.installBeside(t) })
+	b.watched(t, "installing Tandem beside "+b.from.title, func() { b.installBeside(t) })
 	before := b.inCluster(t)
 	b.moveIn(t, "plan")
 	b.watched(t, "start --all", func() { b.moveIn(t, "start", "--all", "--yes") })
 	b.ours(t)
 	b.watched(t, "undo", func() { b.moveIn(t, "undo", "--yes") })
-	if diff := gocmp.Diff(before, b.inCluster(t)); diff != "" {
-		t.Errorf("what undo has left (-want +got):\n%s", diff)
-	}
+	b.asBefore(t, before)
 	b.watched(t, "start --all and finish", func() {
 		b.moveIn(t, "start", "--all", "--yes")
 		b.moveIn(t, "finish", "--yes")
 	})
-	b.watched(t, "deleting MetalLB", func() { b.kubectl(t, "delete", "namespace", "metallb-system", "--timeout=60s") })
+	b.watched(t, "deleting "+b.from.title, func() { b.kubectl(t, b.from.uninstall...) })
 	b.ours(t)
+}
+
+// asBefore waits until the cluster is as it was: a product that runs again writes on Services who announces them when it does.
+func (b *moveBed) asBefore(t *testing.T, before map[string]string) {
+	t.Helper()
+	b.until(t, time.Minute, "the cluster to be as before the move", func(context.Context) (bool, string) {
+		diff := gocmp.Diff(before, b.inCluster(t))
+		return diff == "", "what undo has left (-want +got):\n" + diff
+	})
 }
 
 // ours waits until Tandem has claimed all addresses, and announces each Service.
@@ -280,7 +347,7 @@ func (b *moveBed) moveIn(t *testing.T, args ...string) {
 	}
 }
 
-// inCluster returns what a move may change and an undo has to restore: of MetalLB's objects, of Services and Nodes, and of Tandem's objects.
+// inCluster returns what a move may change and an undo has to restore: of the product's objects, of Services and Nodes, and of Tandem's objects.
 func (b *moveBed) inCluster(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -300,26 +367,29 @@ func (b *moveBed) inCluster(t *testing.T) map[string]string {
 			return value
 		}
 	}
-	metallb := client.InNamespace("metallb-system")
-	for _, kind := range []string{"IPAddressPool", "L2Advertisement", "BGPAdvertisement"} {
-		list(schema.GroupVersionKind{Group: "metallb.io", Version: "v1beta1", Kind: kind}, field("spec"), metallb)
+	nothing := func(*unstructured.Unstructured) any { return "" }
+	for _, r := range b.from.restored {
+		list(r.GroupVersionKind, field(r.path...), client.InNamespace(b.from.namespace))
 	}
-	list(schema.GroupVersionKind{Group: "metallb.io", Version: "v1beta2", Kind: "BGPPeer"}, field("spec"), metallb)
 	for _, kind := range []string{"AddressPool", "L2Advertisement", "BGPAdvertisement", "BGPPeer"} {
 		list(ipamv1alpha1.GroupVersion.WithKind(kind), field("spec"))
 	}
-	apps := schema.GroupVersion{Group: "apps", Version: "v1"}
-	list(apps.WithKind("Deployment"), field("spec", "replicas"), metallb)
-	list(apps.WithKind("DaemonSet"), field("spec", "template", "spec", "nodeSelector"), metallb)
-	list(apps.WithKind("Deployment"), field("spec", "replicas"), client.InNamespace("tandem-system"))
+	list(deployments.GroupVersionKind, field(deployments.path...), client.InNamespace("tandem-system"))
 	core := schema.GroupVersion{Version: "v1"}
-	meta := func(obj *unstructured.Unstructured) any {
-		return []any{obj.GetLabels(), obj.GetAnnotations(), obj.GetFinalizers()}
-	}
-	list(core.WithKind("Service"), meta, client.InNamespace(b.ns))
+	list(core.WithKind("Service"), b.metadata, client.InNamespace(b.ns))
 	list(core.WithKind("Node"), func(obj *unstructured.Unstructured) any { return obj.GetLabels() })
-	list(core.WithKind("ConfigMap"), func(*unstructured.Unstructured) any { return "" }, client.InNamespace("tandem-system"))
-	list(networkingv1.SchemeGroupVersion.WithKind("IPAddress"), func(*unstructured.Unstructured) any { return "" },
-		client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
+	list(core.WithKind("ConfigMap"), nothing, client.InNamespace("tandem-system"))
+	list(networkingv1.SchemeGroupVersion.WithKind("IPAddress"), nothing, client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
 	return all
+}
+
+// metadata returns the metadata of a Service that a move may change. Of the product's marks it has that they are there.
+func (b *moveBed) metadata(svc *unstructured.Unstructured) any {
+	notes := maps.Clone(svc.GetAnnotations())
+	for key := range notes {
+		if b.from.mark != "" && strings.HasPrefix(key, b.from.mark) {
+			notes[key] = "there"
+		}
+	}
+	return []any{svc.GetLabels(), notes, svc.GetFinalizers()}
 }
