@@ -154,3 +154,33 @@ func TestBGPStays(t *testing.T) {
 	}
 	t.Errorf("no message names the sessions: %v", plan.Messages)
 }
+
+// TestHolderIn: of the nodes that a note of PureLB's names, one holds the address.
+func TestHolderIn(t *testing.T) {
+	all := map[string]bool{"node1": true, "node2": true, "node3": true}
+	for name, tt := range map[string]struct {
+		note   string
+		agents map[string]bool
+		want   string
+	}{
+		"no note":                     {"", all, ""},
+		"something else":              {"yes", all, ""},
+		"the first version":           {"node2,eth0", all, "node2"},
+		"the first version, no agent": {"node2,eth0", nil, "node2"},
+		"one node":                    {"node1,eth0,192.0.2.1", all, "node1"},
+		// Of node1, node2 and node3 the agents elect node2 before node1 for 192.0.2.1, and node1 before node2 for 192.0.2.2.
+		"the last one that came":  {"node1,eth0,192.0.2.1 node2,eth0,192.0.2.1", all, "node2"},
+		"one that came and went":  {"node1,eth0,192.0.2.2 node2,eth0,192.0.2.2", all, "node1"},
+		"one that came back":      {"node2,eth0,192.0.2.1 node1,eth0,192.0.2.1", all, "node2"},
+		"a node without an agent": {"node1,eth0,192.0.2.1 node2,eth0,192.0.2.1", map[string]bool{"node1": true, "node2": false}, "node1"},
+		"no agent at all":         {"node1,eth0,192.0.2.1 node2,eth0,192.0.2.1", nil, "node1"},
+		"another address":         {"node1,eth0,192.0.2.2 node3,eth0,192.0.2.1", all, "node1"},
+		"IPv6":                    {"node2,eth0,2001:db8::1 node3,eth0,2001:db8::1", all, "node3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := holderIn(tt.note, tt.agents); got != tt.want {
+				t.Errorf("the holder is %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@
 package live
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"slices"
 	"strings"
@@ -111,18 +112,46 @@ func inSubnet(node map[string]any, subnet netip.Prefix) bool {
 	return !known
 }
 
-// holders: the agents note on a Service which node holds which address, "node1,eth0" in the first version and "node1,eth0,192.0.2.1" in the second.
+// holders: the agents note on a Service which node holds which address, by an annotation for each family.
 func (p pureLB) holders(o Objects) map[string]string {
+	agents := map[string]bool{}
+	for _, d := range p.announcers(o) {
+		for _, pod := range o.podsOf(d) {
+			node := text(pod, "spec", "nodeName")
+			agents[node] = agents[node] || isTrue(pod, "Ready")
+		}
+	}
 	nodes := map[string]string{}
 	for _, svc := range o.moving() {
 		for _, key := range marks(svc, p.names().mark) { // IPv4 comes before IPv6.
-			node, _, more := strings.Cut(table(svc, "metadata", "annotations")[key], ",")
-			if more && nodes[nameOf(svc)] == "" {
-				nodes[nameOf(svc)] = node
+			if nodes[nameOf(svc)] == "" {
+				nodes[nameOf(svc)] = holderIn(table(svc, "metadata", "annotations")[key], agents)
 			}
 		}
 	}
 	return nodes
+}
+
+// holderIn returns the node that holds the first address of a note: "node1,eth0" in the first version, and "node1,eth0,192.0.2.1 node2,eth0,192.0.2.1"
+// in the second. There a node adds itself when it takes an address, and none removes itself, so that the note has all nodes that ever held it. The agents
+// give the address to the node with the least SHA-256 of "node1#192.0.2.1", of the nodes that have an agent.
+func holderIn(note string, agents map[string]bool) (holder string) {
+	var address, least string
+	for entry := range strings.FieldsSeq(note) {
+		fields := append(strings.Split(entry, ","), "")
+		if len(fields) < 3 {
+			continue // No entry of PureLB's.
+		}
+		node, of := fields[0], fields[2]
+		if holder == "" {
+			holder, address = node, of
+		}
+		hash := sha256.Sum256([]byte(node + "#" + of))
+		if sum := string(hash[:]); of == address && agents[node] && (least == "" || sum < least) {
+			holder, least = node, sum
+		}
+	}
+	return holder
 }
 
 // widen has nothing to do where the agents have not been stopped: no unit may have had Services.
