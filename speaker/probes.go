@@ -27,9 +27,8 @@ import (
 )
 
 const (
-	// So many questions a second are answered, after a first lot at once, and so many at a time. Each sends two frames to a link, and up to
-	// three
-	// to each station that answers.
+	// So many questions a second are answered, after a first lot at once, and so many at a time. Each sends two frames to a link, and up to three to
+	// each station that answers.
 	probeRate, probeBurst, probesAtOnce = 5, 30, 8
 	// mostStations is how many stations that answer for one address are tried by TCP.
 	mostStations = 4
@@ -37,9 +36,8 @@ const (
 	dialTimeout = 2 * time.Second
 )
 
-// probes answers a person who wants to know whether an address answers. It asks only for addresses of Services, those that have a claim, so
-// that
-// it is no scanner of networks.
+// probes answers a person who wants to know whether an address answers. It asks only for addresses of Services, those that have a claim, so that it
+// is no scanner of networks.
 //
 //	POST /probe/lan?address=198.51.100.200&node=node1&interface=eth0&port=80
 //	    asks the link of that interface of node1 who has the address, and opens a TCP connection to each station that answers; with

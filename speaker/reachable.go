@@ -37,12 +37,10 @@ const (
 	recordsPeriod = 15 * time.Second
 )
 
-// reachable asks the LAN for addresses that other nodes hold, again and again, and remembers which do not answer. Records say what should
-// be, and
-// each address is asked for by one of the nodes that share a link with its holder, so that the holder is seen as a client sees it. For
-// example
-// node1 holds 198.51.100.200 on eth0, and its switch port filters ARP: node2, which asks for that address, gets no answer three times, and
-// says so in its status and its metrics.
+// reachable asks the LAN for addresses that other nodes hold, again and again, and remembers which do not answer. Records say what should be, and
+// each address is asked for by one of the nodes that share a link with its holder, so that the holder is seen as a client sees it. For example node1
+// holds 198.51.100.200 on eth0, and its switch port filters ARP: node2, which asks for that address, gets no answer three times, and says so in its
+// status and its metrics.
 type reachable struct {
 	node    string
 	objects client.Reader
@@ -254,8 +252,7 @@ func shareSubnet(ours, theirs []netip.Prefix, asking family.Family) bool {
 	})
 }
 
-// asker returns the one of some nodes that asks for an address, "" if there are none: by a hash, so that the addresses of a holder spread
-// over all
+// asker returns the one of some nodes that asks for an address, "" if there are none: by a hash, so that the addresses of a holder spread over all
 // others, and every speaker comes to the same answer.
 func asker(address netip.Addr, nodes []string) string {
 	if len(nodes) == 0 {

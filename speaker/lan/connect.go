@@ -46,9 +46,8 @@ const (
 	lookTime = 20 * time.Millisecond
 )
 
-// Connect opens a TCP connection to an address by the station that has a MAC, as a router does that sends to it, and says what came back.
-// It
-// does not ask the kernel of this node to connect: where kube-proxy runs, that would never leave the node.
+// Connect opens a TCP connection to an address by the station that has a MAC, as a router does that sends to it, and says what came back. It does not
+// ask the kernel of this node to connect: where kube-proxy runs, that would never leave the node.
 //
 //	node2                              node1, which holds 198.51.100.200
 //	  ── SYN to 198.51.100.200:80, ──▶   kube-proxy → Pod
@@ -56,9 +55,8 @@ const (
 //	  ◀── SYN, ACK ──────────────────    Answers
 //	  ── RST ────────────────────────▶
 //
-// Own is the address of this node that the answer is to be sent to, of the same family, on the link of the interface. The sockets are
-// opened
-// in the network namespace of the calling thread, and need CAP_NET_RAW.
+// Own is the address of this node that the answer is to be sent to, of the same family, on the link of the interface. The sockets are opened in the
+// network namespace of the calling thread, and need CAP_NET_RAW.
 func Connect(ctx context.Context, on *net.Interface, own netip.Addr, station net.HardwareAddr, to netip.AddrPort) (TCPResult, error) {
 	if len(on.HardwareAddr) != len(neighbor.MAC{}) || len(station) != len(neighbor.MAC{}) {
 		return "", fmt.Errorf("%s or the station %s has no Ethernet address", on.Name, station)

@@ -18,13 +18,10 @@ import (
 // answerTime is how long Stations waits for answers after each question: a second station may need longer than the first.
 const answerTime = 250 * time.Millisecond
 
-// Stations asks all stations on the link of an interface who has an address, by an ARP request or a neighbour solicitation to its group, so
-// many
-// times, and returns the MACs that they give, each once, in the order of the answers. It waits for all its time, a quarter of a second for
-// each
-// question, since two answers are what it looks for too. Own is an address of this node on the link of the same family; without one ARP
-// asks from 0.0.0.0, and IPv6 cannot ask.
-// For example 198.51.100.200 is node1's, and a printer has it too:
+// Stations asks all stations on the link of an interface who has an address, by an ARP request or a neighbour solicitation to its group, so many
+// times, and returns the MACs that they give, each once, in the order of the answers. It waits for all its time, a quarter of a second for each
+// question, since two answers are what it looks for too. Own is an address of this node on the link of the same family; without one ARP asks from
+// 0.0.0.0, and IPv6 cannot ask. For example 198.51.100.200 is node1's, and a printer has it too:
 //
 //	who has 198.51.100.200? tell 198.51.100.12    →    02:…:0b (node1), 00:…:7f (the printer)
 //

@@ -22,8 +22,7 @@ import (
 
 // A Prober asks speakers, and opens connections from this machine. Its errors mean that nothing is known.
 type Prober interface {
-	// LAN has the speaker of a node ask the link that it shares with another node's interface ("" for any) who has an address, and open a
-	// TCP
+	// LAN has the speaker of a node ask the link that it shares with another node's interface ("" for any) who has an address, and open a TCP
 	// connection to each station that answers, unless the port is 0. Without neighbours it asks nobody, and sends to the other node.
 	LAN(ctx context.Context, asker, node, iface string, ip netip.Addr, port uint16, neighbours bool) (reachability.Asked, error)
 	// Kernel has the speaker of a node open a connection to an address, which kube-proxy forwards.

@@ -147,8 +147,7 @@ func (e *Engine) askedFor(c *Chain, svc *corev1.Service) bool {
 	return true
 }
 
-// withoutAddress is the chain of a family of which a Service asks for an address and publishes none. Only the controller manager knows why:
-// its
+// withoutAddress is the chain of a family of which a Service asks for an address and publishes none. Only the controller manager knows why: its
 // condition says it.
 func (e *Engine) withoutAddress(svc *corev1.Service, f family.Family) Chain {
 	c := Chain{Family: f}
@@ -271,8 +270,7 @@ func (e *Engine) owned(c *Chain, svc *corev1.Service, observed *decision.Service
 	return true
 }
 
-// unclaimed adds the hops of an address that a Service publishes without a claim of ours. One of a pool has lost its claim; any other was
-// written by
+// unclaimed adds the hops of an address that a Service publishes without a claim of ours. One of a pool has lost its claim; any other was written by
 // another controller.
 func (e *Engine) unclaimed(c *Chain, svc *corev1.Service, ip netip.Addr) bool {
 	for name, set := range e.state.Snapshot.Config.Pools {

@@ -13,8 +13,7 @@
 //	  ✗ neighbour       nobody answers node2 and node3 for the address
 //	                    → a switch or a firewall drops ARP …
 //
-// What should be is said by decision.Explain and package diagnosis, which speakers and conditions follow: there is no rule of its own here.
-// Each
+// What should be is said by decision.Explain and package diagnosis, which speakers and conditions follow: there is no rule of its own here. Each
 // reason of a diagnosis belongs to one [Hop], and the chain ends at the first that is at fault, since what follows depends on it. The hop [Router] is
 // asked last, since the nodes have to answer first, and keeps its place.
 //
