@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/apply"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
@@ -230,7 +229,7 @@ func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
 		return nil, err
 	}
 	m := &mover{plugin: p, out: p.progress()}
-	m.asks = &prober{cluster: c, system: state.System, speakers: map[string]func() (*cluster.Speaker, error){}}
+	m.asks = newProber(c, state.System)
 	start := time.Now()
 	told := func(what string) { m.out.Printf("%6.1fs  %s\n", time.Since(start).Seconds(), what) }
 	probe := &apply.Prober{Cluster: c, Speakers: m.asks, Doubt: func(what string) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -60,7 +61,7 @@ func whyCommand(p *plugin) *cobra.Command {
 			}
 			engine := why.New(state)
 			if engine.Port = port; probe {
-				asks := &prober{cluster: c, system: state.System, speakers: map[string]func() (*cluster.Speaker, error){}}
+				asks := newProber(c, state.System)
 				defer asks.close()
 				engine.Prober = asks
 			}
@@ -188,43 +189,66 @@ func printWhy(out *terminal.Printer, answers []*why.Answer) {
 	}
 }
 
-// prober asks speakers, each by one connection.
+// prober asks speakers, each by one connection. One that breaks is opened anew for the next question.
 type prober struct {
 	cluster *cluster.Cluster
 	system  string
 
 	mu       sync.Mutex // guards speakers
-	speakers map[string]func() (*cluster.Speaker, error)
+	speakers map[string]*connection
 }
 
-// speaker returns the speaker of a node. The first caller connects, and the others wait for it.
-func (p *prober) speaker(ctx context.Context, node string) (*cluster.Speaker, error) {
+// connection is one to a speaker. The first caller of open connects, and the others wait for it.
+type connection struct {
+	open func() (*cluster.Speaker, error)
+}
+
+func newProber(c *cluster.Cluster, system string) *prober {
+	return &prober{cluster: c, system: system, speakers: map[string]*connection{}}
+}
+
+// ask has the speaker of a node answer a question.
+func (p *prober) ask(ctx context.Context, node string, question func(*cluster.Speaker) error) error {
 	p.mu.Lock()
-	connect := p.speakers[node]
-	if connect == nil {
-		connect = sync.OnceValues(func() (*cluster.Speaker, error) { return p.cluster.Speaker(ctx, p.system, node) })
-		p.speakers[node] = connect
+	c := p.speakers[node]
+	if c == nil {
+		c = &connection{sync.OnceValues(func() (*cluster.Speaker, error) { return p.cluster.Speaker(ctx, p.system, node) })}
+		p.speakers[node] = c
 	}
 	p.mu.Unlock()
-	return connect()
+	s, err := c.open()
+	if err == nil {
+		err = question(s)
+	}
+	if _, refused := errors.AsType[*cluster.RefusedError](err); err != nil && !refused && ctx.Err() == nil {
+		p.forget(node, c)
+	}
+	return err
+}
+
+// forget ends a connection that has failed, unless that has happened already.
+func (p *prober) forget(node string, c *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.speakers[node] != c {
+		return
+	}
+	delete(p.speakers, node)
+	if s, err := c.open(); err == nil {
+		_ = s.Close()
+	}
 }
 
 // close ends all connections.
 func (p *prober) close() {
-	for _, connect := range p.speakers {
-		if s, err := connect(); err == nil {
-			_ = s.Close()
-		}
+	for node, c := range maps.Clone(p.speakers) {
+		p.forget(node, c)
 	}
 }
 
 // probe has the speaker of a node find something out.
 func (p *prober) probe(ctx context.Context, node, path string, query url.Values, answer any) error {
-	s, err := p.speaker(ctx, node)
-	if err != nil {
-		return err
-	}
-	return s.Post(ctx, path+"?"+query.Encode(), answer)
+	return p.ask(ctx, node, func(s *cluster.Speaker) error { return s.Post(ctx, path+"?"+query.Encode(), answer) })
 }
 
 // LAN implements [why.Prober].
@@ -245,16 +269,14 @@ func (p *prober) Kernel(ctx context.Context, node string, ip netip.Addr, port ui
 
 // Routes implements [why.Prober].
 func (p *prober) Routes(ctx context.Context, node, peer string) (map[netip.Prefix]why.RouteState, error) {
-	s, err := p.speaker(ctx, node)
-	if err != nil {
-		return nil, err
-	}
 	var routes []struct {
 		Prefix   netip.Prefix `json:"prefix"`
 		Sent     bool         `json:"sent"`
 		Withheld string       `json:"withheld"`
 	}
-	if err := s.Get(ctx, "/bgp/routes?"+url.Values{"peer": {peer}}.Encode(), &routes); err != nil {
+	if err := p.ask(ctx, node, func(s *cluster.Speaker) error {
+		return s.Get(ctx, "/bgp/routes?"+url.Values{"peer": {peer}}.Encode(), &routes)
+	}); err != nil {
 		return nil, err
 	}
 	states := map[netip.Prefix]why.RouteState{}

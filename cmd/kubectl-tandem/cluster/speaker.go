@@ -31,7 +31,24 @@ const (
 	speakerTimeout = 10 * time.Second
 	// mostOfAnswer is how many bytes of an answer are read: the routes of 10,000 Services are two million.
 	mostOfAnswer = 64 << 20
+	// atOnce is how many questions a speaker is asked at a time. It answers eight, and other people may have some.
+	atOnce = 4
 )
+
+// A RefusedError is a speaker's answer that it does not do what it was asked for.
+type RefusedError struct {
+	Status int    // as HTTP has them
+	Why    string // what the speaker has said
+}
+
+// Error returns what the speaker has said.
+func (e *RefusedError) Error() string { return e.Why }
+
+// IsBusy reports whether a speaker has refused a question because it has had too many: it will answer later.
+func IsBusy(err error) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Status == http.StatusTooManyRequests
+}
 
 // Speaker asks the speaker of a node what it does at the moment. A speaker answers on loopback of its node alone, and is reached through the API server as
 // by `kubectl port-forward`: it takes the right to list pods and to create pods/portforward in the namespace of Tandem.
@@ -67,7 +84,7 @@ func (c *Cluster) Speaker(ctx context.Context, system, node string) (*Speaker, e
 	s := &Speaker{node: node, stop: connection.Close}
 	s.client = &http.Client{Timeout: speakerTimeout, Transport: &http.Transport{
 		DialContext:     func(context.Context, string, string) (net.Conn, error) { return openStream(connection, port) },
-		MaxConnsPerHost: 1,
+		MaxConnsPerHost: atOnce, MaxIdleConnsPerHost: atOnce,
 	}}
 	return s, nil
 }
@@ -78,7 +95,7 @@ func (s *Speaker) Close() error {
 	return s.stop()
 }
 
-// Get asks for a path, as "/bgp/routes?peer=tor1", and decodes the answer, which is JSON. The error has what the speaker has said.
+// Get asks for a path, as "/bgp/routes?peer=tor1", and decodes the answer, which is JSON. The error is a RefusedError where the speaker has answered otherwise.
 func (s *Speaker) Get(ctx context.Context, path string, into any) error {
 	return s.ask(ctx, http.MethodGet, path, into)
 }
@@ -100,7 +117,7 @@ func (s *Speaker) ask(ctx context.Context, method, path string, into any) error 
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, mostOfAnswer))
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = errors.New(string(bytes.TrimSpace(text)))
+		err = &RefusedError{response.StatusCode, string(bytes.TrimSpace(text))}
 	}
 	if err == nil {
 		err = json.Unmarshal(text, into)

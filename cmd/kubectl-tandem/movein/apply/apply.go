@@ -236,15 +236,17 @@ func (r *run) wait(ctx context.Context, what string, err error) error {
 	return sleep(ctx, period)
 }
 
-// How long a unit may take to answer. Nobody answers for a Service that fails, while other Nodes have the traffic of one whose session does not come.
+// How long a unit may take to answer, and how much longer for each of its Services: so many are asked about in that time. Nobody answers for a Service that
+// fails, while other Nodes have the traffic of one whose session does not come.
 const (
 	patienceOfService = 10 * time.Second
+	patienceForEach   = 200 * time.Millisecond
 	patienceOfNode    = 30 * time.Second
 )
 
 // probe asks for a unit until it answers or its time is over.
 func (r *run) probe(ctx context.Context, s *live.Snapshot, a live.Action) error {
-	patience := patienceOfService
+	patience := patienceOfService + time.Duration(len(a.Probe.Services))*patienceForEach
 	if a.Probe.Node != "" {
 		patience = patienceOfNode
 	}

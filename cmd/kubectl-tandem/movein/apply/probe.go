@@ -8,7 +8,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
@@ -16,11 +19,17 @@ import (
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/why"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/diagnosis"
+	"github.com/tandem-lb/tandem/speaker/reachability"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
-// mostAskers is how many nodes ask the LAN for an address.
-const mostAskers = 2
+const (
+	// mostAskers is how many nodes ask the LAN for an address, and one does where there are more addresses than fewAddresses: a speaker answers
+	// five questions a second.
+	mostAskers, fewAddresses = 2, 10
+	// busyPause is how long to wait for a speaker that has been asked too much.
+	busyPause = time.Second
+)
 
 // Prober asks whether units answer.
 type Prober struct {
@@ -29,6 +38,7 @@ type Prober struct {
 	// Doubt is called with what could not be asked, such as for want of rights, once each. Then what the speakers report counts alone.
 	Doubt func(what string)
 
+	mu      sync.Mutex // guards doubted
 	doubted map[string]bool
 }
 
@@ -41,68 +51,114 @@ func (p *Prober) Probe(ctx context.Context, s *live.Snapshot, unit *live.Unit, e
 	if unit.Node != "" {
 		return p.node(ctx, state, s.PeersOf(unit.Node), unit.Node)
 	}
+	var all []question
 	for _, name := range unit.Names() {
-		if problem := p.service(ctx, state, name, early); problem != "" {
+		questions, problem := service(state, name)
+		if problem != "" {
 			return problem
 		}
+		all = append(all, questions...)
 	}
-	return ""
+	if early {
+		return ""
+	}
+	var alive []string
+	for _, node := range state.Nodes.Items {
+		if state.Snapshot.Alive(node.Name) {
+			alive = append(alive, node.Name)
+		}
+	}
+	return p.lan(ctx, alive, all)
 }
 
-// service says why a Service does not answer. One without a ready endpoint answers with neither product.
-func (p *Prober) service(ctx context.Context, state *cluster.State, name types.NamespacedName, early bool) string {
+// A question is what the LAN is asked: whether a node answers for an address of a Service.
+type question struct {
+	service types.NamespacedName
+	address netip.Addr
+	holder  string
+}
+
+// service says why a Service is not announced, or what to ask the LAN. A Service without a ready endpoint answers with neither product.
+func service(state *cluster.State, name types.NamespacedName) (questions []question, problem string) {
 	for _, finding := range state.Diagnoser.Service(name, false) {
 		if finding.Reason == v1alpha1.ServiceReasonNoReadyEndpoint || finding.Reason == v1alpha1.ServiceReasonNoLocalEndpoint {
 			continue
 		}
 		if !finding.Announced {
-			return fmt.Sprintf("%s of %s: %s", finding.Address, name, finding.Message)
+			return nil, fmt.Sprintf("%s of %s: %s", finding.Address, name, finding.Message)
 		}
-		if early || finding.Way != diagnosis.Layer2 {
-			continue
+		if finding.Way == diagnosis.Layer2 {
+			questions = append(questions, question{name, finding.Address, state.Records()[name].Node})
 		}
-		if problem := p.lan(ctx, state, finding.Address, state.Records()[name].Node); problem != "" {
-			return fmt.Sprintf("%s of %s: %s", finding.Address, name, problem)
+	}
+	return questions, ""
+}
+
+// lan has nodes ask the LAN, all at once, and returns the first problem that one of them finds.
+func (p *Prober) lan(ctx context.Context, nodes []string, questions []question) string {
+	group, asking := errgroup.WithContext(ctx)
+	for i, q := range questions {
+		for _, node := range askers(nodes, q.holder, i, len(questions)) {
+			group.Go(func() error { return p.ask(asking, node, q) })
 		}
+	}
+	if err := group.Wait(); err != nil {
+		return err.Error()
 	}
 	return ""
 }
 
-// lan has other nodes ask who has an address.
-func (p *Prober) lan(ctx context.Context, state *cluster.State, ip netip.Addr, holder string) string {
-	asked := 0
-	for _, node := range state.Nodes.Items {
-		if node.Name == holder || !state.Snapshot.Alive(node.Name) || asked == mostAskers {
-			continue
-		}
-		asked++
-		answer, err := p.Speakers.LAN(ctx, node.Name, holder, "", ip, 0, true)
-		if err != nil || answer.Error != "" {
-			p.doubt(fmt.Sprintf("%s cannot ask the LAN: %v%s", node.Name, errorOr(err), answer.Error))
-			continue
-		}
-		heard := false
-		for _, station := range answer.Stations {
-			if station.Node != holder {
-				return fmt.Sprintf("%s hears %s of %q answer, and %s is to", node.Name, station.MAC, station.Node, holder)
-			}
-			heard = true
-		}
-		if !heard {
-			return fmt.Sprintf("%s asks the LAN and hears nobody; %s is to answer", node.Name, holder)
-		}
+// askers returns the nodes that ask the question with a number, of so many: never the holder, and of many questions each node the same share.
+func askers(nodes []string, holder string, number, of int) []string {
+	most := mostAskers
+	if of > fewAddresses {
+		most = 1
 	}
-	return ""
+	others := slices.DeleteFunc(slices.Clone(nodes), func(node string) bool { return node == holder })
+	if len(others) <= most {
+		return others
+	}
+	first := number % len(others)
+	return append(others[first:], others[:first]...)[:most]
 }
 
-func errorOr(err error) string {
-	if err == nil {
-		return ""
+// ask has a node ask the LAN. The error says who answers instead of the holder. A node that cannot ask finds nothing.
+func (p *Prober) ask(ctx context.Context, node string, q question) error {
+	var answer reachability.Asked
+	var err error
+	for {
+		answer, err = p.Speakers.LAN(ctx, node, q.holder, "", q.address, 0, true)
+		if !cluster.IsBusy(err) {
+			break
+		}
+		if err := sleep(ctx, busyPause); err != nil {
+			break
+		}
 	}
-	return err.Error()
+	of := fmt.Sprintf("%s of %s: ", q.address, q.service)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s%s has not said in time who answers", of, node)
+	case err != nil:
+		p.doubt(fmt.Sprintf("%s cannot ask the LAN: %v", node, err))
+		return nil
+	case answer.Error != "":
+		p.doubt(fmt.Sprintf("%s cannot ask the LAN: %s", node, answer.Error))
+		return nil
+	case len(answer.Stations) == 0:
+		return fmt.Errorf("%s%s asks the LAN and hears nobody; %s is to answer", of, node, q.holder)
+	}
+	for _, station := range answer.Stations {
+		if station.Node != q.holder {
+			return fmt.Errorf("%s%s hears %s of %q answer, and %s is to", of, node, station.MAC, station.Node, q.holder)
+		}
+	}
+	return nil
 }
 
 func (p *Prober) doubt(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.doubted == nil {
 		p.doubted = map[string]bool{}
 	}
