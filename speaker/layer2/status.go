@@ -31,22 +31,42 @@ func (s Status) equal(o Status) bool {
 // isInUse reports whether another station has the address.
 func (s Status) isInUse() bool { _, is := errors.AsType[*InUseError](s.Err); return is }
 
-// statuses are ordered by address and interface. What was published is never changed: the next state is a clone, which shares with it what has
-// not changed. So one change among 20,000 addresses costs some kilobytes, and not all of them.
-type statuses = btree.BTreeG[Status]
+// statuses are those of all addresses, and the failing ones among them, both ordered by address and interface. What was published is never
+// changed: the next state is a clone, which shares with it what has not changed. So one change among 20,000 addresses costs some kilobytes, and not
+// all of them.
+type statuses struct{ all, failing *btree.BTreeG[Status] }
 
 func newStatuses() *statuses {
-	return btree.NewG(16, func(x, y Status) bool {
+	less := func(x, y Status) bool {
 		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Interface, y.Interface)) < 0
-	})
+	}
+	return &statuses{all: btree.NewG(16, less), failing: btree.NewG(16, less)}
 }
 
-// listed returns the statuses of which a condition is true, in their order.
-func listed(all *statuses, condition func(Status) bool) (list []Status) {
-	all.Ascend(func(s Status) bool {
-		if condition(s) {
-			list = append(list, s)
-		}
+func (x *statuses) clone() *statuses {
+	return &statuses{all: x.all.Clone(), failing: x.failing.Clone()}
+}
+
+// put adds a Status, in place of the one of the same address and interface.
+func (x *statuses) put(s Status) {
+	x.all.ReplaceOrInsert(s)
+	if s.Err != nil {
+		x.failing.ReplaceOrInsert(s)
+	} else {
+		x.failing.Delete(s)
+	}
+}
+
+// remove removes the Status of the same address and interface.
+func (x *statuses) remove(s Status) {
+	x.all.Delete(s)
+	x.failing.Delete(s)
+}
+
+// listed returns statuses in their order.
+func listed(of *btree.BTreeG[Status]) (list []Status) {
+	of.Ascend(func(s Status) bool {
+		list = append(list, s)
 		return true
 	})
 	return list
@@ -55,17 +75,17 @@ func listed(all *statuses, condition func(Status) bool) (list []Status) {
 // Announced returns the Status of each declared address on each of its interfaces, ordered by address and interface, but for those of which
 // this node is only the deputy, and those that it listens for. All are of one moment.
 func (a *Announcer) Announced() []Status {
-	return listed(a.status.Load(), func(Status) bool { return true })
+	return listed(a.status.Load().all)
 }
 
 // Failing returns those of Announced that have an Err.
 func (a *Announcer) Failing() []Status {
-	return listed(a.status.Load(), func(s Status) bool { return s.Err != nil })
+	return listed(a.status.Load().failing)
 }
 
 // Lookup returns a function that finds single Statuses among those that Announced would return now.
 func (a *Announcer) Lookup() func(address netip.Addr, iface string) (s Status, found bool) {
-	now := a.status.Load()
+	now := a.status.Load().all
 	return func(address netip.Addr, iface string) (Status, bool) {
 		return now.Get(Status{Address: address, Interface: iface})
 	}
@@ -75,20 +95,19 @@ func (a *Announcer) Lookup() func(address netip.Addr, iface string) (s Status, f
 func (a *Announcer) publish() {
 	now := newStatuses()
 	for _, s := range a.missing {
-		now.ReplaceOrInsert(s) // The same address may have been declared twice.
+		now.put(s) // The same address may have been declared twice.
 	}
 	for name, p := range a.ports {
 		inUse := 0
 		for address := range p.addresses {
 			if s, ok := p.status(address); ok {
-				now.ReplaceOrInsert(s)
+				now.put(s)
 				inUse += count(s)
 			}
 		}
 		a.metrics.inUse.WithLabelValues(name).Set(float64(inUse))
 	}
-	all := func(Status) bool { return true }
-	if !slices.EqualFunc(listed(a.status.Load(), all), listed(now, all), Status.equal) {
+	if !slices.EqualFunc(listed(a.status.Load().all), listed(now.all), Status.equal) {
 		a.show(now)
 	}
 }
@@ -99,18 +118,18 @@ func (a *Announcer) publishSome(changed []netip.Addr) {
 	now := before
 	for _, address := range changed {
 		for name, p := range a.ports {
-			old, was := now.Get(Status{Address: address, Interface: name})
+			old, was := now.all.Get(Status{Address: address, Interface: name})
 			s, is := p.status(address)
 			if was == is && s.equal(old) {
 				continue
 			}
 			if now == before {
-				now = before.Clone()
+				now = before.clone()
 			}
 			if is {
-				now.ReplaceOrInsert(s)
+				now.put(s)
 			} else {
-				now.Delete(old)
+				now.remove(old)
 			}
 			a.metrics.inUse.WithLabelValues(name).Add(float64(count(s) - count(old)))
 		}
