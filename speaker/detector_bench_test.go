@@ -221,7 +221,7 @@ func (d *detector) settle() {
 
 func (d *detector) start(i int) {
 	cmd := d.namespaces[i-1].Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d/%d", detectorEnv, i, d.count), "GOMAXPROCS=2")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d/%d", detectorEnv, i, d.count), fmt.Sprint("GOMAXPROCS=", Processors))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
