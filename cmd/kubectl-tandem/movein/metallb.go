@@ -117,7 +117,11 @@ func (d *draft) metallbWorkloads(m *metalLB) {
 			m.namespace = o.namespace
 			_, tag, _ := strings.Cut(c.image[strings.LastIndex(c.image, "/"):], ":")
 			m.learn(tag)
-			switch mode := c.env["METALLB_BGP_TYPE"]; mode {
+			mode, says := c.env["METALLB_BGP_TYPE"]
+			if !says && len(c.whole) == 0 {
+				mode = "native" // which MetalLB takes where the variable is not set, as in its manifest metallb-native.yaml
+			}
+			switch mode {
 			case "native", "frr", "frr-k8s":
 				m.native, m.frr = mode == "native", mode != "native"
 			}

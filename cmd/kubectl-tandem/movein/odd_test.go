@@ -239,6 +239,12 @@ func TestOddities(t *testing.T) {
 			want: []string{"192.0.2.0/28"}, codes: []string{"warn no-advertisement", "warn was-ignored"},
 		},
 		{
+			name: "speakers of MetalLB that are not told which BGP", input: strings.Replace(with(peer, "NAME", "a", ", SPEC", ""), "peerASN: 64500", "peerASN: 64501", 1) +
+				"kind: DaemonSet\nmetadata: {name: speaker, namespace: metallb-system}\nspec: {template: {spec: {containers: [{image: " +
+				"quay.io/metallb/speaker:v0.16.1}]}}}\n",
+			want: []string{"families:\n  - IPv4\n"}, codes: []string{"warn multihop"},
+		},
+		{
 			name: "a peer for nodes that nobody has", input: "peers: [{my-asn: 64500, peer-asn: 64500, peer-address: 192.0.2.1, node-selectors: [{match-labels: " +
 				"{nomatch.metal.equinix.com/service: a}}]}]\n", want: []string{"nomatch.metal.equinix.com/service: a"},
 		},
