@@ -87,6 +87,11 @@ func (m *machine) moveUnit(u *Unit) Action {
 		return m.giveBack(u, why)
 	}
 	stages := []func() Action{func() Action { return m.seed(u) }, func() Action { return m.mark(u, "", moving) }}
+	if u.Node != "" {
+		stages = []func() Action{
+			func() Action { return m.mark(u, "", leaving) }, func() Action { return m.left(u.Node) }, func() Action { return m.mark(u, leaving, moving) },
+		}
+	}
 	if u.both() {
 		stages = append(stages, func() Action {
 			if asked || probed {
@@ -103,6 +108,22 @@ func (m *machine) moveUnit(u *Unit) Action {
 	}, func() Action { return m.mark(u, moving, moved) })...)
 }
 
+// left waits until the product's speakers have left a Node. Tandem's speaker opens no session with a router that another program of its Node has one with,
+// and remembers what it has seen for ten minutes.
+func (m *machine) left(node string) Action {
+	for _, ref := range m.Record.Speakers {
+		if m.progress(nodeRef(node)) == leaving && m.runsOn(ref, node) {
+			return Action{Wait: fmt.Sprintf("the end of %s on Node %s", ref, node)}
+		}
+	}
+	return Action{}
+}
+
+// runsOn reports whether a DaemonSet has a Pod on a Node, also one that is ending.
+func (m *machine) runsOn(daemonSet Ref, node string) bool {
+	return slices.ContainsFunc(m.Objects.podsOf(m.Objects[daemonSet]), func(pod map[string]any) bool { return text(pod, "spec", "nodeName") == node })
+}
+
 // mark changes the label of what a unit consists of from one value to another.
 func (m *machine) mark(u *Unit, from, to string) Action {
 	for _, ref := range u.refs() {
@@ -110,7 +131,10 @@ func (m *machine) mark(u *Unit, from, to string) Action {
 			continue
 		}
 		why := fmt.Sprintf("hand %s over", ref)
-		if to == moved {
+		switch to {
+		case leaving:
+			why = fmt.Sprintf("have %s leave %s", m.names().speakers, ref)
+		case moved:
 			why = fmt.Sprintf("note that %s has moved", ref)
 		}
 		if a := m.write(ref, to, why); !a.Done() {

@@ -15,7 +15,7 @@
 // the numbers of replicas as they were.
 //
 //   - Preparing. Tandem's controller manager goes to no replica. Tandem's objects are made: its advertisements select Services, and its BGPPeers
-//     Nodes, that have the label tandem-lb.io/move-in, which none has yet. MetalLB's own are edited while its webhook runs: an L2Advertisement, for
+//     Nodes, by the label tandem-lb.io/move-in, which none has yet. MetalLB's own are edited while its webhook runs: an L2Advertisement, for
 //     example, gets the serviceSelectors "label tandem-lb.io/move-in does not exist". Then MetalLB's controller goes to no replica. Its speakers go on.
 //   - Adopting. Tandem's controller manager starts, and claims the addresses that Services have. If a Service gets another address, the move stops.
 //   - Announcing. Unit by unit the label is written, which both see: MetalLB stops, and Tandem announces, from the node that MetalLB announced from.
@@ -27,7 +27,8 @@
 //
 // On layer 2 a unit is one Service and those that share an address with it, where MetalLB's L2Advertisement has serviceSelectors (0.16). Older ones
 // have a pool as the smallest unit: its L2Advertisement is deleted once Tandem announces the Services of the pool. By BGP a unit is a Node, since a
-// router takes one session from an address: the label on the Node takes MetalLB's speaker off it, and gives Tandem's BGPPeers to it.
+// router takes one session from an address: the label on the Node, "leaving" at first, takes MetalLB's speaker off it, and when that has ended the value
+// "moving" gives Tandem's BGPPeers to it.
 //
 // Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit,
 // which both announce until the product's Pods have ended.

@@ -163,8 +163,8 @@ func list(o map[string]any, path ...string) []any {
 	return l
 }
 
-// withSwitch returns selectors that also require the label of the move: operator is Exists or DoesNotExist.
-func withSwitch(selectors []any, operator string) []any {
+// withSwitch returns selectors that also require something of the label of the move: operator is Exists or DoesNotExist, or In, with its values.
+func withSwitch(selectors []any, operator string, values ...any) []any {
 	if len(selectors) == 0 {
 		selectors = []any{map[string]any{}}
 	}
@@ -173,7 +173,11 @@ func withSwitch(selectors []any, operator string) []any {
 		s, _ := value.(map[string]any)
 		s = clone(map[string]any{"s": s})["s"].(map[string]any)
 		requirements, _ := s["matchExpressions"].([]any)
-		s["matchExpressions"] = append(slices.Clone(requirements), map[string]any{"key": label, "operator": operator})
+		requirement := map[string]any{"key": label, "operator": operator}
+		if len(values) > 0 {
+			requirement["values"] = slices.Clone(values)
+		}
+		s["matchExpressions"] = append(slices.Clone(requirements), requirement)
 		narrowed = append(narrowed, s)
 	}
 	return narrowed

@@ -387,6 +387,17 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// TestSessionsTakeTurns: MetalLB's speaker has ended on a Node before Tandem opens its sessions there, however long that takes.
+func TestSessionsTakeTurns(t *testing.T) {
+	s := newSim(t, clusters["node by node"]...)
+	s.slow = true
+	for _, next := range []func(*Snapshot) (Action, error){all, Undo, all, Finish} {
+		if _, stopped := s.run(next, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+	}
+}
+
 // TestDeaf: a unit that does not answer goes back, and the move stops there.
 func TestDeaf(t *testing.T) {
 	for name, unit := range map[string]string{

@@ -344,7 +344,7 @@ func (m *machine) splitTheirs() Action {
 	return Action{}
 }
 
-// temporary returns an object of Tandem as it is during the move: it concerns only Services, or Nodes, that have the label.
+// temporary returns an object of Tandem as it is during the move: it concerns only Services that have the label, or Nodes that MetalLB's speaker has left.
 func temporary(doc map[string]any) map[string]any {
 	o := clone(doc)
 	set(o, made, "metadata", "labels", label)
@@ -352,7 +352,7 @@ func temporary(doc map[string]any) map[string]any {
 	case "L2Advertisement":
 		set(o, withSwitch(list(o, "spec", "serviceSelectors"), "Exists"), "spec", "serviceSelectors")
 	case "BGPPeer":
-		set(o, withSwitch(list(o, "spec", "nodeSelectors"), "Exists"), "spec", "nodeSelectors")
+		set(o, withSwitch(list(o, "spec", "nodeSelectors"), "In", moving, moved), "spec", "nodeSelectors")
 	}
 	return o
 }

@@ -19,8 +19,9 @@ import (
 const (
 	label = v1alpha1.LabelMoveIn
 
-	// Values of the label: of an object that the move has made, and of a Service or Node that is on its way, or has moved.
-	made, moving, moved = "made", "moving", "moved"
+	// Values of the label: of an object that the move has made, of a Node that the other product's speaker is to leave, and of a Service or Node that is on
+	// its way, or has moved.
+	made, leaving, moving, moved = "made", "leaving", "moving", "moved"
 )
 
 // Plan is what a move would do, as people and programs read it.

@@ -23,7 +23,9 @@ type sim struct {
 	deaf map[string]string
 	// conflict is a Service that gets another address of Tandem.
 	conflict string
-	writes   []string
+	// slow says that Pods that a DaemonSet takes off a Node go on until something is waited for.
+	slow   bool
+	writes []string
 }
 
 // newSim returns a cluster with the objects of YAML documents, in the state that the programs bring it to.
@@ -130,6 +132,7 @@ func (s *sim) replicas(part string) int64 {
 // settle has the programs do their part.
 func (s *sim) settle() {
 	s.pods()
+	s.sessions()
 	s.note()
 	if s.allocates() && s.replicas("cloud-controller-manager") > 0 && len(s.objects.of(ourGroup, "AddressPool")) > 0 {
 		s.t.Fatal("two controllers write statuses")
@@ -144,8 +147,8 @@ func (s *sim) settle() {
 
 // pods runs those of Deployments and DaemonSets.
 func (s *sim) pods() {
-	for ref := range maps.Clone(s.objects) {
-		if ref.Kind == "Pod" {
+	for ref, pod := range maps.Clone(s.objects) {
+		if ref.Kind == "Pod" && !(s.slow && text(pod, "spec", "nodeName") != "" && strings.HasPrefix(ref.Name, "speaker-")) {
 			delete(s.objects, ref)
 		}
 	}
@@ -182,6 +185,19 @@ func (s *sim) pod(owner map[string]any, node string) {
 		"status": map[string]any{"phase": "Running", "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
 	}
 	s.objects[RefOf(o)] = o
+}
+
+// sessions is the router, which takes one session from a Node: MetalLB's speaker and Tandem's must not both want one.
+func (s *sim) sessions() {
+	if len(s.objects.of(theirGroup, "BGPPeer")) == 0 {
+		return
+	}
+	for _, pod := range s.objects.speakerPods() {
+		node := text(pod, "spec", "nodeName")
+		if peers := s.snapshot(nil).PeersOf(node); len(peers) > 0 {
+			s.t.Fatalf("Tandem opens sessions %v on %s, where MetalLB has some, after:\n%s", peers, node, strings.Join(s.writes, "\n"))
+		}
+	}
 }
 
 // adopt is Tandem's controller manager.
@@ -318,6 +334,10 @@ func (s *sim) run(next func(*Snapshot) (Action, error), most int) (writes int, s
 			s.t.Fatal(err)
 		case a.Stop != "":
 			return writes, a.Stop
+		case a.Wait != "" && s.slow:
+			s.slow = false
+			s.settle()
+			s.slow = true
 		case a.Wait != "":
 			s.t.Fatalf("waits for %s, which does not come, after:\n%s", a.Wait, strings.Join(s.writes, "\n"))
 		case a.Probe != nil:
