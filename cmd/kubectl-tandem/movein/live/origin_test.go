@@ -140,6 +140,28 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+// TestSoonBack: Services with IPv6 addresses are without an announcer from their hand-over on, so that their product starts right after the last one.
+func TestSoonBack(t *testing.T) {
+	for _, name := range []string{"kube-vip", "kube-vip with the control plane", "PureLB"} {
+		s := newSim(t, clusters[name]...)
+		set(s.objects[serviceRef("shop/web")], []any{map[string]any{"ip": "192.0.2.1"}, map[string]any{"ip": "2001:db8::3"}}, "status", "loadBalancer", "ingress")
+		s.run(all, -1)
+		s.writes = nil
+		if _, stopped := s.run(Undo, -1); stopped != "" {
+			t.Fatalf("%s: %q", name, stopped)
+		}
+		last := -1
+		for i, w := range s.writes {
+			if strings.Contains(w, ": hand Service ") {
+				last = i
+			}
+		}
+		if last < 0 || last+1 >= len(s.writes) || !strings.HasPrefix(s.writes[last+1], "patch DaemonSet ") {
+			t.Errorf("%s: after the last Service there comes no DaemonSet:\n%s", name, strings.Join(s.writes, "\n"))
+		}
+	}
+}
+
 // TestBGPStays: Cilium's sessions are left alone, and the plan says so.
 func TestBGPStays(t *testing.T) {
 	s := newSim(t, append(clusters["Cilium"], "apiVersion: cilium.io/v2\nkind: CiliumBGPClusterConfig\nmetadata: {name: tor}\nspec: {bgpInstances: []}")...)

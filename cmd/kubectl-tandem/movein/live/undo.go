@@ -73,6 +73,9 @@ func (m *machine) unitsBack() Action {
 			return first(m.speakersAwait, func() Action { return m.handBack(RefOf(svc)) })
 		}
 	}
+	if slices.ContainsFunc(m.units(), func(u *Unit) bool { return u.Whole }) {
+		return m.widen(m) // Nobody announces the Services that yieldIPv6 has handed back, so that this does not wait for the rest.
+	}
 	return Action{}
 }
 
