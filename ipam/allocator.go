@@ -634,8 +634,9 @@ func (a *Allocator) uncovered(req Request) error {
 		af := family.Of(address)
 		holds := slices.ContainsFunc(a.byService[req.Service], func(held netip.Addr) bool { return family.Of(held) == af })
 		if slices.Contains(req.Families, af) && !holds && a.poolOf(address) == "" {
-			return &FamilyError{Family: af, Err: fmt.Errorf("%w: %s was not given by Tandem, and stays; add it to a pool to keep it, "+
-				"or give it up for another one by the annotation tandem-lb.io/reallocate: \"true\" of the Service", ErrUncovered, address)}
+			return &FamilyError{Family: af, Err: fmt.Errorf("%w: %s was not given by Tandem, and stays. Where another load balancer "+
+				"serves it still, kubectl tandem move-in takes it over; else add it to a pool to keep it, or give it up for another one by the annotation "+
+				"tandem-lb.io/reallocate: \"true\" of the Service", ErrUncovered, address)}
 		}
 	}
 	return nil

@@ -159,11 +159,7 @@ on Services, and says what to uninstall by hand. There is no undo after it.`,
 			if err := m.run(cmd.Context(), live.Finish); err != nil {
 				return err
 			}
-			m.out.Printf("%s The move is finished. Uninstall the other load balancer as you installed it, its CRDs last, and put Tandem's objects into Git:\n"+
-				"  kubectl get addresspools.tandem-lb.io,l2advertisements.tandem-lb.io,bgppeers.tandem-lb.io,bgpadvertisements.tandem-lb.io -o yaml\n"+
-				"What was there before is in ConfigMaps %s* of namespace %s; delete them when you do not need them.\n",
-				m.out.Paint(terminal.Green, "FINISHED:"), live.ConfigMapName, m.snapshot.System)
-			return nil
+			return m.finished(cmd.Context())
 		},
 	}
 	f.act(cmd)
@@ -242,6 +238,9 @@ func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
 		},
 	}
 	m.snapshot, err = m.api.Read(ctx)
+	if err == nil && cmd.Name() != "status" {
+		m.api.Review(ctx, m.snapshot)
+	}
 	return m, err
 }
 
@@ -290,6 +289,23 @@ func (m *mover) plan(f *moveInFlags) error {
 	if plan.Refused {
 		return terminal.ErrProblem
 	}
+	return nil
+}
+
+// finished says what a person does after the end of a move.
+func (m *mover) finished(ctx context.Context) error {
+	after, err := m.api.Read(ctx)
+	if err != nil {
+		return err
+	}
+	status, err := live.StatusOf(after)
+	if err != nil {
+		return err
+	}
+	m.out.Printf("%s The move is finished. Next: %s:\n"+
+		"  kubectl get addresspools.tandem-lb.io,l2advertisements.tandem-lb.io,bgppeers.tandem-lb.io,bgpadvertisements.tandem-lb.io -o yaml\n"+
+		"What was there before is in ConfigMaps %s* of namespace %s; delete them when you do not need them.\n",
+		m.out.Paint(terminal.Green, "FINISHED:"), status.Next, live.ConfigMapName, m.snapshot.System)
 	return nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -62,6 +64,39 @@ type API struct {
 	Lock *Lock
 	// Pace is how long to wait between two units, and NodePace between two Nodes.
 	Pace, NodePace time.Duration
+	// Missing are the rights that Review has found missing: they are in each Snapshot.
+	Missing []live.Right
+}
+
+// Review asks the API server which rights of a move the person does not have, before anything is written. What it does not answer counts as a right.
+func (a *API) Review(ctx context.Context, s *live.Snapshot) {
+	reviews := a.Client.Resource(authorizationv1.SchemeGroupVersion.WithResource("selfsubjectaccessreviews"))
+	rights := s.Rights()
+	refused := make([]bool, len(rights))
+	var parts sync.WaitGroup
+	for i, r := range rights {
+		parts.Go(func() {
+			answer, err := reviews.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": authorizationv1.SchemeGroupVersion.String(), "kind": "SelfSubjectAccessReview",
+				"spec": map[string]any{"resourceAttributes": map[string]any{
+					"verb": r.Verb, "group": r.Group, "resource": r.Resource, "subresource": r.Subresource, "namespace": r.Namespace,
+				}},
+			}}, metav1.CreateOptions{})
+			if err != nil {
+				return
+			}
+			allowed, known, _ := unstructured.NestedBool(answer.Object, "status", "allowed")
+			refused[i] = known && !allowed
+		})
+	}
+	parts.Wait()
+	a.Missing = nil
+	for i, r := range rights {
+		if refused[i] {
+			a.Missing = append(a.Missing, r)
+		}
+	}
+	s.Missing = a.Missing
 }
 
 // Run does what next says until there is nothing left. The error is Stopped, also where another command runs, ErrWrites, or that of a request that cannot
@@ -285,7 +320,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // Read reads the cluster.
 func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
-	s := &live.Snapshot{Objects: live.Objects{}, System: a.System, From: a.From}
+	s := &live.Snapshot{Objects: live.Objects{}, System: a.System, From: a.From, Missing: a.Missing}
 	var mu sync.Mutex
 	var errs []error
 	var parts sync.WaitGroup
@@ -314,6 +349,9 @@ func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
 	parts.Wait()
 	for _, namespace := range s.Objects.Namespaces(a.System) {
 		list(live.Kind{GroupVersionResource: core("pods")}, namespace)
+	}
+	if namespace := s.Objects.NamespaceOfLeases(); namespace != "" {
+		list(live.Kind{GroupVersionResource: coordinationv1.SchemeGroupVersion.WithResource("leases")}, namespace)
 	}
 	parts.Wait()
 	if len(errs) > 0 {

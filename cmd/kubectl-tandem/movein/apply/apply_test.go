@@ -5,12 +5,14 @@ package apply
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
@@ -152,5 +154,55 @@ func TestStopped(t *testing.T) {
 		if _, ok := errors.AsType[Stopped](err); !ok {
 			t.Errorf("%+v ends with %v", a, err)
 		}
+	}
+}
+
+// TestReview: rights that the API server refuses are in each Snapshot, and what it does not answer counts as a right.
+func TestReview(t *testing.T) {
+	for name, tt := range map[string]struct {
+		refused func(attributes map[string]any) bool
+		err     error
+		want    []string
+	}{
+		"all rights": {refused: func(map[string]any) bool { return false }},
+		"no status of Services": {
+			refused: func(a map[string]any) bool { return a["resource"] == "services" && a["subresource"] == "status" }, want: []string{"patch services/status"},
+		},
+		"nothing in a namespace": {
+			refused: func(a map[string]any) bool { return a["resource"] == "configmaps" && a["namespace"] == "tandem-system" },
+			want:    []string{"create configmaps in tandem-system", "patch configmaps in tandem-system", "delete configmaps in tandem-system"},
+		},
+		"no answer": {err: errors.New("the API server sleeps")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api, client := newAPI(web())
+			client.PrependReactor("create", "selfsubjectaccessreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				if tt.err != nil {
+					return true, nil, tt.err
+				}
+				o := action.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured).DeepCopy()
+				attributes, _, _ := unstructured.NestedMap(o.Object, "spec", "resourceAttributes")
+				err := unstructured.SetNestedField(o.Object, !tt.refused(attributes), "status", "allowed")
+				return true, o, err
+			})
+			s, err := api.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			api.Review(t.Context(), s)
+			again, err := api.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range []*live.Snapshot{s, again} {
+				var got []string
+				for _, r := range s.Missing {
+					got = append(got, r.String())
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("missing are %q, want %q", got, tt.want)
+				}
+			}
+		})
 	}
 }

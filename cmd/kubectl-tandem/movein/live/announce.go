@@ -144,10 +144,31 @@ func (m *machine) mark(u *Unit, from, to string) Action {
 	return Action{}
 }
 
+// holdersOf returns the node that each Service of a unit is announced from. Services that share an address go to one node: Cilium elects one for each of
+// them, and Tandem one for the address.
+func (m *machine) holdersOf(u *Unit) map[string]string {
+	now := m.holders(m.Objects)
+	var services []map[string]any
+	for _, name := range u.Services {
+		if svc := m.Objects[serviceRef(name)]; svc != nil {
+			services = append(services, svc)
+		}
+	}
+	for _, sharing := range sharingUnits(services) {
+		i := slices.IndexFunc(sharing.Services, func(name string) bool { return now[name] != "" })
+		for _, name := range sharing.Services {
+			if i >= 0 {
+				now[name] = now[sharing.Services[i]]
+			}
+		}
+	}
+	return now
+}
+
 // seed has the node that a Service is announced from take it over in Tandem, so that its MAC stays. Addresses that are on record count as
 // announced before, so that the node asks nobody for them first.
 func (m *machine) seed(u *Unit) Action {
-	now := m.holders(m.Objects)
+	now := m.holdersOf(u)
 	for _, name := range u.Services {
 		svc := m.Objects[serviceRef(name)]
 		record := Ref{ourGroup, "L2Announcement", "", strings.Replace(name, "/", ".", 1)}
@@ -183,8 +204,21 @@ func (m *machine) seed(u *Unit) Action {
 	return Action{}
 }
 
-// giveBack hands a unit back, and stops the move.
+// giveBack hands a unit back, and stops the move. Of a product that has been stopped whole already, it hands back no more than what has come since:
+// the product would announce all again.
 func (m *machine) giveBack(u *Unit, why string) Action {
+	if late := slices.DeleteFunc(u.refs(), func(ref Ref) bool { return m.progress(ref) == moved }); u.Whole && len(late) < len(u.Services) {
+		return first(func() Action {
+			for _, ref := range late {
+				if m.progress(ref) == moving {
+					return m.handBack(ref)
+				}
+			}
+			return Action{}
+		}, func() Action {
+			return stop("%s does not answer: %s. What had moved before stays with Tandem", u.Name, why)
+		})
+	}
 	back := func() Action {
 		if u.both() {
 			return m.speak(m, u)

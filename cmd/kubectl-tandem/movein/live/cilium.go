@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // cilium is Cilium since 1.17, with LB IPAM and layer 2 policies. The policies select Services by labels, so that a Service is the smallest unit. Its BGP
@@ -36,10 +37,11 @@ func (cilium) found(o Objects) bool {
 	return len(o.of(ciliumGroup, "CiliumLoadBalancerIPPool")) > 0 && text(o.ciliumConfig(), "data", ciliumIPAM) != ciliumNoIPAM
 }
 
-// ciliumConfig returns Cilium's ConfigMap, nil if there is none.
+// ciliumConfig returns Cilium's ConfigMap, that of the operator's namespace, nil if there is none.
 func (o Objects) ciliumConfig() map[string]any {
+	namespace := text(o.ciliumOperator(), "metadata", "namespace")
 	for _, m := range o.of("", "ConfigMap") {
-		if text(m, "metadata", "name") == "cilium-config" {
+		if text(m, "metadata", "name") == "cilium-config" && (namespace == "" || namespace == text(m, "metadata", "namespace")) {
 			return m
 		}
 	}
@@ -48,6 +50,27 @@ func (o Objects) ciliumConfig() map[string]any {
 
 // allocator returns nil, since the operator is restarted and not stopped.
 func (cilium) allocator(Objects) map[string]any { return nil }
+
+func (cilium) own(*machine, map[string]any) {}
+
+func (cilium) classes(Objects) []string {
+	return []string{"io.cilium/l2-announcer", "io.cilium/bgp-control-plane"}
+}
+
+// writer: LB IPAM gives addresses of a pool that has no serviceSelector to all Services without a class.
+func (p cilium) writer(o Objects) map[string]any {
+	for _, pool := range o.of(ciliumGroup, "CiliumLoadBalancerIPPool") {
+		if p.found(o) && at(pool, "spec", "serviceSelector") == nil && at(pool, "spec", "disabled") != true {
+			return pool
+		}
+	}
+	return nil
+}
+
+func (cilium) after(*Record) string {
+	return "keep Cilium, the pod network, and write defaultLBServiceIPAM: none into its values; then delete its CiliumLoadBalancerIPPools, and those " +
+		"CiliumL2AnnouncementPolicies that announce nothing else"
+}
 
 // announcers returns none, since the agents stay.
 func (cilium) announcers(Objects) []map[string]any { return nil }
@@ -74,6 +97,10 @@ func (p cilium) obstacles(s *Snapshot) (messages []movein.Message) {
 	if by := manager(operator); by != "" {
 		messages = append(messages, warn("owned", RefOf(operator).String(), "%s manages it, and would start again what the move stops; pause that for the time of "+
 			"the move, and write defaultLBServiceIPAM: none into its values", by))
+	}
+	if text(config, "data", ciliumIPAM) == "nodeipam" {
+		messages = append(messages, refuse("node-ipam", RefOf(config).String(), "Services without a class have the addresses of nodes, and those cannot become Tandem's: "+
+			"make second Services with the class %s, and move DNS to their addresses", v1alpha1.LoadBalancerClass))
 	}
 	switch major, minor, known := versionOf(images(operator)); {
 	case !known:
@@ -204,13 +231,15 @@ func (m *machine) ciliumIPAM(value any, mark, why string) Action {
 			}
 		})
 	}, func() Action {
-		pods := m.Objects.podsOf(operator)
-		for _, pod := range pods {
-			if text(pod, "metadata", "annotations", label) != mark || !isTrue(pod, "Ready") {
-				return Action{Wait: fmt.Sprintf("Cilium's operator to restart on Node %s", text(pod, "spec", "nodeName"))}
+		// One Pod that is ready is enough: of two replicas on a single node one is never scheduled.
+		ready := number(operator, "spec", "replicas") == 0
+		for _, pod := range m.Objects.podsOf(operator) {
+			if text(pod, "metadata", "annotations", label) != mark {
+				return Action{Wait: fmt.Sprintf("Cilium's operator to restart on Node %s%s", text(pod, "spec", "nodeName"), m.ifLost(pod))}
 			}
+			ready = ready || isTrue(pod, "Ready")
 		}
-		if len(pods) == 0 && number(operator, "spec", "replicas") > 0 {
+		if !ready {
 			return Action{Wait: "Cilium's operator"}
 		}
 		return Action{}
@@ -221,6 +250,12 @@ func (cilium) stopped(m *machine) Action {
 	if config := m.Objects.ciliumConfig(); text(config, "data", ciliumIPAM) != ciliumNoIPAM {
 		return stop("%s says %s: %q again, and Cilium writes over what Tandem writes: pause what has written it (Flux, Argo CD, Helm), and set it to %q; "+
 			"or go back by kubectl tandem move-in undo", RefOf(config), ciliumIPAM, text(config, "data", ciliumIPAM), ciliumNoIPAM)
+	}
+	for _, policy := range m.Objects.of(ciliumGroup, "CiliumL2AnnouncementPolicy") {
+		if at(policy, "spec", "loadBalancerIPs") == true && !hasSwitch(at(policy, "spec", "serviceSelector")) {
+			return stop("%s has been written back, so that Cilium announces what has moved, too: pause what has done it (Flux, Argo CD, Helm), and go back by "+
+				"kubectl tandem move-in undo", RefOf(policy))
+		}
 	}
 	return Action{}
 }

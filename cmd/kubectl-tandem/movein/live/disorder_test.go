@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
 
 // The tests of this file are of what others do to a cluster while a move is under way.
@@ -82,13 +84,7 @@ func TestWrittenBack(t *testing.T) {
 				t.Fatal(stopped)
 			}
 			tt.change(s.objects[tt.ref])
-			if writes, stopped := s.run(all, -1); writes > 0 || !strings.Contains(stopped, tt.want) {
-				t.Errorf("start makes %d writes and says %q, want %q", writes, stopped, tt.want)
-			}
-			status, err := StatusOf(s.snapshot(nil))
-			if err != nil || !strings.Contains(status.Next, tt.want) {
-				t.Errorf("status says %q (%v)", status.Next, err)
-			}
+			s.wantStopped(t, tt.want)
 		})
 	}
 	t.Run("an L2Advertisement of all pools", func(t *testing.T) {
@@ -101,6 +97,265 @@ func TestWrittenBack(t *testing.T) {
 			t.Errorf("start makes %d writes and says %q", writes, stopped)
 		}
 	})
+}
+
+// wantStopped checks that start and finish stop before they write anything, and that status says the same.
+func (s *sim) wantStopped(t *testing.T, want string) {
+	t.Helper()
+	for name, next := range map[string]func(*Snapshot) (Action, error){"start": all, "finish": Finish} {
+		if writes, stopped := s.run(next, -1); writes > 0 || !strings.Contains(stopped, want) {
+			t.Errorf("%s makes %d writes and says %q, want %q", name, writes, stopped, want)
+		}
+	}
+	if status, err := StatusOf(s.snapshot(nil)); err != nil || !strings.Contains(status.Next, want) {
+		t.Errorf("status says %q (%v), want %q", status.Next, err, want)
+	}
+}
+
+// TestWrittenBackAfter: a product that gives addresses or announces again after all has moved is found out before anything else is done.
+func TestWrittenBackAfter(t *testing.T) {
+	daemonSet := func(namespace, name string) Ref { return Ref{"apps", "DaemonSet", namespace, name} }
+	for name, tt := range map[string]struct {
+		cluster string
+		change  func(Objects)
+		want    string
+	}{
+		"kube-vip": {"kube-vip", func(o Objects) {
+			set(o[vip], nil, "spec", "template", "spec", "nodeSelector")
+		}, "DaemonSet kube-system/kube-vip-ds has been written back, so that kube-vip announces what has moved"},
+		"kube-vip's Service part": {"kube-vip with the control plane", func(o Objects) {
+			setVariable(kubeVIPContainer(podSpec(o[vip])), kubeVIPServices, "true")
+		}, "DaemonSet kube-system/kube-vip-ds has been written back"},
+		"another kube-vip": {"kube-vip", func(o Objects) {
+			d := clone(o[vip])
+			set(d, "another", "metadata", "name")
+			set(d, nil, "spec", "template", "spec", "nodeSelector")
+			o[daemonSet("kube-system", "another")] = d
+		}, "DaemonSet kube-system/another has been written back"},
+		"PureLB": {"PureLB", func(o Objects) {
+			set(o[daemonSet("purelb-system", "lbnodeagent")], nil, "spec", "template", "spec", "nodeSelector")
+		}, "DaemonSet purelb-system/lbnodeagent has been written back"},
+		"PureLB's allocator by another name": {"PureLB", func(o Objects) {
+			allocator := Ref{"apps", "Deployment", "purelb-system", "allocator"}
+			d := clone(o[allocator])
+			set(d, "allocate", "metadata", "name")
+			set(d, int64(1), "spec", "replicas")
+			o[RefOf(d)] = d
+		}, "Deployment purelb-system/allocate runs again"},
+		"Cilium's policy": {"Cilium", func(o Objects) { set(o[policy], nil, "spec", "serviceSelector") }, "CiliumL2AnnouncementPolicy lan has been written back"},
+		"another policy": {"Cilium", func(o Objects) {
+			another := clone(o[policy])
+			set(another, "another", "metadata", "name")
+			set(another, nil, "spec", "serviceSelector")
+			o[RefOf(another)] = another
+		}, "CiliumL2AnnouncementPolicy another has been written back"},
+		"Cilium's addresses": {"Cilium", func(o Objects) { set(o.ciliumConfig(), "lbipam", "data", ciliumIPAM) }, `default-lb-service-ipam: "lbipam" again`},
+		"another L2Advertisement of MetalLB": {"service by service", func(o Objects) {
+			ad := clone(o[Ref{theirGroup, "L2Advertisement", "metallb-system", "everything"}])
+			set(ad, "another", "metadata", "name")
+			set(ad, nil, "spec", "serviceSelectors")
+			o[RefOf(ad)] = ad
+		}, "MetalLB's L2Advertisement metallb-system/another has been written back"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, clusters[tt.cluster]...)
+			if _, stopped := s.run(all, -1); stopped != "" {
+				t.Fatal(stopped)
+			}
+			tt.change(s.objects)
+			s.wantStopped(t, tt.want)
+		})
+	}
+}
+
+// TestPhaseDeleted: a person who takes the phase out of its ConfigMap does not make a second move possible, which would write over what undo needs.
+func TestPhaseDeleted(t *testing.T) {
+	for _, name := range []string{"service by service", "PureLB"} {
+		s := newSim(t, clusters[name]...)
+		before := s.copy()
+		s.run(all, -1)
+		set(s.objects[headRef(system)], nil, "data", "phase")
+		if writes, stopped := s.run(all, -1); writes > 0 || !strings.Contains(stopped, "no-phase") {
+			t.Errorf("%s: start makes %d writes and says %q", name, writes, stopped)
+		}
+		if _, stopped := s.run(Undo, -1); stopped != "" {
+			t.Errorf("%s: undo says %q", name, stopped)
+		}
+		if diff := cmp.Diff(before, s.objects); diff != "" {
+			t.Errorf("%s: undone, the cluster is (-before +after):\n%s", name, diff)
+		}
+	}
+}
+
+// TestProgramGone: undo hands nothing back to a product that has been uninstalled, and goes on when it is there again.
+func TestProgramGone(t *testing.T) {
+	for name, ref := range map[string]Ref{
+		"kube-vip": vip, "PureLB": {"apps", "DaemonSet", "purelb-system", "lbnodeagent"},
+		"service by service": {"apps", "Deployment", "metallb-system", "controller"},
+	} {
+		s := newSim(t, clusters[name]...)
+		before := s.copy()
+		s.run(all, -1)
+		gone := s.objects[ref]
+		delete(s.objects, ref)
+		writes, stopped := s.run(Undo, -1)
+		if writes > 1 || !strings.Contains(stopped, ref.String()+" is gone") { // The one write is the phase.
+			t.Errorf("%s: undo makes %d writes and says %q", name, writes, stopped)
+		}
+		s.objects[ref] = gone
+		if _, stopped := s.run(Undo, -1); stopped != "" {
+			t.Errorf("%s: undo says %q", name, stopped)
+		}
+		if diff := cmp.Diff(before, s.objects); diff != "" {
+			t.Errorf("%s: undone, the cluster is (-before +after):\n%s", name, diff)
+		}
+	}
+	s := newSim(t, clusters["Cilium"]...)
+	before := s.copy()
+	s.run(all, -1)
+	delete(s.objects, policy)
+	if _, stopped := s.run(Undo, -1); stopped != "" {
+		t.Errorf("Cilium: undo says %q", stopped)
+	}
+	if diff := cmp.Diff(before, s.objects); diff != "" {
+		t.Errorf("Cilium: undone, the cluster is (-before +after):\n%s", diff)
+	}
+}
+
+// TestLateService: a Service that was made after all had moved, and does not answer, does not bring back what can only run as a whole.
+func TestLateService(t *testing.T) {
+	const late = `
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: late, uid: l}
+spec: {type: LoadBalancer}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.3}]}}
+`
+	for name, ref := range map[string]Ref{"kube-vip": vip, "PureLB": {"apps", "DaemonSet", "purelb-system", "lbnodeagent"}} {
+		s := newSim(t, clusters[name]...)
+		s.run(all, -1)
+		s.late = "shop/late"
+		s.objects[serviceRef(s.late)] = object(t, late)
+		unit := "all Services of " + originOf(s.origin(t)).names().title
+		s.deaf[unit] = "nobody hears it"
+		if _, stopped := s.run(all, -1); !strings.Contains(stopped, "stays with Tandem") {
+			t.Errorf("%s: start says %q", name, stopped)
+		}
+		for _, svc := range s.objects.moving() {
+			if got, want := text(svc, "metadata", "labels", label) == moved, nameOf(svc) != s.late; got != want {
+				t.Errorf("%s: %s has moved: %t", name, nameOf(svc), got)
+			}
+		}
+		if pods := s.objects.podsOf(s.objects[ref]); len(pods) > 0 {
+			t.Errorf("%s announces again", name)
+		}
+		delete(s.deaf, unit)
+		if _, stopped := s.run(all, -1); stopped != "" {
+			t.Errorf("%s: once it answers, start says %q", name, stopped)
+		}
+	}
+}
+
+// TestOpen: once kube-vip or PureLB has stopped, Tandem announces a Service also where another program takes the label off, or has just made it.
+func TestOpen(t *testing.T) {
+	for _, name := range []string{"kube-vip", "kube-vip with the control plane", "PureLB"} {
+		s := newSim(t, clusters[name]...)
+		before := s.copy()
+		s.run(all, -1)
+		for k := 0; ; k++ { // On the way back it announces no IPv6 address that its product is about to take.
+			back := &sim{t: t, objects: s.copy(), deaf: map[string]string{}}
+			_, stopped := back.run(Undo, k)
+			if theirs, ours := back.both(back.objects[serviceRef("shop/mail")]); theirs && ours {
+				t.Errorf("%s: after %d writes of undo both announce shop/mail", name, k)
+			}
+			if stopped != "killed" {
+				break
+			}
+		}
+		for _, svc := range s.objects.moving() {
+			unlabel(svc)
+			if theirs, ours := s.both(svc); theirs || !ours {
+				t.Errorf("%s: %s is announced by its product: %t, by Tandem: %t", name, nameOf(svc), theirs, ours)
+			}
+		}
+		if _, stopped := s.run(all, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+		if _, stopped := s.run(Undo, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+		if diff := cmp.Diff(before, s.objects); diff != "" {
+			t.Errorf("%s: undone, the cluster is (-before +after):\n%s", name, diff)
+		}
+	}
+}
+
+// TestLateServiceUndone: the product takes a Service for its own that Tandem gave an address during the move. PureLB would not announce it otherwise, and
+// give its address to another one, and kube-vip's cloud provider would give it another address.
+func TestLateServiceUndone(t *testing.T) {
+	const late = `
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: late, uid: l}
+spec: {type: LoadBalancer}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.3}, {ip: "2001:db8::3"}]}}
+`
+	ref := serviceRef("shop/late")
+	for name, want := range map[string]map[string]string{
+		"kube-vip": {"kube-vip.io/loadbalancerIPs": "192.0.2.3,2001:db8::3"},
+		"PureLB":   {"purelb.io/allocated-by": "PureLB", "purelb.io/allocated-from": "default", "purelb.io/pool-type": "local"},
+	} {
+		s := newSim(t, clusters[name]...)
+		s.run(start(Goal{}), -1)
+		s.objects[ref] = object(t, late)
+		if _, stopped := s.run(all, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+		if _, stopped := s.run(Undo, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+		got := table(s.objects[ref], "metadata", "annotations")
+		for key, value := range want {
+			if got[key] != value {
+				t.Errorf("%s: annotation %s is %q, want %q", name, key, got[key], value)
+			}
+		}
+		if ips := joined(addressesOf(s.objects[ref])); ips != "192.0.2.3, 2001:db8::3" {
+			t.Errorf("%s: undone, it has %s", name, ips)
+		}
+		for _, svc := range s.objects.moving() {
+			if table(svc, "metadata", "annotations")["purelb.io/allocated-by"] != "" && nameOf(svc) != "shop/late" {
+				t.Errorf("%s: %s has notes that it had not", name, nameOf(svc))
+			}
+		}
+	}
+}
+
+// origin returns the key of the product that the move comes from.
+func (s *sim) origin(t *testing.T) string {
+	t.Helper()
+	o, err := s.snapshot(nil).origin()
+	if err != nil || o == nil {
+		t.Fatalf("%v, %v", o, err)
+	}
+	return o.names().key
+}
+
+// TestLostNode: what is waited for on a Node that is not there names the Pod, and what to do.
+func TestLostNode(t *testing.T) {
+	s := newSim(t, clusters["kube-vip"]...)
+	set(s.objects[nodeRef("node1")], nil, "status", "conditions")
+	m := &machine{Snapshot: s.snapshot(nil)}
+	provider := Ref{"apps", "Deployment", "kube-system", "kube-vip-cloud-provider"}
+	const want = "kube-system/kube-vip-cloud-provider-node1 (Node node1 is not Ready: if that machine is off, " +
+		"kubectl delete pod -n kube-system kube-vip-cloud-provider-node1 --force)"
+	if a := m.awaitEnd(provider, "it"); !strings.HasSuffix(a.Wait, want) {
+		t.Errorf("waits for %q, want %q", a.Wait, want)
+	}
+	plan, err := MakePlan(s.snapshot(nil), false)
+	if err != nil || !slices.ContainsFunc(plan.Messages, func(m movein.Message) bool { return m.Code == "not-ready" && m.Object == "Node node1" }) {
+		t.Errorf("the plan does not name the Node: %v, %v", plan.Messages, err)
+	}
 }
 
 // TestServiceInDeletion: one that a finalizer of another controller keeps is not waited for, whatever its status shows.

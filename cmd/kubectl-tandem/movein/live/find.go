@@ -23,6 +23,8 @@ type Snapshot struct {
 	From string
 	// Probes are what has been found out of units since the command began, by the unit's name.
 	Probes map[string]Outcome
+	// Missing are those of its Rights that the person who moves does not have.
+	Missing []Right
 }
 
 // Outcome is what a probe of a unit has found.
@@ -79,7 +81,7 @@ func (o Objects) controllerOfOurs(system string) map[string]any {
 func (o Objects) Namespaces(system string) []string {
 	list := []string{system, "kube-system"}
 	for _, from := range origins {
-		for _, d := range append(slices.Clone(from.announcers(o)), from.allocator(o)) {
+		for _, d := range append(slices.Clone(from.announcers(o)), from.allocator(o), o.ciliumOperator()) {
 			if namespace := text(d, "metadata", "namespace"); namespace != "" && !slices.Contains(list, namespace) {
 				list = append(list, namespace)
 			}
@@ -87,6 +89,9 @@ func (o Objects) Namespaces(system string) []string {
 	}
 	return list
 }
+
+// NamespaceOfLeases returns the namespace in which Cilium keeps the Leases of Services, "" if there is no Cilium.
+func (o Objects) NamespaceOfLeases() string { return text(o.ciliumOperator(), "metadata", "namespace") }
 
 // SecretsOfTheirs returns the Secrets that MetalLB's BGPPeers refer to.
 func (o Objects) SecretsOfTheirs() (refs []Ref) {
@@ -181,6 +186,12 @@ func withSwitch(selectors []any, operator string, values ...any) []any {
 		narrowed = append(narrowed, s)
 	}
 	return narrowed
+}
+
+// hasSwitch reports whether a selector requires something of the label of the move.
+func hasSwitch(selector any) bool {
+	s, _ := selector.(map[string]any)
+	return slices.ContainsFunc(items(s, "matchExpressions"), func(r map[string]any) bool { return text(r, "key") == label })
 }
 
 // withoutSwitch returns selectors without what withSwitch has added.

@@ -19,16 +19,20 @@ func Finish(s *Snapshot) (Action, error) {
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.allMoved, m.enter(Finishing), func() Action { return m.end(m) }, m.settleOurs, m.settleServices, m.settleNodes, m.enter(Finished)), nil
+		return first(s.allowed, m.allMoved, m.enter(Finishing), func() Action { return m.end(m) }, m.settleOurs, m.settleServices, m.settleNodes,
+			m.enter(Finished)), nil
 	default:
 		return stop("the move is in phase %s, and cannot be finished; kubectl tandem move-in status says what comes next", phase), nil
 	}
 }
 
-// allMoved stops where something has not moved yet.
+// allMoved stops where something has not moved yet, or the product gives addresses or announces again.
 func (m *machine) allMoved() Action {
 	if m.PhaseOf() == Finishing {
 		return Action{}
+	}
+	if a := m.theirsStopped(); !a.Done() {
+		return a
 	}
 	var left []string
 	for _, u := range m.units() {

@@ -4,6 +4,7 @@ package live
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,20 +22,28 @@ import (
 type kubeVIP struct{ whole }
 
 const (
-	kubeVIPServices = "svc_enable"
-	kubeVIPPlane    = "cp_enable"
+	kubeVIPServices  = "svc_enable"
+	kubeVIPPlane     = "cp_enable"
+	kubeVIPARP       = "vip_arp"
+	kubeVIPBGP       = "bgp_enable"
+	kubeVIPPreserve  = "vip_preserve_on_leadership_loss"
+	kubeVIPNoStatus  = "disable_service_updates"
+	kubeVIPClassOnly = "lb_class_only"
+	kubeVIPClass     = "lb_class_name"
+	kubeVIPFile      = "config_file"
 )
 
 func (kubeVIP) names() names {
 	return names{
 		key: "kube-vip", title: "kube-vip", allocator: "kube-vip's cloud provider", speakers: "kube-vip", page: "docs/moving-in/kube-vip.md",
-		mark: "kube-vip.io/vipHost",
+		mark: "kube-vip.io/vipHost", whole: true,
 	}
 }
 
 // arguments are the flags of kube-vip that say the same as a variable.
 var arguments = map[string]string{
-	kubeVIPServices: "--services", kubeVIPPlane: "--controlplane", "vip_arp": "--arp", "bgp_enable": "--bgp",
+	kubeVIPServices: "--services", kubeVIPPlane: "--controlplane", kubeVIPARP: "--arp", kubeVIPBGP: "--bgp", kubeVIPPreserve: "--preserveVipOnLeadershipLoss",
+	kubeVIPNoStatus: "--disableServiceUpdates", kubeVIPClassOnly: "--lbClassOnly", kubeVIPFile: "--config-file",
 }
 
 // kubeVIPContainer returns the container of kube-vip in the spec of a Pod, nil if it has none.
@@ -56,8 +65,31 @@ func does(spec map[string]any, variable string) bool {
 	}
 	return slices.ContainsFunc(append(texts(c, "args"), texts(c, "command")...), func(arg string) bool {
 		name, value, given := strings.Cut(arg, "=")
-		return name == arguments[variable] && (!given || value == "true")
+		yes, _ := strconv.ParseBool(value)
+		return name == arguments[variable] && (!given || yes)
 	})
+}
+
+// settingsElsewhere says where settings of kube-vip are that the spec of its Pods does not show, "" if it shows them all: what it does is not known then.
+// For example, envFrom may have svc_enable or cp_enable.
+func settingsElsewhere(spec map[string]any) string {
+	c := kubeVIPContainer(spec)
+	file := slices.ContainsFunc(append(texts(c, "args"), texts(c, "command")...), func(arg string) bool {
+		name, _, _ := strings.Cut(arg, "=")
+		return name == arguments[kubeVIPFile]
+	})
+	switch {
+	case file || variableOf(c, kubeVIPFile) != "":
+		return "a file of settings"
+	case len(list(c, "envFrom")) > 0:
+		return "envFrom"
+	}
+	for _, v := range items(c, "env") {
+		if arguments[text(v, "name")] != "" && at(v, "valueFrom") != nil {
+			return "the source of variable " + text(v, "name")
+		}
+	}
+	return ""
 }
 
 // variableOf returns the value of a variable of a container, "" if it has none.
@@ -83,7 +115,7 @@ func (p kubeVIP) found(o Objects) bool {
 }
 
 func (kubeVIP) allocator(o Objects) map[string]any {
-	for _, d := range o.of("apps", "Deployment") {
+	for _, d := range append(o.of("apps", "Deployment"), o.of("apps", "StatefulSet")...) { // A StatefulSet in older manifests.
 		if slices.ContainsFunc(images(d), func(i string) bool { return strings.Contains(i, "kube-vip-cloud-provider") }) {
 			return d
 		}
@@ -128,37 +160,130 @@ func (p kubeVIP) obstacles(s *Snapshot) (messages []movein.Message) {
 	serving := 0
 	for _, d := range p.announcers(s.Objects) {
 		ref, spec := RefOf(d).String(), podSpec(d)
-		if !does(spec, kubeVIPServices) {
+		elsewhere := settingsElsewhere(spec)
+		if !does(spec, kubeVIPServices) && elsewhere == "" {
 			continue
 		}
 		serving++
 		plane := does(spec, kubeVIPPlane)
 		switch {
-		case does(spec, "bgp_enable"):
+		case elsewhere != "":
+			messages = append(messages, refuse("settings", ref, "nobody can tell from it what it does, since settings are in %s: write svc_enable, cp_enable, vip_arp "+
+				"and what else it has as values into its env", elsewhere))
+		case does(spec, kubeVIPBGP):
 			messages = append(messages, refuse("bgp", ref, "a router takes one session from an address, so that Tandem's sessions and kube-vip's cannot both be up, "+
 				"and kube-vip cannot be stopped for a Service: move node by node, by the steps of %s", p.names().page))
-		case !does(spec, "vip_arp"):
+		case !does(spec, kubeVIPARP):
 			messages = append(messages, refuse("mode", ref, "it announces neither by ARP nor by BGP, and Tandem has no equal for its mode: the steps are in %s",
 				p.names().page))
+		case does(spec, kubeVIPPreserve):
+			messages = append(messages, refuse("preserve", ref, "it leaves IPv4 addresses on the interfaces of nodes that have lost or given them up, and those answer "+
+				"for good: set %s to \"false\", wait until all Pods have restarted, and see that each address is on one node", kubeVIPPreserve))
+		case does(spec, kubeVIPNoStatus):
+			messages = append(messages, refuse("no-status", ref, "it writes no statuses, so that nobody can tell which addresses it serves: set %s to \"false\" first",
+				kubeVIPNoStatus))
+		case p.classOnly(spec):
+			messages = append(messages, refuse("class", ref, "it serves Services of a class alone, and the class of a Service cannot be changed: make them anew for "+
+				"Tandem, one after the other"))
 		case plane && text(d, "spec", "updateStrategy", "type") == "OnDelete":
 			messages = append(messages, refuse("on-delete", ref, "its updateStrategy is OnDelete, so that no Pod would restart without its Service part: "+
 				"set it to RollingUpdate"))
+		case plane && rollsOutAtOnce(d):
+			messages = append(messages, refuse("roll-out", ref, "it holds the address of the API server too, and its updateStrategy may restart several Pods at once: "+
+				"set its maxUnavailable to 1"))
 		case plane:
 			messages = append(messages, warn("control-plane", ref, "it holds the address of the API server too, and goes on with that; its Pods restart one after "+
-				"the other without their Service part, so that this address moves from node to node"))
+				"the other without their Service part, so that this address moves from node to node, and with one such node is away until its Pod is back"))
 		}
 	}
 	if serving == 0 && len(messages) == 0 {
 		messages = append(messages, refuse("no-kube-vip", "the cluster", "there is no DaemonSet of kube-vip that serves Services"))
 	}
+	return append(messages, p.services(s)...)
+}
+
+// rollsOutAtOnce reports whether a DaemonSet may restart more than one Pod at a time.
+func rollsOutAtOnce(d map[string]any) bool {
+	path := []string{"spec", "updateStrategy", "rollingUpdate", "maxUnavailable"}
+	return text(d, path...) != "" || number(d, path...) > 1 // A text is a share of all nodes, such as 50%.
+}
+
+// services says which Services cannot move: what they are announced by ends with kube-vip.
+func (kubeVIP) services(s *Snapshot) (messages []movein.Message) {
 	for _, svc := range s.Objects.moving() {
-		wish := table(svc, "metadata", "annotations")["kube-vip.io/loadbalancerIPs"] + text(svc, "spec", "loadBalancerIP")
-		if strings.Contains(wish, "0.0.0.0") {
-			messages = append(messages, refuse("dhcp", RefOf(svc).String(), "kube-vip leases its address from DHCP, and nobody renews the lease after the move: "+
-				"reserve the address, and ask for it by annotation kube-vip.io/loadbalancerIPs in place of 0.0.0.0"))
+		notes := table(svc, "metadata", "annotations")
+		for wish := range strings.SplitSeq(notes["kube-vip.io/loadbalancerIPs"]+","+text(svc, "spec", "loadBalancerIP"), ",") {
+			if a, err := netip.ParseAddr(strings.TrimSpace(wish)); err == nil && a.IsUnspecified() {
+				messages = append(messages, refuse("dhcp", RefOf(svc).String(), "kube-vip leases its address from DHCP, and nobody renews the lease after the "+
+					"move: reserve the address, and ask for it by annotation kube-vip.io/loadbalancerIPs in place of %s", a))
+				break
+			}
+		}
+		if vlan := notes["kube-vip.io/serviceVLAN"]; vlan != "" {
+			messages = append(messages, refuse("vlan", RefOf(svc).String(), "its address is on the VLAN interface %s, which kube-vip makes, and takes away when it "+
+				"ends: make that interface on the nodes by other means, and name it by annotation kube-vip.io/serviceInterface", vlan))
 		}
 	}
 	return messages
+}
+
+// own: its cloud provider leaves an address alone that the annotation asks for, and gives another one where there is no annotation.
+func (kubeVIP) own(m *machine, svc map[string]any) {
+	if table(svc, "metadata", "annotations")["kube-vip.io/loadbalancerIPs"] != "" || text(svc, "spec", "loadBalancerIP") != "" {
+		return
+	}
+	set(svc, strings.ReplaceAll(joined(addressesOf(svc)), " ", ""), "metadata", "annotations", "kube-vip.io/loadbalancerIPs")
+	if m.Record.Theirs.Name != "" {
+		set(svc, "kube-vip", "metadata", "labels", "implementation")
+	}
+}
+
+// classOnly reports whether kube-vip serves no Service without a class.
+func (kubeVIP) classOnly(spec map[string]any) bool {
+	legacy, err := strconv.ParseBool(strings.TrimSpace(variableOf(kubeVIPContainer(spec), "lb_class_legacy_handling")))
+	return does(spec, kubeVIPClassOnly) || err == nil && !legacy
+}
+
+func (p kubeVIP) classes(o Objects) []string {
+	list := []string{"kube-vip.io/kube-vip-class"}
+	for _, d := range p.announcers(o) {
+		list = append(list, variableOf(kubeVIPContainer(podSpec(d)), kubeVIPClass))
+	}
+	return slices.DeleteFunc(list, func(class string) bool { return class == "" })
+}
+
+// writer: kube-vip itself writes the status of what it announces, also without its cloud provider.
+func (p kubeVIP) writer(o Objects) map[string]any {
+	for _, d := range p.announcers(o) {
+		spec := podSpec(d)
+		if does(spec, kubeVIPServices) && !p.classOnly(spec) && text(spec, "nodeSelector", label) == "" {
+			return d
+		}
+	}
+	if pods := o.staticKubeVIP(); len(pods) > 0 {
+		return pods[0]
+	}
+	return nil
+}
+
+// after names what may be deleted: DaemonSets that hold the API server's address may not.
+func (kubeVIP) after(r *Record) string {
+	var steps []string
+	gone := []string{}
+	for _, ref := range r.Speakers {
+		if does(podSpec(r.before(ref)), kubeVIPPlane) {
+			steps = append(steps, fmt.Sprintf("keep %s, which holds the address of the API server, and write %s: \"false\" into what made it", ref, kubeVIPServices))
+		} else {
+			gone = append(gone, ref.String())
+		}
+	}
+	if r.Theirs.Name != "" {
+		gone = append(gone, r.Theirs.String())
+	}
+	if len(gone) > 0 {
+		steps = append(steps, "delete "+strings.Join(gone, " and ")+" as you installed them")
+	}
+	return strings.Join(steps, "; ")
 }
 
 // holders: kube-vip notes on a Service which node has its address.
@@ -170,8 +295,13 @@ func (p kubeVIP) holders(o Objects) map[string]string {
 	return nodes
 }
 
-func (kubeVIP) remember(s *Snapshot, r *Record, _ keeper) {
-	for _, d := range (kubeVIP{}).announcers(s.Objects) {
+// remember leaves DaemonSets alone that serve no Services, such as one for the control plane beside one for Services.
+func (p kubeVIP) remember(s *Snapshot, r *Record, _ keeper) {
+	for _, d := range p.announcers(s.Objects) {
+		if !does(podSpec(d), kubeVIPServices) {
+			r.Speakers = slices.DeleteFunc(r.Speakers, func(ref Ref) bool { return ref == RefOf(d) })
+			continue
+		}
 		if kept := r.before(RefOf(d)); kept != nil && does(podSpec(d), kubeVIPPlane) {
 			set(kept, runtime.DeepCopyJSONValue(list(d, "spec", "template", "spec", "containers")), "spec", "template", "spec", "containers")
 		}
@@ -213,7 +343,8 @@ func (m *machine) servicePart(ref Ref, value, why string) Action {
 	want := does(podSpec(m.Objects[ref]), kubeVIPServices)
 	for _, pod := range m.Objects.podsOf(m.Objects[ref]) {
 		if spec, _ := at(pod, "spec").(map[string]any); does(spec, kubeVIPServices) != want || !isTrue(pod, "Ready") {
-			return Action{Wait: fmt.Sprintf("the Pod of %s on Node %s to restart with %s %t", ref, text(pod, "spec", "nodeName"), kubeVIPServices, want)}
+			return Action{Wait: fmt.Sprintf("the Pod of %s on Node %s to restart with %s %t%s", ref, text(pod, "spec", "nodeName"), kubeVIPServices, want,
+				m.ifLost(pod))}
 		}
 	}
 	return Action{}

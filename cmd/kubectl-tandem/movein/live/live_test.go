@@ -13,12 +13,12 @@ import (
 const nodes = `
 apiVersion: v1
 kind: Node
-metadata: {name: node1}
+metadata: {name: node1, labels: {kubernetes.io/os: linux}}
 status: {conditions: [{type: Ready, status: "True"}]}
 ---
 apiVersion: v1
 kind: Node
-metadata: {name: node2}
+metadata: {name: node2, labels: {kubernetes.io/os: linux}}
 status: {conditions: [{type: Ready, status: "True"}]}
 ---
 apiVersion: apps/v1
@@ -471,6 +471,18 @@ func TestRefused(t *testing.T) {
 		"a pool of the name": {func(o Objects) {
 			o[Ref{ourGroup, "AddressPool", "", "lan"}] = map[string]any{"kind": "AddressPool"}
 		}, "error [exists] AddressPool lan"},
+		"a router that does other work": {func(o Objects) {
+			d := clone(o[Ref{"apps", "DaemonSet", "metallb-system", "speaker"}])
+			set(d, "frr-k8s", "metadata", "name")
+			set(d, map[string]any{"app.kubernetes.io/name": "frr-k8s"}, "spec", "template", "metadata", "labels")
+			o[RefOf(d)] = d
+			for _, name := range []string{"metallb-node1", "uplink"} {
+				c := map[string]any{
+					"apiVersion": frrGroup + "/v1beta1", "kind": "FRRConfiguration", "metadata": map[string]any{"namespace": "metallb-system", "name": name},
+				}
+				o[RefOf(c)] = c
+			}
+		}, "the move cannot start:\nerror [frr] FRRConfiguration metallb-system/uplink"},
 		"another writer": {func(o Objects) {
 			d := clone(o[Ref{"apps", "Deployment", "metallb-system", "controller"}])
 			set(d, "kube-vip", "metadata", "name")

@@ -4,6 +4,7 @@ package live
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
@@ -57,6 +58,13 @@ func (p metalLB) obstacles(s *Snapshot) (messages []movein.Message) {
 	if len(p.announcers(s.Objects)) == 0 {
 		messages = append(messages, refuse("no-metallb", "the cluster", "there is no DaemonSet of MetalLB's speakers"))
 	}
+	router := slices.IndexFunc(p.announcers(s.Objects), func(d map[string]any) bool { return component(d) == "frr-k8s" })
+	for _, o := range s.Objects.of(frrGroup, "FRRConfiguration") {
+		if router >= 0 && !strings.HasPrefix(text(o, "metadata", "name"), "metallb-") { // MetalLB's is metallb-node1.
+			messages = append(messages, refuse("frr", RefOf(o).String(), "it is not MetalLB's, and what it configures would end with %s, which the move takes off the "+
+				"nodes: move by the steps of %s, and keep that router, with other sessions than Tandem's", RefOf(p.announcers(s.Objects)[router]), p.names().page))
+		}
+	}
 	if operators := s.Objects.of(theirGroup, "MetalLB"); len(operators) > 0 {
 		messages = append(messages, warn("owned", RefOf(operators[0]).String(), "MetalLB's operator would start again what the move stops; scale the operator to "+
 			"no replica first"))
@@ -94,8 +102,8 @@ func (metalLB) narrow(m *machine) Action { return first(m.openWebhook, m.narrowT
 func (p metalLB) stopped(m *machine) Action {
 	return first(func() Action { return p.deployed.stopped(m) }, func() Action {
 		for _, ref := range m.switched() {
-			return stop("%s has been written back, so that MetalLB announces what has moved, too: pause what has done it (Flux, Argo CD, an operator), and go back by "+
-				"kubectl tandem move-in undo", ref)
+			return stop("%s has been written back, so that MetalLB announces what has moved, too: pause what has done it (Flux, Argo CD, Helm, an operator), and go "+
+				"back by kubectl tandem move-in undo", ref)
 		}
 		return Action{}
 	})
@@ -129,6 +137,22 @@ func (metalLB) speak(m *machine, u *Unit) Action {
 	}
 	return Action{}
 }
+
+// classes are those of the argument --lb-class.
+func (p metalLB) classes(o Objects) (classes []string) {
+	for _, d := range append(p.announcers(o), p.allocator(o)) {
+		for _, c := range items(d, "spec", "template", "spec", "containers") {
+			for _, arg := range texts(c, "args") {
+				if class, ok := strings.CutPrefix(strings.TrimLeft(arg, "-"), "lb-class="); ok {
+					classes = append(classes, class)
+				}
+			}
+		}
+	}
+	return classes
+}
+
+func (metalLB) after(*Record) string { return "uninstall MetalLB as you installed it" }
 
 func (metalLB) tidy(svc map[string]any) {
 	for _, key := range []string{"metallb.io/ip-allocated-from-pool", "metallb.universe.tf/ip-allocated-from-pool"} {

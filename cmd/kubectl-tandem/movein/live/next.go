@@ -132,7 +132,7 @@ func Start(s *Snapshot, goal Goal, keepInUse bool) (Action, error) {
 	case "", Finished:
 		return s.begin(keepInUse)
 	case Undone:
-		return s.settled(), nil
+		return first(s.allowed, s.settled), nil
 	case Undoing:
 		return stop("the move is being undone: kubectl tandem move-in undo goes on with that"), nil
 	case Finishing:
@@ -142,10 +142,10 @@ func Start(s *Snapshot, goal Goal, keepInUse bool) (Action, error) {
 		if err != nil {
 			return Action{}, err
 		}
-		return m.forward(phase, &goal), nil
+		return first(s.allowed, func() Action { return m.forward(phase, &goal) }), nil
 	default:
-		return Action{}, fmt.Errorf("ConfigMap %s/%s has phase %q, which this version does not know; use the version that began the move", s.System,
-			ConfigMapName, phase)
+		return Action{}, fmt.Errorf("ConfigMap %s/%s has phase %q, which this version does not know: use the version that began the move, or go back by "+
+			"kubectl tandem move-in undo", s.System, ConfigMapName, phase)
 	}
 }
 
@@ -181,10 +181,14 @@ func (s *Snapshot) begin(keepInUse bool) (Action, error) {
 		return Action{}, err
 	}
 	for _, o := range configMaps {
-		if s.Objects[RefOf(o)] == nil {
-			return s.create(o, "save what there is"), nil
+		why := "save what there is in " + RefOf(o).String()
+		if RefOf(o) == headRef(s.System) {
+			why = "begin the move, phase " + string(Preparing)
 		}
-		if a := s.change(RefOf(o), "save what there is", func(old map[string]any) { set(old, o["data"], "data") }); !a.Done() {
+		if s.Objects[RefOf(o)] == nil {
+			return s.create(o, why), nil
+		}
+		if a := s.change(RefOf(o), why, func(old map[string]any) { set(old, o["data"], "data") }); !a.Done() {
 			return a, nil
 		}
 	}
@@ -199,7 +203,37 @@ func (m *machine) forward(phase Phase, goal *Goal) Action {
 	case Adopting:
 		return first(m.theirsStopped, m.startOurs, m.adopted, m.enter(Announcing))
 	}
-	return first(m.theirsStopped, m.startOurs, func() Action { return m.moveUnits(goal) })
+	return first(m.theirsStopped, m.startOurs, func() Action { return m.moveUnits(goal) }, m.openOurs)
+}
+
+// openOurs has Tandem announce all Services, with the label or without it, once a product has stopped that can only be stopped whole: there is nobody else who
+// would announce one that is made now, or whose labels another program replaces.
+func (m *machine) openOurs() Action {
+	gone := slices.ContainsFunc(m.Objects.of("", "Service"), func(svc map[string]any) bool { return m.progress(RefOf(svc)) == moved })
+	if !m.names().whole || !gone {
+		return Action{}
+	}
+	return m.selectServices("have Tandem announce Services that come from now on, too", func(doc map[string]any) map[string]any { return doc })
+}
+
+// closeOurs takes back what openOurs has done, before the product announces again.
+func (m *machine) closeOurs() Action {
+	if !m.names().whole {
+		return Action{}
+	}
+	return m.selectServices("have Tandem announce no Services but those that have moved", temporary)
+}
+
+// selectServices writes the serviceSelectors of Tandem's L2Advertisements: those of what a function makes of each.
+func (m *machine) selectServices(why string, as func(doc map[string]any) map[string]any) Action {
+	for _, doc := range m.Record.documents("L2Advertisement") {
+		if a := m.change(RefOf(doc), why, func(o map[string]any) {
+			set(o, list(as(doc), "spec", "serviceSelectors"), "spec", "serviceSelectors")
+		}); !a.Done() {
+			return a
+		}
+	}
+	return Action{}
 }
 
 // scale sets the replicas of a Deployment.
@@ -216,10 +250,20 @@ func (m *machine) stopOurs() Action {
 }
 
 func (m *machine) awaitEnd(ref Ref, what string) Action {
-	if o := m.Objects[ref]; o != nil && len(m.Objects.podsOf(o)) > 0 {
-		return Action{Wait: "the end of the pods of " + what}
+	if pods := m.Objects.podsOf(m.Objects[ref]); len(pods) > 0 {
+		return Action{Wait: fmt.Sprintf("the end of the pods of %s, such as %s%s", what, nameOf(pods[0]), m.ifLost(pods[0]))}
 	}
 	return Action{}
+}
+
+// ifLost says what to do about a Pod whose end nobody reports, since its Node is not there, "" for one on a Node that is ready.
+func (m *machine) ifLost(pod map[string]any) string {
+	name := text(pod, "spec", "nodeName")
+	if node := m.Objects[nodeRef(name)]; name == "" || node != nil && isTrue(node, "Ready") {
+		return ""
+	}
+	return fmt.Sprintf(" (Node %s is not Ready: if that machine is off, kubectl delete pod -n %s %s --force)", name, text(pod, "metadata", "namespace"),
+		text(pod, "metadata", "name"))
 }
 
 // openWebhook lets the API server take L2Advertisements of MetalLB while its controller is away, where a pool may have to go back then.
@@ -267,19 +311,17 @@ func (m *machine) narrowTheirs() Action {
 	return Action{}
 }
 
-// switched returns those of MetalLB's objects that narrowTheirs has edited and that are not so any more.
+// switched returns those of MetalLB's objects that do not hand over by the label: somebody has written back what narrowTheirs has edited, or has made another
+// L2Advertisement since.
 func (m *machine) switched() (refs []Ref) {
 	kept := map[Ref]bool{}
 	for _, ad := range m.poolAdvertisements() {
 		kept[RefOf(ad)] = true
 	}
-	for _, ref := range m.Record.refsBefore(theirGroup, "L2Advertisement") {
-		o := m.Objects[ref]
-		open := !slices.ContainsFunc(list(o, "spec", "serviceSelectors"), func(value any) bool {
-			s, _ := value.(map[string]any)
-			return slices.ContainsFunc(items(s, "matchExpressions"), func(r map[string]any) bool { return text(r, "key") == label })
-		})
-		if o != nil && (m.Record.ByPool && !kept[ref] || !m.Record.ByPool && open) {
+	for _, o := range m.Objects.of(theirGroup, "L2Advertisement") {
+		selectors := list(o, "spec", "serviceSelectors")
+		open := len(selectors) == 0 || slices.ContainsFunc(selectors, func(value any) bool { return !hasSwitch(value) })
+		if ref := RefOf(o); m.Record.ByPool && !kept[ref] || !m.Record.ByPool && open {
 			refs = append(refs, ref)
 		}
 	}

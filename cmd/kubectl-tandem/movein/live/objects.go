@@ -16,6 +16,7 @@ import (
 // The API groups of both products.
 const (
 	theirGroup = "metallb.io"
+	frrGroup   = "frrk8s.metallb.io"
 	ourGroup   = "tandem-lb.io"
 )
 
@@ -36,6 +37,7 @@ var Kinds = []Kind{
 	{Kind: "Node", GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "nodes"}},
 	{Kind: "Deployment", GroupVersionResource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}},
 	{Kind: "DaemonSet", GroupVersionResource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}},
+	{Kind: "StatefulSet", GroupVersionResource: schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "statefulsets"}},
 	{
 		Kind: "IPAddress", GroupVersionResource: schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ipaddresses"},
 		Labels: "ipaddress.kubernetes.io/managed-by=tandem-lb.io",
@@ -45,14 +47,11 @@ var Kinds = []Kind{
 		GroupVersionResource: schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"},
 	},
 	configMaps("kubevip"), configMaps("cilium-config"),
-	{
-		Kind: "Lease", GroupVersionResource: schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"},
-		Fields: "metadata.namespace=kube-system",
-	},
 	theirs(theirGroup, "IPAddressPool", "v1beta1", "ipaddresspools"), theirs(theirGroup, "L2Advertisement", "v1beta1", "l2advertisements"),
 	theirs(theirGroup, "BGPAdvertisement", "v1beta1", "bgpadvertisements"), theirs(theirGroup, "BGPPeer", "v1beta2", "bgppeers"),
 	theirs(theirGroup, "BFDProfile", "v1beta1", "bfdprofiles"), theirs(theirGroup, "Community", "v1beta1", "communities"),
 	theirs(theirGroup, "ServiceL2Status", "v1beta1", "servicel2statuses"), theirs(theirGroup, "MetalLB", "v1beta1", "metallbs"),
+	theirs(frrGroup, "FRRConfiguration", "v1beta1", "frrconfigurations"),
 	theirs(pureLBGroup, "ServiceGroup", "v2", "servicegroups"), theirs(pureLBGroup, "ServiceGroup", "v1", "servicegroups"),
 	theirs(pureLBGroup, "LBNodeAgent", "v2", "lbnodeagents"), theirs(pureLBGroup, "LBNodeAgent", "v1", "lbnodeagents"),
 	theirs(ciliumGroup, "CiliumLoadBalancerIPPool", "v2", "ciliumloadbalancerippools"),

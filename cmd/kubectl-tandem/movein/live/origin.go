@@ -43,6 +43,17 @@ type origin interface {
 	end(m *machine) Action
 	// tidy takes off a Service what the product has noted there.
 	tidy(svc map[string]any)
+	// own has the product take a Service for its own whose address Tandem gave during the move, so that it announces the address after an undo, and gives
+	// it to nobody else.
+	own(m *machine, svc map[string]any)
+	// classes are the values of spec.loadBalancerClass that the product serves, as far as they are known.
+	classes(o Objects) []string
+	// writer returns what shows that the product gives addresses to Services without a class though it is not its allocator that does, nil if nothing does.
+	writer(o Objects) map[string]any
+	// rights are those that a move needs beside the ones that each needs.
+	rights(s *Snapshot) []Right
+	// after says what a person does with the product once the move has finished.
+	after(r *Record) string
 }
 
 // keeper keeps some fields of an object in the Record.
@@ -56,6 +67,7 @@ type names struct {
 	speakers  string // MetalLB's speakers
 	page      string // docs/moving-in/metallb.md
 	mark      string // begins the annotations by which it says who announces a Service, "" if it has none
+	whole     bool   // it can only be stopped for all Services at once
 }
 
 // origins are the products that can be moved from while they serve.
@@ -130,9 +142,11 @@ func (deployed) stop(m *machine) Action {
 }
 
 func (deployed) stopped(m *machine) Action {
-	if number(m.Objects[m.Record.Theirs], "spec", "replicas") > 0 {
-		return stop("%s runs again, and writes over what Tandem writes: pause what has started it (Flux, Argo CD, an operator), and scale it to 0; "+
-			"or go back by kubectl tandem move-in undo", m.Record.Theirs)
+	for _, o := range []map[string]any{m.Objects[m.Record.Theirs], m.allocator(m.Objects)} {
+		if number(o, "spec", "replicas") > 0 {
+			return stop("%s runs again, and writes over what Tandem writes: pause what has started it (Flux, Argo CD, Helm, an operator), and scale it to 0; "+
+				"or go back by kubectl tandem move-in undo", RefOf(o))
+		}
 	}
 	return m.awaitEnd(m.Record.Theirs, m.names().allocator)
 }
@@ -150,6 +164,12 @@ func (deployed) start(m *machine) Action {
 
 func (deployed) end(m *machine) Action { return m.endSpeakers() }
 
+func (deployed) own(*machine, map[string]any) {}
+
+func (deployed) classes(Objects) []string { return nil }
+
+func (deployed) writer(Objects) map[string]any { return nil }
+
 // whole is what products have in common whose announcing can only be stopped for all Services at once.
 type whole struct{ deployed }
 
@@ -162,6 +182,26 @@ func (whole) units(m *machine, services []map[string]any) []*Unit {
 		u.Services = append(u.Services, nameOf(svc))
 	}
 	return []*Unit{u}
+}
+
+// stopped also stops the move where the product announces again what has moved: somebody has written its DaemonSet back, or has made another one.
+func (w whole) stopped(m *machine) Action {
+	return first(func() Action { return w.deployed.stopped(m) }, func() Action {
+		gone := slices.ContainsFunc(m.Objects.of("", "Service"), func(svc map[string]any) bool { return m.progress(RefOf(svc)) == moved })
+		if i := slices.IndexFunc(m.announcers(m.Objects), m.announcesAgain); gone && i >= 0 {
+			return stop("%s has been written back, so that %s announces what has moved, too: pause what has done it (Flux, Argo CD, Helm, an operator), and go back "+
+				"by kubectl tandem move-in undo", RefOf(m.announcers(m.Objects)[i]), m.names().title)
+		}
+		return Action{}
+	})
+}
+
+// announcesAgain reports whether a DaemonSet of a product that can only be stopped whole has no sign of the move that stops it.
+func (m *machine) announcesAgain(d map[string]any) bool {
+	if text(d, "spec", "template", "spec", "nodeSelector", label) != "" {
+		return false
+	}
+	return kubeVIPContainer(podSpec(d)) == nil || does(podSpec(d), kubeVIPServices)
 }
 
 // silence takes the product's DaemonSets off all nodes, and then its marks off the Services: that they are back says that it announces again.

@@ -3,8 +3,13 @@
 package live
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
 
 // The objects of the clusters that the table changes, and an address of no pool.
@@ -59,6 +64,9 @@ var refused = map[string]struct {
 	"an old Cilium": {"Cilium", func(o Objects) {
 		set(o[operator], []any{map[string]any{"image": "quay.io/cilium/operator-generic:v1.16.5"}}, "spec", "template", "spec", "containers")
 	}, "error [version] Deployment kube-system/cilium-operator"},
+	"Cilium that gives the addresses of nodes": {
+		"Cilium", func(o Objects) { set(o.ciliumConfig(), "nodeipam", "data", ciliumIPAM) }, "error [node-ipam] ConfigMap kube-system/cilium-config",
+	},
 	"Cilium's externalIPs": {"Cilium", func(o Objects) {
 		set(o[policy], true, "spec", "externalIPs")
 		set(o[serviceRef("shop/mail")], []any{external}, "spec", "externalIPs")
@@ -75,9 +83,77 @@ var refused = map[string]struct {
 		delete(o, vip)
 		set(o[serviceRef("shop/mail")], []any{external}, "spec", "externalIPs")
 	}, "error [external-ips] Service shop/mail"},
+	"DHCP of IPv6": {
+		"kube-vip", func(o Objects) {
+			set(o[serviceRef("shop/web")], "192.0.2.1, ::", "metadata", "annotations", "kube-vip.io/loadbalancerIPs")
+		},
+		"error [dhcp] Service shop/web",
+	},
+	"a VLAN of kube-vip's": {"kube-vip", func(o Objects) {
+		set(o[serviceRef("shop/web")], "eth0.200", "metadata", "annotations", "kube-vip.io/serviceVLAN")
+	}, "error [vlan] Service shop/web"},
+	"kube-vip by a ConfigMap of settings": {"kube-vip", func(o Objects) {
+		set(kubeVIPContainer(podSpec(o[vip])), []any{map[string]any{"configMapRef": map[string]any{"name": "settings"}}}, "envFrom")
+	}, "error [settings] DaemonSet kube-system/kube-vip-ds: nobody can tell from it what it does, since settings are in envFrom"},
+	"kube-vip by a file of settings": {"kube-vip", func(o Objects) {
+		set(kubeVIPContainer(podSpec(o[vip])), []any{"manager", "--config-file=/etc/kube-vip.yaml"}, "args")
+	}, "error [settings] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip by a variable from elsewhere": {"kube-vip", func(o Objects) {
+		c := kubeVIPContainer(podSpec(o[vip]))
+		set(c, append(list(c, "env"), map[string]any{"name": kubeVIPPlane, "valueFrom": map[string]any{"configMapKeyRef": map[string]any{"name": "a", "key": "b"}}}), "env")
+	}, "error [settings] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip that leaves addresses": {"kube-vip", func(o Objects) {
+		setVariable(kubeVIPContainer(podSpec(o[vip])), kubeVIPPreserve, "true")
+	}, "error [preserve] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip that leaves addresses by its arguments": {"kube-vip by its arguments", func(o Objects) {
+		set(kubeVIPContainer(podSpec(o[vip])), []any{"manager", "--services", "--arp", "--preserveVipOnLeadershipLoss=TRUE"}, "args")
+	}, "error [preserve] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip that writes no statuses": {"kube-vip", func(o Objects) {
+		setVariable(kubeVIPContainer(podSpec(o[vip])), kubeVIPNoStatus, "true")
+	}, "error [no-status] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip of the control plane that restarts at once": {"kube-vip with the control plane", func(o Objects) {
+		set(o[vip], "100%", "spec", "updateStrategy", "rollingUpdate", "maxUnavailable")
+	}, "error [roll-out] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip for its class": {"kube-vip", func(o Objects) {
+		setVariable(kubeVIPContainer(podSpec(o[vip])), kubeVIPClassOnly, "true")
+	}, "error [class] DaemonSet kube-system/kube-vip-ds"},
+	"kube-vip's class": {"kube-vip", withClass("kube-vip.io/kube-vip-class"), "error [class] Service shop/mail"},
+	"kube-vip's class by another name, and an address of no pool": {"kube-vip", func(o Objects) {
+		setVariable(kubeVIPContainer(podSpec(o[vip])), kubeVIPClass, "edge")
+		withClass("edge")(o)
+		set(o[serviceRef("shop/mail")], []any{map[string]any{"ip": external}}, "status", "loadBalancer", "ingress")
+	}, "error [class] Service shop/mail"},
+	"PureLB's class":         {"PureLB", withClass("purelb.io/purelb"), "error [class] Service shop/mail"},
+	"Cilium's class":         {"Cilium", withClass("io.cilium/l2-announcer"), "error [class] Service shop/mail"},
+	"MetalLB's class":        {"service by service", withClass("metallb"), "error [class] Service shop/mail"},
+	"MetalLB's class by BGP": {"node by node", withClass("metallb"), "error [class] Service shop/mail"},
+	"two addresses of a family": {"PureLB", func(o Objects) {
+		set(o[serviceRef("shop/web")], []any{map[string]any{"ip": "192.0.2.1"}, map[string]any{"ip": "192.0.2.3"}}, "status", "loadBalancer", "ingress")
+	}, "error [one-per-family] Service shop/web: it has 192.0.2.1, 192.0.2.3"},
+	"nodes of the control plane alone": {"kube-vip", func(o Objects) {
+		for _, name := range []string{"node1", "node2"} {
+			set(o[nodeRef(name)], "", "metadata", "labels", "node.kubernetes.io/exclude-from-external-load-balancers")
+		}
+	}, "error [no-node] Service shop/web"},
+	"a router in PureLB's Pods": {"PureLB", func(o Objects) {
+		d := o[Ref{"apps", "DaemonSet", "purelb-system", "lbnodeagent"}]
+		set(podSpec(d), append(list(podSpec(d), "containers"), map[string]any{"image": "ghcr.io/purelb/k8gobgp:0.2.4"}), "containers")
+	}, "error [router] DaemonSet purelb-system/lbnodeagent"},
+	"a remote address": {"PureLB", func(o Objects) {
+		set(o[serviceRef("shop/web")], "remote", "metadata", "annotations", "purelb.io/pool-type")
+	}, "error [remote] Service shop/web"},
+	"a remote group of another program": {"PureLB", func(o Objects) {
+		set(o[group], map[string]any{"external": map[string]any{"provider": "netbox", "announce": "remote"}}, "spec")
+	}, "error [remote] ServiceGroup purelb-system/default"},
+	"rights that are missing": {"PureLB", func(Objects) {}, "error [rights] the person who moves: you may not patch daemonsets.apps in purelb-system"},
 	"an address that no pool has": {"Cilium", func(o Objects) {
 		set(o[serviceRef("shop/mail")], []any{map[string]any{"ip": external}}, "status", "loadBalancer", "ingress")
 	}, "error [uncovered] Service shop/mail"},
+}
+
+// withClass gives a Service a class.
+func withClass(class string) func(Objects) {
+	return func(o Objects) { set(o[serviceRef("shop/mail")], class, "spec", "loadBalancerClass") }
 }
 
 // TestRefusedOf: what a product cannot do while it serves is refused before anything is written, with what to do.
@@ -86,7 +162,11 @@ func TestRefusedOf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, clusters[tt.cluster]...)
 			tt.change(s.objects)
-			a, err := all(s.snapshot(nil))
+			snapshot := s.snapshot(nil)
+			if strings.Contains(tt.want, "[rights]") {
+				snapshot.Missing = rightsTo("apps", "daemonsets", "purelb-system", "patch")
+			}
+			a, err := all(snapshot)
 			if err != nil || !strings.Contains(a.Stop, tt.want) {
 				t.Errorf("the move begins with %+v, %v; want a stop with %q", a, err, tt.want)
 			}
@@ -204,5 +284,184 @@ func TestHolderIn(t *testing.T) {
 				t.Errorf("the holder is %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestCiliumBesideMetalLB: LB IPAM is a second writer where a pool of its gives addresses to all Services.
+func TestCiliumBesideMetalLB(t *testing.T) {
+	for selector, refused := range map[string]bool{"": true, ", serviceSelector: {matchLabels: {app: db}}": false} {
+		pool := strings.ReplaceAll(withCilium[len(nodes):], "stop: 192.0.2.14}, {cidr: \"2001:db8::/124\"}]", "stop: 192.0.2.14}]"+selector)
+		s := newSim(t, append(slices.Clone(clusters["service by service"]), pool)...)
+		snapshot := s.snapshot(nil)
+		snapshot.From = "metallb"
+		plan, err := MakePlan(snapshot, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := slices.ContainsFunc(plan.Messages, func(m movein.Message) bool {
+			return m.Code == "two-writers" && m.Object == "CiliumLoadBalancerIPPool lan"
+		})
+		if named != refused || plan.Refused != refused {
+			t.Errorf("with the selector %q: %v", selector, plan.Messages)
+		}
+	}
+}
+
+// TestDaemonSetOfThePlane: a kube-vip for the control plane beside one for Services is left alone, in the move and on the way back.
+func TestDaemonSetOfThePlane(t *testing.T) {
+	plane := strings.NewReplacer("kube-vip-ds", "kube-vip-plane", "{app: kube-vip}", "{app: plane}", "    spec:\n      containers",
+		"    spec:\n      nodeSelector: {plane: \"yes\"}\n      containers").Replace(withKubeVIP(`{name: vip_arp, value: "true"}, {name: cp_enable, value: "true"}`))
+	plane = plane[strings.Index(plane, "apiVersion: apps/v1\nkind: DaemonSet"):]
+	s := newSim(t, append(slices.Clone(clusters["kube-vip"]), plane)...)
+	set(s.objects[nodeRef("node1")], "yes", "metadata", "labels", "plane")
+	s.settle()
+	before := s.copy()
+	if _, stopped := s.run(all, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	ref := Ref{"apps", "DaemonSet", "kube-system", "kube-vip-plane"}
+	if before[ref] == nil || len(s.objects.podsOf(s.objects[ref])) != 1 {
+		t.Fatalf("no Pod of %s", ref)
+	}
+	if diff := cmp.Diff(before[ref], s.objects[ref]); diff != "" {
+		t.Errorf("the DaemonSet of the control plane is (-before +after):\n%s", diff)
+	}
+	finished := &sim{t: t, objects: s.copy(), deaf: map[string]string{}}
+	if _, stopped := finished.run(Finish, -1); stopped != "" {
+		t.Error(stopped)
+	}
+	if diff := cmp.Diff(before[ref], finished.objects[ref]); diff != "" {
+		t.Errorf("finished, the DaemonSet of the control plane is (-before +after):\n%s", diff)
+	}
+	if _, stopped := s.run(Undo, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	if diff := cmp.Diff(before, s.objects); diff != "" {
+		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
+	}
+}
+
+// TestProviderAsStatefulSet: kube-vip's cloud provider was a StatefulSet once, and is stopped like a Deployment.
+func TestProviderAsStatefulSet(t *testing.T) {
+	old := strings.Replace(withKubeVIP(arpAlone), "kind: Deployment\nmetadata: {namespace: kube-system", "kind: StatefulSet\nmetadata: {namespace: kube-system", 1)
+	s := newSim(t, old, addresses)
+	before := s.copy()
+	if _, stopped := s.run(all, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	ref := Ref{"apps", "StatefulSet", "kube-system", "kube-vip-cloud-provider"}
+	if n := number(s.objects[ref], "spec", "replicas"); s.objects[ref] == nil || n != 0 {
+		t.Errorf("%s has %d replicas", ref, n)
+	}
+	if _, stopped := s.run(Undo, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	if diff := cmp.Diff(before, s.objects); diff != "" {
+		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
+	}
+}
+
+// TestCiliumElsewhere: Cilium may be in another namespace than kube-system, and the second replica of its operator finds no place on a single Node.
+func TestCiliumElsewhere(t *testing.T) {
+	s := newSim(t, strings.ReplaceAll(strings.Replace(withCilium, "name: cilium-operator}\nspec:\n  replicas: 1", "name: cilium-operator}\nspec:\n  replicas: 2", 1),
+		"namespace: kube-system", "namespace: cilium"), addresses)
+	s.single = true
+	s.settle()
+	before := s.copy()
+	if namespaces := s.objects.Namespaces(system); !slices.Contains(namespaces, "cilium") {
+		t.Errorf("Pods are read of %q", namespaces)
+	}
+	if namespace := s.objects.NamespaceOfLeases(); namespace != "cilium" {
+		t.Errorf("Leases are read of %q", namespace)
+	}
+	if _, stopped := s.run(all, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	if _, stopped := s.run(Undo, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	if diff := cmp.Diff(before, s.objects); diff != "" {
+		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
+	}
+}
+
+// TestSharedSeed: Services that share an address are Cilium's on two nodes, and Tandem's on one.
+func TestSharedSeed(t *testing.T) {
+	const shared = `
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: mail-udp, uid: e, annotations: {lbipam.cilium.io/sharing-key: mail}}
+spec: {type: LoadBalancer, ports: [{port: 53, protocol: UDP}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.2}]}}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {namespace: kube-system, name: cilium-l2announce-shop-mail}
+spec: {holderIdentity: node1}
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {namespace: kube-system, name: cilium-l2announce-shop-mail-udp}
+spec: {holderIdentity: node2}
+`
+	s := newSim(t, append(slices.Clone(clusters["Cilium"]), shared)...)
+	mail := s.objects[serviceRef("shop/mail")]
+	set(mail, []any{map[string]any{"port": int64(25), "protocol": "TCP"}}, "spec", "ports")
+	set(mail, "mail", "metadata", "annotations", "lbipam.cilium.io/sharing-key")
+	if _, stopped := s.run(all, -1); stopped != "" {
+		t.Fatal(stopped)
+	}
+	for _, name := range []string{"shop.mail", "shop.mail-udp"} {
+		if node := text(s.objects[Ref{ourGroup, "L2Announcement", "", name}], "status", "node"); node != "node1" {
+			t.Errorf("%s is on %q", name, node)
+		}
+	}
+}
+
+// TestAfter: what a person is told to uninstall is neither the pod network nor what holds the API server's address.
+func TestAfter(t *testing.T) {
+	for name, want := range map[string]string{
+		"Cilium":                          "keep Cilium, the pod network, and write defaultLBServiceIPAM: none into its values; then delete its CiliumLoadBalancerIPPools",
+		"kube-vip":                        "delete DaemonSet kube-system/kube-vip-ds and Deployment kube-system/kube-vip-cloud-provider",
+		"kube-vip with the control plane": "keep DaemonSet kube-system/kube-vip-ds, which holds the address of the API server",
+		"kube-vip by its arguments":       "keep DaemonSet kube-system/kube-vip-ds, which holds the address of the API server",
+		"PureLB":                          "uninstall PureLB as you installed it",
+		"service by service":              "uninstall MetalLB as you installed it",
+	} {
+		s := newSim(t, clusters[name]...)
+		s.run(all, -1)
+		s.run(Finish, -1)
+		status, err := StatusOf(s.snapshot(nil))
+		if err != nil || !strings.HasPrefix(status.Next, want) || strings.Contains(status.Next, "delete DaemonSet") && strings.Contains(want, "keep") {
+			t.Errorf("%s: %q, %v; want %q", name, status.Next, err, want)
+		}
+	}
+}
+
+// TestNotices: a plan promises the same MAC where Tandem will announce from the node that answers now, and nowhere else.
+func TestNotices(t *testing.T) {
+	for _, tt := range []struct {
+		cluster string
+		change  func(Objects)
+		want    string
+	}{
+		{"kube-vip", func(Objects) {}, "layer 2: node2 goes on answering, with the same MAC; both answer until kube-vip has stopped"},
+		{"kube-vip", func(o Objects) {
+			set(o[nodeRef("node2")], "", "metadata", "labels", "node.kubernetes.io/exclude-from-external-load-balancers")
+		}, "layer 2: Tandem does not announce from node2 (it is labelled as excluded); another node answers, with another MAC, and connections end"},
+		{"service by service", func(o Objects) { set(o[nodeRef("node2")], nil, "metadata", "labels") }, "does not announce from node2 (the nodeSelectors leave it out)"},
+		{"Cilium", func(o Objects) { delete(o, nodeRef("node2")) }, "does not announce from node2 (it is gone)"},
+		{"kube-vip with the control plane", func(Objects) {}, "until all Pods of kube-vip have restarted, other nodes may answer too, with other MACs"},
+	} {
+		s := newSim(t, clusters[tt.cluster]...)
+		tt.change(s.objects)
+		plan, err := MakePlan(s.snapshot(nil), false)
+		if err != nil || plan.Refused {
+			t.Fatalf("%s: %v, %v", tt.cluster, plan, err)
+		}
+		i := slices.IndexFunc(plan.Services, func(p PlanService) bool { return p.Service == "shop/web" })
+		if got := plan.Services[i].Notices; !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.cluster, got, tt.want)
+		}
 	}
 }

@@ -102,6 +102,16 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	if err := s.take(record, result.Documents); err != nil {
 		return nil, err
 	}
+	s.remember(from, record)
+	m := &machine{Snapshot: s, Record: record, origin: from}
+	known := slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
+	for _, lost := range m.wouldLose() { // In a file it is lost, and in a live move it is in the way.
+		if known && lost.Code == "unannounced" {
+			continue // What is refused already may be the reason.
+		}
+		p.Messages = slices.DeleteFunc(p.Messages, func(m movein.Message) bool { return m.Code == lost.Code && m.Object == lost.Object })
+		p.Messages = append(p.Messages, lost)
+	}
 	for _, doc := range record.Documents {
 		p.Objects = append(p.Objects, RefOf(doc).String())
 		if ref := RefOf(doc); s.Objects[ref] != nil {
@@ -110,12 +120,59 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	}
 	slices.SortStableFunc(p.Messages, func(a, b movein.Message) int { return int(a.Level) - int(b.Level) })
 	p.Refused = slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
-	s.remember(from, record)
 	if !p.Refused {
 		p.Record = record
 	}
-	p.describe(&machine{Snapshot: s, Record: record, origin: from})
+	p.describe(m)
 	return p, nil
+}
+
+// wouldLose names the Services that would lose an address or their announcer by the move.
+func (m *machine) wouldLose() (messages []movein.Message) {
+	title := m.names().title
+	for _, svc := range m.Objects.of("", "Service") {
+		class, ref := text(svc, "spec", "loadBalancerClass"), RefOf(svc).String()
+		addresses := addressesOf(svc)
+		if text(svc, "spec", "type") != "LoadBalancer" || text(svc, "metadata", "deletionTimestamp") != "" || len(addresses) == 0 {
+			continue
+		}
+		four := slices.DeleteFunc(slices.Clone(addresses), netip.Addr.Is6)
+		layer2 := m.by("L2Advertisement", svc)
+		switch {
+		case class != "" && class != v1alpha1.LoadBalancerClass && (slices.Contains(m.classes(m.Objects), class) || len(m.poolsOf(svc)) > 0):
+			messages = append(messages, refuse("class", ref, "it has the class %s, which cannot be changed, and nobody would serve it once %s has stopped: make it "+
+				"anew for Tandem first, without a class or with the class %s, or move by the steps of %s", class, title, v1alpha1.LoadBalancerClass, m.names().page))
+		case class != "":
+		case len(four) > 1 || len(addresses)-len(four) > 1:
+			messages = append(messages, refuse("one-per-family", ref, "it has %s, and a Service has one address of each family in Tandem: make a second Service "+
+				"for the others first", joined(addresses)))
+		case layer2 && !slices.ContainsFunc(m.Objects.of("", "Node"), func(node map[string]any) bool { return m.whyNot(svc, node) == "" }):
+			messages = append(messages, refuse("no-node", ref, "Tandem would announce it from no Node: each is labelled node.kubernetes.io/"+
+				"exclude-from-external-load-balancers, or left out by the nodeSelectors of the L2Advertisements. Remove the label, or give the speakers "+
+				"--ignore-exclude-label"))
+		case !layer2 && m.names().whole:
+			messages = append(messages, refuse("unannounced", ref, "no L2Advertisement of the move selects it, so that nobody would announce it once %s has stopped: "+
+				"put its address into a pool that %s announces on layer 2, or move by the steps of %s", title, title, m.names().page))
+		}
+	}
+	return messages
+}
+
+// whyNot says why Tandem announces a Service on layer 2 from no interface of a Node, "" if it may.
+func (m *machine) whyNot(svc, node map[string]any) string {
+	all := table(node, "metadata", "labels")
+	selected := slices.ContainsFunc(m.Record.documents("L2Advertisement"), func(ad map[string]any) bool {
+		return m.announces(ad, svc) && matchesAny(list(ad, "spec", "nodeSelectors"), all)
+	})
+	switch {
+	case node == nil:
+		return "it is gone"
+	case m.excludes(all):
+		return "it is labelled as excluded"
+	case !selected:
+		return "the nodeSelectors leave it out"
+	}
+	return ""
 }
 
 func refuse(code, object, format string, args ...any) movein.Message {
@@ -163,10 +220,19 @@ func (s *Snapshot) obstacles(from origin) (messages []movein.Message) {
 		messages = append(messages, refuse("no-tandem", "namespace "+s.System, "there is no Deployment of Tandem's controller manager; install Tandem first, or "+
 			"give --tandem-namespace"))
 	}
-	for _, o := range append(slices.Clone(from.announcers(s.Objects)), from.allocator(s.Objects)) {
+	if len(s.Missing) > 0 {
+		messages = append(messages, refuse("rights", "the person who moves", "%s", missing(s.Missing)))
+	}
+	for _, o := range append(slices.Clone(from.announcers(s.Objects)), from.allocator(s.Objects), our) {
 		if by := manager(o); by != "" {
 			messages = append(messages, warn("owned", RefOf(o).String(), "%s manages it, and would start again what the move stops; pause that for the time of "+
 				"the move", by))
+		}
+		for _, pod := range s.Objects.podsOf(o) {
+			if node := s.Objects[nodeRef(text(pod, "spec", "nodeName"))]; node != nil && !isTrue(node, "Ready") {
+				messages = append(messages, warn("not-ready", RefOf(node).String(), "it is not Ready and has Pod %s, whose end the move may wait for in vain: bring the "+
+					"Node back, or delete it", nameOf(pod)))
+			}
 		}
 	}
 	return append(messages, s.Objects.otherWriters(from)...)
@@ -198,8 +264,14 @@ func (o Objects) otherWriters(from origin) (messages []movein.Message) {
 	for _, d := range from.announcers(o) {
 		own = append(own, RefOf(d))
 	}
-	for _, workload := range slices.Concat(o.of("apps", "Deployment"), o.of("apps", "DaemonSet")) {
-		stopped := number(workload, "spec", "replicas") == 0 && text(workload, "kind") == "Deployment"
+	for _, other := range origins {
+		if w := other.writer(o); w != nil && other.names().key != from.names().key {
+			messages = append(messages, refuse("two-writers", RefOf(w).String(), "%s serves Services without a class too; two writers of one status write in turn "+
+				"without end. Stop it first", other.names().title))
+		}
+	}
+	for _, workload := range slices.Concat(o.of("apps", "Deployment"), o.of("apps", "StatefulSet"), o.of("apps", "DaemonSet")) {
+		stopped := number(workload, "spec", "replicas") == 0 && text(workload, "kind") != "DaemonSet"
 		if stopped || slices.Contains(own, RefOf(workload)) {
 			continue
 		}
@@ -282,10 +354,12 @@ func (s *Snapshot) remember(from origin, r *Record) {
 		r.Speakers = append(r.Speakers, RefOf(d))
 		keep(d, []string{"spec", "updateStrategy"}, []string{"spec", "template", "spec", "affinity"}, []string{"spec", "template", "spec", "nodeSelector"})
 	}
-	for _, pod := range s.Objects.of("", "Pod") {
-		for _, d := range speakers {
-			if node := text(pod, "spec", "nodeName"); ownedBy(pod, d) && !slices.Contains(r.Nodes, node) {
-				r.Nodes = append(r.Nodes, node)
+	r.Nodes = map[string][]string{}
+	for _, d := range speakers {
+		key := RefOf(d).String()
+		for _, pod := range s.Objects.podsOf(d) {
+			if node := text(pod, "spec", "nodeName"); !slices.Contains(r.Nodes[key], node) {
+				r.Nodes[key] = append(r.Nodes[key], node)
 			}
 		}
 	}
@@ -330,27 +404,35 @@ func (p *Plan) describe(m *machine) {
 				ps.Units = append(ps.Units, u.Name)
 			}
 		}
-		ps.Notices = p.notices(&ps, svc, m.by("L2Advertisement", svc), routed)
+		ps.Notices = p.notices(m, &ps, svc, routed)
 		p.Services = append(p.Services, ps)
 	}
 }
 
 // notices says what the traffic of a Service will notice.
-func (p *Plan) notices(ps *PlanService, svc map[string]any, layer2, routed bool) string {
+func (p *Plan) notices(m *machine, ps *PlanService, svc map[string]any, routed bool) string {
 	var parts []string
-	nodes := len(p.Nodes)
+	nodes, layer2 := len(p.Nodes), m.by("L2Advertisement", svc)
+	why := m.whyNot(svc, m.Objects[nodeRef(ps.Now)])
 	switch {
 	case len(ps.Addresses) == 0:
 		return "it has no address"
 	case !layer2 && !routed:
 		return "nothing that is known announces it: it changes hands and no more"
 	}
-	if layer2 && ps.Now != "" {
-		parts = append(parts, "layer 2: "+ps.Now+" goes on answering, with the same MAC")
-	} else if layer2 {
+	switch {
+	case layer2 && ps.Now == "":
 		parts = append(parts, "layer 2: "+p.From+" does not say which node answers; another one may afterwards, and connections end")
+	case layer2 && why != "":
+		parts = append(parts, "layer 2: Tandem does not announce from "+ps.Now+" ("+why+"); another node answers, with another MAC, and connections end")
+	case layer2:
+		parts = append(parts, "layer 2: "+ps.Now+" goes on answering, with the same MAC")
 	}
-	if layer2 && p.Smallest == "all" {
+	wanders := slices.ContainsFunc(m.Record.Speakers, func(ref Ref) bool { return does(podSpec(m.Objects[ref]), kubeVIPPlane) })
+	switch {
+	case layer2 && p.Smallest == "all" && wanders:
+		parts = append(parts, "until all Pods of "+p.From+" have restarted, other nodes may answer too, with other MACs")
+	case layer2 && p.Smallest == "all":
 		parts = append(parts, "both answer until "+p.From+" has stopped")
 	}
 	switch {

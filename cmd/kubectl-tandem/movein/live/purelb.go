@@ -20,7 +20,7 @@ const pureLBGroup = "purelb.io"
 func (pureLB) names() names {
 	return names{
 		key: "purelb", title: "PureLB", allocator: "PureLB's allocator", speakers: "PureLB's agents", page: "docs/moving-in/purelb.md",
-		mark: "purelb.io/announcing",
+		mark: "purelb.io/announcing", whole: true,
 	}
 }
 
@@ -29,7 +29,7 @@ func (p pureLB) found(o Objects) bool { return p.allocator(o) != nil || len(p.an
 // partOfPureLB reports whether a workload is a part of PureLB's, by the labels of its manifests or by its image.
 func partOfPureLB(o map[string]any, part string) bool {
 	all := table(o, "spec", "template", "metadata", "labels")
-	if all["app"] == "purelb" && all["component"] == part {
+	if (all["app"] == "purelb" || all["app.kubernetes.io/name"] == "purelb") && (all["component"] == part || all["app.kubernetes.io/component"] == part) {
 		return true
 	}
 	return slices.ContainsFunc(images(o), func(i string) bool { return strings.Contains(i, "purelb") && strings.Contains(i, "/"+part) })
@@ -62,6 +62,18 @@ func (p pureLB) obstacles(s *Snapshot) (messages []movein.Message) {
 		messages = append(messages, refuse("no-purelb", "the cluster", "there is no Deployment of PureLB's allocator, or no DaemonSet of its agents; only a PureLB "+
 			"that runs can be moved"))
 	}
+	for _, d := range p.announcers(s.Objects) {
+		if i := slices.IndexFunc(images(d), func(i string) bool { return strings.Contains(i, "gobgp") }); i >= 0 {
+			messages = append(messages, refuse("router", RefOf(d).String(), "its Pods have a router, %s, whose sessions and routes would end with them: run that "+
+				"router in a DaemonSet of its own, or move by the steps of %s", images(d)[i], p.names().page))
+		}
+	}
+	for _, svc := range s.Objects.moving() {
+		if table(svc, "metadata", "annotations")["purelb.io/pool-type"] == "remote" {
+			messages = append(messages, refuse("remote", RefOf(svc).String(), "its address is in no subnet of a node, but on kube-lb0, which PureLB's agents "+
+				"remove when they end. Move these by the steps of %s", p.names().page))
+		}
+	}
 	for _, group := range s.Objects.of(pureLBGroup, "ServiceGroup") {
 		if remoteGroup(group, s.Objects.of("", "Node")) {
 			messages = append(messages, refuse("remote", RefOf(group).String(), "its addresses are in no subnet of a node: they are on kube-lb0, for the routing "+
@@ -74,7 +86,7 @@ func (p pureLB) obstacles(s *Snapshot) (messages []movein.Message) {
 // remoteGroup reports whether the addresses of a group are in no subnet of the nodes. The second version says so, and in the first a group is local where
 // a node has an address in its subnet.
 func remoteGroup(group map[string]any, nodes []map[string]any) bool {
-	if at(group, "spec", "remote") != nil {
+	if at(group, "spec", "remote") != nil || text(group, "spec", "external", "announce") == "remote" {
 		return true
 	}
 	if !strings.HasSuffix(text(group, "apiVersion"), "/v1") {
@@ -156,6 +168,22 @@ func holderIn(note string, agents map[string]bool) (holder string) {
 
 // widen has nothing to do where the agents have not been stopped: no unit may have had Services.
 func (pureLB) widen(m *machine) Action { return m.speakersBack() }
+
+// own: the agents announce what the annotation says to be PureLB's, and its allocator gives all else to other Services.
+func (pureLB) own(m *machine, svc map[string]any) {
+	for _, group := range m.Objects.of(pureLBGroup, "ServiceGroup") {
+		if name := text(group, "metadata", "name"); slices.Contains(m.poolsOf(svc), name) {
+			set(svc, "PureLB", "metadata", "annotations", "purelb.io/allocated-by")
+			set(svc, name, "metadata", "annotations", "purelb.io/allocated-from")
+			set(svc, "local", "metadata", "annotations", "purelb.io/pool-type")
+			return
+		}
+	}
+}
+
+func (pureLB) classes(Objects) []string { return []string{"purelb.io/purelb", "purelb.io/purelbv2"} }
+
+func (pureLB) after(*Record) string { return "uninstall PureLB as you installed it" }
 
 func (p pureLB) tidy(svc map[string]any) {
 	notes := []string{"purelb.io/allocated-by", "purelb.io/allocated-from", "purelb.io/pool-type"}

@@ -46,8 +46,8 @@ type Record struct {
 	Webhook  *Ref  `json:"webhook,omitempty"`
 	// FailurePolicy is that of MetalLB's webhook for L2Advertisements.
 	FailurePolicy string `json:"failurePolicy,omitempty"`
-	// Nodes are those that the Pods of these DaemonSets run on.
-	Nodes []string `json:"nodes,omitempty"`
+	// Nodes are those that the Pods of each of these DaemonSets run on, by its name.
+	Nodes map[string][]string `json:"nodes,omitempty"`
 	// Documents are Tandem's objects, as they are when the move has finished, but for Secrets.
 	Documents []map[string]any `json:"documents"`
 	// Secrets are those that are made, by name. What is in them is worked out when they are made.
@@ -117,9 +117,10 @@ func head(system string, phase Phase, parts int, sum [sha256.Size]byte, from str
 	})
 }
 
-// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase: what the move has made or labelled is there.
+// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase, or the phase in it: what the move has made or labelled
+// is there.
 func (s *Snapshot) Beheaded() bool {
-	if s.Objects[headRef(s.System)] != nil {
+	if s.PhaseOf() != "" {
 		return false
 	}
 	for ref, o := range s.Objects {
@@ -147,8 +148,15 @@ func (s *Snapshot) headBack() Action {
 		return stop("a move has begun, and its record in ConfigMaps %s/%s and following is gone or has been changed: go back by hand, as docs/moving-in.md says",
 			s.System, ConfigMapName)
 	}
-	return s.create(head(s.System, Undoing, parts, sha256.Sum256(whole), r.From), "make the ConfigMap with the phase again, which somebody has deleted")
+	again := head(s.System, Undoing, parts, sha256.Sum256(whole), r.From)
+	if s.Objects[headRef(s.System)] == nil {
+		return s.create(again, "make the ConfigMap with the phase again, which somebody has deleted")
+	}
+	return s.change(headRef(s.System), "write the phase again, which somebody has deleted", func(o map[string]any) { set(o, again["data"], "data") })
 }
+
+// remedy is what a person can do about a Record that is not whole.
+const remedy = "Nothing is done by it: put back what was there, or go back by hand, as \"The way back\" of docs/moving-in.md says"
 
 // headRef names the ConfigMap with the phase.
 func headRef(system string) Ref {
@@ -163,19 +171,20 @@ func (s *Snapshot) record() (*Record, error) {
 	begun := s.Objects[headRef(s.System)]
 	parts, err := strconv.Atoi(text(begun, "data", "parts"))
 	if err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has: %w", s.System, ConfigMapName, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has, so that somebody has changed it by hand. %s", s.System, ConfigMapName,
+			remedy)
 	}
 	var whole []byte
 	for i := range parts {
 		name := fmt.Sprintf("%s-%d", ConfigMapName, i)
 		part := s.Objects[Ref{Kind: "ConfigMap", Namespace: s.System, Name: name}]
 		if part == nil {
-			return nil, fmt.Errorf("ConfigMap %s/%s, a part of the move's record, is gone; without it nothing can be undone", s.System, name)
+			return nil, fmt.Errorf("ConfigMap %s/%s, a part of the move's record, is gone. %s", s.System, name, remedy)
 		}
 		whole = append(whole, text(part, "data", "part")...)
 	}
 	if sum := sha256.Sum256(whole); hex.EncodeToString(sum[:]) != text(begun, "data", "sha256") {
-		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand", s.System, ConfigMapName)
+		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand. %s", s.System, ConfigMapName, remedy)
 	}
 	r := &Record{}
 	if err := utiljson.Unmarshal(whole, r); err != nil {

@@ -24,8 +24,13 @@ type sim struct {
 	// conflict is a Service that gets another address of Tandem.
 	conflict string
 	// slow says that Pods that a DaemonSet takes off a Node go on until something is waited for.
-	slow   bool
+	slow bool
+	// late is a Service that was made during the move, which nobody announces before it moves, "" for none.
+	late string
+	// single says that the second replica of a Deployment finds no Node.
+	single bool
 	writes []string
+	did    []*Write
 }
 
 // newSim returns a cluster with the objects of YAML documents, in the state that the programs bring it to.
@@ -33,16 +38,22 @@ func newSim(t *testing.T, documents ...string) *sim {
 	t.Helper()
 	s := &sim{t: t, objects: Objects{}, deaf: map[string]string{}}
 	for document := range strings.SplitSeq(strings.Join(documents, "\n---\n"), "\n---\n") {
-		o := map[string]any{}
-		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
-			t.Fatalf("%v in:\n%s", err, document)
-		}
-		if len(o) > 0 {
-			s.objects[RefOf(o)] = normal(o)
+		if o := object(t, document); len(o) > 0 {
+			s.objects[RefOf(o)] = o
 		}
 	}
 	s.settle()
 	return s
+}
+
+// object returns the object of a YAML document, as a client has it.
+func object(t *testing.T, document string) map[string]any {
+	t.Helper()
+	o := map[string]any{}
+	if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+		t.Fatalf("%v in:\n%s", err, document)
+	}
+	return normal(o)
 }
 
 // normal makes of numbers what a client makes of them.
@@ -76,6 +87,7 @@ func (s *sim) copy() Objects {
 func (s *sim) write(w *Write) {
 	s.t.Helper()
 	s.writes = append(s.writes, fmt.Sprintf("%s %s: %s", w.Verb, w.Ref, w.Why))
+	s.did = append(s.did, w)
 	webhook := w.Ref.Group == theirGroup && w.Verb != Delete
 	if webhook && s.replicas("controller") == 0 && !s.open() {
 		s.t.Fatalf("%s %s while MetalLB's webhook is away", w.Verb, w.Ref)
@@ -120,8 +132,13 @@ func (s *sim) open() bool {
 	return false
 }
 
+// deployments returns all that has replicas.
+func (s *sim) deployments() []map[string]any {
+	return append(s.objects.of("apps", "Deployment"), s.objects.of("apps", "StatefulSet")...)
+}
+
 func (s *sim) replicas(part string) int64 {
-	for _, d := range s.objects.of("apps", "Deployment") {
+	for _, d := range s.deployments() {
 		if table(d, "spec", "template", "metadata", "labels")["component"] == part {
 			return number(d, "spec", "replicas")
 		}
@@ -152,11 +169,14 @@ func (s *sim) pods() {
 			delete(s.objects, ref)
 		}
 	}
-	for _, d := range s.objects.of("apps", "Deployment") {
+	for _, d := range s.deployments() {
 		n := number(d, "spec", "replicas")
 		set(d, n, "status", "readyReplicas")
 		if n > 0 {
 			s.pod(d, "node1")
+		}
+		if n > 1 && s.single {
+			set(s.pod(d, ""), nil, "status", "conditions")
 		}
 	}
 	for _, d := range s.objects.of("apps", "DaemonSet") {
@@ -174,7 +194,7 @@ func (s *sim) pods() {
 	}
 }
 
-func (s *sim) pod(owner map[string]any, node string) {
+func (s *sim) pod(owner map[string]any, node string) map[string]any {
 	o := map[string]any{
 		"apiVersion": "v1", "kind": "Pod",
 		"metadata": map[string]any{
@@ -185,6 +205,7 @@ func (s *sim) pod(owner map[string]any, node string) {
 		"status": map[string]any{"phase": "Running", "conditions": []any{map[string]any{"type": "Ready", "status": "True"}}},
 	}
 	s.objects[RefOf(o)] = o
+	return o
 }
 
 // sessions is the router, which takes one session from a Node: MetalLB's speaker and Tandem's must not both want one.
@@ -306,8 +327,10 @@ func (s *sim) announce(svc map[string]any) {
 	case !theirs && !ours && v6 && s.canOnlyStopWhole() && (s.snapshot(nil).PhaseOf() == Undoing || len(s.deaf) > 0):
 		// On the way back its product has to find the address free.
 		set(record, nil, "status", "node")
+	case !theirs && !ours && nameOf(svc) == s.late:
 	case !theirs && !ours:
 		s.t.Fatalf("nobody announces %s after:\n%s", nameOf(svc), strings.Join(s.writes, "\n"))
+	case ours && record == nil && nameOf(svc) == s.late: // Its speakers choose a node.
 	case ours && record == nil:
 		s.t.Fatalf("Tandem announces %s without a seed", nameOf(svc))
 	case ours && text(record, "status", "node") == "":

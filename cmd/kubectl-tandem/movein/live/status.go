@@ -30,7 +30,10 @@ func StatusOf(s *Snapshot) (*Status, error) {
 		st.Next = "kubectl tandem move-in plan says what a move would do"
 		return st, nil
 	case Finished:
-		st.Next = "uninstall the other load balancer, its CRDs last"
+		st.Next = "uninstall the other load balancer as its page in docs/moving-in says, and put Tandem's objects into Git"
+		if m, err := s.machine(); err == nil {
+			st.From, st.Next = m.names().title, m.after(m.Record)+", and put Tandem's objects into Git"
+		}
 		return st, nil
 	case Undone:
 		st.Next = "kubectl tandem move-in undo deletes what was saved"

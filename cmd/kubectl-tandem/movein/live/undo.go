@@ -22,16 +22,37 @@ func Undo(s *Snapshot) (Action, error) {
 		return stop("the move is finished, and there is no undo after that. The objects of the other load balancer are still there, so that you can move back " +
 			"by hand: docs/moving-in.md"), nil
 	case Undone:
-		return s.settled(), nil
+		return first(s.allowed, s.settled), nil
 	case Undoing:
 		m, err := s.machine()
 		if err != nil {
 			return Action{}, err
 		}
-		return first(m.unitsBack, m.stopOurs, m.servicesBack, func() Action { return m.start(m) }, func() Action { return m.widen(m) }, m.removeOurs,
-			m.enter(Undone)), nil
+		return first(s.allowed, m.theirsThere, m.policiesThere, m.unitsBack, m.stopOurs, m.servicesBack, func() Action { return m.start(m) },
+			func() Action { return m.widen(m) }, m.removeOurs, m.enter(Undone)), nil
 	}
-	return s.enter(Undoing)(), nil
+	return first(s.allowed, s.enter(Undoing)), nil
+}
+
+// policiesThere makes those of Cilium's policies again that somebody has deleted, before what has moved needs them.
+func (m *machine) policiesThere() Action {
+	for _, ref := range m.Record.refsBefore(ciliumGroup, "CiliumL2AnnouncementPolicy") {
+		if m.Objects[ref] == nil {
+			return m.create(m.Record.before(ref), "make "+ref.String()+" again")
+		}
+	}
+	return Action{}
+}
+
+// theirsThere stops an undo where a program of the product is gone, which nobody would start again: its Services would be without an announcer.
+func (m *machine) theirsThere() Action {
+	for _, ref := range append(slices.Clone(m.Record.Speakers), m.Record.Theirs) {
+		if ref.Name != "" && m.Objects[ref] == nil {
+			return stop("%s is gone, which served the Services before, so that nobody would serve them: install it again as it was (the move's record in ConfigMaps "+
+				"%s/%s-0 and following has the rest), and kubectl tandem move-in undo goes on", ref, m.System, ConfigMapName)
+		}
+	}
+	return Action{}
 }
 
 // settled ends an undo: Tandem's controller manager gets the replicas that it had, and what was saved is deleted. This has a phase of its own, since
@@ -60,6 +81,9 @@ func (m *machine) unitsBack() Action {
 		if m.progress(RefOf(node)) != "" {
 			return first(m.speakersAwait, func() Action { return m.handBack(RefOf(node)) })
 		}
+	}
+	if a := m.closeOurs(); !a.Done() {
+		return a
 	}
 	for _, u := range m.units() {
 		if u.both() && m.begun(u) {
@@ -100,12 +124,12 @@ func (m *machine) speakersAwait() Action {
 
 // speakersReady waits until each Node that had a Pod of the product's DaemonSets has one again, but for Nodes that have moved.
 func (m *machine) speakersReady() Action {
-	for _, name := range m.Record.Nodes {
-		node := m.Objects[nodeRef(name)]
-		if node == nil || m.progress(nodeRef(name)) != "" || !isTrue(node, "Ready") {
-			continue
-		}
-		for _, ref := range m.Record.Speakers {
+	for _, ref := range m.Record.Speakers {
+		for _, name := range m.Record.Nodes[ref.String()] {
+			node := m.Objects[nodeRef(name)]
+			if node == nil || m.progress(nodeRef(name)) != "" || !isTrue(node, "Ready") {
+				continue
+			}
 			if !slices.ContainsFunc(m.Objects.podsOf(m.Objects[ref]), func(pod map[string]any) bool {
 				return text(pod, "spec", "nodeName") == name && isTrue(pod, "Ready")
 			}) {
@@ -158,6 +182,9 @@ func (m *machine) metadataBack(o, before map[string]any) {
 		set(o, at(before, "metadata", "annotations", key), "metadata", "annotations", key)
 	}
 	set(o, at(o, "metadata", "annotations"), "metadata", "annotations") // An empty mapping goes.
+	if text(o, "spec", "type") == "LoadBalancer" && len(addressesOf(before)) == 0 && len(addressesOf(o)) > 0 {
+		m.own(m, o)
+	}
 }
 
 // statusBack restores the form of a status, and takes Tandem's conditions away. Addresses that have changed meanwhile stay.

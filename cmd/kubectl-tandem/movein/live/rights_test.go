@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestRights: each write of a move, of its undo and of its end is one that has been asked for before the first.
+func TestRights(t *testing.T) {
+	for name, documents := range clusters {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, documents...)
+			rights := s.snapshot(nil).Rights()
+			for _, next := range []func(*Snapshot) (Action, error){all, Undo, all, Finish} {
+				if _, stopped := s.run(next, -1); stopped != "" {
+					t.Fatal(stopped)
+				}
+			}
+			for _, w := range s.did {
+				need := Right{Verb: string(w.Verb), Group: w.Ref.Group, Resource: resourceOf(t, w.Ref), Subresource: w.Subresource, Namespace: w.Ref.Namespace}
+				anywhere := need
+				anywhere.Namespace = ""
+				if !slices.Contains(rights, need) && !slices.Contains(rights, anywhere) {
+					t.Errorf("nobody has asked for the right to %s: %s", need, w.Why)
+				}
+			}
+		})
+	}
+}
+
+func resourceOf(t *testing.T, ref Ref) string {
+	t.Helper()
+	for _, k := range Kinds {
+		if k.Group == ref.Group && k.Kind == ref.Kind {
+			return k.Resource
+		}
+	}
+	if ref.Kind == "Secret" {
+		return "secrets"
+	}
+	t.Fatalf("%s is of no kind that is known", ref)
+	return ""
+}
+
+// TestRightsMissing: no command writes anything that would stop halfway for want of rights.
+func TestRightsMissing(t *testing.T) {
+	s := newSim(t, clusters["kube-vip"]...)
+	lacking := func(next func(*Snapshot) (Action, error)) func(*Snapshot) (Action, error) {
+		return func(snapshot *Snapshot) (Action, error) {
+			snapshot.Missing = []Right{{Verb: "patch", Resource: "services", Subresource: "status"}}
+			return next(snapshot)
+		}
+	}
+	check := func(command string, next func(*Snapshot) (Action, error)) {
+		t.Helper()
+		if writes, stopped := s.run(lacking(next), -1); writes > 0 || !strings.Contains(stopped, "you may not patch services/status") {
+			t.Errorf("%s makes %d writes and says %q", command, writes, stopped)
+		}
+	}
+	check("start", all)
+	s.run(all, 12)
+	check("start again", all)
+	check("undo", Undo)
+	s.run(all, -1)
+	check("finish", Finish)
+	s.run(Undo, 2)
+	check("undo again", Undo)
+}
