@@ -71,16 +71,23 @@ data: {range-global: "198.51.100.200-198.51.100.249,2001:db8:51::1000-2001:db8:5
 `,
 		restored:  []restored{deployments, daemonSets},
 		mark:      "kube-vip.io/vipHost",
+		elects:    true,
 		uninstall: []string{"delete", "-n", "kube-system", provider, daemonSet, "--timeout=60s"},
 	}).thereAndBack(t)
 }
 
-// TestMoveInPureLB moves Services from PureLB, whose addresses are in the subnet of the nodes.
+// TestMoveInPureLB moves Services from PureLB, whose addresses are in the subnet of the nodes. The interface for other addresses, which its agents make
+// and remove whether there are any or not, is lo: not every kernel has the dummies that they would make.
 func TestMoveInPureLB(t *testing.T) {
 	newMoveBed(t, product{
 		title: "PureLB", namespace: "purelb-system",
 		install: installPrebuilt(prebuilt(t, "PureLB", pureLBEnv), "purelb-system", "deployment/allocator", "daemonset/lbnodeagent"),
 		configuration: `
+apiVersion: purelb.io/v2
+kind: LBNodeAgent
+metadata: {name: default, namespace: purelb-system}
+spec: {local: {localInterface: default, dummyInterface: lo}}
+---
 apiVersion: purelb.io/v2
 kind: ServiceGroup
 metadata: {name: default, namespace: purelb-system}
@@ -93,6 +100,7 @@ spec:
 			deployments, daemonSets, specOf("purelb.io", "v2", "ServiceGroup"), specOf("purelb.io", "v2", "LBNodeAgent"),
 		},
 		mark:      "purelb.io/announcing",
+		elects:    true,
 		uninstall: []string{"delete", "namespace", "purelb-system", "--timeout=60s"},
 	}).thereAndBack(t)
 }
