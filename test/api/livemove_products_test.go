@@ -253,6 +253,11 @@ func (a *moveArena) testProduct(t *testing.T) {
 	start := func(s *live.Snapshot) (live.Action, error) { return live.Start(s, live.Goal{All: true}, false) }
 	run("nothing", func(*live.Snapshot) (live.Action, error) { return live.Action{}, nil })
 	before := a.objects(t)
+	s, err := a.api.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.testRights(t, s)
 	run("start", start)
 	run("undo", live.Undo)
 	if diff := cmp.Diff(before, a.objects(t)); diff != "" {

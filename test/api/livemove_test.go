@@ -36,6 +36,7 @@ import (
 // moveArena is an API server of its own, whose Services are MetalLB's, and a client that plays the programs of both products.
 type moveArena struct {
 	api      *apply.API // as the person who moves
+	nobody   *apply.API // as a person without rights
 	programs *apply.API
 	// host and transport reach the API server as the person who moves.
 	host      string
@@ -113,6 +114,13 @@ func newMoveArena(t *testing.T) *moveArena {
 		addresses: map[string][]string{"web": {"192.0.2.1", "2001:db8::1"}, "mail": {"192.0.2.2"}},
 	}
 	a.allow(t, client)
+	stranger := rest.CopyConfig(restConfig)
+	stranger.Impersonate.UserName = "nobody"
+	strange, err := dynamic.NewForConfig(stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.nobody = &apply.API{Client: strange, System: "tandem-system"}
 	person := rest.CopyConfig(restConfig)
 	person.Impersonate.UserName = mover
 	if a.transport, err = rest.TransportFor(person); err != nil {
@@ -349,6 +357,7 @@ func TestLiveMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.testRights(t, before)
 	var whole undisturbed
 	if !t.Run("undisturbed", func(t *testing.T) { whole = a.testUndisturbed(t, before.Objects) }) {
 		return
@@ -356,6 +365,20 @@ func TestLiveMove(t *testing.T) {
 	t.Run("killed", func(t *testing.T) { a.testKilled(t, before.Objects, &whole) })
 	t.Run("answers lost", func(t *testing.T) { a.testLossy(t, before.Objects, &whole) })
 	t.Run("two at once", func(t *testing.T) { a.testTwoAtOnce(t, before.Objects) })
+}
+
+// testRights: the API server says that the ClusterRole of the page has all rights that a move asks for, and which a person without it lacks.
+func (a *moveArena) testRights(t *testing.T, s *live.Snapshot) {
+	t.Helper()
+	a.api.Review(t.Context(), s)
+	if len(s.Missing) > 0 {
+		t.Errorf("the ClusterRole of docs/moving-in.md lacks %v", s.Missing)
+	}
+	a.nobody.Review(t.Context(), s)
+	if diff := cmp.Diff(s.Rights(), s.Missing); diff != "" {
+		t.Errorf("a person without rights lacks (-all +answered):\n%s", diff)
+	}
+	s.Missing = nil
 }
 
 // undisturbed is what commands leave that nothing disturbs, and how often they write, by the command. The two writes of a process that make and delete its

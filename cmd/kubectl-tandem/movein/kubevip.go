@@ -267,10 +267,13 @@ func (k *kubeVIPState) manager(o *object, c container) {
 		k.add(Info, "control-plane", k.workload, "svc_enable is not set, so that these pods serve no Services; they stay")
 		return
 	}
-	if on("lb_class_only") || c.env["lb_class_name"] != "" {
+	legacy, err := strconv.ParseBool(c.env["lb_class_legacy_handling"])
+	if on("lb_class_only") || err == nil && !legacy { // By default it serves Services without a class, too.
 		k.add(Lost, "class", k.workload, "it serves Services of class %s alone; the class of a Service cannot be changed, so that it "+
 			"has to be made anew for Tandem",
 			orElse(c.env["lb_class_name"], "kube-vip.io/kube-vip-class"))
+	} else if class := c.env["lb_class_name"]; class != "" {
+		k.add(Info, "class", k.workload, "it serves Services of class %s beside those without one; Services with a class stay as they are", class)
 	}
 	k.namespace = c.env["svc_namespace"]
 	nodes := k.nodes(o)

@@ -132,6 +132,26 @@ func TestWrittenBackAfter(t *testing.T) {
 			set(d, nil, "spec", "template", "spec", "nodeSelector")
 			o[daemonSet("kube-system", "another")] = d
 		}, "DaemonSet kube-system/another has been written back"},
+		"kube-vip from a file": {"kube-vip", func(o Objects) {
+			pod := object(t, `
+apiVersion: v1
+kind: Pod
+metadata: {namespace: kube-system, name: kube-vip-node1, annotations: {kubernetes.io/config.mirror: x}}
+`)
+			set(pod, podSpec(o[vip])["containers"], "spec", "containers")
+			o[RefOf(pod)] = pod
+		}, "Pod kube-system/kube-vip-node1 has been written back"},
+		"MetalLB, installed meanwhile": {"kube-vip", func(o Objects) {
+			controller := Ref{"apps", "Deployment", "metallb-system", "controller"}
+			o[controller] = newSim(t, cluster).objects[controller]
+		}, "Deployment metallb-system/controller: quay.io/metallb/controller:v0.16.1 gives addresses to Services too"},
+		"a pool of Cilium's, made meanwhile": {"PureLB", func(o Objects) {
+			for ref, object := range newSim(t, withCilium).objects {
+				if ref.Group == ciliumGroup || strings.HasPrefix(ref.Name, "cilium-") && ref.Kind != "Pod" {
+					o[ref] = object
+				}
+			}
+		}, "CiliumLoadBalancerIPPool lan: Cilium serves Services without a class too"},
 		"PureLB": {"PureLB", func(o Objects) {
 			set(o[daemonSet("purelb-system", "lbnodeagent")], nil, "spec", "template", "spec", "nodeSelector")
 		}, "DaemonSet purelb-system/lbnodeagent has been written back"},
@@ -406,6 +426,39 @@ spec: {template: {spec: {containers: [{image: speaker, args: [ARGUMENT]}]}}}
 		if err != nil || len(plan.Nodes) != tt.units {
 			t.Errorf("label %q, argument %s: Nodes %q (%v), want %d", tt.value, tt.argument, plan.Nodes, err, tt.units)
 		}
+	}
+}
+
+// TestAnotherMove: a second move writes its record over that of one that has finished, which nobody can edit by hand.
+func TestAnotherMove(t *testing.T) {
+	s := newSim(t, clusters["kube-vip"]...)
+	s.run(all, -1)
+	s.run(Finish, -1)
+	for ref, o := range newSim(t, clusters["PureLB"]...).objects {
+		if ref.Kind != "Service" && ref.Kind != "Node" && ref.Namespace != system {
+			s.objects[ref] = o
+		}
+	}
+	set(s.objects[Ref{"apps", "Deployment", system, "tandem-cloud-controller-manager"}], int64(0), "spec", "replicas")
+	for _, kind := range []string{"AddressPool", "L2Advertisement"} { // The person has other names for what is there.
+		for _, o := range s.objects.of(ourGroup, kind) {
+			delete(s.objects, RefOf(o))
+			set(o, "old", "metadata", "name")
+			s.objects[RefOf(o)] = o
+		}
+	}
+	next := func(s *Snapshot) (Action, error) {
+		s.From = "purelb"
+		return Start(s, Goal{}, false)
+	}
+	for k := 1; k < 4; k++ {
+		if _, stopped := s.run(next, 1); stopped != "killed" {
+			t.Fatalf("after %d writes the second move says %q", k, stopped)
+		}
+	}
+	r, err := s.snapshot(nil).record()
+	if err != nil || r.From != "purelb" {
+		t.Errorf("the record is %+v, %v", r, err)
 	}
 }
 

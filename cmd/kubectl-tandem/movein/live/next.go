@@ -5,6 +5,7 @@ package live
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -181,14 +182,17 @@ func (s *Snapshot) begin(keepInUse bool) (Action, error) {
 		return Action{}, err
 	}
 	for _, o := range configMaps {
-		why := "save what there is in " + RefOf(o).String()
-		if RefOf(o) == headRef(s.System) {
+		ref, why := RefOf(o), "save what there is in "+RefOf(o).String()
+		if ref == headRef(s.System) {
 			why = "begin the move, phase " + string(Preparing)
 		}
-		if s.Objects[RefOf(o)] == nil {
+		if s.Objects[ref] == nil {
 			return s.create(o, why), nil
 		}
-		if a := s.change(RefOf(o), why, func(old map[string]any) { set(old, o["data"], "data") }); !a.Done() {
+		if at(o, "immutable") == true && !reflect.DeepEqual(s.Objects[ref]["data"], o["data"]) {
+			return s.remove(ref, "make room for it in "+ref.String()), nil
+		}
+		if a := s.change(ref, why, func(old map[string]any) { set(old, o["data"], "data") }); !a.Done() {
 			return a, nil
 		}
 	}
@@ -438,8 +442,15 @@ func (m *machine) annotate() Action {
 	return Action{}
 }
 
-// theirsStopped stops the move if something else gives addresses again.
-func (m *machine) theirsStopped() Action { return m.stopped(m) }
+// theirsStopped stops the move if something else gives addresses again, or has begun to.
+func (m *machine) theirsStopped() Action {
+	return first(func() Action { return m.stopped(m) }, func() Action {
+		for _, other := range m.Objects.otherWriters(m.origin) {
+			return stop("%s: %s", other.Object, other.Text)
+		}
+		return Action{}
+	})
+}
 
 // startOurs lets Tandem adopt.
 func (m *machine) startOurs() Action {

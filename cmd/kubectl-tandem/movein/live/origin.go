@@ -188,9 +188,11 @@ func (whole) units(m *machine, services []map[string]any) []*Unit {
 func (w whole) stopped(m *machine) Action {
 	return first(func() Action { return w.deployed.stopped(m) }, func() Action {
 		gone := slices.ContainsFunc(m.Objects.of("", "Service"), func(svc map[string]any) bool { return m.progress(RefOf(svc)) == moved })
-		if i := slices.IndexFunc(m.announcers(m.Objects), m.announcesAgain); gone && i >= 0 {
+		all := append(slices.DeleteFunc(slices.Clone(m.announcers(m.Objects)), func(d map[string]any) bool { return !m.announcesAgain(d) }),
+			m.Objects.staticKubeVIP()...)
+		if gone && len(all) > 0 {
 			return stop("%s has been written back, so that %s announces what has moved, too: pause what has done it (Flux, Argo CD, Helm, an operator), and go back "+
-				"by kubectl tandem move-in undo", RefOf(m.announcers(m.Objects)[i]), m.names().title)
+				"by kubectl tandem move-in undo", RefOf(all[0]), m.names().title)
 		}
 		return Action{}
 	})

@@ -450,6 +450,7 @@ func TestNotices(t *testing.T) {
 			set(o[nodeRef("node2")], "", "metadata", "labels", "node.kubernetes.io/exclude-from-external-load-balancers")
 		}, "layer 2: Tandem does not announce from node2 (it is labelled as excluded); another node answers, with another MAC, and connections end"},
 		{"service by service", func(o Objects) { set(o[nodeRef("node2")], nil, "metadata", "labels") }, "does not announce from node2 (the nodeSelectors leave it out)"},
+		{"PureLB", func(o Objects) { set(o[serviceRef("shop/web")], "Local", "spec", "externalTrafficPolicy") }, "with the same MAC, if it has an endpoint"},
 		{"Cilium", func(o Objects) { delete(o, nodeRef("node2")) }, "does not announce from node2 (it is gone)"},
 		{"kube-vip with the control plane", func(Objects) {}, "until all Pods of kube-vip have restarted, other nodes may answer too, with other MACs"},
 	} {

@@ -425,6 +425,8 @@ func (p *Plan) notices(m *machine, ps *PlanService, svc map[string]any, routed b
 		parts = append(parts, "layer 2: "+p.From+" does not say which node answers; another one may afterwards, and connections end")
 	case layer2 && why != "":
 		parts = append(parts, "layer 2: Tandem does not announce from "+ps.Now+" ("+why+"); another node answers, with another MAC, and connections end")
+	case layer2 && text(svc, "spec", "externalTrafficPolicy") == "Local":
+		parts = append(parts, "layer 2: "+ps.Now+" goes on answering, with the same MAC, if it has an endpoint (externalTrafficPolicy Local)")
 	case layer2:
 		parts = append(parts, "layer 2: "+ps.Now+" goes on answering, with the same MAC")
 	}

@@ -105,7 +105,9 @@ func (r *Record) encode(system string) ([]map[string]any, error) {
 		}
 		part := rest[:end]
 		rest = rest[end:]
-		maps = append(maps, configMap(system, "-"+strconv.Itoa(len(maps)), map[string]any{"part": part}))
+		o := configMap(system, "-"+strconv.Itoa(len(maps)), map[string]any{"part": part})
+		set(o, true, "immutable") // The API server takes no edits by hand.
+		maps = append(maps, o)
 	}
 	return append(maps, head(system, Preparing, len(maps), sum, r.From)), nil
 }

@@ -100,6 +100,8 @@ func (s *sim) write(w *Write) {
 		s.objects[w.Ref] = clone(w.Body)
 	case w.Verb == Delete:
 		delete(s.objects, w.Ref)
+	case old["immutable"] == true:
+		s.t.Fatalf("%s of %s, which is immutable", w.Verb, w.Ref)
 	default:
 		s.objects[w.Ref] = merged(old, w.Body)
 	}
