@@ -25,8 +25,8 @@ func externalIPsCommand(p *plugin) *cobra.Command {
 			"as Kubernetes knows, and\n" +
 			"whether it can be adopted. An address can be if an AddressPool has it that consents (spec.adoptExternalIPs: true) and " +
 			"that the Service may\n" +
-			"use, and if no Node and no other Service has it.\n\nIt takes the right to list Services, Nodes, Namespaces, IPAddresses " +
-			"and AddressPools.",
+			"use, and if no Node and no other Service has it.\n\nIt takes the right to list Services, Nodes, Namespaces, IPAddresses, " +
+			"AddressPools and SpeakerStatuses.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, findings, err := p.externalIPs(cmd.Context())

@@ -92,6 +92,37 @@ func (s *stage) announcedFrom(t *testing.T, ips []string, nodes ...string) {
 	}
 }
 
+// hops returns the next hops of the routes by BGP that are in the router's kernel, by the address.
+func (s *stage) hops(ctx context.Context) (map[string][]string, error) {
+	const bgp = "186" // RTPROT_BGP: not every version of ip knows the name.
+	hops := map[string][]string{}
+	for _, family := range []string{"-4", "-6"} {
+		out, err := s.Command(ctx, lab.Router, "ip", "-j", family, "route", "show", "proto", bgp).Output()
+		if err != nil {
+			return nil, err
+		}
+		var routes []struct {
+			Dst, Gateway string
+			NextHops     []struct{ Gateway string }
+		}
+		if len(out) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(out, &routes); err != nil {
+			return nil, fmt.Errorf("%w in %s", err, out)
+		}
+		for _, r := range routes {
+			if r.Gateway != "" {
+				hops[r.Dst] = append(hops[r.Dst], r.Gateway)
+			}
+			for _, hop := range r.NextHops {
+				hops[r.Dst] = append(hops[r.Dst], hop.Gateway)
+			}
+		}
+	}
+	return hops, nil
+}
+
 // router restarts FRR on the router with another configuration until the test ends.
 func (s *stage) router(t *testing.T, config string) {
 	t.Helper()
@@ -139,6 +170,16 @@ func TestEveryEligibleNodeAnnouncesToTheRouter(t *testing.T) {
 		for _, ip := range ips {
 			s.reach(t, lab.Ext, ip, "/hostname")
 		}
+	})
+	t.Run("a Service of a namespace that is not selected is announced by none", func(t *testing.T) {
+		s.followsNamespaces(t, "BGPAdvertisement", func(announced bool) {
+			t.Helper()
+			if !announced {
+				s.announcedFrom(t, ips)
+				return
+			}
+			s.announcedFrom(t, ips, nodes...)
+		})
 	})
 	t.Run("a deleted Service is withdrawn", func(t *testing.T) {
 		s.remove(t, &corev1.Service{ObjectMeta: s.service("web").ObjectMeta})

@@ -34,6 +34,21 @@ func (s *stage) says(t *testing.T, service, condition string, status metav1.Cond
 	})
 }
 
+// followsNamespaces gives an advertisement of the stage namespaceSelectors for a label that the stage's namespace gets and loses again, and takes them away.
+// Announced is to wait until the advertisement announces the stage's Service, or does not.
+func (s *stage) followsNamespaces(t *testing.T, kind string, announced func(bool)) {
+	t.Helper()
+	ad, namespace := s.object(t, kind), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
+	s.patch(t, ad, `{spec: {namespaceSelectors: [{matchLabels: {announce: $NS}}]}}`)
+	announced(false)
+	s.patch(t, namespace, `{metadata: {labels: {announce: $NS}}}`)
+	announced(true)
+	s.patch(t, namespace, `{metadata: {labels: {announce: null}}}`)
+	announced(false)
+	s.patch(t, ad, `{spec: {namespaceSelectors: null}}`)
+	announced(true)
+}
+
 // A Service whose pool is in no node's subnet says so, and the right advertisement turns the condition.
 func TestAServiceSaysWhyItIsNotAnnounced(t *testing.T) {
 	s := newStage(t, dual)
@@ -57,19 +72,34 @@ func TestAServiceSaysWhatIsMissing(t *testing.T) {
 	s.pool(t, "", lanIPv4, lanIPv6)
 	s.web(t, "node1")
 	s.add(t, s.service("web", v4, v6))
-	s.addresses(t, "web", 2)
+	ips := s.addresses(t, "web", 2)
 	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "there is no L2Advertisement and no BGPAdvertisement")
 	s.create(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: L2Advertisement, metadata: {name: $NS-other}, spec: {addressPools: [another]}}`)
 	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "no advertisement selects pool "+s.ns)
-	s.create(t, `
+	nowhere := s.objects(t, `
 apiVersion: tandem-lb.io/v1alpha1
 kind: L2Advertisement
 metadata: {name: $NS-nowhere}
 spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {node-role.kubernetes.io/edge: ""}}]}
-`)
+`)[0]
+	s.add(t, nowhere)
 	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "nodeSelectors select no node")
 	s.layer2(t)
 	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, "is announced on layer 2")
+	s.remove(t, nowhere) // else it is the one that is said to be at fault
+	s.followsNamespaces(t, "L2Advertisement", func(announced bool) {
+		t.Helper()
+		if announced {
+			s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionTrue, "is announced on layer 2")
+			s.reach(t, lab.Client, ips[0], "/hostname")
+			return
+		}
+		s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, "namespaceSelectors of L2Advertisement "+s.ns+" do not select namespace "+s.ns)
+		s.until(t, patience, "silence of the LAN", func(ctx context.Context) (bool, string) {
+			got := s.macs(ctx, ips[0])
+			return len(got) == 0, fmt.Sprint(got)
+		})
+	})
 
 	silent := s.service("silent", v4)
 	silent.Spec.Selector = map[string]string{"app": "silent"}

@@ -7,6 +7,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -142,6 +143,13 @@ spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {kubernetes.io/hostnam
 			s.announcedFrom(t, ips, "node1")
 		})
 	}
+	s.followsNamespaces(t, "InterfaceAdvertisement", func(announced bool) {
+		t.Helper()
+		s.until(t, patience, fmt.Sprintf("addresses on kube-lb0: %t", announced), func(ctx context.Context) (bool, string) {
+			out, err := s.Command(ctx, "node1", "ip", "-br", "addr", "show", "to", host(ips[0])).CombinedOutput()
+			return err == nil && strings.Contains(string(out), ips[0]) == announced, string(out)
+		})
+	})
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
 	s.patch(t, node, `{metadata: {annotations: {"tandem-lb.io/drain": "true"}}}`)
 	t.Cleanup(func() { s.kubectlAfter(t, "annotate", "node", "node1", "tandem-lb.io/drain-") })

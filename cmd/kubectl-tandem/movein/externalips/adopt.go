@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // Read reads the objects of a cluster.
@@ -25,12 +26,13 @@ func Read(ctx context.Context, c client.Client) (*Objects, error) {
 	var namespaces corev1.NamespaceList
 	var claims networkingv1.IPAddressList
 	var pools v1alpha1.AddressPoolList
-	for _, list := range []client.ObjectList{&services, &nodes, &namespaces, &claims, &pools} {
+	var speakers speakerv1alpha1.SpeakerStatusList
+	for _, list := range []client.ObjectList{&services, &nodes, &namespaces, &claims, &pools, &speakers} {
 		if err := c.List(ctx, list); err != nil {
 			return nil, err
 		}
 	}
-	return &Objects{services.Items, nodes.Items, namespaces.Items, claims.Items, pools.Items}, nil
+	return &Objects{services.Items, nodes.Items, namespaces.Items, claims.Items, pools.Items, speakers.Items}, nil
 }
 
 // Adopt makes a load balancer of a Service, waits until it shows the addresses, and then takes them out of spec.externalIPs. At any moment

@@ -22,6 +22,7 @@ import (
 	"github.com/tandem-lb/tandem/ipam/selector"
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 // Objects are the objects of a cluster that a Finding depends on.
@@ -31,6 +32,7 @@ type Objects struct {
 	Namespaces []corev1.Namespace
 	Claims     []networkingv1.IPAddress
 	Pools      []v1alpha1.AddressPool
+	Speakers   []speakerv1alpha1.SpeakerStatus
 }
 
 // A Finding is one external address of a Service.
@@ -141,6 +143,9 @@ func rival(o *Objects, svc *corev1.Service, a netip.Addr) string {
 	if node := nodeWith(o, a); node != "" {
 		return fmt.Sprintf("it is an address of node %s, which nobody but the node can have; take a free address", node)
 	}
+	if where := interfaceWith(o, a); where != "" {
+		return fmt.Sprintf("it is on %s, and Tandem gives no Service what a node has: take it off the interface (keepalived, say), and adopt at once", where)
+	}
 	for i := range o.Claims {
 		claim := &o.Claims[i]
 		parent := claim.Spec.ParentRef
@@ -198,10 +203,32 @@ func nodeWith(o *Objects, a netip.Addr) string {
 	return ""
 }
 
+// interfaceWith returns the interface that the address is on as its node's speaker reports it, as "eth0 of node node1", "" for none. One that is claimed
+// may be there for its Service.
+func interfaceWith(o *Objects, a netip.Addr) string {
+	if slices.ContainsFunc(o.Claims, func(c networkingv1.IPAddress) bool { return c.Name == a.String() }) {
+		return ""
+	}
+	for i := range o.Speakers {
+		for _, link := range o.Speakers[i].Status.Interfaces {
+			if slices.ContainsFunc(link.Addresses, func(text string) bool {
+				p, err := netip.ParsePrefix(text)
+				return err == nil && p.Addr().Unmap() == a
+			}) {
+				return link.Name + " of node " + o.Speakers[i].Name
+			}
+		}
+	}
+	return ""
+}
+
 // announcer says who answers for an address, as far as Kubernetes knows.
 func announcer(o *Objects, svc *corev1.Service, a netip.Addr) string {
 	if node := nodeWith(o, a); node != "" {
 		return "node " + node
+	}
+	if where := interfaceWith(o, a); where != "" {
+		return where
 	}
 	if slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(i corev1.LoadBalancerIngress) bool { return same(i.IP, a) }) {
 		return "the load balancer of the Service"

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/config"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 func service(namespace, name string, addresses ...string) corev1.Service {
@@ -45,6 +46,14 @@ func addressPool(name, addresses string, change func(*v1alpha1.AddressPoolSpec))
 		change(&p.Spec)
 	}
 	return p
+}
+
+// onInterface is what the speaker of n1 reports, which has an address on eth0.
+func onInterface(prefix string) []speakerv1alpha1.SpeakerStatus {
+	return []speakerv1alpha1.SpeakerStatus{{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+		Status:     speakerv1alpha1.SpeakerState{Interfaces: []speakerv1alpha1.InterfaceState{{Name: "eth0", Addresses: []string{prefix}}}},
+	}}
 }
 
 func TestFind(t *testing.T) {
@@ -80,6 +89,18 @@ func TestFind(t *testing.T) {
 			Nodes: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{
 				Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.7"}},
 			}}},
+		}},
+		{name: "a node has it on an interface", refused: "it is on eth0 of node n1", objects: Objects{
+			Services: []corev1.Service{service("shop", "web", "192.0.2.7")}, Pools: []v1alpha1.AddressPool{open}, Speakers: onInterface("192.0.2.7/32"),
+		}},
+		{name: "a node has it on an interface for the Service", objects: Objects{
+			Services: []corev1.Service{service("shop", "web", "192.0.2.7")}, Pools: []v1alpha1.AddressPool{open}, Speakers: onInterface("192.0.2.7/32"),
+			Claims: []networkingv1.IPAddress{{ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.7"}, Spec: networkingv1.IPAddressSpec{
+				ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "shop", Name: "web"},
+			}}},
+		}},
+		{name: "a node has another address of the subnet", objects: Objects{
+			Services: []corev1.Service{service("shop", "web", "192.0.2.7")}, Pools: []v1alpha1.AddressPool{open}, Speakers: onInterface("192.0.2.1/24"),
 		}},
 		{name: "two Services of two namespaces list it", refused: "blog/web has it too", objects: Objects{
 			Services: []corev1.Service{service("blog", "web", "192.0.2.7"), service("shop", "web", "192.0.2.7")},

@@ -166,8 +166,9 @@ func (s *sim) settle() {
 
 // pods runs those of Deployments and DaemonSets.
 func (s *sim) pods() {
-	for ref, pod := range maps.Clone(s.objects) {
-		if ref.Kind == "Pod" && !(s.slow && text(pod, "spec", "nodeName") != "" && strings.HasPrefix(ref.Name, "speaker-")) {
+	for ref := range maps.Clone(s.objects) {
+		lingers := s.slow && strings.HasPrefix(ref.Name, "speaker-")
+		if ref.Kind == "Pod" && !lingers {
 			delete(s.objects, ref)
 		}
 	}
