@@ -16,7 +16,9 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 	"github.com/tandem-lb/tandem/test/cluster"
 	"github.com/tandem-lb/tandem/test/lab"
@@ -171,27 +173,36 @@ func TestEveryEligibleNodeAnnouncesToTheRouter(t *testing.T) {
 			s.reach(t, lab.Ext, ip, "/hostname")
 		}
 	})
-	t.Run("a Service of a namespace that is not selected is announced by none", func(t *testing.T) {
-		s.followsNamespaces(t, "BGPAdvertisement", func(announced bool) {
-			t.Helper()
-			if !announced {
-				s.announcedFrom(t, ips)
-				return
-			}
-			s.announcedFrom(t, ips, nodes...)
-		})
-	})
 	t.Run("a deleted Service is withdrawn", func(t *testing.T) {
 		s.remove(t, &corev1.Service{ObjectMeta: s.service("web").ObjectMeta})
 		s.announcedFrom(t, ips)
 	})
 }
 
+// onlyLabelled has an advertisement of the stage announce the Services of namespaces with a label alone.
+func (s *stage) onlyLabelled(t *testing.T, kind string) {
+	t.Helper()
+	s.patch(t, s.object(t, kind), `{spec: {namespaceSelectors: [{matchLabels: {announce: $NS}}]}}`)
+}
+
+// label gives the stage's namespace the label of onlyLabelled, or takes it away.
+func (s *stage) label(t *testing.T, on bool) {
+	t.Helper()
+	value := "null"
+	if on {
+		value = "$NS"
+	}
+	s.patch(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, `{metadata: {labels: {announce: `+value+`}}}`)
+}
+
+// The advertisements select the Service by a label of its namespace, which that gets when all else is there, and loses at the end.
 func TestExternalTrafficPolicyLocalIsAnnouncedWhereEndpointsAre(t *testing.T) {
 	s := newStage(t, dual)
 	s.pool(t, "", lanIPv4, lanIPv6)
 	s.bgp(t)
 	s.layer2On(t, "node1")
+	s.onlyLabelled(t, "L2Advertisement")
+	s.onlyLabelled(t, "BGPAdvertisement")
 	svc := s.service("web", v4, v6)
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	s.add(t, svc)
@@ -199,6 +210,10 @@ func TestExternalTrafficPolicyLocalIsAnnouncedWhereEndpointsAre(t *testing.T) {
 	client, ext := s.Addresses(lab.Client), s.Addresses(lab.Ext)
 
 	s.web(t, "node3")
+	notSelected := "namespaceSelectors of L2Advertisement " + s.ns + " do not select namespace " + s.ns
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, notSelected)
+	s.announcedFrom(t, ips)
+	s.label(t, true)
 	s.announcedFrom(t, ips, "node3")
 	if holder := s.holder(t, "web", 2); holder != "node3" {
 		t.Errorf("%s holds the Service on layer 2, want the node with the endpoint, however much node1 is preferred", holder)
@@ -225,6 +240,12 @@ func TestExternalTrafficPolicyLocalIsAnnouncedWhereEndpointsAre(t *testing.T) {
 	for _, ip := range ips {
 		s.reach(t, lab.Client, ip, "/clientip")
 		s.reach(t, lab.Ext, ip, "/clientip")
+	}
+	s.label(t, false)
+	s.announcedFrom(t, ips)
+	s.says(t, "web", ipamv1alpha1.ServiceConditionAnnounced, metav1.ConditionFalse, notSelected)
+	if macs := s.macs(t.Context(), ips[0]); len(macs) > 0 {
+		t.Errorf("%v still answer for %s on the LAN", macs, ips[0])
 	}
 }
 
