@@ -143,8 +143,8 @@ func (b *moveBed) answer(t *testing.T) {
 	})
 }
 
-// installMetalLB installs MetalLB by its own manifest, with images of programs that are built from the module proxy.
-func installMetalLB(t *testing.T, c *cluster.Cluster) {
+// loadMetalLB loads images of MetalLB's programs, which are built from the module proxy.
+func loadMetalLB(t *testing.T, c *cluster.Cluster) *products.MetalLB {
 	t.Helper()
 	programs := []string{"controller", "speaker"}
 	built, err := products.BuildMetalLB(t.Context(), t.Output(), programs...)
@@ -161,7 +161,13 @@ func installMetalLB(t *testing.T, c *cluster.Cluster) {
 			t.Fatal(err)
 		}
 	}
-	source, err := built.Source(t.Context())
+	return built
+}
+
+// installMetalLB installs MetalLB by its own manifest.
+func installMetalLB(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	source, err := loadMetalLB(t, c).Source(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
