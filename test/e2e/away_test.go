@@ -235,13 +235,7 @@ func TestSoakARestartMovesNothing(t *testing.T) {
 			n := repetitions(t, 10)
 			for round := range n {
 				if round > 0 && row.name == "its speaker is killed" {
-					// A pod that crashes again is started after a back-off, which soon is longer than the grace. A new pod has none.
-					p, err := s.process("node2", programs["speaker"])
-					if err != nil {
-						t.Fatal(err)
-					}
-					s.deletePod(t, "speaker", "node2")
-					s.speakerIsAnother(t, "node2", p.pid)
+					s.renewSpeaker(t, "node2")
 				}
 				for _, host := range []string{lab.Client, lab.Ext} {
 					s.steady(t, host, ips)
@@ -265,6 +259,18 @@ func TestSoakARestartMovesNothing(t *testing.T) {
 			soaked.note(t, "until the speaker is ready again", "%s", spread(took))
 		})
 	}
+}
+
+// renewSpeaker has a new pod take the place of a node's speaker. A pod that crashes again is started after a back-off, which soon is longer than the
+// grace. A new pod has none.
+func (s *stage) renewSpeaker(t *testing.T, node string) {
+	t.Helper()
+	p, err := s.process(node, programs["speaker"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.deletePod(t, "speaker", node)
+	s.speakerIsAnother(t, node, p.pid)
 }
 
 // deletePod deletes the pod of a component on a node, and does not wait for that.
