@@ -188,15 +188,22 @@ metadata: {namespace: kube-system, name: kube-vip-node1, annotations: {kubernete
 	}
 }
 
-// TestPhaseDeleted: a person who takes the phase out of its ConfigMap does not make a second move possible, which would write over what undo needs.
-func TestPhaseDeleted(t *testing.T) {
-	for _, name := range []string{"service by service", "PureLB"} {
+// TestPhaseByHand: a person who takes the phase out of its ConfigMap, or writes another one, makes no second move possible, which would write over what undo
+// needs, and no end of a move in which nothing has moved.
+func TestPhaseByHand(t *testing.T) {
+	for phase, name := range map[any]string{nil: "service by service", "": "PureLB", string(Finishing): "kube-vip", string(Undone): "Cilium", "done": "node by node"} {
 		s := newSim(t, clusters[name]...)
 		before := s.copy()
-		s.run(all, -1)
-		set(s.objects[headRef(system)], nil, "data", "phase")
+		s.run(start(Goal{}), -1)
+		set(s.objects[headRef(system)], phase, "data", "phase")
 		if writes, stopped := s.run(all, -1); writes > 0 || !strings.Contains(stopped, "no-phase") {
 			t.Errorf("%s: start makes %d writes and says %q", name, writes, stopped)
+		}
+		if writes, stopped := s.run(Finish, -1); writes > 0 || !strings.Contains(stopped, "undo goes back") {
+			t.Errorf("%s: finish makes %d writes and says %q", name, writes, stopped)
+		}
+		if status, err := StatusOf(s.snapshot(nil)); err != nil || !strings.Contains(status.Next, "undo goes back") {
+			t.Errorf("%s: status says %q (%v)", name, status.Next, err)
 		}
 		if _, stopped := s.run(Undo, -1); stopped != "" {
 			t.Errorf("%s: undo says %q", name, stopped)

@@ -11,6 +11,9 @@ import (
 func Finish(s *Snapshot) (Action, error) {
 	switch phase := s.PhaseOf(); phase {
 	case "":
+		if s.Beheaded() {
+			return stop("%s", s.noPhase()), nil
+		}
 		return stop("there is no move; kubectl tandem move-in start begins one"), nil
 	case Finished:
 		return Action{}, nil

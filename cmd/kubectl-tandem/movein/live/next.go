@@ -123,7 +123,10 @@ func (s *Snapshot) remove(ref Ref, why string) Action {
 // enter writes the phase.
 func (s *Snapshot) enter(phase Phase) func() Action {
 	return func() Action {
-		return s.change(headRef(s.System), "phase "+string(phase), func(o map[string]any) { set(o, string(phase), "data", "phase") })
+		return s.change(headRef(s.System), "phase "+string(phase), func(o map[string]any) {
+			set(o, string(phase), "data", "phase")
+			set(o, seal(phase, text(o, "data", "sha256")), "data", "seal")
+		})
 	}
 }
 

@@ -80,8 +80,7 @@ func (s *Snapshot) convert(from origin, keepInUse bool) (movein.Result, error) {
 // MakePlan plans a move that has not begun.
 func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	if s.Beheaded() {
-		gone := refuse("no-phase", "ConfigMap "+s.System+"/"+ConfigMapName, "it is gone, though a move has begun, so that nobody knows how far that is: "+
-			"kubectl tandem move-in undo goes back")
+		gone := refuse("no-phase", "the move", "%s", s.noPhase())
 		return &Plan{Messages: []movein.Message{gone}, Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
 	}
 	from, err := s.origin()

@@ -27,6 +27,9 @@ const (
 	Undone     Phase = "Undone" // but for Tandem's controller manager and the ConfigMaps
 )
 
+// PhaseUnknown is the phase in a Status of a move whose own somebody has deleted or written by hand.
+const PhaseUnknown Phase = "Unknown"
+
 // ConfigMapName is the name of the ConfigMap with the phase. Those with the Record have a number behind it.
 const ConfigMapName = "tandem-move-in"
 
@@ -114,13 +117,20 @@ func (r *Record) encode(system string) ([]map[string]any, error) {
 
 // head returns the ConfigMap with the phase of a move whose Record has so many parts and this sum.
 func head(system string, phase Phase, parts int, sum [sha256.Size]byte, from string) map[string]any {
+	of := hex.EncodeToString(sum[:])
 	return configMap(system, "", map[string]any{
-		"phase": string(phase), "parts": strconv.Itoa(parts), "sha256": hex.EncodeToString(sum[:]), "from": from,
+		"phase": string(phase), "parts": strconv.Itoa(parts), "sha256": of, "from": from, "seal": seal(phase, of),
 	})
 }
 
-// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase, or the phase in it: what the move has made or labelled
-// is there.
+// seal returns what shows that this program has written a phase, for the Record with a sum, and no person.
+func seal(phase Phase, sum string) string {
+	of := sha256.Sum256([]byte(string(phase) + " " + sum))
+	return hex.EncodeToString(of[:])
+}
+
+// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase, or the phase in it, or has changed it: what the move has
+// made or labelled is there.
 func (s *Snapshot) Beheaded() bool {
 	if s.PhaseOf() != "" {
 		return false
@@ -132,6 +142,12 @@ func (s *Snapshot) Beheaded() bool {
 		}
 	}
 	return false
+}
+
+// noPhase says what to do about a move that is [Snapshot.Beheaded].
+func (s *Snapshot) noPhase() string {
+	return "ConfigMap " + s.System + "/" + ConfigMapName + " is gone, or somebody has written the phase in it by hand, though a move has begun, so that nobody " +
+		"knows how far that is: kubectl tandem move-in undo goes back"
 }
 
 // headBack makes the ConfigMap with the phase again, from the Record. What has been done is not known then, and undo goes back from anywhere.
@@ -154,7 +170,7 @@ func (s *Snapshot) headBack() Action {
 	if s.Objects[headRef(s.System)] == nil {
 		return s.create(again, "make the ConfigMap with the phase again, which somebody has deleted")
 	}
-	return s.change(headRef(s.System), "write the phase again, which somebody has deleted", func(o map[string]any) { set(o, again["data"], "data") })
+	return s.change(headRef(s.System), "write the phase again, which somebody has changed", func(o map[string]any) { set(o, again["data"], "data") })
 }
 
 // remedy is what a person can do about a Record that is not whole.
@@ -165,8 +181,16 @@ func headRef(system string) Ref {
 	return Ref{Kind: "ConfigMap", Namespace: system, Name: ConfigMapName}
 }
 
-// PhaseOf returns the phase of a move, "" if there is none.
-func (s *Snapshot) PhaseOf() Phase { return Phase(text(s.Objects[headRef(s.System)], "data", "phase")) }
+// PhaseOf returns the phase of a move, "" if there is none. One that somebody has written by hand is none: a finish, for example, that begins after nothing has
+// moved would leave Services without an announcer.
+func (s *Snapshot) PhaseOf() Phase {
+	head := s.Objects[headRef(s.System)]
+	phase := Phase(text(head, "data", "phase"))
+	if phase == "" || text(head, "data", "seal") != seal(phase, text(head, "data", "sha256")) {
+		return ""
+	}
+	return phase
+}
 
 // record reads the Record of a move that has begun.
 func (s *Snapshot) record() (*Record, error) {

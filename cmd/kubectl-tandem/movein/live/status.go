@@ -28,6 +28,9 @@ func StatusOf(s *Snapshot) (*Status, error) {
 	switch st.Phase {
 	case "":
 		st.Next = "kubectl tandem move-in plan says what a move would do"
+		if s.Beheaded() {
+			st.Phase, st.Next = PhaseUnknown, s.noPhase()
+		}
 		return st, nil
 	case Finished:
 		st.Next = "uninstall the other load balancer as its page in docs/moving-in says, and put Tandem's objects into Git"
