@@ -111,17 +111,17 @@ func (m *machine) moveUnit(u *Unit) Action {
 // left waits until the product's speakers have left a Node. Tandem's speaker opens no session with a router that another program of its Node has one with,
 // and remembers what it has seen for ten minutes.
 func (m *machine) left(node string) Action {
+	if m.progress(nodeRef(node)) != leaving {
+		return Action{}
+	}
 	for _, ref := range m.Record.Speakers {
-		if m.progress(nodeRef(node)) == leaving && m.runsOn(ref, node) {
-			return Action{Wait: fmt.Sprintf("the end of %s on Node %s", ref, node)}
+		for _, pod := range m.Objects.podsOf(m.Objects[ref]) {
+			if text(pod, "spec", "nodeName") == node {
+				return Action{Wait: fmt.Sprintf("the end of %s on Node %s%s", ref, node, m.ifLost(pod))}
+			}
 		}
 	}
 	return Action{}
-}
-
-// runsOn reports whether a DaemonSet has a Pod on a Node, also one that is ending.
-func (m *machine) runsOn(daemonSet Ref, node string) bool {
-	return slices.ContainsFunc(m.Objects.podsOf(m.Objects[daemonSet]), func(pod map[string]any) bool { return text(pod, "spec", "nodeName") == node })
 }
 
 // mark changes the label of what a unit consists of from one value to another.
