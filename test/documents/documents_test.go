@@ -170,7 +170,7 @@ func TestNamedTests(t *testing.T) {
 // TestPrograms checks that pages name programs that a reader can be expected to have, so that a word which is misspelt is noticed. What
 // kubectl and Helm are told is tested with an API server, in test/api.
 func TestPrograms(t *testing.T) {
-	known := strings.Fields(`kubectl helm make go sh cat cp grep sed awk xargs jq curl arping ndisc6 tcpdump firewall-cmd
+	known := strings.Fields(`kubectl helm make go sh ls cat cp grep sed awk xargs jq curl arping ndisc6 tcpdump firewall-cmd
 		juju kubeadm ctr microk8s kind docker skopeo`)
 	for _, c := range allCommands(t) {
 		if !slices.Contains(known, c.Args[0]) {
