@@ -247,7 +247,7 @@ func (b *moveBed) watched(t *testing.T, what string, do func()) {
 		of := slices.DeleteFunc(slices.Clone(said), func(s saying) bool { return s.IP.Is4() != (family == 0) })
 		soaked.note(t, what+", "+name, "both MACs answered for %v, nobody on the LAN for %v", bothAnswer(of).Round(time.Millisecond),
 			nobodyAnswers(of).Round(time.Millisecond))
-		soaked.note(t, what+", "+name, "longest time without an answer of one Service %v, %v; %d open connections broke; %d of all %d waited more than 0.9 s",
+		soaked.note(t, what+", "+name, "longest time without an answer of one Service %v, %v; %d of them on an open connection; %d of all %d waited more than 0.9 s",
 			silentFor(single[family]).Round(time.Millisecond), requests, len(requests.broken), late(single[family])+late(turn[family]), requests.sent)
 		allowed := 0
 		if b.from.elects {

@@ -5,6 +5,7 @@ package live
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -228,7 +229,25 @@ func (m *machine) closeOurs() Action {
 	if !m.names().whole {
 		return Action{}
 	}
+	if m.yieldsAtOnce() {
+		return m.selectServices("have Tandem announce nothing, so that "+m.names().title+" finds IPv6 addresses free", silenced)
+	}
 	return m.selectServices("have Tandem announce no Services but those that have moved", temporary)
+}
+
+// silenced returns an L2Advertisement that selects no Service: none has the label with that value.
+func silenced(doc map[string]any) map[string]any {
+	o := temporary(doc)
+	set(o, []any{map[string]any{"matchLabels": map[string]any{label: made}}}, "spec", "serviceSelectors")
+	return o
+}
+
+// yieldsAtOnce reports whether an undo silences Tandem for all Services by one write: all that have moved have an IPv6 address, so that each would have to
+// be handed back before the product starts, and without an announcer until the last one is.
+func (m *machine) yieldsAtOnce() bool {
+	return m.PhaseOf() == Undoing && !slices.ContainsFunc(m.Objects.moving(), func(svc map[string]any) bool {
+		return m.progress(RefOf(svc)) != "" && !slices.ContainsFunc(addressesOf(svc), netip.Addr.Is6)
+	})
 }
 
 // selectServices writes the serviceSelectors of Tandem's L2Advertisements: those of what a function makes of each.

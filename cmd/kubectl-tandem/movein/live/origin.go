@@ -218,6 +218,9 @@ func (whole) speak(m *machine, u *Unit) Action {
 // yieldIPv6 hands back those Services of a unit that have an IPv6 address, before the product puts it on an interface: the kernel of another node would
 // hear Tandem answer its duplicate address detection, and leave the address unused for good.
 func (m *machine) yieldIPv6(u *Unit) Action {
+	if m.yieldsAtOnce() {
+		return Action{} // closeOurs has silenced Tandem already.
+	}
 	for _, name := range u.Services {
 		ref := serviceRef(name)
 		if m.progress(ref) != "" && slices.ContainsFunc(addressesOf(m.Objects[ref]), netip.Addr.Is6) {

@@ -220,24 +220,26 @@ func TestWhole(t *testing.T) {
 	}
 }
 
-// TestSoonBack: Services with IPv6 addresses are without an announcer from their hand-over on, so that their product starts right after the last one.
+// TestSoonBack: Services with IPv6 addresses are without an announcer until their product runs again, so that it starts as soon as Tandem is silent: after
+// one write where all Services have such addresses, else after the last one of these is handed back.
 func TestSoonBack(t *testing.T) {
+	const v4, v6 = "192.0.2.1", "2001:db8::3"
 	for _, name := range []string{"kube-vip", "kube-vip with the control plane", "PureLB"} {
-		s := newSim(t, clusters[name]...)
-		set(s.objects[serviceRef("shop/web")], []any{map[string]any{"ip": "192.0.2.1"}, map[string]any{"ip": "2001:db8::3"}}, "status", "loadBalancer", "ingress")
-		s.run(all, -1)
-		s.writes = nil
-		if _, stopped := s.run(Undo, -1); stopped != "" {
-			t.Fatalf("%s: %q", name, stopped)
-		}
-		last := -1
-		for i, w := range s.writes {
-			if strings.Contains(w, ": hand Service ") {
-				last = i
+		for before, ingress := range map[string][]any{
+			"have Tandem announce nothing": {map[string]any{"ip": v4}, map[string]any{"ip": v6}},
+			"hand Service shop/mail back":  {map[string]any{"ip": v4}},
+		} {
+			s := newSim(t, clusters[name]...)
+			set(s.objects[serviceRef("shop/web")], ingress, "status", "loadBalancer", "ingress")
+			s.run(all, -1)
+			s.writes = nil
+			if _, stopped := s.run(Undo, -1); stopped != "" {
+				t.Fatalf("%s: %q", name, stopped)
 			}
-		}
-		if last < 0 || last+1 >= len(s.writes) || !strings.HasPrefix(s.writes[last+1], "patch DaemonSet ") {
-			t.Errorf("%s: after the last Service there comes no DaemonSet:\n%s", name, strings.Join(s.writes, "\n"))
+			i := slices.IndexFunc(s.writes, func(w string) bool { return strings.Contains(w, before) })
+			if i < 0 || i+1 >= len(s.writes) || !strings.HasPrefix(s.writes[i+1], "patch DaemonSet ") {
+				t.Errorf("%s: the DaemonSet does not come after %q:\n%s", name, before, strings.Join(s.writes, "\n"))
+			}
 		}
 	}
 }
