@@ -238,7 +238,8 @@ func TestMoveInAnswers(t *testing.T) {
 		{"one for each address", []saying{at(0, one, "a"), at(100, other, "b"), at(200, one, "a"), at(300, other, "b")}, 0, 200 * time.Millisecond},
 		{"one after the other", []saying{at(0, one, "a"), at(200, one, "a"), at(210, one, "b"), at(400, one, "b")}, 0, 200 * time.Millisecond},
 		{
-			"both for a while", []saying{at(0, one, "a"), at(200, one, "b"), at(400, one, "a"), at(500, one, "a"), at(600, one, "b")},
+			"both for a while",
+			[]saying{at(0, one, "a"), at(200, one, "b"), at(400, one, "a"), at(500, one, "a"), at(600, one, "b")},
 			300 * time.Millisecond, 200 * time.Millisecond,
 		},
 		{"there and back", []saying{at(0, one, "a"), at(100, one, "b"), at(900, one, "b"), at(5000, one, "a")}, 0, 4100 * time.Millisecond},
