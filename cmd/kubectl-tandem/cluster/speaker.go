@@ -13,7 +13,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -82,8 +84,11 @@ func (c *Cluster) Speaker(ctx context.Context, system, node string) (*Speaker, e
 		return nil, fmt.Errorf("forwarding to pod %s/%s: %w; it takes the right to create pods/portforward", system, pods.Items[i].Name, err)
 	}
 	s := &Speaker{node: node, stop: connection.Close}
+	var opened atomic.Int64
 	s.client = &http.Client{Timeout: speakerTimeout, Transport: &http.Transport{
-		DialContext:     func(context.Context, string, string) (net.Conn, error) { return openStream(connection, port) },
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return openStream(connection, port, strconv.FormatInt(opened.Add(1), 10))
+		},
 		MaxConnsPerHost: atOnce, MaxIdleConnsPerHost: atOnce,
 	}}
 	return s, nil
@@ -185,12 +190,13 @@ func (c *Cluster) dial(ctx context.Context, forward *url.URL) (httpstream.Connec
 	}
 }
 
-// openStream returns one TCP connection to a port of the pod, as a net.Conn. The kubelet says by a stream of its own why it cannot connect.
-func openStream(connection httpstream.Connection, port string) (net.Conn, error) {
+// openStream returns one TCP connection to a port of the pod, as a net.Conn. The kubelet says by a stream of its own why it cannot connect, and tells by
+// the id which two streams belong together: connections at the same time have different ones.
+func openStream(connection httpstream.Connection, port, id string) (net.Conn, error) {
 	headers := http.Header{}
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	headers.Set(corev1.PortHeader, port)
-	headers.Set(corev1.PortForwardRequestIDHeader, "0")
+	headers.Set(corev1.PortForwardRequestIDHeader, id)
 	failures, err := connection.CreateStream(headers)
 	if err != nil {
 		return nil, err

@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -25,12 +27,15 @@ import (
 	"github.com/tandem-lb/tandem/speaker/config"
 )
 
-// forwarding is an API server that knows SPDY alone and forwards ports to itself: to port 7577 an HTTP server listens, and to no other one.
+// forwarding is an API server that knows SPDY alone and forwards ports to itself: to port 7577 an HTTP server listens, and to no other one. Of two
+// connections with the same id it knows the first, as a kubelet does.
 func forwarding(w http.ResponseWriter, r *http.Request) {
+	var ids sync.Map
+	pair := make(chan struct{}) // A question about peer=pair is answered together with another.
 	if _, err := httpstream.Handshake(r, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
 		return
 	}
-	failures := make(chan httpstream.Stream, 1)
+	failures := make(chan httpstream.Stream, 16)
 	connection := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
 		switch {
 		case s.Headers().Get(corev1.StreamType) == corev1.StreamTypeError:
@@ -42,6 +47,9 @@ func forwarding(w http.ResponseWriter, r *http.Request) {
 				_, _ = refused.Close(), s.Close()
 			}()
 		default:
+			if _, known := ids.LoadOrStore(s.Headers().Get(corev1.PortForwardRequestIDHeader), true); known {
+				return errors.New("there is a connection with this id")
+			}
 			go func() {
 				request, err := http.ReadRequest(bufio.NewReader(s))
 				if err != nil {
@@ -49,6 +57,12 @@ func forwarding(w http.ResponseWriter, r *http.Request) {
 				}
 				answer := httptest.NewRecorder()
 				switch request.URL.RequestURI() {
+				case "/bgp/routes?peer=pair":
+					select {
+					case pair <- struct{}{}:
+					case <-pair:
+					}
+					fmt.Fprint(answer, `[]`)
 				case "/bgp/routes?peer=tor1":
 					fmt.Fprintf(answer, `[{"prefix": "203.0.113.0/32", "host": %q}]`, request.Host)
 				default:
@@ -112,6 +126,24 @@ func TestSpeaker(t *testing.T) {
 				t.Errorf("got %v, error %v, want %s", routes, err, tt.want)
 			}
 		})
+	}
+}
+
+// TestSpeakerAtOnce asks a speaker two questions of which it answers none before it has heard the other.
+func TestSpeakerAtOnce(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(forwarding))
+	defer server.Close()
+	s, err := behind(server.URL, speakerPod("a", "node1", looking+"127.0.0.1:7577")).Speaker(t.Context(), "tandem-system", "node1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var both errgroup.Group
+	for range 2 {
+		both.Go(func() error { return s.Get(t.Context(), "/bgp/routes?peer=pair", &[]string{}) })
+	}
+	if err := both.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
