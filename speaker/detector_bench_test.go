@@ -116,9 +116,9 @@ func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
 // BenchmarkDetector runs a hundred nodes, each a process with sockets of its own in a namespace of its own, on one LAN, and has three of them
 // die at once, again and again. It reports how long it takes until the last of the others has found each dead, and how often one is found dead that
-// lives. Once the machine is otherwise idle, and once two processes for each processor burn it. A node costs 20 MB and between one and two per cent of
-// a processor, so that a hundred need four processors or more to find nobody dead that lives; TANDEM_DETECTOR_NODES has it run with fewer. Run it
-// with -benchtime=20x. Before the first death nobody dies for as long as TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a
+// lives. Once the machine is otherwise idle, and once two processes for each processor burn it. A node at rest costs 20 MB and 0.35 per cent of a
+// processor. A hundred that start at once on two processors starve, take each other for dead, and starve of what they then say and ask:
+// TANDEM_DETECTOR_NODES has the benchmark run with fewer, such as 40. Run it with -benchtime=20x. Before the first death nobody dies for as long as TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a
 // false death.
 func BenchmarkDetector(b *testing.B) {
 	const deaths = 3
