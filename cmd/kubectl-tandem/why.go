@@ -191,39 +191,59 @@ func printWhy(out *terminal.Printer, answers []*why.Answer) {
 
 // prober asks speakers, each by one connection. One that breaks is opened anew for the next question.
 type prober struct {
-	cluster *cluster.Cluster
-	system  string
+	connect func(ctx context.Context, node string) (*cluster.Speaker, error)
 
 	mu       sync.Mutex // guards speakers
 	speakers map[string]*connection
 }
 
-// connection is one to a speaker. The first caller of open connects, and the others wait for it.
+// connection is one to a speaker. The first caller connects, and the others wait until it is ready.
 type connection struct {
-	open func() (*cluster.Speaker, error)
+	ready   chan struct{} // closed when one of the following is set
+	speaker *cluster.Speaker
+	err     error
 }
 
+// newProber returns a prober of the speakers in the namespace of Tandem.
 func newProber(c *cluster.Cluster, system string) *prober {
-	return &prober{cluster: c, system: system, speakers: map[string]*connection{}}
+	return &prober{
+		connect:  func(ctx context.Context, node string) (*cluster.Speaker, error) { return c.Speaker(ctx, system, node) },
+		speakers: map[string]*connection{},
+	}
 }
 
-// ask has the speaker of a node answer a question.
+// ask has the speaker of a node answer a question. It connects anew where another caller has given up while it connected for both.
 func (p *prober) ask(ctx context.Context, node string, question func(*cluster.Speaker) error) error {
-	p.mu.Lock()
-	c := p.speakers[node]
-	if c == nil {
-		c = &connection{sync.OnceValues(func() (*cluster.Speaker, error) { return p.cluster.Speaker(ctx, p.system, node) })}
-		p.speakers[node] = c
+	for {
+		p.mu.Lock()
+		c, known := p.speakers[node]
+		if !known {
+			c = &connection{ready: make(chan struct{})}
+			p.speakers[node] = c
+		}
+		p.mu.Unlock()
+		if !known {
+			c.speaker, c.err = p.connect(ctx, node)
+			close(c.ready)
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if c.err != nil {
+			p.forget(node, c)
+			if errors.Is(c.err, context.Canceled) && ctx.Err() == nil {
+				continue
+			}
+			return c.err
+		}
+		err := question(c.speaker)
+		if _, refused := errors.AsType[*cluster.RefusedError](err); err != nil && !refused && ctx.Err() == nil {
+			p.forget(node, c)
+		}
+		return err
 	}
-	p.mu.Unlock()
-	s, err := c.open()
-	if err == nil {
-		err = question(s)
-	}
-	if _, refused := errors.AsType[*cluster.RefusedError](err); err != nil && !refused && ctx.Err() == nil {
-		p.forget(node, c)
-	}
-	return err
 }
 
 // forget ends a connection that has failed, unless that has happened already.
@@ -234,12 +254,12 @@ func (p *prober) forget(node string, c *connection) {
 		return
 	}
 	delete(p.speakers, node)
-	if s, err := c.open(); err == nil {
-		_ = s.Close()
+	if c.err == nil {
+		_ = c.speaker.Close()
 	}
 }
 
-// close ends all connections.
+// close ends all connections. Nobody asks any more.
 func (p *prober) close() {
 	for node, c := range maps.Clone(p.speakers) {
 		p.forget(node, c)
