@@ -180,7 +180,7 @@ on where it was interrupted.`,
 				return err
 			}
 			defer m.close()
-			if m.snapshot.PhaseOf() == "" && !m.snapshot.Beheaded() {
+			if m.snapshot.PhaseOf() == "" && !m.snapshot.PhaseLost() {
 				m.out.Printf("There is no move to undo.\n")
 				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
 			}

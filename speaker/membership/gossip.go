@@ -43,8 +43,8 @@ const (
 	// default of 8: in a small cluster there may be no other that could notice a death.
 	awarenessMax = 4
 
-	// Gossip is sent to so many others beside the probes. Where there is no news, nothing is sent, and yet the process is woken each time. With half
-	// the interval and half of the others (memberlist's three) news would spread as fast, for ten more wake-ups a second.
+	// At this interval news is sent to so many other speakers, beside what the probes carry. Where there is no news nothing is sent, and yet the process
+	// is woken. Half the interval with half as many speakers would send as many packets, and wake it ten times a second more.
 	gossipInterval = 100 * time.Millisecond
 	gossipNodes    = 6
 

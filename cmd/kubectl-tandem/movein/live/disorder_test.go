@@ -23,8 +23,8 @@ func TestHeadDeleted(t *testing.T) {
 				s := newSim(t, clusters[name]...)
 				writes, _ := s.run(all, k)
 				delete(s.objects, headRef(system))
-				beheaded := s.snapshot(nil).Beheaded()
-				if beheaded {
+				lost := s.snapshot(nil).PhaseLost()
+				if lost {
 					if _, stopped := s.run(all, -1); !strings.Contains(stopped, "no-phase") {
 						t.Fatalf("after %d writes start says %q", k, stopped)
 					}
@@ -36,7 +36,7 @@ func TestHeadDeleted(t *testing.T) {
 					}
 				}
 				if writes < k {
-					if !beheaded {
+					if !lost {
 						t.Error("a whole move leaves no trace")
 					}
 					return

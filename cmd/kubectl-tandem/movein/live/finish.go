@@ -11,7 +11,7 @@ import (
 func Finish(s *Snapshot) (Action, error) {
 	switch phase := s.PhaseOf(); phase {
 	case "":
-		if s.Beheaded() {
+		if s.PhaseLost() {
 			return stop("%s", s.noPhase()), nil
 		}
 		return stop("there is no move; kubectl tandem move-in start begins one"), nil

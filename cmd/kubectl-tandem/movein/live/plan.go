@@ -79,7 +79,7 @@ func (s *Snapshot) convert(from origin, keepInUse bool) (movein.Result, error) {
 
 // MakePlan plans a move that has not begun.
 func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
-	if s.Beheaded() {
+	if s.PhaseLost() {
 		gone := refuse("no-phase", "the move", "%s", s.noPhase())
 		return &Plan{Messages: []movein.Message{gone}, Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
 	}

@@ -129,9 +129,9 @@ func seal(phase Phase, sum string) string {
 	return hex.EncodeToString(of[:])
 }
 
-// Beheaded reports whether a move has begun, and somebody has deleted the ConfigMap with its phase, or the phase in it, or has changed it: what the move has
+// PhaseLost reports whether a move has begun, and somebody has deleted the ConfigMap with its phase, or the phase in it, or has changed it: what the move has
 // made or labelled is there.
-func (s *Snapshot) Beheaded() bool {
+func (s *Snapshot) PhaseLost() bool {
 	if s.PhaseOf() != "" {
 		return false
 	}
@@ -144,7 +144,7 @@ func (s *Snapshot) Beheaded() bool {
 	return false
 }
 
-// noPhase says what to do about a move that is [Snapshot.Beheaded].
+// noPhase says what to do about a move that is [Snapshot.PhaseLost].
 func (s *Snapshot) noPhase() string {
 	return "ConfigMap " + s.System + "/" + ConfigMapName + " is gone, or somebody has written the phase in it by hand, though a move has begun, so that nobody " +
 		"knows how far that is: kubectl tandem move-in undo goes back"

@@ -28,7 +28,7 @@ func StatusOf(s *Snapshot) (*Status, error) {
 	switch st.Phase {
 	case "":
 		st.Next = "kubectl tandem move-in plan says what a move would do"
-		if s.Beheaded() {
+		if s.PhaseLost() {
 			st.Phase, st.Next = PhaseUnknown, s.noPhase()
 		}
 		return st, nil

@@ -14,7 +14,7 @@ import (
 func Undo(s *Snapshot) (Action, error) {
 	switch s.PhaseOf() {
 	case "":
-		if s.Beheaded() {
+		if s.PhaseLost() {
 			return s.headBack(), nil
 		}
 		return s.forget(), nil
