@@ -144,6 +144,7 @@ bench-loops: ## how the loops of the controller manager grow with Services, pool
 .PHONY: bench
 bench: deps bench-loops ## the speed of what has to be fast, with ratios to MetalLB and to the API server's own limit
 	go test -run '^$$' -bench . -skip Detector -benchmem ./ipam ./speaker ./speaker/observation ./speaker/decision ./speaker/election ./speaker/layer2
+	go test -run '^$$' -bench Receive -benchmem ./speaker/membership
 	go test -run '^$$' -bench Detector -benchtime 20x -timeout 1h ./speaker
 	go test -run '^$$' -bench . -benchtime 5x ./speaker/bgp/fsm
 	go test -run '^$$' -bench Plugin -benchtime 5x -tags e2e -timeout 30m ./test/api

@@ -30,7 +30,8 @@ import (
 	"github.com/tandem-lb/tandem/speaker/membership"
 )
 
-// detectorEnv is set for a process of BenchmarkDetector: to the number of its node and the number of nodes, or to "burn".
+// detectorEnv is set for a process of BenchmarkDetector: to the number of its node, the number of nodes and how many of them are alive once it is,
+// as "3/100/3", or to "burn".
 const detectorEnv = "TANDEM_DETECTOR"
 
 // A finding of a node says that another is dead for it from some moment on, or alive again: where addresses would move.
@@ -45,10 +46,11 @@ func detectorNode(i int) (name string, address netip.Addr, mac [6]byte) {
 	return fmt.Sprint("node", i), netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), [6]byte{2, 0, 0, 0, byte(i >> 8), byte(i)}
 }
 
-// detect runs what finds dead nodes, as the speaker of a node does: gossip and the questions to kernels. It writes its findings to standard output.
+// detect runs what finds dead nodes, as the speaker of a node does: gossip and the questions to kernels. It writes its findings to standard output,
+// and first one about no node, when it has found all that are alive.
 func detect(encoded string) error {
-	var self, count int
-	if _, err := fmt.Sscanf(encoded, "%d/%d", &self, &count); err != nil {
+	var self, count, alive int
+	if _, err := fmt.Sscanf(encoded, "%d/%d/%d", &self, &count, &alive); err != nil {
 		return err
 	}
 	klog.LogToStderr(false)
@@ -88,6 +90,12 @@ func detect(encoded string) error {
 		view := maps.Clone(nodes)
 		away, gone := k.Update(ctx, now, p, slices.Clone(targets), via, view)
 		roster.GiveUp(gone)
+		if alive > 0 && len(members.Alive().Nodes) >= alive {
+			alive = 0
+			if err := out.Encode(finding{By: name, At: now}); err != nil {
+				return err
+			}
+		}
 		for node, n := range view {
 			if is := n.Interfaces[0].Silent || !p.alive(node) && !away[node]; is != dead[node] {
 				dead[node] = is
@@ -116,10 +124,9 @@ func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
 // BenchmarkDetector runs a hundred nodes, each a process with sockets of its own in a namespace of its own, on one LAN, and has three of them
 // die at once, again and again. It reports how long it takes until the last of the others has found each dead, and how often one is found dead that
-// lives. Once the machine is otherwise idle, and once two processes for each processor burn it. A node at rest costs 20 MB and 0.35 per cent of a
-// processor. A hundred that start at once on two processors starve, take each other for dead, and starve of what they then say and ask:
-// TANDEM_DETECTOR_NODES has the benchmark run with fewer, such as 40. Run it with -benchtime=20x. Before the first death nobody dies for as long as TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a
-// false death.
+// lives. Once the machine is otherwise idle, and once two processes for each processor burn it. A node at rest costs 20 MB and 0.4 per cent of a
+// processor; TANDEM_DETECTOR_NODES has the benchmark run with fewer. Run it with -benchtime=20x. Before the first death nobody dies for as long as
+// TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a false death.
 func BenchmarkDetector(b *testing.B) {
 	const deaths = 3
 	count := 100
@@ -179,14 +186,14 @@ func newDetector(b *testing.B, count int) *detector {
 		d.namespaces = append(d.namespaces, ns)
 	}
 	d.introduce()
-	for i := 1; i <= count; i++ {
-		d.start(i)
-	}
 	b.Cleanup(func() {
 		for i := 1; i <= count; i++ {
 			d.stop(i)
 		}
 	})
+	for i := 1; i <= count; i++ { // one after the other: the processors of this machine stand for those of all nodes
+		d.start(i, i)
+	}
 	d.settle()
 	return d
 }
@@ -219,9 +226,10 @@ func (d *detector) settle() {
 	}
 }
 
-func (d *detector) start(i int) {
+// start starts node i, and waits until it has found all that are alive, itself included.
+func (d *detector) start(i, alive int) {
 	cmd := d.namespaces[i-1].Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d/%d", detectorEnv, i, d.count), fmt.Sprint("GOMAXPROCS=", Processors))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d/%d/%d", detectorEnv, i, d.count, alive), fmt.Sprint("GOMAXPROCS=", Processors))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
@@ -232,15 +240,26 @@ func (d *detector) start(i int) {
 		d.b.Fatal(err)
 	}
 	d.processes[i-1] = cmd
+	name, _, _ := detectorNode(i)
+	complete := make(chan struct{})
 	go func() {
 		for in := json.NewDecoder(out); ; {
 			var f finding
 			if in.Decode(&f) != nil {
 				return
 			}
+			if f.Node == "" {
+				close(complete)
+				continue
+			}
 			d.findings <- f
 		}
 	}()
+	select {
+	case <-complete:
+	case <-time.After(30 * time.Second):
+		d.b.Fatalf("%s does not find all %d nodes that are alive", name, alive)
+	}
 }
 
 // startSlack starts a program with the timer slack that the program of a speaker has.
@@ -338,10 +357,10 @@ func (d *detector) mistake(f finding) {
 
 // revive starts nodes again.
 func (d *detector) revive(victims []int) {
-	for _, v := range victims {
+	for i, v := range victims {
 		d.stop(v)
 		d.lan.SetPort(d.b, d.namespaces[v-1], "up")
-		d.start(v)
+		d.start(v, d.count-len(victims)+i+1)
 	}
 	d.settle()
 }

@@ -216,7 +216,7 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	tuned.Logger = log.New(newGossipLog(m.logger, rejected), "", 0)
 	tuned.Delegate = meta{m}
 	tuned.Events = events{m}
-	transport, err := listen(ctx, tuned, config.Other.Unmap(), m.ended)
+	transport, err := listen(ctx, netip.AddrPortFrom(config.Bind.Unmap(), config.Port), config.Other.Unmap())
 	if partial := (*otherFamilyError)(nil); errors.As(err, &partial) {
 		m.logger.Error(err, "Failed to bind the second address, going on without: speakers on nodes that have its family alone reach this one by others")
 	} else if err != nil {

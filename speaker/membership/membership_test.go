@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"maps"
 	"net"
 	"net/netip"
@@ -357,11 +355,7 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 
 // A host opens streams and says nothing. The oldest of them are closed, and memberlist, which is played here, need not do it.
 func TestIdleStreamsAreBounded(t *testing.T) {
-	ended := make(chan struct{})
-	defer close(ended)
-	config := tuning()
-	config.BindAddr, config.BindPort, config.Logger = loopback(1).String(), 7946, log.New(io.Discard, "", 0)
-	transport, err := listen(t.Context(), config, netip.Addr{}, ended)
+	transport, err := listen(t.Context(), netip.AddrPortFrom(loopback(1), 7946), netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/tandem-lb/tandem/ipam/family"
-	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
 // maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time:
@@ -31,8 +30,7 @@ const (
 	addressPeriod   = addressPatience / 50
 )
 
-// transport is memberlist's own, once for each family that the node has. A speaker tells all others one address, Config.Bind. Where a
-// packet is to go to an address of a family that this node does not have, it goes to another address of that node or, if it has none, by way
+// transport is a socket for each family that the node has. A speaker tells all others one address, Config.Bind. Where a packet is to go to an address of a family that this node does not have, it goes to another address of that node or, if it has none, by way
 // of a node that has both:
 //
 //	node1 198.51.100.11, 2001:db8::11    node2 198.51.100.12    node3 2001:db8::13
@@ -45,10 +43,12 @@ const (
 // It also bounds the streams that others have opened: memberlist reads from each of them for streamTimeout, in a goroutine of its own with a
 // buffer, before it knows that the other side has the key.
 type transport struct {
-	families map[family.Family]*memberlist.NetTransport
-	first    *memberlist.NetTransport // that of the address which the others are told
-	packets  chan *memberlist.Packet
-	streams  chan net.Conn
+	families map[family.Family]*socket
+	// told is the address which the others are told.
+	told    netip.AddrPort
+	sockets sockets
+	packets chan *memberlist.Packet
+	streams chan net.Conn
 	// addresses returns those of a node, and relays the nodes that are alive with their addresses.
 	addresses func(node string) []netip.Addr
 	relays    func() map[string][]netip.Addr
@@ -56,42 +56,36 @@ type transport struct {
 	pass func(relay string, message []byte) error
 }
 
-// listen binds the TCP and the UDP port on the address of the configuration, and on another one unless it is the zero Addr. An address that
-// is not there yet is waited for, until the context ends or addressPatience is over. The caller sets the functions, shuts the transport down,
-// and then closes ended.
-func listen(ctx context.Context, config *memberlist.Config, other netip.Addr, ended <-chan struct{}) (*transport, error) {
+// listen binds the TCP and the UDP port on an address, and on another one unless it is the zero Addr. An address that is not there yet is waited
+// for, until the context ends or addressPatience is over. The caller sets the functions, and shuts the transport down.
+func listen(ctx context.Context, told netip.AddrPort, other netip.Addr) (*transport, error) {
 	t := &transport{
-		families: map[family.Family]*memberlist.NetTransport{}, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		families: map[family.Family]*socket{}, told: told, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
 	}
-	first, err := netip.ParseAddr(config.BindAddr)
-	if err != nil {
-		return nil, err
-	}
-	if t.first, err = t.open(ctx, config, first, ended); err != nil {
+	reading, stop := context.WithCancel(context.WithoutCancel(ctx)) // A speaker that stops says farewell first.
+	t.sockets.stop = stop
+	if err := t.open(ctx, reading, told.Addr()); err != nil {
+		stop()
 		return nil, err
 	}
 	if other.IsValid() {
-		if _, err := t.open(ctx, config, other, ended); err != nil {
+		if err := t.open(ctx, reading, other); err != nil {
 			return t, &otherFamilyError{err}
 		}
 	}
 	return t, nil
 }
 
-// open binds the ports on one address.
-func (t *transport) open(
-	ctx context.Context, config *memberlist.Config, address netip.Addr, ended <-chan struct{},
-) (*memberlist.NetTransport, error) {
+// open binds the ports on one address, and reads from them until the context reading ends.
+func (t *transport) open(ctx, reading context.Context, address netip.Addr) error {
 	awaitAddress(ctx, address)
-	inner, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-		BindAddrs: []string{address.String()}, BindPort: config.BindPort, Logger: config.Logger,
-	})
+	s, err := openSocket(netip.AddrPortFrom(address, t.told.Port()))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t.families[family.Of(address)] = inner
-	go t.forward(inner, ended)
-	return inner, nil
+	t.families[family.Of(address)] = s
+	t.sockets.start(reading, s, t.packets, t.streams)
+	return nil
 }
 
 // awaitAddress waits a moment until an address can be bound. While a node boots, the kernel has yet to find out that no other has its IPv6
@@ -108,30 +102,6 @@ func awaitAddress(ctx context.Context, address netip.Addr) {
 
 // An otherFamilyError says that a transport works, but not in its second family.
 type otherFamilyError struct{ error }
-
-// forward takes in what one family receives.
-func (t *transport) forward(from *memberlist.NetTransport, ended <-chan struct{}) {
-	open := &connections.Set{Limit: maxStreams}
-	for {
-		select {
-		case <-ended:
-			return
-		case packet := <-from.PacketCh():
-			select {
-			case t.packets <- packet:
-			case <-ended:
-				return
-			}
-		case conn := <-from.StreamCh():
-			select {
-			case t.streams <- open.Add(conn):
-			case <-ended:
-				_ = conn.Close()
-				return
-			}
-		}
-	}
-}
 
 // reach returns the address at which a node is to be reached, which is known by one address, or none. It is not valid if the node has none
 // of a family that this node has.
@@ -163,7 +133,8 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 		return time.Time{}, err
 	}
 	if to.IsValid() {
-		return t.families[family.Of(to.Addr())].WriteToAddress(b, memberlist.Address{Addr: to.String(), Name: a.Name})
+		_, err := t.families[family.Of(to.Addr())].udp.WriteToUDPAddrPort(b, to)
+		return time.Now(), err
 	}
 	if err := t.passOn(b, a); err != nil {
 		// It is one by which memberlist has others probe the node.
@@ -202,8 +173,8 @@ func (t *transport) Relay(message []byte) bool {
 	}
 	address, packet, ok := bytes.Cut(rest, []byte{0})
 	to, err := netip.ParseAddrPort(string(address))
-	if inner := t.families[family.Of(to.Addr())]; ok && err == nil && inner != nil {
-		_, _ = inner.WriteToAddress(packet, memberlist.Address{Addr: to.String()}) // A failure is like a loss.
+	if s := t.families[family.Of(to.Addr())]; ok && err == nil && s != nil {
+		_, _ = s.udp.WriteToUDPAddrPort(packet, to) // A failure is like a loss.
 	}
 	return true
 }
@@ -217,7 +188,8 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if !to.IsValid() {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("this node and %s have no family in common", a.String())}
 	}
-	return t.first.DialAddressTimeout(memberlist.Address{Addr: to.String(), Name: a.Name}, timeout)
+	dialer := net.Dialer{Timeout: timeout}
+	return dialer.Dial("tcp", to.String())
 }
 
 // WriteTo implements memberlist.Transport.
@@ -230,9 +202,9 @@ func (t *transport) DialTimeout(address string, timeout time.Duration) (net.Conn
 	return t.DialAddressTimeout(memberlist.Address{Addr: address}, timeout)
 }
 
-// FinalAdvertiseAddr implements memberlist.Transport.
-func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
-	return t.first.FinalAdvertiseAddr(ip, port)
+// FinalAdvertiseAddr implements memberlist.Transport. The configuration names the address, so that it is not looked for.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.told.Addr().AsSlice(), int(t.told.Port()), nil
 }
 
 // PacketCh implements memberlist.Transport.
@@ -242,10 +214,4 @@ func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // Shutdown implements memberlist.Transport.
-func (t *transport) Shutdown() error {
-	var errs []error
-	for _, inner := range t.families {
-		errs = append(errs, inner.Shutdown())
-	}
-	return errors.Join(errs...)
-}
+func (t *transport) Shutdown() error { return t.sockets.close() }
