@@ -86,7 +86,10 @@ func (m *machine) moveUnit(u *Unit) Action {
 	if why := outcome.Why + early.Why; why != "" {
 		return m.giveBack(u, why)
 	}
-	stages := []func() Action{func() Action { return m.seed(u) }, func() Action { return m.mark(u, "", moving) }}
+	stages := []func() Action{
+		func() Action { return m.seed(u) }, func() Action { return m.shut(u) }, func() Action { return m.mark(u, "", moving) },
+		func() Action { return m.release(u) },
+	}
 	if u.Node != "" {
 		stages = []func() Action{
 			func() Action { return m.mark(u, "", leaving) }, func() Action { return m.left(u.Node) }, func() Action { return m.mark(u, leaving, moving) },

@@ -30,6 +30,6 @@
 // router takes one session from an address: the label on the Node, "leaving" at first, takes MetalLB's speaker off it, and when that has ended the value
 // "moving" gives Tandem's BGPPeers to it.
 //
-// Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit,
-// which both announce until the product's Pods have ended.
+// Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit.
+// Tandem's advertisements select none of them until all have the label; then one write has it announce all, and both do until the product's Pods have ended.
 package live

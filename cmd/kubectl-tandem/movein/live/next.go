@@ -232,7 +232,34 @@ func (m *machine) closeOurs() Action {
 	if m.yieldsAtOnce() {
 		return m.selectServices("have Tandem announce nothing, so that "+m.names().title+" finds IPv6 addresses free", silenced)
 	}
+	if m.selects(silenced) {
+		return Action{} // A start was interrupted before Tandem announced any.
+	}
 	return m.selectServices("have Tandem announce no Services but those that have moved", temporary)
+}
+
+// shut has Tandem announce no Service of a unit that is stopped whole, before the first of them gets the label, and release has it announce all that have
+// it. So both products announce for as long as the other one takes to stop, however many Services there are.
+func (m *machine) shut(u *Unit) Action {
+	if !u.Whole || m.begun(u) || !m.selects(temporary) {
+		return Action{} // After openOurs nobody else announces.
+	}
+	return m.selectServices("have Tandem announce nothing until all Services are marked", silenced)
+}
+
+func (m *machine) release(u *Unit) Action {
+	if !u.Whole || !m.selects(silenced) {
+		return Action{}
+	}
+	return m.selectServices("have Tandem announce all Services that are marked", temporary)
+}
+
+// selects reports whether an L2Advertisement of Tandem's has the serviceSelectors that a function makes of each.
+func (m *machine) selects(as func(doc map[string]any) map[string]any) bool {
+	return slices.ContainsFunc(m.Record.documents("L2Advertisement"), func(doc map[string]any) bool {
+		o := m.Objects[RefOf(doc)]
+		return o != nil && reflect.DeepEqual(list(o, "spec", "serviceSelectors"), list(as(doc), "spec", "serviceSelectors"))
+	})
 }
 
 // silenced returns an L2Advertisement that selects no Service: none has the label with that value.
@@ -441,7 +468,10 @@ func (m *machine) makeOurs() Action {
 	for _, doc := range m.Record.Documents {
 		o := m.Objects[RefOf(doc)]
 		if o == nil {
-			return m.create(temporary(doc), "make Tandem's objects")
+			if o = temporary(doc); m.names().whole && text(doc, "kind") == "L2Advertisement" {
+				o = silenced(doc)
+			}
+			return m.create(o, "make Tandem's objects")
 		}
 		if text(o, "metadata", "labels", label) != made {
 			return stop("%s has been made by somebody else meanwhile; rename or delete it", RefOf(doc))

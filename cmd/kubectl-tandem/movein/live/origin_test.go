@@ -244,6 +244,36 @@ func TestSoonBack(t *testing.T) {
 	}
 }
 
+// TestOneMoment: both announce for one write, however many Services there are: Tandem begins when all are marked, and then the product stops at once. It is
+// the same after a move that was given back.
+func TestOneMoment(t *testing.T) {
+	for _, name := range []string{"kube-vip", "kube-vip with the control plane", "PureLB"} {
+		for _, again := range []bool{false, true} {
+			s := newSim(t, clusters[name]...)
+			if again {
+				unit := "all Services of kube-vip"
+				if name == "PureLB" {
+					unit = "all Services of PureLB"
+				}
+				s.deaf[unit] = "no answer"
+				if _, stopped := s.run(all, -1); !strings.Contains(stopped, "no answer") {
+					t.Fatalf("%s: %q", name, stopped)
+				}
+				delete(s.deaf, unit)
+				s.writes = nil
+			}
+			if _, stopped := s.run(all, -1); stopped != "" {
+				t.Fatalf("%s: %q", name, stopped)
+			}
+			i := slices.IndexFunc(s.writes, func(w string) bool { return strings.Contains(w, "have Tandem announce all Services that are marked") })
+			last := slices.IndexFunc(s.writes, func(w string) bool { return strings.HasSuffix(w, "hand Service shop/web over") })
+			if i < 0 || i != last+1 || !strings.HasPrefix(s.writes[i+1], "patch DaemonSet ") {
+				t.Errorf("%s, again: %t: Tandem does not begin between the last mark and the end of the product:\n%s", name, again, strings.Join(s.writes, "\n"))
+			}
+		}
+	}
+}
+
 // TestBGPStays: Cilium's sessions are left alone, and the plan says so.
 func TestBGPStays(t *testing.T) {
 	s := newSim(t, append(clusters["Cilium"], "apiVersion: cilium.io/v2\nkind: CiliumBGPClusterConfig\nmetadata: {name: tor}\nspec: {bgpInstances: []}")...)
