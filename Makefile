@@ -151,9 +151,10 @@ bench: deps bench-loops ## the speed of what has to be fast, with ratios to Meta
 	go run ./test/bench
 
 .PHONY: bench-peers
-bench-peers: deps ## a speaker with ten thousand Services, what fails and how soon routes arrive, beside MetalLB's; half an hour
+bench-peers: deps ## a speaker with ten thousand Services, what fails, Services a second and how soon routes arrive, beside MetalLB's; forty minutes
 	go run ./test/bench -speakers 10000
 	go run ./test/bench -gaps
+	go run ./test/bench -sizes 1000
 	go run ./test/bench -latency 1000
 
 .PHONY: generate
