@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ const (
 
 // cilium converts pools, layer 2 policies and BGP of both versions.
 func (d *draft) cilium() {
-	c := &ciliumState{draft: d}
+	c := &ciliumState{draft: d, instances: map[string]bool{}, referred: map[string]bool{}}
 	c.assumption = d.assumed("cilium")
 	for _, o := range d.take("cilium.io", "CiliumLoadBalancerIPPool", "") {
 		c.pool(o)
@@ -31,7 +32,8 @@ func (d *draft) cilium() {
 	}
 	c.controlPlane()
 	for _, o := range d.take("cilium.io", "CiliumBGPNodeConfig", "") {
-		o.whole("spec") // The operator writes it; it repeats the others.
+		o.whole("spec")
+		c.add(Info, "ignored", o.about, "Cilium's operator writes it, and it repeats the other objects")
 	}
 }
 
@@ -39,6 +41,7 @@ func (d *draft) cilium() {
 type ciliumState struct {
 	*draft
 	assumption
+	instances, referred map[string]bool // BGP instances, and names of CiliumBGPPeerConfigs that peers refer to
 }
 
 // pool converts a CiliumLoadBalancerIPPool.
@@ -80,6 +83,9 @@ func (c *ciliumState) pool(o *object) {
 				single++
 			}
 		}
+		if where == "cidr" && !strings.Contains(text, "/") {
+			block.report(Warn, "was-refused", where, "%s has no mask, and Cilium takes a CIDR here; the pool has it as it is", text)
+		}
 		c.block(p, block, where, text, allowed)
 	}
 	if single > 0 && single == len(blocks) {
@@ -105,7 +111,7 @@ func (c *ciliumState) block(p *pool, f *fields, where, text string, allowed bool
 
 // poolSelector converts the selector of a pool, which may name a Service or a namespace by labels of Cilium's own.
 func (c *ciliumState) poolSelector(o *object, p *pool, s *metav1.LabelSelector) {
-	names, namespaces, rest := special(s)
+	names, namespaces, rest := special(c.withoutAlways(o.about, s))
 	if len(namespaces) > 0 {
 		p.namespaces = []metav1.LabelSelector{in(namespaceName, namespaces...)}
 	}
@@ -173,7 +179,7 @@ func special(s *metav1.LabelSelector) (names, namespaces []string, rest *metav1.
 
 // serviceSelector converts a selector of an announcement. ok is false where an advertisement cannot say it.
 func (c *ciliumState) serviceSelector(about subject, s *metav1.LabelSelector) (of selected, ok bool) {
-	names, namespaces, rest := special(s)
+	names, namespaces, rest := special(c.withoutAlways(about, s))
 	var others []string // those of which the namespace has to be none
 	if rest != nil && !everything(*rest) {
 		rest.MatchExpressions = slices.DeleteFunc(rest.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
@@ -213,8 +219,24 @@ func (c *ciliumState) serviceSelector(about subject, s *metav1.LabelSelector) (o
 
 func (c *ciliumState) everything(about subject, s *metav1.LabelSelector) {
 	e := s.MatchExpressions[0]
-	c.add(Info, "everything", about, `the selector "%s NotIn %s" stands for every Service and is left out`, e.Key,
-		strings.Join(e.Values, ", "))
+	c.add(Info, "everything", about, `the selector "%s" stands for every Service and is left out`,
+		strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Key, e.Operator, strings.Join(e.Values, ", "))))
+}
+
+// withoutAlways leaves out that a Service has a name or a namespace, which each has.
+func (c *ciliumState) withoutAlways(about subject, s *metav1.LabelSelector) *metav1.LabelSelector {
+	if s == nil {
+		return nil
+	}
+	s = s.DeepCopy()
+	s.MatchExpressions = slices.DeleteFunc(s.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
+		always := e.Operator == metav1.LabelSelectorOpExists && (e.Key == ciliumServiceName || e.Key == ciliumServiceNamespace)
+		if always {
+			c.everything(about, &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{e}})
+		}
+		return always
+	})
+	return s
 }
 
 // policy converts a CiliumL2AnnouncementPolicy.

@@ -16,7 +16,7 @@ func (c *ciliumState) peering(o *object) {
 	nodes := selectorsOf(spec.selector("nodeSelector"))
 	count := 0
 	for _, router := range spec.list("virtualRouters") {
-		asn, _ := router.number("localASN")
+		asn := c.ownASN(router)
 		if router.boolean("exportPodCIDR", false) {
 			c.podCIDR(o.about, "exportPodCIDR")
 		}
@@ -71,6 +71,15 @@ func (c *ciliumState) neighbor(o *object, f *fields, asn int64, index int, nodes
 	return p
 }
 
+// ownASN returns the number of the nodes' autonomous system.
+func (c *ciliumState) ownASN(f *fields) int64 {
+	asn, ok := f.number("localASN")
+	if !ok {
+		f.report(Error, "missing", "localASN", "a session needs the number of the nodes' autonomous system")
+	}
+	return asn
+}
+
 func (c *ciliumState) multihop(f *fields, p *peer, field string) {
 	if ttl, ok := f.number(field); ok && ttl > 1 {
 		p.multihop = true
@@ -122,12 +131,21 @@ func (c *ciliumState) controlPlane() {
 	for _, o := range c.take("cilium.io", "CiliumBGPClusterConfig", "") {
 		c.cluster(o, configs, routes, overrides)
 	}
-	for _, o := range configs { // Those that nobody refers to.
+	for _, name := range sortedKeys(configs) {
+		o := configs[name]
+		if !c.referred[name] {
+			c.add(Info, "unused", o.about, "no CiliumBGPClusterConfig of the input refers to it")
+		}
 		c.peerConfig(o.spec(), &peer{name: o.nick}, false)
 		o.spec().list("families")
 	}
 	for _, o := range overrides {
 		c.override(o, nil, "")
+		for _, f := range o.spec().list("bgpInstances") {
+			if name := f.text("name"); !c.instances[name] {
+				c.add(Info, "unused", o.about, "no CiliumBGPClusterConfig of the input has the instance %q", name)
+			}
+		}
 	}
 	for _, r := range routes {
 		for peer, families := range r.by {
@@ -158,10 +176,13 @@ func (c *ciliumState) routes(o *object) (routes []*route) {
 		a := &advertisement{kind: bgpKind, from: o.origin(), length: length, lengthV6: lengthV6}
 		c.attributes(f.child("attributes"), a)
 		if kind != "Service" {
-			c.podCIDR(o.about, kind)
+			c.notServices(o.about, kind)
 			continue
 		}
 		ours := c.notOurs(o.about, kinds)
+		if len(kinds) == 0 {
+			c.add(Warn, "nothing-announced", o.about, "an entry without service.addresses announces no address; it is left out")
+		}
 		services, ok := c.serviceSelector(o.about, selector)
 		switch {
 		case selector == nil:
@@ -178,6 +199,19 @@ func (c *ciliumState) routes(o *object) (routes []*route) {
 	return routes
 }
 
+// notServices says that an entry is not of Services.
+func (c *ciliumState) notServices(about subject, kind string) {
+	switch kind {
+	case "PodCIDR", "CiliumPodIPPool":
+		c.podCIDR(about, kind)
+	case "Interface":
+		c.add(Lost, "pod-cidr", about, "Interface; Tandem announces addresses of Services, and none that an interface of the node has. Leave this "+
+			"to Cilium, or to a routing daemon on the nodes")
+	default:
+		c.add(Lost, "no-equal", about, "advertisementType %q; Tandem announces addresses of Services", kind)
+	}
+}
+
 // cluster converts the peers of a CiliumBGPClusterConfig.
 func (c *ciliumState) cluster(o *object, configs map[string]*object, routes []*route, overrides []*object) {
 	spec := o.spec()
@@ -191,7 +225,8 @@ func (c *ciliumState) cluster(o *object, configs map[string]*object, routes []*r
 	}
 	for _, instance := range instances {
 		name := instance.text("name")
-		asn, _ := instance.number("localASN")
+		c.instances[name] = true
+		asn := c.ownASN(instance)
 		if _, ok := instance.number("localPort"); ok {
 			c.add(Info, "listen", o.about, "localPort: Tandem's speakers dial and never listen")
 		}
@@ -231,6 +266,7 @@ func (c *ciliumState) clusterPeer(o *object, f *fields, instance, name string, a
 	}
 	reference := f.child("peerConfigRef")
 	reference.skip("group", "kind")
+	c.referred[reference.text("name")] = true
 	config := configs[reference.text("name")]
 	if config != nil {
 		c.peerConfig(config.spec(), p, true)
@@ -256,8 +292,10 @@ func (c *ciliumState) peerConfig(spec *fields, p *peer, report bool) {
 	transport := spec.child("transport")
 	p.port, _ = transport.number("peerPort")
 	if source := transport.text("sourceInterface"); source != "" && report {
-		c.add(Info, "source", p.about(), "sourceInterface %s: left to the kernel; set sourceInterface of the BGPPeer where it chooses "+
-			"another one", source)
+		if p.sourceInterface = source; p.address == "" && p.gateway == "" {
+			p.sourceInterface = ""
+			c.add(Info, "source", p.about(), "sourceInterface %s: an unnumbered session has its source on its own interface", source)
+		}
 	}
 	if _, ok := transport.number("localPort"); ok && report {
 		c.add(Info, "listen", p.about(), "localPort: Tandem's speakers dial and never listen")
@@ -322,7 +360,9 @@ func (c *ciliumState) override(o *object, p *peer, instance string) {
 		}
 		own := *p
 		own.name, own.from = dns(p.name+"-"+o.nick, 253), o.origin()
-		own.routerID, own.source = routerID, source
+		if own.routerID = routerID; source != "" {
+			own.source, own.sourceInterface = source, ""
+		}
 		if asn != 0 {
 			own.my = asn
 		}

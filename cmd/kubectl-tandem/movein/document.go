@@ -208,6 +208,7 @@ func (p *peer) documents() (docs []Document) {
 	set(s, "vrf", p.vrf, "")
 	set(s, "peerPort", orDefault(p.port, 179), 179)
 	set(s, "sourceAddress", p.source, "")
+	set(s, "sourceInterface", p.sourceInterface, "")
 	set(s, "routerID", p.routerID, "")
 	if seconds(p.hold) != 90 {
 		set(s, "holdTime", p.hold, "")

@@ -147,7 +147,7 @@ type peer struct {
 	my, theirs                            int64
 	dynamic, address, gateway, iface, vrf string
 	port                                  int64
-	source, routerID                      string
+	source, sourceInterface, routerID     string
 	hold, keepalive, connect              string
 	multihop                              bool
 	securityHops                          int64
@@ -366,6 +366,7 @@ func (d *draft) patch(namespace, name, from string) *patch {
 
 // finish checks what needs all objects.
 func (d *draft) finish() {
+	d.dropEmpty()
 	d.announceRest()
 	d.checkReferences()
 	for _, p := range d.pools {
@@ -382,6 +383,19 @@ func (d *draft) finish() {
 	if len(d.pools) == 0 && (len(d.advertisements) > 0 && !named || d.asksAway) {
 		d.add(Warn, "no-pools", subject{name: "the input"}, "there is no address pool in the input")
 	}
+}
+
+// dropEmpty takes out pools without an address, which the API server refuses.
+func (d *draft) dropEmpty() {
+	if d.failed() { // Nothing is written, and what was wrong with the addresses has been said.
+		return
+	}
+	d.pools = slices.DeleteFunc(d.pools, func(p *pool) bool {
+		if len(p.spans) == 0 {
+			d.add(Warn, "no-pools", p.about(), "there is no address in it; it is left out")
+		}
+		return len(p.spans) == 0
+	})
 }
 
 // announceRest makes the advertisement that --announce asks for, of pools that nothing announces.
@@ -562,7 +576,7 @@ func (d *draft) checkLabels() {
 func (d *draft) checkSessions() {
 	for i, p := range d.peers {
 		for _, other := range d.peers[:i] {
-			if p.address != "" && p.address == other.address && p.iface == other.iface && p.vrf == other.vrf && p.source == other.source &&
+			if p.address != "" && p.address == other.address && p.iface == other.iface && p.vrf == other.vrf && p.source == other.source && p.sourceInterface == other.sourceInterface &&
 				!apart(p.nodes, other.nodes) {
 				d.add(Warn, "same-router", p.about(), "BGPPeer %s has the address %s too, and a node may have both; a router takes one "+
 					"session from an address. Give them nodeSelectors that exclude each other", other.name, p.address)

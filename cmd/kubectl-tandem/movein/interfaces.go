@@ -63,6 +63,9 @@ func expand(tree *syntax.Regexp) (list []string, wider, ok bool) {
 	case syntax.OpEmptyMatch:
 		return []string{""}, false, true
 	case syntax.OpLiteral:
+		if tree.Flags&syntax.FoldCase != 0 { // No glob leaves the case open.
+			return nil, false, false
+		}
 		return []string{string(tree.Rune)}, false, true
 	case syntax.OpBeginText, syntax.OpBeginLine:
 		return []string{"^"}, false, true

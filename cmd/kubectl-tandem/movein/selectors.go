@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"regexp"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -139,10 +140,27 @@ func matches(list []metav1.LabelSelector, of map[string]string) bool {
 	return len(list) == 0
 }
 
-// everything reports whether a selector is the idiom of Cilium's documentation for all Services: a key NotIn a value that nothing has.
+// Keys and values of which their author says that no Service has them.
+var (
+	unusedKey   = regexp.MustCompile(`(?i)^some-?key$|fake|dummy|pretend|placeholder|never-?used|non-?exist`)
+	unusedValue = regexp.MustCompile(`(?i)never-?used|will-match|always-true|no-?n?-?exist|does-?not-?exist|match-(all|any)`)
+)
+
+// everything reports whether a selector is the idiom of Cilium's documentation for all Services, or one like it: a key NotIn a value that
+// nothing has, or a key that nothing has. Examples are somekey NotIn never-used-value and fakeSelector DoesNotExist.
 func everything(s metav1.LabelSelector) bool {
-	return len(s.MatchLabels) == 0 && len(s.MatchExpressions) == 1 && s.MatchExpressions[0].Operator == metav1.LabelSelectorOpNotIn &&
-		slices.Equal(s.MatchExpressions[0].Values, []string{"never-used-value"})
+	if len(s.MatchLabels) != 0 || len(s.MatchExpressions) != 1 {
+		return false
+	}
+	e := s.MatchExpressions[0]
+	used := func(value string) bool { return !unusedValue.MatchString(value) }
+	switch e.Operator {
+	case metav1.LabelSelectorOpNotIn:
+		return unusedKey.MatchString(e.Key) || !slices.ContainsFunc(e.Values, used)
+	case metav1.LabelSelectorOpDoesNotExist:
+		return unusedKey.MatchString(e.Key)
+	}
+	return false
 }
 
 // controlPlane reports whether selectors ask for nodes of the control plane, which kubeadm labels with excludeLabel.
