@@ -5,9 +5,13 @@
 // A new connection is always taken. If it is one too many, the oldest connection of the source that has the most is closed. For example, 64
 // connections are the limit, 192.0.2.66 holds 63 of them, and Prometheus at 192.0.2.5 one: each further connection of 192.0.2.66 ends one of its own.
 // A limit that made new connections wait would let the first 64 keep all others out.
+//
+// What the open connections have been sent is bounded likewise where a server keeps it. If it is too much, the source that has sent most loses the
+// connection by which it has sent most.
 package connections
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,16 +21,20 @@ import (
 // Set is a set of open connections, at most Limit of them.
 type Set struct {
 	Limit int
+	// Bytes is how much all open connections together may have been sent. Zero is any amount.
+	Bytes int
 
-	mu   sync.Mutex
-	open []*connection // the oldest first; guarded by mu
+	mu       sync.Mutex    // guards what follows
+	open     []*connection // the oldest first
+	received int           // by those that are open
 }
 
 // connection is a connection that leaves its set when it is closed.
 type connection struct {
 	net.Conn
-	source netip.Prefix
-	set    *Set
+	source   netip.Prefix
+	set      *Set
+	received int // guarded by set.mu
 }
 
 // Add takes a connection into the set, and closes the one that has to leave the set for it, if any. The connection that it returns is to be
@@ -58,23 +66,63 @@ func (s *Set) add(c *connection) *connection {
 	for _, other := range s.open {
 		counts[other.source]++
 	}
-	victim := 0
-	for i, other := range s.open {
-		if counts[other.source] > counts[s.open[victim].source] {
-			victim = i
+	victim := s.open[0]
+	for _, other := range s.open {
+		if counts[other.source] > counts[victim.source] {
+			victim = other
 		}
 	}
-	evicted := s.open[victim]
-	s.open = slices.Delete(s.open, victim, victim+1)
-	return evicted
+	s.remove(victim)
+	return victim
+}
+
+// receive counts what c has been sent. It returns the connection that had to leave the set for it, if any.
+func (s *Set) receive(c *connection, n int) *connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Bytes == 0 || !slices.Contains(s.open, c) {
+		return nil
+	}
+	c.received += n
+	s.received += n
+	if s.received <= s.Bytes {
+		return nil
+	}
+	sums := map[netip.Prefix]int{}
+	for _, other := range s.open {
+		sums[other.source] += other.received
+	}
+	victim := c
+	for _, other := range s.open {
+		if cmp.Or(cmp.Compare(sums[other.source], sums[victim.source]), cmp.Compare(other.received, victim.received)) > 0 {
+			victim = other
+		}
+	}
+	s.remove(victim)
+	return victim
+}
+
+// remove takes c out of the set if it is in it. mu is held.
+func (s *Set) remove(c *connection) {
+	if i := slices.Index(s.open, c); i >= 0 {
+		s.open = slices.Delete(s.open, i, i+1)
+		s.received -= c.received
+	}
+}
+
+// Read implements net.Conn.
+func (c *connection) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if evicted := c.set.receive(c, n); evicted != nil {
+		_ = evicted.Conn.Close()
+	}
+	return n, err
 }
 
 // Close closes the connection, once or more often.
 func (c *connection) Close() error {
 	c.set.mu.Lock()
-	if i := slices.Index(c.set.open, c); i >= 0 {
-		c.set.open = slices.Delete(c.set.open, i, i+1)
-	}
+	c.set.remove(c)
 	c.set.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -3,6 +3,7 @@
 package connections
 
 import (
+	"io"
 	"net"
 	"testing"
 	"time"
@@ -54,6 +55,50 @@ func TestTheOldestConnectionOfTheSourceThatHasMostIsClosed(t *testing.T) {
 			}
 			if set.Len() != 3 {
 				t.Errorf("%d connections are open, want 3", set.Len())
+			}
+		})
+	}
+}
+
+// Each of the connections is sent some bytes, in turn, and ten are allowed in all.
+func TestTheSourceThatSendsMostLosesAConnection(t *testing.T) {
+	type sent struct{ connection, bytes int }
+	sources := []string{"192.0.2.5:1", "192.0.2.66:1", "192.0.2.66:2"}
+	for _, tt := range []struct {
+		name string
+		sent []sent
+		want int // which one is closed; -1 is none
+	}{
+		{"as much as is allowed", []sent{{0, 4}, {1, 3}, {2, 3}}, -1},
+		{"the one that sends too much", []sent{{0, 11}}, 0},
+		{"the one that was sent most of the source that sends most", []sent{{0, 5}, {1, 4}, {2, 2}}, 1},
+		{"one source's own, when it goes on", []sent{{1, 5}, {2, 5}, {2, 1}}, 2},
+		{"what a connection was sent is forgotten when it is closed", []sent{{1, 9}, {1, -1}, {2, 9}}, -1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			set := &Set{Limit: 3, Bytes: 10}
+			var ends, raw, far []net.Conn
+			for _, source := range sources {
+				ours, theirs := net.Pipe()
+				t.Cleanup(func() { _ = theirs.Close() })
+				ends, raw, far = append(ends, set.Add(remote{ours, source})), append(raw, ours), append(far, theirs)
+			}
+			closed := -1
+			for _, s := range tt.sent {
+				if s.bytes < 0 {
+					_ = ends[s.connection].Close()
+					closed = s.connection
+					continue
+				}
+				go func() { _, _ = far[s.connection].Write(make([]byte, s.bytes)) }()
+				if _, err := io.ReadFull(ends[s.connection], make([]byte, s.bytes)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range raw {
+				if is := raw[i].SetDeadline(time.Time{}) != nil; is != (i == tt.want || i == closed) {
+					t.Errorf("connection %d is closed: %t, want %d to be closed", i, is, tt.want)
+				}
 			}
 		})
 	}

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/internal/nettest"
@@ -386,6 +389,51 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 	}
 	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the newest stream: %v, want it to be open", err)
+	}
+}
+
+// Hosts that have no key send a lot by each stream, of which memberlist, which is played here, keeps up to 20 MiB. One of them has to go when it is too
+// much, and the kernel keeps little of a stream that is not read.
+func TestWhatStreamsAreSentIsBounded(t *testing.T) {
+	transport, _ := openTransport(t)
+	const count = 8
+	streams := make([]net.Conn, count)
+	received := make([]int64, count)
+	var reading sync.WaitGroup
+	for i := range count {
+		host, err := net.Dial("tcp", transport.told.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		go func() {
+			_, _ = host.Write(make([]byte, maxStreamBytes/count*2)) // It fails if the stream is closed.
+			_ = host.(*net.TCPConn).CloseWrite()
+		}()
+		streams[i] = <-transport.StreamCh()
+		defer streams[i].Close()
+		reading.Go(func() { received[i], _ = io.Copy(io.Discard, streams[i]) })
+	}
+	reading.Wait()
+	total := int64(0)
+	for i, stream := range streams {
+		if isOpen := stream.SetDeadline(time.Time{}) == nil; isOpen {
+			total += received[i]
+		}
+	}
+	if total == 0 || total > maxStreamBytes {
+		t.Errorf("The streams that are open were sent %d bytes, want some, and %d at most", total, maxStreamBytes)
+	}
+	raw, err := transport.families[family.IPv4].tcp.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		if size, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF); err != nil || size > 2*streamBuffer {
+			t.Errorf("the kernel keeps %d bytes of a stream, %v, want twice %d", size, err, streamBuffer)
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/speaker/connections"
@@ -21,6 +22,8 @@ const (
 	maxPacket = 1 << 16
 	// receiveBuffer is what the kernel is asked to keep of packets that have not been read. It keeps net.core.rmem_max at most.
 	receiveBuffer = 2 << 20
+	// streamBuffer is the same for each stream: a speaker reads at once.
+	streamBuffer = 64 << 10
 	// socketRetry is after how long a socket that failed is read again.
 	socketRetry = 100 * time.Millisecond
 )
@@ -42,6 +45,9 @@ func openSocket(at netip.AddrPort) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := boundStreams(tcp); err != nil {
+		return nil, errors.Join(err, tcp.Close())
+	}
 	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return nil, errors.Join(err, tcp.Close())
@@ -50,6 +56,17 @@ func openSocket(at netip.AddrPort) (*socket, error) {
 		return nil, errors.Join(err, tcp.Close(), udp.Close())
 	}
 	return &socket{udp: udp, tcp: tcp}, nil
+}
+
+// boundStreams bounds what the kernel keeps of each stream that will be accepted, which would be up to 6 MiB otherwise, of streams of any host.
+func boundStreams(tcp *net.TCPListener) error {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, streamBuffer) })
+	return errors.Join(err, failure)
 }
 
 // close ends receive and accept.
@@ -77,7 +94,7 @@ func (s *socket) receive(ctx context.Context, packets chan<- *memberlist.Packet)
 
 // accept takes in streams, maxStreams at a time, until the context ends. The socket is to be closed then.
 func (s *socket) accept(ctx context.Context, streams chan<- net.Conn) {
-	open := &connections.Set{Limit: maxStreams}
+	open := &connections.Set{Limit: maxStreams, Bytes: maxStreamBytes}
 	for ctx.Err() == nil {
 		conn, err := s.tcp.AcceptTCP()
 		if err != nil {

@@ -24,14 +24,18 @@ import (
 // exchanges of the state, and probes that UDP did not carry.
 const maxStreams = 64
 
+// maxStreamBytes bounds what the streams that others have opened have been sent, together. memberlist keeps up to 20 MiB of each before it knows that
+// the other side has the key. The state of 5,000 speakers has 0.5 to 1.5 MiB, depending on their names.
+const maxStreamBytes = 4 << 20
+
 // addressPatience is how long an address is waited for when a speaker starts, and addressPeriod how often it is looked for.
 const (
 	addressPatience = 5 * time.Second
 	addressPeriod   = addressPatience / 50
 )
 
-// transport is a socket for each family that the node has. A speaker tells all others one address, Config.Bind. Where a packet is to go to an address of a family that this node does not have, it goes to another address of that node or, if it has none, by way
-// of a node that has both:
+// transport is a socket for each family that the node has. A speaker tells all others one address, Config.Bind. Where a packet is to go to an address
+// of a family that this node does not have, it goes to another address of that node or, if it has none, by way of a node that has both:
 //
 //	node1 198.51.100.11, 2001:db8::11    node2 198.51.100.12    node3 2001:db8::13
 //
