@@ -4,7 +4,7 @@ package membership
 
 import (
 	"net/netip"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +69,10 @@ const (
 	// loss of the node.
 	reachAttempts = 3
 	reachTimeout  = 150 * time.Millisecond
+
+	// So many lost nodes are asked at a time how they answer, each by two connections: all of a cluster of 100 of which the most die with a switch,
+	// and not hundreds of a large one.
+	maxExplanations = 64
 
 	// See Members.absent.
 	redialInterval = 250 * time.Millisecond
@@ -214,18 +218,13 @@ func newGossipLog(logger klog.Logger, rejected prometheus.Counter) *gossipLog {
 	return &gossipLog{logger: logger, rejected: rejected, warn: rate.Sometimes{Interval: time.Minute}}
 }
 
-var (
-	logLine    = regexp.MustCompile(`^\[(\w+)\] (?:memberlist: )?(.*)`)
-	rejections = regexp.MustCompile(`Decrypt packet failed|no installed keys could decrypt|remote state is not encrypted`)
-)
+// rejections are what memberlist says of a message that the key does not decrypt, among them that it is not encrypted at all.
+var rejections = []string{"Decrypt packet failed", "no installed keys could decrypt", "remote state is not encrypted"}
 
-// Write passes on one line, as log.Logger writes them.
+// Write passes on one line, as log.Logger writes them. It is cheap, since each packet of any host that has no key is a line.
 func (l *gossipLog) Write(line []byte) (int, error) {
-	level, text := "INFO", strings.TrimSpace(string(line))
-	if parts := logLine.FindStringSubmatch(text); parts != nil {
-		level, text = parts[1], parts[2]
-	}
-	if level == "ERR" && rejections.MatchString(text) {
+	level, text := parseLine(strings.TrimSpace(string(line)))
+	if level == "ERR" && slices.ContainsFunc(rejections, func(said string) bool { return strings.Contains(text, said) }) {
 		l.rejected.Inc()
 		l.warn.Do(func() {
 			l.logger.Info("Dropped a message that the membership key does not decrypt; more within a minute are only counted",
@@ -236,6 +235,18 @@ func (l *gossipLog) Write(line []byte) (int, error) {
 	if level == "DEBUG" {
 		verbosity = 6
 	}
-	l.logger.V(verbosity).Info("Gossip: "+text, "level", level)
+	if to := l.logger.V(verbosity); to.Enabled() {
+		to.Info("Gossip: "+text, "level", level)
+	}
 	return len(line), nil
+}
+
+// parseLine takes apart what memberlist writes: "[ERR] memberlist: Failed to send ping" has the level ERR, and its text begins with Failed.
+func parseLine(line string) (level, text string) {
+	if rest, ok := strings.CutPrefix(line, "["); ok {
+		if name, message, ok := strings.Cut(rest, "] "); ok {
+			return name, strings.TrimPrefix(message, "memberlist: ")
+		}
+	}
+	return "INFO", line
 }

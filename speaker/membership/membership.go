@@ -152,7 +152,8 @@ type Members struct {
 	node      string
 	port      uint16
 	logger    klog.Logger
-	list      *memberlist.Memberlist // ended by run alone
+	list      *memberlist.Memberlist // set when created is closed; ended by run alone
+	created   chan struct{}
 	transport *transport
 	ctx       context.Context // the parent of those in confirmations
 	farewell  atomic.Pointer[farewell]
@@ -162,6 +163,9 @@ type Members struct {
 	changes   signal.Signal // raised when Alive has changed
 	redial    signal.Signal // raised when there are peers that were not dialled yet
 	ended     chan struct{} // closed when the sockets are
+	// answers finds out how a lost node answers, and explaining has a place for each that is being asked.
+	answers    func(ctx context.Context, address netip.AddrPort) answer
+	explaining chan struct{}
 
 	// mu guards all following fields. Events take it while memberlist holds its own lock, so that none of memberlist's methods may be
 	// called under it.
@@ -188,21 +192,8 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 	if err != nil {
 		return nil, fmt.Errorf("joining the speakers: %w", err)
 	}
-	m := &Members{
-		ring:          ring,
-		keys:          rotation{wanted: [][]byte{key}},
-		node:          config.Node,
-		port:          config.Port,
-		logger:        klog.FromContext(ctx),
-		onMessage:     config.OnMessage,
-		ctx:           ctx,
-		leave:         make(chan leaveRequest),
-		changes:       signal.New(),
-		redial:        signal.New(),
-		ended:         make(chan struct{}),
-		confirmations: map[string]context.CancelFunc{},
-		snapshot:      Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
-	}
+	m := newMembers(ctx, config)
+	m.ring, m.keys = ring, rotation{wanted: [][]byte{key}}
 	alive, rejected := newAlive(m), newRejected()
 	if err := errors.Join(config.Registerer.Register(alive), config.Registerer.Register(rejected)); err != nil {
 		return nil, fmt.Errorf("registering the membership metrics: %w", err)
@@ -228,8 +219,29 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		close(m.ended)
 		return nil, errors.Join(fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err), transport.Shutdown())
 	}
+	close(m.created)
 	go m.run(ctx)
 	return m, nil
+}
+
+// newMembers returns a Members that knows no other speaker yet, and has neither key nor sockets.
+func newMembers(ctx context.Context, config Config) *Members {
+	return &Members{
+		node:          config.Node,
+		port:          config.Port,
+		logger:        klog.FromContext(ctx),
+		onMessage:     config.OnMessage,
+		ctx:           ctx,
+		created:       make(chan struct{}),
+		leave:         make(chan leaveRequest),
+		changes:       signal.New(),
+		redial:        signal.New(),
+		ended:         make(chan struct{}),
+		answers:       answers,
+		explaining:    make(chan struct{}, maxExplanations),
+		confirmations: map[string]context.CancelFunc{},
+		snapshot:      Snapshot{Nodes: map[string]struct{}{config.Node: {}}},
+	}
 }
 
 // Alive returns which speakers are alive, as far as this one knows.
@@ -423,6 +435,11 @@ func (m *Members) confirmDead(node string, address netip.AddrPort) {
 	m.redial.Raise() // a dial brings both sides' views together
 	go func() {
 		defer cancel()
+		select {
+		case <-m.created: // memberlist hears of the others while it is being created.
+		case <-m.ended:
+			return
+		}
 		for m.isAnswered(node, address) {
 			select {
 			case <-confirmation.Done():
@@ -433,9 +450,22 @@ func (m *Members) confirmDead(node string, address netip.AddrPort) {
 		since, dead := m.declareDead(confirmation, node)
 		// Of a node that has no family in common with this one nothing is known.
 		if at := m.transport.reach(node, address); dead && at.IsValid() {
-			m.explainLoss(node, since, answers(m.ctx, at))
+			m.explain(node, since, at)
 		}
 	}()
+}
+
+// explain finds out how a node answers at an address that has been lost since a time. Of many that are lost at once, maxExplanations are asked at a
+// time.
+func (m *Members) explain(node string, since time.Time, at netip.AddrPort) {
+	select {
+	case m.explaining <- struct{}{}:
+	case <-m.ctx.Done():
+		return
+	}
+	found := m.answers(m.ctx, at)
+	<-m.explaining
+	m.explainLoss(node, since, found)
 }
 
 // isAnswered asks a node whether it is alive.

@@ -12,10 +12,12 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/internal/nettest"
@@ -341,6 +344,37 @@ func TestAnotherKeyIsRejected(t *testing.T) {
 	awaitNodes(t, outsider, "c")
 }
 
+// What memberlist logs, in its words.
+func TestWhatMemberlistLogs(t *testing.T) {
+	for _, tt := range []struct {
+		line, level, text string
+		rejected          bool
+	}{
+		{
+			"[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=192.0.2.66:7573\n",
+			"ERR", "Decrypt packet failed: no installed keys could decrypt the message from=192.0.2.66:7573", true,
+		},
+		{
+			"[ERR] memberlist: failed to receive: encryption is configured but remote state is not encrypted from=192.0.2.66:40000\n",
+			"ERR", "failed to receive: encryption is configured but remote state is not encrypted from=192.0.2.66:40000", true,
+		},
+		{"[DEBUG] memberlist: Failed UDP ping: node2 (timeout reached)\n", "DEBUG", "Failed UDP ping: node2 (timeout reached)", false},
+		{"[ERR] Failed to shutdown transport: closed\n", "ERR", "Failed to shutdown transport: closed", false},
+		{"Err: Could not set the deadline: closed\n", "INFO", "Err: Could not set the deadline: closed", false},
+	} {
+		rejected := newRejected()
+		if n, err := newGossipLog(klog.Background(), rejected).Write([]byte(tt.line)); n != len(tt.line) || err != nil {
+			t.Errorf("Write(%q) = %d, %v", tt.line, n, err)
+		}
+		if level, text := parseLine(strings.TrimSpace(tt.line)); level != tt.level || text != tt.text {
+			t.Errorf("parseLine(%q) = %q, %q", tt.line, level, text)
+		}
+		if got := testutil.ToFloat64(rejected) == 1; got != tt.rejected {
+			t.Errorf("%q is counted as rejected: %t, want %t", tt.line, got, tt.rejected)
+		}
+	}
+}
+
 func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 	t.Helper()
 	families, err := registry.Gather()
@@ -435,6 +469,53 @@ func TestWhatStreamsAreSentIsBounded(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A lost node is asked how it answers, and of many only some at a time.
+func TestFewLostNodesAreAskedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		m := newMembers(ctx, Config{Node: "a"})
+		var asked atomic.Int32
+		answered := make(chan struct{})
+		m.answers = func(context.Context, netip.AddrPort) answer {
+			asked.Add(1)
+			<-answered
+			return answersNot
+		}
+		const lost = 2 * maxExplanations
+		since := time.Now()
+		m.snapshot.Lost = map[string]time.Time{}
+		for i := range lost {
+			node := fmt.Sprint("node", i)
+			m.snapshot.Lost[node] = since
+			go m.explain(node, since, netip.AddrPort{})
+		}
+		synctest.Wait()
+		if got := asked.Load(); got != maxExplanations {
+			t.Errorf("%d nodes are asked at a time, want %d", got, maxExplanations)
+		}
+		close(answered)
+		synctest.Wait()
+		if got := len(m.Alive().CutOff); got != lost {
+			t.Errorf("%d of %d lost nodes are cut off", got, lost)
+		}
+		cancel()
+	})
+}
+
+// memberlist hears of a death while it is being created: the node is asked when it has been.
+func TestADeathIsHeardOfWhileASpeakerStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMembers(t.Context(), Config{Node: "a"})
+		m.arrived("b", netip.AddrPort{})
+		m.confirmDead("b", netip.AddrPort{})
+		synctest.Wait()
+		if !m.Alive().Has("b") {
+			t.Error("b is dead, and has not been asked")
+		}
+		close(m.ended)
+	})
 }
 
 // TestOnALAN lets processes die, lose their link and leave, in each family alone.
