@@ -5,8 +5,14 @@ package movein
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+)
+
+var (
+	communityName    = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+	outsideCommunity = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
 )
 
 var communityValue = regexp.MustCompile(`^(\d+:\d+|\d{5,10}|large:\d+:\d+:\d+)$`)
@@ -28,6 +34,9 @@ func communityProblem(text string) string {
 			return "is no community such as 64512:100 or large:64512:1:2"
 		}
 		return ""
+	}
+	if n, err := strconv.ParseUint(text, 10, 64); err == nil && n < 1<<16 {
+		return "is half of a community such as 64512:100"
 	}
 	for part := range strings.SplitSeq(strings.TrimPrefix(text, "large:"), ":") {
 		bits := 32
@@ -53,9 +62,28 @@ func (d *draft) addCommunity(c *community, f *fields, name, value, field string)
 		f.report(Error, "bad-value", field, "%q is a well-known community with another value (%s); choose another "+
 			"name", name, wellKnown[name])
 	default:
-		c.values = append(c.values, [2]string{name, value})
+		c.values = append(c.values, [2]string{d.newCommunity(c, name), value})
 	}
 }
+
+// newCommunity returns a name of a community that the API server takes, and remembers it for those who refer to it.
+func (d *draft) newCommunity(c *community, theirs string) string {
+	name := strings.Trim(outsideCommunity.ReplaceAllString(theirs, "-"), "-")
+	if !communityName.MatchString(name) { // It begins with a digit, or is empty.
+		name = strings.TrimRight("community-"+name, "-")
+	}
+	name = unique(name[:min(len(name), 63)], 63, func(n string) bool {
+		return slices.ContainsFunc(c.values, func(v [2]string) bool { return v[0] == n && n != theirs }) || wellKnown[n] != ""
+	})
+	d.communityNames[theirs] = name
+	if name != theirs {
+		d.add(Warn, "renamed", subject{"Community", c.name}, "%q is no name that a Community takes; it is called %s", theirs, name)
+	}
+	return name
+}
+
+// ourCommunity translates the name of a community; a value stays as it is.
+func (d *draft) ourCommunity(theirs string) string { return orElse(d.communityNames[theirs], theirs) }
 
 // keepCommunity adds the object, unless nothing is left in it.
 func (d *draft) keepCommunity(c *community) {

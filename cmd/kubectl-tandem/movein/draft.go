@@ -32,7 +32,9 @@ type draft struct {
 	communities    []*community
 	patches        []*patch
 
-	poolNames map[string]string // ours by theirs
+	// poolNames, profileNames and communityNames are ours by theirs.
+	poolNames, profileNames, communityNames map[string]string
+
 	parsed    []*service
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
 	tookPools bool            // of Options
@@ -40,7 +42,9 @@ type draft struct {
 }
 
 func newDraft(j *journal, o Options) *draft {
-	return &draft{journal: j, Options: o, poolNames: map[string]string{}}
+	return &draft{
+		journal: j, Options: o, poolNames: map[string]string{}, profileNames: map[string]string{}, communityNames: map[string]string{},
+	}
 }
 
 // pool is an AddressPool on its way.
@@ -222,7 +226,8 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 	if hold := seconds(p.hold); hold != 0 && (hold < 3 || hold > 65535) {
 		f.report(Error, "bad-value", addressField, "its hold time %s is not between 3s and 65535s", p.hold)
 	}
-	if id, err := netip.ParseAddr(p.routerID); p.routerID != "" && (err != nil || !id.Is4()) {
+	d.checkEnds(p, f, addressField)
+	if id, err := netip.ParseAddr(p.routerID); p.routerID != "" && (err != nil || !id.Is4() || id.IsUnspecified() || id.IsMulticast()) {
 		f.report(Error, "bad-value", addressField, "its router id %q is no IPv4 address", p.routerID)
 	} else if p.routerID != "" && !oneNode(p.nodes) {
 		d.add(Warn, "router-id", p.about(), "every node would use router id %s; give it to one node, or leave it out", p.routerID)
@@ -232,7 +237,7 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 			"session", p.source)
 	}
 	for _, n := range []int64{p.my, p.theirs} {
-		if n > 1<<32-1 {
+		if n > 1<<32-1 || n == 23456 { // which stands for numbers of 32 bits (RFC 6793 section 9)
 			f.report(Error, "bad-value", addressField, "%d is no number of an autonomous system", n)
 		}
 	}
@@ -243,6 +248,23 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 	}
 	if p.password != "" && p.secret == "" {
 		p.secret = p.name + "-password"
+	}
+}
+
+// checkEnds refuses an address that is none of a single machine, at either end of a session.
+func (d *draft) checkEnds(p *peer, f *fields, addressField string) {
+	for _, end := range []struct{ name, text string }{{"its address", p.address}, {"its source address", p.source}} {
+		a, err := netip.ParseAddr(end.text)
+		switch {
+		case end.text == "", err != nil && end.text == p.address: // It is reported already.
+		case err != nil:
+			f.report(Error, "bad-address", addressField, "%s %q is no address", end.name, end.text)
+		case a.IsLoopback() && end.text == p.address:
+			f.report(Error, "bad-address", addressField, "%s is the node itself, whose router takes no next hop that is its own; have it redistribute an "+
+				"InterfaceAdvertisement", a)
+		case !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast():
+			f.report(Error, "bad-address", addressField, "%s %s is not that of one machine", end.name, a)
+		}
 	}
 }
 
@@ -276,7 +298,7 @@ func (d *draft) noteSecret(p *peer, namespace string) {
 // advertisement is one of the three kinds of advertisement on its way.
 type advertisement struct {
 	kind, name, from string
-	oneService       bool // for a single Service, whose labels it selects
+	partial          bool // for some Services alone of those of its pools
 	// pools are the names of AddressPools; those of pools that are not in the input are as they would be named.
 	pools                []string
 	poolSelectors, nodes []metav1.LabelSelector
@@ -338,6 +360,30 @@ type profile struct {
 	receive, transmit, echo int64 // milliseconds
 	multiplier, ttl         int64
 	passive                 bool
+}
+
+// newProfile adds a profile with a name that the API server takes.
+func (d *draft) newProfile(theirs, from string) *profile {
+	name := unique(dns(theirs, 253), 253, func(n string) bool {
+		return slices.ContainsFunc(d.profiles, func(p *profile) bool { return p.name == n })
+	})
+	p := &profile{name: name, from: from}
+	if _, taken := d.profileNames[theirs]; !taken {
+		d.profileNames[theirs] = name
+	}
+	if name != theirs {
+		d.add(Warn, "renamed", subject{"BFDProfile", name}, "stands for %q, which is no name of an object (or is taken)", theirs)
+	}
+	d.profiles = append(d.profiles, p)
+	return p
+}
+
+// ourProfile translates the name of a profile, "" for none.
+func (d *draft) ourProfile(theirs string) string {
+	if name, ok := d.profileNames[theirs]; ok || theirs == "" {
+		return name
+	}
+	return dns(theirs, 253)
 }
 
 // community is a Community on its way.
@@ -417,7 +463,7 @@ func (d *draft) announceRest() {
 }
 
 func (d *draft) announced(p *pool) bool {
-	return slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return !a.oneService && d.selects(a, p) })
+	return slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return !a.partial && d.selects(a, p) })
 }
 
 // checkReferences names what advertisements and peers refer to and the input does not have.
@@ -563,7 +609,7 @@ func (d *draft) checkLabels() {
 			d.add(Warn, "no-label", s.about(), "it has no label that a pool selects, and gets no address")
 			continue
 		}
-		general := slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return !a.oneService })
+		general := slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return !a.partial })
 		if general && !slices.ContainsFunc(d.advertisements,
 			func(a *advertisement) bool { return a.has(s.namespace, s.labels) }) {
 			d.add(Warn, "no-label", s.about(), "no advertisement selects its labels and its namespace, and its address is not announced")

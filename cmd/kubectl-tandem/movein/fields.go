@@ -370,9 +370,12 @@ func (f *fields) ownSelector() (s metav1.LabelSelector) {
 
 // whole marks everything below a field as known.
 func (f *fields) whole(field string) {
-	if n := f.get(field); n != nil {
-		f.read[f.name(field)] = true
-	}
+	f.get(field)
+	path := f.at(field)
+	f.children = slices.DeleteFunc(f.children, func(kid *fields) bool {
+		rest, below := strings.CutPrefix(kid.path, path)
+		return below && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
 }
 
 // unread returns the paths of the fields that nobody has asked for.

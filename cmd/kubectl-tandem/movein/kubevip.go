@@ -55,6 +55,9 @@ type kubeVIPState struct {
 	namespace string       // the only one whose Services are served, "" for all
 	routed    bool         // addresses are announced by BGP alone
 	workload  subject
+
+	fillIn         func(text string) (filled string, missing []string) // puts in the values of --set
+	unknownControl []string                                            // addresses of the API server that somebody else fills in
 }
 
 // kubeVIPPool is an entry of the ConfigMap.
@@ -140,9 +143,18 @@ func (k *kubeVIPState) dead(entries map[string]kubeVIPPool, e kubeVIPPool) strin
 // pool converts an entry.
 func (k *kubeVIPState) pool(o *object, data *fields, e kubeVIPPool, skipEnds bool) *pool {
 	p := k.newPool(e.namespace, "kube-vip", o.origin())
+	kind, _, _ := strings.Cut(e.key, "-")
 	for _, text := range strings.FieldsFunc(e.text, func(r rune) bool { return r == ',' || r == '\n' }) {
+		if text != strings.TrimSpace(text) && strings.Contains(e.text, ",") {
+			k.add(Info, "blanks", subject{name: e.key}, "blanks beside a comma are left out; kube-vip's cloud provider takes none")
+		}
 		if text = strings.TrimSpace(text); text == "" {
 			continue
+		}
+		s, _, problem := parseSpan(text)
+		if problem == nil && (kind == "cidr" && !s.cidr.IsValid() || kind == "range" && !strings.Contains(text, "-")) {
+			k.add(Warn, "was-refused", subject{name: e.key}, "kube-vip's cloud provider gives no address at all from it, since %q is no %s; AddressPool "+
+				"%s takes it", text, map[string]string{"cidr": "CIDR", "range": "range such as 192.0.2.1-192.0.2.9"}[kind], p.name)
 		}
 		if strings.HasPrefix(text, "0.0.0.0") {
 			k.add(Lost, "no-equal", subject{name: e.key}, "%s stands for DHCP; Tandem leases no addresses. Reserve some outside the "+
@@ -193,16 +205,17 @@ func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[s
 	if len(interfaces) == 0 {
 		return
 	}
-	var special []string
+	special := k.namespaceInterfaces(global, interfaces, o)
 	for _, p := range k.pools {
 		name := orElse(interfaces[p.name], interfaces["global"])
 		switch {
+		case slices.Contains(special, p.name):
 		case p.product != "kube-vip" || name == "":
 		case k.routed:
 			k.add(Info, "no-interface-address", p.about(), "its interface %s is where kube-vip puts addresses, and Tandem puts none on an interface", name)
 		default:
 			a := k.newAdvertisement(l2Kind, p.name, o.origin())
-			a.pools, a.interfaces = []string{p.name}, strings.Split(name, ",")
+			a.pools, a.interfaces = []string{p.name}, kubeVIPInterfaces(name)
 			special = append(special, p.name)
 			for _, general := range k.advertisements {
 				if general.kind == l2Kind && strings.HasPrefix(general.name, "kube-vip") && len(general.nodes) > 0 {
@@ -212,6 +225,56 @@ func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[s
 		}
 	}
 	k.restrict(special)
+}
+
+// namespaceInterfaces writes advertisements of the global pool for namespaces that have an interface and no pool of their own, and one for the other
+// namespaces. It returns the names of the pools that are done. For example, with cidr-global, interface-dev: eth1 and vip_interface eth0 the addresses of
+// dev's Services are announced on eth1, and those of all other Services on eth0.
+func (k *kubeVIPState) namespaceInterfaces(global *pool, interfaces map[string]string, o *object) (done []string) {
+	var namespaces []string
+	for _, namespace := range sortedKeys(interfaces) {
+		if namespace == "global" || k.draft.pool(namespace) != nil {
+			continue
+		}
+		if global == nil || k.routed {
+			k.add(Info, "no-interface-address", subject{name: "interface-" + namespace}, "no pool of the namespace is announced by layer 2")
+			continue
+		}
+		a := k.newAdvertisement(l2Kind, namespace, o.origin())
+		a.partial, a.pools, a.interfaces = true, []string{global.name}, kubeVIPInterfaces(interfaces[namespace])
+		a.namespaces = []metav1.LabelSelector{in(namespaceName, namespace)}
+		namespaces = append(namespaces, namespace)
+	}
+	at := slices.IndexFunc(k.advertisements, func(a *advertisement) bool { return a.kind == l2Kind && a.name == "kube-vip" })
+	if len(namespaces) == 0 || at < 0 && interfaces["global"] == "" {
+		return nil
+	}
+	rest := k.newAdvertisement(l2Kind, global.name, o.origin())
+	rest.pools = []string{global.name}
+	rest.namespaces = []metav1.LabelSelector{requirement(namespaceName, metav1.LabelSelectorOpNotIn, namespaces...)}
+	if at >= 0 {
+		rest.interfaces = k.advertisements[at].interfaces
+	}
+	if name := interfaces["global"]; name != "" {
+		rest.interfaces = kubeVIPInterfaces(name)
+	}
+	for _, a := range k.advertisements {
+		if at >= 0 && a.kind == l2Kind && slices.Contains(a.pools, global.name) {
+			a.nodes = k.advertisements[at].nodes
+		}
+	}
+	return []string{global.name}
+}
+
+// kubeVIPInterfaces returns the names of interfaces. With auto kube-vip takes the one that has a prefix of the address, as Tandem does without a name.
+func kubeVIPInterfaces(text string) (names []string) {
+	for name := range strings.SplitSeq(text, ",") {
+		if name = strings.TrimSpace(name); name == "auto" {
+			return nil
+		}
+		names = append(names, nonempty(name)...)
+	}
+	return names
 }
 
 // restrict limits the general advertisement to the pools that have none of their own.
@@ -233,6 +296,12 @@ func (k *kubeVIPState) restrict(special []string) {
 
 // keepControlPlane takes the address of the API server out of the pools.
 func (k *kubeVIPState) keepControlPlane() {
+	if slices.ContainsFunc(k.pools, func(p *pool) bool { return p.product == "kube-vip" }) {
+		for _, text := range k.unknownControl {
+			k.add(Error, "placeholder", k.workload, "address: %q is filled in elsewhere, and no pool may give it; give it by --set, or read the live "+
+				"cluster by --from-cluster", text)
+		}
+	}
 	for _, a := range k.control {
 		for _, p := range k.pools {
 			if p.product != "kube-vip" || !p.holds(a) {
@@ -253,6 +322,8 @@ func (k *kubeVIPState) keepControlPlane() {
 func (k *kubeVIPState) manager(o *object, c container) {
 	k.workload = o.namespaced("kube-system")
 	c.flags()
+	k.fillIn = o.in.fill
+	complete := k.placeholders(&c)
 	on := func(name string) bool { v, _ := strconv.ParseBool(c.env[name]); return v }
 	k.variables(o, c)
 	if on("cp_enable") {
@@ -277,12 +348,15 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	}
 	k.namespace = c.env["svc_namespace"]
 	nodes := k.nodes(o)
+	if !complete {
+		return
+	}
 	k.routed = on("bgp_enable") && !on("vip_arp")
 	if on("vip_arp") {
 		a := k.newAdvertisement(l2Kind, "kube-vip", o.origin())
 		a.nodes = nodes
-		if name := orElse(c.env["vip_servicesinterface"], c.env["vip_interface"]); name != "" && name != "lo" {
-			a.interfaces = []string{name}
+		if name := orElse(c.env["vip_servicesinterface"], c.env["vip_interface"]); name != "lo" {
+			a.interfaces = kubeVIPInterfaces(name)
 		}
 	}
 	if on("bgp_enable") {
@@ -307,11 +381,9 @@ func (k *kubeVIPState) nodes(o *object) (list []metav1.LabelSelector) {
 	}
 	pod := o.podSpec()
 	base := metav1.LabelSelector{}
-	if n := lookupPath(pod, "nodeSelector"); n != nil && n.Kind == yaml.MappingNode && len(n.Content) > 0 {
-		base.MatchLabels = map[string]string{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			base.MatchLabels[n.Content[i].Value] = n.Content[i+1].Value
-		}
+	own := &fields{in: o.in, node: pod, about: o.about, read: map[string]bool{}}
+	if labels := own.stringMap("nodeSelector"); len(labels) > 0 {
+		base.MatchLabels = labels
 	}
 	terms := lookupPath(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
 	if terms == nil {

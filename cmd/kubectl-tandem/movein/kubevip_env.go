@@ -179,6 +179,34 @@ func (k *kubeVIPState) fill(o *object, c *container) {
 	}
 }
 
+// placeholders fills in the values of --set, and reports those that are missing of variables that are read. For example, value: ${INTERFACE} of
+// vip_interface becomes eth0 by --set INTERFACE=eth0. That of the API server's address counts only where it may be in a pool.
+// It reports whether all that is needed is known.
+func (k *kubeVIPState) placeholders(c *container) (complete bool) {
+	complete = true
+	serves, err := strconv.ParseBool(orElse(c.env["svc_enable"], "false"))
+	for _, name := range sortedKeys(c.env) {
+		filled, missing := k.fillIn(c.env[name])
+		c.env[name] = filled
+		f, known := fateOf(name)
+		template := templateMark.MatchString(filled)
+		switch {
+		case !known || f != read || len(missing) == 0 && !template:
+		case name == "address" || name == "vip_address":
+			k.unknownControl = append(k.unknownControl, filled)
+		case !serves && err == nil && name != "cp_enable": // These pods stay as they are.
+		case template:
+			complete = false
+			k.add(Error, "template", k.workload, "%s: %q is filled in by a template. Render it first, or read the live cluster by --from-cluster", name, filled)
+		default:
+			complete = false
+			k.add(Error, "placeholder", k.workload, "%s: %q is filled in elsewhere; give it by --set %s=..., or read the live cluster by "+
+				"--from-cluster", name, filled, missing[0])
+		}
+	}
+	return complete
+}
+
 // configMapData returns the data of a ConfigMap in the namespace of an object, nil if the input does not have it.
 func (k *kubeVIPState) configMapData(o *object, source reference) map[string]string {
 	for _, other := range k.objects {
@@ -191,19 +219,18 @@ func (k *kubeVIPState) configMapData(o *object, source reference) map[string]str
 
 // bgp converts the peers: those of bgp_peers first, then the one that has variables of its own.
 func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector) {
-	var texts []string
+	var peers []kubeVIPPeer
 	for text := range strings.SplitSeq(c.env["bgp_peers"], ",") {
-		texts = append(texts, nonempty(strings.TrimSpace(text))...)
+		if text = strings.TrimSpace(text); text != "" {
+			peers = append(peers, parseKubeVIPPeer(text))
+		}
 	}
 	if address := c.env["bgp_peeraddress"]; address != "" {
-		if strings.Contains(address, ":") {
-			address = "[" + strings.Trim(address, "[]") + "]"
-		}
-		texts = append(texts, strings.Join([]string{address, c.env["bgp_peeras"], c.env["bgp_peerpass"], c.env["bgp_multihop"]}, ":"))
+		peers = append(peers, kubeVIPPeer{text: address, address: strings.Trim(address, "[]"), password: c.env["bgp_peerpass"], multihop: c.env["bgp_multihop"]})
 	}
-	for i, text := range texts {
-		p := k.bgpPeer(o, c, text, i+1, nodes)
-		if secret := c.from["bgp_peerpass"]; secret.kind == "Secret" && c.env["bgp_peeraddress"] != "" && i == len(texts)-1 {
+	for i, written := range peers {
+		p := k.bgpPeer(o, c, written, i+1, nodes)
+		if secret := c.from["bgp_peerpass"]; secret.kind == "Secret" && c.env["bgp_peeraddress"] != "" && i == len(peers)-1 {
 			p.secret, p.key = secret.name, secret.key
 			k.noteSecret(p, orElse(o.namespace, "kube-system"))
 		}
@@ -215,40 +242,50 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 	}
 }
 
-// bgpPeer converts addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface.
-func (k *kubeVIPState) bgpPeer(o *object, c container, text string, index int, nodes []metav1.LabelSelector) *peer {
-	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
-	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
+// kubeVIPPeer is a peer as kube-vip's environment has it.
+type kubeVIPPeer struct{ text, address, iface, as, password, multihop, port, families, bfd string }
+
+// parseKubeVIPPeer reads addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface.
+func parseKubeVIPPeer(text string) kubeVIPPeer {
+	written := kubeVIPPeer{text: text}
 	rest := text
 	if after, ok := strings.CutPrefix(text, "["); ok {
-		p.address, rest, _ = strings.Cut(after, "]")
+		written.address, rest, _ = strings.Cut(after, "]")
 		rest = strings.TrimPrefix(rest, ":")
 	} else if after, ok := strings.CutPrefix(text, "unnumbered:"); ok {
-		p.iface, rest, _ = strings.Cut(after, ":")
+		written.iface, rest, _ = strings.Cut(after, ":")
 	} else {
-		p.address, rest, _ = strings.Cut(text, ":")
+		written.address, rest, _ = strings.Cut(text, ":")
 	}
-	part := append(strings.Split(rest, ":"), make([]string, 7)...)
-	p.my = numberOf(c.env["bgp_as"])
-	if p.theirs = numberOf(part[0]); p.theirs == 0 {
+	part := append(strings.Split(rest, ":"), make([]string, 6)...)
+	written.as, written.password, written.multihop, written.port, written.families, written.bfd = part[0], part[1], part[2], part[3], part[4], part[5]
+	return written
+}
+
+// bgpPeer converts one peer.
+func (k *kubeVIPState) bgpPeer(o *object, c container, written kubeVIPPeer, index int, nodes []metav1.LabelSelector) *peer {
+	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
+	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
+	p.address, p.iface, p.my = written.address, written.iface, numberOf(c.env["bgp_as"])
+	if p.theirs = numberOf(written.as); p.theirs == 0 {
 		p.theirs = numberOf(c.env["bgp_peeras"])
 	}
-	if p.password = part[1]; p.password != "" {
+	if p.password = written.password; p.password != "" {
 		k.add(Info, "password", p.about(), "the password is in clear in the input; it goes to a Secret in tandem-system named after "+
 			"the peer")
 	}
-	p.multihop, _ = strconv.ParseBool(part[2])
-	p.port = numberOf(part[3])
+	p.multihop, _ = strconv.ParseBool(written.multihop)
+	p.port = numberOf(written.port)
 	if p.my == 0 || p.theirs == 0 {
-		f.report(Error, "missing", "bgp_peers", "%q has no AS number, of the router or of the nodes (bgp_as)", text)
+		f.report(Error, "missing", "bgp_peers", "%q has no AS number, of the router or of the nodes (bgp_as)", written.text)
 	}
-	k.bfd(o, p, part[5])
+	k.bfd(o, p, written.bfd)
 	p.routerID, p.source, p.nodes = c.env["bgp_routerid"], c.env["bgp_sourceip"], nodes
 	if name := c.env["bgp_sourceif"]; name != "" {
 		k.add(Info, "source", p.about(), "bgp_sourceif %s: left to the kernel; set sourceInterface where it chooses another one", name)
 	}
 	k.timers(p, c)
-	if mode := orElse(part[4], c.env["mpbgp_nexthop"]); mode == "" && p.ownFamily() {
+	if mode := orElse(written.families, c.env["mpbgp_nexthop"]); mode == "" && p.ownFamily() {
 		k.add(Info, "families", p.about(), "without mpbgp keys kube-vip's sessions carry the family of their address only")
 	}
 	k.checkPeer(p, f, "bgp_peers")

@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -46,6 +47,7 @@ func (d *draft) metallb() {
 	for _, c := range configs {
 		d.metallbConfig(c, m)
 	}
+	defer d.metallbOverlaps()
 	for _, kind := range []string{
 		"BFDProfile", "Community", "IPAddressPool", "AddressPool", "BGPPeer", "L2Advertisement",
 		"BGPAdvertisement",
@@ -81,6 +83,34 @@ func (d *draft) metallb() {
 	}
 }
 
+// metallbOverlaps warns of pools that share addresses, which MetalLB refuses together with the whole configuration. Tandem takes such an address from
+// either.
+func (d *draft) metallbOverlaps() {
+	for i, p := range d.pools {
+		for _, other := range d.pools[:i] {
+			if p.product != "metallb" || other.product != "metallb" {
+				continue
+			}
+			if mine, theirs, ok := p.overlap(other); ok {
+				d.add(Warn, "was-refused", p.about(), "MetalLB refuses %s beside %s of AddressPool %s, which overlap, so that the cluster need not run "+
+					"what the file says; take the common addresses out of one of them", mine.text, theirs.text, other.name)
+			}
+		}
+	}
+}
+
+// overlap returns the first entries of two pools that have an address in common.
+func (p *pool) overlap(other *pool) (mine, theirs span, ok bool) {
+	for _, mine := range p.spans {
+		for _, theirs := range other.spans {
+			if mine.addrs.Overlaps(theirs.addrs) {
+				return mine, theirs, true
+			}
+		}
+	}
+	return span{}, span{}, false
+}
+
 // take returns the objects of an API group, of a kind and a name where those are given, that nobody has converted yet, and marks them as
 // converted.
 func (d *draft) take(group, kind, name string) (objects []*object) {
@@ -106,11 +136,12 @@ var kindsOf = map[string][]string{
 func (d *draft) metallbWorkloads(m *metalLB) {
 	for _, o := range d.objects {
 		if o.kind == "MetalLB" && o.group == "metallb.io" {
-			if mode := o.spec().text("bgpBackend"); mode != "" {
-				m.native, m.frr = mode == "native", mode != "native"
-			}
+			d.metallbOperator(o, m)
 		}
 		for _, c := range o.containers() {
+			if strings.Contains(c.image, "metallb/") || strings.Contains(c.image, "metallb-") {
+				d.metallbArguments(o, c)
+			}
 			if !strings.Contains(c.image, "metallb/speaker") && !strings.Contains(c.image, "metallb-speaker") {
 				continue
 			}
@@ -127,6 +158,55 @@ func (d *draft) metallbWorkloads(m *metalLB) {
 			}
 		}
 	}
+}
+
+// metallbOperator reads what MetalLB's operator makes its pods from.
+func (d *draft) metallbOperator(o *object, m *metalLB) {
+	spec := o.spec()
+	if mode := spec.text("bgpBackend"); mode != "" {
+		m.native, m.frr = mode == "native", mode != "native"
+	}
+	d.metallbClass(o.about, spec.text("loadBalancerClass"))
+	if nodes := spec.stringMap("nodeSelector"); len(nodes) > 0 {
+		d.metallbNodeSelector(o.about, nodes)
+	}
+}
+
+// metallbArguments reads the arguments of MetalLB's pods that say which Services it serves, and from which nodes.
+func (d *draft) metallbArguments(o *object, c container) {
+	about := o.namespaced("metallb-system")
+	for _, arg := range c.args {
+		name, value, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case name == "lb-class":
+			d.metallbClass(about, value)
+		case name == "ignore-exclude-lb" && value != "false":
+			d.add(Warn, "exclude-label", about, "its speakers announce from nodes with the label %s too; give Tandem's --ignore-exclude-label", excludeLabel)
+		}
+	}
+	pod := &fields{in: o.in, node: o.podSpec(), about: about, read: map[string]bool{}}
+	nodes := pod.stringMap("nodeSelector")
+	delete(nodes, "kubernetes.io/os") // linux, in MetalLB's own manifests
+	if o.kind == "DaemonSet" && len(nodes) > 0 {
+		d.metallbNodeSelector(about, nodes)
+	}
+}
+
+// metallbClass warns of Services that no other load balancer serves once MetalLB is gone.
+func (d *draft) metallbClass(about subject, class string) {
+	if class != "" {
+		d.add(Lost, "class", about, "MetalLB serves Services of class %s alone. The class of a Service cannot be changed: give Tandem's controller manager "+
+			"--load-balancer-class=%s, or make the Services anew", class, class)
+	}
+}
+
+func (d *draft) metallbNodeSelector(about subject, nodes map[string]string) {
+	var labels []string
+	for _, key := range sortedKeys(nodes) {
+		labels = append(labels, key+"="+nodes[key])
+	}
+	d.add(Info, "nodes", about, "its speakers run, and announce, on nodes with %s alone; give Tandem's speakers the same nodeSelector, or the advertisements "+
+		"nodeSelectors", strings.Join(labels, ","))
 }
 
 // needsFRR reports whether a peer has a field that MetalLB refuses in native mode.
@@ -174,7 +254,7 @@ func (d *draft) metallbObject(o *object, m *metalLB) {
 		}
 		d.keepCommunity(c)
 	case "BFDProfile":
-		d.metallbProfile(spec, o.fields, &profile{name: dns(o.nick, 253), from: o.origin()})
+		d.metallbProfile(spec, d.newProfile(o.nick, o.origin()))
 	}
 }
 
@@ -275,7 +355,7 @@ func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
 		p.my = local
 	}
 	p.theirs, _ = f.number("peerASN")
-	p.dynamic = map[string]string{"internal": "Internal", "external": "External"}[strings.ToLower(f.text("dynamicASN"))]
+	d.metallbDynamic(f, p)
 	p.address, p.iface, p.vrf = f.text("peerAddress"), f.text("interface"), f.text("vrf")
 	p.source, p.routerID = f.text("sourceAddress"), f.text("routerID")
 	p.port = f.within("peerPort", 1, 65535)
@@ -284,14 +364,14 @@ func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
 		p.hold = f.duration("holdTime")
 	}
 	p.keepalive, p.connect = f.duration("keepaliveTime"), f.duration("connectTime")
-	p.multihop, p.bfd = f.boolean("ebgpMultiHop", false), f.text("bfdProfile")
+	p.multihop, p.bfd = f.boolean("ebgpMultiHop", false), d.ourProfile(f.text("bfdProfile"))
 	p.graceful = f.boolean("enableGracefulRestart", false)
 	p.nodes = d.metallbNodes(f)
 	d.metallbPassword(f, p, namespace)
 	switch {
 	case p.my == 0:
 		f.report(Error, "missing", "myASN", "a peer needs the number of our autonomous system")
-	case p.theirs == 0 && p.dynamic == "":
+	case p.theirs == 0 && f.peek("dynamicASN") == "":
 		f.report(Error, "missing", "peerASN", "a peer needs the number of its autonomous system")
 	case f.peek("peerAddress") == "" && p.iface == "":
 		f.report(Error, "missing", "peerAddress", "a peer needs an address, or an interface")
@@ -302,6 +382,19 @@ func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
 			"ebgpMultiHop: true unless the router is on the node's own link")
 	}
 	d.checkPeer(p, f, "peerAddress")
+}
+
+// metallbDynamic reads the kind of neighbour that stands in place of a number.
+func (d *draft) metallbDynamic(f *fields, p *peer) {
+	text := f.text("dynamicASN")
+	p.dynamic = map[string]string{"internal": "Internal", "external": "External"}[strings.ToLower(text)]
+	switch {
+	case text != "" && p.dynamic == "":
+		f.report(Error, "bad-value", "dynamicASN", "%q is none of internal, external", text)
+	case text != "" && p.theirs != 0:
+		p.dynamic = ""
+		f.report(Warn, "was-refused", "dynamicASN", "MetalLB refuses it beside peerASN; the number is written")
+	}
 }
 
 // metallbFamilies sets the families of a session, which is the default that differs most between MetalLB's modes and versions.
@@ -361,8 +454,12 @@ func (d *draft) metallbPassword(f *fields, p *peer, namespace string) {
 	}
 	name := reference.text("name")
 	namespace = orElse(reference.text("namespace"), orElse(namespace, "metallb-system"))
-	if name == "" {
+	switch {
+	case name == "":
 		f.zero("passwordSecret", "{}")
+		return
+	case p.password != "":
+		f.report(Warn, "was-refused", "passwordSecret", "MetalLB refuses it beside password, which is written; Secret %s/%s is not used", namespace, name)
 		return
 	}
 	p.secret = name
@@ -411,6 +508,9 @@ func (d *draft) metallbRoute(f *fields, a *advertisement) {
 	a.length, a.lengthV6 = f.within("aggregationLength", 0, 32), f.within("aggregationLengthV6", 0, 128)
 	if pref, ok := f.number("localPref"); ok {
 		a.localPref = &pref
+		if pref > math.MaxUint32 {
+			f.report(Error, "bad-value", "localPref", "%d is more than %d", pref, uint32(math.MaxUint32))
+		}
 	}
 	for i, text := range f.texts("communities") {
 		problem := communityProblem(text)
@@ -421,16 +521,15 @@ func (d *draft) metallbRoute(f *fields, a *advertisement) {
 			f.report(Error, "bad-value", "communities["+itoa(i)+"]", "%q %s", text, problem)
 			continue
 		}
-		a.communities = append(a.communities, text)
+		a.communities = append(a.communities, d.ourCommunity(text))
 	}
 }
 
-func (d *draft) metallbProfile(spec, about *fields, p *profile) {
+func (d *draft) metallbProfile(spec *fields, p *profile) {
 	p.receive, p.transmit = spec.within("receiveInterval", 10, 60000), spec.within("transmitInterval", 10, 60000)
 	p.echo = spec.within("echoInterval", 10, 60000)
 	p.multiplier, p.ttl = spec.within("detectMultiplier", 2, 255), spec.within("minimumTtl", 1, 254)
 	p.passive = spec.boolean("passiveMode", false)
-	d.profiles = append(d.profiles, p)
 	if spec.boolean("echoMode", false) {
 		d.add(Warn, "bfd-echo", subject{"BFDProfile", p.name}, "the echo function is not built, and echoMode is left out; control "+
 			"packets at the same interval find a failure as fast: shorten transmitInterval and receiveInterval")

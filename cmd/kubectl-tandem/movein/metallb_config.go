@@ -162,7 +162,7 @@ func (d *draft) metallbConfig(c metallbConfiguration, known *metalLB) {
 		m.minor = 12
 	}
 	for _, f := range c.list("bfd-profiles") {
-		d.metallbProfile(f, c.fields, &profile{name: dns(f.text("name"), 253), from: c.origin})
+		d.metallbProfile(f, d.newProfile(f.text("name"), c.origin))
 	}
 	d.metallbCommunities(c)
 	for i, f := range peers {

@@ -253,6 +253,15 @@ func (d *draft) metallbService(s *service) (asks bool) {
 			}
 		}
 	}
+	for _, key := range sortedKeys(s.annotations) {
+		name, ok := strings.CutPrefix(key, "metallb.io/")
+		if !ok {
+			name, ok = strings.CutPrefix(key, "metallb.universe.tf/")
+		}
+		if ok && name != "ip-allocated-from-pool" && !isMetalLBAnnotation(key) {
+			d.unknownAnnotation(s, key)
+		}
+	}
 	if len(understood) > 0 {
 		text := "annotation " + strings.Join(understood, ", ") + " works in Tandem as it is"
 		if _, ok := s.annotations["metallb.io/ip-allocated-from-pool"]; ok {
@@ -265,6 +274,11 @@ func (d *draft) metallbService(s *service) (asks bool) {
 			"annotation", fixed[0])
 	}
 	return asks
+}
+
+// unknownAnnotation names an annotation that has the prefix of a product, and that the product does not know, such as a slip of the pen.
+func (d *draft) unknownAnnotation(s *service, key string) {
+	d.add(Warn, "unknown-field", s.about(), "annotation %s: no annotation that is known; it has no effect on what is written", key)
 }
 
 // metallbPoolName follows the renaming of a pool that a Service names.

@@ -13,6 +13,10 @@ import (
 // kubeVIPService translates kube-vip's annotations.
 func (d *draft) kubeVIPService(s *service) (asks bool) {
 	const prefix = "kube-vip.io/"
+	if s.annotations[prefix+"ignore"] == "true" && s.otherClass() {
+		d.add(Info, "ignored", s.about(), "kube-vip leaves it alone by the annotation kube-vip.io/ignore, and Tandem by its class")
+		return false
+	}
 	if s.annotations[prefix+"ignore"] == "true" {
 		d.add(Error, "ignored-service", s.about(), "kube-vip leaves it alone by the annotation kube-vip.io/ignore; Tandem serves it "+
 			"nevertheless, unless it has another load balancer class")
@@ -37,6 +41,12 @@ func (d *draft) kubeVIPService(s *service) (asks bool) {
 	return true
 }
 
+// kubeVIPWithoutEffect are annotations that are read elsewhere, or that stand for how kube-vip works within.
+var kubeVIPWithoutEffect = []string{
+	"loadbalancerIPs", "requestedIP", "ignore", "vipHost", "leaseName", "forcePerServiceElection", "allow-reconcile-without-endpoints",
+	"ignore-service-security", "has-ip",
+}
+
 // kubeVIPLost names the annotations without an equal, in one message for each Service.
 func (d *draft) kubeVIPLost(s *service, dhcp bool) {
 	const prefix = "kube-vip.io/"
@@ -54,8 +64,12 @@ func (d *draft) kubeVIPLost(s *service, dhcp bool) {
 		}, name), strings.HasPrefix(name, "egress"), strings.HasPrefix(name,
 			"active-endpoint"):
 			lost = append(lost, key)
-		case name == "serviceInterface" && !dhcp:
-			d.kubeVIPInterface(s, s.annotations[key])
+		case name == "serviceInterface":
+			if !dhcp && s.annotations[key] != "auto" { // With auto it is the interface that has a prefix of the address, as in Tandem.
+				d.kubeVIPInterface(s, s.annotations[key])
+			}
+		case !slices.Contains(kubeVIPWithoutEffect, name):
+			d.unknownAnnotation(s, key)
 		}
 	}
 	switch {
@@ -77,6 +91,6 @@ func (d *draft) kubeVIPInterface(s *service, name string) {
 		return
 	}
 	a := d.newAdvertisement(l2Kind, s.namespace+"-"+s.nick, s.origin())
-	a.oneService = true
+	a.partial = true
 	a.services, a.interfaces = []metav1.LabelSelector{{MatchLabels: s.labels}}, []string{name}
 }

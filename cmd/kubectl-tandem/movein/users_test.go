@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
+)
+
+// conversion is an input with what has to come of it.
+type conversion struct {
+	name, input string
+	o           movein.Options
+	want        []string // texts in the documents
+	without     []string // texts that are not in the documents
+	codes       []string // level and code of messages, of which info is left out
+	says        string   // in one of the messages
+}
+
+func (c conversion) run(t *testing.T) {
+	t.Helper()
+	documents, messages := convert(t, c.input, c.o)
+	for _, want := range c.want {
+		if !strings.Contains(documents, want) {
+			t.Errorf("there is no %q in:\n%s", want, documents)
+		}
+	}
+	for _, without := range c.without {
+		if strings.Contains(documents, without) {
+			t.Errorf("there is %q in:\n%s", without, documents)
+		}
+	}
+	got := slices.DeleteFunc(codes(messages), func(code string) bool { return strings.HasPrefix(code, "info") })
+	if !slices.Equal(got, c.codes) {
+		t.Errorf("messages %q, want codes %q", messages, c.codes)
+	}
+	if !slices.ContainsFunc(messages, func(m movein.Message) bool { return strings.Contains(m.String(), c.says) }) {
+		t.Errorf("no message of %q says %q", messages, c.says)
+	}
+}
+
+// TestKubeVIPOfUsers converts what users write for kube-vip and its cloud provider.
+func TestKubeVIPOfUsers(t *testing.T) {
+	const (
+		pods = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: kube-vip-ds, namespace: kube-system}\nspec: {template: {spec: {nodeSelector: {role: ROLE}, " +
+			"containers: [{image: \"ghcr.io/kube-vip/kube-vip:v0.8.0\", args: [manager], env: [{name: svc_enable, value: \"true\"}, ENV]}]}}}\n---\n"
+		pools   = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kubevip, namespace: kube-system}\ndata: {DATA}\n---\n"
+		service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {app: web}, annotations: {ANNOTATIONS}}\n" +
+			"spec: {type: LoadBalancer, SPEC}\n"
+		arp = `{name: vip_arp, value: "true"}, {name: vip_interface, value: eth0}`
+	)
+	with := func(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
+	filled := with(pods, "ROLE", `"${ROLE}"`, "ENV", `{name: vip_arp, value: "true"}, {name: vip_interface, value: "${INTERFACE}"}`)
+	plane := with(pods, "ROLE", "lb", "ENV", arp+`, {name: cp_enable, value: "true"}, {name: address, value: "${VIP}"}`)
+	for _, tt := range []conversion{
+		{name: "placeholders", input: filled, codes: []string{"error placeholder"}, says: "--set INTERFACE="},
+		{
+			name: "placeholders by --set", input: filled, o: movein.Options{Set: map[string]string{"INTERFACE": "eth0", "ROLE": "lb"}},
+			want: []string{"- eth0\n", "role: lb\n"}, codes: []string{"warn no-pools"},
+		},
+		{
+			name: "a template", input: with(pods, "ROLE", "lb", "ENV", `{name: vip_arp, value: "true"}, {name: vip_interface, value: "{{ interface }}"}`),
+			codes: []string{"error template"},
+		},
+		{
+			name: "the address of the API server, which is filled in elsewhere, and a pool", input: plane + with(pools, "DATA", "range-global: 192.0.2.1-192.0.2.9"),
+			codes: []string{"error placeholder", "lost control-plane"},
+		},
+		{name: "the address of the API server, which is filled in elsewhere", input: plane, codes: []string{"lost control-plane", "warn no-pools"}},
+		{
+			name: "a password with a colon", input: with(pods, "ROLE", "lb", "ENV", `{name: bgp_enable, value: "true"}, {name: bgp_as, value: "64500"}, `+
+				`{name: bgp_peeraddress, value: "2001:db8::1"}, {name: bgp_peeras, value: "64501"}, {name: bgp_peerpass, value: "a:b"}`),
+			want: []string{"password: a:b\n", "peerAddress: 2001:db8::1\n"}, without: []string{"ebgpMultiHop"}, codes: []string{"warn no-pools"},
+		},
+		{
+			name: "an interface that kube-vip finds", input: with(pods, "ROLE", "lb", "ENV", arp+", {name: vip_servicesinterface, value: auto}"),
+			want: []string{"name: kube-vip\n"}, without: []string{"interfaces"}, codes: []string{"warn no-pools"},
+		},
+		{
+			name:  "an interface of a Service that kube-vip finds",
+			input: with(service, "ANNOTATIONS", "kube-vip.io/loadbalancerIPs: 192.0.2.1, kube-vip.io/serviceInterface: auto", "SPEC", ""),
+			want:  []string{"load-balancer-ips: 192.0.2.1"}, without: []string{"L2Advertisement"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "an interface of a namespace that has no pool of its own",
+			input: with(pods, "ROLE", "lb", "ENV", arp) +
+				with(pools, "DATA", "range-global: 192.0.2.1-192.0.2.9, interface-dev: eth1, range-shop: 192.0.2.33-192.0.2.40"),
+			want: []string{
+				"  name: dev\nspec:\n  addressPools:\n  - global\n  interfaces:\n  - eth1\n  namespaceSelectors:\n  - matchExpressions:\n" +
+					"    - key: kubernetes.io/metadata.name\n      operator: In\n      values:\n      - dev\n  nodeSelectors:\n  - matchLabels:\n      role: lb\n",
+				"  name: global\nspec:\n  addressPools:\n  - global\n  interfaces:\n  - eth0\n  namespaceSelectors:\n  - matchExpressions:\n" +
+					"    - key: kubernetes.io/metadata.name\n      operator: NotIn\n",
+				"  name: kube-vip\nspec:\n  addressPools:\n  - shop\n",
+			},
+		},
+		{
+			name: "an interface of one namespace, and nothing that announces the others", input: with(pools, "DATA", "range-global: 192.0.2.1-192.0.2.9, interface-dev: eth1"),
+			want: []string{"- eth1\n"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name:  "a range for a CIDR, and blanks after a comma",
+			input: with(pools, "DATA", `cidr-global: "192.0.2.1-192.0.2.9, 192.0.2.16/28", range-dev: 192.0.2.64/28`), want: []string{"- 192.0.2.1-192.0.2.9\n  "},
+			codes: []string{"warn dead-key", "warn no-advertisement", "warn was-refused"}, says: "blanks beside a comma",
+		},
+		{name: "a Service that kube-vip ignores", input: with(service, "ANNOTATIONS", `kube-vip.io/ignore: "true"`, "SPEC", ""), codes: []string{"error ignored-service"}},
+		{
+			name: "a Service that kube-vip ignores, with a class", input: with(service, "ANNOTATIONS", `kube-vip.io/ignore: "true"`, "SPEC", "loadBalancerClass: example.com/a"),
+			codes: []string{"lost class"},
+		},
+		{
+			name: "annotations with a slip of the pen", input: with(service, "ANNOTATIONS", "kube-vip.io/loadBalancerIPs: 192.0.2.1, metallb.io/loadBalancerIP: 192.0.2.1", "SPEC", ""),
+			codes: []string{"warn unknown-field"}, says: "metallb.io/loadBalancerIP:",
+		},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// TestMetalLBOfUsers converts what users write for MetalLB.
+func TestMetalLBOfUsers(t *testing.T) {
+	const (
+		peer = "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: router, namespace: metallb-system}\nspec: {SPEC}\n---\n"
+		pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: NAME, namespace: metallb-system}\nspec: {addresses: [RANGE]}\n---\n"
+		pods = "kind: DaemonSet\nmetadata: {name: speaker, namespace: metallb-system}\nspec: {template: {spec: {nodeSelector: {kubernetes.io/os: linux, role: lb}, " +
+			"containers: [{image: \"quay.io/metallb/speaker:v0.15.2\", args: [\"--lb-class=metallb\", --ignore-exclude-lb]}]}}}\n"
+		operator = "apiVersion: metallb.io/v1beta1\nkind: MetalLB\nmetadata: {name: metallb, namespace: metallb-system}\n" +
+			"spec: {nodeSelector: {role: lb}, loadBalancerClass: metallb, speakerConfig: {priorityClassName: high}}\n"
+		ours = "myASN: 64500, peerASN: 64501, peerAddress: 192.0.2.1"
+	)
+	with := func(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
+	for _, tt := range []conversion{
+		{
+			name: "names that objects cannot have",
+			input: "bfd-profiles: [{name: Fast_1, receive-interval: 100}]\npeers: [{my-asn: 64500, peer-asn: 64501, peer-address: 192.0.2.1, bfd-profile: Fast_1}]\n" +
+				"bgp-communities: {1st customer: 64500:1}\naddress-pools: [{name: a, protocol: bgp, addresses: [192.0.2.0/28], bgp-advertisements: [{communities: [1st customer]}]}]\n",
+			want:  []string{"  name: fast-1\n", "bfdProfile: fast-1\n", "- name: community-1st-customer\n", "communities:\n  - community-1st-customer\n"},
+			codes: []string{"warn renamed"},
+		},
+		{name: "a peer that is the node itself", input: with(peer, "SPEC", strings.Replace(ours, "192.0.2.1", "127.0.0.1", 1)), codes: []string{"error bad-address"}},
+		{name: "a source that is no address", input: with(peer, "SPEC", ours+", sourceAddress: eth0"), codes: []string{"error bad-address", "warn source"}},
+		{name: "AS_TRANS", input: with(peer, "SPEC", strings.Replace(ours, "64501", "23456", 1)), codes: []string{"error bad-value"}},
+		{name: "a kind of neighbour that is none", input: with(peer, "SPEC", "myASN: 64500, peerAddress: 192.0.2.1, dynamicASN: any"), codes: []string{"error bad-value"}},
+		{
+			name: "two passwords and two numbers", input: with(peer, "SPEC", ours+", dynamicASN: external, password: a, passwordSecret: {name: pw}"),
+			want: []string{"name: router-password\n", "peerASN: 64501\n"}, without: []string{"dynamicASN", "name: pw\n"}, codes: []string{"warn was-refused"},
+		},
+		{
+			name:  "half of a community, and a preference of more than 32 bits",
+			input: "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\nspec: {communities: [\"64500\"], localPref: 4294967296}\n",
+			codes: []string{"error bad-value", "warn no-peers", "warn no-pools"},
+		},
+		{
+			name: "pools that overlap", input: with(pool, "NAME", "a", "RANGE", "192.0.2.0/28") + with(pool, "NAME", "b", "RANGE", "192.0.2.8-192.0.2.20") +
+				"apiVersion: metallb.io/v1beta1\nkind: L2Advertisement\nmetadata: {name: a}\n",
+			want: []string{"- 192.0.2.8-192.0.2.20\n"}, codes: []string{"warn was-refused"}, says: "AddressPool b: MetalLB refuses 192.0.2.8-192.0.2.20 beside 192.0.2.0/28",
+		},
+		{name: "arguments of the speakers", input: pods, codes: []string{"lost class", "warn exclude-label"}, says: "on nodes with role=lb alone"},
+		{name: "what the operator makes pods from", input: operator, codes: []string{"lost class"}, says: "on nodes with role=lb alone"},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
