@@ -78,6 +78,9 @@ const (
 	redialInterval = 250 * time.Millisecond
 	redialFanout   = 4
 
+	// So many dials are under way at a time: as many as begin within 2 seconds. One to a node that is dead ends after streamTimeout.
+	redialMax = int(2 * streamTimeout / redialInterval * redialFanout)
+
 	leaveTimeout = time.Second
 )
 

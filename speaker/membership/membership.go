@@ -163,6 +163,9 @@ type Members struct {
 	changes   signal.Signal // raised when Alive has changed
 	redial    signal.Signal // raised when there are peers that were not dialled yet
 	ended     chan struct{} // closed when the sockets are
+	// dial exchanges what both know with the speaker at an address, and dialling has a place for each that is being dialled.
+	dial     func(netip.AddrPort)
+	dialling chan struct{}
 	// answers finds out how a lost node answers, and explaining has a place for each that is being asked.
 	answers    func(ctx context.Context, address netip.AddrPort) answer
 	explaining chan struct{}
@@ -219,6 +222,8 @@ func Join(ctx context.Context, config Config) (*Members, error) {
 		close(m.ended)
 		return nil, errors.Join(fmt.Errorf("joining the speakers as %s on %s: %w", config.Node, bind, err), transport.Shutdown())
 	}
+	// Its success causes an event, and its failure is routine.
+	m.dial = func(address netip.AddrPort) { _, _ = m.list.Join([]string{address.String()}) }
 	close(m.created)
 	go m.run(ctx)
 	return m, nil
@@ -237,6 +242,7 @@ func newMembers(ctx context.Context, config Config) *Members {
 		changes:       signal.New(),
 		redial:        signal.New(),
 		ended:         make(chan struct{}),
+		dialling:      make(chan struct{}, redialMax),
 		answers:       answers,
 		explaining:    make(chan struct{}, maxExplanations),
 		confirmations: map[string]context.CancelFunc{},
@@ -367,11 +373,7 @@ func (m *Members) run(ctx context.Context) {
 	round := time.NewTicker(redialInterval)
 	defer round.Stop()
 	for {
-		for _, address := range m.absent() {
-			// A dial ends within streamTimeout, so that few are under way at a time. Its success causes an event, and its failure is
-			// routine.
-			go func() { _, _ = m.list.Join([]string{address.String()}) }()
-		}
+		m.dialAbsent()
 		select {
 		case <-ctx.Done():
 			return
@@ -382,6 +384,22 @@ func (m *Members) run(ctx context.Context) {
 		case <-round.C:
 			m.rotate(time.Now())
 		}
+	}
+}
+
+// dialAbsent dials this round's peers, redialMax at a time with those of the rounds before. Each that is being confirmed causes a round, and a switch
+// that dies takes hundreds along. Those for which there is no room are left to a later round.
+func (m *Members) dialAbsent() {
+	for _, address := range m.absent() {
+		select {
+		case m.dialling <- struct{}{}:
+		default:
+			return
+		}
+		go func() {
+			m.dial(address)
+			<-m.dialling
+		}()
 	}
 }
 

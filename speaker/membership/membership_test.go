@@ -504,6 +504,38 @@ func TestFewLostNodesAreAskedAtATime(t *testing.T) {
 	})
 }
 
+// However many rounds there are, few peers are dialled at a time.
+func TestFewPeersAreDialledAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMembers(t.Context(), Config{Node: "a"})
+		m.transport = &transport{families: map[family.Family]*socket{family.IPv4: {}}}
+		m.peers = map[string][]netip.Addr{}
+		for i := range 2 * redialMax {
+			m.peers[fmt.Sprint("node", i)] = []netip.Addr{loopback(byte(i))}
+		}
+		var dialled atomic.Int32
+		ended := make(chan struct{})
+		m.dial = func(netip.AddrPort) {
+			dialled.Add(1)
+			<-ended
+		}
+		for range 2 * redialMax {
+			m.dialAbsent()
+		}
+		synctest.Wait()
+		if got := dialled.Load(); got != int32(redialMax) {
+			t.Errorf("%d peers are dialled at a time, want %d", got, redialMax)
+		}
+		close(ended)
+		synctest.Wait()
+		m.dialAbsent()
+		synctest.Wait()
+		if got := dialled.Load(); got != int32(redialMax+redialFanout) {
+			t.Errorf("%d peers were dialled in the next round, want %d", got-int32(redialMax), redialFanout)
+		}
+	})
+}
+
 // memberlist hears of a death while it is being created: the node is asked when it has been.
 func TestADeathIsHeardOfWhileASpeakerStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
