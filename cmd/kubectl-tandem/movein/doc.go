@@ -113,7 +113,7 @@ func (r Result) Failed(strict bool) bool {
 
 // Convert converts the configuration of all products in the files.
 func Convert(files []Input, o Options) Result {
-	in := &input{journal: &journal{}, set: o.Set}
+	in := &input{journal: &journal{}, set: o.Set, several: len(files) > 1}
 	d := newDraft(in.journal, o)
 	for _, file := range files {
 		d.objects = append(d.objects, in.parse(file)...)
@@ -166,6 +166,11 @@ func (d *draft) convert() {
 
 // leftovers names the fields of a converted object that nobody has asked for, and kinds of known products that nobody reads.
 func (d *draft) leftovers(o *object) {
+	if o.taken || o.kind == "Service" || o.kind == "ConfigMap" || o.podSpec() != nil {
+		for _, path := range o.duplicates {
+			d.add(Error, "duplicate-key", o.aboutOr(path), "%s is there twice; parsers take the last one silently, so say which is meant", path)
+		}
+	}
 	if o.taken {
 		for _, text := range []string{o.nick, o.namespace} {
 			if _, missing := o.in.fill(text); len(missing) > 0 {

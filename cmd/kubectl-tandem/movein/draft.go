@@ -58,8 +58,10 @@ type pool struct {
 	namespaces, services []metav1.LabelSelector
 	spans                []span
 	exclude              []netip.Addr
-	elsewhere            bool // announced by another program, on purpose
-	onePoolPerService    bool // in their product both addresses of a Service come from one pool
+	elsewhere            bool  // announced by another program, on purpose
+	remote               bool  // of PureLB, in no subnet of the nodes
+	length, lengthV6     int64 // of the prefixes by which PureLB announces a remote pool
+	onePoolPerService    bool  // in their product both addresses of a Service come from one pool
 }
 
 func (p *pool) about() subject { return subject{"AddressPool", p.name} }

@@ -34,7 +34,8 @@ type fields struct {
 // input is what all fields of an input share.
 type input struct {
 	*journal
-	set map[string]string // values of placeholders
+	set     map[string]string // values of placeholders
+	several bool              // there is more than one file
 }
 
 func (f *fields) name(field string) string {
@@ -97,6 +98,15 @@ func (f *fields) report(level Level, code, field, format string, args ...any) {
 		return
 	}
 	f.in.add(level, code, f.about, "%s: %s", f.at(field), text)
+}
+
+// reportOr adds a message about a field of a mapping, which is absent itself where f is nil: then the message is about the object.
+func (f *fields) reportOr(o *object, level Level, code, field, text string) {
+	if f == nil {
+		o.in.add(level, code, o.about, "%s: %s", field, text)
+		return
+	}
+	f.report(level, code, field, "%s", text)
 }
 
 // zero notes that a field has the value that stands for the default.

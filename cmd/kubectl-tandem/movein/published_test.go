@@ -117,3 +117,129 @@ func TestCiliumForms(t *testing.T) {
 		t.Run(tt.name, tt.run)
 	}
 }
+
+// TestEmbedded converts objects that stand within something else, and says what cannot be read there.
+func TestEmbedded(t *testing.T) {
+	const object = "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: lan}\nspec: {blocks: [{start: 192.0.2.8, stop: 192.0.2.9}]}\n"
+	indent := func(n int) string { return strings.ReplaceAll("\n"+object, "\n", "\n"+strings.Repeat(" ", n)) + "\n" }
+	found := []string{"- 192.0.2.8-192.0.2.9\n"}
+	for _, tt := range []form{
+		{
+			name: "values of a chart", input: "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: cilium}\nspec:\n  values:\n" +
+				"    extraObjects:\n    -" + indent(6), want: found, codes: []string{"info embedded", "warn no-advertisement"},
+		},
+		{
+			name: "values as a text", input: "kind: Application\nmetadata: {name: cilium}\nspec: {source: {helm: {values: \"extra:\\n- " +
+				strings.ReplaceAll(strings.TrimSpace(object), "\n", "\\n  ") + "\\n\"}}}\n", want: found, codes: []string{"info embedded", "warn no-advertisement"},
+		},
+		{
+			name: "a machine configuration", input: "cluster:\n  inlineManifests:\n  - name: pool\n    contents: |\n      ---" + indent(6) + "      ---" +
+				strings.Replace(indent(6), "name: lan", "name: other", 1), want: append(found, "name: other\n"), codes: []string{"info embedded", "warn no-advertisement"},
+		},
+		{
+			name: "a task of Ansible", input: "- name: pool\n  kubernetes.core.k8s:\n    definition:" + indent(6),
+			want: found, codes: []string{"info embedded", "warn no-advertisement"},
+		},
+		{
+			name: "a patch", input: "kind: Kustomization\npatches:\n- patch: |-" + indent(4), not: []string{"AddressPool"}, codes: []string{"warn unknown-kind"},
+		},
+		{
+			name: "what was applied last", input: strings.Replace(object, "{name: lan}", "\n  name: lan\n  annotations:\n    "+
+				"kubectl.kubernetes.io/last-applied-configuration: |"+indent(6), 1), want: found, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "a key that is there twice in values", input: "kind: HelmRelease\nmetadata: {name: a}\nspec: {values: {a: 1, a: 2, service: {annotations: " +
+				"{lbipam.cilium.io/ips: 192.0.2.1}}}}\n", codes: []string{"warn annotation-elsewhere", "warn no-pools"},
+		},
+		{
+			name: "a template whose marks are comments", input: strings.Replace(object, "192.0.2.8", `"#{ first }#"`, 1), codes: []string{"error template"},
+		},
+		{
+			name: "a line of such a template", input: "#% if bgp %#\n" + object + "#% endif %#\n", codes: []string{"error template"},
+		},
+		{name: "a comment that has such a mark", input: "# not #{ this }#\n" + object, want: found, codes: []string{"warn no-advertisement"}},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// TestOtherFiles converts a directory in which another program has a template: it is no error there.
+func TestOtherFiles(t *testing.T) {
+	pool := movein.Input{Name: "pool.yaml", Data: []byte("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan}\nspec: " +
+		"{addresses: [192.0.2.0/28]}\n")}
+	other := movein.Input{Name: "config.yaml", Data: []byte("kind: Config\nname: {{ .Values.name }}\n")}
+	result := movein.Convert([]movein.Input{pool, other}, movein.Options{})
+	if want := []string{"warn no-advertisement", "warn template"}; len(result.Documents) != 1 || !slices.Equal(codes(result.Messages), want) {
+		t.Errorf("%d documents and messages %q, want one and codes %q", len(result.Documents), result.Messages, want)
+	}
+	if result = movein.Convert([]movein.Input{other}, movein.Options{}); !result.Failed(false) {
+		t.Error("a template alone is no error")
+	}
+}
+
+// TestPureLBForms converts what users of PureLB have published beside the forms of its documentation.
+func TestPureLBForms(t *testing.T) {
+	group := func(name, spec string) string {
+		return "apiVersion: purelb.io/v2\nkind: ServiceGroup\nmetadata: {name: " + name + ", namespace: purelb}\nspec: {" + spec + "}\n---\n"
+	}
+	gobgp := func(global, config string) string {
+		return "apiVersion: bgp.purelb.io/v1\nkind: BGPConfiguration\nmetadata: {name: b}\nspec: {global: {" + global + "}, netlinkImport: {enabled: true}, " +
+			"neighbors: [{config: {" + config + "}}]}\n---\n"
+	}
+	const (
+		local  = "local: {v4pools: [{subnet: 192.0.2.0/24, pool: 192.0.2.8-192.0.2.9}]}"
+		remote = "remote: {v4pools: [{subnet: 198.51.100.0/26, pool: 198.51.100.0/28, aggregation: LENGTH}]}"
+		agent  = "apiVersion: purelb.io/v2\nkind: LBNodeAgent\nmetadata: {name: a, namespace: purelb}\nspec: {local: {localInterface: NAME, interfaces: [eth2]}}\n---\n"
+		good   = "neighborAddress: 192.0.2.1, peerAsn: 64512"
+	)
+	with := func(length string) string { return strings.Replace(remote, "LENGTH", length, 1) }
+	service := func(name string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: {purelb.io/service-group: " + name + "}}\nspec: {type: LoadBalancer, " +
+			"externalTrafficPolicy: Local}\n"
+	}
+	for _, tt := range []form{
+		{name: "a group without a pool", input: group("default", "local: {}"), codes: []string{"warn no-pools"}},
+		{
+			name: "an interface beside that of the default route", input: group("default", local) + strings.Replace(agent, "NAME", "default", 1),
+			want: []string{"kind: L2Advertisement"}, not: []string{"interfaces:"}, codes: []string{"info interfaces"},
+		},
+		{
+			name: "two interfaces", input: group("default", local) + strings.Replace(agent, "NAME", "^eth1$", 1),
+			want: []string{"- eth1\n  - eth2\n"}, codes: []string{"info interfaces"},
+		},
+		{name: "agents without a group", input: strings.Replace(agent, "NAME", "default", 1), codes: []string{"info interfaces", "info unused"}},
+		{
+			name: "prefixes that are announced", input: group("default", with("default")) + group("hosts", with("/32")) + gobgp("asn: 64513", good),
+			want:  []string{"addressPools:\n  - default\n  aggregationLength: 26\n", "name: b-2\nspec:\n  addressPools:\n  - hosts\n  peers:"},
+			codes: []string{"info default-group"},
+		},
+		{name: "sessions without a remote group", input: group("default", local) + gobgp("asn: 64513", good), codes: []string{"warn nothing-announced"}},
+		{
+			name: "a session without numbers", input: group("default", with("/32")) + gobgp("", "neighborAddress: 192.0.2.1"),
+			codes: []string{"error missing"},
+		},
+		{
+			name: "a Service of a remote group", input: group("far", with("/32")) + service("far"),
+			want: []string{"tandem-lb.io/address-pool: far"}, codes: []string{"info default-group", "info redistributed"},
+		},
+		{
+			name: "a Service of a local group", input: group("near", local) + service("near"),
+			want: []string{"tandem-lb.io/address-pool: near"}, codes: []string{"info default-group", "warn etp-rewritten"},
+		},
+		{
+			name:  "values of the chart",
+			input: "serviceGroup: {create: true, name: lan, spec: {" + local + "}}\nlbnodeagent: {localInterface: eth1, garpConfig: {enabled: true}}\n",
+			want:  []string{"kind: AddressPool\nmetadata:\n  name: lan\n", "- eth1\n"}, codes: []string{"info default-group", "info garp", "info interfaces"},
+		},
+		{
+			name: "values of the chart in a release", input: "apiVersion: helm.toolkit.fluxcd.io/v2\nkind: HelmRelease\nmetadata: {name: purelb}\nspec: {values: " +
+				"{serviceGroup: {create: true, spec: {" + local + "}}, lbnodeagent: {sendgarp: true}}}\n",
+			want: []string{"kind: L2Advertisement\nmetadata:\n  name: default\n"}, codes: []string{"info garp", "warn etp-rewritten"},
+		},
+		{
+			name: "values that make no group", input: "serviceGroup: {create: false, spec: {" + local + "}}\n", codes: []string{"warn was-ignored"},
+		},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}

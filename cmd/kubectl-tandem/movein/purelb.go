@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -25,11 +24,11 @@ type agent struct {
 
 // purelb converts PureLB's objects of both versions, and the configuration of k8gobgp.
 func (d *draft) purelb() {
+	d.purelbValues()
 	objects := d.take("purelb.io", "", "")
 	agents := d.purelbAgents(objects)
-	d.purelbValues()
 	bgp := d.take("bgp.purelb.io", "BGPConfiguration", "")
-	var imported []string // pools whose addresses k8gobgp announces
+	var imported []*pool // those whose addresses k8gobgp announces
 	for _, o := range objects {
 		if o.kind != "ServiceGroup" {
 			continue
@@ -41,7 +40,7 @@ func (d *draft) purelb() {
 			continue
 		}
 		if p := d.purelbGroup(o, agents, len(bgp) > 0); p != nil {
-			imported = append(imported, p.name)
+			imported = append(imported, p)
 		}
 	}
 	for _, o := range bgp {
@@ -88,7 +87,13 @@ func (d *draft) purelbAgents(objects []*object) (agents []agent) {
 					expression, strings.Join(a.interfaces, ", "))
 			}
 		}
-		a.interfaces = append(a.interfaces, local.texts("interfaces")...)
+		further := local.texts("interfaces")
+		if name := orElse(local.peek("localint"), orElse(local.peek("localInterface"), "default")); name != "default" {
+			a.interfaces = append(a.interfaces, further...)
+		} else if len(further) > 0 {
+			d.add(Info, "interfaces", o.about, "the interface of the default route and %s: Tandem answers on every interface that has a prefix of the "+
+				"address, and has no word for the first one, so that interfaces are left out", strings.Join(further, ", "))
+		}
 		a.dummy = orElse(local.text("extlbint"), orElse(local.text("dummyInterface"), a.dummy))
 		for _, field := range []string{"sendgarp", "garpConfig"} {
 			if local.has(field) {
@@ -108,26 +113,15 @@ func (d *draft) purelbAgents(objects []*object) (agents []agent) {
 		}
 		agents = append(agents, a)
 	}
+	if len(agents) > 0 && !slices.ContainsFunc(objects, func(o *object) bool { return o.kind == "ServiceGroup" }) {
+		for _, o := range objects {
+			d.add(Info, "unused", o.about, "it says where addresses of ServiceGroups go, and there is none in the input")
+		}
+	}
 	if len(agents) == 0 {
 		agents = []agent{{dummy: "kube-lb0"}}
 	}
 	return agents
-}
-
-// purelbValues reads values of PureLB's chart.
-func (d *draft) purelbValues() {
-	for _, o := range d.objects {
-		if n := lookup(o.node, "lbnodeagent"); o.kind == "" && n != nil && n.Kind == yaml.MappingNode {
-			o.taken = true
-			for i := 0; i < len(o.node.Content); i += 2 {
-				o.whole(o.node.Content[i].Value)
-			}
-			if lookup(n, "sendgarp") != nil {
-				d.add(Info, "garp", subject{name: "lbnodeagent.sendgarp"}, "Tandem always sends gratuitous ARP and unsolicited "+
-					"neighbour advertisements when a node takes an address")
-			}
-		}
-	}
 }
 
 // purelbGroup converts a ServiceGroup. It returns the pool if another program announces its addresses.
@@ -148,13 +142,18 @@ func (d *draft) purelbGroup(o *object, agents []agent, bgp bool) *pool {
 	d.purelbRanges(p, remote)
 	d.purelbRest(o, p, spec)
 	if len(p.spans) == 0 {
+		if !spec.has("netbox") && !spec.has("external") && !d.failed() {
+			d.add(Warn, "no-pools", o.about, "it has neither a pool of local addresses nor one of remote ones; it is left out")
+		}
 		d.pools = slices.DeleteFunc(d.pools, func(other *pool) bool { return other == p })
 		return nil
 	}
-	isRemote := remote != nil
-	isRemote = (isRemote || slices.Contains(d.Options.Remote, o.nick)) && !slices.Contains(d.Options.Local, o.nick)
+	p.remote = (remote != nil || slices.Contains(d.Options.Remote, o.nick)) && !slices.Contains(d.Options.Local, o.nick)
+	if remote == nil {
+		remote = local // The first version has no other word for both.
+	}
 	switch {
-	case !isRemote:
+	case !p.remote:
 		for _, a := range agents {
 			l2 := d.newAdvertisement(l2Kind, o.nick, o.origin())
 			l2.pools, l2.interfaces, l2.nodes = []string{p.name}, a.interfaces, a.nodes
@@ -165,11 +164,9 @@ func (d *draft) purelbGroup(o *object, agents []agent, bgp bool) *pool {
 				"those that asked for Local; where Git says Local it takes effect when the manifests are applied again")
 		}
 	case bgp:
+		p.length, p.lengthV6 = d.purelbLengths(p, remote)
 		return p
 	default:
-		if remote == nil {
-			remote = local // The first version has no other word for both.
-		}
 		d.purelbInterface(o, p, agents, remote)
 	}
 	return nil
@@ -180,31 +177,39 @@ func (d *draft) purelbGroup(o *object, agents []agent, bgp bool) *pool {
 // PureLB gives an address the mask of its subnet there, so that the routing software announces the subnet, unless aggregation says another
 // length.
 func (d *draft) purelbInterface(o *object, p *pool, agents []agent, remote *fields) {
+	length, lengthV6 := d.purelbLengths(p, remote)
 	for _, g := range agents {
 		a := d.newAdvertisement(interfaceKind, o.nick, o.origin())
 		a.pools, a.iface, a.nodes = []string{p.name}, g.dummy, g.nodes
-		for _, item := range slices.Concat([]*fields{remote}, poolsOf(remote, "v4pool"), poolsOf(remote, "v6pool")) {
-			subnet, err := netip.ParsePrefix(item.peek("subnet"))
-			if err != nil {
-				continue
-			}
-			bits := int64(subnet.Bits())
-			if aggregation := item.peek("aggregation"); strings.HasPrefix(aggregation, "/") {
-				bits = numberOf(aggregation[1:])
-			}
-			length := &a.length
-			if subnet.Addr().Is6() {
-				length = &a.lengthV6
-			}
-			if *length != 0 && *length != bits {
-				d.add(Lost, "aggregate", p.about(), "its ranges are announced by prefixes of two lengths (/%d and /%d); in Tandem all are by the longer one",
-					min(*length, bits), max(*length, bits))
-			}
-			*length = max(*length, bits)
-		}
+		a.length, a.lengthV6 = length, lengthV6
 	}
 	d.add(Info, "redistributed", p.about(), "its addresses go on interface %s of every node, as PureLB has them, and the routing "+
 		"software of the nodes announces them", agents[0].dummy)
+}
+
+// purelbLengths returns the lengths of the prefixes that are on PureLB's interface, and so are announced, 0 where there is none of the
+// family.
+func (d *draft) purelbLengths(p *pool, remote *fields) (length, lengthV6 int64) {
+	for _, item := range slices.Concat([]*fields{remote}, poolsOf(remote, "v4pool"), poolsOf(remote, "v6pool")) {
+		subnet, err := netip.ParsePrefix(item.peek("subnet"))
+		if err != nil {
+			continue
+		}
+		bits := int64(subnet.Bits())
+		if aggregation := item.peek("aggregation"); strings.HasPrefix(aggregation, "/") {
+			bits = numberOf(aggregation[1:])
+		}
+		one := &length
+		if subnet.Addr().Is6() {
+			one = &lengthV6
+		}
+		if *one != 0 && *one != bits {
+			d.add(Lost, "aggregate", p.about(), "its ranges are announced by prefixes of two lengths (/%d and /%d); in Tandem all are by the longer one",
+				min(*one, bits), max(*one, bits))
+		}
+		*one = max(*one, bits)
+	}
+	return length, lengthV6
 }
 
 func numberOf(text string) (n int64) {

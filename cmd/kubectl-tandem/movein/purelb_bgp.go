@@ -38,7 +38,7 @@ func (n neighbor) number(field string, section ...string) (value int64) {
 }
 
 // purelbBGP converts the configuration of k8gobgp. pools are those whose addresses PureLB puts on its interface.
-func (d *draft) purelbBGP(o *object, pools []string) {
+func (d *draft) purelbBGP(o *object, pools []*pool) {
 	spec := o.spec()
 	global := spec.child("global")
 	asn, _ := global.number("asn")
@@ -73,9 +73,29 @@ func (d *draft) purelbBGP(o *object, pools []string) {
 	}
 	imports := spec.child("netlinkImport")
 	imports.skip("vrf", "interfaceList")
-	if imports.boolean("enabled", false) && len(pools) > 0 {
-		a := d.newAdvertisement(bgpKind, o.nick, o.origin())
-		a.pools, a.peers = pools, peers
+	if !imports.boolean("enabled", false) {
+		return
+	}
+	if len(pools) == 0 && len(peers) > 0 {
+		d.add(Warn, "nothing-announced", o.about, "its sessions announce what remote ServiceGroups have on PureLB's interface, and there is no "+
+			"such group in the input")
+	}
+	d.purelbImport(o, pools, peers)
+}
+
+// purelbImport announces the pools whose addresses are on PureLB's interface: an advertisement for those of each length of prefixes.
+func (d *draft) purelbImport(o *object, pools []*pool, peers []string) {
+	var made []*advertisement
+	for _, p := range pools {
+		i := slices.IndexFunc(made, func(a *advertisement) bool {
+			return orDefault(a.length, 32) == orDefault(p.length, 32) && orDefault(a.lengthV6, 128) == orDefault(p.lengthV6, 128)
+		})
+		if i < 0 {
+			a := d.newAdvertisement(bgpKind, o.nick, o.origin())
+			a.peers, a.length, a.lengthV6 = peers, p.length, p.lengthV6
+			made, i = append(made, a), len(made)
+		}
+		made[i].pools = append(made[i].pools, p.name)
 	}
 }
 
@@ -122,6 +142,12 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 	p.my, p.theirs = asn, n.number("peerAsn", "config")
 	if local := n.number("localAsn", "config"); local != 0 {
 		p.my = local
+	}
+	if p.my == 0 {
+		global.reportOr(o, Error, "missing", "asn", "a session needs the number of the nodes' autonomous system")
+	}
+	if p.theirs == 0 {
+		config.reportOr(o, Error, "missing", "peerAsn", "a session needs the number of the router's autonomous system")
 	}
 	p.address, p.iface = config.text("neighborAddress"), orElse(config.text("neighborInterface"), n.text("transport", "bindInterface"))
 	p.source = n.text("transport", "localAddress")

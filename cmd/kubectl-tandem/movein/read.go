@@ -30,7 +30,8 @@ type object struct {
 	namespace, nick string // metadata.namespace and metadata.name
 	labels          map[string]string
 	annotations     map[string]string
-	taken           bool // a product has converted it
+	taken           bool     // a product has converted it
+	duplicates      []string // paths of the keys that it has twice
 }
 
 // origin says where the object stands, for the comments of what is made from it.
@@ -51,12 +52,23 @@ func (o *object) namespaced(fallback string) subject {
 	return subject{o.kind, namespace + "/" + o.nick}
 }
 
-var templateMark = regexp.MustCompile(`\{\{|\{%`)
+var (
+	templateMark = regexp.MustCompile(`\{\{|\{%`)
+	// commentMark is that of templates whose marks are comments in YAML, as makejinja has them: "#{ x }#" and "#% if x %#".
+	commentMark = regexp.MustCompile(`^[^#]*(#\{).*\}#|^\s*(#%).*%#`)
+	// ours matches what has to do with load balancers.
+	ours = regexp.MustCompile(`(?i)metallb|purelb|kube-?vip|cilium|calico|tigera|svccontroller|servicelb|load-?balancer|lb-?ipam|external-?ips|` +
+		`address-pools|(range|cidr)-global|bgp`)
+)
 
 // parse returns the documents of an input. A text that is no YAML, or a template that has to be rendered first, is an error.
 func (in *input) parse(file Input) (objects []*object) {
 	data := bytes.ReplaceAll(bytes.TrimPrefix(file.Data, []byte("\xef\xbb\xbf")), []byte("\r\n"), []byte("\n"))
-	template := templateLine(data)
+	template, commented := templateLine(data)
+	level := Error
+	if in.several && !ours.Match(data) { // A directory has files of other programs, too.
+		level = Warn
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for index := 1; ; index++ {
 		var root yaml.Node
@@ -64,10 +76,13 @@ func (in *input) parse(file Input) (objects []*object) {
 		if errors.Is(err, io.EOF) {
 			return objects
 		}
-		if template > 0 && (err != nil || hasTemplateKey(&root)) {
+		if template > 0 && (err != nil || hasTemplateKey(&root) || commented) {
 			text := strings.TrimSpace(strings.Split(string(data), "\n")[template-1])
 			mark := templateMark.FindString(text)
-			in.add(Error, "template", subject{name: fmt.Sprintf("%s line %d", file.Name, template)},
+			if m := commentMark.FindStringSubmatch(text); m != nil {
+				mark = m[1] + m[2]
+			}
+			in.add(level, "template", subject{name: fmt.Sprintf("%s line %d", file.Name, template)},
 				"%q is a template's (Jinja, Ansible, Helm), not YAML: %s. Render it first, or read the live cluster by "+
 					"--from-cluster", mark, text)
 			return nil
@@ -82,25 +97,30 @@ func (in *input) parse(file Input) (objects []*object) {
 			n, err = value(&root)
 		}
 		if err != nil {
-			in.add(Error, "no-yaml", subject{name: file.Name}, "%v", err)
+			in.add(level, "no-yaml", subject{name: file.Name}, "%v", err)
 			return nil
 		}
 		if n != nil {
 			objects = append(objects, in.document(file.Name, index, n, "", "")...)
+			objects = append(objects, in.embedded(file.Name, index, n)...)
 		}
 	}
 }
 
-// templateLine returns the first line with the mark of a template that is not in a comment, 0 where there is none.
-func templateLine(data []byte) int {
-	number := 0
+// templateLine returns the first line with the mark of a template that is not in a comment, 0 where there is none. commented says that the
+// mark is a comment in YAML, so that the template may well be parsed.
+func templateLine(data []byte) (number int, commented bool) {
 	for line := range bytes.Lines(data) {
 		number++
-		if text := bytes.TrimSpace(line); templateMark.Match(text) && !bytes.HasPrefix(text, []byte("#")) {
-			return number
+		text := bytes.TrimSpace(line)
+		if commentMark.Match(text) {
+			return number, true
+		}
+		if templateMark.Match(text) && !bytes.HasPrefix(text, []byte("#")) {
+			return number, false
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // hasTemplateKey reports whether a mapping has a mapping for a key, which is how YAML reads {{ name }}.
@@ -153,10 +173,7 @@ func (in *input) document(file string, index int, n *yaml.Node, version, kind st
 		f.about = o.namespaced("")
 	}
 	*f.zeros = nil
-	for _, path := range duplicates(n, "") {
-		f.in.add(Error, "duplicate-key", f.aboutOr(path), "%s is there twice; parsers take the last one silently, so say which is "+
-			"meant", path)
-	}
+	o.duplicates = duplicates(n, "")
 	return []*object{o}
 }
 

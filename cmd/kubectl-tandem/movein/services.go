@@ -335,9 +335,11 @@ func (d *draft) ciliumService(s *service) (asks bool) {
 // purelbService translates PureLB's annotations.
 func (d *draft) purelbService(s *service) (asks bool) {
 	const prefix = "purelb.io/"
+	name := "default"
 	if group := s.annotations[prefix+"service-group"]; group != "" {
-		d.annotate(s, "address-pool", d.ourPool(group[strings.LastIndex(group, "/")+1:]))
-		if name := group[strings.LastIndex(group, "/")+1:]; len(d.pools) > 0 && d.pool(d.ourPool(name)) == nil {
+		name = group[strings.LastIndex(group, "/")+1:]
+		d.annotate(s, "address-pool", d.ourPool(name))
+		if len(d.pools) > 0 && d.pool(d.ourPool(name)) == nil {
 			d.add(Warn, "dangling", s.about(), "AddressPool %q is not in the input", group)
 		}
 	}
@@ -354,7 +356,8 @@ func (d *draft) purelbService(s *service) (asks bool) {
 			"with endpoints, and Cluster needs nothing")
 	}
 	purelb := slices.ContainsFunc(sortedKeys(s.annotations), func(key string) bool { return strings.HasPrefix(key, prefix) })
-	if _, local := s.annotations[prefix+"allow-local"]; purelb && !local && s.policy == "Local" {
+	group := d.pool(d.ourPool(name))
+	if _, local := s.annotations[prefix+"allow-local"]; purelb && !local && s.policy == "Local" && (group == nil || !group.remote) {
 		d.add(Warn, "etp-rewritten", s.about(), "PureLB has made externalTrafficPolicy Cluster of its Local on pools of the nodes' "+
 			"subnet; with Tandem it is Local when the manifest is applied again")
 	}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// purelbValues reads values of PureLB's chart, which stand alone, in a HelmRelease, or in an Application of Argo CD. Its serviceGroup and
+// lbnodeagent become the objects that the chart makes of them.
+func (d *draft) purelbValues() {
+	for _, o := range slices.Clone(d.objects) {
+		if o.taken || o.kind == "Service" || o.group == "purelb.io" {
+			continue
+		}
+		found := d.purelbValuesOf(o, o.node)
+		if found && o.kind == "" {
+			o.taken = true
+			for i := 0; i < len(o.node.Content); i += 2 {
+				o.whole(o.node.Content[i].Value)
+			}
+		}
+	}
+}
+
+// purelbValuesOf looks for values below a node, also in values that are written as a text.
+func (d *draft) purelbValuesOf(o *object, n *yaml.Node) (found bool) {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if strings.Contains(n.Value, "serviceGroup:") || strings.Contains(n.Value, "lbnodeagent:") {
+			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind == yaml.MappingNode {
+				return d.purelbValuesOf(o, text)
+			}
+		}
+	case yaml.MappingNode:
+		group, agent := mappingOf(n, "serviceGroup"), mappingOf(n, "lbnodeagent")
+		if group != nil && (lookup(group, "create") != nil || lookup(group, "spec") != nil) || agent != nil {
+			d.purelbChart(o, group, agent)
+			return true
+		}
+	}
+	for i, item := range n.Content {
+		if n.Kind == yaml.SequenceNode || i%2 == 1 {
+			found = d.purelbValuesOf(o, item) || found
+		}
+	}
+	return found
+}
+
+// mappingOf returns the mapping of a key, nil where there is none.
+func mappingOf(n *yaml.Node, key string) *yaml.Node {
+	if value := lookup(n, key); value != nil && value.Kind == yaml.MappingNode {
+		return value
+	}
+	return nil
+}
+
+// purelbChart makes the objects of the values serviceGroup and lbnodeagent, each of which may be nil.
+func (d *draft) purelbChart(o *object, group, agent *yaml.Node) {
+	version := "v2"
+	if agent != nil {
+		for _, key := range []string{"localint", "extlbint", "sendgarp"} { // names that the second version has changed
+			if lookup(agent, key) != nil {
+				version = "v1"
+			}
+		}
+		for _, key := range []string{"sendgarp", "garpConfig"} {
+			if lookup(agent, key) != nil {
+				d.add(Info, "garp", subject{name: "lbnodeagent." + key}, "Tandem always sends gratuitous ARP and unsolicited "+
+					"neighbour advertisements when a node takes an address")
+			}
+		}
+		if local := only(agent, "localint", "localInterface", "interfaces", "extlbint", "dummyInterface"); len(local.Content) > 0 {
+			d.purelbObject(o, version, "LBNodeAgent", "default", mapping("local", local))
+		}
+	}
+	if group == nil {
+		return
+	}
+	spec := mappingOf(group, "spec")
+	switch create := strings.ToLower(scalarOf(group, "create")); {
+	case create != "true" && create != "yes" && spec != nil:
+		d.add(Warn, "was-ignored", subject{name: "serviceGroup"}, "create is not true, so that the chart makes no ServiceGroup of it; it is left out")
+	case spec != nil && len(spec.Content) > 0:
+		d.purelbObject(o, version, "ServiceGroup", orElse(scalarOf(group, "name"), "default"), spec)
+	}
+}
+
+// purelbObject adds an object that the chart makes.
+func (d *draft) purelbObject(o *object, version, kind, name string, spec *yaml.Node) {
+	n := mapping("apiVersion", scalarNode("purelb.io/"+version))
+	n.Content = append(n.Content, scalarNode("kind"), scalarNode(kind), scalarNode("metadata"), mapping("name", scalarNode(name)), scalarNode("spec"), spec)
+	n.Line = spec.Line
+	d.objects = append(d.objects, o.in.document(o.file, o.index, n, "", "")...)
+}
+
+// mapping is one of a single key.
+func mapping(key string, value *yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.MappingNode, Line: value.Line, Content: []*yaml.Node{scalarNode(key), value}}
+}
+
+// only returns a mapping with some of the keys of another one.
+func only(n *yaml.Node, keys ...string) *yaml.Node {
+	some := &yaml.Node{Kind: yaml.MappingNode, Line: n.Line}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if slices.Contains(keys, n.Content[i].Value) {
+			some.Content = append(some.Content, n.Content[i], n.Content[i+1])
+		}
+	}
+	return some
+}
