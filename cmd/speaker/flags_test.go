@@ -49,3 +49,27 @@ func TestFlagsAreValidated(t *testing.T) {
 		}
 	}
 }
+
+// TestHostIP reads --host-ip. A wrong one ends the speaker with the name of the flag, and what is wrong.
+func TestHostIP(t *testing.T) {
+	for _, tt := range []struct{ text, address, other, wrong string }{
+		{"198.51.100.11", "198.51.100.11", "invalid IP", ""},
+		{"2001:db8::11, 198.51.100.11", "2001:db8::11", "198.51.100.11", ""},
+		{"::1", "::1", "invalid IP", ""},
+		{"node1", "invalid IP", "invalid IP", "unable to parse"},
+		{"198.51.100.11,198.51.100.12", "invalid IP", "invalid IP", "of one family"},
+		{"fe80::11%eth0", "invalid IP", "invalid IP", "fe80::11%eth0 is an address of one link"},
+		{"198.51.100.11,fe80::11", "invalid IP", "invalid IP", "fe80::11 is an address of one link"},
+	} {
+		address, other, err := parseHostIP(tt.text)
+		if address.String() != tt.address || other.String() != tt.other {
+			t.Errorf("parseHostIP(%q) = %v, %v, want %s, %s", tt.text, address, other, tt.address, tt.other)
+		}
+		switch {
+		case tt.wrong == "" && err != nil:
+			t.Errorf("parseHostIP(%q): %v", tt.text, err)
+		case tt.wrong != "" && (err == nil || !strings.Contains(err.Error(), "--host-ip") || !strings.Contains(err.Error(), tt.wrong)):
+			t.Errorf("parseHostIP(%q): %v, want an error that names --host-ip, and says %s", tt.text, err, tt.wrong)
+		}
+	}
+}

@@ -335,6 +335,11 @@ func parseHostIP(text string) (address, other netip.Addr, err error) {
 	if err == nil && two && family.Of(address) == family.Of(other) {
 		err = fmt.Errorf("%s and %s are of one family; give one address, or one of each family, as 198.51.100.11,2001:db8::11", address, other)
 	}
+	for _, a := range []netip.Addr{address, other} {
+		if err == nil && a.Is6() && a.IsLinkLocalUnicast() {
+			err = fmt.Errorf("%s is an address of one link, which other nodes cannot tell from those of their own links; give one that they reach", a)
+		}
+	}
 	if err != nil {
 		return netip.Addr{}, netip.Addr{}, fmt.Errorf("--host-ip: %w", err)
 	}

@@ -75,10 +75,10 @@ func (c Config) validate() error {
 	if c.Node == "" {
 		errs = append(errs, errors.New("the node has no name"))
 	}
-	if !c.Bind.IsValid() || c.Bind.IsUnspecified() || c.Bind.IsMulticast() {
+	if !isNodeAddress(c.Bind.Unmap()) {
 		errs = append(errs, fmt.Errorf("the bind address %v is not a node's address", c.Bind))
 	}
-	if o := c.Other; o.IsValid() && (o.IsUnspecified() || o.IsMulticast() || family.Of(o.Unmap()) == family.Of(c.Bind.Unmap())) {
+	if o := c.Other.Unmap(); o.IsValid() && (!isNodeAddress(o) || family.Of(o) == family.Of(c.Bind.Unmap())) {
 		errs = append(errs, fmt.Errorf("the other address %v is not a node's address of the other family than that of %v", o, c.Bind))
 	}
 	if c.Port == 0 {
@@ -89,6 +89,9 @@ func (c Config) validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// isNodeAddress reports whether an address may be one of a node.
+func isNodeAddress(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }
 
 // A Snapshot says which speakers were alive at one moment. It is shared: do not modify it.
 type Snapshot struct {

@@ -86,6 +86,7 @@ func TestConfig(t *testing.T) {
 		{"on all addresses", func(c *Config) { c.Bind = netip.IPv6Unspecified() }, "the bind address :: is not a node's address"},
 		{"with two addresses of one family", func(c *Config) { c.Other = loopback(2) }, "the other address 127.9.46.2 is not a node's address of the other family than that of 127.9.46.1"},
 		{"on a group", func(c *Config) { c.Bind = netip.MustParseAddr("ff02::1") }, "the bind address ff02::1 is not a node's address"},
+		{"on all IPv4 addresses in IPv6 notation", func(c *Config) { c.Bind = netip.MustParseAddr("::ffff:0.0.0.0") }, "the bind address ::ffff:0.0.0.0 is not a node's address"},
 		{"without a port", func(c *Config) { c.Port = 0 }, "the port is 0"},
 		{"without a key", func(c *Config) { c.Key = nil }, "the key is empty"},
 	}
