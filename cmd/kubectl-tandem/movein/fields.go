@@ -388,6 +388,13 @@ func (f *fields) whole(field string) {
 	})
 }
 
+// wholeObject marks everything below all fields as known.
+func (f *fields) wholeObject() {
+	for i := 0; i < len(f.node.Content); i += 2 {
+		f.whole(f.node.Content[i].Value)
+	}
+}
+
 // unread returns the paths of the fields that nobody has asked for.
 func (f *fields) unread() (paths []string) {
 	if f == nil || f.node == nil {

@@ -66,8 +66,11 @@ func (d *draft) metallbConfigs() (configs []metallbConfiguration) {
 
 // metallbValues looks for configInline in values of a Helm chart, also those of a parent chart, and in values that are written as a text.
 func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*object, *yaml.Node)) {
-	if name := lookupPath(n, "name"); name != nil && strings.HasPrefix(name.Value, "configInline.") {
-		d.add(Lost, "no-equal", o.about, "the parameter %s of the chart is not read; write configInline as values", name.Value)
+	if n.Kind == yaml.SequenceNode {
+		if config := d.metallbParameters(o, n); config != nil {
+			found(o, config)
+			o.wholeObject()
+		}
 	}
 	for i, item := range n.Content {
 		if n.Kind == yaml.SequenceNode { // such as the sources of an Application of Argo CD, or the charts of a Kustomization
@@ -81,9 +84,7 @@ func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*
 		case key == "configInline" && value.Tag != "!!null":
 			found(o, value)
 			d.metallbSiblings(o, n, path)
-			for j := 0; j < len(o.node.Content); j += 2 {
-				o.whole(o.node.Content[j].Value)
-			}
+			o.wholeObject()
 		case value.Kind == yaml.MappingNode || value.Kind == yaml.SequenceNode:
 			d.metallbValues(o, value, below, found)
 		case value.Kind == yaml.ScalarNode && strings.Contains(value.Value, "configInline:"):

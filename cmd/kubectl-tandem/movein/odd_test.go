@@ -168,8 +168,6 @@ func TestOddities(t *testing.T) {
 		{name: "charts of k3s beside the pools of another product", input: "apiVersion: helm.cattle.io/v1\nkind: HelmChart\nmetadata: " +
 			"{name: metallb}\nspec: {valuesContent: \"" + inline + "\"}\n---\n" + with(service, "ANNOTATIONS", "", "SPEC",
 			"type: LoadBalancer"), want: []string{"192.0.2.0/28"}},
-		{name: "values as parameters", input: "kind: Application\nspec: {source: {helm: {parameters: [{name: " +
-			"\"configInline.address-pools[0].name\", value: a}]}}}\n", codes: []string{"lost no-equal"}},
 		{
 			name: "numbers and times out of bounds", input: with(peer, "NAME", "a", "SPEC", "peerPort: 70000, holdTime: 2s, routerID: abc") +
 				"apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {name: a}\nspec: {receiveInterval: 5, detectMultiplier: 1}\n",
