@@ -16,6 +16,7 @@ import (
 func (d *draft) kubeVIP() {
 	k := &kubeVIPState{draft: d}
 	k.assumption = d.assumed("kube-vip")
+	d.kubeVIPValues()
 	var pods []container
 	for _, o := range d.objects {
 		for _, c := range o.containers() {

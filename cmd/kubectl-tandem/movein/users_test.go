@@ -105,6 +105,21 @@ func TestKubeVIPOfUsers(t *testing.T) {
 			input: with(pools, "DATA", `cidr-global: "192.0.2.1-192.0.2.9, 192.0.2.16/28", range-dev: 192.0.2.64/28`), want: []string{"- 192.0.2.1-192.0.2.9\n  "},
 			codes: []string{"warn dead-key", "warn no-advertisement", "warn was-refused"}, says: "blanks beside a comma",
 		},
+		{
+			name: "values of the charts",
+			input: "kind: HelmRelease\nmetadata: {name: kube-vip}\nspec: {values: {image: {tag: v0.6.0}, config: {address: 192.0.2.9}, nodeSelector: {role: lb}, " +
+				"extraArgs: {serviceInterface: eth1}, envFrom: [{configMapRef: {name: gone}}], envValueFrom: {svc_namespace: {configMapKeyRef: {name: gone, key: a}}}, " +
+				"env: {vip_interface: eth0, cp_enable: true}}}\n---\ncm: {data: {range-global: 192.0.2.1-192.0.2.20}}\n",
+			want:  []string{"exclude:\n    - 192.0.2.9\n", "- eth1\n", "role: lb\n", "From DaemonSet kube-system/kube-vip (input.yaml, line 3)"},
+			codes: []string{"lost control-plane", "warn dangling", "warn reserved"},
+		},
+		{
+			name: "values in a text, for a chart that takes any container",
+			input: "kind: Application\nmetadata: {name: a}\nspec:\n  source:\n    helm:\n      values: |\n        controllers: {a: {containers: {b: {env: " +
+				"[{name: bgp_enable, value: true}, {name: svc_enable, value: true}, {name: bgp_as, value: 64500}, {name: bgp_peers, value: \"192.0.2.1:64500\"}, a]}}}}\n",
+			want: []string{"peerAddress: 192.0.2.1"}, without: []string{"L2Advertisement"}, codes: []string{"warn no-pools"},
+		},
+		{name: "values of other charts", input: "env: {vip: a}\nconfig: {a: b}\ncm: {data: {a: b}}\n"},
 		{name: "a Service that kube-vip ignores", input: with(service, "ANNOTATIONS", `kube-vip.io/ignore: "true"`, "SPEC", ""), codes: []string{"error ignored-service"}},
 		{
 			name: "a Service that kube-vip ignores, with a class", input: with(service, "ANNOTATIONS", `kube-vip.io/ignore: "true"`, "SPEC", "loadBalancerClass: example.com/a"),
