@@ -5,6 +5,8 @@ package movein
 import (
 	"net/netip"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,10 +14,19 @@ import (
 
 // calicoPrefix is a network that Calico announces, whoever gives the addresses.
 type calicoPrefix struct {
-	prefix      netip.Prefix
-	communities []string
-	aggregated  bool
+	prefix     netip.Prefix
+	aggregated bool
+	about      subject // the object that says it
 }
+
+// calicoCommunities are those of the routes within a prefix.
+type calicoCommunities struct {
+	prefix netip.Prefix
+	values []string
+}
+
+// calicoOrigin is where advertisements of what Calico announces come from.
+const calicoOrigin = "Calico's BGPConfiguration"
 
 // calico converts pools for load balancers, and says what of Calico's BGP stays with Calico. Objects are of the API (projectcalico.org), or
 // as they are stored (crd.projectcalico.org).
@@ -36,8 +47,9 @@ func (d *draft) calico() {
 		onDemand = controllers.child("loadBalancer").text("assignIPs") == "RequestedServicesOnly"
 	}
 	for _, o := range find("IPPool") {
-		d.calicoPool(o, onDemand)
+		d.calicoPool(o, o.spec(), o.nick, onDemand)
 	}
+	d.calicoInstallation(onDemand)
 	var own int64 = 64512
 	for _, o := range find("BGPConfiguration") {
 		own = d.calicoConfiguration(o, own)
@@ -53,25 +65,53 @@ func (d *draft) calico() {
 	}
 }
 
+// calicoInstallation converts the pools of Calico's operator, of which one that is for load balancers becomes an IPPool.
+func (d *draft) calicoInstallation(onDemand bool) {
+	for _, o := range d.objects {
+		if o.kind != "Installation" || o.group != "operator.tigera.io" || d.Options.From != "" && d.Options.From != "calico" {
+			continue
+		}
+		for _, f := range o.spec().child("calicoNetwork").list("ipPools") {
+			if !slices.Contains(f.texts("allowedUses"), "LoadBalancer") {
+				f.whole("cidr")
+				continue
+			}
+			f.skip("encapsulation")
+			f.node.Content = append(f.node.Content, scalarNode("disabled"), scalarNode(orElse(f.text("disableNewAllocations"), "false")))
+			d.calicoPool(o, f, orElse(f.text("name"), dns(f.peek("cidr"), 63)), onDemand)
+			d.unknown(f)
+		}
+	}
+}
+
 // calicoPool converts an IPPool that is for load balancers.
-func (d *draft) calicoPool(o *object, onDemand bool) {
-	spec := o.spec()
+func (d *draft) calicoPool(o *object, spec *fields, name string, onDemand bool) {
 	lb := false
 	for _, use := range spec.texts("allowedUses") {
 		lb = lb || use == "LoadBalancer"
 	}
-	for _, name := range []string{"blockSize", "natOutgoing", "nat-outgoing", "ipipMode", "vxlanMode", "nodeSelector"} {
+	for _, name := range []string{"blockSize", "natOutgoing", "nat-outgoing", "ipipMode", "vxlanMode"} {
 		spec.skip(name)
 	}
 	spec.whole("ipip")
 	cidr, namespaces := spec.text("cidr"), spec.text("namespaceSelector")
 	mode, disabled := spec.text("assignmentMode"), spec.boolean("disabled", false)
 	noBGP := spec.boolean("disableBGPExport", false)
-	if !lb {
+	nodes := spec.text("nodeSelector")
+	switch {
+	case lb:
+	case disabled:
+		d.add(Warn, "workload-pool", o.about, "it gives no address, and stays with Calico. A pool that is disabled often lets BIRD announce what another "+
+			"product puts on the nodes' interfaces, for which an InterfaceAdvertisement stands")
+		return
+	default:
 		d.add(Warn, "workload-pool", o.about, "it gives addresses to pods, and stays with Calico")
 		return
 	}
-	p := d.newPool(o.nick, "calico", o.origin())
+	if nodes != "" && nodes != "all()" {
+		spec.report(Warn, "was-refused", "nodeSelector", "%q: Calico takes all() alone for a pool of load balancers; it is left out", nodes)
+	}
+	p := d.newPool(name, "calico", o.origin())
 	d.addSpan(p, spec, "cidr", cidr)
 	p.labels = o.labels
 	p.manual = strings.EqualFold(mode, "Manual") || disabled || onDemand
@@ -126,6 +166,22 @@ func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
 	return s, true
 }
 
+// asNumber reads the number of an autonomous system, which may be written as two: 1.10 is 65546 (RFC 5396). It is 0 where it is absent.
+func (f *fields) asNumber(field string) int64 {
+	high, low, dotted := strings.Cut(f.peek(field), ".")
+	if !dotted {
+		n, _ := f.number(field)
+		return n
+	}
+	f.skip(field)
+	h, err := strconv.ParseUint(high, 10, 16)
+	l, err2 := strconv.ParseUint(low, 10, 16)
+	if err != nil || err2 != nil {
+		f.report(Error, "bad-value", field, "%q is no number of an autonomous system", f.peek(field))
+	}
+	return int64(h<<16 | l)
+}
+
 // cidrs reads a list of {cidr}.
 func (f *fields) cidrs(field string) (list []netip.Prefix, texts []string) {
 	for _, item := range f.list(field) {
@@ -146,13 +202,18 @@ func (d *draft) calicoConfiguration(o *object, own int64) int64 {
 	if o.namespace != "" {
 		d.add(Info, "namespace", o.about, "metadata.namespace means nothing for this kind")
 	}
-	if asn, ok := spec.number("asNumber"); ok {
+	if strings.HasPrefix(o.nick, "node.") {
+		o.whole("spec")
+		d.add(Info, "ignored", o.about, "it is about one node, and stays with Calico; what is announced stands in the one named default")
+		return own
+	}
+	if asn := spec.asNumber("asNumber"); asn != 0 {
 		own = asn
 	}
 	aggregated := !strings.EqualFold(spec.text("serviceLoadBalancerAggregation"), "Disabled")
 	balancers, _ := spec.cidrs("serviceLoadBalancerIPs")
 	for _, prefix := range balancers {
-		d.calicoBGP = append(d.calicoBGP, &calicoPrefix{prefix: prefix, aggregated: aggregated})
+		d.calicoBGP = append(d.calicoBGP, &calicoPrefix{prefix, aggregated, o.about})
 	}
 	if _, texts := spec.cidrs("serviceExternalIPs"); len(texts) > 0 {
 		d.add(Lost, "external-ips", o.about, "Calico announces spec.externalIPs of Services within %s. Tandem announces status "+
@@ -168,13 +229,13 @@ func (d *draft) calicoConfiguration(o *object, own int64) int64 {
 		values[item.text("name")] = item.text("value")
 	}
 	for _, item := range spec.list("prefixAdvertisements") {
-		prefix, err := netip.ParsePrefix(item.text("cidr"))
+		of := calicoCommunities{}
+		of.prefix, _ = netip.ParsePrefix(item.text("cidr"))
 		for _, name := range item.texts("communities") {
-			for _, known := range d.calicoBGP {
-				if err == nil && prefix.Bits() <= known.prefix.Bits() && prefix.Contains(known.prefix.Addr()) {
-					known.communities = append(known.communities, calicoCommunity(orElse(values[name], name)))
-				}
-			}
+			of.values = append(of.values, calicoCommunity(orElse(values[name], name)))
+		}
+		if of.prefix.IsValid() {
+			d.calicoCommunities = append(d.calicoCommunities, of)
 		}
 	}
 	for _, name := range []string{
@@ -201,35 +262,71 @@ func (d *draft) stays() bool {
 	return len(d.calicoBGP) > 0 && (d.Options.Announce == "" || d.Options.Announce == "calico")
 }
 
-// calicoAnnounces marks the pools that Calico announces, or makes an advertisement for them.
+// calicoAnnounces marks the pools that Calico announces, or makes advertisements for them: one for all that have the same communities.
 func (d *draft) calicoAnnounces() {
-	var made *advertisement
+	made := map[string]*advertisement{}
 	for _, known := range d.calicoBGP {
+		found := false
 		for _, p := range d.pools {
 			if !contains(known.prefix, p) {
 				continue
 			}
-			if d.stays() {
-				p.elsewhere = true
-				d.add(Info, "announced-by-calico", p.about(), "Calico announces %s, whoever writes the Services' status; no Tandem "+
-					"advertisement is made", known.prefix)
+			if found = true; d.stays() {
+				d.calicoStays(p, known)
 				continue
 			}
-			if d.Options.Announce != "bgp" {
-				continue
-			}
-			if made == nil {
-				made = d.newAdvertisement(bgpKind, "calico", "Calico's BGPConfiguration")
-			}
-			made.pools = append(made.pools, p.name)
-			made.communities = append(made.communities, known.communities...)
-			if known.aggregated {
-				d.add(Lost, "aggregate", made.about(), "Calico announces %s from every node, whether an address of it is given or not; "+
-					"Tandem announces what Services have (aggregationLength: %d sends the whole from nodes that serve at least one of "+
-					"its addresses)",
-					known.prefix, known.prefix.Bits())
+			if d.Options.Announce == "bgp" {
+				d.calicoAdvertise(made, p, known)
 			}
 		}
+		if !found {
+			d.asksAway = true // by whatever gives addresses today
+			d.add(Info, "announced-by-calico", known.about, "Calico announces %s today, whoever writes the Services' status, and no pool of the input is "+
+				"within it", known.prefix)
+		}
+	}
+}
+
+// calicoStays marks a pool as one that Calico announces.
+func (d *draft) calicoStays(p *pool, known *calicoPrefix) {
+	p.elsewhere = true
+	d.add(Info, "announced-by-calico", p.about(), "Calico announces %s, whoever writes the Services' status; no Tandem "+
+		"advertisement is made", known.prefix)
+}
+
+// calicoRequested marks the pools of what Services ask for, which are made after the others.
+func (d *draft) calicoRequested() {
+	for _, known := range d.calicoBGP {
+		for _, p := range d.pools {
+			if d.stays() && !p.elsewhere && contains(known.prefix, p) {
+				d.calicoStays(p, known)
+			}
+		}
+	}
+}
+
+// calicoAdvertise adds a pool to the advertisement for its communities.
+func (d *draft) calicoAdvertise(made map[string]*advertisement, p *pool, known *calicoPrefix) {
+	var communities []string
+	for _, of := range d.calicoCommunities {
+		for _, value := range of.values {
+			if contains(of.prefix, p) && !slices.Contains(communities, value) {
+				communities = append(communities, value)
+			}
+		}
+	}
+	key := strings.Join(communities, " ")
+	a := made[key]
+	if a == nil {
+		a = d.newAdvertisement(bgpKind, "calico", calicoOrigin)
+		a.communities, made[key] = communities, a
+	}
+	a.pools = append(a.pools, p.name)
+	if known.aggregated {
+		d.add(Lost, "aggregate", a.about(), "Calico announces %s from every node, whether an address of it is given or not; "+
+			"Tandem announces what Services have (aggregationLength: %d sends the whole from nodes that serve at least one of "+
+			"its addresses)",
+			known.prefix, known.prefix.Bits())
 	}
 }
 
@@ -253,13 +350,16 @@ func (d *draft) calicoPeer(o *object, own int64) {
 	if d.Options.Announce != "bgp" || len(d.pools) == 0 {
 		return
 	}
+	if p.theirs == 0 {
+		spec.report(Error, "missing", "asNumber", "a session needs the number of the router's autonomous system")
+	}
 	if len(lost) > 0 {
 		d.add(Lost, "no-equal", o.about, "%s: no equal in Tandem; filters may hide routes on purpose, so that a person has to read "+
 			"them", strings.Join(lost, ", "))
 	}
 	d.peers = append(d.peers, p)
 	for _, a := range d.advertisements {
-		if a.kind == bgpKind && a.name == "calico" {
+		if a.from == calicoOrigin {
 			a.peers = append(a.peers, p.name)
 		}
 	}
@@ -281,9 +381,8 @@ func (d *draft) calicoPeer(o *object, own int64) {
 func (d *draft) calicoSession(o *object, spec *fields, own int64) (p *peer, peers bool, lost []string) {
 	scratch := &draft{journal: &journal{}, Options: d.Options}
 	p = scratch.newPeer(o.nick, o.origin())
-	p.my, _ = spec.number("localASNumber")
-	p.my = orDefault(p.my, own)
-	p.theirs, _ = spec.number("asNumber")
+	p.my = orDefault(spec.asNumber("localASNumber"), own)
+	p.theirs = spec.asNumber("asNumber")
 	p.address = spec.text("peerIP")
 	if address, err := netip.ParseAddrPort(p.address); err == nil {
 		p.address, p.port = address.Addr().String(), int64(address.Port())

@@ -37,8 +37,10 @@ type draft struct {
 
 	parsed    []*service
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
-	tookPools bool            // of Options
-	asksAway  bool            // addresses are asked for by annotations that are not on Services
+
+	calicoCommunities []calicoCommunities
+	tookPools         bool // of Options
+	asksAway          bool // addresses are asked for by annotations that are not on Services
 }
 
 func newDraft(j *journal, o Options) *draft {
@@ -415,6 +417,7 @@ func (d *draft) patch(namespace, name, from string) *patch {
 // finish checks what needs all objects.
 func (d *draft) finish() {
 	d.dropEmpty()
+	d.calicoRequested()
 	d.announceRest()
 	d.checkReferences()
 	for _, p := range d.pools {

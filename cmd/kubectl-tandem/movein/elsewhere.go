@@ -32,6 +32,7 @@ func (d *draft) elsewhere() {
 			about = subject{name: fmt.Sprintf("document %d of %s", o.index, o.file)}
 		}
 		d.searchAnnotations(about, o.node, "")
+		d.gatewayAddresses(o)
 	}
 }
 
@@ -64,6 +65,8 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 				key, value = strings.ReplaceAll(name, `\.`, "."), lookup(n, "value")
 			}
 			switch ours := translations[key]; {
+			case key == "loadBalancerIP" && value.Kind == yaml.ScalarNode || key == "externalIPs" && value.Kind == yaml.SequenceNode:
+				d.plainElsewhere(about, path, key, value)
 			case ours != "" && value.Kind == yaml.ScalarNode:
 				d.asksAway = true
 				where := about
@@ -84,6 +87,45 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 			default:
 				d.searchAnnotations(about, value, below)
 			}
+		}
+	}
+}
+
+// plainElsewhere speaks of the fields loadBalancerIP and externalIPs of a Service that a chart makes.
+func (d *draft) plainElsewhere(about subject, path, key string, value *yaml.Node) {
+	about.name = strings.TrimSpace(about.name + " " + path)
+	var list []string
+	for _, item := range append([]*yaml.Node{value}, value.Content...) {
+		text, missing := (&input{set: d.Options.Set}).fill(item.Value)
+		if some, bad := addresses(text); len(some) > 0 && len(bad) == 0 || len(missing) > 0 {
+			list = append(list, text)
+		}
+	}
+	switch {
+	case len(list) == 0: // nothing, or something else of that name
+	case key == "loadBalancerIP":
+		d.asksAway = true
+		d.add(Info, "understood", about, "Tandem honours loadBalancerIP %s, which has to be in a pool", list[0])
+	default:
+		d.add(Lost, "external-ips", about, "Tandem does not announce externalIPs %s. Make the Service a load balancer, and add "+
+			"tandem-lb.io/load-balancer-ips to its annotations", strings.Join(list, ", "))
+	}
+}
+
+// gatewayAddresses warns of the addresses of a Gateway of Cilium, of which it makes an annotation of its own.
+func (d *draft) gatewayAddresses(o *object) {
+	if o.kind != "Gateway" || o.group != "gateway.networking.k8s.io" {
+		return
+	}
+	class, list := lookupPath(o.node, "spec", "gatewayClassName"), lookupPath(o.node, "spec", "addresses")
+	if class == nil || list == nil || !strings.Contains(class.Value, "cilium") {
+		return
+	}
+	for _, item := range list.Content {
+		if item.Kind == yaml.MappingNode && scalarOf(item, "value") != "" {
+			d.asksAway = true
+			d.add(Warn, "annotation-elsewhere", subject{o.kind, o.nick + " spec.addresses"}, "add tandem-lb.io/load-balancer-ips: %q under "+
+				"spec.infrastructure.annotations; Cilium makes an annotation of its own of it, which Tandem does not read", scalarOf(item, "value"))
 		}
 	}
 }
@@ -120,6 +162,6 @@ func mentions(text string) bool {
 			return true
 		}
 	}
-	return strings.Contains(text, "kube-vip.io/") || strings.Contains(text, "purelb.io/") || strings.Contains(text, "service.cilium.io/") ||
+	return strings.Contains(text, "loadBalancerIP:") || strings.Contains(text, "externalIPs:") || strings.Contains(text, "kube-vip.io/") || strings.Contains(text, "purelb.io/") || strings.Contains(text, "service.cilium.io/") ||
 		strings.Contains(text, "metallb.io/") || strings.Contains(text, "metallb.universe.tf/")
 }

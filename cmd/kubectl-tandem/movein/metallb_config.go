@@ -52,8 +52,11 @@ func (d *draft) metallbConfigs() (configs []metallbConfiguration) {
 			if data == nil || data.Kind != yaml.MappingNode {
 				continue
 			}
-			if config := lookup(data, "config"); config != nil &&
-				(strings.Contains(o.namespace+o.nick, "metallb") || strings.Contains(config.Value, "address-pools")) {
+			config := lookup(data, "config")
+			if config == nil { // Cilium before 1.14 had MetalLB within it, whose ConfigMap is bgp-config.
+				config = lookup(data, "config.yaml")
+			}
+			if config != nil && (strings.Contains(o.namespace+o.nick, "metallb") || strings.Contains(config.Value, "address-pools")) {
 				found(o, config)
 				o.whole("data")
 			}

@@ -243,3 +243,102 @@ func TestPureLBForms(t *testing.T) {
 		t.Run(tt.name, tt.run)
 	}
 }
+
+// TestCalicoForms converts what users of Calico have published beside the forms of its documentation.
+func TestCalicoForms(t *testing.T) {
+	object := func(kind, name, spec string) string {
+		return "apiVersion: projectcalico.org/v3\nkind: " + kind + "\nmetadata: {name: " + name + "}\nspec: {" + spec + "}\n---\n"
+	}
+	announces := object("BGPConfiguration", "default", "serviceLoadBalancerIPs: [{cidr: 192.0.2.0/24}]")
+	lan := object("IPPool", "lan", "cidr: 192.0.2.0/26, allowedUses: [LoadBalancer]")
+	bgp := movein.Options{Announce: "bgp"}
+	for _, tt := range []form{
+		{name: "another product gives the addresses", input: announces, codes: []string{"info announced-by-calico", "warn no-pools"}},
+		{
+			name: "a Service has an address of its own", input: announces + "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, " +
+				"loadBalancerIP: 192.0.2.9}\n", want: []string{"name: requested"},
+			codes: []string{"info announced-by-calico", "info pool", "info understood"},
+		},
+		{
+			name: "the number of one node, and one in two parts", input: object("BGPConfiguration", "default", "asNumber: 64513, serviceLoadBalancerIPs: "+
+				"[{cidr: 192.0.2.0/24}], serviceLoadBalancerAggregation: Disabled") + object("BGPConfiguration", "node.n1", "asNumber: 64999") + lan +
+				object("BGPPeer", "tor", "peerIP: 192.0.2.254, asNumber: 1.10, ttlSecurity: 1"), o: bgp,
+			want: []string{"myASN: 64513\n", "peerASN: 65546\n"}, codes: []string{"info families", "info ignored", "warn same-router"},
+		},
+		{
+			name: "a router without a number", input: announces + lan + object("BGPPeer", "tor", "peerIP: 192.0.2.254"), o: bgp,
+			codes: []string{"error missing", "info families", "lost aggregate", "warn same-router"},
+		},
+		{
+			name: "communities of one pool", input: object("BGPConfiguration", "default", "serviceLoadBalancerIPs: [{cidr: 192.0.2.0/24}], prefixAdvertisements: "+
+				`[{cidr: 192.0.2.0/26, communities: ["64512:1"]}], serviceLoadBalancerAggregation: Disabled`) + lan +
+				object("IPPool", "other", "cidr: 192.0.2.64/26, allowedUses: [LoadBalancer]"), o: bgp,
+			want: []string{"  - lan\n  communities:\n  - \"64512:1\"\n", "name: calico-2\nspec:\n  addressPools:\n  - other\n"}, codes: []string{"warn no-peers"},
+		},
+		{
+			name: "pools of the operator", input: "apiVersion: operator.tigera.io/v1\nkind: Installation\nmetadata: {name: default}\nspec: {calicoNetwork: {bgp: Enabled, " +
+				"ipPools: [{cidr: 10.0.0.0/16, natOutgoing: Enabled}, {name: lan, cidr: 192.0.2.0/26, encapsulation: None, assignmentMode: Manual, " +
+				"allowedUses: [LoadBalancer]}]}}\n", want: []string{"name: lan\nspec:\n  autoAssign: false\n"}, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "a pool of some nodes", input: announces + object("IPPool", "lan", "cidr: 192.0.2.0/26, allowedUses: [LoadBalancer], nodeSelector: has(rack)"),
+			want: []string{"- 192.0.2.0/26\n"}, codes: []string{"info announced-by-calico", "warn was-refused"},
+		},
+		{
+			name: "a pool that is not there", input: announces + lan + "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: " +
+				"{projectcalico.org/ipv4pools: '[\"gone\"]'}}\nspec: {type: LoadBalancer}\n",
+			want: []string{"tandem-lb.io/address-pool: gone"}, codes: []string{"info announced-by-calico", "warn dangling"},
+		},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// TestServiceForms converts Services, and what charts say of Services, beside the forms of the cases.
+func TestServiceForms(t *testing.T) {
+	service := func(annotations, spec string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: {" + annotations + "}}\nspec: {" + spec + "}\n"
+	}
+	for _, tt := range []form{
+		{
+			name: "a chart that asks for an address", input: "kind: HelmRelease\nmetadata: {name: a}\nspec: {values: {service: {loadBalancerIP: 192.0.2.1}}}\n",
+			codes: []string{"info understood", "warn no-pools"},
+		},
+		{
+			name: "a chart with external addresses, in a text", input: "kind: HelmChart\nmetadata: {name: a}\nspec:\n  valuesContent: |\n    service:\n" +
+				"      externalIPs:\n      - 192.0.2.1\n", codes: []string{"lost external-ips"},
+		},
+		{name: "a chart's settings of that name", input: "externalIPs: {enabled: true}\nservice: {loadBalancerIP: \"\", externalIPs: []}\n"},
+		{
+			name: "a Gateway of Cilium", input: "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: a}\nspec: {gatewayClassName: cilium, " +
+				"addresses: [{type: IPAddress, value: 192.0.2.1}]}\n", codes: []string{"warn annotation-elsewhere", "warn no-pools"},
+		},
+		{
+			name: "external addresses of a load balancer", input: service("", "type: LoadBalancer, externalIPs: [192.0.2.1]"),
+			codes: []string{"info ignored"},
+		},
+		{name: "no load balancer", input: service("lbipam.cilium.io/ips: 192.0.2.1", "type: ClusterIP"), codes: []string{"info ignored"}},
+		{
+			name:  "addresses of nodes",
+			input: service("io.cilium.nodeipam/match-node-labels: a=b", "type: LoadBalancer, loadBalancerClass: io.cilium/node"),
+			codes: []string{"lost class", "lost no-equal"},
+		},
+		{
+			name:  "two products",
+			input: service("metallb.io/loadBalancerIPs: 192.0.2.1, lbipam.cilium.io/ips: 192.0.2.2", "type: LoadBalancer"),
+			want:  []string{"load-balancer-ips: 192.0.2.2\n"}, codes: []string{"info pool", "info understood", "warn ambiguous", "warn no-advertisement"},
+		},
+		{
+			name:  "two products that agree",
+			input: service("metallb.io/loadBalancerIPs: 192.0.2.2, lbipam.cilium.io/ips: 192.0.2.2", "type: LoadBalancer"),
+			codes: []string{"info pool", "info understood", "warn no-advertisement"},
+		},
+		{
+			name: "MetalLB within Cilium", input: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bgp-config, namespace: kube-system}\ndata:\n  config.yaml: |\n" +
+				"    peers: [{peer-address: 192.0.2.254, peer-asn: 64512, my-asn: 64512}]\n    address-pools: [{name: lan, protocol: bgp, " +
+				"addresses: [192.0.2.0/28]}]\n", want: []string{"kind: BGPPeer", "name: lan\n"}, codes: []string{"info families"},
+		},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}

@@ -78,6 +78,8 @@ func (d *draft) services() {
 			d.add(Info, "ignored", s.about(), "nodes ignore spec.externalIPs of a Service that is headless or of type ExternalName")
 		case !s.loadBalancer && len(s.externalIPs) > 0:
 			d.externalIPs(s)
+		case !s.loadBalancer && slices.ContainsFunc(sortedKeys(s.annotations), foreign):
+			d.add(Info, "ignored", s.about(), "its annotations are for load balancers, and it is of type %s", s.spec().peek("type"))
 		case s.loadBalancer && s.otherClass():
 			d.add(Lost, "class", s.about(), "it has the class %s, which cannot be changed and which Tandem serves only with "+
 				"--load-balancer-class=%s of its controller manager; else make the Service anew, without a class", s.class, s.class)
@@ -106,6 +108,11 @@ func (d *draft) finalizers(s *service) {
 
 // serviceAnnotations translates the annotations of one Service to a patch.
 func (d *draft) serviceAnnotations(s *service) {
+	d.twoWishes(s)
+	if len(s.externalIPs) > 0 {
+		d.add(Info, "ignored", s.about(), "spec.externalIPs stays as it is: nodes take the traffic for %s, and Tandem does not announce it",
+			strings.Join(s.externalIPs, ", "))
+	}
 	asked := false
 	for _, read := range []func(*service) bool{d.metallbService, d.ciliumService, d.kubeVIPService, d.purelbService, d.calicoService} {
 		asked = read(s) || asked
@@ -126,6 +133,27 @@ func (d *draft) serviceAnnotations(s *service) {
 	if kept, more := onePerFamily(s.status); len(more) > 0 && !asked && d.Options.Live {
 		d.add(Lost, "one-per-family", s.about(), "has %s; a Service has one address of each family in Tandem, and keeps "+
 			"%s", join(s.status), join(kept))
+	}
+}
+
+// twoWishes warns of annotations of two products that ask for different addresses. A patch has the second one, which comes before MetalLB's
+// in Tandem; of an export of a cluster the status says which one counts.
+func (d *draft) twoWishes(s *service) {
+	var first string
+	for _, key := range []string{
+		"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs", "lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips",
+		"kube-vip.io/loadbalancerIPs", "purelb.io/addresses",
+	} {
+		text := strings.Join(strings.Fields(s.annotations[key]), "")
+		switch {
+		case text == "" || first != "" && text == strings.Join(strings.Fields(s.annotations[first]), ""):
+		case first == "":
+			first = key
+		case !d.Options.Live:
+			d.add(Warn, "ambiguous", s.about(), "%s asks for %s, and %s for %s; write the address of the product that is in use into "+
+				"tandem-lb.io/load-balancer-ips", first, s.annotations[first], key, s.annotations[key])
+			return
+		}
 	}
 }
 
@@ -323,6 +351,9 @@ func (d *draft) ciliumService(s *service) (asks bool) {
 				"share where both name the other's, or all by *")
 		}
 	}
+	if _, ok := s.annotations["io.cilium.nodeipam/match-node-labels"]; ok || s.class == "io.cilium/node" {
+		d.add(Lost, "no-equal", s.about(), "Cilium gives it the addresses of nodes (Node IPAM), which cannot become Tandem's; it gets one of a pool")
+	}
 	for _, key := range []string{"service.cilium.io/node", "service.cilium.io/node-selector", "service.cilium.io/type"} {
 		if s.annotations[key] != "" {
 			d.add(Lost, "no-equal", s.about(), "annotation %s has no equal; an advertisement with serviceSelectors and nodeSelectors "+
@@ -390,7 +421,10 @@ func (d *draft) calicoService(s *service) (asks bool) {
 				}
 			}
 		}
-		if name = d.ourPool(name); !slices.Contains(names, name) {
+		if name = d.ourPool(name); len(d.pools) > 0 && d.pool(name) == nil {
+			d.add(Warn, "dangling", s.about(), "AddressPool %q is not in the input", value)
+		}
+		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
