@@ -91,15 +91,9 @@ func (d *draft) purelbChart(o *object, group, agent *yaml.Node) {
 
 // purelbObject adds an object that the chart makes.
 func (d *draft) purelbObject(o *object, version, kind, name string, spec *yaml.Node) {
-	n := mapping("apiVersion", scalarNode("purelb.io/"+version))
-	n.Content = append(n.Content, scalarNode("kind"), scalarNode(kind), scalarNode("metadata"), mapping("name", scalarNode(name)), scalarNode("spec"), spec)
+	n := mapping("apiVersion", scalarNode("purelb.io/"+version), "kind", scalarNode(kind), "metadata", mapping("name", scalarNode(name)), "spec", spec)
 	n.Line = spec.Line
 	d.objects = append(d.objects, o.in.document(o.file, o.index, n, "", "")...)
-}
-
-// mapping is one of a single key.
-func mapping(key string, value *yaml.Node) *yaml.Node {
-	return &yaml.Node{Kind: yaml.MappingNode, Line: value.Line, Content: []*yaml.Node{scalarNode(key), value}}
 }
 
 // only returns a mapping with some of the keys of another one.
