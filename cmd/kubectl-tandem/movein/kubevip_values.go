@@ -78,6 +78,7 @@ func mapping(pairs ...any) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	for i := 0; i < len(pairs); i += 2 {
 		if value := pairs[i+1].(*yaml.Node); value != nil {
+			n.Line = max(n.Line, value.Line)
 			n.Content = append(n.Content, scalarNode(pairs[i].(string)), value)
 		}
 	}
