@@ -30,10 +30,9 @@ const (
 
 // A socket is the UDP and the TCP port on one address of this node.
 //
-// It stands in for memberlist.NetTransport, which makes a buffer of 64 KiB for each packet, and keeps it as long as any message of the packet is in
-// use. As a packet has some 200 bytes, nearly all garbage of a speaker was that: with a hundred speakers on two processors, collecting it took so long
-// after three of them had died that the others took each other for dead, too. A socket reads into one buffer, and passes on a copy as long as the
-// packet. BenchmarkReceive compares the two.
+// It stands in for memberlist.NetTransport, which makes a buffer of 64 KiB for each packet. As a packet has some 200 bytes, nearly all garbage of a
+// speaker was that: with a hundred speakers on two processors, collecting it took so long after three of them had died that the others took each other
+// for dead, too. A socket reads into one buffer, and passes on a copy as long as the packet. BenchmarkReceive compares the two.
 type socket struct {
 	udp *net.UDPConn
 	tcp *net.TCPListener
