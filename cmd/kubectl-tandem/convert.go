@@ -178,7 +178,9 @@ func filesIn(name string) (paths []string, err error) {
 // printConversion prints documents on standard output and messages on standard error, or both as JSON.
 func (p *plugin) printConversion(result movein.Result) error {
 	if p.output == outputJSON {
-		return terminal.Marshal(p.Out, p.output, conversion{result.Documents, result.Messages})
+		return terminal.Marshal(p.Out, p.output, conversion{
+			append([]movein.Document{}, result.Documents...), append([]movein.Message{}, result.Messages...), // not null where there are none
+		})
 	}
 	for i, document := range result.Documents {
 		text, err := document.YAML()

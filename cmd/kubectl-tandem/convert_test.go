@@ -53,7 +53,7 @@ func TestConvert(t *testing.T) {
 		{name: "another product only", args: []string{"-f", good, "--from", "cilium"}, code: 1, want: []string{"Nothing in the input"}},
 		{
 			name: "another product only, as JSON", args: []string{"-f", good, "--from", "cilium", "-o", "json"}, code: 1,
-			want: []string{`"documents": null`, "Nothing in the input"},
+			want: []string{`"documents": []`, "Nothing in the input"},
 		},
 		{
 			name: "the version of a product that nobody knows", args: []string{"-f", good, "--assume", "metallbs=0.12"}, code: 2,

@@ -35,7 +35,10 @@ type draft struct {
 	// poolNames, profileNames and communityNames are ours by theirs.
 	poolNames, profileNames, communityNames map[string]string
 
-	parsed    []*service
+	parsed []*service
+
+	kubeVIPGeneral *advertisement // kube-vip's, where it is limited to some pools
+
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
 
 	calicoCommunities []calicoCommunities

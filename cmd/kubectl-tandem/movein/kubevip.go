@@ -289,10 +289,22 @@ func (k *kubeVIPState) restrict(special []string) {
 	k.advertisements = slices.DeleteFunc(k.advertisements, func(a *advertisement) bool {
 		general := a.kind == l2Kind && a.name == "kube-vip"
 		if general {
-			a.pools = rest
+			a.pools, k.kubeVIPGeneral = rest, a
 		}
 		return general && len(rest) == 0
 	})
+}
+
+// announceRequested adds a pool of addresses that Services ask for to the general advertisement, where restrict has limited that to other pools: the
+// interface of a ConfigMap is for addresses that the cloud provider gives.
+func (d *draft) announceRequested(p *pool) {
+	a := d.kubeVIPGeneral
+	if a == nil || p.product != "kube-vip" {
+		return
+	}
+	if a.pools = append(a.pools, p.name); !slices.Contains(d.advertisements, a) {
+		d.advertisements = append(d.advertisements, a)
+	}
 }
 
 // keepControlPlane takes the address of the API server out of the pools.

@@ -191,6 +191,7 @@ func (d *draft) wanted(s *service, list []netip.Addr, name string) {
 		if p == nil {
 			p = d.newPool(name, map[string]string{"kube-vip-requested": "kube-vip"}[name], s.origin())
 			p.product, p.manual = orElse(p.product, "requested"), true
+			d.announceRequested(p)
 			d.add(Info, "pool", p.about(), "addresses that Services ask for and no pool holds")
 		}
 		p.spans = append(p.spans, spanOf(a))

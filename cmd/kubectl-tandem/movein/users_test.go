@@ -97,6 +97,15 @@ func TestKubeVIPOfUsers(t *testing.T) {
 			},
 		},
 		{
+			name: "an interface of all that the cloud provider gives, and an address that a Service asks for",
+			input: with(pods, "ROLE", "lb", "ENV", arp) + with(pools, "DATA", "range-global: 192.0.2.1-192.0.2.9, interface-global: eth1") +
+				with(service, "ANNOTATIONS", "kube-vip.io/loadbalancerIPs: 198.51.100.1", "SPEC", ""),
+			want: []string{
+				"  name: global\nspec:\n  addressPools:\n  - global\n  interfaces:\n  - eth1\n",
+				"  name: kube-vip\nspec:\n  addressPools:\n  - kube-vip-requested\n  interfaces:\n  - eth0\n",
+			},
+		},
+		{
 			name: "an interface of one namespace, and nothing that announces the others", input: with(pools, "DATA", "range-global: 192.0.2.1-192.0.2.9, interface-dev: eth1"),
 			want: []string{"- eth1\n"}, codes: []string{"warn no-advertisement"},
 		},
