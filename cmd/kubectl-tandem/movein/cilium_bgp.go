@@ -251,11 +251,18 @@ func (c *ciliumState) clusterPeer(o *object, f *fields, instance, name string, a
 	discovery := f.child("autoDiscovery")
 	switch mode := discovery.text("mode"); mode {
 	case "DefaultGateway":
-		p.gateway = "IPv4"
+		if p.gateway = "IPv4"; p.address != "" {
+			c.add(Warn, "was-ignored", p.about(), "peerAddress %s: Cilium takes the default gateway of each node, and so does the BGPPeer", p.address)
+			p.address = ""
+		}
 		if strings.EqualFold(discovery.child("defaultGateway").text("addressFamily"), "ipv6") {
 			p.gateway = "IPv6"
 		}
 	case "Unnumbered":
+		if p.address != "" {
+			c.add(Warn, "was-ignored", p.about(), "peerAddress %s: Cilium looks for the router on the interface, and so does the BGPPeer", p.address)
+			p.address = ""
+		}
 		p.iface = discovery.child("unnumbered").text("interface")
 	case "":
 		if p.address == "" && !f.has("peerAddress") {
@@ -367,6 +374,7 @@ func (c *ciliumState) override(o *object, p *peer, instance string) {
 			own.my = asn
 		}
 		own.nodes = []metav1.LabelSelector{{MatchLabels: map[string]string{hostname: o.nick}}}
+		c.checkPeer(&own, f, "peers")
 		c.peers = append(c.peers, &own)
 		p.nodes = except(p.nodes, o.nick)
 		c.add(Warn, "split", p.about(), "node %s has settings of its own; it has the BGPPeer %s, and the others leave it "+

@@ -230,10 +230,16 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 	} else if err == nil && a.IsLinkLocalUnicast() && p.iface == "" {
 		f.report(Error, "link-local", addressField, "%s is a link-local address; a BGPPeer needs spec.interface with it", a)
 	}
-	if hold := seconds(p.hold); hold != 0 && (hold < 3 || hold > 65535) {
-		f.report(Error, "bad-value", addressField, "its hold time %s is not between 3s and 65535s", p.hold)
+	for _, t := range []struct {
+		name, text string
+		low, high  float64
+	}{{"hold time", p.hold, 3, 65535}, {"connect time", p.connect, 1, 65535}, {"restart time", p.restart, 1, 4095}} {
+		if n := seconds(t.text); n != 0 && (n < t.low || n > t.high) {
+			f.report(Error, "bad-value", addressField, "its %s %s is not between %.0fs and %.0fs", t.name, t.text, t.low, t.high)
+		}
 	}
 	d.checkEnds(p, f, addressField)
+	d.checkSource(p)
 	if id, err := netip.ParseAddr(p.routerID); p.routerID != "" && (err != nil || !id.Is4() || id.IsUnspecified() || id.IsMulticast()) {
 		f.report(Error, "bad-value", addressField, "its router id %q is no IPv4 address", p.routerID)
 	} else if p.routerID != "" && !oneNode(p.nodes) {
@@ -272,6 +278,29 @@ func (d *draft) checkEnds(p *peer, f *fields, addressField string) {
 		case !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast():
 			f.report(Error, "bad-address", addressField, "%s %s is not that of one machine", end.name, a)
 		}
+	}
+}
+
+// checkSource leaves out what an unnumbered session cannot have, and a source of another family than the router's address.
+func (d *draft) checkSource(p *peer) {
+	if p.iface != "" && p.address == "" && p.gateway == "" {
+		if p.multihop {
+			p.multihop = false
+			d.add(Info, "multihop", p.about(), "an unnumbered session is one hop long; ebgpMultiHop is left out")
+		}
+		if p.source != "" {
+			d.add(Info, "source", p.about(), "an unnumbered session has its source on its own interface; sourceAddress %s is left out", p.source)
+			p.source = ""
+		}
+	}
+	source, err := netip.ParseAddr(p.source)
+	if err != nil {
+		return
+	}
+	to, err := netip.ParseAddr(p.address)
+	if err == nil && to.Is6() != source.Is6() || p.gateway != "" && (p.gateway == "IPv6") != source.Is6() {
+		d.add(Warn, "source", p.about(), "sourceAddress %s is of another family than the router's address, and is left out", source)
+		p.source = ""
 	}
 }
 

@@ -104,6 +104,25 @@ func TestCiliumForms(t *testing.T) {
 			want: []string{"sourceAddress: 192.0.2.7\n", "sourceInterface: lo\n"}, codes: []string{"warn split"},
 		},
 		{
+			name: "a hop beyond an interface", input: lan + strings.Replace(bgp(", localASN: 64513", "ebgpMultihop: 3, transport: {sourceInterface: lo}, ", services),
+				"peerAddress: 192.0.2.1", "autoDiscovery: {mode: Unnumbered, unnumbered: {interface: eth0}}", 1),
+			want: []string{"interface: eth0\n"}, not: []string{"ebgpMultiHop", "sourceInterface"}, codes: []string{"info multihop", "info source"},
+		},
+		{
+			name: "a source of the other family, and a router id of IPv6", input: lan + bgp(", localASN: 64513", "", services) + "apiVersion: cilium.io/v2\n" +
+				"kind: CiliumBGPNodeConfigOverride\nmetadata: {name: n1}\nspec: {bgpInstances: [{name: i, routerID: \"2001:db8::1\", peers: [{name: tor, " +
+				"localAddress: \"2001:db8::1\"}]}]}\n", codes: []string{"error bad-value", "warn source", "warn split"},
+		},
+		{
+			name: "an address beside the default gateway", input: lan + strings.Replace(bgp(", localASN: 64513", "", services), "peerAddress: 192.0.2.1",
+				"peerAddress: 192.0.2.1, autoDiscovery: {mode: DefaultGateway, defaultGateway: {addressFamily: ipv6}}", 1),
+			want: []string{"defaultGateway: IPv6\n"}, not: []string{"peerAddress"}, codes: []string{"warn was-ignored"},
+		},
+		{
+			name: "times out of bounds", input: lan + bgp(", localASN: 64513", "timers: {connectRetryTimeSeconds: 70000}, gracefulRestart: {enabled: true, "+
+				"restartTimeSeconds: 5000}, ", services), codes: []string{"error bad-value"},
+		},
+		{
 			name: "addresses of no kind, and of an interface", input: lan + bgp(", localASN: 64513", "", services+
 				", {advertisementType: Service, selector: {}}, {advertisementType: Interface, interface: {name: lo}}"),
 			want: []string{"kind: BGPAdvertisement"}, not: []string{"name: ad-2"}, codes: []string{"lost pod-cidr", "warn nothing-announced"},
