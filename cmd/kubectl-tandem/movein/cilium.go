@@ -57,14 +57,21 @@ func (c *ciliumState) pool(o *object) {
 	first := strings.ToLower(spec.text("allowFirstLastIPs"))
 	allowed := first == "yes" || first == "true" || first == "" && !c.before(1, 16)
 	single := 0
-	field := "blocks"
-	if !spec.has("blocks") {
-		field = "cidrs"
+	blocks, cidrs := spec.list("blocks"), spec.list("cidrs")
+	switch old := c.before(1, 16); {
+	case len(cidrs) == 0:
+	case len(blocks) == 0 || old:
+		if c.versioned() && !old {
+			c.add(Warn, "was-ignored", p.about(), "Cilium ignores cidrs since 1.16 and takes blocks; its pool is empty, and this one is not")
+		}
+		blocks = append(blocks, cidrs...)
+	default:
+		c.add(Warn, "was-ignored", p.about(), "Cilium ignores cidrs since 1.16 and takes blocks, and so does the pool. Say --assume cilium=1.15 for an older one")
+		spec.whole("cidrs")
+		for _, f := range cidrs {
+			f.skip("cidr", "start", "stop")
+		}
 	}
-	if field == "cidrs" && spec.has("cidrs") && c.versioned() && !c.before(1, 16) {
-		c.add(Warn, "was-ignored", p.about(), "Cilium ignores cidrs since 1.16 and takes blocks; its pool is empty, and this one is not")
-	}
-	blocks := spec.list(field)
 	for _, block := range blocks {
 		cidr, start, stop := block.text("cidr"), block.text("start"), block.text("stop")
 		text, where := cidr, "cidr"

@@ -375,6 +375,9 @@ func (d *draft) ourPool(theirs string) string {
 	if name, ok := d.poolNames[theirs]; ok {
 		return name
 	}
+	if placeholder.MatchString(theirs) || templateMark.MatchString(theirs) { // It is an error where it is used.
+		return theirs
+	}
 	return dns(theirs, 63)
 }
 

@@ -375,6 +375,9 @@ func (f *fields) ownSelector() (s metav1.LabelSelector) {
 		})
 	}
 	f.zeros = zeros
+	if _, err := metav1.LabelSelectorAsSelector(&s); err != nil && !f.in.failed() { // A placeholder has been spoken of.
+		f.report(Error, "bad-value", "matchExpressions", "%v", err)
+	}
 	return s
 }
 

@@ -64,6 +64,15 @@ func TestCiliumForms(t *testing.T) {
 			want: []string{"- 192.0.2.8\n", "- 192.0.2.16-192.0.2.20\n"}, codes: []string{"warn was-refused"},
 		},
 		{
+			name: "blocks and cidrs", input: pool("{blocks: [{cidr: 192.0.2.8/32}], cidrs: [{cidr: 192.0.2.9/32}]}") + policy(""),
+			want: []string{"- 192.0.2.8/32\n"}, not: []string{"192.0.2.9"}, codes: []string{"warn was-ignored"},
+		},
+		{
+			name: "blocks and cidrs of an old version", input: pool("{blocks: [{cidr: 192.0.2.8/32}], cidrs: [{cidr: 192.0.2.9/32}]}") + policy(""),
+			o: movein.Options{Assume: []string{"cilium=1.15"}}, want: []string{"- 192.0.2.8/32\n    - 192.0.2.9/32\n"},
+		},
+		{name: "an operator in small letters", input: lan + policy("{key: a, operator: in, values: [b]}"), codes: []string{"error bad-value"}},
+		{
 			name: "a key that nobody has", input: lan + policy("{key: fakeSelector, operator: NotIn, values: [all]}"),
 			not: []string{"serviceSelectors"}, codes: []string{"info everything"},
 		},
@@ -341,6 +350,16 @@ func TestServiceForms(t *testing.T) {
 			name:  "addresses of nodes",
 			input: service("io.cilium.nodeipam/match-node-labels: a=b", "type: LoadBalancer, loadBalancerClass: io.cilium/node"),
 			codes: []string{"lost class", "lost no-equal"},
+		},
+		{
+			name: "a key and a group that are filled in", input: service(`lbipam.cilium.io/sharing-key: "${KEY}", purelb.io/service-group: "${GROUP}"`,
+				"type: LoadBalancer"), codes: []string{"error placeholder"},
+		},
+		{name: "a group that is filled in", input: service(`purelb.io/service-group: "${GROUP}"`, "type: LoadBalancer"), codes: []string{"error placeholder"}},
+		{
+			name: "a key and a group of --set", input: service(`lbipam.cilium.io/sharing-key: "${KEY}", purelb.io/service-group: "${GROUP}"`, "type: LoadBalancer"),
+			o:    movein.Options{Set: map[string]string{"KEY": "front", "GROUP": "lan"}},
+			want: []string{"allow-shared-ip: front\n", "address-pool: lan\n"},
 		},
 		{
 			name:  "two products",

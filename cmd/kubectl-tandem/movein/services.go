@@ -233,7 +233,13 @@ func (d *draft) ask(s *service, list []netip.Addr) (kept []netip.Addr) {
 }
 
 func (d *draft) annotate(s *service, name, value string) {
-	if value != "" {
+	_, missing := s.in.fill(value)
+	switch {
+	case len(missing) > 0:
+		d.add(Error, "placeholder", s.about(), "%q is filled in elsewhere; give it by --set %s=..., or read the live cluster by --from-cluster", value, missing[0])
+	case templateMark.MatchString(value):
+		d.add(Error, "template", s.about(), "%q is filled in by a template. Render it first", value)
+	case value != "":
 		d.patch(s.namespace, s.nick, s.origin()).annotations["tandem-lb.io/"+name] = value
 	}
 }
