@@ -275,7 +275,7 @@ func (d *draft) checkEnds(p *peer, f *fields, addressField string) {
 		case a.IsLoopback() && end.text == p.address:
 			f.report(Error, "bad-address", addressField, "%s is the node itself, whose router takes no next hop that is its own; have it redistribute an "+
 				"InterfaceAdvertisement", a)
-		case !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast():
+		case a.Is4In6() || !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast():
 			f.report(Error, "bad-address", addressField, "%s %s is not that of one machine", end.name, a)
 		}
 	}
@@ -560,6 +560,14 @@ func (d *draft) named(name string) bool {
 
 // checkPool says what a person should look at in a pool.
 func (d *draft) checkPool(p *pool) {
+	for _, six := range []bool{false, true} {
+		switch count, changed := p.fit(six); {
+		case count > mostRanges:
+			d.add(Error, "bad-value", p.about(), "it has %d ranges that do not touch, and an AddressPool takes %d of a family; make two pools of it", count, mostRanges)
+		case changed:
+			d.add(Info, "merged", p.about(), "entries that touch are put together, since an AddressPool takes %d of a family", mostRanges)
+		}
+	}
 	if p.elsewhere || len(p.spans) == 0 {
 		return
 	}

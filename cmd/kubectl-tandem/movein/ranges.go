@@ -53,6 +53,41 @@ func parseSpan(text string) (s span, notes []note, problem *note) {
 
 type note struct{ code, text string }
 
+// mostRanges is how many entries an AddressPool takes for a family.
+const mostRanges = 64
+
+// fit puts together the entries of a family of which a pool has too many, and reports how many are left. For example, a hundred single addresses
+// 192.0.2.1/32, 192.0.2.2/32 and so on become 192.0.2.1-192.0.2.100.
+func (p *pool) fit(six bool) (count int, changed bool) {
+	var others []span
+	var all netipx.IPSetBuilder
+	for _, s := range p.spans {
+		if s.is6() != six {
+			others = append(others, s)
+			continue
+		}
+		all.AddRange(s.addrs)
+		count++
+	}
+	if count <= mostRanges {
+		return count, false
+	}
+	set, err := all.IPSet()
+	if err != nil {
+		return count, false
+	}
+	ranges := set.Ranges()
+	for _, r := range ranges {
+		s := span{text: r.String(), addrs: r}
+		if prefix, ok := r.Prefix(); ok {
+			s.text, s.cidr = prefix.String(), prefix
+		}
+		others = append(others, s)
+	}
+	p.spans = others
+	return len(ranges), true
+}
+
 // never are the addresses that no Service can have, as CIDRs.
 var never = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),

@@ -3,6 +3,7 @@
 package movein_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -143,6 +144,15 @@ func TestKubeVIPOfUsers(t *testing.T) {
 	}
 }
 
+// many returns a list of addresses whose last numbers are the multiples of step.
+func many(format string, count, step int) string {
+	var list []string
+	for i := range count {
+		list = append(list, fmt.Sprintf(format, i*step))
+	}
+	return strings.Join(list, ", ")
+}
+
 // TestMetalLBOfUsers converts what users write for MetalLB.
 func TestMetalLBOfUsers(t *testing.T) {
 	const (
@@ -194,6 +204,18 @@ func TestMetalLBOfUsers(t *testing.T) {
 			input: "kind: Application\nmetadata: {name: a}\nspec: {source: {helm: {parameters: [{name: \"configInline.peers[0]\", value: a}, " +
 				"{name: \"configInline.peers[0].my-asn\", value: a}, {name: \"configInline.peers[999999999]\", value: a}, {name: configInline., value: a}]}}}\n",
 			codes: []string{"error bad-value", "lost no-equal"},
+		},
+		{
+			name: "single addresses that touch", input: with(pool, "NAME", "a", "RANGE", many("192.0.2.%d/32", 70, 1)), o: movein.Options{Announce: "bgp"},
+			want: []string{"    ranges:\n    - 192.0.2.0-192.0.2.69\n"}, codes: []string{"warn no-peers"}, says: "put together",
+		},
+		{
+			name: "single addresses that do not touch", input: with(pool, "NAME", "a", "RANGE", many("192.0.2.%d/32", 70, 2)), o: movein.Options{Announce: "bgp"},
+			codes: []string{"error bad-value", "warn no-peers"},
+		},
+		{
+			name: "a source of the other family", input: with(peer, "SPEC", ours+", sourceAddress: \"2001:db8::1\""), without: []string{"sourceAddress"},
+			codes: []string{"warn source"},
 		},
 		{name: "arguments of the speakers", input: pods, codes: []string{"lost class", "warn exclude-label"}, says: "on nodes with role=lb alone"},
 		{name: "what the operator makes pods from", input: operator, codes: []string{"lost class"}, says: "on nodes with role=lb alone"},
