@@ -166,7 +166,7 @@ func (d *draft) convert() {
 
 // leftovers names the fields of a converted object that nobody has asked for, and kinds of known products that nobody reads.
 func (d *draft) leftovers(o *object) {
-	if o.taken || o.kind == "Service" || o.kind == "ConfigMap" || o.podSpec() != nil {
+	if o.taken || o.kind == "Service" { // Nothing is made of the others.
 		for _, path := range o.duplicates {
 			d.add(Error, "duplicate-key", o.aboutOr(path), "%s is there twice; parsers take the last one silently, so say which is meant", path)
 		}

@@ -180,6 +180,15 @@ func TestEmbedded(t *testing.T) {
 				"{lbipam.cilium.io/ips: 192.0.2.1}}}}\n", codes: []string{"warn annotation-elsewhere", "warn no-pools"},
 		},
 		{
+			name:  "a key that is there twice in another program's ConfigMap",
+			input: object + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: env}\ndata: {A: b, A: c}\n", want: found, codes: []string{"warn no-advertisement"},
+		},
+		{
+			name:  "a key that is there twice in kube-vip's ConfigMap",
+			input: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kubevip}\ndata: {cidr-global: 192.0.2.0/28, cidr-global: 192.0.2.0/29}\n",
+			codes: []string{"error duplicate-key", "info buggy", "warn no-advertisement"},
+		},
+		{
 			name: "a template whose marks are comments", input: strings.Replace(object, "192.0.2.8", `"#{ first }#"`, 1), codes: []string{"error template"},
 		},
 		{
