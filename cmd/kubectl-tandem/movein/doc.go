@@ -113,7 +113,7 @@ func (r Result) Failed(strict bool) bool {
 
 // Convert converts the configuration of all products in the files.
 func Convert(files []Input, o Options) Result {
-	in := &input{journal: &journal{}, set: o.Set, several: len(files) > 1}
+	in := &input{journal: &journal{}, set: o.Set, several: len(files) > 1, live: o.Live}
 	d := newDraft(in.journal, o)
 	for _, file := range files {
 		d.objects = append(d.objects, in.parse(file)...)

@@ -36,6 +36,7 @@ type input struct {
 	*journal
 	set     map[string]string // values of placeholders
 	several bool              // there is more than one file
+	live    bool              // it is an export of a cluster
 }
 
 func (f *fields) name(field string) string {

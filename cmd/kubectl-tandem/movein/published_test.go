@@ -161,6 +161,11 @@ func TestEmbedded(t *testing.T) {
 				strings.ReplaceAll(strings.TrimSpace(object), "\n", "\\n  ") + "\\n\"}}}\n", want: found, codes: []string{"info embedded", "warn no-advertisement"},
 		},
 		{
+			name: "values of a chart in an export, which has the object itself", input: "kind: HelmRelease\nmetadata: {name: cilium}\nspec:\n  values:\n" +
+				"    extraObjects:\n    -" + indent(6) + "---\n" + object, o: movein.Options{Live: true}, want: found, not: []string{"lan-2"},
+			codes: []string{"warn no-advertisement"},
+		},
+		{
 			name: "a machine configuration", input: "cluster:\n  inlineManifests:\n  - name: pool\n    contents: |\n      ---" + indent(6) + "      ---" +
 				strings.Replace(indent(6), "name: lan", "name: other", 1), want: append(found, "name: other\n"), codes: []string{"info embedded", "warn no-advertisement"},
 		},

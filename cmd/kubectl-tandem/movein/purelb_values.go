@@ -12,6 +12,9 @@ import (
 // purelbValues reads values of PureLB's chart, which stand alone, in a HelmRelease, or in an Application of Argo CD. Its serviceGroup and
 // lbnodeagent become the objects that the chart makes of them.
 func (d *draft) purelbValues() {
+	if d.Options.Live { // An export has the objects.
+		return
+	}
 	for _, o := range slices.Clone(d.objects) {
 		if o.taken || o.kind == "Service" || o.group == "purelb.io" {
 			continue

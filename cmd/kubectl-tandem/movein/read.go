@@ -102,7 +102,9 @@ func (in *input) parse(file Input) (objects []*object) {
 		}
 		if n != nil {
 			objects = append(objects, in.document(file.Name, index, n, "", "")...)
-			objects = append(objects, in.embedded(file.Name, index, n)...)
+			if !in.live { // An export has them as objects, too.
+				objects = append(objects, in.embedded(file.Name, index, n)...)
+			}
 		}
 	}
 }
