@@ -31,8 +31,12 @@ type moveInFlags struct {
 	writes              int
 }
 
-// nodePace is how long undo waits between two Nodes: the other product's speaker has to open its sessions.
-const nodePace = 10 * time.Second
+// How long start and undo wait between two Nodes. Routers have to take in the routes of a session that has just opened before the next Node is without
+// one, and on the way back the other product's speaker has yet to open its sessions.
+const (
+	nodePace     = 3 * time.Second
+	nodePaceBack = 10 * time.Second
+)
 
 func moveInCommand(p *plugin) *cobra.Command {
 	cmd := &cobra.Command{
@@ -100,6 +104,7 @@ It exits with 0 if all that was named has moved, and with 1 if it has stopped be
 				return err
 			}
 			defer m.close()
+			m.api.NodePace = nodePace
 			return m.start(cmd.Context(), f, args)
 		},
 	}
@@ -108,7 +113,7 @@ It exits with 0 if all that was named has moved, and with 1 if it has stopped be
 	flags.StringVarP(&f.selector, "selector", "l", "", "Move the Services with these labels; with -A those of all namespaces.")
 	flags.StringSliceVar(&f.pools, "pool", nil, "Move the Services with an address of this AddressPool, in all namespaces.")
 	flags.StringSliceVar(&f.nodes, "node", nil, "Move the BGP sessions of this Node.")
-	flags.DurationVar(&f.pace, "pace", 0, "How long to wait between two units.")
+	flags.DurationVar(&f.pace, "pace", 0, fmt.Sprintf("How long to wait between two units; Nodes have at least %v.", nodePace))
 	f.source(cmd)
 	f.act(cmd)
 	return cmd
@@ -184,7 +189,7 @@ on where it was interrupted.`,
 				m.out.Printf("There is no move to undo.\n")
 				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
 			}
-			m.api.NodePace = nodePace
+			m.api.NodePace = nodePaceBack
 			if err := m.confirm(f, "All Services go back to where they came from, and what the move has made is deleted."); err != nil {
 				return err
 			}
@@ -196,7 +201,7 @@ on where it was interrupted.`,
 		},
 	}
 	f.act(cmd)
-	cmd.Flags().DurationVar(&f.pace, "pace", 0, fmt.Sprintf("How long to wait between two units; Nodes have at least %v.", nodePace))
+	cmd.Flags().DurationVar(&f.pace, "pace", 0, fmt.Sprintf("How long to wait between two units; Nodes have at least %v.", nodePaceBack))
 	return cmd
 }
 

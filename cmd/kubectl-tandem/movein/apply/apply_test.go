@@ -5,9 +5,11 @@ package apply
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -144,6 +146,34 @@ func TestProbed(t *testing.T) {
 			t.Errorf("for the answer %q: %v, %v", why, got, err)
 		}
 	}
+}
+
+// TestPace: between two units the command waits, and longer between two Nodes, whose router has yet to take in the routes of the first.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api, _ := newAPI()
+		api.Pace, api.NodePace, api.Timeout = time.Second, 3*time.Second, time.Minute
+		start, begun := time.Now(), map[string]time.Duration{}
+		units := []string{"Service shop/web", "Service shop/web", "Service shop/mail", "node node1", "node node2", "node node2"}
+		api.Probe = func(_ context.Context, _ *live.Snapshot, u *live.Unit, _ bool) string {
+			begun[u.Name] = time.Since(start)
+			return ""
+		}
+		if err := api.Run(t.Context(), func(*live.Snapshot) (live.Action, error) {
+			if len(units) == 0 {
+				return live.Action{}, nil
+			}
+			name := units[0]
+			units = units[1:]
+			return live.Action{Probe: &live.Unit{Name: name}, ProbeName: name, Unit: name}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]time.Duration{"Service shop/web": 0, "Service shop/mail": time.Second, "node node1": 2 * time.Second, "node node2": 5 * time.Second}
+		if !maps.Equal(begun, want) {
+			t.Errorf("units begin after %v, want %v", begun, want)
+		}
+	})
 }
 
 // TestStopped: what does not come in time, and what the machine stops at, end the command with the reason.
