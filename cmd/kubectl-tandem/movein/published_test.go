@@ -22,18 +22,24 @@ type form struct {
 func (f form) run(t *testing.T) {
 	t.Helper()
 	documents, messages := convert(t, f.input, f.o)
-	for _, want := range f.want {
-		if !strings.Contains(documents, want) {
-			t.Errorf("there is no %q in:\n%s", want, documents)
-		}
-	}
-	for _, not := range f.not {
-		if strings.Contains(documents, not) {
-			t.Errorf("there is %q in:\n%s", not, documents)
-		}
-	}
+	hasTexts(t, documents, f.want, f.not)
 	if got := codes(messages); !slices.Equal(got, f.codes) {
 		t.Errorf("messages %q, want codes %q", messages, f.codes)
+	}
+}
+
+// hasTexts fails the test for a text that the documents lack, and for one that they have and are to be without.
+func hasTexts(t *testing.T, documents string, want, without []string) {
+	t.Helper()
+	for _, text := range want {
+		if !strings.Contains(documents, text) {
+			t.Errorf("there is no %q in:\n%s", text, documents)
+		}
+	}
+	for _, text := range without {
+		if strings.Contains(documents, text) {
+			t.Errorf("there is %q in:\n%s", text, documents)
+		}
 	}
 }
 

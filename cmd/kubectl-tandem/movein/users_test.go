@@ -24,16 +24,7 @@ type conversion struct {
 func (c conversion) run(t *testing.T) {
 	t.Helper()
 	documents, messages := convert(t, c.input, c.o)
-	for _, want := range c.want {
-		if !strings.Contains(documents, want) {
-			t.Errorf("there is no %q in:\n%s", want, documents)
-		}
-	}
-	for _, without := range c.without {
-		if strings.Contains(documents, without) {
-			t.Errorf("there is %q in:\n%s", without, documents)
-		}
-	}
+	hasTexts(t, documents, c.want, c.without)
 	got := slices.DeleteFunc(codes(messages), func(code string) bool { return strings.HasPrefix(code, "info") })
 	if !slices.Equal(got, c.codes) {
 		t.Errorf("messages %q, want codes %q", messages, c.codes)
