@@ -331,8 +331,8 @@ func (a *arena) published() (map[netip.Addr]string, error) {
 // requests are numbers of requests to the API server, by verb and resource.
 type requests map[string]float64
 
-// countRequests returns how many requests the API server has answered. Those that stand beside the contest are left out: leases, and the
-// Endpoints that kube-controller-manager looks for when a Service is gone.
+// countRequests returns how many requests the API server has answered. Those that stand beside the contest are left out: leases, the Endpoints that
+// kube-controller-manager looks for when a Service is gone, and the Secret of the speakers, for which Tandem looks every few seconds by creating it.
 func (a *arena) countRequests(ctx context.Context) (requests, error) {
 	body, err := a.api.Discovery().RESTClient().Get().AbsPath("/metrics").Do(ctx).Raw()
 	if err != nil {
@@ -355,7 +355,7 @@ func (a *arena) countRequests(ctx context.Context) (requests, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the API server's metrics: %w", err)
 		}
-		if resource := label("resource"); resource != "" && resource != "leases" && resource != "endpoints" {
+		if resource := label("resource"); resource != "" && !slices.Contains([]string{"leases", "endpoints", "secrets"}, resource) {
 			counts[label("verb")+" "+resource] += n
 		}
 	}
