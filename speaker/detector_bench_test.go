@@ -124,9 +124,9 @@ func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
 
 // BenchmarkDetector runs a hundred nodes, each a process with sockets of its own in a namespace of its own, on one LAN, and has three of them
 // die at once, again and again. It reports how long it takes until the last of the others has found each dead, and how often one is found dead that
-// lives. Once the machine is otherwise idle, and once two processes for each processor burn it. A node at rest costs 20 MB and 0.4 per cent of a
-// processor; TANDEM_DETECTOR_NODES has the benchmark run with fewer. Run it with -benchtime=20x. Before the first death nobody dies for as long as
-// TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a false death.
+// lives. It runs once on a machine that is otherwise idle, and once while two processes for each processor burn it. A node at rest costs 20 MB and
+// 0.4 per cent of a processor; TANDEM_DETECTOR_NODES has the benchmark run with fewer. Run it with -benchtime=20x. Before the first death nobody dies
+// for as long as TANDEM_DETECTOR_WATCH says, as 1h, and each that is found dead by then is a false death.
 func BenchmarkDetector(b *testing.B) {
 	const deaths = 3
 	count := 100

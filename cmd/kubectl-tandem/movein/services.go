@@ -108,7 +108,7 @@ func (d *draft) finalizers(s *service) {
 
 // serviceAnnotations translates the annotations of one Service to a patch.
 func (d *draft) serviceAnnotations(s *service) {
-	d.twoWishes(s)
+	d.conflictingRequests(s)
 	if len(s.externalIPs) > 0 {
 		d.add(Info, "ignored", s.about(), "spec.externalIPs stays as it is: nodes take the traffic for %s, and Tandem does not announce it",
 			strings.Join(s.externalIPs, ", "))
@@ -136,9 +136,9 @@ func (d *draft) serviceAnnotations(s *service) {
 	}
 }
 
-// twoWishes warns of annotations of two products that ask for different addresses. A patch has the second one, which comes before MetalLB's
+// conflictingRequests warns of annotations of two products that ask for different addresses. A patch has the second one, which comes before MetalLB's
 // in Tandem; of an export of a cluster the status says which one counts.
-func (d *draft) twoWishes(s *service) {
+func (d *draft) conflictingRequests(s *service) {
 	var first string
 	for _, key := range []string{
 		"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs", "lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips",
@@ -311,7 +311,7 @@ func (d *draft) metallbService(s *service) (asks bool) {
 	return asks
 }
 
-// unknownAnnotation names an annotation that has the prefix of a product, and that the product does not know, such as a slip of the pen.
+// unknownAnnotation names an annotation that has the prefix of a product, and that the product does not know, such as a misspelt one.
 func (d *draft) unknownAnnotation(s *service, key string) {
 	d.add(Warn, "unknown-field", s.about(), "annotation %s: no annotation that is known; it has no effect on what is written", key)
 }

@@ -127,7 +127,7 @@ func TestKubeVIPOfUsers(t *testing.T) {
 			codes: []string{"lost class"},
 		},
 		{
-			name: "annotations with a slip of the pen", input: with(service, "ANNOTATIONS", "kube-vip.io/loadBalancerIPs: 192.0.2.1, metallb.io/loadBalancerIP: 192.0.2.1", "SPEC", ""),
+			name: "annotations that are misspelt", input: with(service, "ANNOTATIONS", "kube-vip.io/loadBalancerIPs: 192.0.2.1, metallb.io/loadBalancerIP: 192.0.2.1", "SPEC", ""),
 			codes: []string{"warn unknown-field"}, says: "metallb.io/loadBalancerIP:",
 		},
 	} {

@@ -238,8 +238,8 @@ func (m *machine) closeOurs() Action {
 	return m.selectServices("have Tandem announce no Services but those that have moved", temporary)
 }
 
-// shut has Tandem announce no Service of a unit that is stopped whole, before the first of them gets the label, and release has it announce all that have
-// it. So both products announce for as long as the other one takes to stop, however many Services there are.
+// shut has Tandem announce no Service of a unit that is stopped whole, before the first of them gets the label. With release after the last one, both
+// products announce for as long as the other one takes to stop, however many Services there are.
 func (m *machine) shut(u *Unit) Action {
 	if !u.Whole || m.begun(u) || !m.selects(temporary) {
 		return Action{} // After openOurs nobody else announces.
@@ -247,6 +247,7 @@ func (m *machine) shut(u *Unit) Action {
 	return m.selectServices("have Tandem announce nothing until all Services are marked", silenced)
 }
 
+// release has Tandem announce, by one write, all Services of a unit that shut has kept from it.
 func (m *machine) release(u *Unit) Action {
 	if !u.Whole || !m.selects(silenced) {
 		return Action{}
@@ -468,10 +469,7 @@ func (m *machine) makeOurs() Action {
 	for _, doc := range m.Record.Documents {
 		o := m.Objects[RefOf(doc)]
 		if o == nil {
-			if o = temporary(doc); m.names().whole && text(doc, "kind") == "L2Advertisement" {
-				o = silenced(doc)
-			}
-			return m.create(o, "make Tandem's objects")
+			return m.create(temporary(doc), "make Tandem's objects")
 		}
 		if text(o, "metadata", "labels", label) != made {
 			return stop("%s has been made by somebody else meanwhile; rename or delete it", RefOf(doc))
