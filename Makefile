@@ -5,6 +5,8 @@ VERSION       := $(shell cat VERSION)
 CONTROLLER_GEN := go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0
 GOLANGCI_LINT  := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK    := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
+# gotestsum calls go test. It prints a line for each package or test, what a test printed only if it failed, and all that failed once more at the end.
+GOTESTSUM      := go run gotest.tools/gotestsum@v1.13.0
 # tools/helm.mod has Helm's version, and those of go.mod for what both import, so that it is compiled once.
 HELM           := go run -modfile=tools/helm.mod helm.sh/helm/v4/cmd/helm
 CHART          := manifests/helm/tandem
@@ -87,7 +89,7 @@ test: deps images unit e2e ## every test
 
 .PHONY: unit
 unit: ## the tests that need no cluster; those of sockets make network namespaces
-	go test -count=1 -timeout 15m $$(go list ./... | grep -v /test/e2e)
+	$(GOTESTSUM) --format pkgname --format-hide-empty-pkg -- -count=1 -timeout 15m $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: race
 race: ## the unit tests once more under the race detector, which needs a C compiler; those against routers are left out, since GoBGP's server, which is one of them, has a race of its own
@@ -107,18 +109,23 @@ vulnerabilities: ## known vulnerabilities in what the programs call; needs vuln.
 
 .PHONY: e2e
 e2e: ## the tests against a real API server, and on a cluster in network namespaces; the first builds Kubernetes, and those of two clusters run side by side
-	go test -count=1 -tags e2e -timeout 20m ./test/lab
-	$(MAKE) -j 2 e2e-main e2e-other
+	rm -rf dist/tests
+	$(call e2e_tests,lab,20m) ./test/lab
+	$(MAKE) -j 2 e2e-main e2e-other || { echo && echo "What failed:" && \
+		$(GOTESTSUM) --format none --hide-summary output --raw-command -- sh -c 'cat dist/tests/*.json; exit 1'; exit 1; }
+
+# What all tests printed, also those that pass, is in dist/tests afterwards.
+e2e_tests = mkdir -p dist/tests && $(GOTESTSUM) --format testname --jsonfile dist/tests/$(1).json -- -count=1 -tags e2e -timeout $(2)
 
 .PHONY: e2e-main
 e2e-main:
-	go test -count=1 -tags e2e -timeout 40m -v ./test/e2e
+	$(call e2e_tests,e2e,40m) ./test/e2e
 
 .PHONY: e2e-other
 e2e-other:
-	go test -count=1 -tags e2e -timeout 20m ./test/api
-	go test -count=1 -tags e2e -timeout 20m -v ./test/kubeadm
-	go test -count=1 -tags e2e -timeout 15m -run TestTwoLeaders ./test/bench
+	$(call e2e_tests,api,20m) ./test/api
+	$(call e2e_tests,kubeadm,20m) ./test/kubeadm
+	$(call e2e_tests,bench,15m) -run TestTwoLeaders ./test/bench
 
 .PHONY: soak
 soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed, and what finds dead nodes; about four hours
