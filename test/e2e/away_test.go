@@ -376,7 +376,9 @@ func TestASpeakerThatNeverReturns(t *testing.T) {
 	for i, answers := range probes() {
 		t.Logf("%s: %s", ips[i], failures(answers, start))
 	}
-	if holders := senders(slices.Concat(c.since(mark, ips[0], gratuitous), c.since(mark, ips[1], gratuitous))); len(holders) != 1 {
-		t.Errorf("the addresses were announced by %v, want one node", holders)
+	holders := senders(slices.Concat(c.since(mark, ips[0], gratuitous), c.since(mark, ips[1], gratuitous)))
+	delete(holders, mac) // node1 repeats its own announcement for four seconds, maybe until after the mark.
+	if len(holders) != 1 {
+		t.Errorf("the addresses were announced by %v after node1, want one node", holders)
 	}
 }
