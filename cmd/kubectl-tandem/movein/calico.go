@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -115,7 +116,7 @@ func (d *draft) calicoPool(o *object, spec *fields, name string, onDemand bool) 
 	d.addSpan(p, spec, "cidr", cidr)
 	p.labels = o.labels
 	p.manual = strings.EqualFold(mode, "Manual") || disabled || onDemand
-	if noBGP {
+	if p.notExported = noBGP; noBGP {
 		d.add(Info, "disabled", p.about(), "disableBGPExport: Calico does not announce it by BGP")
 	}
 	if namespaces == "" || namespaces == "all()" {
@@ -129,12 +130,12 @@ func (d *draft) calicoPool(o *object, spec *fields, name string, onDemand bool) 
 		"hand", namespaces)
 }
 
-var calicoTerm = regexp.MustCompile(`^(!?)has\(([^)]+)\)$|^(\S+?)\s*(==|!=)\s*["']([^"']*)["']$|^(\S+)\s+(not in|in)\s*\{([^}]*)\}$`)
+var calicoTerm = regexp.MustCompile(`^(!?)\s*has\(\s*([^)\s]+)\s*\)$|^(\S+?)\s*(==|!=)\s*["']([^"']*)["']$|^(\S+)\s+(not in|in)\s*\{([^}]*)\}$`)
 
 // calicoSelector converts a selector of Calico's language: has(k), k == 'v', k != 'v', k in {…}, k not in {…}, and && between them.
 func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
-	for term := range strings.SplitSeq(text, "&&") {
-		if term = strings.TrimSpace(term); term == "all()" {
+	for term := range strings.SplitSeq(withoutParentheses(text), "&&") {
+		if term = withoutParentheses(term); term == "all()" {
 			continue
 		}
 		m := calicoTerm.FindStringSubmatch(term)
@@ -164,6 +165,25 @@ func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
 		s.MatchExpressions = append(s.MatchExpressions, e)
 	}
 	return s, true
+}
+
+// withoutParentheses takes blanks and parentheses around a whole selector away: ((a == 'b')) is a == 'b', and (a == 'b') && (has(c)) stays.
+func withoutParentheses(text string) string {
+	for text = strings.TrimSpace(text); strings.HasPrefix(text, "(") && strings.HasSuffix(text, ")"); text = strings.TrimSpace(text[1 : len(text)-1]) {
+		depth := 0
+		for i, r := range text {
+			switch r {
+			case '(':
+				depth++
+			case ')':
+				depth--
+			}
+			if depth == 0 && i < len(text)-1 {
+				return text
+			}
+		}
+	}
+	return text
 }
 
 // asNumber reads the number of an autonomous system, which may be written as two: 1.10 is 65546 (RFC 5396). It is 0 where it is absent.
@@ -272,7 +292,9 @@ func (d *draft) calicoAnnounces() {
 				continue
 			}
 			if found = true; d.stays() {
-				d.calicoStays(p, known)
+				if !p.notExported {
+					d.calicoStays(p, known)
+				}
 				continue
 			}
 			if d.Options.Announce == "bgp" {
@@ -298,7 +320,7 @@ func (d *draft) calicoStays(p *pool, known *calicoPrefix) {
 func (d *draft) calicoRequested() {
 	for _, known := range d.calicoBGP {
 		for _, p := range d.pools {
-			if d.stays() && !p.elsewhere && contains(known.prefix, p) {
+			if d.stays() && !p.elsewhere && !p.notExported && contains(known.prefix, p) {
 				d.calicoStays(p, known)
 			}
 		}
@@ -358,22 +380,55 @@ func (d *draft) calicoPeer(o *object, own int64) {
 			"them", strings.Join(lost, ", "))
 	}
 	d.peers = append(d.peers, p)
-	for _, a := range d.advertisements {
-		if a.from == calicoOrigin {
-			a.peers = append(a.peers, p.name)
-		}
-	}
 	if p.secret != "" {
 		d.noteSecret(p, "calico-system")
 	}
 	if p.ownFamily() {
 		d.add(Info, "families", p.about(), "a BIRD session of Calico carries the family of its address")
 	}
-	if p.external() && p.securityHops == 0 {
-		d.add(Warn, "multihop", p.about(), "eBGP. Calico's sessions are multihop; set ebgpMultiHop: true unless the router is on the "+
-			"nodes' own link")
+	all := []*peer{p}
+	if spec.peek("localASNumber") == "" {
+		all = append(all, d.calicoNodeNumbers(p)...)
 	}
-	d.checkPeer(p, spec, "peerIP")
+	for _, p := range all {
+		if p.external() && p.securityHops == 0 {
+			d.add(Warn, "multihop", p.about(), "eBGP. Calico's sessions are multihop; set ebgpMultiHop: true unless the router is on the "+
+				"nodes' own link")
+		}
+		d.checkPeer(p, spec, "peerIP")
+	}
+	for _, a := range d.advertisements {
+		if a.from == calicoOrigin {
+			a.peers = append(append(a.peers, p.name), p.single...)
+		}
+	}
+}
+
+// calicoNodeNumbers makes a peer of its own for each Node that has another AS number by an annotation, and returns them.
+func (d *draft) calicoNodeNumbers(p *peer) (made []*peer) {
+	const annotation = "projectcalico.org/ASNumber"
+	for _, o := range d.objects {
+		if o.kind != "Node" || o.annotations[annotation] == "" {
+			continue
+		}
+		own := &fields{in: o.in, node: mapping(annotation, scalarNode(o.annotations[annotation])), about: o.about, read: map[string]bool{}}
+		asn, host := own.asNumber(annotation), orElse(o.labels[hostname], o.nick)
+		labels := maps.Clone(o.labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[hostname] = host
+		switch {
+		case asn == 0, asn == p.my, !matches(p.nodes, labels):
+		case oneNode(p.nodes):
+			p.my = asn
+		default:
+			single := d.nodePeer(p, o, host)
+			single.my = asn
+			made = append(made, single)
+		}
+	}
+	return made
 }
 
 // calicoSession reads what a BGPPeer of Calico's says of its session. peers says that it is one among nodes or pods, lost has the fields

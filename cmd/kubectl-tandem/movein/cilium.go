@@ -24,6 +24,8 @@ func (d *draft) cilium() {
 	for _, o := range d.take("cilium.io", "CiliumLoadBalancerIPPool", "") {
 		c.pool(o)
 	}
+	d.overlaps("cilium", "was-ignored", "Cilium gives no address of the newer of two pools that overlap (%s and %s of AddressPool %s), and Tandem does; "+
+		"take the common addresses out of one of them")
 	for _, o := range d.take("cilium.io", "CiliumL2AnnouncementPolicy", "") {
 		c.policy(o)
 	}
@@ -150,6 +152,13 @@ func (c *ciliumState) poolSelector(o *object, p *pool, s *metav1.LabelSelector) 
 	p.manual = true
 	c.add(Warn, "service-name", o.about, "no AddressPool can select a Service by its name; %s has autoAssign: false and the Service "+
 		"names it. Other Services of its namespace could name it too", p.name)
+	if len(namespaces) == 0 { // in all namespaces, of which the input has these
+		for _, s := range c.readServices() {
+			if s.loadBalancer && slices.Contains(names, s.nick) {
+				c.patch(s.namespace, s.nick, o.origin()).annotations["tandem-lb.io/address-pool"] = p.name
+			}
+		}
+	}
 	for _, namespace := range namespaces {
 		for _, name := range names {
 			c.patch(namespace, name, o.origin()).annotations["tandem-lb.io/address-pool"] = p.name
@@ -305,7 +314,7 @@ func (c *ciliumState) asn(f *fields, p *peer) {
 	f.zeros = zeros
 	if p.theirs == 0 {
 		p.dynamic = "External"
-		c.add(Warn, "any-asn", p.about(), "Cilium takes any AS number of the router; dynamicASN is External, which takes any but %d. "+
+		c.add(Warn, "ambiguous", p.about(), "Cilium takes any AS number of the router; dynamicASN is External, which takes any but %d. "+
 			"Write Internal if the router has that one", p.my)
 	}
 }
@@ -348,7 +357,13 @@ func (c *ciliumState) attributes(f *fields, a *advertisement) {
 		}
 		a.communities = append(a.communities, text)
 	}
-	a.communities = append(a.communities, communities.texts("wellKnown")...)
+	for _, name := range communities.texts("wellKnown") {
+		// These are no names of the routers that Tandem's were taken from, and their values say the same.
+		if name == "planned-shut" || strings.HasPrefix(name, "route-filter-") {
+			name = orElse(wellKnown[name], name)
+		}
+		a.communities = append(a.communities, name)
+	}
 	for i, text := range communities.texts("large") {
 		if problem := communityProblem("large:" + text); problem != "" {
 			communities.report(Error, "bad-value", "large["+itoa(i)+"]", "%q %s", text, problem)

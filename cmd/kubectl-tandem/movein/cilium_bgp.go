@@ -27,6 +27,9 @@ func (c *ciliumState) peering(o *object) {
 		services, ok := c.serviceSelector(o.about, selector)
 		kinds := router.texts("serviceAdvertisements")
 		ours := c.notOurs(o.about, kinds) || len(kinds) == 0
+		if selector != nil && !ours {
+			c.add(Warn, "nothing-announced", o.about, "serviceAdvertisements has no LoadBalancerIP, so that its session carries nothing of Tandem's; it is left out")
+		}
 		var peers []string
 		var attributes []func()
 		for _, f := range router.list("neighbors") {
@@ -128,8 +131,17 @@ func (c *ciliumState) controlPlane() {
 		configs[o.nick] = o
 	}
 	overrides := c.take("cilium.io", "CiliumBGPNodeConfigOverride", "")
-	for _, o := range c.take("cilium.io", "CiliumBGPClusterConfig", "") {
-		c.cluster(o, configs, routes, overrides)
+	clusters := c.take("cilium.io", "CiliumBGPClusterConfig", "")
+	uses := map[string]int{} // of the names of peers: two instances may each have a peer tor
+	for _, o := range clusters {
+		for _, instance := range o.spec().list("bgpInstances") {
+			for _, f := range instance.list("peers") {
+				uses[f.peek("name")]++
+			}
+		}
+	}
+	for _, o := range clusters {
+		c.cluster(o, uses, configs, routes, overrides)
 	}
 	for _, name := range sortedKeys(configs) {
 		o := configs[name]
@@ -150,7 +162,7 @@ func (c *ciliumState) controlPlane() {
 	for _, r := range routes {
 		for peer, families := range r.by {
 			p := c.peer(peer)
-			r.peers = append(r.peers, c.peersOf(p.origin)...) // with those of single nodes
+			r.peers = append(append(r.peers, p.name), p.single...)
 			if len(bothOrOne(families)) == 1 && len(bothOrOne(p.families)) != 1 {
 				r.families = families
 			}
@@ -213,17 +225,10 @@ func (c *ciliumState) notServices(about subject, kind string) {
 }
 
 // cluster converts the peers of a CiliumBGPClusterConfig.
-func (c *ciliumState) cluster(o *object, configs map[string]*object, routes []*route, overrides []*object) {
+func (c *ciliumState) cluster(o *object, uses map[string]int, configs map[string]*object, routes []*route, overrides []*object) {
 	spec := o.spec()
 	nodes := selectorsOf(spec.selector("nodeSelector"))
-	instances := spec.list("bgpInstances")
-	uses := map[string]int{}
-	for _, instance := range instances {
-		for _, f := range instance.list("peers") {
-			uses[f.peek("name")]++
-		}
-	}
-	for _, instance := range instances {
+	for _, instance := range spec.list("bgpInstances") {
 		name := instance.text("name")
 		c.instances[name] = true
 		asn := c.ownASN(instance)
@@ -365,20 +370,14 @@ func (c *ciliumState) override(o *object, p *peer, instance string) {
 		if !same || routerID == "" && asn == 0 && source == "" {
 			continue
 		}
-		own := *p
-		own.name, own.from = dns(p.name+"-"+o.nick, 253), o.origin()
+		own := c.nodePeer(p, o, o.nick)
 		if own.routerID = routerID; source != "" {
 			own.source, own.sourceInterface = source, ""
 		}
 		if asn != 0 {
 			own.my = asn
 		}
-		own.nodes = []metav1.LabelSelector{{MatchLabels: map[string]string{hostname: o.nick}}}
-		c.checkPeer(&own, f, "peers")
-		c.peers = append(c.peers, &own)
-		p.nodes = except(p.nodes, o.nick)
-		c.add(Warn, "split", p.about(), "node %s has settings of its own; it has the BGPPeer %s, and the others leave it "+
-			"out", o.nick, own.name)
+		c.checkPeer(own, f, "peers")
 	}
 }
 

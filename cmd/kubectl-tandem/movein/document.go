@@ -231,7 +231,9 @@ func (p *peer) documents() (docs []Document) {
 	}
 	if p.graceful {
 		restart := map[string]any{}
-		set(restart, "restartTime", p.restart, "")
+		if seconds(p.restart) != 120 {
+			set(restart, "restartTime", p.restart, "")
+		}
 		s["gracefulRestart"] = restart
 	}
 	setList(s, "families", p.families)

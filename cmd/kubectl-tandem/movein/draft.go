@@ -37,7 +37,9 @@ type draft struct {
 
 	parsed []*service
 
-	kubeVIPGeneral *advertisement // kube-vip's, where it is limited to some pools
+	kubeVIPGeneral   *advertisement // kube-vip's, where it is limited to some pools
+	kubeVIPNamespace string         // the only one whose Services kube-vip serves, "" for all
+	kubeVIPServes    bool           // there are pods of kube-vip that serve Services
 
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
 
@@ -64,6 +66,7 @@ type pool struct {
 	spans                []span
 	exclude              []netip.Addr
 	elsewhere            bool  // announced by another program, on purpose
+	notExported          bool  // by Calico
 	remote               bool  // of PureLB, in no subnet of the nodes
 	length, lengthV6     int64 // of the prefixes by which PureLB announces a remote pool
 	onePoolPerService    bool  // in their product both addresses of a Service come from one pool
@@ -166,6 +169,7 @@ type peer struct {
 	graceful                              bool
 	families                              []string
 	nodes                                 []metav1.LabelSelector
+	single                                []string // the names of the peers that single nodes have in its place
 }
 
 func (p *peer) about() subject { return subject{"BGPPeer", p.name} }
@@ -209,6 +213,18 @@ func (d *draft) peer(name string) *peer {
 func (d *draft) dropPeer(p *peer) {
 	d.entries = slices.DeleteFunc(d.entries, func(e entry) bool { return e.subject == p.about() && e.level != Error && e.code != "dangling" })
 	d.peers = slices.DeleteFunc(d.peers, func(other *peer) bool { return other == p })
+}
+
+// nodePeer makes the peer that a node has in place of another one, which leaves the node out.
+func (d *draft) nodePeer(p *peer, o *object, host string) *peer {
+	own := *p
+	own.name, own.from, own.single = dns(p.name+"-"+o.nick, 253), o.origin(), nil
+	own.nodes = []metav1.LabelSelector{{MatchLabels: map[string]string{hostname: host}}}
+	d.peers = append(d.peers, &own)
+	p.single = append(p.single, own.name)
+	p.nodes = except(p.nodes, host)
+	d.add(Warn, "split", p.about(), "node %s has settings of its own; it has the BGPPeer %s, and the others leave it out", o.nick, own.name)
+	return &own
 }
 
 // peersOf returns the names of the peers that were made from an object of that name.

@@ -79,6 +79,10 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 				where.name = strings.TrimSpace(where.name + " " + path)
 				d.add(Warn, "annotation-elsewhere", where, "%s: %q has no annotation of Tandem's that does the same; the Service "+
 					"itself is in the live cluster", key, value.Value)
+			case (key == serviceLBTolerations || key == serviceLBPriority) && value.Kind == yaml.ScalarNode:
+				where := about
+				where.name = strings.TrimSpace(where.name + " " + path)
+				d.add(Warn, "tolerations", where, servicePods, key)
 			case isMetalLBAnnotation(key) && value.Kind == yaml.ScalarNode:
 				d.asksAway = true
 				where := about
@@ -163,5 +167,5 @@ func mentions(text string) bool {
 		}
 	}
 	return strings.Contains(text, "loadBalancerIP:") || strings.Contains(text, "externalIPs:") || strings.Contains(text, "kube-vip.io/") || strings.Contains(text, "purelb.io/") || strings.Contains(text, "service.cilium.io/") ||
-		strings.Contains(text, "metallb.io/") || strings.Contains(text, "metallb.universe.tf/")
+		strings.Contains(text, serviceLBPrefix) || strings.Contains(text, "metallb.io/") || strings.Contains(text, "metallb.universe.tf/")
 }

@@ -4,6 +4,7 @@ package movein
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // externalIPs makes a load balancer of a Service with spec.externalIPs: the address goes into a pool, and a patch asks for it.
@@ -12,6 +13,13 @@ func (d *draft) externalIPs(s *service) {
 	for _, text := range s.externalIPs {
 		list = append(list, d.listOf(s, "spec.externalIPs", text)...)
 	}
+	list = slices.DeleteFunc(list, func(a netip.Addr) bool {
+		name := d.node(a)
+		if name != "" {
+			d.add(Warn, "node-address", s.about(), "%s is an address of node %s, which cannot become Tandem's; take a free one", a, name)
+		}
+		return name != ""
+	})
 	kept, rest := onePerFamily(list)
 	for _, a := range rest {
 		d.add(Lost, "one-per-family", s.about(), "%s cannot be had by the same Service; make a second Service for it (same selector "+

@@ -52,10 +52,9 @@ func (d *draft) kubeVIP() {
 type kubeVIPState struct {
 	*draft
 	assumption
-	control   []netip.Addr // of the API server
-	namespace string       // the only one whose Services are served, "" for all
-	routed    bool         // addresses are announced by BGP alone
-	workload  subject
+	control  []netip.Addr // of the API server
+	routed   bool         // addresses are announced by BGP alone
+	workload subject
 
 	fillIn         func(text string) (filled string, missing []string) // puts in the values of --set
 	unknownControl []string                                            // addresses of the API server that somebody else fills in
@@ -195,8 +194,8 @@ func (k *kubeVIPState) pool(o *object, data *fields, e kubeVIPPool, skipEnds boo
 func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[string]string, o *object) {
 	switch {
 	case global == nil:
-	case k.namespace != "":
-		global.namespaces = []metav1.LabelSelector{in(namespaceName, k.namespace)}
+	case k.kubeVIPNamespace != "":
+		global.namespaces = []metav1.LabelSelector{in(namespaceName, k.kubeVIPNamespace)}
 	case len(used) > 0:
 		slices.Sort(used)
 		global.namespaces = []metav1.LabelSelector{requirement(namespaceName, metav1.LabelSelectorOpNotIn, used...)}
@@ -339,11 +338,11 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	complete := k.placeholders(&c)
 	on := func(name string) bool { v, _ := strconv.ParseBool(c.env[name]); return v }
 	k.variables(o, c)
+	address := orElse(c.env["address"], c.env["vip_address"])
+	if a, err := netip.ParseAddr(address); err == nil { // It is the API server's also where other Pods, or another program, serve it.
+		k.control = append(k.control, a)
+	}
 	if on("cp_enable") {
-		address := orElse(c.env["address"], c.env["vip_address"])
-		if a, err := netip.ParseAddr(address); err == nil {
-			k.control = append(k.control, a)
-		}
 		k.add(Lost, "control-plane", k.workload,
 			`Tandem has no address for the API server. Leave kube-vip for %s and set svc_enable to "false"`, orElse(address, "it"))
 	}
@@ -359,7 +358,8 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	} else if class := c.env["lb_class_name"]; class != "" {
 		k.add(Info, "class", k.workload, "it serves Services of class %s beside those without one; Services with a class stay as they are", class)
 	}
-	k.namespace = c.env["svc_namespace"]
+	k.kubeVIPNamespace = c.env["svc_namespace"]
+	k.kubeVIPServes = true
 	nodes := k.nodes(o)
 	if !complete {
 		return

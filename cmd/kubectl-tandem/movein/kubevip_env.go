@@ -29,7 +29,7 @@ var kubeVIPVariables = map[fate]string{
 	read: "vip_arp bgp_enable svc_enable svc_election cp_enable address vip_address vip_interface vip_servicesinterface svc_namespace " +
 		"lb_class_only lb_class_name bgp_routerid bgp_routerinterface bgp_as bgp_peeras bgp_peeraddress bgp_peerpass bgp_multihop " +
 		"bgp_peers bgp_sourceip bgp_sourceif " +
-		"bgp_hold_time bgp_keepalive_interval mpbgp_nexthop annotation annotations enableServicesElection",
+		"bgp_hold_time bgp_keepalive_interval mpbgp_nexthop mpbgp_ipv4 mpbgp_ipv6 annotation annotations enableServicesElection",
 	elected: "vip_leaderelection vip_leasename vip_leaseduration vip_renewdeadline vip_retryperiod vip_leaseannotations svc_leasename " +
 		"vip_preserve_on_leadership_loss vip_loseleadership per_service_election_on_demand",
 	plane: "cp_namespace cp_detect port vip_ddns dns_mode dhcp_mode lb_enable lb_port lb_fwdmethod kubernetes_addr " +
@@ -41,8 +41,7 @@ var kubeVIPVariables = map[fate]string{
 		"lb_class_legacy_handling dhcp_backoff_attempts k8s_config_file config_file debounce_time instance_name vip_nodename vip_singlenode",
 	nic: "vip_cidr vip_subnet bgp_attach_ip_to_interface vip_interfaceloglobal vip_skipdad vip_allow_interface_not_up",
 	withoutEqual: "vip_routingtable vip_routingtableid vip_routingtabletype vip_routingprotocol vip_cleanroutingtable vip_wireguard " +
-		"mirror_dest_interface mpbgp_ipv4 mpbgp_ipv6 " +
-		"zebra_enable zebra_url zebra_version zebra_software_name egress_podcidr egress_servicecidr egress_withnftables egress_clean " +
+		"mirror_dest_interface zebra_enable zebra_url zebra_version zebra_software_name egress_podcidr egress_servicecidr egress_withnftables egress_clean " +
 		"iptables_backend enable_upnp",
 }
 
@@ -70,7 +69,7 @@ var kubeVIPFlags = map[string]string{
 	"address": "address", "vip": "vip_address", "interface": "vip_interface", "serviceInterface": "vip_servicesinterface",
 	"localAS": "bgp_as", "peerAS": "bgp_peeras", "peerAddress": "bgp_peeraddress", "peerPass": "bgp_peerpass",
 	"peerMultihop": "bgp_multihop", "bgppeers": "bgp_peers", "bgpRouterID": "bgp_routerid", "sourceIP": "bgp_sourceip",
-	"sourceIF": "bgp_sourceif",
+	"sourceIF": "bgp_sourceif", "lbClassOnly": "lb_class_only", "lbClassName": "lb_class_name", "serviceNamespace": "svc_namespace",
 }
 
 // flags reads arguments as the variables of the same meaning, which come first. For example, --interface eth0 is vip_interface eth0.
@@ -235,6 +234,9 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 			k.noteSecret(p, orElse(o.namespace, "kube-system"))
 		}
 	}
+	if own := nonempty(strings.Trim(c.env["mpbgp_ipv4"]+", "+c.env["mpbgp_ipv6"], ", ")); len(peers) > 0 && len(own) > 0 {
+		k.add(Info, "next-hop", k.workload, "mpbgp_ipv4 and mpbgp_ipv6 (%s): Tandem's next hop is the node's own address of the family", own[0])
+	}
 	if c.env["bgp_routerinterface"] != "" && c.env["bgp_routerid"] == "" {
 		k.add(Info, "router-id", k.workload, "bgp_routerinterface %s: without routerID Tandem uses the node's IPv4 address; set the "+
 			"annotation tandem-lb.io/bgp-router-id on nodes where the interface has another one",
@@ -322,7 +324,7 @@ func (k *kubeVIPState) bfd(o *object, p *peer, text string) {
 		}
 	}
 	if small {
-		k.add(Warn, "bfd-interval", p.about(), "the BFD intervals of %q work as microseconds in kube-vip, and were most likely meant "+
+		k.add(Warn, "ambiguous", p.about(), "the BFD intervals of %q work as microseconds in kube-vip, and were most likely meant "+
 			"as milliseconds; they are written as milliseconds", text)
 	}
 	p.bfd = p.name

@@ -42,6 +42,10 @@ func (d *draft) searchKubeVIPValues(o *object, n *yaml.Node, own bool) {
 			d.searchKubeVIPValues(o, item, own)
 		}
 	case yaml.MappingNode:
+		if data := generatedPools(n); data != nil {
+			d.addMade(o, n, mapping("kind", scalarNode("ConfigMap"), "metadata", mapping("name", scalarNode(scalarOf(n, "name")), "namespace",
+				scalarNode("kube-system")), "data", data))
+		}
 		if data := lookupPath(n, "cm", "data"); data != nil && data.Kind == yaml.MappingNode && hasKey(data, poolKey.MatchString) {
 			d.addMade(o, data, mapping("kind", scalarNode("ConfigMap"), "metadata", mapping("name", scalarNode("kubevip"), "namespace",
 				scalarNode("kube-system")), "data", data))
@@ -54,6 +58,25 @@ func (d *draft) searchKubeVIPValues(o *object, n *yaml.Node, own bool) {
 			d.searchKubeVIPValues(o, n.Content[i+1], own && n.Content[i].Value != "containers")
 		}
 	}
+}
+
+// generatedPools returns the data that a Kustomization makes of an entry of its configMapGenerator, nil unless they are pools. An example is
+// {name: kubevip, literals: ["range-global=192.0.2.1-192.0.2.9"]}.
+func generatedPools(n *yaml.Node) *yaml.Node {
+	literals := lookup(n, "literals")
+	if literals == nil || scalarOf(n, "name") != "kubevip" && scalarOf(n, "name") != "plndr" {
+		return nil
+	}
+	data := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for _, item := range literals.Content {
+		if key, value, ok := strings.Cut(item.Value, "="); ok {
+			data.Content = append(data.Content, scalarNode(key), scalarNode(strings.Trim(value, `"'`)))
+		}
+	}
+	if !hasKey(data, poolKey.MatchString) {
+		return nil
+	}
+	return data
 }
 
 // addMade adds an object that a chart makes of values.

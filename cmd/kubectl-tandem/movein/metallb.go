@@ -47,7 +47,8 @@ func (d *draft) metallb() {
 	for _, c := range configs {
 		d.metallbConfig(c, m)
 	}
-	defer d.metallbOverlaps()
+	defer d.overlaps("metallb", "was-refused", "MetalLB refuses %s beside %s of AddressPool %s, which overlap, so that the cluster need not run what the file "+
+		"says; take the common addresses out of one of them")
 	for _, kind := range []string{
 		"BFDProfile", "Community", "IPAddressPool", "AddressPool", "BGPPeer", "L2Advertisement",
 		"BGPAdvertisement",
@@ -83,17 +84,16 @@ func (d *draft) metallb() {
 	}
 }
 
-// metallbOverlaps warns of pools that share addresses, which MetalLB refuses together with the whole configuration. Tandem takes such an address from
-// either.
-func (d *draft) metallbOverlaps() {
+// overlaps warns of pools of a product that share addresses, with a text that has both ranges and the name of the other pool. Tandem takes such an
+// address from either.
+func (d *draft) overlaps(product, code, text string) {
 	for i, p := range d.pools {
 		for _, other := range d.pools[:i] {
-			if p.product != "metallb" || other.product != "metallb" {
+			if p.product != product || other.product != product {
 				continue
 			}
 			if mine, theirs, ok := p.overlap(other); ok {
-				d.add(Warn, "was-refused", p.about(), "MetalLB refuses %s beside %s of AddressPool %s, which overlap, so that the cluster need not run "+
-					"what the file says; take the common addresses out of one of them", mine.text, theirs.text, other.name)
+				d.add(Warn, code, p.about(), text, mine.text, theirs.text, other.name)
 			}
 		}
 	}

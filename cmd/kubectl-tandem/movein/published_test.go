@@ -173,7 +173,8 @@ func TestEmbedded(t *testing.T) {
 		},
 		{
 			name: "a machine configuration", input: "cluster:\n  inlineManifests:\n  - name: pool\n    contents: |\n      ---" + indent(6) + "      ---" +
-				strings.Replace(indent(6), "name: lan", "name: other", 1), want: append(found, "name: other\n"), codes: []string{"info embedded", "warn no-advertisement"},
+				strings.Replace(indent(6), "name: lan", "name: other", 1), want: append(found, "name: other\n"),
+			codes: []string{"info embedded", "warn no-advertisement", "warn was-ignored"},
 		},
 		{
 			name: "a task of Ansible", input: "- name: pool\n  kubernetes.core.k8s:\n    definition:" + indent(6),
@@ -363,7 +364,7 @@ func TestServiceForms(t *testing.T) {
 		},
 		{
 			name: "external addresses of a load balancer", input: service("", "type: LoadBalancer, externalIPs: [192.0.2.1]"),
-			codes: []string{"info ignored"},
+			want: []string{"- 192.0.2.1\n", "externalIPs: null\n"}, codes: []string{"warn external-ips-status", "warn no-advertisement", "warn node-address"},
 		},
 		{name: "no load balancer", input: service("lbipam.cilium.io/ips: 192.0.2.1", "type: ClusterIP"), codes: []string{"info ignored"}},
 		{

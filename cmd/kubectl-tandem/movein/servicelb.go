@@ -13,23 +13,31 @@ const (
 	serviceLBPrefix = "svccontroller.k3s.cattle.io/"
 	serviceLBPool   = serviceLBPrefix + "lbpool"
 	serviceLBEnable = serviceLBPrefix + "enablelb"
-	cleanup         = "service.kubernetes.io/load-balancer-cleanup"
+
+	serviceLBTolerations = serviceLBPrefix + "tolerations"
+	serviceLBPriority    = serviceLBPrefix + "priorityclassname"
+
+	servicePods = "annotation %s is for the pods of ServiceLB; Tandem announces from its DaemonSet, where tolerations are set for all"
+
+	cleanup = "service.kubernetes.io/load-balancer-cleanup"
 )
 
 // serviceLB converts what there is of k3s' ServiceLB: Services that have the addresses of nodes, and labels. It has no pools, so that a
 // person has to give one.
 func (d *draft) serviceLB() {
 	said := d.Options.From == "servicelb" || d.assumed("k3s").known || d.assumed("servicelb").known
-	k3s := said
+	settings := d.k3sSettings()
+	found := settings.on // signs of ServiceLB
 	for _, o := range d.objects {
 		if strings.HasPrefix(o.kind, "HelmChart") && o.group == "helm.cattle.io" && !o.taken {
-			k3s, o.taken = true, true
+			found, o.taken = found || !strings.HasPrefix(o.nick, "rke2-"), true // RKE2 has ServiceLB on demand alone.
 			o.whole("spec")
 			d.add(Info, "ignored", o.namespaced("kube-system"), "values of the chart; externalTrafficPolicy is read from the Service")
 		}
-		k3s = k3s || o.labels[serviceLBPool] != "" || o.labels[serviceLBEnable] != "" ||
+		found = found || o.labels[serviceLBPool] != "" || o.labels[serviceLBEnable] != "" ||
 			slices.ContainsFunc(sortedKeys(o.annotations), func(key string) bool { return strings.HasPrefix(key, serviceLBPrefix) })
 	}
+	k3s := said || found && !settings.off
 	var served []*service
 	for _, s := range d.readServices() {
 		if !s.loadBalancer || s.class != "" {
@@ -42,15 +50,14 @@ func (d *draft) serviceLB() {
 		}
 	}
 	// With pools of another product, ServiceLB is off: charts of k3s, and labels of the time before, do not say that it is on.
-	if len(served) == 0 || len(d.pools) > 0 && !said {
+	if len(d.pools) > 0 && !said || len(served) == 0 && (len(d.Options.Pools) == 0 || !k3s) {
 		return
 	}
 	for _, s := range served {
 		s.taken = true
 		for _, key := range sortedKeys(s.annotations) {
 			if strings.HasPrefix(key, serviceLBPrefix) {
-				d.add(Warn, "tolerations", s.about(), "annotation %s is for the pods of ServiceLB; Tandem announces from its "+
-					"DaemonSet, where tolerations are set for all", key)
+				d.add(Warn, "tolerations", s.about(), servicePods, key)
 			}
 		}
 	}
@@ -63,31 +70,33 @@ func (d *draft) serviceLB() {
 		return
 	}
 	d.tookPools = true
-	d.serviceLBPools(served)
+	d.serviceLBPools(served, settings)
 }
 
 // serviceLBPools makes the pools that a person has given, and their advertisements. A pool with the name of an lbpool is for its Services.
-func (d *draft) serviceLBPools(served []*service) {
-	enabled := slices.ContainsFunc(d.objects, func(o *object) bool { return o.kind == "Node" && o.labels[serviceLBEnable] == "true" })
+func (d *draft) serviceLBPools(served []*service, settings k3sSettings) {
+	enabled := slices.Contains(settings.labels[serviceLBEnable], "true")
+	names := settings.labels[serviceLBPool]
+	for _, o := range d.objects {
+		enabled = enabled || o.kind == "Node" && o.labels[serviceLBEnable] == "true"
+		if o.kind == "Node" || o.kind == "Service" {
+			names = append(names, nonempty(o.labels[serviceLBPool])...)
+		}
+	}
 	var made []*pool
 	for _, text := range d.Options.Pools {
-		p, pool := d.givenPool(text), ""
+		p := d.givenPool(text)
 		if p == nil {
 			continue
 		}
 		made = append(made, p)
-		for _, s := range served {
-			if s.labels[serviceLBPool] == p.name {
-				pool = p.name
-			}
-		}
 		nodes := map[string]string{}
 		if enabled {
 			nodes[serviceLBEnable] = "true"
 		}
-		if pool != "" {
-			p.services = []metav1.LabelSelector{{MatchLabels: map[string]string{serviceLBPool: pool}}}
-			nodes[serviceLBPool] = pool
+		if slices.Contains(names, p.name) {
+			p.services = []metav1.LabelSelector{{MatchLabels: map[string]string{serviceLBPool: p.name}}}
+			nodes[serviceLBPool] = p.name
 		}
 		if d.Options.Announce == "" || d.Options.Announce == "l2" {
 			a := d.newAdvertisement(l2Kind, p.name, "--pool "+text)

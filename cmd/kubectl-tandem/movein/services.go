@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // service is a Service of the input.
@@ -76,8 +78,10 @@ func (d *draft) services() {
 		case s.taken:
 		case (s.spec().peek("type") == "ExternalName" || s.spec().peek("clusterIP") == "None") && len(s.externalIPs) > 0:
 			d.add(Info, "ignored", s.about(), "nodes ignore spec.externalIPs of a Service that is headless or of type ExternalName")
-		case !s.loadBalancer && len(s.externalIPs) > 0:
+		case len(s.externalIPs) > 0 && s.class == "" && len(s.status) == 0 && s.hostname == "" && (!s.loadBalancer || d.waits(s)):
 			d.externalIPs(s)
+		case !s.loadBalancer && len(s.externalIPs) > 0:
+			d.add(Info, "ignored", s.about(), "spec.externalIPs stays as it is, since the Service has a class or a status")
 		case !s.loadBalancer && slices.ContainsFunc(sortedKeys(s.annotations), foreign):
 			d.add(Info, "ignored", s.about(), "its annotations are for load balancers, and it is of type %s", s.spec().peek("type"))
 		case s.loadBalancer && s.otherClass():
@@ -93,6 +97,12 @@ func (d *draft) services() {
 	if d.Options.Live {
 		d.adoption(all)
 	}
+}
+
+// waits reports whether a load balancer asks for no address, and no pool of the input gives it one by itself. Where one product alone is converted, that
+// is not known.
+func (d *draft) waits(s *service) bool {
+	return (d.Options.From == "" || d.Options.From == "services") && !s.names() && !slices.ContainsFunc(d.pools, func(p *pool) bool { return !p.manual && matches(p.services, s.labels) })
 }
 
 // finalizers warns of those that the old product alone takes away: once it is gone, the Service cannot be deleted any more. An example is
@@ -121,8 +131,11 @@ func (d *draft) serviceAnnotations(s *service) {
 		asked = true
 		d.plainAddress(s, ip)
 	}
-	if !asked && !d.Options.Live && !s.otherClass() && len(s.status) > 0 && !slices.ContainsFunc(s.status,
-		func(a netip.Addr) bool { return d.holder(a) != nil }) {
+	switch borrowed := len(s.status) > 0 && d.ofNode(s, s.status[0]); {
+	case asked, d.Options.Live, s.otherClass(), len(s.status) == 0, slices.ContainsFunc(s.status, func(a netip.Addr) bool { return d.holder(a) != nil }):
+	case borrowed:
+		d.nodeAddress(s, s.status)
+	default:
 		d.add(Warn, "status-in-file", s.about(), "a status in a file says nothing about the cluster and asks for nothing. If %s is its "+
 			"address (live: look), add tandem-lb.io/load-balancer-ips and put it into a pool",
 			join(s.status))
@@ -165,10 +178,8 @@ func (d *draft) plainAddress(s *service, ip string) {
 		return
 	}
 	d.add(Info, "understood", s.about(), "Tandem honours spec.loadBalancerIP")
-	kubeVIP := slices.ContainsFunc(d.pools, func(p *pool) bool { return p.product == "kube-vip" }) ||
-		slices.ContainsFunc(d.advertisements, func(a *advertisement) bool { return strings.HasPrefix(a.name, "kube-vip") })
 	name := "requested"
-	if kubeVIP {
+	if d.ofKubeVIP(s) {
 		name = "kube-vip-requested"
 	}
 	d.wanted(s, list, name)
@@ -191,6 +202,9 @@ func (d *draft) wanted(s *service, list []netip.Addr, name string) {
 		if p == nil {
 			p = d.newPool(name, map[string]string{"kube-vip-requested": "kube-vip"}[name], s.origin())
 			p.product, p.manual = orElse(p.product, "requested"), true
+			if name == "kube-vip-requested" && d.kubeVIPNamespace != "" {
+				p.namespaces = []metav1.LabelSelector{in(namespaceName, d.kubeVIPNamespace)}
+			}
 			d.announceRequested(p)
 			d.add(Info, "pool", p.about(), "addresses that Services ask for and no pool holds")
 		}
@@ -452,6 +466,10 @@ func (d *draft) adoption(all []*service) {
 		kept, _ := onePerFamily(s.status)
 		for _, a := range kept {
 			if d.holder(a) != nil {
+				continue
+			}
+			if d.ofNode(s, a) {
+				d.nodeAddress(s, []netip.Addr{a})
 				continue
 			}
 			if d.Options.KeepInUse {

@@ -13,7 +13,7 @@ type container struct {
 	image string
 	env   map[string]string
 	order []string // the names of env as written
-	args  []string
+	args  []string // with those that stand in command
 	// from has where the values of variables are that are not in env, by the variable, and whole the ConfigMaps and Secrets that are variables as a whole.
 	from  map[string]reference
 	whole []reference
@@ -61,9 +61,11 @@ func (o *object) containers() (list []container) {
 		if image := lookupPath(item, "image"); image != nil {
 			c.image = image.Value
 		}
-		if args := lookupPath(item, "args"); args != nil {
-			for _, arg := range args.Content {
-				c.args = append(c.args, arg.Value)
+		for _, field := range []string{"command", "args"} {
+			if args := lookupPath(item, field); args != nil {
+				for _, arg := range args.Content {
+					c.args = append(c.args, arg.Value)
+				}
 			}
 		}
 		if env := lookupPath(item, "env"); env != nil {

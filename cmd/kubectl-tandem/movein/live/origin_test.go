@@ -146,6 +146,10 @@ var refused = map[string]struct {
 		set(o[group], map[string]any{"external": map[string]any{"provider": "netbox", "announce": "remote"}}, "spec")
 	}, "error [remote] ServiceGroup purelb-system/default"},
 	"rights that are missing": {"PureLB", func(Objects) {}, "error [rights] the person who moves: you may not patch daemonsets.apps in purelb-system"},
+	"an address of a node": {"kube-vip", func(o Objects) {
+		set(o[nodeRef("node1")], []any{map[string]any{"type": "InternalIP", "address": external}}, "status", "addresses")
+		set(o[serviceRef("shop/mail")], []any{map[string]any{"ip": external}}, "status", "loadBalancer", "ingress")
+	}, "error [node-address] Service shop/mail: it has "},
 	"an address that no pool has": {"Cilium", func(o Objects) {
 		set(o[serviceRef("shop/mail")], []any{map[string]any{"ip": external}}, "status", "loadBalancer", "ingress")
 	}, "error [uncovered] Service shop/mail"},

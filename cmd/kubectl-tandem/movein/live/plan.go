@@ -111,6 +111,11 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 		p.Messages = slices.DeleteFunc(p.Messages, func(m movein.Message) bool { return m.Code == lost.Code && m.Object == lost.Object })
 		p.Messages = append(p.Messages, lost)
 	}
+	for i, message := range p.Messages { // A person has to give the Service another address first, or nobody would serve it.
+		if message.Code == "node-address" && strings.HasPrefix(message.Object, "Service") {
+			p.Messages[i].Level = movein.Error
+		}
+	}
 	for _, doc := range record.Documents {
 		p.Objects = append(p.Objects, RefOf(doc).String())
 		if ref := RefOf(doc); s.Objects[ref] != nil {
