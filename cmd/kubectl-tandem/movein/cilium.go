@@ -19,7 +19,7 @@ const (
 
 // cilium converts pools, layer 2 policies and BGP of both versions.
 func (d *draft) cilium() {
-	c := &ciliumState{draft: d, instances: map[string]bool{}, referred: map[string]bool{}}
+	c := &ciliumState{draft: d, instances: map[string]bool{}, referred: map[string]bool{}, policies: map[string][]metav1.LabelSelector{}}
 	c.assumption = d.assumed("cilium")
 	for _, o := range d.take("cilium.io", "CiliumLoadBalancerIPPool", "") {
 		c.pool(o)
@@ -43,7 +43,8 @@ func (d *draft) cilium() {
 type ciliumState struct {
 	*draft
 	assumption
-	instances, referred map[string]bool // BGP instances, and names of CiliumBGPPeerConfigs that peers refer to
+	policies            map[string][]metav1.LabelSelector // nodes of CiliumBGPPeeringPolicies, by their names
+	instances, referred map[string]bool                   // BGP instances, and names of CiliumBGPPeerConfigs that peers refer to
 }
 
 // pool converts a CiliumLoadBalancerIPPool.
@@ -280,9 +281,14 @@ func (c *ciliumState) policy(o *object) {
 	a := c.newAdvertisement(l2Kind, o.nick, o.origin())
 	a.nodes, a.selected, a.interfaces = nodes, services, interfaces
 	if len(nodes) == 0 || controlPlane(nodes) {
-		c.add(Warn, "exclude-label", o.about, "Cilium announces from nodes with the label %s too, which kubeadm puts on control-plane "+
-			"nodes; Tandem does not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
+		c.excluded(o.about)
 	}
+}
+
+// excluded warns of nodes of the control plane, from which Cilium announces and Tandem does not.
+func (c *ciliumState) excluded(about subject) {
+	c.add(Warn, "exclude-label", about, "Cilium announces from nodes with the label %s too, which kubeadm puts on control-plane "+
+		"nodes; Tandem does not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
 }
 
 // prefixAddress reads the address of a neighbour, which may have a mask.
@@ -378,7 +384,10 @@ func (c *ciliumState) attributes(f *fields, a *advertisement) {
 		}
 	}
 	a.communities = distinct
-	if pref, ok := f.number("localPreference"); ok {
+	if f.peek("localPreference") == "0" { // which is the least, and no default
+		f.skip("localPreference")
+		a.localPref = new(int64)
+	} else if pref, ok := f.number("localPreference"); ok {
 		a.localPref = &pref
 	}
 }

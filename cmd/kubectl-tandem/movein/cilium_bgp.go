@@ -14,6 +14,15 @@ import (
 func (c *ciliumState) peering(o *object) {
 	spec := o.spec()
 	nodes := selectorsOf(spec.selector("nodeSelector"))
+	if controlPlane(nodes) {
+		c.excluded(o.about)
+	}
+	for _, name := range sortedKeys(c.policies) {
+		if !apart(nodes, c.policies[name]) {
+			c.add(Warn, "was-ignored", o.about, "a node may match CiliumBGPPeeringPolicy %s too, and Cilium then uses none of the two; Tandem has the sessions of both", name)
+		}
+	}
+	c.policies[o.nick] = nodes
 	count := 0
 	for _, router := range spec.list("virtualRouters") {
 		asn := c.ownASN(router)
@@ -228,6 +237,9 @@ func (c *ciliumState) notServices(about subject, kind string) {
 func (c *ciliumState) cluster(o *object, uses map[string]int, configs map[string]*object, routes []*route, overrides []*object) {
 	spec := o.spec()
 	nodes := selectorsOf(spec.selector("nodeSelector"))
+	if controlPlane(nodes) {
+		c.excluded(o.about)
+	}
 	for _, instance := range spec.list("bgpInstances") {
 		name := instance.text("name")
 		c.instances[name] = true

@@ -36,6 +36,7 @@ type draft struct {
 	poolNames, profileNames, communityNames map[string]string
 
 	parsed []*service
+	nodes  map[netip.Addr]string // the names of Nodes by their addresses, nil until they are asked for
 
 	kubeVIPGeneral   *advertisement // kube-vip's, where it is limited to some pools
 	kubeVIPNamespace string         // the only one whose Services kube-vip serves, "" for all

@@ -81,6 +81,8 @@ func (k *kubeVIPState) configMap(o *object) {
 		}
 		kind, namespace, _ := strings.Cut(key, "-")
 		switch {
+		case slices.Contains([]string{"cidr", "range", "interface"}, kind) && namespace == "":
+			k.add(Warn, "unknown-field", o.about, "%s: it names neither global nor a namespace; it has no effect on what is written", key)
 		case (kind == "cidr" || kind == "range") && entries[key].key != "":
 		case kind == "cidr" || kind == "range":
 			entries[key] = kubeVIPPool{key, namespace, text}
@@ -380,11 +382,26 @@ func (k *kubeVIPState) manager(o *object, c container) {
 				"with a session does")
 		}
 	}
-	if controlPlane(nodes) {
+	if controlPlane(nodes) || len(nodes) == 0 && toleratesControlPlane(o.podSpec()) {
 		k.add(Warn, "exclude-label", k.workload, "kubeadm labels control-plane nodes %s; kube-vip ignores the label, Tandem announces "+
 			"nothing from such nodes. Remove the label, give the speakers --ignore-exclude-label, or leave nodeSelectors out so that other nodes announce",
 			excludeLabel)
 	}
+}
+
+// toleratesControlPlane reports whether pods that no selector keeps away run on nodes of the control plane, too.
+func toleratesControlPlane(pod *yaml.Node) bool {
+	list := lookupPath(pod, "tolerations")
+	return list != nil && slices.ContainsFunc(list.Content, func(item *yaml.Node) bool {
+		switch key, effect := scalarOf(item, "key"), scalarOf(item, "effect"); {
+		case effect != "" && effect != "NoSchedule":
+			return false
+		case key == "":
+			return scalarOf(item, "operator") == "Exists"
+		default:
+			return key == "node-role.kubernetes.io/control-plane" || key == "node-role.kubernetes.io/master"
+		}
+	})
 }
 
 // nodes returns selectors of the nodes on which the pods run.

@@ -69,7 +69,9 @@ var kubeVIPFlags = map[string]string{
 	"address": "address", "vip": "vip_address", "interface": "vip_interface", "serviceInterface": "vip_servicesinterface",
 	"localAS": "bgp_as", "peerAS": "bgp_peeras", "peerAddress": "bgp_peeraddress", "peerPass": "bgp_peerpass",
 	"peerMultihop": "bgp_multihop", "bgppeers": "bgp_peers", "bgpRouterID": "bgp_routerid", "sourceIP": "bgp_sourceip",
-	"sourceIF": "bgp_sourceif", "lbClassOnly": "lb_class_only", "lbClassName": "lb_class_name", "serviceNamespace": "svc_namespace",
+	"sourceIF": "bgp_sourceif", "multihop": "bgp_multihop", "bgpHoldTimer": "bgp_hold_time", "bgpKeepAliveInterval": "bgp_keepalive_interval",
+	"annotations": "annotations", "lbClassOnly": "lb_class_only", "lbClassName": "lb_class_name", "lbClassNameLegacyHandling": "lb_class_legacy_handling",
+	"table": "vip_routingtable", "wireguard": "vip_wireguard", "mirrorDestInterface": "mirror_dest_interface",
 }
 
 // flags reads arguments as the variables of the same meaning, which come first. For example, --interface eth0 is vip_interface eth0.
@@ -88,6 +90,9 @@ func (c *container) flags() {
 		}
 		if variable := kubeVIPFlags[name]; variable != "" && c.env[variable] == "" {
 			c.env[variable] = value
+			if !slices.Contains(c.order, variable) {
+				c.order = append(c.order, variable)
+			}
 		}
 	}
 }
@@ -225,7 +230,7 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 		}
 	}
 	if address := c.env["bgp_peeraddress"]; address != "" {
-		peers = append(peers, kubeVIPPeer{text: address, address: strings.Trim(address, "[]"), password: c.env["bgp_peerpass"], multihop: c.env["bgp_multihop"]})
+		peers = append(peers, kubeVIPPeer{text: address, address: strings.Trim(address, "[]"), as: orElse(c.env["bgp_peeras"], kubeVIPNumber), password: c.env["bgp_peerpass"], multihop: c.env["bgp_multihop"]})
 	}
 	for i, written := range peers {
 		p := k.bgpPeer(o, c, written, i+1, nodes)
@@ -264,11 +269,14 @@ func parseKubeVIPPeer(text string) kubeVIPPeer {
 	return written
 }
 
+// kubeVIPNumber is the number of an autonomous system where kube-vip's environment has none, for the nodes as for the router.
+const kubeVIPNumber = "65000"
+
 // bgpPeer converts one peer.
 func (k *kubeVIPState) bgpPeer(o *object, c container, written kubeVIPPeer, index int, nodes []metav1.LabelSelector) *peer {
 	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
 	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
-	p.address, p.iface, p.my = written.address, written.iface, numberOf(c.env["bgp_as"])
+	p.address, p.iface, p.my = written.address, written.iface, numberOf(orElse(c.env["bgp_as"], kubeVIPNumber))
 	if p.theirs = numberOf(written.as); p.theirs == 0 {
 		p.theirs = numberOf(c.env["bgp_peeras"])
 	}

@@ -52,8 +52,20 @@ func TestKubeVIPRules(t *testing.T) {
 			want: []string{"detectMultiplier: 5\n  transmitInterval: 400ms\n"}, codes: []string{"warn ambiguous"},
 		},
 		{
-			name: "arguments in command", input: head + "command: [/kube-vip, manager, --arp, --services, --interface, eth0, --lbClassOnly, --serviceNamespace=shop]}]}}}\n" + pools,
-			want: []string{"- eth0\n", "      values:\n      - shop\n"}, codes: []string{"lost class"},
+			name: "keys without a namespace", input: strings.Replace(pools, "range-global: 192.0.2.1-192.0.2.9", `cidr-: 192.0.2.0/28, range: 192.0.2.1-192.0.2.2, interface: eth0`, 1),
+			without: []string{"AddressPool"}, codes: []string{"warn unknown-field"},
+		},
+		{
+			name: "pods that run on each node", input: strings.Replace(pods(arp), "{containers", "{tolerations: [{key: a}, {operator: Exists, effect: NoExecute}, "+
+				"{operator: Exists, effect: NoSchedule}], containers", 1) + pools, codes: []string{"warn exclude-label"},
+		},
+		{
+			name: "arguments in command", input: head + "command: [/kube-vip, manager, --arp, --services, --interface, eth0, --lbClassOnly, --table]}]}}}\n" + pools,
+			want: []string{"- eth0\n"}, codes: []string{"lost class", "lost no-equal"},
+		},
+		{
+			name: "arguments and numbers of BGP", input: head + "args: [manager, --bgp, --services, --peerAddress, 192.0.2.254, --multihop, --bgpHoldTimer=60]}]}}}\n" + pools,
+			want: []string{"  ebgpMultiHop: true\n", "  holdTime: 60s\n  myASN: 65000\n  peerASN: 65000\n"},
 		},
 		{
 			name: "a namespace alone that is served", input: pods(arp+" svc_namespace=shop") + serviceOf("annotations: {kube-vip.io/loadbalancerIPs: 198.51.100.7}", "type: LoadBalancer", ""),
@@ -125,6 +137,15 @@ func TestCiliumRules(t *testing.T) {
 			name: "communities that routers know by other names", input: lan + v1("", "advertisedPathAttributes: [{selectorType: CiliumLoadBalancerIPPool, communities: "+
 				"{wellKnown: [planned-shut, route-filter-v4, no-export]}}]"), want: []string{"  communities:\n  - \"65535:0\"\n  - \"65535:3\"\n  - no-export\n"},
 		},
+		{
+			name: "two policies for one node, and the least preference", input: lan + v1("", "") + strings.Replace(v1("", "advertisedPathAttributes: [{selectorType: "+
+				"CiliumLoadBalancerIPPool, localPreference: 0}]"), "name: v1", "name: other", 1), want: []string{"localPref: 0\n"},
+			codes: []string{"warn same-router", "warn was-ignored"},
+		},
+		{
+			name: "sessions of the control plane", input: lan + strings.Replace(v1("", ""), "spec: {", "spec: {nodeSelector: {matchLabels: {node-role.kubernetes.io/control-plane: ''}}, ", 1),
+			want: []string{"name: v1\n"}, codes: []string{"warn exclude-label"},
+		},
 		{name: "any router", input: lan + strings.Replace(v1("", ""), "64501", "0", 1), want: []string{"dynamicASN: External\n"}, codes: []string{"warn ambiguous"}},
 		{
 			name: "peers of one name in two racks", input: lan + cluster("a", "i0", "p") + cluster("b", "i1", "p") + config + routes,
@@ -184,6 +205,9 @@ func TestCalicoRules(t *testing.T) {
 func TestServiceLBRules(t *testing.T) {
 	const chart = "apiVersion: helm.cattle.io/v1\nkind: HelmChartConfig\nmetadata: {name: NAME, namespace: kube-system}\nspec:\n  valuesContent: |-\n    service:\n" +
 		"      annotations: {svccontroller.k3s.cattle.io/tolerations: '[]'}\n"
+	k3sNode := func(name, arguments string) string {
+		return "---\napiVersion: v1\nkind: Node\nmetadata: {name: " + name + ", annotations: {k3s.io/node-args: '" + arguments + "'}}\n"
+	}
 	plain := serviceOf("", "type: LoadBalancer", "")
 	pools := movein.Options{Pools: []string{"internal=192.0.2.16/28", "servicelb=192.0.2.32/28"}}
 	const (
@@ -196,6 +220,16 @@ func TestServiceLBRules(t *testing.T) {
 		{name: "it is off by an argument", input: "vars: {extra_server_args: \"--disable=traefik --disable servicelb\"}\n" + plain, says: "it disables ServiceLB"},
 		{name: "it is off by two elements", input: "args: [server, --disable, servicelb]\n" + plain, says: "it disables ServiceLB"},
 		{name: "it is off in user data", input: "user-data: |\n  disable:\n  - servicelb\n" + plain, says: "it disables ServiceLB"},
+		{
+			name:  "it is off on one server, and not on another one",
+			input: k3sNode("n1", `["server","--disable","servicelb"]`) + k3sNode("n2", `["server"]`) + plain, codes: []string{"error pool-needed"}, says: "Node n2: it does not",
+		},
+		{name: "it is off on all servers", input: k3sNode("n1", `["server","--disable","traefik","--disable","servicelb"]`) + k3sNode("n2", `["agent"]`) + plain, says: "Node n1: it disables"},
+		{
+			name:  "the address of the one node",
+			input: ruleNode + serviceOf("finalizers: [service.kubernetes.io/load-balancer-cleanup]", "type: LoadBalancer", "{ip: 192.0.2.31}"), codes: []string{"error pool-needed"},
+		},
+		{name: "a DaemonSet of it", input: "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: svclb, labels: {svccontroller.k3s.cattle.io/svcname: web}}\n" + plain, codes: []string{"error pool-needed"}},
 		{name: "another part is off", input: "disable: [traefik]\n" + plain, codes: []string{"error pool-needed"}, says: "it does not disable ServiceLB"},
 		{name: "its namespace", input: "servicelb-namespace: lb\n" + plain, codes: []string{"error pool-needed"}},
 		{name: "RKE2 with it", input: "enable-servicelb: true\n" + plain, codes: []string{"error pool-needed"}},

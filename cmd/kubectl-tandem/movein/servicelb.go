@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -34,8 +35,8 @@ func (d *draft) serviceLB() {
 			o.whole("spec")
 			d.add(Info, "ignored", o.namespaced("kube-system"), "values of the chart; externalTrafficPolicy is read from the Service")
 		}
-		found = found || o.labels[serviceLBPool] != "" || o.labels[serviceLBEnable] != "" ||
-			slices.ContainsFunc(sortedKeys(o.annotations), func(key string) bool { return strings.HasPrefix(key, serviceLBPrefix) })
+		found = found || slices.ContainsFunc(append(sortedKeys(o.annotations), sortedKeys(o.labels)...),
+			func(key string) bool { return strings.HasPrefix(key, serviceLBPrefix) })
 	}
 	k3s := said || found && !settings.off
 	var served []*service
@@ -44,7 +45,8 @@ func (d *draft) serviceLB() {
 			continue
 		}
 		_, more := onePerFamily(s.status)
-		nodes := len(more) > 0 && slices.Contains(s.finalizers, cleanup) && len(d.pools) == 0
+		theirs := len(more) > 0 || len(s.status) > 0 && !d.kubeVIPServes && !slices.ContainsFunc(s.status, func(a netip.Addr) bool { return d.node(a) == "" })
+		nodes := theirs && slices.Contains(s.finalizers, cleanup) && len(d.pools) == 0
 		if k3s || nodes {
 			served = append(served, s)
 		}

@@ -19,7 +19,7 @@ type k3sSettings struct {
 }
 
 var (
-	disablesServiceLB = regexp.MustCompile(`--(?:disable|no-deploy)[= ]["']?[\w,-]*\bservicelb\b`)
+	disablesServiceLB = regexp.MustCompile(`--(?:disable|no-deploy)(?:[= ]["']?|"\s*,\s*")[\w,-]*\bservicelb\b`)
 	labelsNode        = regexp.MustCompile(regexp.QuoteMeta(serviceLBPrefix) + `(enablelb|lbpool)=([\w.-]+)`)
 	// k3sComponents are what k3s brings along; RKE2's have other names.
 	k3sComponents = []string{"coredns", "traefik", "local-storage", "metrics-server", "runtimes"}
@@ -27,13 +27,17 @@ var (
 
 // k3sSettings reads them, and says of each document what it says.
 func (d *draft) k3sSettings() k3sSettings {
-	all := k3sSettings{labels: map[string][]string{}}
+	all, server := k3sSettings{labels: map[string][]string{}}, false
 	for _, o := range d.objects {
-		if o.taken || o.kind == "Service" || o.kind == "Node" {
+		if o.taken || o.kind == "Service" {
 			continue
 		}
 		one := k3sSettings{labels: all.labels}
-		one.search(o.node)
+		if o.kind == "Node" {
+			one.arguments(o.annotations["k3s.io/node-args"])
+		} else {
+			one.search(o.node)
+		}
 		about := o.about
 		if o.kind == "" {
 			about = subject{name: fmt.Sprintf("document %d of %s", o.index, o.file)}
@@ -46,8 +50,16 @@ func (d *draft) k3sSettings() k3sSettings {
 				"two controllers that give addresses to Services without a class write over each other")
 		}
 		all.on, all.off = all.on || one.on, all.off || one.off
+		server = server || o.kind == "Node" && one.on && !one.off
 	}
+	all.off = all.off && !server // One server without the flag is enough.
 	return all
+}
+
+// arguments reads those with which k3s runs on a node, as it notes them in JSON: ["server","--disable","servicelb"].
+func (k *k3sSettings) arguments(text string) {
+	k.text(text)
+	k.on = strings.HasPrefix(strings.TrimSpace(text), `["server"`)
 }
 
 // search looks into a node, and into texts that are YAML themselves.

@@ -143,7 +143,8 @@ func (d *draft) serviceAnnotations(s *service) {
 	if !s.loadBalancer {
 		return
 	}
-	if kept, more := onePerFamily(s.status); len(more) > 0 && !asked && d.Options.Live {
+	said := slices.ContainsFunc(d.entries, func(e entry) bool { return e.code == "one-per-family" && e.subject == s.about() })
+	if kept, more := onePerFamily(s.status); len(more) > 0 && !said && d.Options.Live {
 		d.add(Lost, "one-per-family", s.about(), "has %s; a Service has one address of each family in Tandem, and keeps "+
 			"%s", join(s.status), join(kept))
 	}

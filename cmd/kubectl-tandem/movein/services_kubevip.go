@@ -109,17 +109,20 @@ func (d *draft) ofNode(s *service, a netip.Addr) bool {
 
 // node returns the name of the Node of the input that has an address, "" for none.
 func (d *draft) node(a netip.Addr) string {
-	for _, o := range d.objects {
-		if o.kind != "Node" {
-			continue
-		}
-		for _, item := range o.child("status").list("addresses") {
-			if other, err := netip.ParseAddr(item.text("address")); err == nil && other.Unmap() == a {
-				return o.nick
+	if d.nodes == nil {
+		d.nodes = map[netip.Addr]string{}
+		for _, o := range d.objects {
+			if o.kind != "Node" {
+				continue
+			}
+			for _, item := range o.child("status").list("addresses") {
+				if own, err := netip.ParseAddr(item.text("address")); err == nil {
+					d.nodes[own.Unmap()] = o.nick
+				}
 			}
 		}
 	}
-	return ""
+	return d.nodes[a]
 }
 
 // nodeAddress warns of an address that a Service has, and that is a node's.
