@@ -121,7 +121,7 @@ func (d *draft) documents() (docs []Document) {
 		if p.password != "" && secrets[p.secret] { // Two peers with one Secret have one copy.
 			made = made[1:]
 		}
-		secrets[p.secret] = true
+		secrets[p.secret] = secrets[p.secret] || p.password != ""
 		docs = append(docs, made...)
 	}
 	for _, a := range d.advertisements {

@@ -503,6 +503,10 @@ func (d *draft) dropEmpty() {
 
 // announceRest makes the advertisement that --announce asks for, of pools that nothing announces.
 func (d *draft) announceRest() {
+	if d.Options.Announce == "calico" && len(d.calicoBGP) == 0 {
+		d.leaveToCalico()
+		return
+	}
 	kind := map[string]string{"l2": l2Kind, "bgp": bgpKind}[d.Options.Announce]
 	if kind == "" {
 		return
@@ -516,6 +520,17 @@ func (d *draft) announceRest() {
 			continue
 		}
 		d.newAdvertisement(kind, p.name, "--announce "+d.Options.Announce).pools = []string{p.name}
+	}
+}
+
+// leaveToCalico takes pools that nothing announces for announced, since --announce says so and no BGPConfiguration says which prefixes.
+func (d *draft) leaveToCalico() {
+	for _, p := range d.pools {
+		if !p.elsewhere && !d.announced(p) {
+			p.elsewhere = true
+			d.add(Info, "announced-by-calico", p.about(), "Calico announces it (--announce calico); its BGPConfiguration has to list the addresses in "+
+				"serviceLoadBalancerIPs")
+		}
 	}
 }
 
@@ -542,29 +557,9 @@ func (d *draft) checkReferences() {
 			}
 		}
 	}
-	d.checkAggregation()
 	for _, p := range d.peers {
 		if p.bfd != "" && !slices.ContainsFunc(d.profiles, func(known *profile) bool { return known.name == p.bfd }) {
 			d.add(Warn, "dangling", p.about(), "BFDProfile %q is not in the input", p.bfd)
-		}
-	}
-}
-
-// checkAggregation warns of prefixes that are wider than a CIDR of their pool, which MetalLB refuses. In Tandem they attract traffic for
-// addresses that the pool does not have.
-func (d *draft) checkAggregation() {
-	for _, a := range d.advertisements {
-		for _, p := range d.pools {
-			for _, s := range p.spans {
-				length := a.length
-				if s.is6() {
-					length = a.lengthV6
-				}
-				if a.kind == bgpKind && p.product == "metallb" && s.cidr.IsValid() && length > 0 && int(length) < s.cidr.Bits() && d.selects(a, p) {
-					d.add(Warn, "was-refused", a.about(), "MetalLB refuses an aggregation to /%d, since %s of AddressPool %s is smaller; "+
-						"Tandem announces the whole prefix", length, s.text, p.name)
-				}
-			}
 		}
 	}
 }
@@ -636,7 +631,7 @@ func (d *draft) checkFamilies() {
 
 // serviceFamilies says the same of the Services of the input that want both families. It reports whether there are any.
 func (d *draft) serviceFamilies() (said bool) {
-	older := d.assumed("metallb").before(0, 14)
+	older := d.assumed("metallb").before(0, 14, 9) // which gave nothing where one pool had not both
 	for _, s := range d.parsed {
 		if !s.loadBalancer || s.taken || s.names() {
 			continue

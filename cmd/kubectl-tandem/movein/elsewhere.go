@@ -3,6 +3,7 @@
 package movein
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,16 +65,21 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 			if _, name, ok := strings.Cut(value.Value, "annotations."); ok && key == "name" && lookup(n, "value") != nil {
 				key, value = strings.ReplaceAll(name, `\.`, "."), lookup(n, "value")
 			}
-			switch ours := translations[key]; {
+			ours := translations[key]
+			text := d.translate(key, value.Value)
+			if strings.HasSuffix(key, "/address-pool") && isMetalLBAnnotation(key) && text != value.Value {
+				ours = "address-pool" // The pool has another name now.
+			}
+			switch {
 			case key == "loadBalancerIP" && value.Kind == yaml.ScalarNode || key == "externalIPs" && value.Kind == yaml.SequenceNode:
 				d.plainElsewhere(about, path, key, value)
-			case ours != "" && value.Kind == yaml.ScalarNode:
+			case ours != "" && value.Kind == yaml.ScalarNode && text != "":
 				d.asksAway = true
 				where := about
 				where.name = strings.TrimSpace(where.name + " " + path)
 				d.add(Warn, "annotation-elsewhere", where, "add tandem-lb.io/%s: %q beside %s; the Service itself is in the live "+
 					"cluster, and a patch of it would be undone here",
-					ours, value.Value, key)
+					ours, text, key)
 			case withoutTranslation(key) && value.Kind == yaml.ScalarNode:
 				where := about
 				where.name = strings.TrimSpace(where.name + " " + path)
@@ -93,6 +99,22 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 			}
 		}
 	}
+}
+
+// translate returns the value of another product's annotation as Tandem's takes it. For example, the group purelb/lan is the pool lan, and Calico's
+// ["192.0.2.1"] is 192.0.2.1.
+func (d *draft) translate(key, text string) string {
+	var list []string
+	switch {
+	case key == "purelb.io/service-group":
+		group := text[strings.LastIndex(text, "/")+1:]
+		return orElse(d.poolNames[group], group)
+	case isMetalLBAnnotation(key) && strings.HasSuffix(key, "/address-pool"):
+		return orElse(d.poolNames[text], text)
+	case strings.HasPrefix(key, "projectcalico.org/") && json.Unmarshal([]byte(text), &list) == nil:
+		return strings.Join(list, ",")
+	}
+	return text
 }
 
 // plainElsewhere speaks of the fields loadBalancerIP and externalIPs of a Service that a chart makes.

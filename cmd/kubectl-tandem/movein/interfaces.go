@@ -8,12 +8,13 @@ import (
 	"strings"
 )
 
-// interfaceGlobs translates a regular expression for names of interfaces to the globs of an L2Advertisement. open says that the expression
-// matches anywhere in the name, as Cilium's does; a note says where a glob takes more names. For example:
+// interfaceGlobs translates a regular expression for names of interfaces to the globs of an L2Advertisement. open says that an expression without ^
+// or $ matches anywhere in the name, as for Cilium; else it is the name itself. A note says where a glob takes more names. For example:
 //
 //	^eth[12]$     eth1, eth2
 //	^eno[0-9]+    eno*
-//	eth           *eth*
+//	^eno          eno*
+//	eth           *eth* if open, eth if not
 func (d *draft) interfaceGlobs(about subject, f *fields, field, expression string, open bool) []string {
 	globs, wider, ok := globs(expression, open)
 	if !ok {
@@ -45,7 +46,7 @@ func globs(expression string, open bool) (list []string, wider, ok bool) {
 		if open && !starts {
 			name = "*" + name
 		}
-		if open && !ends {
+		if !ends && (open || starts) {
 			name += "*"
 		}
 		for strings.Contains(name, "**") {

@@ -288,6 +288,54 @@ func TestPureLBForms(t *testing.T) {
 		{
 			name: "values that make no group", input: "serviceGroup: {create: false, spec: {" + local + "}}\n", codes: []string{"warn was-ignored"},
 		},
+		{
+			name: "nodes of the control plane, and a prefix of names", input: group("default", local) + strings.Replace(strings.Replace(agent, "NAME", "^eno", 1),
+				"spec: {", "spec: {nodeSelector: {matchLabels: {node-role.kubernetes.io/control-plane: \"\"}}, ", 1),
+			want: []string{"- eno*\n  - eth2\n"}, codes: []string{"info interfaces", "warn exclude-label"},
+		},
+		{
+			name: "a session whose restart another one helps with", input: group("default", with("/32")) +
+				strings.Replace(gobgp("asn: 64513, gracefulRestart: {enabled: true, restartTime: 120}", good), "{config: {", "{gracefulRestart: {enabled: true, helperOnly: true}, config: {", 1),
+			not: []string{"gracefulRestart"},
+		},
+		{
+			name: "a restart with Tandem's time", input: group("default", with("/32")) + gobgp("asn: 64513, gracefulRestart: {enabled: true, restartTime: 120}", good),
+			want: []string{"gracefulRestart: {}\n"},
+		},
+		{
+			name: "a router id for all nodes, and a neighbour that is down", input: group("default", with("/32")) + strings.Replace(gobgp("asn: 64513, routerID: 192.0.2.7", good),
+				"neighbors: [", "neighbors: [{config: {neighborAddress: 192.0.2.2, peerAsn: 64512, adminDown: true}}, ", 1),
+			not: []string{"routerID"}, codes: []string{"info admin-down", "warn router-id"},
+		},
+		{
+			name: "a router id for one node, and a time between two updates", input: group("default", with("/32")) +
+				strings.Replace(gobgp("asn: 64513, routerID: 192.0.2.7", good), "{config: {", "{timers: {config: {minimumAdvertisementInterval: 5}}, nodeSelector: "+
+					"{matchLabels: {kubernetes.io/hostname: n1}}, config: {", 1),
+			want: []string{"routerID: 192.0.2.7\n"}, codes: []string{"info ignored"},
+		},
+		{
+			name: "a neighbour without an address", input: group("default", with("/32")) + gobgp("asn: 64513", "peerAsn: 64512"), codes: []string{"error missing"},
+		},
+		{
+			name:  "a password beside a Secret, which comes first",
+			input: group("default", with("/32")) + gobgp("asn: 64513", good+", authPassword: a, authPasswordSecretRef: {name: pw, key: k}"),
+			want:  []string{"key: k\n    name: pw\n"}, not: []string{"kind: Secret"}, codes: []string{"warn secret"},
+		},
+		{
+			name: "routers that dial, of which a group says more", input: strings.Replace(gobgp("asn: 64513", good), "neighbors: [{config: {"+good+"}}]",
+				"dynamicNeighbors: [{prefix: 192.0.2.0/24, peerGroup: g}], peerGroups: [{config: {peerGroupName: g, peerAsn: 64512}}]", 1),
+			codes: []string{"error listen"},
+		},
+		{
+			name: "an annotation that is misspelt", input: group("near", local) + strings.Replace(service("near"), "purelb.io/service-group",
+				"purelb.io/service-grup: a, purelb.io/service-group", 1),
+			codes: []string{"info default-group", "warn etp-rewritten", "warn unknown-field"},
+		},
+		{
+			name: "an allocator for its own classes", input: "kind: Deployment\nmetadata: {name: allocator, namespace: purelb}\nspec: {template: {spec: {containers: " +
+				"[{image: ghcr.io/purelb/purelb/allocator:v0.17.0, env: [{name: DEFAULT_ANNOUNCER, value: none}]}]}}}\n",
+			codes: []string{"lost class"},
+		},
 	} {
 		t.Run(tt.name, tt.run)
 	}
@@ -345,6 +393,11 @@ func TestCalicoForms(t *testing.T) {
 
 // TestServiceForms converts Services, and what charts say of Services, beside the forms of the cases.
 func TestServiceForms(t *testing.T) {
+	const (
+		lan      = "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: lan}\nspec: {blocks: [{start: 192.0.2.8, stop: 192.0.2.9}]}\n---\n"
+		status   = "status: {loadBalancer: {ingress: [{ip: 192.0.2.8}]}}\n"
+		families = "address-pools: [{name: four, protocol: layer2, addresses: [192.0.2.0/28]}, {name: six, protocol: layer2, addresses: [\"2001:db8::/120\"]}]\n---\n"
+	)
 	service := func(annotations, spec string) string {
 		return "apiVersion: v1\nkind: Service\nmetadata: {name: web, annotations: {" + annotations + "}}\nspec: {" + spec + "}\n"
 	}
@@ -391,6 +444,36 @@ func TestServiceForms(t *testing.T) {
 			name:  "two products that agree",
 			input: service("metallb.io/loadBalancerIPs: 192.0.2.2, lbipam.cilium.io/ips: 192.0.2.2", "type: LoadBalancer"),
 			codes: []string{"info pool", "info understood", "warn no-advertisement"},
+		},
+		{
+			name:  "a field that asks for another address than the Service has",
+			input: lan + service("", "type: LoadBalancer, loadBalancerIP: 192.0.2.9") + status, o: movein.Options{Live: true},
+			want: []string{"tandem-lb.io/load-balancer-ips: 192.0.2.8\n"}, codes: []string{"warn no-advertisement", "warn stale-annotation"},
+		},
+		{
+			name:  "an annotation of a MetalLB that is gone, for an address that no pool holds",
+			input: lan + service("metallb.universe.tf/loadBalancerIPs: 198.51.100.9", "type: LoadBalancer") + status, o: movein.Options{Live: true},
+			want:  []string{"tandem-lb.io/load-balancer-ips: 192.0.2.8\n"},
+			codes: []string{"info understood", "warn no-advertisement", "warn stale-annotation"},
+		},
+		{
+			name: "MetalLB's own note", input: service("metallb.universe.tf/ip-allocated-from-pool: lan", "type: LoadBalancer"), codes: []string{"info understood"},
+		},
+		{
+			name: "a pool that has another name now, in values of a chart", input: "service: {annotations: {metallb.io/address-pool: My_Pool}}\n---\n" +
+				"address-pools: [{name: My_Pool, protocol: layer2, addresses: [192.0.2.0/28]}]\n",
+			codes: []string{"warn annotation-elsewhere", "warn renamed"},
+		},
+		{
+			name: "both families or one, of MetalLB that gave nothing then", input: families + service("", "type: LoadBalancer, ipFamilyPolicy: PreferDualStack"),
+			o: movein.Options{Assume: []string{"metallb=0.14.8"}}, codes: []string{"warn gets-address"},
+		},
+		{
+			name: "both families or one, of MetalLB that gave one then", input: families + service("", "type: LoadBalancer, ipFamilyPolicy: PreferDualStack"),
+			o: movein.Options{Assume: []string{"metallb=0.14.9"}}, codes: []string{"warn second-family"},
+		},
+		{
+			name: "addresses that Calico announces", input: lan, o: movein.Options{Announce: "calico"}, codes: []string{"info announced-by-calico"},
 		},
 		{
 			name: "MetalLB within Cilium", input: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bgp-config, namespace: kube-system}\ndata:\n  config.yaml: |\n" +

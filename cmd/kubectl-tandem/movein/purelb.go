@@ -25,6 +25,7 @@ type agent struct {
 // purelb converts PureLB's objects of both versions, and the configuration of k8gobgp.
 func (d *draft) purelb() {
 	d.purelbValues()
+	d.purelbWorkloads()
 	objects := d.take("purelb.io", "", "")
 	agents := d.purelbAgents(objects)
 	bgp := d.take("bgp.purelb.io", "BGPConfiguration", "")
@@ -45,6 +46,18 @@ func (d *draft) purelb() {
 	}
 	for _, o := range bgp {
 		d.purelbBGP(o, imported)
+	}
+}
+
+// purelbWorkloads reads from PureLB's allocator which Services it serves.
+func (d *draft) purelbWorkloads() {
+	for _, o := range d.objects {
+		for _, c := range o.containers() {
+			if other := c.env["DEFAULT_ANNOUNCER"]; strings.Contains(c.image, "purelb/allocator") && other != "" && other != "PureLB" {
+				d.add(Lost, "class", o.namespaced("purelb"), "PureLB serves Services of its classes alone (DEFAULT_ANNOUNCER is %s), and Tandem those without a class: give "+
+					"Tandem's controller manager --load-balancer-class-only and --load-balancer-class=purelb.io/purelb", other)
+			}
+		}
 	}
 }
 
@@ -110,6 +123,10 @@ func (d *draft) purelbAgents(objects []*object) (agents []agent) {
 				d.add(Lost, "no-equal", o.about, "addressGuard: Tandem probes an address before it answers for it (RFC 5227), and has "+
 					"nothing else that can be set")
 			}
+		}
+		if controlPlane(a.nodes) {
+			d.add(Warn, "exclude-label", o.about, "PureLB announces from nodes with the label %s too, which kubeadm puts on control-plane nodes; Tandem does "+
+				"not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
 		}
 		agents = append(agents, a)
 	}

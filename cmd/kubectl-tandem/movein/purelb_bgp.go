@@ -55,6 +55,7 @@ func (d *draft) purelbBGP(o *object, pools []*pool) {
 		n := neighbor{f, groups[f.child("config").text("peerGroup")]}
 		if f.child("config").boolean("adminDown", false) {
 			d.add(Info, "admin-down", o.about, "neighbors[%d] is down by hand and is left out", i)
+			f.wholeObject()
 			continue
 		}
 		if p := d.purelbNeighbor(o, n, asn, global, i+1); p != nil {
@@ -68,6 +69,9 @@ func (d *draft) purelbBGP(o *object, pools []*pool) {
 		}
 		for _, f := range dynamic {
 			f.skip("prefix", "peerGroup")
+			if g := groups[f.quiet("peerGroup")]; g != nil {
+				g.wholeObject()
+			}
 		}
 		d.add(level, "listen", o.about, "dynamicNeighbors: Tandem's speakers dial and never listen; write a BGPPeer for each router")
 	}
@@ -161,12 +165,6 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 				"remove passiveMode")
 		}
 	}
-	if id := global.quiet("routerID"); id != "" && strings.ContainsAny(id, "{$") {
-		d.add(Info, "router-id", p.about(), "routerID %s is another one on each node and is left out; without it Tandem uses the "+
-			"node's IPv4 address", id)
-	} else {
-		p.routerID = id
-	}
 	d.purelbSecurity(n, p, o.namespace)
 	for _, f := range n.sections("ebgpMultihop") {
 		p.multihop = f.boolean("enabled", false) || p.multihop
@@ -174,19 +172,7 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 	if ttl := n.number("multihopTtl", "ebgpMultihop"); ttl > 1 {
 		d.add(Info, "multihop", p.about(), "multihopTtl %d is ebgpMultiHop, which sets no limit", ttl)
 	}
-	p.connect = number("%ds", n.number("connectRetry", "timers", "config"))
-	p.hold = number("%ds", n.number("holdTime", "timers", "config"))
-	p.keepalive = number("%ds", n.number("keepaliveInterval", "timers", "config"))
-	for _, f := range n.sections("timers", "config") {
-		f.skip("minimumAdvertisementInterval")
-	}
-	own := n.sections("gracefulRestart")
-	for _, f := range []*fields{global.child("gracefulRestart"), own[1], own[0]} {
-		seconds, _ := f.number("restartTime")
-		if f.boolean("enabled", false) && !f.boolean("helperOnly", false) {
-			p.graceful, p.restart = true, number("%ds", seconds)
-		}
-	}
+	d.purelbTimers(n, global, p)
 	p.families = d.purelbFamilies(n, global, p)
 	for _, f := range n.sections() {
 		p.nodes = append(p.nodes, selectorsOf(f.selector("nodeSelector"))...)
@@ -196,24 +182,58 @@ func (d *draft) purelbNeighbor(o *object, n neighbor, asn int64, global *fields,
 			}
 		}
 	}
+	d.purelbRouterID(global, p)
+	if p.address == "" && p.iface == "" && !d.failed() {
+		config.reportOr(o, Error, "missing", "neighborAddress", "a session needs the router's address, or an interface")
+	}
 	d.checkPeer(p, config, "neighborAddress")
 	return p
+}
+
+// purelbRouterID reads the router id, which is one for all nodes: a session has it only where one node has the session.
+func (d *draft) purelbRouterID(global *fields, p *peer) {
+	const own = "is left out; without it Tandem uses the node's IPv4 address, and the annotation tandem-lb.io/bgp-router-id of a Node says another"
+	switch id := global.quiet("routerID"); {
+	case strings.ContainsAny(id, "{$"):
+		d.add(Info, "router-id", p.about(), "routerID %s is another one on each node and %s", id, own)
+	case id != "" && !oneNode(p.nodes):
+		d.add(Warn, "router-id", p.about(), "routerID %s would be that of every node and %s", id, own)
+	default:
+		p.routerID = id
+	}
+}
+
+// purelbTimers reads the times of a session.
+func (d *draft) purelbTimers(n neighbor, global *fields, p *peer) {
+	p.connect = number("%ds", n.number("connectRetry", "timers", "config"))
+	p.hold = number("%ds", n.number("holdTime", "timers", "config"))
+	p.keepalive = number("%ds", n.number("keepaliveInterval", "timers", "config"))
+	if interval := n.number("minimumAdvertisementInterval", "timers", "config"); interval != 0 {
+		d.add(Info, "ignored", p.about(), "minimumAdvertisementInterval %d: Tandem announces a change at once", interval)
+	}
+	own := n.sections("gracefulRestart")
+	for _, f := range []*fields{global.child("gracefulRestart"), own[1], own[0]} { // The last one counts.
+		if seconds, _ := f.number("restartTime"); f != nil {
+			enabled, helper := f.boolean("enabled", false), f.boolean("helperOnly", false)
+			p.graceful, p.restart = enabled && !helper, number("%ds", seconds)
+		}
+	}
 }
 
 // purelbSecurity reads the password of a neighbour. namespace is that of its Secret.
 func (d *draft) purelbSecurity(n neighbor, p *peer, namespace string) {
 	for _, f := range n.sections("config") {
-		if password := f.text("authPassword"); password != "" {
-			p.password = password
-			d.add(Info, "password", p.about(), "the password is in clear in the input; it goes to a Secret in tandem-system named "+
-				"after the peer")
-		}
 		reference := f.child("authPasswordSecretRef")
 		reference.skip("optional", "key")
 		f.skip("description")
-		if name := reference.text("name"); name != "" && p.secret == "" {
+		if name := reference.text("name"); name != "" && p.secret == "" && p.password == "" {
 			p.secret, p.key = name, reference.text("key")
 			d.noteSecret(p, orElse(namespace, "purelb"))
+		}
+		if password := f.text("authPassword"); password != "" && p.secret == "" && p.password == "" { // A reference comes first.
+			p.password = password
+			d.add(Info, "password", p.about(), "the password is in clear in the input; it goes to a Secret in tandem-system named "+
+				"after the peer")
 		}
 	}
 }

@@ -178,6 +178,9 @@ func (d *draft) plainAddress(s *service, ip string) {
 		d.add(Error, "bad-address", s.about(), "spec.loadBalancerIP %q is no address", ip)
 		return
 	}
+	if d.stale(s, "spec.loadBalancerIP", list) {
+		return
+	}
 	d.add(Info, "understood", s.about(), "Tandem honours spec.loadBalancerIP")
 	name := "requested"
 	if d.ofKubeVIP(s) {
@@ -223,7 +226,7 @@ func (d *draft) ask(s *service, list []netip.Addr) (kept []netip.Addr) {
 	if d.Options.Live { // What the Service has comes before what it could not get.
 		has := func(a netip.Addr) bool { return slices.Contains(s.status, a) }
 		if len(s.status) > 0 && len(list) > 0 && !slices.ContainsFunc(list, has) {
-			d.stale(s, "of the old product", list)
+			d.stale(s, "an annotation of the old product", list)
 			return nil
 		}
 		slices.SortStableFunc(list, func(a, b netip.Addr) int {
@@ -295,9 +298,9 @@ func (d *draft) metallbService(s *service) (asks bool) {
 				if _, more := onePerFamily(list); len(more) > 0 {
 					list = d.ask(s, list)
 				}
-				d.wanted(s, list, "requested")
-				d.stale(s, key, list)
-				asks = true
+				if asks = true; !d.stale(s, "annotation "+key, list) {
+					d.wanted(s, list, "requested")
+				}
 			case "address-pool":
 				d.metallbPoolName(s, value)
 			}
@@ -313,11 +316,12 @@ func (d *draft) metallbService(s *service) (asks bool) {
 		}
 	}
 	if len(understood) > 0 {
-		text := "annotation " + strings.Join(understood, ", ") + " works in Tandem as it is"
-		if _, ok := s.annotations["metallb.io/ip-allocated-from-pool"]; ok {
-			text += "; metallb.io/ip-allocated-from-pool is MetalLB's own note and may go after the move"
+		d.add(Info, "understood", s.about(), "annotation %s works in Tandem as it is", strings.Join(understood, ", "))
+	}
+	for _, prefix := range []string{"metallb.io/", "metallb.universe.tf/"} {
+		if _, ok := s.annotations[prefix+"ip-allocated-from-pool"]; ok {
+			d.add(Info, "understood", s.about(), "%sip-allocated-from-pool is MetalLB's own note and may go after the move", prefix)
 		}
-		d.add(Info, "understood", s.about(), "%s", text)
 	}
 	if len(fixed) > 0 && s.loadBalancerIP != "" {
 		d.add(Warn, "was-refused", s.about(), "MetalLB refuses a Service with both %s and spec.loadBalancerIP; Tandem takes the "+
@@ -342,16 +346,17 @@ func (d *draft) metallbPoolName(s *service, value string) {
 	}
 }
 
-// stale warns of an annotation that asks for another address than the Service has, as one that nobody obeys any more does.
-func (d *draft) stale(s *service, key string, list []netip.Addr) {
-	if !d.Options.Live || len(s.status) == 0 || slices.ContainsFunc(list, func(a netip.Addr) bool { return slices.Contains(s.status, a) }) {
-		return
+// stale warns of a request for another address than the Service has, such as an annotation that nobody obeys any more, and reports whether it is
+// one.
+func (d *draft) stale(s *service, request string, list []netip.Addr) bool {
+	if !d.Options.Live || len(s.status) == 0 || len(list) == 0 || slices.ContainsFunc(list, func(a netip.Addr) bool { return slices.Contains(s.status, a) }) {
+		return false
 	}
 	kept, _ := onePerFamily(s.status)
-	d.add(Warn, "stale-annotation", s.about(), "annotation %s asks for %s, and the Service has %s. Tandem would obey the annotation; "+
-		"the patch keeps the present address",
-		key, join(list), join(s.status))
+	d.add(Warn, "stale-annotation", s.about(), "%s asks for %s, and the Service has %s. Tandem would obey the request; the patch keeps the present address",
+		request, join(list), join(s.status))
 	d.annotate(s, "load-balancer-ips", join(kept))
+	return true
 }
 
 // ciliumService translates the annotations of LB-IPAM.
@@ -385,6 +390,12 @@ func (d *draft) ciliumService(s *service) (asks bool) {
 	return asks
 }
 
+// purelbAnnotations are those that PureLB reads on a Service, or writes.
+var purelbAnnotations = []string{
+	"service-group", "addresses", "allow-shared-ip", "allow-local", "multi-pool", "node-affinity", "re-evaluate", "allocated-by", "allocated-from",
+	"pool-type", "announcing", "announcing-IPv4", "announcing-IPv6", "skip-ipv6-dad",
+}
+
 // purelbService translates PureLB's annotations.
 func (d *draft) purelbService(s *service) (asks bool) {
 	const prefix = "purelb.io/"
@@ -408,7 +419,15 @@ func (d *draft) purelbService(s *service) (asks bool) {
 		d.add(Info, "node-affinity", s.about(), "annotation purelb.io/node-affinity: externalTrafficPolicy Local keeps the traffic on nodes "+
 			"with endpoints, and Cluster needs nothing")
 	}
-	purelb := slices.ContainsFunc(sortedKeys(s.annotations), func(key string) bool { return strings.HasPrefix(key, prefix) })
+	purelb := false
+	for _, key := range sortedKeys(s.annotations) {
+		if annotation, ok := strings.CutPrefix(key, prefix); ok {
+			purelb = true
+			if !slices.Contains(purelbAnnotations, annotation) {
+				d.unknownAnnotation(s, key)
+			}
+		}
+	}
 	group := d.pool(d.ourPool(name))
 	if _, local := s.annotations[prefix+"allow-local"]; purelb && !local && s.policy == "Local" && (group == nil || !group.remote) {
 		d.add(Warn, "etp-rewritten", s.about(), "PureLB has made externalTrafficPolicy Cluster of its Local on pools of the nodes' "+
