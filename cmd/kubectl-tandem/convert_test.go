@@ -21,7 +21,7 @@ func TestConvert(t *testing.T) {
 	}
 	const pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan}\nspec: {addresses: [RANGE]}\n"
 	good := write("good.yaml", strings.Replace(pool, "RANGE", "192.0.2.0/28", 1))
-	bad := write("bad.yaml", strings.Replace(pool, "RANGE", "192.0.2.9-192.0.2.1", 1))
+	bad := write("bad.yaml", strings.NewReplacer("name: lan", "name: bad", "RANGE", "192.0.2.9-192.0.2.1").Replace(pool))
 	placeholder := write("placeholder.txt", strings.Replace(pool, "RANGE", `"${A}"`, 1))
 	lost := write("lost.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bgpextras, namespace: metallb-system}\ndata: "+
 		"{extras: router bgp 1}\n")

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -115,16 +116,26 @@ func merge(n *yaml.Node) {
 	n.Content = own
 }
 
-// strictJSON writes JSON so that a YAML parser reads it, which takes neither \/ nor characters of two \u. It returns nil for what is no JSON.
+// strictJSON writes JSON so that a YAML parser reads it, which takes neither \/ nor characters of two \u, nor one value after the other as kubectl
+// does. It returns nil for what is no JSON.
 func strictJSON(data []byte) []byte {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
-	var value any
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	if decoder.Decode(&value) != nil || decoder.More() || encoder.Encode(value) != nil {
-		return nil
+	for {
+		var value any
+		switch err := decoder.Decode(&value); {
+		case errors.Is(err, io.EOF):
+			return out.Bytes()
+		case err != nil:
+			return nil
+		case out.Len() > 0:
+			out.WriteString("---\n")
+		}
+		if encoder.Encode(value) != nil {
+			return nil
+		}
 	}
-	return out.Bytes()
 }

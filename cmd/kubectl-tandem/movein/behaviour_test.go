@@ -65,6 +65,9 @@ func TestSyntax(t *testing.T) {
 			"[\"${RANGE}\"]\n", o: movein.Options{Set: map[string]string{"RANGE": "192.0.2.0/28"}}, want: []string{"- 192.0.2.0/28\n"}},
 		{name: "a List in JSON", input: `{"kind": "List", "items": [{"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
 			"metadata": {"name": "lan"}, "spec": {"addresses": ["192.0.2.0/28"]}}]}`, want: []string{"name: lan"}},
+		{name: "one value in JSON after the other", input: `{"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": {"name": "lan"},
+			"spec": {"addresses": ["192.0.2.0/28"]}}
+			{"apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement", "metadata": {"name": "lan"}}`, want: []string{"kind: AddressPool", "kind: L2Advertisement"}},
 		{name: "a template of Helm in a text", input: pool + "  addresses: [\"{{ .Values.range }}\"]\n", codes: []string{"error template"}},
 		{name: "no YAML", input: "resource \"metallb\" {\n\tname = [\n", codes: []string{"error no-yaml"}},
 		{name: "nothing", input: "# a comment\n"},

@@ -61,6 +61,11 @@ func (d *draft) addCommunity(c *community, f *fields, name, value, field string)
 	case wellKnown[name] != "":
 		f.report(Error, "bad-value", field, "%q is a well-known community with another value (%s); choose another "+
 			"name", name, wellKnown[name])
+	case d.communityNames[name] != "":
+		d.add(Warn, "was-refused", f.aboutOr(f.path), "MetalLB refuses the name %q twice; Tandem takes the value of the first Community by name", name)
+		if !slices.ContainsFunc(c.values, func(v [2]string) bool { return v[0] == d.communityNames[name] }) {
+			c.values = append(c.values, [2]string{d.communityNames[name], value})
+		}
 	default:
 		c.values = append(c.values, [2]string{d.newCommunity(c, name), value})
 	}

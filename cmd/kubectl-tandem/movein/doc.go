@@ -15,11 +15,14 @@
 package movein
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Products are the products whose configuration is read.
@@ -118,6 +121,7 @@ func Convert(files []Input, o Options) Result {
 	for _, file := range files {
 		d.objects = append(d.objects, in.parse(file)...)
 	}
+	d.repeated()
 	if !in.failed() || len(d.objects) > 0 {
 		d.convert()
 	}
@@ -126,6 +130,34 @@ func Convert(files []Input, o Options) Result {
 		return Result{Messages: messages, Groups: d.groups(), TookPools: d.tookPools}
 	}
 	return Result{d.documents(), messages, d.groups(), d.tookPools}
+}
+
+// repeated leaves out objects that come again in the input: the last one counts, as when all are applied one after the other.
+func (d *draft) repeated() {
+	type identity struct{ group, kind, namespace, name string }
+	last := map[identity]*object{}
+	var kept []*object
+	for _, o := range slices.Backward(d.objects) {
+		id := identity{o.group, o.kind, o.namespace, o.nick}
+		later := last[id]
+		switch {
+		case later == nil || !converted(o.group, o.kind) || o.nick == "":
+			last[id] = o
+			kept = append(kept, o)
+		case sameValue(o.node, later.node):
+			d.add(Info, "duplicate", o.about, "it is there twice, and is read once")
+		default:
+			d.add(Warn, "ambiguous", o.about, "it is there twice with different contents (%s line %d, and %s line %d); the last one counts, as when both are "+
+				"applied", o.file, o.line, later.file, later.line)
+		}
+	}
+	slices.Reverse(kept)
+	d.objects = kept
+}
+
+// sameValue reports whether two nodes say the same in the same order, whatever their style and comments are.
+func sameValue(a, b *yaml.Node) bool {
+	return a.Kind == b.Kind && a.Value == b.Value && slices.EqualFunc(a.Content, b.Content, sameValue)
 }
 
 // groups returns the names of PureLB's ServiceGroups, sorted.
@@ -172,6 +204,9 @@ func (d *draft) leftovers(o *object) {
 		}
 	}
 	if o.taken {
+		if o.nick == "" && converted(o.group, o.kind) {
+			d.add(Error, "missing", subject{name: fmt.Sprintf("%s in %s line %d", o.kind, o.file, o.line)}, "metadata.name: it has no name")
+		}
 		for _, text := range []string{o.nick, o.namespace} {
 			if _, missing := o.in.fill(text); len(missing) > 0 {
 				d.add(Error, "placeholder", o.about, "%q is filled in elsewhere; give it by --set %s=..., or read the live cluster by "+
@@ -181,13 +216,24 @@ func (d *draft) leftovers(o *object) {
 		d.unknown(o.fields)
 		return
 	}
-	foreign := slices.ContainsFunc([]string{"metallb.io", "purelb.io", "bgp.purelb.io", "kube-vip.io", "frrk8s.metallb.io"},
-		func(group string) bool { return o.group == group })
-	looksLike := strings.HasPrefix(o.kind, "CiliumBGP") || strings.HasPrefix(o.kind, "CiliumL2") || strings.HasPrefix(o.kind,
-		"CiliumLoadBalancer")
-	if d.Options.From == "" && (foreign || looksLike) {
-		d.add(Warn, "unknown-kind", o.about, "%s is no kind that is converted; it is left out", o.kind)
+	if d.Options.From == "" && o.looksForeign() {
+		d.add(Warn, "unknown-kind", o.about, "%s of %s is no kind that is converted; it is left out", o.kind, orElse(o.peek("apiVersion"), "no apiVersion"))
 	}
+}
+
+// looksForeign reports whether an object that nobody has converted has the API group or the kind of a product. Examples are an IpAddressPool of metallb.io,
+// and an IPAddressPool without an apiVersion.
+func (o *object) looksForeign() bool {
+	if o.group == "frrk8s.metallb.io" || o.group == "kube-vip.io" || strings.HasPrefix(o.kind, "CiliumBGP") || strings.HasPrefix(o.kind, "CiliumL2") ||
+		strings.HasPrefix(o.kind, "CiliumLoadBalancer") {
+		return true
+	}
+	for group, kinds := range kindsOf {
+		if o.group == group || slices.Contains(kinds, o.kind) && (o.group == "" || strings.Contains(o.group, "metallb") || strings.Contains(o.group, "purelb")) {
+			return true
+		}
+	}
+	return false
 }
 
 // unknown says which fields nobody has asked for, and which stand for the default.
@@ -212,12 +258,32 @@ func (d *draft) reportZeros(f *fields) {
 
 // assumption is what a user knows of a product.
 type assumption struct {
-	known        bool
-	major, minor int // of the version; 0.0 where nobody has said it
-	words        string
+	known   bool
+	release release // the zero one where nobody has said it
+	words   string
 }
 
-var version = regexp.MustCompile(`v?(\d+)(?:\.(\d+|x))?`)
+// release is a version of a product such as 0.14.9.
+type release struct{ major, minor, patch int }
+
+// latest stands for the last patch of a minor version, which 0.14 without a patch means.
+const latest = 1 << 20
+
+var version = regexp.MustCompile(`v?(\d+)(?:\.(\d+|x)(?:\.(\d+))?)?`)
+
+// parseRelease reads the first version in a text, such as the tag of an image.
+func parseRelease(text string) (r release, ok bool) {
+	m := version.FindStringSubmatch(text)
+	if m == nil {
+		return release{}, false
+	}
+	r.major, _ = strconv.Atoi(m[1])
+	r.minor, _ = strconv.Atoi(m[2])
+	if r.patch = latest; m[3] != "" {
+		r.patch, _ = strconv.Atoi(m[3])
+	}
+	return r, true
+}
 
 // assumed reads what the user has said of a product, such as "metallb=0.12 native", "cilium=1.16 or later" or "kube-vip without its cloud
 // provider".
@@ -228,34 +294,54 @@ func (d *draft) assumed(product string) (a assumption) {
 			continue
 		}
 		a.known, a.words = true, rest
-		if m := version.FindStringSubmatch(rest); m != nil {
-			a.major, _ = strconv.Atoi(m[1])
-			a.minor, _ = strconv.Atoi(m[2])
-			if before := strings.TrimSpace(rest); strings.HasPrefix(before, "<") && !strings.HasPrefix(before, "<=") {
-				a.minor-- // "<0.13" is 0.12 at most.
-			}
+		if r, ok := parseRelease(rest); ok {
+			a.release = r.bound(strings.TrimSpace(rest))
 		}
 	}
 	return a
 }
 
-// versioned reports whether a version is known.
-func (a assumption) versioned() bool { return a.major > 0 || a.minor > 0 }
+// bound returns the release next to r that a text with a comparison means. For example, "<0.13" is 0.12 at most, and "<0.14.9" is 0.14.8.
+func (r release) bound(text string) release {
+	strict := !strings.HasPrefix(text, "<=") && !strings.HasPrefix(text, ">=")
+	switch {
+	case strict && text[0] == '<' && (r.patch == latest || r.patch == 0):
+		return release{r.major, r.minor - 1, latest}
+	case strict && text[0] == '<':
+		r.patch--
+	case strict && text[0] == '>' && r.patch == latest:
+		return release{r.major, r.minor + 1, latest}
+	case strict && text[0] == '>':
+		r.patch++
+	}
+	return r
+}
 
-// before reports whether a known version is older than another one.
-func (a assumption) before(major, minor int) bool {
-	return a.versioned() && (a.major < major || a.major == major && a.minor < minor)
+// versioned reports whether a version is known.
+func (a assumption) versioned() bool { return a.release.major > 0 || a.release.minor > 0 }
+
+// before reports whether a known version is older than another one, whose patch is 0 unless it is given.
+func (a assumption) before(major, minor int, patch ...int) bool {
+	other := release{major: major, minor: minor}
+	if len(patch) > 0 {
+		other.patch = patch[0]
+	}
+	return a.versioned() && a.release.compare(other) < 0
+}
+
+// compare returns -1, 0 or 1 as r is older than, the same as or newer than another one.
+func (r release) compare(other release) int {
+	return cmp.Or(cmp.Compare(r.major, other.major), cmp.Compare(r.minor, other.minor), cmp.Compare(r.patch, other.patch))
 }
 
 // learn takes the version from the tag of an image, where the user has not said it.
 func (a *assumption) learn(tag string) {
-	if m := version.FindStringSubmatch(tag); m != nil && !a.versioned() {
-		a.major, _ = strconv.Atoi(m[1])
-		a.minor, _ = strconv.Atoi(m[2])
+	if r, ok := parseRelease(tag); ok && !a.versioned() {
+		a.release = r
 	}
 }
 
-// says reports whether the user has said a word.
+// says reports whether the user has said a word, in either case.
 func (a assumption) says(word string) bool {
-	return regexp.MustCompile(fmt.Sprintf(`(^|[^\w-])%s($|[^\w-])`, regexp.QuoteMeta(word))).MatchString(a.words)
+	return regexp.MustCompile(fmt.Sprintf(`(?i)(^|[^\w-])%s($|[^\w-])`, regexp.QuoteMeta(word))).MatchString(a.words)
 }

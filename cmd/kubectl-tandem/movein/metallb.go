@@ -38,17 +38,12 @@ func (d *draft) metallb() {
 	m.native, m.frr = m.says("native"), m.says("frr") || m.says("frr-k8s")
 	d.metallbWorkloads(m)
 	objects := slices.DeleteFunc(d.take("metallb.io", "", ""), func(o *object) bool { return d.metallbAway(o, m) })
-	for _, o := range objects {
-		if spec := o.spec(); o.kind == "BGPPeer" && !m.native && spec.needsFRR() {
-			m.frr = true
-		}
-	}
-	configs := d.metallbConfigs()
-	for _, c := range configs {
+	m.frr = m.frr || !m.native && slices.ContainsFunc(objects, (*object).needsFRR)
+	current := slices.ContainsFunc(objects, func(o *object) bool { return o.kind == "IPAddressPool" }) && !m.before(0, 13)
+	for _, c := range d.metallbConfigs(current) {
 		d.metallbConfig(c, m)
 	}
-	defer d.overlaps("metallb", "was-refused", "MetalLB refuses %s beside %s of AddressPool %s, which overlap, so that the cluster need not run what the file "+
-		"says; take the common addresses out of one of them")
+	defer d.metallbRefused(m)
 	for _, kind := range []string{
 		"BFDProfile", "Community", "IPAddressPool", "AddressPool", "BGPPeer", "L2Advertisement",
 		"BGPAdvertisement",
@@ -68,8 +63,10 @@ func (d *draft) metallb() {
 				"Tandem's speaker has no free configuration of FRR. What this one announces, learns or filters ends with MetalLB; keep "+
 					"FRR on the nodes for it, over other sessions than Tandem's")
 		case o.kind == "ConfigMap" && o.nick == "metallb-excludel2":
-			o.taken = true // Tandem answers only on interfaces that hold a prefix of the address.
+			o.taken = true
 			o.skip("data")
+			d.add(Info, "ignored", o.namespaced("metallb-system"), "Tandem answers only on interfaces that hold a prefix of the address, so that there is "+
+				"nothing to exclude")
 		case o.kind == "MetalLB" && o.group == "metallb.io":
 			o.taken = true
 			o.whole("spec")
@@ -209,11 +206,21 @@ func (d *draft) metallbNodeSelector(about subject, nodes map[string]string) {
 		"nodeSelectors", strings.Join(labels, ","))
 }
 
+// needsFRR reports whether MetalLB refuses the object in native mode.
+func (o *object) needsFRR() bool {
+	return o.kind == "BFDProfile" || o.kind == "BGPPeer" && o.spec().needsFRR() || largeCommunity(o.spec().node)
+}
+
+// largeCommunity reports whether a value below a node is a large community, such as large:64512:1:2.
+func largeCommunity(n *yaml.Node) bool {
+	return strings.HasPrefix(n.Value, "large:") || slices.ContainsFunc(n.Content, largeCommunity)
+}
+
 // needsFRR reports whether a peer has a field that MetalLB refuses in native mode.
 func (f *fields) needsFRR() bool {
 	for _, field := range []string{
 		"keepaliveTime", "connectTime", "bfdProfile", "vrf", "enableGracefulRestart", "interface", "localASN",
-		"dynamicASN",
+		"dynamicASN", "disableMP", "dualStackAddressFamily",
 	} {
 		if n := f.peek(field); n != "" && n != "0s" && n != "false" {
 			return true
@@ -359,8 +366,8 @@ func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
 	p.address, p.iface, p.vrf = f.text("peerAddress"), f.text("interface"), f.text("vrf")
 	p.source, p.routerID = f.text("sourceAddress"), f.text("routerID")
 	p.port = f.within("peerPort", 1, 65535)
-	// Before 0.15 an object that says nothing of the time is exported with 0s; since then 0s turns the check off.
-	if p.hold = "0s"; m.before(0, 15) || !m.versioned() || !f.off("holdTime") {
+	// Before 0.14.9 an object that says nothing of the time is exported with 0s; since then, and in a configuration, 0s turns the check off.
+	if p.hold = "0s"; !f.off("holdTime") || f.spelling == nil && (m.before(0, 14, 9) || !m.versioned()) {
 		p.hold = f.duration("holdTime")
 	}
 	p.keepalive, p.connect = f.duration("keepaliveTime"), f.duration("connectTime")

@@ -30,20 +30,30 @@ var metallbSpelling = map[string]string{
 type metallbConfiguration struct {
 	*fields
 	origin string
+	frr    bool // the values beside it ask for FRR
 }
 
-// metallbConfigs finds configurations: in ConfigMaps, in values of Helm charts under configInline, and files that are nothing else.
-func (d *draft) metallbConfigs() (configs []metallbConfiguration) {
-	found := func(o *object, n *yaml.Node) {
+// metallbConfigs finds configurations: in ConfigMaps, in values of Helm charts under configInline, and files that are nothing else. ignored says
+// that MetalLB reads none of them.
+func (d *draft) metallbConfigs(ignored bool) (configs []metallbConfiguration) {
+	found := func(o *object, n, values *yaml.Node) {
 		o.taken = true
+		if ignored {
+			d.add(Warn, "was-ignored", o.aboutOr(fmt.Sprintf("document %d of %s", o.index, o.file)), "MetalLB 0.13 and later reads objects such as the "+
+				"IPAddressPools of the input, and no configuration; it is left out")
+			return
+		}
+		if o.kind != "ConfigMap" {
+			d.metallbChart(o)
+		}
 		if f := o.nested(n, metallbSpelling); f != nil {
-			configs = append(configs, metallbConfiguration{f, fmt.Sprintf("MetalLB's configuration (%s, line %d)", o.file, n.Line)})
+			configs = append(configs, metallbConfiguration{f, fmt.Sprintf("MetalLB's configuration (%s, line %d)", o.file, n.Line), valuesForFRR(values)})
 		}
 	}
 	for _, o := range d.objects {
 		switch {
 		case o.kind == "" && (lookup(o.node, "address-pools") != nil || lookup(o.node, "peers") != nil && lookup(o.node, "service") == nil):
-			found(o, o.node)
+			found(o, o.node, nil)
 			for i := 0; i < len(o.node.Content); i += 2 {
 				o.skip(o.node.Content[i].Value) // The configuration has fields of its own.
 			}
@@ -56,8 +66,9 @@ func (d *draft) metallbConfigs() (configs []metallbConfiguration) {
 			if config == nil { // Cilium before 1.14 had MetalLB within it, whose ConfigMap is bgp-config.
 				config = lookup(data, "config.yaml")
 			}
-			if config != nil && (strings.Contains(o.namespace+o.nick, "metallb") || strings.Contains(config.Value, "address-pools")) {
-				found(o, config)
+			if config != nil && (strings.Contains(o.namespace+o.nick, "metallb") || strings.Contains(config.Value, "address-pools") ||
+				strings.Contains(config.Value, "peer-address")) {
+				found(o, config, nil)
 				o.whole("data")
 			}
 		case o.kind != "Service":
@@ -68,10 +79,10 @@ func (d *draft) metallbConfigs() (configs []metallbConfiguration) {
 }
 
 // metallbValues looks for configInline in values of a Helm chart, also those of a parent chart, and in values that are written as a text.
-func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*object, *yaml.Node)) {
+func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(o *object, config, values *yaml.Node)) {
 	if n.Kind == yaml.SequenceNode {
 		if config := d.metallbParameters(o, n); config != nil {
-			found(o, config)
+			found(o, config, nil)
 			o.wholeObject()
 		}
 	}
@@ -85,7 +96,7 @@ func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(*
 		below := strings.TrimPrefix(path+"."+key, ".")
 		switch {
 		case key == "configInline" && value.Tag != "!!null":
-			found(o, value)
+			found(o, value, n)
 			d.metallbSiblings(o, n, path)
 			o.wholeObject()
 		case value.Kind == yaml.MappingNode || value.Kind == yaml.SequenceNode:
@@ -116,17 +127,42 @@ func (d *draft) metallbSiblings(o *object, n *yaml.Node, path string) {
 		}
 		d.add(Info, "ignored", subject{name: name}, "belongs to MetalLB's pods; set it in Tandem's manifests where wanted")
 	}
-	chart := lookupPath(o.node, "spec", "chart", "spec")
-	if chart == nil {
-		return
-	}
-	v := assumption{}
-	if version, name := lookup(chart, "version"), lookup(chart, "chart"); version != nil && name != nil && name.Value == "metallb" {
-		if v.learn(version.Value); v.major == 0 && v.minor > 12 {
-			d.add(Warn, "was-ignored", o.about, "the chart %s ignores configInline; the objects in the cluster count, and not this "+
-				"file", version.Value)
+}
+
+// valuesForFRR reports whether values of MetalLB's chart ask for FRR.
+func valuesForFRR(values *yaml.Node) bool {
+	for _, path := range [][]string{{"speaker", "frr", "enabled"}, {"frrk8s", "enabled"}} {
+		if enabled := lookupPath(values, path...); enabled != nil && strings.EqualFold(enabled.Value, "true") {
+			return true
 		}
 	}
+	return false
+}
+
+// metallbChart warns of a chart that ignores configInline: MetalLB's own since 0.13, and Bitnami's since 4.0.
+func (d *draft) metallbChart(o *object) {
+	text := chartVersion(o.node)
+	if v, ok := parseRelease(text); ok && (v.major == 0 && v.minor > 12 || v.major > 3) {
+		d.add(Warn, "was-ignored", o.about, "the chart %s ignores configInline; the objects in the cluster count, and not this file", text)
+	}
+}
+
+// chartVersion returns the version of MetalLB's chart that a document has installed, "" for none. Examples are the chart of a HelmRelease, and
+// the source of an Application of Argo CD.
+func chartVersion(n *yaml.Node) (text string) {
+	if n.Kind == yaml.MappingNode {
+		name := orElse(scalarOf(n, "chart"), scalarOf(n, "name"))
+		text = orElse(scalarOf(n, "version"), scalarOf(n, "targetRevision"))
+		if text != "" && name[strings.LastIndex(name, "/")+1:] == "metallb" {
+			return text
+		}
+	}
+	for _, item := range n.Content {
+		if text = chartVersion(item); text != "" {
+			return text
+		}
+	}
+	return ""
 }
 
 func lookupPath(n *yaml.Node, path ...string) *yaml.Node {
@@ -159,11 +195,11 @@ func (d *draft) metallbConfig(c metallbConfiguration, known *metalLB) {
 	m := *known
 	peers := c.list("peers")
 	if !m.native && !m.frr {
-		m.frr = slices.ContainsFunc(peers, (*fields).needsFRR)
+		m.frr = c.frr || c.has("bfd-profiles") || slices.ContainsFunc(peers, (*fields).needsFRR) || largeCommunity(c.node)
 		m.native = !m.frr
 	}
 	if !m.versioned() {
-		m.minor = 12
+		m.release.minor = 12
 	}
 	for _, f := range c.list("bfd-profiles") {
 		d.metallbProfile(f, d.newProfile(f.text("name"), c.origin))

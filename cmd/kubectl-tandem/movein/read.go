@@ -87,7 +87,7 @@ func (in *input) parse(file Input) (objects []*object) {
 					"--from-cluster", mark, text)
 			return nil
 		}
-		if err != nil && index == 1 {
+		if err != nil {
 			if other := strictJSON(data); other != nil && !bytes.Equal(other, data) {
 				return in.parse(Input{file.Name, other})
 			}

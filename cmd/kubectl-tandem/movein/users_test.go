@@ -210,6 +210,141 @@ func TestMetalLBOfUsers(t *testing.T) {
 		},
 		{name: "arguments of the speakers", input: pods, codes: []string{"lost class", "warn exclude-label"}, says: "on nodes with role=lb alone"},
 		{name: "what the operator makes pods from", input: operator, codes: []string{"lost class"}, says: "on nodes with role=lb alone"},
+		{
+			name:  "large communities, which native MetalLB refuses",
+			input: with(peer, "SPEC", ours) + "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: a}\nspec: {communities: [\"large:64500:1:2\"]}\n",
+			o:     movein.Options{Assume: []string{"metallb=0.13"}}, without: []string{"families"}, codes: []string{"warn no-pools"},
+		},
+		{
+			name:  "a configuration with profiles, which native MetalLB refuses",
+			input: "peers: [{my-asn: 64500, peer-asn: 64501, peer-address: 192.0.2.1}]\nbfd-profiles: [{name: a}]\n", without: []string{"families"},
+		},
+		{
+			name:    "values that ask for FRR",
+			input:   "speaker: {frr: {enabled: true}}\nconfigInline: {peers: [{my-asn: 64500, peer-asn: 64501, peer-address: 192.0.2.1}]}\n",
+			without: []string{"families"},
+		},
+		{
+			name:  "a mode in capitals",
+			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb<0.15 FRR"}}, without: []string{"families"},
+		},
+		{
+			name:  "a version after another one",
+			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb>0.14 frr"}}, want: []string{"families:\n  - IPv4\n"},
+		},
+		{
+			name:  "a hold time of 0 in a configuration",
+			input: "peers: [{my-asn: 64500, peer-asn: 64500, peer-address: 192.0.2.1, hold-time: 0s}]\n", want: []string{"holdTime: 0s\n"},
+		},
+		{
+			name:  "an export of 0.14.8, whose hold time says nothing",
+			input: with(peer, "SPEC", ours+", holdTime: 0s"), o: movein.Options{Assume: []string{"metallb=0.14.8 frr"}}, without: []string{"holdTime"},
+		},
+		{
+			name:  "0.14.9, where a hold time of 0 turns it off",
+			input: with(peer, "SPEC", ours+", holdTime: 0s"), o: movein.Options{Assume: []string{"metallb>=0.14.9 frr"}}, want: []string{"holdTime: 0s\n"},
+		},
+		{
+			name: "a chart that ignores configInline, of Argo CD",
+			input: "kind: Application\nmetadata: {name: a}\nspec: {source: {chart: metallb, targetRevision: 0.13.9, helm: {values: \"configInline: {address-pools: " +
+				"[{name: lan, protocol: layer2, addresses: [192.0.2.0/28]}]}\"}}}\n",
+			want: []string{"name: lan\n"}, codes: []string{"warn was-ignored"}, says: "the chart 0.13.9 ignores configInline",
+		},
+		{
+			name: "a chart of Bitnami's that reads configInline",
+			input: "kind: HelmRelease\nmetadata: {name: a}\nspec: {chart: {spec: {chart: metallb, version: 3.0.12}}, values: {configInline: {address-pools: " +
+				"[{name: lan, protocol: layer2, addresses: [192.0.2.0/28]}]}}}\n",
+			want: []string{"name: lan\n"},
+		},
+		{
+			name: "a configuration that was left beside objects",
+			input: with(pool, "NAME", "lan", "RANGE", "192.0.2.0/28") + "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: config, namespace: metallb-system}\n" +
+				"data: {config: \"address-pools: [{name: old, protocol: layer2, addresses: [198.51.100.0/28]}]\"}\n",
+			want: []string{"name: lan\n"}, without: []string{"name: old\n"}, codes: []string{"warn no-advertisement", "warn was-ignored"},
+		},
+		{
+			name:  "an object that comes twice, and one that comes in another version",
+			input: strings.Repeat(with(pool, "NAME", "lan", "RANGE", "192.0.2.0/28"), 2) + with(pool, "NAME", "lan", "RANGE", "192.0.2.16/28"),
+			want:  []string{"name: lan\n", "- 192.0.2.16/28\n"}, without: []string{"lan-2", "192.0.2.0"}, codes: []string{"warn ambiguous", "warn no-advertisement"},
+		},
+		{
+			name: "an object without a name", input: strings.Replace(with(pool, "RANGE", "192.0.2.0/28"), "name: NAME, ", "", 1),
+			codes: []string{"error missing", "warn no-advertisement", "warn renamed"},
+		},
+		{
+			name: "a kind of another group, and one of none",
+			input: strings.Replace(with(pool, "NAME", "a", "RANGE", "192.0.2.0/28"), "metallb.io", "metallb.universe.tf", 1) +
+				"kind: L2Advertisement\nmetadata: {name: a}\n",
+			codes: []string{"warn unknown-kind"}, says: "L2Advertisement of no apiVersion",
+		},
+		{
+			name: "two Secrets of one name, of which one is in the input",
+			input: with(peer, "SPEC", ours+", passwordSecret: {name: pw, namespace: other}") +
+				strings.Replace(with(peer, "SPEC", strings.Replace(ours, "2.1", "2.2", 1)+", passwordSecret: {name: pw}"), "name: router", "name: second", 1) +
+				"apiVersion: v1\nkind: Secret\nmetadata: {name: pw, namespace: metallb-system}\nstringData: {password: a}\n",
+			want: []string{"kind: Secret\n"}, codes: []string{"warn secret"},
+		},
+	} {
+		t.Run(tt.name, tt.run)
+	}
+}
+
+// TestMetalLBRefused warns of what MetalLB refuses and Tandem takes.
+func TestMetalLBRefused(t *testing.T) {
+	const (
+		pool    = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: lan}\nspec: {addresses: [192.0.2.10-192.0.2.20]}\n---\n"
+		peer    = "apiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {name: NAME}\nspec: {myASN: 64500, peerASN: 64500, peerAddress: 192.0.2.1, SPEC}\n---\n"
+		adverts = "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {name: NAME}\nspec: {SPEC}\n---\n"
+		names   = "apiVersion: metallb.io/v1beta1\nkind: Community\nmetadata: {name: NAME}\nspec: {communities: [{name: mine, value: \"64500:1\"}]}\n---\n"
+	)
+	with := func(text, name, spec string) string {
+		return strings.NewReplacer("NAME", name, "SPEC", spec).Replace(text)
+	}
+	router := with(peer, "p", "vrf: \"\"")
+	node := func(name string) string {
+		return with(peer, name, "nodeSelectors: [{matchLabels: {kubernetes.io/hostname: "+name+"}}]")
+	}
+	frr := func(version string) movein.Options {
+		return movein.Options{Assume: []string{"metallb" + version + " frr"}}
+	}
+	for _, tt := range []conversion{
+		{name: "prefixes of a range", input: pool + router + with(adverts, "a", "aggregationLength: 30")},
+		{
+			name: "a prefix that is wider than a range", input: pool + router + with(adverts, "a", "aggregationLength: 29"),
+			want: []string{"aggregationLength: 29"}, codes: []string{"warn was-refused"}, says: "BGPAdvertisement a: MetalLB refuses an aggregation to /29",
+		},
+		{
+			name: "an aggregation for some Services", input: pool + router + with(adverts, "a", "aggregationLengthV6: 64, serviceSelectors: [{matchLabels: {a: b}}]"),
+			codes: []string{"warn was-refused"},
+		},
+		{
+			name: "two preferences for one prefix", input: pool + router + with(adverts, "a", "localPref: 100") + with(adverts, "b", "ipAddressPools: [lan]"),
+			codes: []string{"warn was-refused"}, says: "BGPAdvertisement b: MetalLB refuses its localPref 0 beside 100 of BGPAdvertisement a",
+		},
+		{
+			name:  "two preferences for two prefixes",
+			input: pool + router + with(adverts, "a", "localPref: 100") + with(adverts, "b", "localPref: 50, aggregationLength: 30"),
+		},
+		{
+			name:  "two preferences for two routers",
+			input: pool + router + with(adverts, "a", "localPref: 100, peers: [p]") + with(adverts, "b", "localPref: 50, peers: [q]"),
+			codes: []string{"warn dangling"},
+		},
+		{
+			name:  "two preferences from two nodes",
+			input: pool + router + with(adverts, "a", "localPref: 100, nodeSelectors: [{matchLabels: {n: a}}]") + with(adverts, "b", "nodeSelectors: [{matchLabels: {n: b}}]"),
+		},
+		{
+			name: "a name of a community twice", input: with(names, "a", "") + with(names, "b", ""),
+			want: []string{"  name: a\n", "  name: b\n"}, codes: []string{"warn was-refused"},
+		},
+		{name: "one router of two nodes, native", input: node("a") + node("b"), o: movein.Options{Assume: []string{"metallb=0.14 native"}}},
+		{name: "one router of two nodes", input: node("a") + node("b"), o: frr("=0.15"), codes: []string{"warn was-refused"}},
+		{name: "one router of two nodes since 0.16", input: node("a") + node("b"), o: frr("=0.16.1")},
+		{
+			name: "one router twice on a node", input: node("a") + strings.Replace(node("a"), "name: a", "name: c", 1), o: frr("=0.16.1"),
+			codes: []string{"warn same-router", "warn was-refused"},
+		},
 	} {
 		t.Run(tt.name, tt.run)
 	}
