@@ -15,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 )
@@ -32,7 +34,12 @@ type rule struct {
 func testRules(t *testing.T, kind string, rules []rule) {
 	for _, rule := range rules {
 		t.Run(rule.name, func(t *testing.T) {
-			got := causes(t, tryCreate(t.Context(), object(t, kind, rule.object)))
+			obj := object(t, kind, rule.object)
+			foreseen := foresee(t, obj)
+			got := causes(t, tryCreate(t.Context(), obj))
+			if diff := cmp.Diff(fieldsOf(got), foreseen); diff != "" {
+				t.Errorf("fields that the API server refuses, and that the plugin does without it (-server +plugin):\n%s", diff)
+			}
 			if rule.wantError == "" {
 				if len(got) > 0 {
 					t.Fatalf("was refused: %s", got)
@@ -45,6 +52,31 @@ func testRules(t *testing.T, kind string, rules []rule) {
 			}
 		})
 	}
+}
+
+// foresee returns the fields of an object that `kubectl tandem convert` would refuse, sorted.
+func foresee(t *testing.T, obj *unstructured.Unstructured) []string {
+	t.Helper()
+	refusals, err := schema.Refusals(obj.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields []string
+	for _, r := range refusals {
+		fields = append(fields, r.Path)
+	}
+	slices.Sort(fields)
+	return fields
+}
+
+// fieldsOf returns the fields of causes, sorted.
+func fieldsOf(causes []string) (fields []string) {
+	for _, cause := range causes {
+		field, _, _ := strings.Cut(cause, ": ")
+		fields = append(fields, field)
+	}
+	slices.Sort(fields)
+	return fields
 }
 
 // pool is the object of an AddressPool with one range.

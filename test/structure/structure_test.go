@@ -97,6 +97,7 @@ func TestDependencies(t *testing.T) {
 		noTest      = "test/ is not part of the product"
 		pure        = "a decision is a function of its snapshot: a command or a test that has the snapshot comes to the answer of the speaker"
 		onAnySystem = "the plugin runs on macOS and Windows too, and reads what the programs have written"
+		onlyRules   = "the plugin asks CustomResourceDefinitions what they refuse, and serves nothing"
 		noWeight    = "every node runs a speaker, and pays for what it links"
 	)
 	for _, tt := range []struct {
@@ -145,7 +146,10 @@ func TestDependencies(t *testing.T) {
 		}},
 		{program: "cmd/kubectl-tandem", badDeps: map[string]string{
 			"k8s.io/cloud-provider":                  onAnySystem,
-			"k8s.io/apiserver":                       onAnySystem,
+			"k8s.io/apiserver/pkg/registry":          onlyRules,
+			"k8s.io/apiserver/pkg/server":            onlyRules,
+			"k8s.io/apiserver/pkg/storage":           onlyRules,
+			"go.etcd.io/etcd":                        onlyRules,
 			"github.com/osrg/gobgp/v4":               onAnySystem,
 			"github.com/mdlayher":                    onAnySystem,
 			"github.com/vishvananda/netlink":         onAnySystem,
@@ -218,12 +222,12 @@ func TestPure(t *testing.T) {
 	pure := map[string]bool{} // packages by whether they may know Kubernetes' types
 	for _, p := range []string{
 		"ipam", "ipam/family", "loadbalancer/contest", "speaker/bfd", "speaker/bgp", "speaker/election", "speaker/link",
-		"speaker/lookingglass", "speaker/reachability",
+		"speaker/lookingglass", "speaker/reachability", "manifests/crd",
 	} {
 		pure[module+"/"+p] = false
 	}
 	for _, p := range []string{
-		"cmd/kubectl-tandem/movein", "cmd/kubectl-tandem/movein/live",
+		"cmd/kubectl-tandem/movein", "cmd/kubectl-tandem/movein/live", "cmd/kubectl-tandem/movein/schema",
 		"ipam/selector", "ipam/v1alpha1", "loadbalancer/claim", "loadbalancer/repair", "loadbalancer/request",
 		"speaker/config", "speaker/decision", "speaker/diagnosis", "speaker/nodeinfo", "speaker/observation", "speaker/v1alpha1",
 	} {
