@@ -379,6 +379,7 @@ func (d *draft) calicoPeer(o *object, own int64) {
 		d.add(Lost, "no-equal", o.about, "%s: no equal in Tandem; filters may hide routes on purpose, so that a person has to read "+
 			"them", strings.Join(lost, ", "))
 	}
+	p.name = unique(p.name, 253, func(n string) bool { return d.peer(n) != nil })
 	d.peers = append(d.peers, p)
 	if p.secret != "" {
 		d.noteSecret(p, "calico-system")

@@ -82,7 +82,7 @@ func (d *draft) newCommunity(c *community, theirs string) string {
 	})
 	d.communityNames[theirs] = name
 	if name != theirs {
-		d.add(Warn, "renamed", subject{"Community", c.name}, "%q is no name that a Community takes; it is called %s", theirs, name)
+		d.add(Warn, "renamed", subject{communityKind, c.name}, "%q is no name that a Community takes; it is called %s", theirs, name)
 	}
 	return name
 }

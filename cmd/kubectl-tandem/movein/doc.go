@@ -125,11 +125,15 @@ func Convert(files []Input, o Options) Result {
 	if !in.failed() || len(d.objects) > 0 {
 		d.convert()
 	}
-	messages := d.messages()
-	if d.failed() {
-		return Result{Messages: messages, Groups: d.groups(), TookPools: d.tookPools}
+	var documents []Document
+	if !d.failed() {
+		documents = d.documents()
+		d.refuse(documents)
 	}
-	return Result{d.documents(), messages, d.groups(), d.tookPools}
+	if d.failed() {
+		documents = nil
+	}
+	return Result{documents, d.messages(), d.groups(), d.tookPools}
 }
 
 // repeated leaves out objects that come again in the input: the last one counts, as when all are applied one after the other.
@@ -191,6 +195,7 @@ func (d *draft) convert() {
 	}
 	d.elsewhere()
 	d.finish()
+	d.fit()
 	for _, o := range d.objects {
 		d.leftovers(o)
 	}

@@ -113,15 +113,15 @@ func (d *draft) documents() (docs []Document) {
 		for _, v := range c.values {
 			values = append(values, map[string]string{"name": v[0], "value": v[1]})
 		}
-		docs = append(docs, tandem("Community", c.name, nil, spec{"communities": values}, c.from))
+		docs = append(docs, tandem(communityKind, c.name, nil, spec{"communities": values}, c.from))
 	}
-	secrets := map[string]bool{}
+	secrets := map[[3]string]bool{}
 	for _, p := range d.peers {
-		made := p.documents()
-		if p.password != "" && secrets[p.secret] { // Two peers with one Secret have one copy.
+		made, content := p.documents(), [3]string{p.secret, p.key, p.password}
+		if p.password != "" && secrets[content] { // Two peers with one Secret have one copy.
 			made = made[1:]
 		}
-		secrets[p.secret] = secrets[p.secret] || p.password != ""
+		secrets[content] = true
 		docs = append(docs, made...)
 	}
 	for _, a := range d.advertisements {
@@ -168,7 +168,7 @@ func (p *pool) document(labelled bool) Document {
 	if labelled {
 		labels = p.labels
 	}
-	return tandem("AddressPool", p.name, labels, s, p.from)
+	return tandem(poolKind, p.name, labels, s, p.from)
 }
 
 func (p *profile) document() Document {
@@ -250,13 +250,7 @@ func (p *peer) documents() (docs []Document) {
 
 func (a *advertisement) document() Document {
 	s := spec{}
-	var pools []string
-	for _, name := range a.pools {
-		if !slices.Contains(pools, name) {
-			pools = append(pools, name)
-		}
-	}
-	setList(s, "addressPools", pools)
+	setList(s, "addressPools", a.pools)
 	setList(s, "addressPoolSelectors", a.poolSelectors)
 	setList(s, "serviceSelectors", a.services)
 	setList(s, "namespaceSelectors", a.namespaces)

@@ -13,8 +13,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The kinds of advertisement.
+// Kinds of objects of Tandem.
 const (
+	poolKind      = "AddressPool"
+	communityKind = "Community"
 	l2Kind        = "L2Advertisement"
 	bgpKind       = "BGPAdvertisement"
 	interfaceKind = "InterfaceAdvertisement"
@@ -73,7 +75,7 @@ type pool struct {
 	onePoolPerService    bool  // in their product both addresses of a Service come from one pool
 }
 
-func (p *pool) about() subject { return subject{"AddressPool", p.name} }
+func (p *pool) about() subject { return subject{poolKind, p.name} }
 
 // holds reports whether the pool could give the address.
 func (p *pool) holds(a netip.Addr) bool { return p.covers(a) && !p.leavesOut(a) }
@@ -219,7 +221,8 @@ func (d *draft) dropPeer(p *peer) {
 // nodePeer makes the peer that a node has in place of another one, which leaves the node out.
 func (d *draft) nodePeer(p *peer, o *object, host string) *peer {
 	own := *p
-	own.name, own.from, own.single = dns(p.name+"-"+o.nick, 253), o.origin(), nil
+	own.name = unique(dns(p.name+"-"+o.nick, 253), 253, func(n string) bool { return d.peer(n) != nil })
+	own.from, own.single = o.origin(), nil
 	own.nodes = []metav1.LabelSelector{{MatchLabels: map[string]string{hostname: host}}}
 	d.peers = append(d.peers, &own)
 	p.single = append(p.single, own.name)
@@ -247,29 +250,15 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 	} else if err == nil && a.IsLinkLocalUnicast() && p.iface == "" {
 		f.report(Error, "link-local", addressField, "%s is a link-local address; a BGPPeer needs spec.interface with it", a)
 	}
-	for _, t := range []struct {
-		name, text string
-		low, high  float64
-	}{{"hold time", p.hold, 3, 65535}, {"connect time", p.connect, 1, 65535}, {"restart time", p.restart, 1, 4095}} {
-		if n := seconds(t.text); n != 0 && (n < t.low || n > t.high) {
-			f.report(Error, "bad-value", addressField, "its %s %s is not between %.0fs and %.0fs", t.name, t.text, t.low, t.high)
-		}
-	}
 	d.checkEnds(p, f, addressField)
 	d.checkSource(p)
-	if id, err := netip.ParseAddr(p.routerID); p.routerID != "" && (err != nil || !id.Is4() || id.IsUnspecified() || id.IsMulticast()) {
-		f.report(Error, "bad-value", addressField, "its router id %q is no IPv4 address", p.routerID)
-	} else if p.routerID != "" && !oneNode(p.nodes) {
+	d.checkVRF(p)
+	if _, err := netip.ParseAddr(p.routerID); err == nil && !oneNode(p.nodes) {
 		d.add(Warn, "router-id", p.about(), "every node would use router id %s; give it to one node, or leave it out", p.routerID)
 	}
 	if p.source != "" && !oneNode(p.nodes) {
 		d.add(Warn, "source", p.about(), "sourceAddress %s has to be an address of the node; only a node that has it can open the "+
 			"session", p.source)
-	}
-	for _, n := range []int64{p.my, p.theirs} {
-		if n > 1<<32-1 || n == 23456 { // which stands for numbers of 32 bits (RFC 6793 section 9)
-			f.report(Error, "bad-value", addressField, "%d is no number of an autonomous system", n)
-		}
 	}
 	if p.keepalive != "" && seconds(p.keepalive)*3 > seconds(orElse(p.hold, "90s")) {
 		d.add(Warn, "keepalive", p.about(), "keepaliveTime %s is more than a third of the hold time; it is left out, which means a "+
@@ -277,8 +266,15 @@ func (d *draft) checkPeer(p *peer, f *fields, addressField string) {
 		p.keepalive = ""
 	}
 	if p.password != "" && p.secret == "" {
-		p.secret = p.name + "-password"
+		p.secret = d.passwordSecret(p)
 	}
+}
+
+// passwordSecret returns a name for the Secret that is made for a peer.
+func (d *draft) passwordSecret(p *peer) string {
+	return unique(dns(p.name+"-password", 253), 253, func(n string) bool {
+		return slices.ContainsFunc(d.peers, func(other *peer) bool { return other != p && other.secret == n })
+	})
 }
 
 // checkEnds refuses an address that is none of a single machine, at either end of a session.
@@ -318,6 +314,19 @@ func (d *draft) checkSource(p *peer) {
 	if err == nil && to.Is6() != source.Is6() || p.gateway != "" && (p.gateway == "IPv6") != source.Is6() {
 		d.add(Warn, "source", p.about(), "sourceAddress %s is of another family than the router's address, and is left out", source)
 		p.source = ""
+	}
+}
+
+// checkVRF leaves out what a peer cannot have beside a VRF.
+func (d *draft) checkVRF(p *peer) {
+	if p.vrf != "" && p.bfd != "" {
+		d.add(Lost, "no-equal", p.about(), "BFD sessions run in the main table only, and not in VRF %s; bfdProfile %s is left out, and the hold time finds a "+
+			"router that is dead", p.vrf, p.bfd)
+		p.bfd = ""
+	}
+	if p.vrf != "" && p.iface != "" {
+		d.add(Info, "vrf", p.about(), "interface %s is in its VRF already; vrf %s is left out", p.iface, p.vrf)
+		p.vrf = ""
 	}
 }
 
@@ -398,11 +407,15 @@ func (d *draft) ourPool(theirs string) string {
 	return dns(theirs, 63)
 }
 
-func (d *draft) newAdvertisement(kind, theirs, from string) *advertisement {
-	a := &advertisement{kind: kind, from: from}
-	a.name = unique(dns(theirs, 253), 253, func(n string) bool {
+// advertisementName returns a name for a further advertisement of a kind.
+func (d *draft) advertisementName(kind, theirs string) string {
+	return unique(dns(theirs, 253), 253, func(n string) bool {
 		return slices.ContainsFunc(d.advertisements, func(other *advertisement) bool { return other.kind == kind && other.name == n })
 	})
+}
+
+func (d *draft) newAdvertisement(kind, theirs, from string) *advertisement {
+	a := &advertisement{kind: kind, name: d.advertisementName(kind, theirs), from: from}
 	if a.name != theirs && !strings.HasPrefix(a.name, theirs+"-") {
 		d.add(Warn, "renamed", a.about(), "stands for %q, which is no name of an object", theirs)
 	}
@@ -572,14 +585,6 @@ func (d *draft) named(name string) bool {
 
 // checkPool says what a person should look at in a pool.
 func (d *draft) checkPool(p *pool) {
-	for _, six := range []bool{false, true} {
-		switch count, changed := p.fit(six); {
-		case count > mostRanges:
-			d.add(Error, "bad-value", p.about(), "it has %d ranges that do not touch, and an AddressPool takes %d of a family; make two pools of it", count, mostRanges)
-		case changed:
-			d.add(Info, "merged", p.about(), "entries that touch are put together, since an AddressPool takes %d of a family", mostRanges)
-		}
-	}
 	if p.elsewhere || len(p.spans) == 0 {
 		return
 	}

@@ -34,7 +34,7 @@ func globs(expression string, open bool) (list []string, wider, ok bool) {
 		return nil, false, false
 	}
 	list, wider, ok = expand(tree.Simplify())
-	if !ok || len(list) > 64 {
+	if !ok {
 		return nil, false, false
 	}
 	for i, name := range list {

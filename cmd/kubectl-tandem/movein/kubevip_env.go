@@ -320,7 +320,8 @@ func (k *kubeVIPState) bfd(o *object, p *peer, text string) {
 		return
 	}
 	part = append(part, "", "", "")
-	profile := &profile{name: p.name, from: o.origin(), multiplier: numberOf(part[3])}
+	profile := k.newProfile(p.name, o.origin())
+	profile.multiplier = numberOf(part[3])
 	small := false
 	for _, interval := range []struct {
 		text string
@@ -335,6 +336,5 @@ func (k *kubeVIPState) bfd(o *object, p *peer, text string) {
 		k.add(Warn, "ambiguous", p.about(), "the BFD intervals of %q work as microseconds in kube-vip, and were most likely meant "+
 			"as milliseconds; they are written as milliseconds", text)
 	}
-	p.bfd = p.name
-	k.profiles = append(k.profiles, profile)
+	p.bfd = profile.name
 }

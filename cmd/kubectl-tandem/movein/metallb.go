@@ -3,7 +3,6 @@
 package movein
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -255,7 +254,7 @@ func (d *draft) metallbObject(o *object, m *metalLB) {
 		a := d.newAdvertisement(o.kind, o.nick, o.origin())
 		d.metallbAdvertisement(spec, a)
 	case "Community":
-		c := &community{name: dns(o.nick, 253), from: o.origin()}
+		c := &community{name: d.communityObject(o.nick), from: o.origin()}
 		for _, item := range spec.list("communities") {
 			d.addCommunity(c, item, item.text("name"), item.text("value"), "value")
 		}
@@ -444,7 +443,7 @@ func (d *draft) metallbNodes(f *fields) []metav1.LabelSelector {
 
 func (d *draft) metallbPassword(f *fields, p *peer, namespace string) {
 	if p.password = f.text("password"); p.password != "" {
-		p.secret = p.name + "-password"
+		p.secret = d.passwordSecret(p)
 		about := subject{name: f.at("password")}
 		if f.about.kind != "" {
 			about = p.about()
@@ -515,9 +514,6 @@ func (d *draft) metallbRoute(f *fields, a *advertisement) {
 	a.length, a.lengthV6 = f.within("aggregationLength", 0, 32), f.within("aggregationLengthV6", 0, 128)
 	if pref, ok := f.number("localPref"); ok {
 		a.localPref = &pref
-		if pref > math.MaxUint32 {
-			f.report(Error, "bad-value", "localPref", "%d is more than %d", pref, uint32(math.MaxUint32))
-		}
 	}
 	for i, text := range f.texts("communities") {
 		problem := communityProblem(text)

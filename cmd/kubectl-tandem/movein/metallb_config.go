@@ -298,7 +298,7 @@ func (d *draft) metallbCommunities(c metallbConfiguration) {
 	if names == nil {
 		return
 	}
-	made := &community{name: "communities", from: c.origin}
+	made := &community{name: d.communityObject("communities"), from: c.origin}
 	for i := 0; i+1 < len(names.node.Content); i += 2 {
 		key := names.node.Content[i].Value
 		d.addCommunity(made, names, key, names.text(key), key)

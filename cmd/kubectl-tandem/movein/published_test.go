@@ -126,7 +126,7 @@ func TestCiliumForms(t *testing.T) {
 		{
 			name: "a source of the other family, and a router id of IPv6", input: lan + bgp(", localASN: 64513", "", services) + "apiVersion: cilium.io/v2\n" +
 				"kind: CiliumBGPNodeConfigOverride\nmetadata: {name: n1}\nspec: {bgpInstances: [{name: i, routerID: \"2001:db8::1\", peers: [{name: tor, " +
-				"localAddress: \"2001:db8::1\"}]}]}\n", codes: []string{"error bad-value", "warn source", "warn split"},
+				"localAddress: \"2001:db8::1\"}]}]}\n", codes: []string{"error refused", "warn source", "warn split"},
 		},
 		{
 			name: "an address beside the default gateway", input: lan + strings.Replace(bgp(", localASN: 64513", "", services), "peerAddress: 192.0.2.1",
@@ -135,7 +135,7 @@ func TestCiliumForms(t *testing.T) {
 		},
 		{
 			name: "times out of bounds", input: lan + bgp(", localASN: 64513", "timers: {connectRetryTimeSeconds: 70000}, gracefulRestart: {enabled: true, "+
-				"restartTimeSeconds: 5000}, ", services), codes: []string{"error bad-value"},
+				"restartTimeSeconds: 5000}, ", services), codes: []string{"error refused"},
 		},
 		{
 			name: "addresses of no kind, and of an interface", input: lan + bgp(", localASN: 64513", "", services+

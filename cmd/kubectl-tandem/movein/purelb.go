@@ -3,8 +3,10 @@
 package movein
 
 import (
+	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -229,12 +231,14 @@ func (d *draft) purelbLengths(p *pool, remote *fields) (length, lengthV6 int64) 
 	return length, lengthV6
 }
 
-func numberOf(text string) (n int64) {
-	for _, r := range text {
-		if r < '0' || r > '9' {
-			return 0
-		}
-		n = n*10 + int64(r-'0')
+// numberOf returns the number that a text of digits is, and the largest there is for more digits than fit; 0 for any other text.
+func numberOf(text string) int64 {
+	if strings.Trim(text, "0123456789") != "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil && text != "" {
+		return math.MaxInt64
 	}
 	return n
 }

@@ -53,39 +53,32 @@ func parseSpan(text string) (s span, notes []note, problem *note) {
 
 type note struct{ code, text string }
 
-// mostRanges is how many entries an AddressPool takes for a family.
-const mostRanges = 64
-
-// fit puts together the entries of a family of which a pool has too many, and reports how many are left. For example, a hundred single addresses
-// 192.0.2.1/32, 192.0.2.2/32 and so on become 192.0.2.1-192.0.2.100.
-func (p *pool) fit(six bool) (count int, changed bool) {
-	var others []span
+// rearrange makes the entries of a family anew from the same addresses, without those that are excluded, and returns how many there are. For example, a
+// hundred single addresses 192.0.2.1/32, 192.0.2.2/32 and so on become 192.0.2.1-192.0.2.100. keep says that what is excluded stays in the entries.
+func (p *pool) rearrange(six, keep bool) (entries []span) {
 	var all netipx.IPSetBuilder
 	for _, s := range p.spans {
-		if s.is6() != six {
-			others = append(others, s)
-			continue
+		if s.is6() == six {
+			all.AddRange(s.addrs)
 		}
-		all.AddRange(s.addrs)
-		count++
 	}
-	if count <= mostRanges {
-		return count, false
+	for _, a := range p.exclude {
+		if a.Is6() == six && !keep {
+			all.Remove(a)
+		}
 	}
 	set, err := all.IPSet()
 	if err != nil {
-		return count, false
+		return nil
 	}
-	ranges := set.Ranges()
-	for _, r := range ranges {
+	for _, r := range set.Ranges() {
 		s := span{text: r.String(), addrs: r}
 		if prefix, ok := r.Prefix(); ok {
 			s.text, s.cidr = prefix.String(), prefix
 		}
-		others = append(others, s)
+		entries = append(entries, s)
 	}
-	p.spans = others
-	return len(ranges), true
+	return entries
 }
 
 // never are the addresses that no Service can have, as CIDRs.

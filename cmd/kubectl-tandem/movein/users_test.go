@@ -166,7 +166,7 @@ func TestMetalLBOfUsers(t *testing.T) {
 		},
 		{name: "a peer that is the node itself", input: with(peer, "SPEC", strings.Replace(ours, "192.0.2.1", "127.0.0.1", 1)), codes: []string{"error bad-address"}},
 		{name: "a source that is no address", input: with(peer, "SPEC", ours+", sourceAddress: eth0"), codes: []string{"error bad-address", "warn source"}},
-		{name: "AS_TRANS", input: with(peer, "SPEC", strings.Replace(ours, "64501", "23456", 1)), codes: []string{"error bad-value"}},
+		{name: "AS_TRANS", input: with(peer, "SPEC", strings.Replace(ours, "64501", "23456", 1)), codes: []string{"error refused"}},
 		{name: "a kind of neighbour that is none", input: with(peer, "SPEC", "myASN: 64500, peerAddress: 192.0.2.1, dynamicASN: any"), codes: []string{"error bad-value"}},
 		{
 			name: "two passwords and two numbers", input: with(peer, "SPEC", ours+", dynamicASN: external, password: a, passwordSecret: {name: pw}"),
@@ -202,7 +202,7 @@ func TestMetalLBOfUsers(t *testing.T) {
 		},
 		{
 			name: "single addresses that do not touch", input: with(pool, "NAME", "a", "RANGE", many("192.0.2.%d/32", 70, 2)), o: movein.Options{Announce: "bgp"},
-			codes: []string{"error bad-value", "warn no-peers"},
+			codes: []string{"error refused", "warn no-peers"},
 		},
 		{
 			name: "a source of the other family", input: with(peer, "SPEC", ours+", sourceAddress: \"2001:db8::1\""), without: []string{"sourceAddress"},

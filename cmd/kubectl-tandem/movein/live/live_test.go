@@ -468,6 +468,11 @@ func TestRefused(t *testing.T) {
 		"no Tandem": {
 			func(o Objects) { delete(o, Ref{"apps", "Deployment", system, "tandem-cloud-controller-manager"}) }, "error [no-tandem]",
 		},
+		"a weight that the API server would refuse in the middle of the move": {func(o Objects) {
+			for _, ad := range o.of(theirGroup, "L2Advertisement") {
+				set(ad, []any{map[string]any{"weight": int64(200), "preference": map[string]any{}}}, "spec", "preferredNodeSelectors")
+			}
+		}, "error [refused] L2Advertisement everything: spec.preferredNodes[0].weight: 200 is more than 100; lower it"},
 		"a pool of the name": {func(o Objects) {
 			o[Ref{ourGroup, "AddressPool", "", "lan"}] = map[string]any{"kind": "AddressPool"}
 		}, "error [exists] AddressPool lan"},

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
+)
+
+// mostParts is how many objects are made of one, whose lists are longer than Tandem takes. What would need more is refused.
+const mostParts = 64
+
+// mostKeys is how many labels selectors may ask for that are put together. Whoever writes more of them has no list that gets short enough.
+const mostKeys = 64
+
+// fit says in another way what an object of Tandem cannot, since a list of it would have more entries than its definition takes: selectors that differ in
+// the values of one label become one, and what is left over then goes to a further object. What is too long still is refused in the end.
+func (d *draft) fit() {
+	if d.failed() {
+		return
+	}
+	for _, p := range d.peers {
+		shorten(d, p.about(), "nodeSelectors", &p.nodes)
+	}
+	for _, p := range slices.Clone(d.pools) {
+		d.fitRanges(p)
+		shorten(d, p.about(), "namespaceSelectors", &p.namespaces)
+		shorten(d, p.about(), "serviceSelectors", &p.services)
+		d.splitPool(p)
+	}
+	for _, a := range slices.Clone(d.advertisements) {
+		a.pools, a.peers, a.interfaces, a.communities = distinct(a.pools), distinct(a.peers), distinct(a.interfaces), distinct(a.communities)
+		shorten(d, a.about(), "nodeSelectors", &a.nodes)
+		shorten(d, a.about(), "serviceSelectors", &a.services)
+		shorten(d, a.about(), "namespaceSelectors", &a.namespaces)
+		shorten(d, a.about(), "addressPoolSelectors", &a.poolSelectors)
+		d.splitAdvertisement(a)
+	}
+	for _, c := range slices.Clone(d.communities) {
+		d.splitCommunity(c)
+	}
+}
+
+// tooMany reports whether a list has more entries than the field takes.
+func tooMany[T any](kind, field string, list []T) bool {
+	if len(list) <= 1 {
+		return false
+	}
+	most := schema.MaxItems(kind, "spec."+field)
+	return most > 0 && len(list) > most
+}
+
+// shorten puts selectors together where there are too many.
+func shorten(d *draft, about subject, field string, list *[]metav1.LabelSelector) {
+	if !tooMany(about.kind, field, *list) {
+		return
+	}
+	if short := together(*list); len(short) < len(*list) {
+		d.add(Info, "merged", about, "selectors that differ in one label are put together, since %s takes %d", field, schema.MaxItems(about.kind, "spec."+field))
+		*list = short
+	}
+}
+
+// together returns a list of selectors, of which one has to match, with those put together that differ in the values of one label alone. For example
+// {rack: a, row: 1} and {rack: b, row: 1} become rack In (a, b), row In (1).
+func together(list []metav1.LabelSelector) []metav1.LabelSelector {
+	var keys []string
+	for _, s := range list {
+		for _, e := range expressions(s) {
+			keys = append(keys, e.Key)
+		}
+	}
+	slices.Sort(keys)
+	if keys = slices.Compact(keys); len(keys) > mostKeys {
+		return list
+	}
+	for _, key := range keys {
+		list = togetherBy(list, key)
+	}
+	return list
+}
+
+// togetherBy puts together the selectors that are the same but for the values that they ask of one label.
+func togetherBy(list []metav1.LabelSelector, key string) (short []metav1.LabelSelector) {
+	first := map[string]int{} // where in short, by what else a selector asks for
+	for _, s := range list {
+		values, rest, ok := without(s, key)
+		if !ok {
+			short = append(short, s)
+			continue
+		}
+		data, err := json.Marshal(rest)
+		at, known := first[string(data)]
+		if err != nil || !known {
+			first[string(data)] = len(short)
+			short = append(short, s)
+			continue
+		}
+		more, _, _ := without(short[at], key)
+		values = append(values, more...)
+		slices.Sort(values)
+		short[at] = metav1.LabelSelector{MatchExpressions: append(in(key, slices.Compact(values)...).MatchExpressions, rest...)}
+	}
+	return short
+}
+
+// without returns the values that a selector asks of a label, one of which has to be there, and what else it asks for. It is false for a selector that does
+// not ask for such values, or asks twice.
+func without(s metav1.LabelSelector, key string) (values []string, rest []metav1.LabelSelectorRequirement, ok bool) {
+	for _, e := range expressions(s) {
+		switch {
+		case e.Key != key:
+			rest = append(rest, e)
+		case ok || e.Operator != metav1.LabelSelectorOpIn:
+			return nil, nil, false
+		default:
+			values, ok = slices.Clone(e.Values), true
+		}
+	}
+	slices.SortFunc(rest, func(a, b metav1.LabelSelectorRequirement) int { return slices.Compare(ordered(a), ordered(b)) })
+	return values, rest, ok
+}
+
+func ordered(e metav1.LabelSelectorRequirement) []string {
+	return append([]string{e.Key, string(e.Operator)}, e.Values...)
+}
+
+// fitRanges puts together the entries of a family of which a pool has too many, and leaves excluded addresses out of the entries where there are too many of
+// those. For example Cilium keeps the first and the last address of each block, so that 40 blocks exclude 80 addresses: 192.0.2.0/24 becomes
+// 192.0.2.1-192.0.2.254.
+func (d *draft) fitRanges(p *pool) {
+	for _, six := range []bool{false, true} {
+		other := func(s span) bool { return s.is6() == six }
+		field := map[bool]string{false: "ipv4", true: "ipv6"}[six]
+		mine := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() != six })
+		exclude := slices.DeleteFunc(slices.Clone(p.exclude), func(a netip.Addr) bool { return a.Is6() != six })
+		most := func(list string) int { return schema.MaxItems(poolKind, "spec."+field+"."+list) }
+		switch {
+		case tooMany(poolKind, field+".exclude", exclude):
+			mine = p.rearrange(six, false)
+			p.exclude = slices.DeleteFunc(p.exclude, func(a netip.Addr) bool { return a.Is6() == six })
+			d.add(Info, "merged", p.about(), "its ranges leave out the %d addresses that it excludes, since an AddressPool takes %d of them", len(exclude), most("exclude"))
+		case tooMany(poolKind, field+".ranges", mine):
+			fewer := p.rearrange(six, true)
+			if len(fewer) == len(mine) {
+				continue
+			}
+			mine = fewer
+			d.add(Info, "merged", p.about(), "entries that touch are put together, since an AddressPool takes %d of a family", most("ranges"))
+		default:
+			continue
+		}
+		p.spans = append(slices.DeleteFunc(p.spans, other), mine...)
+	}
+}
+
+// surplus moves what a list has beyond what its field takes to the same list of another object. It reports whether there was any.
+func surplus[T any](kind, field string, from, to *[]T) bool {
+	if !tooMany(kind, field, *from) {
+		return false
+	}
+	most := schema.MaxItems(kind, "spec."+field)
+	*to, *from = (*from)[most:], (*from)[:most:most]
+	return true
+}
+
+// split takes out of an object what is too much, and out of what it has taken out, and so on. add is given each, and returns its name. An object that would
+// become more than mostParts stays whole.
+func split[T any](of *T, rest func(*T) *T, add func(*T) string) (further []string) {
+	first := *of
+	parts := []*T{&first}
+	for i := 0; i < len(parts); i++ {
+		for part := rest(parts[i]); part != nil; part = rest(parts[i]) {
+			if parts = append(parts, part); len(parts) > mostParts {
+				return nil
+			}
+		}
+	}
+	*of = first
+	for _, part := range parts[1:] {
+		further = append(further, add(part))
+	}
+	return further
+}
+
+// rest takes out of an advertisement what one of its lists has too much, and returns the advertisement that has it, nil if no list is too long.
+// Advertisements add up: a route, or an address on a node, is there as soon as one of them says so, and a route has the communities of all.
+func (a *advertisement) rest() *advertisement {
+	rest := *a
+	switch {
+	case surplus(a.kind, "nodeSelectors", &a.nodes, &rest.nodes):
+	case surplus(a.kind, "serviceSelectors", &a.services, &rest.services):
+	case surplus(a.kind, "namespaceSelectors", &a.namespaces, &rest.namespaces):
+	case surplus(a.kind, "addressPools", &a.pools, &rest.pools):
+		rest.poolSelectors = nil // One of both is enough, and the first has them.
+	case surplus(a.kind, "addressPoolSelectors", &a.poolSelectors, &rest.poolSelectors):
+		rest.pools = nil
+	case surplus(a.kind, "interfaces", &a.interfaces, &rest.interfaces):
+	case surplus(a.kind, "peers", &a.peers, &rest.peers):
+	case surplus(a.kind, "communities", &a.communities, &rest.communities):
+	default:
+		return nil
+	}
+	return &rest
+}
+
+// splitAdvertisement makes several of an advertisement whose lists are too long. Not so where it prefers nodes: the preferences would count twice.
+func (d *draft) splitAdvertisement(a *advertisement) {
+	if len(a.preferred) > 0 {
+		return
+	}
+	further := split(a, (*advertisement).rest, func(rest *advertisement) string {
+		rest.name = d.advertisementName(a.kind, a.name)
+		d.advertisements = append(d.advertisements, rest)
+		return rest.name
+	})
+	if len(further) > 0 {
+		d.add(Info, "split", a.about(), "it has longer lists than one object takes: the rest is in %s, and adds up with it", strings.Join(further, ", "))
+	}
+}
+
+// rest does for a pool what it does for an advertisement. An address is given once, whichever of the pools it is taken from.
+func (p *pool) rest() *pool {
+	rest := *p
+	switch {
+	case surplus(poolKind, "namespaceSelectors", &p.namespaces, &rest.namespaces):
+	case surplus(poolKind, "serviceSelectors", &p.services, &rest.services):
+	default:
+		return nil
+	}
+	return &rest
+}
+
+// splitPool makes several pools with the same addresses of one that has more selectors than a pool takes.
+func (d *draft) splitPool(p *pool) {
+	further := split(p, (*pool).rest, func(rest *pool) string {
+		rest.name = unique(p.name, 63, func(n string) bool { return d.pool(n) != nil })
+		d.pools = append(d.pools, rest)
+		for _, a := range d.advertisements {
+			if slices.Contains(a.pools, p.name) {
+				a.pools = append(a.pools, rest.name)
+			}
+		}
+		return rest.name
+	})
+	if len(further) > 0 {
+		d.add(Warn, "split", p.about(), "it has more selectors than a pool takes: the rest is in %s, with the same addresses. A Service that names %s, and "+
+			"that another one selects, has to name that one", strings.Join(further, ", "), p.name)
+	}
+}
+
+// splitCommunity makes several objects of one with too many communities. Names are looked for in all of them.
+func (d *draft) splitCommunity(c *community) {
+	further := split(c, func(c *community) *community {
+		rest := *c
+		if !surplus(communityKind, "communities", &c.values, &rest.values) {
+			return nil
+		}
+		return &rest
+	}, func(rest *community) string {
+		rest.name = d.communityObject(c.name)
+		d.communities = append(d.communities, rest)
+		return rest.name
+	})
+	if len(further) > 0 {
+		d.add(Info, "split", subject{communityKind, c.name}, "it has more communities than one object takes: the rest is in %s", strings.Join(further, ", "))
+	}
+}
+
+// communityObject returns a name for a further Community.
+func (d *draft) communityObject(theirs string) string {
+	return unique(dns(theirs, 253), 253, func(n string) bool {
+		return slices.ContainsFunc(d.communities, func(c *community) bool { return c.name == n })
+	})
+}
+
+// distinct returns a list of texts without those that are there already.
+func distinct(list []string) (once []string) {
+	seen := map[string]bool{}
+	for _, text := range list {
+		if !seen[text] {
+			once = append(once, text)
+		}
+		seen[text] = true
+	}
+	return once
+}

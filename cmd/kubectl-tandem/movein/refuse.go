@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package movein
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
+)
+
+// refuse adds an error for each document that the API server would not take, so that none of them is written. What the products' own code finds in a field
+// is said there in the words of the input, and comes first: after such an error nothing is asked here, since an object that lacks what was wrong would be
+// refused for that.
+func (d *draft) refuse(documents []Document) {
+	seen := map[string]bool{}
+	for _, document := range documents {
+		if document.Patch() { // Its Service is there already.
+			continue
+		}
+		about := subject{fmt.Sprint(document.Object["kind"]), fmt.Sprint(document.Object["metadata"].(map[string]any)["name"])}
+		var clauses []string
+		if seen[about.String()] {
+			clauses = append(clauses, "another object that is made has the same name; rename what one of them is made from")
+		}
+		seen[about.String()] = true
+		refusals, err := schema.Refusals(document.Object)
+		if err != nil {
+			clauses = append(clauses, err.Error())
+		}
+		for _, r := range refusals {
+			clauses = append(clauses, r.String())
+		}
+		if len(clauses) > 0 {
+			d.add(Error, "refused", about, "%s. Correct %s, from which it is made", strings.Join(clauses, "; "), document.From)
+		}
+	}
+}
