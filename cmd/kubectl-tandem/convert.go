@@ -62,7 +62,7 @@ func convertCommand(p *plugin) *cobra.Command {
 	flags.StringSliceVar(&f.Local, "local", nil, "Service group of PureLB whose addresses are in the nodes' subnet.")
 	flags.StringSliceVar(&f.Remote, "remote", nil, "Service group of PureLB whose addresses are in no subnet of the nodes.")
 	flags.BoolVar(&f.Live, "live", false, "The files are an export of a cluster, so that the status of Services counts.")
-	flags.BoolVar(&f.KeepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds.")
+	flags.BoolVar(&f.KeepInUse, "keep-in-use", false, "Make a pool of the addresses that Services have and no other pool holds; implies --live.")
 	flags.BoolVar(&f.strict, "strict", false, "Take what is lost for an error.")
 	return cmd
 }

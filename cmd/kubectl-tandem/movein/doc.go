@@ -46,7 +46,7 @@ type Options struct {
 	Namespace string
 	// Live says that the input is an export of a cluster, so that the status of its Services counts.
 	Live bool
-	// KeepInUse makes a pool of the addresses that Services have and no pool holds.
+	// KeepInUse makes a pool of the addresses that Services have and no pool holds, so that the status of Services counts as with Live.
 	KeepInUse bool
 }
 
@@ -117,6 +117,7 @@ func (r Result) Failed(strict bool) bool {
 // Convert converts the configuration of all products in the files.
 func Convert(files []Input, o Options) Result {
 	in := &input{journal: &journal{}, set: o.Set, several: len(files) > 1, live: o.Live}
+	o.Live = o.Live || o.KeepInUse
 	d := newDraft(in.journal, o)
 	for _, file := range files {
 		d.objects = append(d.objects, in.parse(file)...)

@@ -102,7 +102,7 @@ func (d *draft) newPool(theirs, product, from string) *pool {
 	if _, taken := d.poolNames[theirs]; !taken {
 		d.poolNames[theirs] = name
 	}
-	if name != theirs {
+	if name != theirs && theirs != "" {
 		d.add(Warn, "renamed", p.about(), "stands for %q, which is no name of an object (or is taken); Services that name the old pool "+
 			"have to name this one",
 			theirs)

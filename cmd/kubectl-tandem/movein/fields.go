@@ -144,6 +144,10 @@ func (f *fields) scalar(n *yaml.Node, field string) string {
 			"--from-cluster", text)
 		return ""
 	}
+	if encrypted(text) {
+		f.report(Error, "placeholder", field, "is encrypted by SOPS. Decrypt the file first, or read the live cluster by --from-cluster")
+		return ""
+	}
 	filled, missing := f.in.fill(text)
 	for _, variable := range missing {
 		f.report(Error, "placeholder", field, "%q is filled in elsewhere; give it by --set %s=..., or read the live cluster by "+
@@ -154,6 +158,9 @@ func (f *fields) scalar(n *yaml.Node, field string) string {
 	}
 	return filled
 }
+
+// encrypted reports whether a value is as SOPS writes it.
+func encrypted(text string) bool { return strings.HasPrefix(text, "ENC[") }
 
 // fill replaces placeholders by their values. missing are the names of those that have none.
 func (in *input) fill(text string) (filled string, missing []string) {

@@ -94,12 +94,12 @@ func (j *journal) messages() []Message {
 	for _, e := range j.entries {
 		at := slices.IndexFunc(groups, func(g *group) bool {
 			same := g.level == e.level && g.code == e.code && g.subject.kind == e.subject.kind
-			return same && (g.text == e.text || len(g.names) == 1 && g.names[0] == e.subject.name)
+			return same && (g.text == e.text && len(g.texts) == 1 || len(g.names) == 1 && g.names[0] == e.subject.name)
 		})
 		switch {
 		case at < 0:
 			groups = append(groups, &group{e, []string{e.subject.name}, []string{e.text}})
-		case groups[at].text == e.text && len(groups[at].texts) == 1:
+		case groups[at].text == e.text && len(groups[at].texts) == 1: // add has left out what is said again of the same object.
 			groups[at].names = append(groups[at].names, e.subject.name)
 		default:
 			groups[at].texts = append(groups[at].texts, e.text)

@@ -374,12 +374,13 @@ func (d *draft) metallbPeer(f *fields, p *peer, m *metalLB, namespace string) {
 	p.graceful = f.boolean("enableGracefulRestart", false)
 	p.nodes = d.metallbNodes(f)
 	d.metallbPassword(f, p, namespace)
+	none := func(field string) bool { return f.peek(field) == "" || f.peek(field) == "0" } // What is there and wrong has been reported.
 	switch {
-	case p.my == 0:
+	case none("myASN") && p.my == 0:
 		f.report(Error, "missing", "myASN", "a peer needs the number of our autonomous system")
-	case p.theirs == 0 && f.peek("dynamicASN") == "":
+	case none("peerASN") && f.peek("dynamicASN") == "":
 		f.report(Error, "missing", "peerASN", "a peer needs the number of its autonomous system")
-	case f.peek("peerAddress") == "" && p.iface == "":
+	case f.peek("peerAddress") == "" && f.peek("interface") == "":
 		f.report(Error, "missing", "peerAddress", "a peer needs an address, or an interface")
 	}
 	d.metallbFamilies(f, p, m)

@@ -271,6 +271,10 @@ func (d *draft) metallbProtocol(f *fields, p *pool, refuses string, name func(ki
 	advertisements := f.list("bgpAdvertisements")
 	switch protocol := f.text("protocol"); protocol {
 	case "layer2":
+		if len(advertisements) > 0 {
+			f.whole("bgpAdvertisements")
+			f.report(Warn, "was-refused", "bgpAdvertisements", "MetalLB refuses them beside protocol layer2; they are left out")
+		}
 		d.newAdvertisement(l2Kind, name(l2Kind), from).pools = []string{p.name}
 	case "bgp":
 		for _, item := range advertisements {

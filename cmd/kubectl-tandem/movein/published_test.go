@@ -457,6 +457,12 @@ func TestServiceForms(t *testing.T) {
 			codes: []string{"info understood", "warn no-advertisement", "warn stale-annotation"},
 		},
 		{
+			name: "an address in use that no pool holds", input: lan + service("", "type: LoadBalancer") + strings.Replace(status, "192.0.2.8", "198.51.100.1", 1),
+			o: movein.Options{KeepInUse: true}, want: []string{"name: in-use\nspec:\n  autoAssign: false\n  ipv4:\n    ranges:\n    - 198.51.100.1\n"},
+			codes: []string{"info pool", "warn no-advertisement"},
+		},
+		{name: "a Service without a name", input: "kind: Service\nspec: {type: LoadBalancer}\n", codes: []string{"error missing"}},
+		{
 			name: "MetalLB's own note", input: service("metallb.universe.tf/ip-allocated-from-pool: lan", "type: LoadBalancer"), codes: []string{"info understood"},
 		},
 		{

@@ -160,7 +160,7 @@ func (in *input) document(file string, index int, n *yaml.Node, version, kind st
 	o.fields = f
 	o.kind = f.text("kind")
 	o.group, _, _ = strings.Cut(f.text("apiVersion"), "/")
-	f.skip("status")
+	f.skip("status", "sops") // which SOPS adds
 	if meta := f.child("metadata"); meta != nil {
 		o.nick, o.namespace = meta.quiet("name"), meta.quiet("namespace")
 		o.nick, _ = in.fill(o.nick)
@@ -228,7 +228,10 @@ func (f *fields) quietMap(field string) map[string]string {
 
 // password returns a key of a Secret, "" where it is absent or encrypted, as SOPS does it.
 func (o *object) password(key string) string {
-	if text := o.child("stringData").text(key); text != "" && !strings.HasPrefix(text, "ENC[") {
+	if encrypted(o.child("stringData").peek(key)) || encrypted(o.child("data").peek(key)) {
+		return ""
+	}
+	if text := o.child("stringData").text(key); text != "" {
 		return text
 	}
 	data, err := base64.StdEncoding.DecodeString(o.child("data").text(key))
@@ -251,15 +254,16 @@ func (f *fields) aboutOr(path string) subject {
 func (o *object) nested(n *yaml.Node, spelling map[string]string) *fields {
 	if n.Kind == yaml.ScalarNode {
 		text, err := decode([]byte(n.Value))
-		if err != nil {
-			code := "no-yaml"
-			if templateMark.MatchString(n.Value) {
-				code = "template"
-			}
-			o.in.add(Error, code, o.about, "its text is no YAML: %v", err)
+		mark := templateMark.FindString(n.Value)
+		switch {
+		case mark != "" && (err != nil || text != nil && hasTemplateKey(text)):
+			o.in.add(Error, "template", o.about, "%q in its text is a template's (Jinja, Ansible, Helm), not YAML. Render it first, or read the live cluster by "+
+				"--from-cluster", mark)
 			return nil
-		}
-		if text == nil {
+		case err != nil:
+			o.in.add(Error, "no-yaml", o.about, "its text is no YAML: %v", err)
+			return nil
+		case text == nil:
 			return nil
 		}
 		n = text

@@ -4,6 +4,7 @@ package movein
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -74,6 +75,9 @@ func (d *draft) services() {
 	all := d.readServices()
 	for _, s := range all {
 		d.finalizers(s)
+		if s.nick == "" && s.loadBalancer {
+			d.add(Error, "missing", subject{name: fmt.Sprintf("Service in %s line %d", s.file, s.line)}, "metadata.name: it has no name by which it could be patched")
+		}
 		switch {
 		case s.taken:
 		case (s.spec().peek("type") == "ExternalName" || s.spec().peek("clusterIP") == "None") && len(s.externalIPs) > 0:

@@ -269,7 +269,26 @@ func TestMetalLBOfUsers(t *testing.T) {
 		},
 		{
 			name: "an object without a name", input: strings.Replace(with(pool, "RANGE", "192.0.2.0/28"), "name: NAME, ", "", 1),
-			codes: []string{"error missing", "warn no-advertisement", "warn renamed"},
+			codes: []string{"error missing", "warn no-advertisement"},
+		},
+		{
+			name: "a template in a configuration",
+			input: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: config, namespace: metallb-system}\ndata:\n  config: |\n    address-pools:\n    - name: a\n" +
+				"      addresses:\n      - {{ range }}\n",
+			codes: []string{"error template"},
+		},
+		{
+			name:  "a configuration that is filled in",
+			input: "peers: [{my-asn: \"${ASN}\", peer-asn: \"${ASN}\", peer-address: \"${ROUTER}\"}]\naddress-pools: [{name: \"${NAME}\", protocol: layer2, addresses: [192.0.2.0/28]}]\n",
+			codes: []string{"error placeholder"},
+		},
+		{
+			name:  "a password that is encrypted",
+			input: with(peer, "SPEC", ours+", password: \"ENC[AES256_GCM,data:a]\"") + "sops: {mac: a}\n", codes: []string{"error placeholder"},
+		},
+		{
+			name: "attributes of BGP on layer 2", input: "address-pools: [{name: a, protocol: layer2, addresses: [192.0.2.0/28], bgp-advertisements: [{localpref: 100}]}]\n",
+			want: []string{"kind: L2Advertisement"}, without: []string{"localPref"}, codes: []string{"warn was-refused"},
 		},
 		{
 			name: "a kind of another group, and one of none",
