@@ -62,7 +62,7 @@ func TestConvert(t *testing.T) {
 		{name: "the version of a product", args: []string{"-f", good, "--assume", "metallb>=0.15 frr"}, want: []string{"kind: AddressPool"}},
 		{
 			name: "a pool for a product that has pools", args: []string{"-f", good, "--pool", "mine=192.0.2.32/28"}, code: 2,
-			want: []string{`--pool is "mine=192.0.2.32/28"`, "for ServiceLB of k3s"},
+			want: []string{`--pool is "mine=192.0.2.32/28"`, "such as ServiceLB of k3s"},
 		},
 		{
 			name: "a pool without a range", args: []string{"-f", good, "--pool", "bad"}, code: 2, want: []string{`--pool is "bad"; give NAME=RANGE`},

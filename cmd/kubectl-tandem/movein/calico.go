@@ -473,7 +473,7 @@ func (d *draft) calicoNodes(spec *fields, p *peer) {
 	}
 	if text := spec.text("nodeSelector"); text != "" && text != "all()" {
 		s, ok := calicoSelector(text)
-		if !ok && !d.stays() {
+		if !ok && d.Options.Announce == "bgp" { // Else the session stays with Calico.
 			spec.report(Error, "bad-value", "nodeSelector", "no label selector says what %q says; write nodeSelectors by hand", text)
 			return
 		}

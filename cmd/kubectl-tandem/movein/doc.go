@@ -94,7 +94,7 @@ func (o Options) ValidatePools(taken bool) error {
 	if len(o.Pools) == 0 || taken {
 		return nil
 	}
-	return fmt.Errorf("--pool is %q, and nothing in the input needs a pool: it is for ServiceLB of k3s, which has none. Leave the flag out, "+
+	return fmt.Errorf("--pool is %q, and nothing in the input needs a pool: it is for Services of a product that has none, such as ServiceLB of k3s. Leave the flag out, "+
 		"and write another AddressPool beside the others", o.Pools[0])
 }
 

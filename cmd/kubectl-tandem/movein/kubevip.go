@@ -416,7 +416,7 @@ func (k *kubeVIPState) nodes(o *object) (list []metav1.LabelSelector) {
 		base.MatchLabels = labels
 	}
 	terms := lookupPath(pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
-	if terms == nil {
+	if terms == nil || len(terms.Content) == 0 {
 		return selectorsOf(&base)
 	}
 	for _, term := range terms.Content {

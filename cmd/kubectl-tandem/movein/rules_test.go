@@ -56,6 +56,10 @@ func TestKubeVIPRules(t *testing.T) {
 			without: []string{"AddressPool"}, codes: []string{"warn unknown-field"},
 		},
 		{
+			name: "an affinity without terms", input: strings.Replace(pods(arp), "{containers", "{nodeSelector: {role: lb}, affinity: {nodeAffinity: "+
+				"{requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}, containers", 1) + pools, want: []string{"role: lb\n"},
+		},
+		{
 			name: "pods that run on each node", input: strings.Replace(pods(arp), "{containers", "{tolerations: [{key: a}, {operator: Exists, effect: NoExecute}, "+
 				"{operator: Exists, effect: NoSchedule}], containers", 1) + pools, codes: []string{"warn exclude-label"},
 		},
@@ -130,6 +134,15 @@ func TestCiliumRules(t *testing.T) {
 			want:  []string{"autoAssign: false\n", "tandem-lb.io/address-pool: lan\n  name: web\n  namespace: shop\n"}, codes: []string{"warn no-advertisement", "warn service-name"},
 		},
 		{
+			name: "an address that a Service asks for and does not have", input: lan + serviceOf("annotations: {lbipam.cilium.io/ips: 198.51.100.7}", "type: LoadBalancer", "{ip: 192.0.2.1}"),
+			o: movein.Options{KeepInUse: true}, without: []string{"in-use"}, codes: []string{"warn no-advertisement", "warn no-pool"},
+		},
+		{
+			name:  "two addresses of a family, and an annotation of the time before",
+			input: lan + serviceOf("annotations: {metallb.io/loadBalancerIPs: 192.0.2.9}", "type: LoadBalancer", "{ip: 192.0.2.1}, {ip: 192.0.2.2}"),
+			o:     movein.Options{Live: true}, want: []string{"load-balancer-ips: 192.0.2.1\n"}, codes: []string{"lost one-per-family", "warn no-advertisement", "warn stale-annotation"},
+		},
+		{
 			name: "no addresses of load balancers", input: lan + v1("serviceAdvertisements: [ExternalIP], ", ""), without: []string{"BGPPeer"},
 			codes: []string{"lost external-ips", "warn no-advertisement", "warn nothing-announced"},
 		},
@@ -182,6 +195,13 @@ func TestCalicoRules(t *testing.T) {
 		},
 		{
 			name: "an alternative in parentheses", input: object("IPPool", "lan", lan+`, namespaceSelector: "(a == 'b') || (has(c))"`), codes: []string{"error bad-value", "warn no-advertisement"},
+		},
+		{
+			name: "a selector of a session that stays with Calico", input: router(`nodeSelector: "a == 'b' || has(c)"`), codes: []string{"warn same-router"},
+		},
+		{
+			name: "such a selector of a session of Tandem's", input: object("IPPool", "lan", lan) + router(`nodeSelector: "a == 'b' || has(c)"`), o: bgp,
+			codes: []string{"error bad-value", "warn same-router"},
 		},
 		{
 			name: "a node with a number of its own", input: object("IPPool", "lan", lan) + announces + router("") + numbered, o: bgp,
@@ -243,6 +263,15 @@ func TestServiceLBRules(t *testing.T) {
 		{
 			name: "labels of a Node", input: strings.Replace(ruleNode, "META", "labels: {svccontroller.k3s.cattle.io/enablelb: 'true', svccontroller.k3s.cattle.io/lbpool: internal}", 1), o: pools,
 			want: []string{internal, onEnabled},
+		},
+		{
+			name: "a Service of which nothing says what serves it", input: serviceOf("", "type: LoadBalancer", "{ip: 192.0.2.31}"), o: pools, want: []string{"name: servicelb\n"},
+			codes: []string{"warn addresses-change"},
+		},
+		{
+			name: "a Service of kube-vip without its cloud provider", input: "kind: Pod\nmetadata: {name: kube-vip}\nspec: {containers: [{image: kube-vip, args: [--arp, --services]}]}\n" + plain,
+			o: movein.Options{Pools: []string{"lan=192.0.2.32/28"}}, want: []string{"name: lan\n", "kind: L2Advertisement\nmetadata:\n  name: kube-vip\n"},
+			without: []string{"addressPools"}, codes: []string{"warn exclude-label"},
 		},
 		{
 			name: "a Service that a chart makes", input: strings.Replace(chart, "NAME", "traefik", 1), o: pools, want: []string{"name: internal\n", "name: servicelb\n"},

@@ -46,8 +46,9 @@ func (d *draft) serviceLB() {
 		}
 		_, more := onePerFamily(s.status)
 		theirs := len(more) > 0 || len(s.status) > 0 && !d.kubeVIPServes && !slices.ContainsFunc(s.status, func(a netip.Addr) bool { return d.node(a) == "" })
-		nodes := theirs && slices.Contains(s.finalizers, cleanup) && len(d.pools) == 0
-		if k3s || nodes {
+		nodes := theirs && slices.Contains(s.finalizers, cleanup)
+		needs := len(d.Options.Pools) > 0 && !d.Options.Live && !s.names() // whatever serves it today, as kube-vip does without its cloud provider
+		if k3s || len(d.pools) == 0 && (nodes || needs) {
 			served = append(served, s)
 		}
 	}
@@ -100,7 +101,7 @@ func (d *draft) serviceLBPools(served []*service, settings k3sSettings) {
 			p.services = []metav1.LabelSelector{{MatchLabels: map[string]string{serviceLBPool: p.name}}}
 			nodes[serviceLBPool] = p.name
 		}
-		if d.Options.Announce == "" || d.Options.Announce == "l2" {
+		if (d.Options.Announce == "" || d.Options.Announce == "l2") && !d.announced(p) {
 			a := d.newAdvertisement(l2Kind, p.name, "--pool "+text)
 			a.pools = []string{p.name}
 			if len(nodes) > 0 {

@@ -201,7 +201,7 @@ func (d *draft) wanted(s *service, list []netip.Addr, name string) {
 			continue
 		}
 		if product && name == "requested" {
-			if !d.Options.KeepInUse && (!d.Options.Live || !slices.Contains(s.status, a)) {
+			if !d.Options.Live || !slices.Contains(s.status, a) { // What it has is a matter of adoption.
 				d.add(Warn, "no-pool", s.about(), "it asks for %s, which no pool holds, so that it gets no address", a)
 			}
 			continue
