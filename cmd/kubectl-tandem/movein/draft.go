@@ -68,6 +68,7 @@ type pool struct {
 	namespaces, services []metav1.LabelSelector
 	spans                []span
 	exclude              []netip.Addr
+	ofServices           bool  // made of addresses of Services, none of which names it
 	elsewhere            bool  // announced by another program, on purpose
 	notExported          bool  // by Calico
 	remote               bool  // of PureLB, in no subnet of the nodes

@@ -40,7 +40,7 @@ func (d *draft) externalIPs(s *service) {
 		p := d.pool("external-ips")
 		if p == nil {
 			p = d.newPool("external-ips", "requested", s.origin())
-			p.manual = true
+			p.manual, p.ofServices = true, true
 		}
 		p.spans = append(p.spans, spanOf(a))
 		d.add(Warn, "node-address", s.about(), "if %s is a node's address (live: compare), it cannot become Tandem's; take a free one", a)

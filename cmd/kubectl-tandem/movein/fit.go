@@ -137,7 +137,7 @@ func ordered(e metav1.LabelSelectorRequirement) []string {
 func (d *draft) fitRanges(p *pool) {
 	for _, six := range []bool{false, true} {
 		other := func(s span) bool { return s.is6() == six }
-		field := map[bool]string{false: "ipv4", true: "ipv6"}[six]
+		field := partition(six)
 		mine := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() != six })
 		exclude := slices.DeleteFunc(slices.Clone(p.exclude), func(a netip.Addr) bool { return a.Is6() != six })
 		most := func(list string) int { return schema.MaxItems(poolKind, "spec."+field+"."+list) }
@@ -225,10 +225,13 @@ func (d *draft) splitAdvertisement(a *advertisement) {
 	}
 }
 
-// rest does for a pool what it does for an advertisement. An address is given once, whichever of the pools it is taken from.
+// rest does for a pool what it does for an advertisement. An address is given once, whichever of the pools it is taken from. Ranges go to another pool only
+// where no Service names the pool: a Service that does has all of its addresses.
 func (p *pool) rest() *pool {
 	rest := *p
 	switch {
+	case p.ofServices && p.surplusRanges(&rest, false):
+	case p.ofServices && p.surplusRanges(&rest, true):
 	case surplus(poolKind, "namespaceSelectors", &p.namespaces, &rest.namespaces):
 	case surplus(poolKind, "serviceSelectors", &p.services, &rest.services):
 	default:
@@ -237,7 +240,28 @@ func (p *pool) rest() *pool {
 	return &rest
 }
 
-// splitPool makes several pools with the same addresses of one that has more selectors than a pool takes.
+// surplusRanges moves what a pool has beyond what it takes of a family to another one. It reports whether there was any.
+func (p *pool) surplusRanges(rest *pool, six bool) bool {
+	mine := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() != six })
+	others := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() == six })
+	rest.spans = nil
+	if !surplus(poolKind, partition(six)+".ranges", &mine, &rest.spans) {
+		rest.spans = p.spans
+		return false
+	}
+	p.spans = append(others, mine...)
+	return true
+}
+
+// partition is the field of a pool that has the addresses of a family.
+func partition(six bool) string {
+	if six {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+// splitPool makes several pools of one that has more selectors than a pool takes, with the same addresses, or more ranges.
 func (d *draft) splitPool(p *pool) {
 	further := split(p, (*pool).rest, func(rest *pool) string {
 		rest.name = unique(p.name, 63, func(n string) bool { return d.pool(n) != nil })
@@ -249,7 +273,11 @@ func (d *draft) splitPool(p *pool) {
 		}
 		return rest.name
 	})
-	if len(further) > 0 {
+	switch {
+	case len(further) == 0:
+	case p.ofServices:
+		d.add(Info, "split", p.about(), "it has more addresses than a pool takes: the rest is in %s", strings.Join(further, ", "))
+	default:
 		d.add(Warn, "split", p.about(), "it has more selectors than a pool takes: the rest is in %s, with the same addresses. A Service that names %s, and "+
 			"that another one selects, has to name that one", strings.Join(further, ", "), p.name)
 	}

@@ -58,6 +58,16 @@ func each(count int, format string) string {
 	return strings.Join(list, ", ")
 }
 
+// services are Services with an address in their status that no pool holds, each the given step after the one before.
+func services(address string, count, step int) (text string) {
+	for i := range count {
+		a := strings.ReplaceAll(address, "%", fmt.Sprint((i+1)*step))
+		text += fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: s-%s, namespace: shop}\nspec: {type: LoadBalancer}\nstatus: {loadBalancer: {ingress: "+
+			"[{ip: %q}]}}\n---\n", strings.NewReplacer(".", "-", ":", "-").Replace(a), a)
+	}
+	return text
+}
+
 // TestRefused has a row for each kind of thing that the API server refuses, and that the configuration of another product can come to.
 func TestRefused(t *testing.T) {
 	const long, ownLabels = "enp129s0f0np0.100", "{matchLabels: {rack-%: a, row-%: b}}"
@@ -310,6 +320,12 @@ func TestFits(t *testing.T) {
 			name: "an expression for more interfaces", input: fill(ciliumPool, "SPEC", "blocks: [{cidr: 192.0.2.0/28}]") + "apiVersion: cilium.io/v2alpha1\n" +
 				"kind: CiliumL2AnnouncementPolicy\nmetadata: {name: lan}\nspec: {loadBalancerIPs: true, interfaces: [\"^[a-i][a-i]$\"], nodeSelector: " +
 				"{matchLabels: {rack: a}}}\n", want: []string{"- aa\n", "- ii\n", "name: lan-2\n"}, without: []string{"name: lan-3\n"},
+		},
+		{
+			name: "more addresses that Services have than a pool takes", input: services("203.0.113.%", 70, 2) + services("2001:db8::%", 70, 2),
+			o:    movein.Options{Live: true, KeepInUse: true, Announce: "l2"},
+			want: []string{"  name: in-use\n", "    - 203.0.113.2\n", "  name: in-use-2\n", "    - 203.0.113.140\n", "addressPools:\n  - in-use\n  - in-use-2\n  - in-use-3\n"}, without: []string{"in-use-4"},
+			says: "info [split] AddressPool in-use: it has more addresses than a pool takes: the rest is in in-use-2, in-use-3",
 		},
 		{
 			name: "more selectors of a pool", input: fill(metallbPool, "ALLOCATION", "serviceSelectors: ["+each(70, ownLabels)+"]") +

@@ -209,7 +209,7 @@ func (d *draft) wanted(s *service, list []netip.Addr, name string) {
 		p := d.pool(name)
 		if p == nil {
 			p = d.newPool(name, map[string]string{"kube-vip-requested": "kube-vip"}[name], s.origin())
-			p.product, p.manual = orElse(p.product, "requested"), true
+			p.product, p.manual, p.ofServices = orElse(p.product, "requested"), true, true
 			if name == "kube-vip-requested" && d.kubeVIPNamespace != "" {
 				p.namespaces = []metav1.LabelSelector{in(namespaceName, d.kubeVIPNamespace)}
 			}
@@ -529,7 +529,7 @@ func (d *draft) keepInUse(s *service, a netip.Addr) {
 	p := d.pool("in-use")
 	if p == nil {
 		p = d.newPool("in-use", "requested", s.origin())
-		p.manual = true
+		p.manual, p.ofServices = true, true
 		d.add(Info, "pool", p.about(), "addresses that Services have and no other pool holds")
 	}
 	if !p.covers(a) {
