@@ -275,7 +275,8 @@ type release struct{ major, minor, patch int }
 // latest stands for the last patch of a minor version, which 0.14 without a patch means.
 const latest = 1 << 20
 
-var version = regexp.MustCompile(`v?(\d+)(?:\.(\d+|x)(?:\.(\d+))?)?`)
+// version matches a number that does not go on a word, as that of frr-k8s does.
+var version = regexp.MustCompile(`(?:^|[^\pL\d_])v?(\d+)(?:\.(\d+|x)(?:\.(\d+))?)?`)
 
 // parseRelease reads the first version in a text, such as the tag of an image.
 func parseRelease(text string) (r release, ok bool) {
@@ -348,6 +349,14 @@ func (a *assumption) learn(tag string) {
 }
 
 // says reports whether the user has said a word, in either case.
-func (a assumption) says(word string) bool {
-	return regexp.MustCompile(fmt.Sprintf(`(?i)(^|[^\w-])%s($|[^\w-])`, regexp.QuoteMeta(word))).MatchString(a.words)
+func (a assumption) says(word string) bool { return a.first(word) != "" }
+
+// first returns the word that the user has said first of some, in small letters, "" for none. For example, "0.13 frr (native has no vrf)" says frr before
+// native.
+func (a assumption) first(words ...string) string {
+	m := regexp.MustCompile(`(?i)(?:^|[^\w-])(` + strings.Join(words, "|") + `)(?:$|[^\w-])`).FindStringSubmatch(a.words)
+	if m == nil {
+		return ""
+	}
+	return strings.ToLower(m[1])
 }

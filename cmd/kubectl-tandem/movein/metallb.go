@@ -34,7 +34,8 @@ func (d *draft) metallbAway(o *object, m *metalLB) bool {
 // metallb converts MetalLB's objects, and configurations of 0.12 and older.
 func (d *draft) metallb() {
 	m := &metalLB{assumption: d.assumed("metallb")}
-	m.native, m.frr = m.says("native"), m.says("frr") || m.says("frr-k8s")
+	mode := m.first("native", "frr", "frr-k8s")
+	m.native, m.frr = mode == "native", mode != "" && mode != "native"
 	d.metallbWorkloads(m)
 	objects := slices.DeleteFunc(d.take("metallb.io", "", ""), func(o *object) bool { return d.metallbAway(o, m) })
 	m.frr = m.frr || !m.native && slices.ContainsFunc(objects, (*object).needsFRR)

@@ -229,6 +229,14 @@ func TestMetalLBOfUsers(t *testing.T) {
 			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb<0.15 FRR"}}, without: []string{"families"},
 		},
 		{
+			name:  "a mode, and why it is not the other one",
+			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb=0.13 frr (native has no vrf)"}}, without: []string{"families"},
+		},
+		{
+			name:  "a mode with a number in its name",
+			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb frr-k8s 0.14"}}, without: []string{"families"},
+		},
+		{
 			name:  "a version after another one",
 			input: with(peer, "SPEC", ours), o: movein.Options{Assume: []string{"metallb>0.14 frr"}}, want: []string{"families:\n  - IPv4\n"},
 		},
