@@ -121,7 +121,7 @@ func (c *ciliumState) block(p *pool, f *fields, where, text string, allowed bool
 
 // poolSelector converts the selector of a pool, which may name a Service or a namespace by labels of Cilium's own.
 func (c *ciliumState) poolSelector(o *object, p *pool, s *metav1.LabelSelector) {
-	names, namespaces, rest := special(c.withoutAlways(o.about, s))
+	names, namespaces, rest := c.special(o.about, s)
 	if len(namespaces) > 0 {
 		p.namespaces = []metav1.LabelSelector{in(namespaceName, namespaces...)}
 	}
@@ -171,21 +171,31 @@ func (c *ciliumState) poolSelector(o *object, p *pool, s *metav1.LabelSelector) 
 	}
 }
 
-// special takes the labels of Cilium's own out of a selector.
-func special(s *metav1.LabelSelector) (names, namespaces []string, rest *metav1.LabelSelector) {
+// special takes the labels of Cilium's own out of a selector. Where it asks for a name or a namespace twice, what is in both lists is left.
+func (c *ciliumState) special(about subject, s *metav1.LabelSelector) (names, namespaces []string, rest *metav1.LabelSelector) {
 	if s == nil {
 		return nil, nil, nil
 	}
-	rest = s.DeepCopy()
+	rest = c.withoutAlways(about, s)
 	take := func(key string) (values []string) {
+		asked := false
+		both := func(list []string) {
+			if !asked {
+				values, asked = slices.Clone(list), true
+				return
+			}
+			if values = slices.DeleteFunc(values, func(value string) bool { return !slices.Contains(list, value) }); len(values) == 0 {
+				c.add(Error, "bad-value", about, "its selector asks for two values of %s that no Service has both", key)
+			}
+		}
 		if value, ok := rest.MatchLabels[key]; ok {
-			values = append(values, value)
+			both([]string{value})
 			delete(rest.MatchLabels, key)
 		}
 		rest.MatchExpressions = slices.DeleteFunc(rest.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {
 			found := e.Key == key && e.Operator == metav1.LabelSelectorOpIn
 			if found {
-				values = append(values, e.Values...)
+				both(e.Values)
 			}
 			return found
 		})
@@ -196,7 +206,7 @@ func special(s *metav1.LabelSelector) (names, namespaces []string, rest *metav1.
 
 // serviceSelector converts a selector of an announcement. ok is false where an advertisement cannot say it.
 func (c *ciliumState) serviceSelector(about subject, s *metav1.LabelSelector) (of selected, ok bool) {
-	names, namespaces, rest := special(c.withoutAlways(about, s))
+	names, namespaces, rest := c.special(about, s)
 	var others []string // those of which the namespace has to be none
 	if rest != nil && !everything(*rest) {
 		rest.MatchExpressions = slices.DeleteFunc(rest.MatchExpressions, func(e metav1.LabelSelectorRequirement) bool {

@@ -40,9 +40,10 @@ type draft struct {
 	parsed []*service
 	nodes  map[netip.Addr]string // the names of Nodes by their addresses, nil until they are asked for
 
-	kubeVIPGeneral   *advertisement // kube-vip's, where it is limited to some pools
-	kubeVIPNamespace string         // the only one whose Services kube-vip serves, "" for all
-	kubeVIPServes    bool           // there are pods of kube-vip that serve Services
+	kubeVIPGeneral    []*advertisement // kube-vip's on layer 2, one for each workload
+	kubeVIPRestricted bool             // they are limited to some pools
+	kubeVIPNamespace  string           // the only one whose Services kube-vip serves, "" for all
+	kubeVIPServes     bool             // there are pods of kube-vip that serve Services
 
 	calicoBGP []*calicoPrefix // what Calico announces, whoever gives the addresses
 

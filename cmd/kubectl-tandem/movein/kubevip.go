@@ -218,12 +218,8 @@ func (k *kubeVIPState) finishPools(global *pool, used []string, interfaces map[s
 		default:
 			a := k.newAdvertisement(l2Kind, p.name, o.origin())
 			a.pools, a.interfaces = []string{p.name}, kubeVIPInterfaces(name)
+			a.nodes = k.announcing()
 			special = append(special, p.name)
-			for _, general := range k.advertisements {
-				if general.kind == l2Kind && strings.HasPrefix(general.name, "kube-vip") && len(general.nodes) > 0 {
-					a.nodes = general.nodes
-				}
-			}
 		}
 	}
 	k.restrict(special)
@@ -247,25 +243,35 @@ func (k *kubeVIPState) namespaceInterfaces(global *pool, interfaces map[string]s
 		a.namespaces = []metav1.LabelSelector{in(namespaceName, namespace)}
 		namespaces = append(namespaces, namespace)
 	}
-	at := slices.IndexFunc(k.advertisements, func(a *advertisement) bool { return a.kind == l2Kind && a.name == "kube-vip" })
-	if len(namespaces) == 0 || at < 0 && interfaces["global"] == "" {
+	if len(namespaces) == 0 || len(k.kubeVIPGeneral) == 0 && interfaces["global"] == "" {
 		return nil
 	}
 	rest := k.newAdvertisement(l2Kind, global.name, o.origin())
 	rest.pools = []string{global.name}
 	rest.namespaces = []metav1.LabelSelector{requirement(namespaceName, metav1.LabelSelectorOpNotIn, namespaces...)}
-	if at >= 0 {
-		rest.interfaces = k.advertisements[at].interfaces
+	if len(k.kubeVIPGeneral) > 0 {
+		rest.interfaces = k.kubeVIPGeneral[0].interfaces
 	}
 	if name := interfaces["global"]; name != "" {
 		rest.interfaces = kubeVIPInterfaces(name)
 	}
 	for _, a := range k.advertisements {
-		if at >= 0 && a.kind == l2Kind && slices.Contains(a.pools, global.name) {
-			a.nodes = k.advertisements[at].nodes
+		if a.kind == l2Kind && slices.Contains(a.pools, global.name) {
+			a.nodes = k.announcing()
 		}
 	}
 	return []string{global.name}
+}
+
+// announcing returns the nodes that announce on layer 2, of all workloads of the input.
+func (k *kubeVIPState) announcing() (nodes []metav1.LabelSelector) {
+	for _, a := range k.kubeVIPGeneral {
+		if len(a.nodes) == 0 {
+			return nil
+		}
+		nodes = append(nodes, a.nodes...)
+	}
+	return nodes
 }
 
 // kubeVIPInterfaces returns the names of interfaces. With auto kube-vip takes the one that has a prefix of the address, as Tandem does without a name.
@@ -279,7 +285,7 @@ func kubeVIPInterfaces(text string) (names []string) {
 	return names
 }
 
-// restrict limits the general advertisement to the pools that have none of their own.
+// restrict limits the general advertisements to the pools that have none of their own.
 func (k *kubeVIPState) restrict(special []string) {
 	var rest []string
 	for _, p := range k.pools {
@@ -287,24 +293,25 @@ func (k *kubeVIPState) restrict(special []string) {
 			rest = append(rest, p.name)
 		}
 	}
-	k.advertisements = slices.DeleteFunc(k.advertisements, func(a *advertisement) bool {
-		general := a.kind == l2Kind && a.name == "kube-vip"
-		if general {
-			a.pools, k.kubeVIPGeneral = rest, a
-		}
-		return general && len(rest) == 0
-	})
+	k.kubeVIPRestricted = true
+	for _, a := range k.kubeVIPGeneral {
+		a.pools = slices.Clone(rest)
+	}
+	if len(rest) == 0 {
+		k.advertisements = slices.DeleteFunc(k.advertisements, func(a *advertisement) bool { return slices.Contains(k.kubeVIPGeneral, a) })
+	}
 }
 
-// announceRequested adds a pool of addresses that Services ask for to the general advertisement, where restrict has limited that to other pools: the
+// announceRequested adds a pool of addresses that Services ask for to the general advertisements, where restrict has limited them to other pools: the
 // interface of a ConfigMap is for addresses that the cloud provider gives.
 func (d *draft) announceRequested(p *pool) {
-	a := d.kubeVIPGeneral
-	if a == nil || p.product != "kube-vip" {
+	if !d.kubeVIPRestricted || p.product != "kube-vip" {
 		return
 	}
-	if a.pools = append(a.pools, p.name); !slices.Contains(d.advertisements, a) {
-		d.advertisements = append(d.advertisements, a)
+	for _, a := range d.kubeVIPGeneral {
+		if a.pools = append(a.pools, p.name); !slices.Contains(d.advertisements, a) {
+			d.advertisements = append(d.advertisements, a)
+		}
 	}
 }
 
@@ -369,6 +376,7 @@ func (k *kubeVIPState) manager(o *object, c container) {
 	k.routed = on("bgp_enable") && !on("vip_arp")
 	if on("vip_arp") {
 		a := k.newAdvertisement(l2Kind, "kube-vip", o.origin())
+		k.kubeVIPGeneral = append(k.kubeVIPGeneral, a)
 		a.nodes = nodes
 		if name := orElse(c.env["vip_servicesinterface"], c.env["vip_interface"]); name != "lo" {
 			a.interfaces = kubeVIPInterfaces(name)

@@ -60,6 +60,14 @@ func TestKubeVIPRules(t *testing.T) {
 				"{requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}, containers", 1) + pools, want: []string{"role: lb\n"},
 		},
 		{
+			name: "two workloads, and an interface of all that the cloud provider gives",
+			input: strings.Replace(pods(arp+" vip_interface=eth0"), "{containers", "{nodeSelector: {role: a}, containers", 1) + "---\n" +
+				strings.Replace(pods(arp+" vip_interface=eth1"), "{containers", "{nodeSelector: {role: b}, containers", 1) +
+				strings.Replace(pools, "{range", "{interface-global: eth7, range", 1),
+			want:    []string{"  name: global\nspec:\n  addressPools:\n  - global\n  interfaces:\n  - eth7\n  nodeSelectors:\n  - matchLabels:\n      role: a\n  - matchLabels:\n      role: b\n"},
+			without: []string{"eth0", "eth1"},
+		},
+		{
 			name: "pods that run on each node", input: strings.Replace(pods(arp), "{containers", "{tolerations: [{key: a}, {operator: Exists, effect: NoExecute}, "+
 				"{operator: Exists, effect: NoSchedule}], containers", 1) + pools, codes: []string{"warn exclude-label"},
 		},
@@ -134,7 +142,16 @@ func TestCiliumRules(t *testing.T) {
 			want:  []string{"autoAssign: false\n", "tandem-lb.io/address-pool: lan\n  name: web\n  namespace: shop\n"}, codes: []string{"warn no-advertisement", "warn service-name"},
 		},
 		{
-			name: "an address that a Service asks for and does not have", input: lan + serviceOf("annotations: {lbipam.cilium.io/ips: 198.51.100.7}", "type: LoadBalancer", "{ip: 192.0.2.1}"),
+			name: "a namespace that is asked for twice", input: pool("lan", "blocks: [{cidr: 192.0.2.0/26}], serviceSelector: {matchLabels: {io.kubernetes.service.namespace: shop}, "+
+				"matchExpressions: [{key: io.kubernetes.service.namespace, operator: In, values: [blog, shop]}]}"), want: []string{"      values:\n      - shop\n"}, without: []string{"blog"},
+			codes: []string{"warn no-advertisement"},
+		},
+		{
+			name: "two namespaces at once", input: pool("lan", "blocks: [{cidr: 192.0.2.0/26}], serviceSelector: {matchLabels: {io.kubernetes.service.namespace: shop}, "+
+				"matchExpressions: [{key: io.kubernetes.service.namespace, operator: In, values: [blog]}]}"), codes: []string{"error bad-value", "warn no-advertisement"},
+		},
+		{
+			name: "an address that a Service asks for and does not have", input: lan + serviceOf("annotations: {lbipam.cilium.io/ips: 198.51.100.7}", "type: LoadBalancer", ""),
 			o: movein.Options{KeepInUse: true}, without: []string{"in-use"}, codes: []string{"warn no-advertisement", "warn no-pool"},
 		},
 		{

@@ -517,7 +517,8 @@ func (d *draft) adoption(all []*service) {
 		given := slices.ContainsFunc(d.pools, func(p *pool) bool {
 			return (!p.manual || s.names()) && matches(p.services, s.labels)
 		})
-		if len(s.status) == 0 && given {
+		refused := slices.ContainsFunc(d.entries, func(e entry) bool { return e.code == "no-pool" && e.subject == s.about() })
+		if len(s.status) == 0 && given && !refused {
 			d.add(Warn, "gets-address", s.about(), "it has %s today, and gets an address as soon as Tandem runs",
 				orElse(s.hostname, "no address"))
 		}
