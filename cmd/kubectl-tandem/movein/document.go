@@ -245,7 +245,7 @@ func (p *peer) documents() (docs []Document) {
 			"stringData": map[string]any{orElse(p.key, "password"): p.password},
 		}, p.from})
 	}
-	return append(docs, tandem("BGPPeer", p.name, nil, s, p.from))
+	return append(docs, tandem(peerKind, p.name, nil, s, p.from))
 }
 
 func (a *advertisement) document() Document {

@@ -16,6 +16,7 @@ import (
 // Kinds of objects of Tandem.
 const (
 	poolKind      = "AddressPool"
+	peerKind      = "BGPPeer"
 	communityKind = "Community"
 	l2Kind        = "L2Advertisement"
 	bgpKind       = "BGPAdvertisement"
@@ -177,7 +178,7 @@ type peer struct {
 	single                                []string // the names of the peers that single nodes have in its place
 }
 
-func (p *peer) about() subject { return subject{"BGPPeer", p.name} }
+func (p *peer) about() subject { return subject{peerKind, p.name} }
 
 // external reports whether the peer is known to be in another autonomous system.
 func (p *peer) external() bool {

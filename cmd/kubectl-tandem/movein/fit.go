@@ -4,6 +4,7 @@ package movein
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // mostParts is how many objects are made of one, whose lists are longer than Tandem takes. What would need more is refused.
 const mostParts = 64
 
-// mostKeys is how many labels selectors may ask for that are put together. Whoever writes more of them has no list that gets short enough.
+// mostKeys is how many labels selectors may have in common that are put together. Whoever writes more of them has no list that gets short enough.
 const mostKeys = 64
 
 // fit says in another way what an object of Tandem cannot, since a list of it would have more entries than its definition takes: selectors that differ in
@@ -25,8 +26,9 @@ func (d *draft) fit() {
 	if d.failed() {
 		return
 	}
-	for _, p := range d.peers {
+	for _, p := range slices.Clone(d.peers) {
 		shorten(d, p.about(), "nodeSelectors", &p.nodes)
+		d.splitPeer(p)
 	}
 	for _, p := range slices.Clone(d.pools) {
 		d.fitRanges(p)
@@ -70,17 +72,17 @@ func shorten(d *draft, about subject, field string, list *[]metav1.LabelSelector
 // together returns a list of selectors, of which one has to match, with those put together that differ in the values of one label alone. For example
 // {rack: a, row: 1} and {rack: b, row: 1} become rack In (a, b), row In (1).
 func together(list []metav1.LabelSelector) []metav1.LabelSelector {
-	var keys []string
+	asked := map[string]int{}
 	for _, s := range list {
 		for _, e := range expressions(s) {
-			keys = append(keys, e.Key)
+			asked[e.Key]++
 		}
 	}
-	slices.Sort(keys)
-	if keys = slices.Compact(keys); len(keys) > mostKeys {
+	maps.DeleteFunc(asked, func(_ string, times int) bool { return times < 2 })
+	if len(asked) > mostKeys {
 		return list
 	}
-	for _, key := range keys {
+	for _, key := range slices.Sorted(maps.Keys(asked)) {
 		list = togetherBy(list, key)
 	}
 	return list
@@ -223,6 +225,41 @@ func (d *draft) splitAdvertisement(a *advertisement) {
 	if len(further) > 0 {
 		d.add(Info, "split", a.about(), "it has longer lists than one object takes: the rest is in %s, and adds up with it", strings.Join(further, ", "))
 	}
+}
+
+// splitPeer makes two peers of one that has more selectors than a peer takes. No node may have both, since a router takes one session from an address: the
+// first has selectors that ask for one label, and the second leaves out the nodes that have it. For example rack In (a, b) and {row: 1, room: 2} become
+// rack In (a, b), and row In (1), room In (2), rack NotIn (a, b). Where that does not do, the peer is refused.
+func (d *draft) splitPeer(p *peer) {
+	if !tooMany(peerKind, "nodeSelectors", p.nodes) {
+		return
+	}
+	var first, others []metav1.LabelSelector
+	var away []metav1.LabelSelectorRequirement
+	for _, s := range p.nodes {
+		key, values := single(s)
+		if key == "" || len(first) == schema.MaxItems(peerKind, "spec.nodeSelectors") {
+			others = append(others, s)
+			continue
+		}
+		first = append(first, s)
+		away = append(away, requirement(key, metav1.LabelSelectorOpNotIn, values...).MatchExpressions...)
+	}
+	if len(first) == 0 || tooMany(peerKind, "nodeSelectors", others) {
+		return
+	}
+	rest := *p
+	rest.name, rest.nodes, p.nodes = unique(p.name, 253, func(n string) bool { return d.peer(n) != nil }), nil, first
+	for _, s := range others {
+		rest.nodes = append(rest.nodes, metav1.LabelSelector{MatchExpressions: append(expressions(s), away...)})
+	}
+	d.peers = append(d.peers, &rest)
+	for _, a := range d.advertisements {
+		if slices.Contains(a.peers, p.name) {
+			a.peers = append(a.peers, rest.name)
+		}
+	}
+	d.add(Warn, "split", p.about(), "it has more selectors than a peer takes: the rest is in %s, which leaves out the nodes of the first", rest.name)
 }
 
 // rest does for a pool what it does for an advertisement. An address is given once, whichever of the pools it is taken from. Ranges go to another pool only

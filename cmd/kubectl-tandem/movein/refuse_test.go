@@ -299,6 +299,14 @@ func TestFits(t *testing.T) {
 			says: "info [merged] BGPPeer tor: ",
 		},
 		{
+			name: "nodes of a peer without anything in common", input: fill(metallbPool) + fill(metallbAd, "KIND", "BGPAdvertisement", "SPEC", "peers: [tor]") +
+				fill(metallbPeer, "SPEC", "nodeSelectors: ["+each(64, ownLabels)+", {matchLabels: {rack: a}}, {matchLabels: {rack: b}}]"),
+			want: []string{
+				"  myASN: 64512\n  nodeSelectors:\n  - matchExpressions:\n    - key: rack\n      operator: In\n      values:\n      - a\n      - b\n  peerASN: 64513\n",
+				"    - key: rack\n      operator: NotIn\n      values:\n      - a\n      - b\n", "  name: tor-2\n", "  peers:\n  - tor\n  - tor-2\n",
+			}, codes: []string{"warn split"},
+		},
+		{
 			name: "nodes without anything in common", input: advertisement("L2Advertisement", "ipAddressPools: [lan], nodeSelectors: ["+each(70, ownLabels)+"]"),
 			want: []string{"  name: lan-2\nspec:\n  addressPools:\n  - lan\n  nodeSelectors:\n  - matchLabels:\n      rack-65: a\n"}, without: []string{"lan-3"},
 			says: "info [split] L2Advertisement lan: it has longer lists than one object takes: the rest is in lan-2, and adds up with it",
