@@ -21,6 +21,15 @@ func converted(group, kind string) bool {
 	return slices.Contains(kindsOf[group], kind)
 }
 
+// configures reports whether an object is a ConfigMap with the configuration of MetalLB 0.12 and older.
+func configures(n *yaml.Node) bool {
+	if n.Kind != yaml.MappingNode || scalarOf(n, "kind") != "ConfigMap" {
+		return false
+	}
+	config := lookupPath(n, "data", "config")
+	return config != nil && (strings.Contains(config.Value, "address-pools:") || strings.Contains(config.Value, "peer-address:"))
+}
+
 // embedding looks for objects within a document that is something else, such as the values of a chart, the machine configuration of Talos,
 // a task of Ansible, or a ConfigMap of a ClusterResourceSet.
 type embedding struct {
@@ -44,8 +53,14 @@ func (in *input) embedded(file string, index int, root *yaml.Node) (objects []*o
 		}
 		kind, version = scalarOf(root, "kind"), scalarOf(root, "apiVersion")
 	}
+	if root.Kind == yaml.SequenceNode { // whose elements are documents, too
+		for _, item := range root.Content {
+			objects = append(objects, in.embedded(file, index, item)...)
+		}
+		return objects
+	}
 	group, _, _ := strings.Cut(version, "/")
-	if kind == "CustomResourceDefinition" || converted(group, kind) {
+	if kind == "CustomResourceDefinition" || converted(group, kind) || configures(root) {
 		return nil
 	}
 	e := &embedding{in: in, file: file, index: index, within: kind, patches: kind == "Kustomization"}
@@ -72,7 +87,7 @@ func (e *embedding) walk(n *yaml.Node, path string, line int, patch bool) {
 		}
 	case yaml.MappingNode:
 		group, _, _ := strings.Cut(scalarOf(n, "apiVersion"), "/")
-		if kind := scalarOf(n, "kind"); converted(group, kind) {
+		if kind := scalarOf(n, "kind"); converted(group, kind) || configures(n) {
 			e.found(n, kind, path, line, patch)
 			return
 		}

@@ -58,7 +58,7 @@ func (s subject) String() string {
 	if s.kind == "" {
 		return s.name
 	}
-	return s.kind + " " + s.name
+	return strings.TrimSpace(s.kind + " " + s.name)
 }
 
 // journal collects messages.

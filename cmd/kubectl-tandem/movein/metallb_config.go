@@ -52,7 +52,7 @@ func (d *draft) metallbConfigs(ignored bool) (configs []metallbConfiguration) {
 	}
 	for _, o := range d.objects {
 		switch {
-		case o.kind == "" && (lookup(o.node, "address-pools") != nil || lookup(o.node, "peers") != nil && lookup(o.node, "service") == nil):
+		case o.kind == "" && !o.listed && (lookup(o.node, "address-pools") != nil || lookup(o.node, "peers") != nil && lookup(o.node, "service") == nil):
 			found(o, o.node, nil)
 			for i := 0; i < len(o.node.Content); i += 2 {
 				o.skip(o.node.Content[i].Value) // The configuration has fields of its own.

@@ -181,6 +181,19 @@ func TestEmbedded(t *testing.T) {
 			want: found, codes: []string{"info embedded", "warn no-advertisement"},
 		},
 		{
+			name: "values of a chart in a task", input: "- name: metallb\n  kubernetes.core.helm: {values: {configInline: {address-pools: [{name: lan, protocol: layer2, addresses: " +
+				"[192.0.2.8-192.0.2.9]}]}}}\n", want: found,
+		},
+		{
+			name: "a ConfigMap of MetalLB in a task", input: "- hosts: all\n  tasks:\n  - kubernetes.core.k8s: {definition: {apiVersion: v1, kind: ConfigMap, metadata: {name: config, " +
+				"namespace: metallb-system}, data: {config: \"address-pools: [{name: lan, protocol: layer2, addresses: [192.0.2.8-192.0.2.9]}]\"}}}\n",
+			want: found, codes: []string{"info embedded"},
+		},
+		{
+			name: "objects in a list", input: "-" + indent(2), want: found, codes: []string{"warn no-advertisement"},
+		},
+		{name: "lists of other programs", input: "- {peers: [{address: 192.0.2.1}]}\n- [a, b]\n- c\n"},
+		{
 			name: "a patch", input: "kind: Kustomization\npatches:\n- patch: |-" + indent(4), not: []string{"AddressPool"}, codes: []string{"warn unknown-kind"},
 		},
 		{

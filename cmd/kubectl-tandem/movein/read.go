@@ -31,6 +31,7 @@ type object struct {
 	labels          map[string]string
 	annotations     map[string]string
 	taken           bool     // a product has converted it
+	listed          bool     // it is an element of a list that is a document
 	duplicates      []string // paths of the keys that it has twice
 }
 
@@ -135,11 +136,23 @@ func hasTemplateKey(n *yaml.Node) bool {
 	return false
 }
 
-// document returns the objects of a document: itself, or the items of a List. Those of a list such as a ServiceList may have no kind of
+// document returns the objects of a document: itself, the items of a List, or the elements of a list. Those of a list such as a ServiceList may have no kind of
 // their own, and kind and version are what it is then.
 func (in *input) document(file string, index int, n *yaml.Node, version, kind string) []*object {
 	if n.Kind == yaml.ScalarNode && n.Value != "" {
 		in.add(Error, "no-yaml", subject{name: fmt.Sprintf("%s line %d", file, n.Line)}, "it is no object in YAML or JSON")
+	}
+	if n.Kind == yaml.SequenceNode { // a playbook of Ansible, or an array of objects in JSON
+		var objects []*object
+		for _, item := range n.Content {
+			if item.Kind == yaml.MappingNode {
+				objects = append(objects, in.document(file, index, item, version, kind)...)
+			}
+		}
+		for _, o := range objects {
+			o.listed = true
+		}
+		return objects
 	}
 	if n.Kind != yaml.MappingNode {
 		return nil
