@@ -17,6 +17,7 @@ package movein
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -143,13 +144,13 @@ func (d *draft) repeated() {
 	last := map[identity]*object{}
 	var kept []*object
 	for _, o := range slices.Backward(d.objects) {
-		id := identity{o.group, o.kind, o.namespace, o.nick}
+		id := identity{strings.TrimPrefix(o.group, "crd."), o.kind, o.namespace, o.nick} // Calico's are served in two groups.
 		later := last[id]
 		switch {
 		case later == nil || !converted(o.group, o.kind) || o.nick == "":
 			last[id] = o
 			kept = append(kept, o)
-		case sameValue(o.node, later.node):
+		case maps.Equal(o.labels, later.labels) && sameValue(o.spec().node, later.spec().node): // The versions may differ.
 			d.add(Info, "duplicate", o.about, "it is there twice, and is read once")
 		default:
 			d.add(Warn, "ambiguous", o.about, "it is there twice with different contents (%s line %d, and %s line %d); the last one counts, as when both are "+

@@ -142,6 +142,10 @@ func TestCiliumRules(t *testing.T) {
 			want:  []string{"autoAssign: false\n", "tandem-lb.io/address-pool: lan\n  name: web\n  namespace: shop\n"}, codes: []string{"warn no-advertisement", "warn service-name"},
 		},
 		{
+			name: "a pool in two versions", input: lan + strings.Replace(lan, "io/v2", "io/v2alpha1", 1), without: []string{"lan-2"}, codes: []string{"warn no-advertisement"},
+			says: "info [duplicate]",
+		},
+		{
 			name: "a namespace that is asked for twice", input: pool("lan", "blocks: [{cidr: 192.0.2.0/26}], serviceSelector: {matchLabels: {io.kubernetes.service.namespace: shop}, "+
 				"matchExpressions: [{key: io.kubernetes.service.namespace, operator: In, values: [blog, shop]}]}"), want: []string{"      values:\n      - shop\n"}, without: []string{"blog"},
 			codes: []string{"warn no-advertisement"},
@@ -212,6 +216,11 @@ func TestCalicoRules(t *testing.T) {
 		},
 		{
 			name: "an alternative in parentheses", input: object("IPPool", "lan", lan+`, namespaceSelector: "(a == 'b') || (has(c))"`), codes: []string{"error bad-value", "warn no-advertisement"},
+		},
+		{
+			name: "both groups, as a cluster with Calico's API server has them", input: object("IPPool", "lan", lan) + strings.ReplaceAll(object("IPPool", "lan", lan)+announces+
+				router("ttlSecurity: 1"), "projectcalico.org/v3", "crd.projectcalico.org/v1") + announces + router("ttlSecurity: 1"), o: bgp,
+			want: []string{"  - lan\n  peers:\n  - tor\n"}, without: []string{"lan-2", "tor-2"}, codes: []string{"warn same-router"}, says: "info [duplicate] IPPool lan",
 		},
 		{
 			name: "a selector of a session that stays with Calico", input: router(`nodeSelector: "a == 'b' || has(c)"`), codes: []string{"warn same-router"},
