@@ -9,9 +9,22 @@ import "slices"
 func (d *draft) metallbRefused(m *metalLB) {
 	d.overlaps("metallb", "was-refused", "MetalLB refuses %s beside %s of AddressPool %s, which overlap, so that the cluster need not run what the file "+
 		"says; take the common addresses out of one of them")
+	d.metallbEntries()
 	d.metallbAggregation()
 	d.metallbPreferences()
 	d.metallbTwins(m)
+}
+
+// metallbEntries warns of two entries of one pool that share addresses.
+func (d *draft) metallbEntries() {
+	for _, p := range d.pools {
+		for i, s := range p.spans {
+			at := slices.IndexFunc(p.spans[:i], func(other span) bool { return s.addrs.Overlaps(other.addrs) })
+			if at >= 0 && p.product == "metallb" {
+				d.add(Warn, "was-refused", p.about(), "MetalLB refuses %s beside %s, which overlap; Tandem gives each address once", s.text, p.spans[at].text)
+			}
+		}
+	}
 }
 
 // metallbAggregation warns of prefixes that are wider than an entry of their pool. In Tandem they attract traffic for addresses that the pool does not

@@ -335,6 +335,10 @@ func TestMetalLBRefused(t *testing.T) {
 		return movein.Options{Assume: []string{"metallb" + version + " frr"}}
 	}
 	for _, tt := range []conversion{
+		{
+			name: "entries that overlap", input: strings.Replace(pool, "192.0.2.20", "192.0.2.20, 192.0.2.16/30", 1) + router + with(adverts, "a", ""),
+			want: []string{"- 192.0.2.16/30\n"}, codes: []string{"warn was-refused"}, says: "refuses 192.0.2.16/30 beside 192.0.2.10-192.0.2.20",
+		},
 		{name: "prefixes of a range", input: pool + router + with(adverts, "a", "aggregationLength: 30")},
 		{
 			name: "a prefix that is wider than a range", input: pool + router + with(adverts, "a", "aggregationLength: 29"),
