@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	ruleService = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, META}\nspec: {SPEC}\nstatus: {loadBalancer: {ingress: [STATUS]}}\n"
-	ruleNode    = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, META}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.31}]}\n"
+	ruleService    = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, META}\nspec: {SPEC}\nstatus: {loadBalancer: {ingress: [STATUS]}}\n"
+	ruleCiliumPool = "---\napiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: lan}\nspec: {blocks: [{cidr: 192.0.2.0/26}]}\n"
+	ruleNode       = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, META}\nstatus: {addresses: [{type: InternalIP, address: 192.0.2.31}]}\n"
 )
 
 // serviceOf is a Service with some metadata, a spec and the entries of a status.
@@ -276,6 +277,14 @@ func TestServiceLBRules(t *testing.T) {
 			input: ruleNode + serviceOf("finalizers: [service.kubernetes.io/load-balancer-cleanup]", "type: LoadBalancer", "{ip: 192.0.2.31}"), codes: []string{"error pool-needed"},
 		},
 		{name: "a DaemonSet of it", input: "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: svclb, labels: {svccontroller.k3s.cattle.io/svcname: web}}\n" + plain, codes: []string{"error pool-needed"}},
+		{
+			name: "it runs beside another product", input: k3sNode("n1", `["server"]`) + plain + ruleCiliumPool, o: movein.Options{Live: true},
+			codes: []string{"error two-writers", "warn gets-address", "warn no-advertisement"}, says: "error [two-writers] Node n1",
+		},
+		{
+			name: "it is off beside another product", input: k3sNode("n1", `["server","--disable","servicelb"]`) + plain + ruleCiliumPool, o: movein.Options{Live: true},
+			want: []string{"name: lan\n"}, codes: []string{"warn gets-address", "warn no-advertisement"},
+		},
 		{name: "another part is off", input: "disable: [traefik]\n" + plain, codes: []string{"error pool-needed"}, says: "it does not disable ServiceLB"},
 		{name: "its namespace", input: "servicelb-namespace: lb\n" + plain, codes: []string{"error pool-needed"}},
 		{name: "RKE2 with it", input: "enable-servicelb: true\n" + plain, codes: []string{"error pool-needed"}},
@@ -310,7 +319,6 @@ func TestServiceLBRules(t *testing.T) {
 
 // TestExternalIPRules converts Services with external addresses beside those of the cases.
 func TestExternalIPRules(t *testing.T) {
-	const pool = "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: lan}\nspec: {blocks: [{cidr: 192.0.2.0/26}]}\n"
 	l2 := movein.Options{Announce: "l2"}
 	for _, tt := range []conversion{
 		{
@@ -323,7 +331,7 @@ func TestExternalIPRules(t *testing.T) {
 		},
 		{name: "a load balancer with a class", input: serviceOf("", "type: LoadBalancer, loadBalancerClass: a/b, externalIPs: [198.51.100.7]", ""), codes: []string{"lost class"}},
 		{
-			name: "a load balancer that a pool gives an address", input: pool + serviceOf("", "type: LoadBalancer, externalIPs: [198.51.100.7]", ""), o: l2,
+			name: "a load balancer that a pool gives an address", input: ruleCiliumPool + serviceOf("", "type: LoadBalancer, externalIPs: [198.51.100.7]", ""), o: l2,
 			without: []string{"198.51.100.7"},
 		},
 		{

@@ -52,6 +52,9 @@ func (d *draft) serviceLB() {
 			served = append(served, s)
 		}
 	}
+	if d.Options.Live && len(d.pools) > 0 && !said {
+		d.twoWriters(settings.running)
+	}
 	// With pools of another product, ServiceLB is off: charts of k3s, and labels of the time before, do not say that it is on.
 	if len(d.pools) > 0 && !said || len(served) == 0 && (len(d.Options.Pools) == 0 || !k3s) {
 		return
@@ -74,6 +77,18 @@ func (d *draft) serviceLB() {
 	}
 	d.tookPools = true
 	d.serviceLBPools(served, settings)
+}
+
+// twoWriters refuses a cluster in which ServiceLB gives addresses to Services beside another product, unless that one serves a class of its own alone.
+func (d *draft) twoWriters(running []subject) {
+	apart := slices.ContainsFunc(d.entries, func(e entry) bool { return e.code == "class" && e.subject.kind != "Service" })
+	plain := slices.ContainsFunc(d.readServices(), func(s *service) bool { return s.loadBalancer && s.class == "" })
+	for _, about := range running {
+		if plain && !apart {
+			d.add(Error, "two-writers", about, "k3s' ServiceLB runs there and gives addresses to Services without a class, as AddressPools of the input do: two writers of one "+
+				"status write in turn. Add servicelb to disable on every k3s server, and restart them")
+		}
+	}
 }
 
 // serviceLBPools makes the pools that a person has given, and their advertisements. A pool with the name of an lbpool is for its Services.

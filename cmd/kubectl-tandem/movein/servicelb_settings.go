@@ -16,6 +16,7 @@ import (
 type k3sSettings struct {
 	on, off bool                // ServiceLB runs as far as they say, and does not
 	labels  map[string][]string // those of ServiceLB that nodes get, with their values
+	running []subject           // Nodes of which k3s has noted that it runs with ServiceLB, and the DaemonSets that ServiceLB makes
 }
 
 var (
@@ -27,7 +28,7 @@ var (
 
 // k3sSettings reads them, and says of each document what it says.
 func (d *draft) k3sSettings() k3sSettings {
-	all, server := k3sSettings{labels: map[string][]string{}}, false
+	all := k3sSettings{labels: map[string][]string{}}
 	for _, o := range d.objects {
 		if o.taken || o.kind == "Service" {
 			continue
@@ -50,9 +51,11 @@ func (d *draft) k3sSettings() k3sSettings {
 				"two controllers that give addresses to Services without a class write over each other")
 		}
 		all.on, all.off = all.on || one.on, all.off || one.off
-		server = server || o.kind == "Node" && one.on && !one.off
+		if o.kind == "Node" && one.on && !one.off || o.kind == "DaemonSet" && o.labels[serviceLBPrefix+"svcname"] != "" {
+			all.running = append(all.running, about)
+		}
 	}
-	all.off = all.off && !server // One server without the flag is enough.
+	all.off = all.off && len(all.running) == 0 // One server without the flag is enough.
 	return all
 }
 
