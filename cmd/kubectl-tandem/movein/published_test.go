@@ -253,6 +253,8 @@ func TestPureLBForms(t *testing.T) {
 		remote = "remote: {v4pools: [{subnet: 198.51.100.0/26, pool: 198.51.100.0/28, aggregation: LENGTH}]}"
 		agent  = "apiVersion: purelb.io/v2\nkind: LBNodeAgent\nmetadata: {name: a, namespace: purelb}\nspec: {local: {localInterface: NAME, interfaces: [eth2]}}\n---\n"
 		good   = "neighborAddress: 192.0.2.1, peerAsn: 64512"
+		first  = "apiVersion: purelb.io/v1\nkind: ServiceGroup\nmetadata: {name: default, namespace: purelb}\nspec: {local: {subnet: 192.0.2.0/24, pool: 192.0.2.8/29}}\n---\n"
+		node   = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: ADDRESS}]}\n"
 	)
 	with := func(length string) string { return strings.Replace(remote, "LENGTH", length, 1) }
 	service := func(name string) string {
@@ -338,6 +340,22 @@ func TestPureLBForms(t *testing.T) {
 			name: "routers that dial, of which a group says more", input: strings.Replace(gobgp("asn: 64513", good), "neighbors: [{config: {"+good+"}}]",
 				"dynamicNeighbors: [{prefix: 192.0.2.0/24, peerGroup: g}], peerGroups: [{config: {peerGroupName: g, peerAsn: 64512}}]", 1),
 			codes: []string{"error listen"},
+		},
+		{
+			name: "a group of the first version in no subnet of a Node", input: first + strings.Replace(node, "ADDRESS", "203.0.113.1", 1),
+			want: []string{"kind: InterfaceAdvertisement"}, not: []string{"L2Advertisement"}, codes: []string{"info redistributed", "warn ambiguous"},
+		},
+		{
+			name: "a group of the first version in the subnet of a Node", input: first + strings.Replace(node, "ADDRESS", "192.0.2.1", 1),
+			want: []string{"kind: L2Advertisement"}, codes: []string{"warn etp-rewritten"},
+		},
+		{
+			name: "a group of the first version whose subnet is of another family than the Nodes' addresses", input: first + strings.Replace(node, "ADDRESS", `"2001:db8::1"`, 1),
+			want: []string{"kind: L2Advertisement"}, codes: []string{"warn etp-rewritten"},
+		},
+		{
+			name: "a group of the first version that is local by --local", input: first + strings.Replace(node, "ADDRESS", "203.0.113.1", 1),
+			o: movein.Options{Local: []string{"default"}}, want: []string{"kind: L2Advertisement"}, codes: []string{"warn etp-rewritten"},
 		},
 		{
 			name: "an annotation that is misspelt", input: group("near", local) + strings.Replace(service("near"), "purelb.io/service-group",

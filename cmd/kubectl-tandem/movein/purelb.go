@@ -167,7 +167,7 @@ func (d *draft) purelbGroup(o *object, agents []agent, bgp bool) *pool {
 		d.pools = slices.DeleteFunc(d.pools, func(other *pool) bool { return other == p })
 		return nil
 	}
-	p.remote = (remote != nil || slices.Contains(d.Options.Remote, o.nick)) && !slices.Contains(d.Options.Local, o.nick)
+	p.remote = d.purelbRemote(o, local, remote)
 	if remote == nil {
 		remote = local // The first version has no other word for both.
 	}
@@ -189,6 +189,41 @@ func (d *draft) purelbGroup(o *object, agents []agent, bgp bool) *pool {
 		d.purelbInterface(o, p, agents, remote)
 	}
 	return nil
+}
+
+// purelbRemote reports whether the addresses of a group are in no subnet of the nodes. The first version calls both kinds local; there the Nodes of the
+// input tell.
+func (d *draft) purelbRemote(o *object, local, remote *fields) bool {
+	switch {
+	case slices.Contains(d.Options.Local, o.nick):
+		return false
+	case remote != nil, slices.Contains(d.Options.Remote, o.nick):
+		return true
+	case !o.v1() || !d.awayFromNodes(local):
+		return false
+	}
+	d.add(Warn, "ambiguous", o.about, "no Node of the input has an address in its subnet, so that it is taken for remote; if another interface of the nodes has "+
+		"one, say --local %s", o.nick)
+	return true
+}
+
+// awayFromNodes reports whether it is known that no Node has an address in a subnet of a group.
+func (d *draft) awayFromNodes(group *fields) bool {
+	d.node(netip.Addr{}) // reads them
+	known := false
+	for _, item := range slices.Concat([]*fields{group}, poolsOf(group, "v4pool"), poolsOf(group, "v6pool")) {
+		subnet, err := netip.ParsePrefix(item.peek("subnet"))
+		if err != nil {
+			continue
+		}
+		for a := range d.nodes {
+			if subnet.Contains(a) {
+				return false
+			}
+			known = known || a.Is6() == subnet.Addr().Is6()
+		}
+	}
+	return known
 }
 
 // purelbInterface hands the addresses of a remote group to the routing software of the nodes, on PureLB's interface.
