@@ -252,20 +252,22 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 // kubeVIPPeer is a peer as kube-vip's environment has it.
 type kubeVIPPeer struct{ text, address, iface, as, password, multihop, port, families, bfd string }
 
-// parseKubeVIPPeer reads addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface.
+// parseKubeVIPPeer reads addr:as:pass:multihop[:port:mpbgp:bfd], where addr may be [v6], or unnumbered:interface. Before 1.2 the families stand at the
+// end, as in addr:as:pass:multihop/mpbgp_nexthop=auto_sourceif. A slash within a password is none of it.
 func parseKubeVIPPeer(text string) kubeVIPPeer {
 	written := kubeVIPPeer{text: text}
-	rest := text
-	if after, ok := strings.CutPrefix(text, "["); ok {
+	rest, families, _ := strings.Cut(text, "/mpbgp_")
+	if after, ok := strings.CutPrefix(rest, "["); ok {
 		written.address, rest, _ = strings.Cut(after, "]")
 		rest = strings.TrimPrefix(rest, ":")
-	} else if after, ok := strings.CutPrefix(text, "unnumbered:"); ok {
+	} else if after, ok := strings.CutPrefix(rest, "unnumbered:"); ok {
 		written.iface, rest, _ = strings.Cut(after, ":")
 	} else {
-		written.address, rest, _ = strings.Cut(text, ":")
+		written.address, rest, _ = strings.Cut(rest, ":")
 	}
 	part := append(strings.Split(rest, ":"), make([]string, 6)...)
 	written.as, written.password, written.multihop, written.port, written.families, written.bfd = part[0], part[1], part[2], part[3], part[4], part[5]
+	written.families += families
 	return written
 }
 
@@ -286,7 +288,12 @@ func (k *kubeVIPState) bgpPeer(o *object, c container, written kubeVIPPeer, inde
 	}
 	p.multihop, _ = strconv.ParseBool(written.multihop)
 	p.port = numberOf(written.port)
-	if p.my == 0 || p.theirs == 0 {
+	switch {
+	case p.iface != "" && p.my != 0 && written.as == "" && p.theirs == 0:
+		p.dynamic = "External"
+		k.add(Warn, "ambiguous", p.about(), "kube-vip takes any AS number of the router on the interface; dynamicASN is External, which takes any but %d. "+
+			"Write Internal if the router has that one", p.my)
+	case p.my == 0 || p.theirs == 0:
 		f.report(Error, "missing", "bgp_peers", "%q has no AS number, of the router or of the nodes (bgp_as)", written.text)
 	}
 	k.bfd(o, p, written.bfd)

@@ -49,6 +49,15 @@ func TestKubeVIPRules(t *testing.T) {
 			want: []string{"peerAddress: 192.0.2.254\n"}, without: []string{"families"}, says: "info [next-hop]",
 		},
 		{
+			name:  "families at the end of a peer",
+			input: pods(bgp+"bgp_peers=[2001:db8::1]:64501::false/mpbgp_nexthop=auto_sourceif,192.0.2.254:64501:a/b:true:180/mpbgp_nexthop=fixed;mpbgp_ipv6=2001:db8::2") + pools,
+			want:  []string{"ebgpMultiHop: true\n", "peerPort: 180\n", "password: a/b\n"}, without: []string{"families"},
+		},
+		{
+			name: "a router on an interface, of any number", input: pods(bgp+"bgp_peers=unnumbered:eth3") + pools, want: []string{"dynamicASN: External\n", "interface: eth3\n"},
+			codes: []string{"warn ambiguous"},
+		},
+		{
 			name: "BFD in units that are not clear", input: pods(bgp+"bgp_peers=192.0.2.254:64501::false:179::true;300;400;5") + pools,
 			want: []string{"detectMultiplier: 5\n  transmitInterval: 400ms\n"}, codes: []string{"warn ambiguous"},
 		},
