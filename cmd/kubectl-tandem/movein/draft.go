@@ -639,12 +639,21 @@ func (d *draft) checkFamilies() {
 
 // serviceFamilies says the same of the Services of the input that want both families. It reports whether there are any.
 func (d *draft) serviceFamilies() (said bool) {
-	older := d.assumed("metallb").before(0, 14, 9) // which gave nothing where one pool had not both
+	metalLB := d.assumed("metallb")
+	older := metalLB.before(0, 14, 9) && !strings.HasPrefix(metalLB.words, ">") // which gave nothing where one pool had not both
 	for _, s := range d.parsed {
-		if !s.loadBalancer || s.taken || s.names() {
-			continue
-		}
+		dual := slices.ContainsFunc(d.pools, func(p *pool) bool {
+			return !p.manual && p.hasFamily(false) && p.hasFamily(true) && matches(p.services, s.labels)
+		})
 		switch {
+		case !s.loadBalancer || s.taken:
+		case s.names():
+			if d.ofTwoPools(s) {
+				said = true
+				d.add(Warn, "gets-address", s.about(), "it asks for addresses of two pools, which MetalLB does not give, so that it waits; in Tandem it gets them as soon "+
+					"as Tandem runs")
+			}
+		case dual:
 		case s.familyPolicy == "RequireDualStack", s.familyPolicy == "PreferDualStack" && older:
 			said = true
 			d.add(Warn, "gets-address", s.about(), "it wants both families, which no pool of MetalLB has, so that it waits; in Tandem it "+
@@ -656,6 +665,16 @@ func (d *draft) serviceFamilies() (said bool) {
 		}
 	}
 	return said
+}
+
+// ofTwoPools reports whether a Service asks MetalLB for addresses of two pools, and has none.
+func (d *draft) ofTwoPools(s *service) bool {
+	list, _ := addresses(orElse(s.annotations["metallb.io/loadBalancerIPs"], s.annotations["metallb.universe.tf/loadBalancerIPs"]))
+	if len(list) < 2 || len(s.status) > 0 && d.Options.Live {
+		return false
+	}
+	first := d.holder(list[0])
+	return first != nil && slices.ContainsFunc(list, func(a netip.Addr) bool { return d.holder(a) != nil && d.holder(a) != first })
 }
 
 // names reports whether a Service names a pool or an address.

@@ -510,6 +510,19 @@ func TestServiceForms(t *testing.T) {
 			o: movein.Options{Assume: []string{"metallb=0.14.9"}}, codes: []string{"warn second-family"},
 		},
 		{
+			name: "both families or one, of MetalLB that need not be as old", input: families + service("", "type: LoadBalancer, ipFamilyPolicy: PreferDualStack"),
+			o: movein.Options{Assume: []string{"metallb>=0.13"}}, codes: []string{"warn second-family"},
+		},
+		{
+			name: "addresses of two pools", input: families + service(`metallb.io/loadBalancerIPs: "192.0.2.1,2001:db8::1"`, "type: LoadBalancer"),
+			codes: []string{"info understood", "warn gets-address"},
+		},
+		{
+			name: "both families, beside a pool that has both", input: strings.Replace(families, "[{name: four", "[{name: dual, protocol: layer2, addresses: [192.0.2.16/28, "+
+				"\"2001:db8:1::/120\"]}, {name: four", 1) + service("", "type: LoadBalancer, ipFamilyPolicy: RequireDualStack"),
+			want: []string{"name: dual\n"},
+		},
+		{
 			name: "addresses that Calico announces", input: lan, o: movein.Options{Announce: "calico"}, codes: []string{"info announced-by-calico"},
 		},
 		{
