@@ -110,9 +110,12 @@ func (p *plugin) convert(ctx context.Context, f *convertFlags) error {
 	if err := p.printConversion(result); err != nil {
 		return err
 	}
-	if len(result.Documents)+len(result.Messages) == 0 {
+	switch empty := len(result.Documents)+len(result.Messages) == 0; {
+	case empty && !result.Known:
 		terminal.NewPrinter(p.ErrOut).Printf("Nothing in the input is of a load balancer that is converted.\n")
 		return terminal.ErrProblem
+	case empty:
+		terminal.NewPrinter(p.ErrOut).Printf("Nothing in the input has to be converted.\n")
 	}
 	if failed {
 		return terminal.ErrProblem

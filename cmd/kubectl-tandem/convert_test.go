@@ -25,6 +25,7 @@ func TestConvert(t *testing.T) {
 	placeholder := write("placeholder.txt", strings.Replace(pool, "RANGE", `"${A}"`, 1))
 	lost := write("lost.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bgpextras, namespace: metallb-system}\ndata: "+
 		"{extras: router bgp 1}\n")
+	plain := write("plain.txt", "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer}\n")
 	groups := write("groups.txt", "apiVersion: purelb.io/v1\nkind: ServiceGroup\nmetadata: {name: lan, namespace: purelb}\n"+
 		"spec: {local: {v4pools: [{subnet: 192.0.2.0/24, pool: 192.0.2.64/28, aggregation: default}]}}\n")
 	for _, tt := range []struct {
@@ -50,6 +51,7 @@ func TestConvert(t *testing.T) {
 			"AddressPool"},
 		{name: "a directory, as " +
 			"JSON", args: []string{"-f", dir, "-o", "json"}, code: 1, want: []string{`"level": "error"`, `"code": "backwards"`}},
+		{name: "a Service that needs nothing", args: []string{"-f", plain}, want: []string{"Nothing in the input has to be converted"}},
 		{name: "another product only", args: []string{"-f", good, "--from", "cilium"}, code: 1, want: []string{"Nothing in the input"}},
 		{
 			name: "another product only, as JSON", args: []string{"-f", good, "--from", "cilium", "-o", "json"}, code: 1,

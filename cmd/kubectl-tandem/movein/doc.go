@@ -108,6 +108,9 @@ type Result struct {
 	Groups []string
 	// TookPools says that Options.Pools have become AddressPools.
 	TookPools bool
+	// Known says that the input has an object of a load balancer that is converted, such as a Service of type LoadBalancer, even if nothing is to be
+	// written or said of it.
+	Known bool
 }
 
 // Failed reports whether there is an error. With strict, what is lost is one.
@@ -135,7 +138,13 @@ func Convert(files []Input, o Options) Result {
 	if d.failed() {
 		documents = nil
 	}
-	return Result{documents, d.messages(), d.groups(), d.tookPools}
+	return Result{documents, d.messages(), d.groups(), d.tookPools, d.known()}
+}
+
+// known reports whether a product has converted an object, or there is a Service of type LoadBalancer.
+func (d *draft) known() bool {
+	return slices.ContainsFunc(d.objects, func(o *object) bool { return o.taken }) ||
+		slices.ContainsFunc(d.parsed, func(s *service) bool { return s.loadBalancer })
 }
 
 // repeated leaves out objects that come again in the input: the last one counts, as when all are applied one after the other.
