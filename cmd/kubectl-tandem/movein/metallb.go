@@ -37,6 +37,7 @@ func (d *draft) metallb() {
 	mode := m.first("native", "frr", "frr-k8s")
 	m.native, m.frr = mode == "native", mode != "" && mode != "native"
 	d.metallbWorkloads(m)
+	d.metallbCharts(m)
 	objects := slices.DeleteFunc(d.take("metallb.io", "", ""), func(o *object) bool { return d.metallbAway(o, m) })
 	m.frr = m.frr || !m.native && slices.ContainsFunc(objects, (*object).needsFRR)
 	current := slices.ContainsFunc(objects, func(o *object) bool { return o.kind == "IPAddressPool" }) && !m.before(0, 13)
@@ -178,7 +179,7 @@ func (d *draft) metallbArguments(o *object, c container) {
 		case name == "lb-class":
 			d.metallbClass(about, value)
 		case name == "ignore-exclude-lb" && value != "false":
-			d.add(Warn, "exclude-label", about, "its speakers announce from nodes with the label %s too; give Tandem's --ignore-exclude-label", excludeLabel)
+			d.metallbIgnoresLabel(about)
 		}
 	}
 	pod := &fields{in: o.in, node: o.podSpec(), about: about, read: map[string]bool{}}
@@ -187,6 +188,10 @@ func (d *draft) metallbArguments(o *object, c container) {
 	if o.kind == "DaemonSet" && len(nodes) > 0 {
 		d.metallbNodeSelector(about, nodes)
 	}
+}
+
+func (d *draft) metallbIgnoresLabel(about subject) {
+	d.add(Warn, "exclude-label", about, "its speakers announce from nodes with the label %s too; give Tandem's --ignore-exclude-label", excludeLabel)
 }
 
 // metallbClass warns of Services that no other load balancer serves once MetalLB is gone.

@@ -46,8 +46,9 @@ func (d *draft) metallbConfigs(ignored bool) (configs []metallbConfiguration) {
 		if o.kind != "ConfigMap" {
 			d.metallbChart(o)
 		}
+		frr, _ := valuesForFRR(values)
 		if f := o.nested(n, metallbSpelling); f != nil {
-			configs = append(configs, metallbConfiguration{f, fmt.Sprintf("MetalLB's configuration (%s, line %d)", o.file, n.Line), valuesForFRR(values)})
+			configs = append(configs, metallbConfiguration{f, fmt.Sprintf("MetalLB's configuration (%s, line %d)", o.file, n.Line), frr})
 		}
 	}
 	for _, o := range d.objects {
@@ -129,40 +130,12 @@ func (d *draft) metallbSiblings(o *object, n *yaml.Node, path string) {
 	}
 }
 
-// valuesForFRR reports whether values of MetalLB's chart ask for FRR.
-func valuesForFRR(values *yaml.Node) bool {
-	for _, path := range [][]string{{"speaker", "frr", "enabled"}, {"frrk8s", "enabled"}} {
-		if enabled := lookupPath(values, path...); enabled != nil && strings.EqualFold(enabled.Value, "true") {
-			return true
-		}
-	}
-	return false
-}
-
 // metallbChart warns of a chart that ignores configInline: MetalLB's own since 0.13, and Bitnami's since 4.0.
 func (d *draft) metallbChart(o *object) {
-	text := chartVersion(o.node)
+	_, text := metallbChartOf(o.node)
 	if v, ok := parseRelease(text); ok && (v.major == 0 && v.minor > 12 || v.major > 3) {
 		d.add(Warn, "was-ignored", o.about, "the chart %s ignores configInline; the objects in the cluster count, and not this file", text)
 	}
-}
-
-// chartVersion returns the version of MetalLB's chart that a document has installed, "" for none. Examples are the chart of a HelmRelease, and
-// the source of an Application of Argo CD.
-func chartVersion(n *yaml.Node) (text string) {
-	if n.Kind == yaml.MappingNode {
-		name := orElse(scalarOf(n, "chart"), scalarOf(n, "name"))
-		text = orElse(scalarOf(n, "version"), scalarOf(n, "targetRevision"))
-		if text != "" && name[strings.LastIndex(name, "/")+1:] == "metallb" {
-			return text
-		}
-	}
-	for _, item := range n.Content {
-		if text = chartVersion(item); text != "" {
-			return text
-		}
-	}
-	return ""
 }
 
 func lookupPath(n *yaml.Node, path ...string) *yaml.Node {

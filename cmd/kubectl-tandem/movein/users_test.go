@@ -253,6 +253,28 @@ func TestMetalLBOfUsers(t *testing.T) {
 			input: with(peer, "SPEC", ours+", holdTime: 0s"), o: movein.Options{Assume: []string{"metallb>=0.14.9 frr"}}, want: []string{"holdTime: 0s\n"},
 		},
 		{
+			name: "a chart whose default is FRR, of a version that carries both families",
+			input: "kind: HelmRelease\nmetadata: {name: a}\nspec: {chart: {spec: {chart: metallb, version: 0.14.9}}, values: {loadBalancerClass: metallb, speaker: " +
+				"{ignoreExcludeLB: true}}}\n---\n" + with(peer, "SPEC", ours),
+			without: []string{"families"}, codes: []string{"lost class", "warn exclude-label"},
+		},
+		{
+			name: "a chart without FRR", input: "kind: Application\nmetadata: {name: a}\nspec: {source: {chart: metallb, targetRevision: 0.15.2, helm: {values: \"speaker:\\n  frr:\\n" +
+				"    enabled: false\\n\"}}}\n---\n" + with(peer, "SPEC", ours),
+			want: []string{"families:\n  - IPv4\n"}, codes: []string{"warn multihop"},
+		},
+		{
+			name:  "a chart before FRR was the default",
+			input: "kind: HelmChart\nmetadata: {name: a}\nspec: {chart: metallb, version: v0.13.9}\n---\n" + with(peer, "SPEC", ours),
+			want:  []string{"families:\n  - IPv4\n"}, codes: []string{"warn multihop"},
+		},
+		{
+			name: "a chart, and what a person knows better",
+			input: "kind: Kustomization\nhelmCharts: [{name: other, version: 1.0.0, valuesInline: {loadBalancerClass: a}}, {name: metallb, version: 0.14.9}]\n---\n" +
+				with(peer, "SPEC", ours),
+			o: movein.Options{Assume: []string{"metallb=0.15 native"}}, want: []string{"families:\n  - IPv4\n"}, codes: []string{"warn multihop"},
+		},
+		{
 			name: "a chart that ignores configInline, of Argo CD",
 			input: "kind: Application\nmetadata: {name: a}\nspec: {source: {chart: metallb, targetRevision: 0.13.9, helm: {values: \"configInline: {address-pools: " +
 				"[{name: lan, protocol: layer2, addresses: [192.0.2.0/28]}]}\"}}}\n",
