@@ -16,6 +16,9 @@ type Route struct {
 	// NextHop is where the peer is to send the packets: this node's own address on the peer's link. It has the prefix's
 	// family, or is IPv6 for an IPv4 prefix (RFC 8950). It may be link-local where the peer's address is.
 	NextHop netip.Addr
+	// LinkLocal is this node's link-local address on the link that it shares with the peer, which the peer is told beside a global IPv6
+	// NextHop of that link (RFC 2545 §3); the zero Addr for none. A router that prefers it, as FRR does, forwards to it.
+	LinkLocal netip.Addr
 	// LocalPref is sent to internal peers only, 100 where it is nil (RFC 4271 §5.1.5).
 	LocalPref *uint32
 	MED       *uint32
@@ -48,6 +51,8 @@ func (r Route) Validate(to Peer) error {
 		return fmt.Errorf("prefix %v: next hop %v is not an address the peer can forward to", r.Prefix, nh)
 	case r.Family() == family.IPv6 && nh.Is4():
 		return fmt.Errorf("prefix %v: an IPv6 prefix needs an IPv6 next hop, not %v", r.Prefix, nh)
+	case r.LinkLocal.IsValid() && (!isLinkLocal(r.LinkLocal) || !nh.Is6() || isLinkLocal(nh)):
+		return fmt.Errorf("prefix %v: %v is no link-local address beside a global IPv6 next hop", r.Prefix, r.LinkLocal)
 	}
 	return nil
 }

@@ -68,6 +68,7 @@ func (v *view) session(peer *config.Peer, routes []bgp.Route, d *Desired) (*bgp.
 	}
 	hops, err := v.nextHops(&resolved)
 	routes, missing := withNextHops(routes, resolved.Families, hops)
+	withLinkLocal(routes, &resolved, path)
 	if len(missing) > 0 {
 		d.NoNextHop[peer.Name] = missing
 	}
@@ -235,6 +236,18 @@ func withNextHops(routes []bgp.Route, families []family.Family, hops map[family.
 		filled = append(filled, route)
 	}
 	return filled, missing
+}
+
+// withLinkLocal fills in, in place, the link-local addresses that a peer is told beside next hops. RFC 2545 §3 wants one where the peer and the next hop
+// are on one link, and none otherwise. For example the peer is 2001:db8:51::1 on eth0: the next hop 2001:db8:51::11 of eth0 has fe80::11 beside it,
+// and 2001:db8:ffff::11 of lo has none. MetalLB with FRR says the same, so that a router's next hops stay when a session changes hands.
+func withLinkLocal(routes []bgp.Route, peer *bgp.Peer, path link.Path) {
+	for i := range routes {
+		routes[i].LinkLocal = netip.Addr{}
+		if hop := routes[i].NextHop; hop.Is6() && !isLinkLocal(hop) && path.OnLink && !peer.EBGPMultiHop && hop == path.Addresses[family.IPv6] {
+			routes[i].LinkLocal = path.LinkLocal
+		}
+	}
 }
 
 // sayMissing says how many routes have no next hop, nil for none.

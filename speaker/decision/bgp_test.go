@@ -682,6 +682,38 @@ func TestUnnumberedPeer(t *testing.T) {
 	}
 }
 
+// TestLinkLocalBesideTheNextHop: it is told where the peer and the next hop are on one link, and nowhere else.
+func TestLinkLocalBesideTheNextHop(t *testing.T) {
+	const elsewhere = "2001:db8:ffff::11" // on lo
+	local := netip.MustParseAddr("fe80::11%eth1")
+	here := link.Path{Interface: "eth1", OnLink: true, LinkLocal: local, Addresses: addresses(own4, own6)}
+	behind := here
+	behind.OnLink = false
+	for _, tt := range []struct {
+		name string
+		path link.Path
+		hop  string
+		far  bool // ebgpMultiHop
+		want netip.Addr
+	}{
+		{name: "IPv6 on the link", path: here, hop: own6, want: local},
+		{name: "IPv4", path: here, hop: own4},
+		{name: "an address of another interface", path: here, hop: elsewhere},
+		{name: "a link-local address alone", path: here, hop: "fe80::11%eth1"},
+		{name: "a peer behind a router", path: behind, hop: own6},
+		{name: "a peer that may be several hops away", path: here, hop: own6, far: true},
+		{name: "an interface without one", path: link.Path{OnLink: true, Addresses: addresses(own6)}, hop: own6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			routes := []bgp.Route{{NextHop: netip.MustParseAddr(tt.hop), LinkLocal: netip.MustParseAddr("fe80::99%eth9")}}
+			withLinkLocal(routes, &bgp.Peer{EBGPMultiHop: tt.far}, tt.path)
+			if got := routes[0].LinkLocal; got != tt.want {
+				t.Errorf("beside %s there is %v, want %v", tt.hop, got, tt.want)
+			}
+		})
+	}
+}
+
 // TestLinkLocalNextHop: a peer with a link-local address is told the node's where the link has no global one.
 func TestLinkLocalNextHop(t *testing.T) {
 	peer := bgp.Peer{Address: netip.MustParseAddr("fe80::1%eth1")}

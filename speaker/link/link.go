@@ -347,6 +347,8 @@ type Path struct {
 	OnLink bool
 	// Own says that the address is one of this node.
 	Own bool
+	// LinkLocal is the IPv6 link-local address of the interface, with its zone, the zero Addr if there is none (Interface.LinkLocal).
+	LinkLocal netip.Addr
 	// Addresses are the addresses of each family at which the destination may reach this node (Interface.BestAddresses).
 	Addresses map[family.Family]netip.Addr
 	// Err says why there is no path now. The other fields then describe the last path that was found, or none.

@@ -3,6 +3,7 @@
 package fsm
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ Table master6:
 	Type: BGP univ
 	BGP.origin: IGP
 	BGP.as_path: 64512 64512
-	BGP.next_hop: $S6
+	BGP.next_hop: $S6 fe80::1
 	BGP.med: 10
 	BGP.local_pref: 100
 	BGP.community: (64512,100) (65535,0)
@@ -65,6 +66,7 @@ protocol bgp tandem {
 	nettest.Run(t, "nsenter", "--net=/run/netns/"+r.ns, "--", "bird", "-c", config, "-s", control)
 
 	routes := []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}
+	routes[1].LinkLocal = netip.MustParseAddr("fe80::1")
 	for i := range routes {
 		routes[i].MED, routes[i].Prepend = new(uint32(10)), 1
 		routes[i].Communities = []bgp.Community{

@@ -331,6 +331,35 @@ func TestInterface(t *testing.T) {
 	awaitState(t, s, "tor1", bgp.Established)
 }
 
+// TestLinkLocalBesideTheNextHop: a router on the link is told both addresses, as RFC 2545 wants it, whatever family carries the session.
+func TestLinkLocalBesideTheNextHop(t *testing.T) {
+	for _, over := range []string{"$S4", "$S6"} {
+		t.Run(over, func(t *testing.T) {
+			r := newRouter(t, strings.ReplaceAll(bothFamilies, "$S4", over))
+			peer := r.peer()
+			if over == "$S6" {
+				peer.Address = r.router6
+			}
+			route := r.route("2001:db8:51::1000/128")
+			route.LinkLocal = netip.MustParseAddr("fe80::1").WithZone(r.link)
+			s := newSpeaker(t)
+			set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32"), route}})
+			both := external(r.speaker6)
+			both.NextHops = []nextHop{{IP: r.speaker6.String(), Scope: "global"}, {IP: "fe80::1", Scope: "link-local", Used: true}}
+			r.wantRIB(map[string][]path{"198.51.100.200/32": {external(r.speaker4)}, "2001:db8:51::1000/128": {both}})
+			eventually(t, "the route in the router's kernel", func() string {
+				if routes := nettest.Run(t, "ip", "-n", r.ns, "-6", "route", "show", "proto", "bgp"); !strings.Contains(routes, "fe80::1 dev up") {
+					return routes
+				}
+				return ""
+			})
+
+			set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("2001:db8:51::1000/128")}}) // Its link has no such address any more.
+			r.wantRIB(map[string][]path{"2001:db8:51::1000/128": {external(r.speaker6)}})
+		})
+	}
+}
+
 // TestLinkLocalNextHops are those of a peer that has no other address on the link, for both families.
 func TestLinkLocalNextHops(t *testing.T) {
 	config := strings.Replace(bothFamilies, "remote-as 64512",

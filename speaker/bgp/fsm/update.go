@@ -19,6 +19,7 @@ import (
 // have not changed needs none.
 type attributes struct {
 	nextHop     netip.Addr // without a zone
+	linkLocal   netip.Addr // beside a global nextHop, without a zone; the zero Addr for none
 	prepend     uint8      // 0 on an internal session
 	localPref   uint32     // 0 on an external session
 	hasMED      bool
@@ -28,7 +29,7 @@ type attributes struct {
 
 // attributesOf returns what the peer is told of a route.
 func attributesOf(r bgp.Route, peer bgp.Peer) attributes {
-	a := attributes{nextHop: r.NextHop.WithZone(""), communities: packCommunities(r.Communities)}
+	a := attributes{nextHop: r.NextHop.WithZone(""), linkLocal: r.LinkLocal.WithZone(""), communities: packCommunities(r.Communities)}
 	if r.MED != nil {
 		a.hasMED, a.med = true, *r.MED
 	}
@@ -46,13 +47,13 @@ func attributesOf(r bgp.Route, peer bgp.Peer) attributes {
 // sameButPrefix reports whether two routes are written the same but for their prefixes, and so have the same attributes. It compares pointers,
 // since the routes of one advertisement share what they point to.
 func sameButPrefix(r, q bgp.Route) bool {
-	return r.NextHop == q.NextHop && r.LocalPref == q.LocalPref && r.MED == q.MED && r.Prepend == q.Prepend &&
+	return r.NextHop == q.NextHop && r.LinkLocal == q.LinkLocal && r.LocalPref == q.LocalPref && r.MED == q.MED && r.Prepend == q.Prepend &&
 		slices.Equal(r.Communities, q.Communities)
 }
 
 // route returns the route that the attributes are those of, as the peer is told it.
 func (a attributes) route(prefix netip.Prefix, peer bgp.Peer) bgp.Route {
-	r := bgp.Route{Prefix: prefix, NextHop: a.nextHop, Prepend: a.prepend}
+	r := bgp.Route{Prefix: prefix, NextHop: a.nextHop, LinkLocal: a.linkLocal, Prepend: a.prepend}
 	if a.hasMED {
 		r.MED = &a.med
 	}
@@ -158,11 +159,13 @@ var errTooLong = errors.New("the attributes do not fit into an UPDATE: it has to
 
 // What an UPDATE has besides attributes and prefixes: its header and the two fields with lengths (RFC 4271 §4.3). And what MP_REACH_NLRI and
 // MP_UNREACH_NLRI have besides prefixes: the header of a long attribute, the family, and the former an IPv6 next hop with its length and a
-// reserved byte (RFC 4760 §3, §4).
+// reserved byte (RFC 4760 §3, §4), and maybe a link-local address (RFC 2545 §3).
 const (
 	updateOverhead  = packet.BGP_HEADER_LENGTH + 2 + 2
 	reachOverhead   = 4 + 3 + 1 + packet.BGP_ATTR_NHLEN_IPV6_GLOBAL + 1
 	unreachOverhead = 4 + 3
+
+	linkLocalOverhead = packet.BGP_ATTR_NHLEN_IPV6_GLOBAL_AND_LL - packet.BGP_ATTR_NHLEN_IPV6_GLOBAL
 )
 
 // announcements returns the UPDATEs that announce prefixes of one family with these attributes, each as full as 4,096 bytes allow.
@@ -175,6 +178,9 @@ func announcements(peer bgp.Peer, fourOctets bool, a attributes, f family.Family
 	room := packet.BGP_MAX_MESSAGE_LENGTH - updateOverhead
 	if multiprotocol {
 		room -= reachOverhead
+		if a.linkLocal.IsValid() {
+			room -= linkLocalOverhead
+		}
 	} else {
 		hop, err := packet.NewPathAttributeNextHop(a.nextHop)
 		if err != nil {
@@ -189,7 +195,7 @@ func announcements(peer bgp.Peer, fourOctets bool, a attributes, f family.Family
 		if !multiprotocol {
 			return packet.NewBGPUpdateMessage(nil, attrs, nlri), nil
 		}
-		reach, err := packet.NewPathAttributeMpReachNLRI(unicast[f], nlri, a.nextHop)
+		reach, err := packet.NewPathAttributeMpReachNLRI(unicast[f], nlri, a.nextHop, a.linkLocal)
 		if err != nil {
 			return nil, err
 		}

@@ -32,7 +32,7 @@ func manyPrefixes(f family.Family, n int) []netip.Prefix {
 func TestPacking(t *testing.T) {
 	external, internal := peerOfFakes(), peerOfFakes()
 	internal.PeerASN = internal.LocalASN
-	hop4, hop6 := netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::11")
+	hop4, hop6, local := netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("2001:db8::11"), netip.MustParseAddr("fe80::11%eth0")
 	communities := make([]bgp.Community, 100)
 	for i := range communities {
 		communities[i] = bgp.Community{A: 64512, B: uint32(i)}
@@ -50,10 +50,12 @@ func TestPacking(t *testing.T) {
 		// 23 + 25 of MP_REACH_NLRI + 4 + 9 leave room for 237 prefixes of 17 bytes.
 		{name: "IPv6", peer: external, family: family.IPv6, route: bgp.Route{NextHop: hop6}, want: 43},
 		{name: "IPv4 by IPv6", peer: external, family: family.IPv4, route: bgp.Route{NextHop: hop6}, want: 13},
+		// 16 bytes more leave room for 236.
+		{name: "IPv6 with a link-local address", peer: external, family: family.IPv6, route: bgp.Route{NextHop: hop6, LinkLocal: local}, want: 43},
 		{
-			// 473 bytes of attributes leave room for 213 prefixes.
-			name: "everything that a route can have", peer: internal, family: family.IPv6, want: 47,
-			route: bgp.Route{NextHop: hop6, MED: new(uint32(7)), LocalPref: new(uint32(7)), Communities: communities},
+			// 489 bytes of attributes leave room for 212 prefixes.
+			name: "everything that a route can have", peer: internal, family: family.IPv6, want: 48,
+			route: bgp.Route{NextHop: hop6, LinkLocal: local, MED: new(uint32(7)), LocalPref: new(uint32(7)), Communities: communities},
 		},
 		{name: "withdrawn IPv4", peer: external, family: family.IPv4, route: bgp.Route{NextHop: hop4}, withdraw: true, want: 13},
 		{name: "withdrawn IPv6", peer: external, family: family.IPv6, route: bgp.Route{NextHop: hop6}, withdraw: true, want: 42},

@@ -53,7 +53,8 @@ func lookUp(s *link.Snapshot, to link.Destination, choice link.Choice) (link.Pat
 		if !ok {
 			return link.Path{}, fmt.Errorf("no interface %s", zone)
 		}
-		return link.Path{Interface: zone, Source: i.LinkLocal(), OnLink: true, Addresses: s.AddressesFor(&i, dst, netip.Addr{}, choice)}, nil
+		local := i.LinkLocal()
+		return link.Path{Interface: zone, Source: local, OnLink: true, LinkLocal: local, Addresses: s.AddressesFor(&i, dst, netip.Addr{}, choice)}, nil
 	}
 	routes, err := netlink.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Oif: to.Interface})
 	if err != nil {
@@ -71,6 +72,6 @@ func lookUp(s *link.Snapshot, to link.Destination, choice link.Choice) (link.Pat
 	source = source.Unmap()
 	return link.Path{
 		Interface: i.Name, Source: source, OnLink: route.Gw == nil && route.Via == nil, Own: route.Type == unix.RTN_LOCAL,
-		Addresses: s.AddressesFor(&i, dst, source, choice),
+		LinkLocal: i.LinkLocal(), Addresses: s.AddressesFor(&i, dst, source, choice),
 	}, nil
 }
