@@ -51,12 +51,12 @@ func TestLookingGlass(t *testing.T) {
 	if err := sessions.bgp.Set(ctx, []bgp.Session{{Peer: peer, Routes: []bgp.Route{route}}}); err != nil {
 		t.Fatal(err)
 	}
-	sessions.Set(decision.Desired{})
+	sessions.Set(decision.Desired{}, nil)
 	want("/bgp/routes?peer=tor1", http.StatusOK, `[{"prefix":"198.51.100.200/32","nextHop":"198.51.100.11","med":0,`+
 		`"communities":["65535:0","large:64512:1:2"],"sent":false,"withheld":"the session is not established"}]`+"\n")
 	late := bgp.Route{Prefix: netip.MustParsePrefix("198.51.100.201/32"), NextHop: route.NextHop}
 	sessions.hold([]bgp.Session{{Peer: peer, Routes: []bgp.Route{route, late}}}, []bgp.Session{{Peer: peer, Routes: []bgp.Route{route}}})
-	sessions.Set(decision.Desired{NoNextHop: map[string][]bgp.Route{"tor1": {{Prefix: netip.MustParsePrefix("2001:db8::1/128")}}}})
+	sessions.Set(decision.Desired{NoNextHop: map[string][]bgp.Route{"tor1": {{Prefix: netip.MustParsePrefix("2001:db8::1/128")}}}}, nil)
 	want("/bgp/routes?peer=tor1", http.StatusOK, `[{"prefix":"198.51.100.200/32","nextHop":"198.51.100.11","med":0,`+
 		`"communities":["65535:0","large:64512:1:2"],"sent":false,"withheld":"the session is not established"},`+
 		`{"prefix":"198.51.100.201/32","nextHop":"198.51.100.11","sent":false,"withheld":"it is new, or was withdrawn a moment ago, and waits"},`+

@@ -68,7 +68,9 @@ type loop struct {
 
 // newLoop returns the loop of a speaker that has joined the others.
 func newLoop(s *Speaker, members *membership.Members, sessions *sessions, roster *roster) *loop {
+	published := publications{}
 	return &loop{
+		timing: timing{published: published}, kernelTiming: timing{published: published},
 		Speaker: s, members: members, sessions: sessions, roster: roster, readiness: readiness{}, due: time.NewTimer(time.Hour),
 		routesDue: time.NewTimer(time.Hour),
 		handover:  handover{node: s.cfg.Node, drainTime: s.cfg.DrainTime}, arbitration: newArbitration(s.cfg.Node),
@@ -412,7 +414,8 @@ func (l *loop) setSessions() {
 	all := desired.BGP
 	desired.BGP, wait = l.timing.Apply(time.Now(), all, l.kept.decider.Prefixes())
 	l.sessions.hold(all, desired.BGP)
-	l.sessions.Set(desired)
+	s := l.kept.surroundings
+	l.sessions.Set(desired, l.peering.handOver(s.Nodes[s.Node].Labels, desired.Peers))
 	if !l.kept.surroundings.NotForwarding { // Until then the kernel keeps what an earlier speaker has left there.
 		var kernelWait time.Duration
 		desired.Kernel, kernelWait = l.kernelTiming.ApplyKernel(time.Now(), desired.Kernel, l.kept.decider.IsLocal)

@@ -91,7 +91,7 @@ func TestMetricsOfPeers(t *testing.T) {
 		Peers:    []config.Peer{peerNamed("tor1"), watched},
 		Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"},
 		BGP:      []bgp.Session{{Peer: peerNamed("tor1").Peer}}, // which GoBGP has not been handed yet, or refuses
-	})
+	}, nil)
 	var isolated atomic.Bool
 	c := &collector{isolated: &isolated, found: func() found { return found{} }, announced: func() []layer2.Status { return nil }, peers: func() []peerState {
 		established := peerState{

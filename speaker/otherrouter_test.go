@@ -55,7 +55,7 @@ func TestLooksForOtherRouters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := newSessions(ctx, signal.New())
-		s.Set(decision.Desired{Peers: []config.Peer{{}}}) // which has no session, for lack of a Secret, say
+		s.Set(decision.Desired{Peers: []config.Peer{{}}}, nil) // which has no session, for lack of a Secret, say
 		go func() { _ = s.run(ctx) }()
 		synctest.Wait()
 		if listening, _ := s.others.OtherRouter(); listening {

@@ -3,11 +3,14 @@
 package speaker
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
@@ -32,6 +35,10 @@ type peering struct {
 	routerID  netip.Addr
 	passwords map[config.SecretKey]bgp.Password
 	ends      map[endKey]decision.End
+
+	movedIn    bool            // `kubectl tandem move-in` has handed this node over to Tandem
+	peers      []string        // those of the latest decision
+	handedOver map[string]bool // those whose sessions the other load balancer is to have again
 }
 
 // An endKey names what an End was found for. A BGPPeer that asks for something else has another key.
@@ -50,6 +57,32 @@ func (p *peering) identify(s *decision.Snapshot) {
 		}
 	}
 	s.RouterID = p.routerID
+}
+
+// handOver returns the peers whose sessions another load balancer on this node is to have: when the label of a move goes from the Node, those that do not
+// select it any more, until they do again. For example `kubectl tandem move-in undo` takes tandem-lb.io/move-in=moved off node1: the BGPPeer tor, which
+// selects Nodes with the label, has no session here any more, and MetalLB's speaker opens one. The router keeps the routes meanwhile where both agreed to
+// graceful restart; kube-proxy forwards all the time, whoever announces.
+func (p *peering) handOver(labels map[string]string, peers []config.Peer) []string {
+	was := p.movedIn
+	p.movedIn = labels[v1alpha1.LabelMoveIn] != ""
+	before := p.peers
+	p.peers = nil
+	for i := range peers {
+		p.peers = append(p.peers, peers[i].Name)
+	}
+	if p.handedOver == nil {
+		p.handedOver = map[string]bool{}
+	}
+	if was && !p.movedIn {
+		for _, name := range before {
+			p.handedOver[name] = true
+		}
+	}
+	for _, name := range p.peers {
+		delete(p.handedOver, name)
+	}
+	return slices.Sorted(maps.Keys(p.handedOver))
 }
 
 // keepEnds fills in what an End lacks from what was found last for the same declaration; the End goes on to say what is wrong. For example the

@@ -5,15 +5,49 @@ package speaker
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/bgp"
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
 )
+
+// TestHandOver: when the label of a move goes from the Node, the other load balancer is to have the sessions that go with it, until they are declared again.
+func TestHandOver(t *testing.T) {
+	var p peering
+	for _, step := range []struct {
+		when, label, peers, want string
+	}{
+		{"before a move", "", "fabric", ""},
+		{"MetalLB's speaker leaves", "leaving", "fabric", ""},
+		{"the node is handed over", "moving", "fabric tor4 tor6", ""},
+		{"it has moved", "moved", "fabric tor4 tor6", ""},
+		{"a peer is deleted", "moved", "fabric tor4", ""},
+		{"the label goes", "", "fabric", "tor4"},
+		{"nothing changes", "", "fabric", "tor4"},
+		{"another peer is deleted", "", "", "tor4"},
+		{"the move begins again", "moving", "tor4 tor6", ""},
+		{"it goes back at once", "", "", "tor4 tor6"},
+		{"one selects the node all the same", "", "tor6", "tor4"},
+	} {
+		var peers []config.Peer
+		for name := range strings.FieldsSeq(step.peers) {
+			peers = append(peers, peerNamed(name))
+		}
+		labels := map[string]string{"kubernetes.io/hostname": "node1"}
+		if step.label != "" {
+			labels[v1alpha1.LabelMoveIn] = step.label
+		}
+		if got := strings.Join(p.handOver(labels, peers), " "); got != step.want {
+			t.Errorf("%s: %q are handed over, want %q", step.when, got, step.want)
+		}
+	}
+}
 
 // TestPasswordsAreKept: a Secret that is away ends no session, and starts none.
 func TestPasswordsAreKept(t *testing.T) {

@@ -55,6 +55,8 @@ type sessions struct {
 type peerings struct {
 	bgp []bgp.Session
 	bfd []bfd.Session
+	// handedOver are the names of peers whose sessions another program on this node is to have (peering.handOver). None of them is in bgp.
+	handedOver []string
 }
 
 // peerState is what is known about a peer of this node.
@@ -82,9 +84,9 @@ func newSessions(ctx context.Context, changed signal.Signal) *sessions {
 	return s
 }
 
-// Set makes the sessions of a decision the desired ones. It does not wait for them.
-func (s *sessions) Set(d decision.Desired) {
-	declared := peerings{bgp: d.BGP, bfd: d.BFD}
+// Set makes the sessions of a decision the desired ones, and has those with some other peers handed over. It does not wait for them.
+func (s *sessions) Set(d decision.Desired, handedOver []string) {
+	declared := peerings{bgp: d.BGP, bfd: d.BFD, handedOver: handedOver}
 	s.declared.Store(&declared)
 	s.noNextHop.Store(&d.NoNextHop)
 	s.desired.Put(declared)
@@ -119,6 +121,7 @@ func (s *sessions) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case desired = <-s.desired:
+			s.bgp.HandOver(ctx, desired.handedOver)
 			bgpErr = s.bgp.Set(ctx, desired.bgp)
 			refused := notedAt(time.Now(), s.refused.Load(), refusals(bgpErr))
 			s.refused.Store(&refused)

@@ -76,7 +76,7 @@ func TestSessionsReportProblemsOnce(t *testing.T) {
 	desired := decision.Desired{
 		Peers: []config.Peer{peerNamed("tor2")}, Problems: map[string]string{"tor2": "there is no Secret tandem-system/missing"},
 	}
-	s.Set(desired)
+	s.Set(desired, nil)
 	want := []v1alpha1.BGPSession{{
 		Peer: "tor2", Address: "198.51.100.1", State: v1alpha1.BGPIdle, LastError: "there is no Secret tandem-system/missing",
 	}}
@@ -93,11 +93,11 @@ func TestSessionsReportProblemsOnce(t *testing.T) {
 	default:
 		t.Fatal("the problem is not published")
 	}
-	s.Set(desired)
+	s.Set(desired, nil)
 	if len(changed) != 0 {
 		t.Error("a problem that has not changed is published again")
 	}
-	s.Set(decision.Desired{})
+	s.Set(decision.Desired{}, nil)
 	if len(changed) != 1 || len(s.published()) != 0 {
 		t.Errorf("the end of the problem is not published: %v", s.published())
 	}
@@ -159,7 +159,7 @@ func TestAPeerThatIsRefusedSaysWhy(t *testing.T) {
 		p.Peer.Defaults()
 		desired.Peers, desired.BGP = append(desired.Peers, p), append(desired.BGP, bgp.Session{Peer: p.Peer})
 	}
-	s.Set(desired)
+	s.Set(desired, nil)
 	done := make(chan error)
 	go func() { done <- s.run(ctx) }()
 	told := func() string {

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// announceDelay is how long a prefix waits that was not announced before: the kube-proxies of the nodes learn of a new Service at the same
-	// moment as their speakers, and take up to a second to forward to it.
+	// announceDelay is how long a prefix waits after its address was published: the kube-proxies of the nodes learn of that at the same moment as
+	// their speakers, and take up to a second to forward to it.
 	announceDelay = time.Second
 	// A prefix that comes back within flapWindow of its withdrawal waits for flapDelay, for twice as long the next time, and for flapDelayMost
 	// at most. Routers that damp flapping routes (RFC 2439) would suppress it for much longer. What has been announced for flapReset without a
@@ -33,7 +33,9 @@ const (
 // timing says when the prefixes of a decision are announced, since decisions have no clock. What is withdrawn is withdrawn at once.
 //
 // For example the Service web gets 192.0.2.10: the prefix is announced a second later. Its only pod fails for 3 s: the prefix is withdrawn, and
-// announced 2 s after it is ready again. All that this speaker finds when it starts is announced at once: it was announced before.
+// announced 2 s after it is ready again. All that this speaker finds when it starts is announced at once: it was announced before. So is what a BGPPeer
+// that begins to select this node is told of Services that have had their addresses for longer: another program may have announced them until now, and
+// its router keeps those routes until End-of-RIB.
 //
 // What counts is what advertisements say, whether or not there is a session or a next hop for it at the moment. For example the IPv6 address of
 // the node is away for a second: its IPv6 prefixes have not flapped. And the router on eth1 is found a second after the speaker has
@@ -46,6 +48,36 @@ type timing struct {
 	prefixes map[netip.Prefix]appearance
 	// publishers returns the Services that have an address; nil where they do not count.
 	publishers func(netip.Addr) iter.Seq[types.NamespacedName]
+	// published are the addresses that are new; with nil all are.
+	published publications
+}
+
+// publications are the addresses that Services have begun to show in their status within announceDelay, with when they did.
+type publications map[netip.Addr]time.Time
+
+// note takes in that an address is shown, which was not, and forgets those that are not new any more.
+func (p publications) note(now time.Time, address netip.Addr) {
+	maps.DeleteFunc(p, func(_ netip.Addr, since time.Time) bool { return now.Sub(since) >= announceDelay })
+	p[address] = now
+}
+
+// due returns when a prefix may be announced that was not declared before: once all its addresses have been shown for announceDelay.
+func (p publications) due(prefix netip.Prefix, now time.Time) time.Time {
+	if p == nil {
+		return now.Add(announceDelay)
+	}
+	latest := p[prefix.Addr()]
+	if !prefix.IsSingleIP() {
+		for address, since := range p {
+			if prefix.Contains(address) && since.After(latest) {
+				latest = since
+			}
+		}
+	}
+	if due := latest.Add(announceDelay); due.After(now) {
+		return due
+	}
+	return now
 }
 
 // appearance is what is remembered of a prefix.
@@ -93,8 +125,11 @@ func (t *timing) advance(now time.Time, wanted map[netip.Prefix]bool) (wait time
 		a, known := t.prefixes[prefix]
 		switch {
 		case !known || !a.gone.IsZero():
-			service := t.publisher(prefix)
-			a = a.appears(now, known && a.service == service, first || local || t.overlaps(prefix, lengths))
+			service, due := t.publisher(prefix), now
+			if !first && !local && !t.overlaps(prefix, lengths) {
+				due = t.published.due(prefix, now)
+			}
+			a = a.appears(now, known && a.service == service, due)
 			a.service = service
 		case now.Sub(a.due) >= flapReset:
 			a.flapped = 0
@@ -151,16 +186,12 @@ func (t *timing) ApplyKernel(
 	return timely, wait
 }
 
-// appears is what is to be remembered of a prefix that was not declared a moment ago. Known says that it was before, for the same Service.
-func (a appearance) appears(now time.Time, known, atOnce bool) appearance {
-	switch {
-	case known && now.Sub(a.gone) < flapWindow:
+// appears is what is to be remembered of a prefix that was not declared a moment ago. Known says that it was before, for the same Service. Due is when
+// it may be announced unless it has flapped.
+func (a appearance) appears(now time.Time, known bool, due time.Time) appearance {
+	if a.due = due; known && now.Sub(a.gone) < flapWindow {
 		a.flapped = min(max(2*a.flapped, flapDelay), flapDelayMost)
 		a.due = now.Add(a.flapped)
-	case atOnce:
-		a.due = now
-	default:
-		a.due = now.Add(announceDelay)
 	}
 	if a.gone = (time.Time{}); !known {
 		a.flapped = 0

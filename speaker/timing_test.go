@@ -4,6 +4,7 @@ package speaker
 
 import (
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -126,6 +127,44 @@ func TestTiming(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTimingOfAddressesThatAreShown: a BGPPeer that begins to select the node is told of old addresses at once, and of new ones a second after they are shown.
+func TestTimingOfAddressesThatAreShown(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	prefix, address := netip.MustParsePrefix, netip.MustParseAddr
+	timing := timing{published: publications{}}
+	timing.advance(start, map[netip.Prefix]bool{prefix("198.51.100.1/32"): false}) // Time has begun, by another peer.
+	timing.published.note(start.Add(-time.Minute), address("192.0.2.3"))
+	timing.published.note(start.Add(400*time.Millisecond), address("192.0.2.130"))
+	for _, row := range []struct {
+		name, prefix string
+		want         time.Duration // since start
+	}{
+		{"an old address", "192.0.2.1/32", time.Second},
+		{"an address that was new a minute ago", "192.0.2.3/32", time.Second},
+		{"a new address", "192.0.2.130/32", 1400 * time.Millisecond},
+		{"an aggregate of old addresses", "192.0.2.0/25", time.Second},
+		{"an aggregate with a new address", "192.0.2.128/25", 1400 * time.Millisecond},
+		{"the other family", "2001:db8:c::1/128", time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			now := start.Add(time.Second)
+			if got := timing.published.due(prefix(row.prefix), now).Sub(start); got != row.want {
+				t.Errorf("due %v after the start, want %v", got, row.want)
+			}
+			all := map[netip.Prefix]bool{prefix("198.51.100.1/32"): false, prefix(row.prefix): false}
+			of := timing
+			of.prefixes = maps.Clone(timing.prefixes)
+			if wait, held := of.advance(now, all); held != (row.want > time.Second) || held && wait != row.want-time.Second {
+				t.Errorf("held %t, for %v", held, wait)
+			}
+		})
+	}
+	timing.published.note(start.Add(2*time.Second), address("192.0.2.131"))
+	if len(timing.published) != 1 {
+		t.Errorf("what is not new any more is still remembered: %v", timing.published)
 	}
 }
 

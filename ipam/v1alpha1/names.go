@@ -16,7 +16,9 @@ const ManagedBy = "tandem-lb.io"
 const LabelAddressPool = "tandem-lb.io/address-pool"
 
 // LabelMoveIn is the label by which `kubectl tandem move-in` hands Services and Nodes over: another load balancer announces those without it, and
-// Tandem those with it, "moving" or "moved"; a Node has the value "leaving" before, until the other one's speaker has ended there. Objects that the command has made have it too, with the value "made", until the move is finished.
+// Tandem those with it, "moving" or "moved"; a Node has the value "leaving" before, until the other one's speaker has ended there. When it goes from a Node,
+// the speaker there ends the BGP sessions that go with it as at a restart, for the other one to open its own. Objects that the command has made have it
+// too, with the value "made", until the move is finished.
 const LabelMoveIn = "tandem-lb.io/move-in"
 
 // AnnotationLeft of an IPAddress says which Services have left the address, and when:

@@ -570,6 +570,49 @@ func TestRouterRestart(t *testing.T) {
 	}
 }
 
+// keeps waits until the router has paths of a peer that is away, for a peer that comes back.
+func (r *frr) keeps(want map[string][]path) {
+	r.t.Helper()
+	stale := map[string][]path{}
+	for prefix, paths := range want {
+		kept := paths[0]
+		kept.Stale, kept.Peer.RouterID = true, ""
+		stale[prefix] = []path{kept}
+	}
+	eventually(r.t, "the routes to be kept (-want +got)", func() string {
+		got := r.rib()
+		for _, paths := range got { // FRR forgets the router ID of a peer that is away, sooner or later.
+			for i := range paths {
+				paths[i].Peer.RouterID = ""
+			}
+		}
+		return cmp.Diff(stale, got)
+	})
+}
+
+// TestHandOver: the router keeps the routes of a session that another program on the node is to have, and takes them out when the session just ends.
+func TestHandOver(t *testing.T) {
+	r := newRouter(t, strings.Replace(bothFamilies, "router bgp 64513", "router bgp 64513\n bgp graceful-restart", 1))
+	peer := r.peer()
+	peer.GracefulRestart.Enabled = true
+	session := bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("198.51.100.200/32"), r.route("2001:db8:51::1000/128")}}
+	want := map[string][]path{"198.51.100.200/32": {external(r.speaker4)}, "2001:db8:51::1000/128": {external(r.speaker6)}}
+	s := newSpeaker(t)
+	set(t, s, session)
+	r.wantRIB(want)
+	s.HandOver(t.Context(), []string{"tor2", "tor1"})
+	if states := s.States(); len(states) != 0 {
+		t.Errorf("there is still %+v", states)
+	}
+	set(t, s)
+	r.keeps(want)
+	other := newSpeaker(t)
+	set(t, other, session)
+	r.wantRIB(want)
+	set(t, other)
+	r.wantRIB(map[string][]path{})
+}
+
 // TestClose tells a stop, which takes every route back at once, from a restart, through which the router keeps them.
 func TestClose(t *testing.T) {
 	config := strings.Replace(bothFamilies, "router bgp 64513", "router bgp 64513\n bgp graceful-restart", 1)
@@ -588,21 +631,7 @@ func TestClose(t *testing.T) {
 	r.configure("log file "+log, "debug bgp updates in", "debug bgp zebra")
 
 	s.Close(context.Background(), bgp.Restart)
-	stale := map[string][]path{}
-	for prefix, paths := range want {
-		kept := paths[0]
-		kept.Stale, kept.Peer.RouterID = true, ""
-		stale[prefix] = []path{kept}
-	}
-	eventually(t, "the routes to be kept (-want +got)", func() string {
-		got := r.rib()
-		for _, paths := range got { // FRR forgets the router ID of a peer that is away, sooner or later.
-			for i := range paths {
-				paths[i].Peer.RouterID = ""
-			}
-		}
-		return cmp.Diff(stale, got)
-	})
+	r.keeps(want)
 	s = newSpeaker(t)
 	set(t, s, session)
 	r.wantRIB(want)

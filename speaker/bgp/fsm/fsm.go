@@ -134,7 +134,7 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 	refuse := func(peer string, err error) { errs = append(errs, &PeerError{peer, err}) }
 	declared := map[string]bool{}
 	var fresh []bgp.Session
-	ending := map[string]uint8{} // the names of sessions to be ended, and with which subcode of CEASE
+	ending := map[string]*loss{} // why sessions are to be ended, by name
 	connections := served(running, want)
 	for _, w := range want {
 		name := w.Peer.Name
@@ -151,19 +151,19 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 		if other, ok := connections[c]; ok && other != name {
 			refuse(name, fmt.Errorf("peerAddress: %v is that of peer %q, and a router keeps one session "+
 				"with each address of ours: merge the two or give one a sourceAddress", c.remote, other))
-			ending[name] = packet.BGP_ERROR_SUB_PEER_DECONFIGURED // the peer is not declared with the old router any more
+			ending[name] = cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED) // the peer is not declared with the old router any more
 			continue
 		}
 		connections[c] = name
 		if old := running[name]; old == nil || !old.serves(w.Peer) {
-			fresh, ending[name] = append(fresh, w), packet.BGP_ERROR_SUB_OTHER_CONFIGURATION_CHANGE
+			fresh, ending[name] = append(fresh, w), cease(packet.BGP_ERROR_SUB_OTHER_CONFIGURATION_CHANGE)
 		} else if err := old.declare(w); err != nil {
 			refuse(name, err)
 		}
 	}
 	for name := range running {
 		if !declared[name] {
-			ending[name] = packet.BGP_ERROR_SUB_PEER_DECONFIGURED
+			ending[name] = cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED)
 		}
 	}
 	// A router would refuse a session from an address from which it still has one: that of a BGPPeer that has been renamed, for example.
@@ -174,6 +174,33 @@ func (s *Speaker) Set(ctx context.Context, want []bgp.Session) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// HandOver ends the sessions with some peers as Close does with bgp.Restart, since another program on this node is to have them: a router that has agreed
+// to graceful restart keeps the routes until that program has sent its own. A peer without a session is passed over. Set would start a session that is
+// declared to it anew.
+func (s *Speaker) HandOver(ctx context.Context, peers []string) {
+	s.setMu.Lock()
+	defer s.setMu.Unlock()
+	running, err := s.running()
+	if err != nil {
+		return // closed already
+	}
+	ending := map[string]*loss{}
+	for _, name := range peers {
+		ending[name] = restarting(packet.BGP_ERROR_SUB_PEER_DECONFIGURED)
+	}
+	s.end(ctx, running, ending)
+}
+
+// cease is the loss of a session that ends for good: the routes are withdrawn, then the peer is sent a CEASE of a subcode.
+func cease(subcode uint8) *loss {
+	return &loss{withdraw: true, code: packet.BGP_ERROR_CEASE, subcode: subcode}
+}
+
+// restarting is the loss of a session whose routes the peer is to keep, if it has agreed to that. Another peer is sent a CEASE of a subcode.
+func restarting(subcode uint8) *loss {
+	return &loss{restart: true, code: packet.BGP_ERROR_CEASE, subcode: subcode}
 }
 
 // served returns the connections of sessions that run as they are wanted, with the names of their peers. Of two declarations of one router the
@@ -201,10 +228,10 @@ func (s *Speaker) start(ctx context.Context, want bgp.Session) error {
 	return err
 }
 
-// end withdraws the routes of those running sessions that are named, ends each with a CEASE of its subcode, and forgets them.
-func (s *Speaker) end(ctx context.Context, running map[string]*session, subcodes map[string]uint8) {
+// end ends those running sessions that are named, each as its loss says, and forgets them.
+func (s *Speaker) end(ctx context.Context, running map[string]*session, losses map[string]*loss) {
 	var ending sync.WaitGroup
-	for name, subcode := range subcodes {
+	for name, why := range losses {
 		old := running[name]
 		if old == nil {
 			continue
@@ -213,7 +240,7 @@ func (s *Speaker) end(ctx context.Context, running map[string]*session, subcodes
 		delete(s.sessions, name)
 		s.mu.Unlock()
 		ending.Go(func() {
-			old.close(ctx, &loss{withdraw: true, code: packet.BGP_ERROR_CEASE, subcode: subcode})
+			old.close(ctx, why)
 			s.changes.Raise()
 		})
 	}
@@ -276,10 +303,11 @@ func (s *Speaker) Close(ctx context.Context, mode bgp.CloseMode) {
 	var closing sync.WaitGroup
 	for _, session := range running {
 		closing.Go(func() {
-			session.close(ctx, &loss{
-				withdraw: mode == bgp.Withdraw, restart: mode == bgp.Restart,
-				code: packet.BGP_ERROR_CEASE, subcode: packet.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN,
-			})
+			if mode == bgp.Restart {
+				session.close(ctx, restarting(packet.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN))
+				return
+			}
+			session.close(ctx, cease(packet.BGP_ERROR_SUB_ADMINISTRATIVE_SHUTDOWN))
 		})
 	}
 	closing.Wait()

@@ -28,7 +28,8 @@
 // On layer 2 a unit is one Service and those that share an address with it, where MetalLB's L2Advertisement has serviceSelectors (0.16). Older ones
 // have a pool as the smallest unit: its L2Advertisement is deleted once Tandem announces the Services of the pool. By BGP a unit is a Node, since a
 // router takes one session from an address: the label on the Node, "leaving" at first, takes MetalLB's speaker off it, and when that has ended the value
-// "moving" gives Tandem's BGPPeers to it.
+// "moving" gives Tandem's BGPPeers to it. A router with graceful restart keeps the routes meanwhile, and on the way back too, since Tandem's speaker ends
+// its sessions as at a restart when the label goes.
 //
 // Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit.
 // Tandem's advertisements select none of them until all have the label; then one write has it announce all, and both do until the product's Pods have ended.
