@@ -168,7 +168,8 @@ func (d *draft) metallbConfig(c metallbConfiguration, known *metalLB) {
 	m := *known
 	peers := c.list("peers")
 	if !m.native && !m.frr {
-		m.frr = c.frr || c.has("bfd-profiles") || slices.ContainsFunc(peers, (*fields).needsFRR) || largeCommunity(c.node)
+		m.frr = c.frr || c.has("bfd-profiles") || slices.ContainsFunc(peers, (*fields).needsFRR) || largeCommunity(c.node) ||
+			slices.ContainsFunc(c.list("address-pools"), sixByBGP)
 		m.native = !m.frr
 	}
 	if !m.versioned() {
@@ -200,6 +201,12 @@ func (d *draft) metallbConfig(c metallbConfiguration, known *metalLB) {
 		d.metallbProtocol(f, p, " the file", next, p.from)
 	}
 	d.strict(c.fields)
+}
+
+// sixByBGP reports whether a pool has IPv6 addresses that go by BGP, which native MetalLB refuses.
+func sixByBGP(f *fields) bool {
+	list := lookup(f.node, "addresses")
+	return f.peek("protocol") == "bgp" && list != nil && slices.ContainsFunc(list.Content, func(item *yaml.Node) bool { return strings.Contains(item.Value, ":") })
 }
 
 // strict makes an error of each key that nobody has asked for.

@@ -13,6 +13,9 @@ func (d *draft) metallbRefused(m *metalLB) {
 	d.metallbAggregation()
 	d.metallbPreferences()
 	d.metallbTwins(m)
+	if m.native {
+		d.metallbNativeSix()
+	}
 }
 
 // metallbEntries warns of two entries of one pool that share addresses.
@@ -102,6 +105,17 @@ func (d *draft) metallbTwins(m *metalLB) {
 				d.add(Warn, "was-refused", p.about(), "MetalLB with FRR before 0.16 refuses it beside BGPPeer %s, which has the same address; Tandem takes both, as long "+
 					"as no node has both", other.name)
 			}
+		}
+	}
+}
+
+// metallbNativeSix warns of IPv6 addresses that are announced by BGP, which MetalLB refuses in native mode.
+func (d *draft) metallbNativeSix() {
+	for _, p := range d.pools {
+		bgp := func(a *advertisement) bool { return a.kind == bgpKind && d.selects(a, p) }
+		if p.product == "metallb" && p.hasFamily(true) && slices.ContainsFunc(d.advertisements, bgp) {
+			d.add(Warn, "was-refused", p.about(), "native MetalLB refuses IPv6 addresses that are announced by BGP; give the BGPPeers both families, by leaving "+
+				"families out, or take the addresses out")
 		}
 	}
 }

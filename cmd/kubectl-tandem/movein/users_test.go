@@ -358,6 +358,15 @@ func TestMetalLBRefused(t *testing.T) {
 	}
 	for _, tt := range []conversion{
 		{
+			name: "IPv6 by native BGP", input: strings.Replace(pool, "192.0.2.20", "192.0.2.20, \"2001:db8::/120\"", 1) + router + with(adverts, "a", ""),
+			o: movein.Options{Assume: []string{"metallb=0.14 native"}}, codes: []string{"warn was-refused"}, says: "AddressPool lan: native MetalLB refuses IPv6",
+		},
+		{
+			name: "IPv6 by BGP in a configuration, which means FRR", input: "peers: [{my-asn: 64500, peer-asn: 64501, peer-address: 192.0.2.1}]\naddress-pools: [{name: lan, " +
+				"protocol: bgp, addresses: [\"2001:db8::/120\"]}]\n",
+			want: []string{"2001:db8::/120"}, without: []string{"families"},
+		},
+		{
 			name: "entries that overlap", input: strings.Replace(pool, "192.0.2.20", "192.0.2.20, 192.0.2.16/30", 1) + router + with(adverts, "a", ""),
 			want: []string{"- 192.0.2.16/30\n"}, codes: []string{"warn was-refused"}, says: "refuses 192.0.2.16/30 beside 192.0.2.10-192.0.2.20",
 		},
