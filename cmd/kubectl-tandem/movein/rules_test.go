@@ -353,6 +353,18 @@ func TestExternalIPRules(t *testing.T) {
 			name: "an address of a node, and another one", input: serviceOf("", "externalIPs: [192.0.2.31, 198.51.100.7]", "") + ruleNode, o: l2,
 			want: []string{"load-balancer-ips: 198.51.100.7\n"}, without: []string{"- 192.0.2.31\n"}, codes: []string{"warn external-ips-status", "warn node-address"}, says: "of node n1",
 		},
+		{
+			name: "beside a Service that Tandem serves", input: serviceOf("", "externalIPs: [198.51.100.7]", "") +
+				strings.Replace(serviceOf("", "type: LoadBalancer", "{ip: \"2001:db8:51::1000\"}"), "name: web", "name: served", 1) +
+				"---\napiVersion: networking.k8s.io/v1\nkind: IPAddress\nmetadata: {name: \"2001:db8:51::1000\", labels: {ipaddress.kubernetes.io/managed-by: tandem-lb.io}}\n",
+			o: movein.Options{From: "services", Announce: "l2", Live: true, KeepInUse: true}, want: []string{"- 198.51.100.7\n"}, without: []string{"2001:db8:51::1000"},
+			codes: []string{"warn external-ips-status", "warn node-address"},
+		},
+		{
+			name:  "a Service whose address another program has claimed",
+			input: serviceOf("", "type: LoadBalancer", "{ip: 192.0.2.1}") + "---\napiVersion: networking.k8s.io/v1\nkind: IPAddress\nmetadata: {name: 192.0.2.1}\n",
+			o:     movein.Options{From: "services", Live: true}, codes: []string{"error uncovered"},
+		},
 	} {
 		t.Run(tt.name, tt.run)
 	}

@@ -10,7 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // service is a Service of the input.
@@ -480,16 +483,31 @@ func (d *draft) calicoService(s *service) (asks bool) {
 	return asks
 }
 
+// claims returns the addresses that Tandem has given already: an IPAddress of the input, whose name is the address, says so of each.
+func (d *draft) claims() map[netip.Addr]bool {
+	claims := map[netip.Addr]bool{}
+	for _, o := range d.objects {
+		if o.kind != "IPAddress" || o.labels[networkingv1.LabelManagedBy] != ipamv1alpha1.ManagedBy {
+			continue
+		}
+		if a, err := netip.ParseAddr(o.nick); err == nil {
+			claims[a] = true
+		}
+	}
+	return claims
+}
+
 // adoption checks, on an export of a cluster, that a pool holds every address that a Service has: Tandem adopts those, and serves no Service
-// with another one.
+// with another one. Addresses that Tandem has given itself are in pools of the cluster, which are not converted.
 func (d *draft) adoption(all []*service) {
+	claims := d.claims()
 	for _, s := range all {
 		if !s.loadBalancer || s.taken || s.otherClass() {
 			continue
 		}
 		kept, _ := onePerFamily(s.status)
 		for _, a := range kept {
-			if d.holder(a) != nil {
+			if claims[a] || d.holder(a) != nil {
 				continue
 			}
 			if d.ofNode(s, a) {

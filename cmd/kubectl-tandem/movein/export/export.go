@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package export reads from a live cluster what package movein converts: the objects of other load balancers, the workloads and ConfigMaps
-// that configure them, Nodes and Services. It writes nothing, and decides nothing.
+// that configure them, Nodes, Services, and the addresses that Tandem has given already. It writes nothing, and decides nothing.
 package export
 
 import (
@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/cluster"
+	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
 // groups are the API groups of the products.
@@ -39,8 +41,11 @@ var core = []struct {
 	{schema.GroupVersionResource{Version: "v1", Resource: "pods"}, static},
 }
 
+// claims are what says which addresses Tandem has given already.
+var claims = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ipaddresses"}
+
 // Read returns what there is as a List in JSON. A kind that the user may not list is an error, since a conversion without it would be
-// wrong.
+// wrong. Claims alone may be kept from the user: who may not list them has no role of Tandem, as before Tandem is installed.
 func Read(ctx context.Context, client dynamic.Interface, api discovery.DiscoveryInterface) ([]byte, error) {
 	resources, err := cluster.Within(ctx, func() ([]schema.GroupVersionResource, error) { return products(api) })
 	if err != nil {
@@ -72,6 +77,9 @@ func Read(ctx context.Context, client dynamic.Interface, api discovery.Discovery
 		if err := add(r.GroupVersionResource, r.keep); err != nil {
 			return nil, err
 		}
+	}
+	if err := add(claims, ofTandem); err != nil && !apierrors.IsForbidden(err) {
+		return nil, err
 	}
 	return json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": items})
 }
@@ -114,6 +122,11 @@ func serving(o *unstructured.Unstructured) bool {
 	kind, _, _ := unstructured.NestedString(o.Object, "spec", "type")
 	external, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "externalIPs")
 	return kind == "LoadBalancer" || len(external) > 0
+}
+
+// ofTandem reports whether a claim of an address is Tandem's: Kubernetes has others for cluster IPs.
+func ofTandem(o *unstructured.Unstructured) bool {
+	return o.GetLabels()[networkingv1.LabelManagedBy] == ipamv1alpha1.ManagedBy
 }
 
 // configuring reports whether a ConfigMap configures a load balancer.
