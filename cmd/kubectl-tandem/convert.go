@@ -136,7 +136,7 @@ func (p *plugin) convertInputs(ctx context.Context, f *convertFlags) ([]movein.I
 			return nil, err
 		}
 		data, err := export.Read(ctx, client, c.Clientset.Discovery())
-		return []movein.Input{{Name: "cluster", Data: data}}, err
+		return []movein.Input{{Name: movein.Cluster, Data: data}}, err
 	}
 	var inputs []movein.Input
 	for _, name := range f.files {

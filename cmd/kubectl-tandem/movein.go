@@ -7,13 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/apply"
@@ -46,7 +49,8 @@ func moveInCommand(p *plugin) *cobra.Command {
 answering. "plan" changes nothing. "start" goes on where it was interrupted, on any machine, and "undo" goes back, until "finish" has ended the move: what has been done is in
 ConfigMaps tandem-move-in of Tandem's namespace.`,
 	}
-	cmd.AddCommand(moveInPlanCommand(p), moveInStartCommand(p), moveInStatusCommand(p), moveInFinishCommand(p), moveInUndoCommand(p))
+	cmd.AddCommand(moveInPlanCommand(p), moveInStartCommand(p), moveInStatusCommand(p), moveInFinishCommand(p), moveInUndoCommand(p),
+		moveInObjectsCommand(p))
 	return cmd
 }
 
@@ -205,6 +209,51 @@ on where it was interrupted.`,
 	return cmd
 }
 
+func moveInObjectsCommand(p *plugin) *cobra.Command {
+	return &cobra.Command{
+		Use:   "objects",
+		Short: "Prints Tandem's objects as files have them, to be put into Git after a move",
+		Long: `Prints Tandem's AddressPools, BFDProfiles, Communities, BGPPeers and advertisements as kubectl apply takes them: without what the API server and Tandem write.
+Secrets with passwords of BGPPeers are named and not printed. It writes nothing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			m, err := p.mover(cmd, &moveInFlags{})
+			if err != nil {
+				return err
+			}
+			defer m.close()
+			objects, err := live.Files(m.snapshot)
+			if err != nil {
+				return err
+			}
+			if p.output == outputJSON || p.output == outputYAML {
+				return terminal.Marshal(p.Out, p.output, map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
+			}
+			return printObjects(p.Out, objects)
+		},
+	}
+}
+
+// printObjects writes objects as documents of YAML, with a comment for each Secret that a BGPPeer refers to.
+func printObjects(w io.Writer, objects []map[string]any) error {
+	for i, o := range objects {
+		data, err := yaml.Marshal(o)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			data = append([]byte("---\n"), data...)
+		}
+		if secret, _, _ := unstructured.NestedString(o, "spec", "passwordSecret", "name"); secret != "" {
+			data = append(data, "# Its password is in the Secret "+secret+" of Tandem's namespace, which is not printed.\n"...)
+		}
+		if _, err := w.Write(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mover is a command of the live move under way.
 type mover struct {
 	*plugin
@@ -243,7 +292,7 @@ func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
 		},
 	}
 	m.snapshot, err = m.api.Read(ctx)
-	if err == nil && cmd.Name() != "status" {
+	if err == nil && cmd.Name() != "status" && cmd.Name() != "objects" {
 		m.api.Review(ctx, m.snapshot)
 	}
 	return m, err
@@ -307,8 +356,7 @@ func (m *mover) finished(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.out.Printf("%s The move is finished. Next: %s:\n"+
-		"  kubectl get addresspools.tandem-lb.io,l2advertisements.tandem-lb.io,bgppeers.tandem-lb.io,bgpadvertisements.tandem-lb.io -o yaml\n"+
+	m.out.Printf("%s The move is finished. Next: %s:\n  kubectl tandem move-in objects > tandem.yaml\n"+
 		"What was there before is in ConfigMaps %s* of namespace %s; delete them when you do not need them.\n",
 		m.out.Paint(terminal.Green, "FINISHED:"), status.Next, live.ConfigMapName, m.snapshot.System)
 	return nil
@@ -347,7 +395,7 @@ func (m *mover) start(ctx context.Context, f *moveInFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	what := "Services move to Tandem."
+	what := "What is named moves to Tandem."
 	if phase := m.snapshot.PhaseOf(); phase == "" || phase == live.Finished {
 		if err := m.plan(f); err != nil {
 			return err

@@ -376,7 +376,8 @@ func others(in *Input) *Step {
 	for _, n := range names {
 		f.fail("%s", n)
 	}
-	return f.step(name, "none found", "remove it, or let Tandem serve its class alone: --load-balancer-class-only (docs/install.md); two that serve one Service write its status in turn")
+	return f.step(name, "none found", "kubectl tandem move-in moves its Services and stops it (docs/moving-in.md); else remove it, or let Tandem serve its class alone: "+
+		"--load-balancer-class-only (docs/install.md). Two that serve one Service write its status in turn")
 }
 
 // answers looks whether a Service answers here.

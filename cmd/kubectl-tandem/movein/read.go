@@ -16,9 +16,12 @@ import (
 
 // Input is a file with the configuration of another product.
 type Input struct {
-	Name string // of the file, for messages
+	Name string // of the file, for messages; Cluster for an export
 	Data []byte
 }
+
+// Cluster is the name of an Input that was read from the cluster, in which no line is worth naming.
+const Cluster = "cluster"
 
 // object is one document of the input, or one item of a List in it.
 type object struct {
@@ -40,6 +43,9 @@ func (o *object) origin() string {
 	name := o.nick
 	if o.namespace != "" {
 		name = o.namespace + "/" + o.nick
+	}
+	if o.file == Cluster {
+		return fmt.Sprintf("%s %s of the cluster", o.kind, name)
 	}
 	return fmt.Sprintf("%s %s (%s, line %d)", o.kind, name, o.file, o.line)
 }

@@ -65,7 +65,7 @@ func (s *Snapshot) input(from origin) (movein.Input, error) {
 		}
 	}
 	data, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": all})
-	return movein.Input{Name: "cluster", Data: data}, err
+	return movein.Input{Name: movein.Cluster, Data: data}, err
 }
 
 // convert returns Tandem's objects for those of a product.

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package live
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestFiles: what goes into Git is what the move has made, without anything that the API server, kubectl or Tandem writes. Before the end of the move
+// there is nothing to be put into Git.
+func TestFiles(t *testing.T) {
+	for _, name := range []string{"service by service", "node by node"} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, clusters[name]...)
+			if _, stopped := s.run(all, -1); stopped != "" {
+				t.Fatal(stopped)
+			}
+			if _, err := Files(s.snapshot(nil)); err == nil || !strings.Contains(err.Error(), "move-in finish") {
+				t.Errorf("in the middle of the move: %v", err)
+			}
+			if _, stopped := s.run(Finish, -1); stopped != "" {
+				t.Fatal(stopped)
+			}
+			record, err := s.snapshot(nil).record()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, doc := range record.Documents {
+				o := s.objects[RefOf(doc)]
+				set(o, "7", "metadata", "resourceVersion")
+				set(o, "{}", "metadata", "annotations", "kubectl.kubernetes.io/last-applied-configuration")
+				set(o, "True", "status", "ready")
+			}
+			files, err := Files(s.snapshot(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			byRef := func(a, b map[string]any) int { return strings.Compare(RefOf(a).String(), RefOf(b).String()) }
+			want := slices.SortedFunc(slices.Values(record.Documents), byRef)
+			if diff := cmp.Diff(want, slices.SortedFunc(slices.Values(files), byRef)); diff != "" || len(want) < 2 {
+				t.Errorf("files of %d objects (-want +got):\n%s", len(want), diff)
+			}
+		})
+	}
+}
