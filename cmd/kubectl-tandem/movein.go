@@ -162,7 +162,7 @@ on Services, and says what to uninstall by hand. There is no undo after it.`,
 				return err
 			}
 			defer m.close()
-			if err := m.confirm(f, "What announced before stops for good, and there is no undo after that."); err != nil {
+			if err := m.confirm(f, live.Finish, "What announced before stops for good, and there is no undo after that."); err != nil {
 				return err
 			}
 			if err := m.run(cmd.Context(), live.Finish); err != nil {
@@ -194,7 +194,7 @@ on where it was interrupted.`,
 				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
 			}
 			m.api.NodePace = nodePaceBack
-			if err := m.confirm(f, "All Services go back to where they came from, and what the move has made is deleted."); err != nil {
+			if err := m.confirm(f, live.Undo, "All Services go back to where they came from, and what the move has made is deleted."); err != nil {
 				return err
 			}
 			if err := m.run(cmd.Context(), live.Undo); err != nil {
@@ -314,9 +314,9 @@ func (m *mover) run(ctx context.Context, next func(*live.Snapshot) (live.Action,
 	return err
 }
 
-// confirm asks whether to go on.
-func (m *mover) confirm(f *moveInFlags, what string) error {
-	if f.yes {
+// confirm asks whether to go on with a command. One that would stop at once says why, in place of the question.
+func (m *mover) confirm(f *moveInFlags, next func(*live.Snapshot) (live.Action, error), what string) error {
+	if f.yes || live.Stops(m.snapshot, next) != "" {
 		return nil
 	}
 	m.out.Printf("%s Go on? [y/N] ", what)
@@ -332,6 +332,9 @@ func (m *mover) confirm(f *moveInFlags, what string) error {
 func (m *mover) plan(f *moveInFlags) error {
 	if phase := m.snapshot.PhaseOf(); phase != "" && phase != live.Finished {
 		return fmt.Errorf("a move has begun, and is in phase %s: kubectl tandem move-in status says how far it is", phase)
+	}
+	if m.snapshot.PhaseOf() == live.Finished {
+		m.out.Printf("The last move is finished, and kubectl tandem move-in status says what comes next. This would be a new one:\n")
 	}
 	plan, err := live.MakePlan(m.snapshot, f.keepInUse)
 	if err != nil {
@@ -410,10 +413,11 @@ func (m *mover) start(ctx context.Context, f *moveInFlags, args []string) error 
 		return fmt.Errorf("there is no %s that could move: a Service moves if an address of it is announced on layer 2, and a Node by its BGP sessions; "+
 			"kubectl tandem move-in plan lists them", strings.Join(unknown, ", "))
 	}
-	if err := m.confirm(f, what); err != nil {
+	next := func(s *live.Snapshot) (live.Action, error) { return live.Start(s, *goal, f.keepInUse) }
+	if err := m.confirm(f, next, what); err != nil {
 		return err
 	}
-	if err := m.run(ctx, func(s *live.Snapshot) (live.Action, error) { return live.Start(s, *goal, f.keepInUse) }); err != nil {
+	if err := m.run(ctx, next); err != nil {
 		return err
 	}
 	after, err := m.api.Read(ctx)

@@ -47,3 +47,32 @@ func TestFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestStops: finish stops at once while something has not moved, and undo once the move is finished. Then nobody has to be asked.
+func TestStops(t *testing.T) {
+	s := newSim(t, clusters["service by service"]...)
+	stops := func(when string, finish, undo bool) {
+		t.Helper()
+		for _, tt := range []struct {
+			command string
+			next    func(*Snapshot) (Action, error)
+			want    bool
+		}{{"finish", Finish, finish}, {"undo", Undo, undo}} {
+			if why := Stops(s.snapshot(nil), tt.next); (why != "") != tt.want {
+				t.Errorf("%s, %s stops at once: %t, want %t (%s)", when, tt.command, why != "", tt.want, why)
+			}
+		}
+	}
+	run := func(next func(*Snapshot) (Action, error)) {
+		t.Helper()
+		if _, stopped := s.run(next, -1); stopped != "" {
+			t.Fatal(stopped)
+		}
+	}
+	run(start(Goal{}))
+	stops("where nothing has moved", true, false)
+	run(all)
+	stops("where all has moved", false, false)
+	run(Finish)
+	stops("after the end", false, true)
+}

@@ -56,6 +56,15 @@ type Action struct {
 // Done reports whether there is nothing left to do.
 func (a Action) Done() bool { return a.Write == nil && a.Wait == "" && a.Probe == nil && a.Stop == "" }
 
+// Stops returns why a command would stop before it has done anything, "" if it would do something.
+func Stops(s *Snapshot, next func(*Snapshot) (Action, error)) string {
+	a, err := next(s)
+	if err != nil {
+		return "" // The command says so itself.
+	}
+	return a.Stop
+}
+
 // machine works out the next action of a move that has begun.
 type machine struct {
 	*Snapshot
