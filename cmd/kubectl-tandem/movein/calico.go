@@ -132,14 +132,15 @@ func (d *draft) calicoPool(o *object, spec *fields, name string, onDemand bool) 
 
 var calicoTerm = regexp.MustCompile(`^(!?)\s*has\(\s*([^)\s]+)\s*\)$|^(\S+?)\s*(==|!=)\s*["']([^"']*)["']$|^(\S+)\s+(not in|in)\s*\{([^}]*)\}$`)
 
-// calicoSelector converts a selector of Calico's language: has(k), k == 'v', k != 'v', k in {…}, k not in {…}, and && between them.
+// calicoSelector converts a selector of Calico's language: has(k), k == 'v', k != 'v', k in {…}, k not in {…}, and && between them. ok is false for any
+// other, such as !k == 'v', and for one that asks for what no label can be.
 func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
 	for term := range strings.SplitSeq(withoutParentheses(text), "&&") {
 		if term = withoutParentheses(term); term == "all()" {
 			continue
 		}
 		m := calicoTerm.FindStringSubmatch(term)
-		if m == nil {
+		if m == nil || m[7] != "" && strings.TrimSpace(m[8]) == "" { // k in {} selects nothing.
 			return s, false
 		}
 		e := metav1.LabelSelectorRequirement{Key: m[2] + m[3] + m[6]}
@@ -164,7 +165,8 @@ func calicoSelector(text string) (s metav1.LabelSelector, ok bool) {
 		}
 		s.MatchExpressions = append(s.MatchExpressions, e)
 	}
-	return s, true
+	_, err := metav1.LabelSelectorAsSelector(&s)
+	return s, err == nil
 }
 
 // withoutParentheses takes blanks and parentheses around a whole selector away: ((a == 'b')) is a == 'b', and (a == 'b') && (has(c)) stays.

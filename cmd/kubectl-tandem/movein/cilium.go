@@ -387,13 +387,7 @@ func (c *ciliumState) attributes(f *fields, a *advertisement) {
 		}
 		a.communities = append(a.communities, "large:"+text)
 	}
-	var distinct []string
-	for _, text := range a.communities {
-		if !slices.Contains(distinct, text) {
-			distinct = append(distinct, text)
-		}
-	}
-	a.communities = distinct
+	a.communities = distinct(a.communities)
 	if f.peek("localPreference") == "0" { // which is the least, and no default
 		f.skip("localPreference")
 		a.localPref = new(int64)

@@ -464,6 +464,13 @@ type community struct {
 	values     [][2]string
 }
 
+// communityObject returns a name for a further Community.
+func (d *draft) communityObject(theirs string) string {
+	return unique(dns(theirs, 253), 253, func(n string) bool {
+		return slices.ContainsFunc(d.communities, func(c *community) bool { return c.name == n })
+	})
+}
+
 // patch is a merge patch for a Service.
 type patch struct {
 	namespace, name, from string

@@ -57,48 +57,60 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 				continue
 			}
 			below := strings.TrimPrefix(path+"."+key, ".")
-			// A patch in JSON names the annotation in its path, as in /metadata/annotations/lbipam.cilium.io~1ips.
-			if _, name, ok := strings.Cut(value.Value, "/annotations/"); ok && key == "path" && lookup(n, "value") != nil {
-				key, value = strings.ReplaceAll(name, "~1", "/"), lookup(n, "value")
-			}
-			// And a parameter of a chart in its name, as in controller.service.annotations.lbipam\.cilium\.io/ips.
-			if _, name, ok := strings.Cut(value.Value, "annotations."); ok && key == "name" && lookup(n, "value") != nil {
-				key, value = strings.ReplaceAll(name, `\.`, "."), lookup(n, "value")
-			}
-			ours := translations[key]
-			text := d.translate(key, value.Value)
-			if strings.HasSuffix(key, "/address-pool") && isMetalLBAnnotation(key) && text != value.Value {
-				ours = "address-pool" // The pool has another name now.
-			}
-			switch {
-			case key == "loadBalancerIP" && value.Kind == yaml.ScalarNode || key == "externalIPs" && value.Kind == yaml.SequenceNode:
-				d.plainElsewhere(about, path, key, value)
-			case ours != "" && value.Kind == yaml.ScalarNode && text != "":
-				d.asksAway = true
-				where := about
-				where.name = strings.TrimSpace(where.name + " " + path)
-				d.add(Warn, "annotation-elsewhere", where, "add tandem-lb.io/%s: %q beside %s; the Service itself is in the live "+
-					"cluster, and a patch of it would be undone here",
-					ours, text, key)
-			case withoutTranslation(key) && value.Kind == yaml.ScalarNode:
-				where := about
-				where.name = strings.TrimSpace(where.name + " " + path)
-				d.add(Warn, "annotation-elsewhere", where, "%s: %q has no annotation of Tandem's that does the same; the Service "+
-					"itself is in the live cluster", key, value.Value)
-			case (key == serviceLBTolerations || key == serviceLBPriority) && value.Kind == yaml.ScalarNode:
-				where := about
-				where.name = strings.TrimSpace(where.name + " " + path)
-				d.add(Warn, "tolerations", where, servicePods, key)
-			case isMetalLBAnnotation(key) && value.Kind == yaml.ScalarNode:
-				d.asksAway = true
-				where := about
-				where.name = strings.TrimSpace(where.name + " " + path)
-				d.add(Info, "understood", where, "annotation %s works in Tandem as it is", key)
-			default:
-				d.searchAnnotations(about, value, below)
+			name, text := namedAnnotation(n, key, value)
+			if !d.annotationElsewhere(about, path, name, text) {
+				d.searchAnnotations(about, text, below)
 			}
 		}
 	}
+}
+
+// namedAnnotation returns an annotation and its value where an entry of a mapping only names it, and the entry itself where it does not.
+func namedAnnotation(n *yaml.Node, key string, value *yaml.Node) (string, *yaml.Node) {
+	of := lookup(n, "value")
+	if of == nil {
+		return key, value
+	}
+	// A patch in JSON names the annotation in its path, as in /metadata/annotations/lbipam.cilium.io~1ips.
+	if _, name, ok := strings.Cut(value.Value, "/annotations/"); ok && key == "path" {
+		return strings.ReplaceAll(name, "~1", "/"), of
+	}
+	// And a parameter of a chart in its name, as in controller.service.annotations.lbipam\.cilium\.io/ips.
+	if _, name, ok := strings.Cut(value.Value, "annotations."); ok && key == "name" {
+		return strings.ReplaceAll(name, `\.`, "."), of
+	}
+	return key, value
+}
+
+// annotationElsewhere says what becomes of an annotation, or of a field like one, that is not on a Service. It reports whether it is such.
+func (d *draft) annotationElsewhere(about subject, path, key string, value *yaml.Node) bool {
+	where := about
+	where.name = strings.TrimSpace(where.name + " " + path)
+	ours := translations[key]
+	text := d.translate(key, value.Value)
+	if strings.HasSuffix(key, "/address-pool") && isMetalLBAnnotation(key) && text != value.Value {
+		ours = "address-pool" // The pool has another name now.
+	}
+	switch {
+	case key == "loadBalancerIP" && value.Kind == yaml.ScalarNode || key == "externalIPs" && value.Kind == yaml.SequenceNode:
+		d.plainElsewhere(about, path, key, value)
+	case ours != "" && value.Kind == yaml.ScalarNode && text != "":
+		d.asksAway = true
+		d.add(Warn, "annotation-elsewhere", where, "add tandem-lb.io/%s: %q beside %s; the Service itself is in the live "+
+			"cluster, and a patch of it would be undone here",
+			ours, text, key)
+	case withoutTranslation(key) && value.Kind == yaml.ScalarNode:
+		d.add(Warn, "annotation-elsewhere", where, "%s: %q has no annotation of Tandem's that does the same; the Service "+
+			"itself is in the live cluster", key, value.Value)
+	case (key == serviceLBTolerations || key == serviceLBPriority) && value.Kind == yaml.ScalarNode:
+		d.add(Warn, "tolerations", where, servicePods, key)
+	case isMetalLBAnnotation(key) && value.Kind == yaml.ScalarNode:
+		d.asksAway = true
+		d.add(Info, "understood", where, "annotation %s works in Tandem as it is", key)
+	default:
+		return false
+	}
+	return true
 }
 
 // translate returns the value of another product's annotation as Tandem's takes it. For example, the group purelb/lan is the pool lan, and Calico's

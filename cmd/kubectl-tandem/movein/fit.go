@@ -338,13 +338,6 @@ func (d *draft) splitCommunity(c *community) {
 	}
 }
 
-// communityObject returns a name for a further Community.
-func (d *draft) communityObject(theirs string) string {
-	return unique(dns(theirs, 253), 253, func(n string) bool {
-		return slices.ContainsFunc(d.communities, func(c *community) bool { return c.name == n })
-	})
-}
-
 // distinct returns a list of texts without those that are there already.
 func distinct(list []string) (once []string) {
 	seen := map[string]bool{}

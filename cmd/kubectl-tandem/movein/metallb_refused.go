@@ -62,7 +62,8 @@ func (s span) bits() int {
 	return widest
 }
 
-// metallbPreferences warns of two local preferences for one prefix. Tandem takes that of the advertisement that is the first by name.
+// metallbPreferences warns of two local preferences for one prefix, once for each advertisement. Tandem takes that of the advertisement that is the first
+// by name.
 func (d *draft) metallbPreferences() {
 	preference := func(a *advertisement) (n int64) {
 		if a.localPref != nil {
@@ -80,6 +81,7 @@ func (d *draft) metallbPreferences() {
 			if at >= 0 {
 				d.add(Warn, "was-refused", a.about(), "MetalLB refuses its localPref %d beside %d of BGPAdvertisement %s, since both are for the prefixes of "+
 					"AddressPool %s; Tandem takes that of the first by name", preference(a), preference(other), other.name, d.pools[at].name)
+				break
 			}
 		}
 	}
@@ -96,7 +98,7 @@ func samePrefix(p *pool, a, b *advertisement) bool {
 		p.hasFamily(true) && orDefault(a.lengthV6, 128) == orDefault(b.lengthV6, 128)
 }
 
-// metallbTwins warns of two peers with one address, which MetalLB refuses in FRR mode; since 0.16 only where a node may have both.
+// metallbTwins warns of two peers with one address, once for each peer. MetalLB refuses them in FRR mode; since 0.16 only where a node may have both.
 func (d *draft) metallbTwins(m *metalLB) {
 	for i, p := range d.peers {
 		for _, other := range d.peers[:i] {
@@ -104,6 +106,7 @@ func (d *draft) metallbTwins(m *metalLB) {
 			if m.frr && same && (!apart(p.nodes, other.nodes) || m.before(0, 16) || !m.versioned()) {
 				d.add(Warn, "was-refused", p.about(), "MetalLB with FRR before 0.16 refuses it beside BGPPeer %s, which has the same address; Tandem takes both, as long "+
 					"as no node has both", other.name)
+				break
 			}
 		}
 	}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
 )
 
-// refuse adds an error for each document that the API server would not take, so that none of them is written. What the products' own code finds in a field
+// refuse adds an error for each document that the API server or Tandem's controllers would not take, so that none of them is written. What the products' own code finds in a field
 // is said there in the words of the input, and comes first: after such an error nothing is asked here, since an object that lacks what was wrong would be
 // refused for that.
 func (d *draft) refuse(documents []Document) {
@@ -31,8 +33,24 @@ func (d *draft) refuse(documents []Document) {
 		for _, r := range refusals {
 			clauses = append(clauses, r.String())
 		}
+		clauses = append(clauses, badSelectors(document)...)
 		if len(clauses) > 0 {
 			d.add(Error, "refused", about, "%s. Correct %s, from which it is made", strings.Join(clauses, "; "), document.From)
 		}
 	}
+}
+
+// badSelectors says which selectors of a document ask for what no label can be, such as the namespace "my shop" of PureLB. The API server takes them, and
+// Tandem's controllers, which compile them, do not.
+func badSelectors(document Document) (clauses []string) {
+	fields, _ := document.Object["spec"].(map[string]any)
+	for _, field := range sortedKeys(fields) {
+		list, _ := fields[field].([]metav1.LabelSelector)
+		for i, s := range list {
+			if _, err := metav1.LabelSelectorAsSelector(&s); err != nil {
+				clauses = append(clauses, fmt.Sprintf("spec.%s[%d]: %v", field, i, err))
+			}
+		}
+	}
+	return clauses
 }

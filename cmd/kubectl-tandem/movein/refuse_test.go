@@ -255,6 +255,16 @@ func TestRefused(t *testing.T) {
 			"L2Advertisement lan: spec.nodeSelectors: has 600 entries, and takes 64 at most; write several objects, each with a part of them; spec.serviceSelectors",
 		},
 		{
+			"a namespace that is none", strings.Replace(fill(pureLBRemote), "spec: {remote", "spec: {namespaces: [my shop], remote", 1),
+			movein.Options{},
+			`AddressPool default: spec.namespaceSelectors[0]: values[0][kubernetes.io/metadata.name]: Invalid value: "my shop": `,
+		},
+		{
+			"another one", strings.Replace(fill(kubeVIPLAN, "NAME", "eth0"), "cidr-global", "cidr-My_Shop-", 1),
+			movein.Options{},
+			`AddressPool my-shop: spec.namespaceSelectors[0]: values[0][kubernetes.io/metadata.name]: Invalid value: "My_Shop-": `,
+		},
+		{
 			"more preferences than an advertisement takes", fill(metallbAd, "KIND", "L2Advertisement", "SPEC", "preferredNodeSelectors: ["+
 				each(17, "{weight: %, preference: {matchLabels: {a: b%}}}")+"]"),
 			movein.Options{},

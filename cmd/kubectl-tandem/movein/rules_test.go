@@ -228,6 +228,13 @@ func TestCalicoRules(t *testing.T) {
 			name: "an alternative in parentheses", input: object("IPPool", "lan", lan+`, namespaceSelector: "(a == 'b') || (has(c))"`), codes: []string{"error bad-value", "warn no-advertisement"},
 		},
 		{
+			name: "what is not so", input: object("IPPool", "lan", lan+`, namespaceSelector: "!a == 'b'"`), codes: []string{"error bad-value", "warn no-advertisement"},
+			says: `IPPool lan: spec.namespaceSelector: no label selector says what "!a == 'b'" says`,
+		},
+		{
+			name: "one of no values", input: object("IPPool", "lan", lan+`, namespaceSelector: "a in { }"`), codes: []string{"error bad-value", "warn no-advertisement"},
+		},
+		{
 			name: "both groups, as a cluster with Calico's API server has them", input: object("IPPool", "lan", lan) + strings.ReplaceAll(object("IPPool", "lan", lan)+announces+
 				router("ttlSecurity: 1"), "projectcalico.org/v3", "crd.projectcalico.org/v1") + announces + router("ttlSecurity: 1"), o: bgp,
 			want: []string{"  - lan\n  peers:\n  - tor\n"}, without: []string{"lan-2", "tor-2"}, codes: []string{"warn same-router"}, says: "info [duplicate] IPPool lan",

@@ -384,6 +384,11 @@ func TestMetalLBRefused(t *testing.T) {
 			codes: []string{"warn was-refused"}, says: "BGPAdvertisement b: MetalLB refuses its localPref 0 beside 100 of BGPAdvertisement a",
 		},
 		{
+			name: "three preferences for one prefix, each beside the first", input: pool + router + with(adverts, "a", "localPref: 100") + with(adverts, "b", "localPref: 50") +
+				with(adverts, "c", "localPref: 10") + with(adverts, "d", "localPref: 10"), codes: []string{"warn was-refused"},
+			says: "BGPAdvertisements c, d: MetalLB refuses its localPref 10 beside 100 of BGPAdvertisement a",
+		},
+		{
 			name:  "two preferences for two prefixes",
 			input: pool + router + with(adverts, "a", "localPref: 100") + with(adverts, "b", "localPref: 50, aggregationLength: 30"),
 		},
