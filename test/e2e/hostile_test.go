@@ -35,10 +35,12 @@ func TestSoakAHostileRouter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, said := s.bgpSession(t.Context(), "node1")
-	if good.State != speakerv1alpha1.BGPEstablished {
-		t.Fatalf("the session with the good router is %s", said)
-	}
+	var good speakerv1alpha1.BGPSession
+	s.until(t, patience, "the session with the good router", func(ctx context.Context) (bool, string) {
+		var said string
+		good, said = s.bgpSession(ctx, "node1") // The status comes after the routes.
+		return good.State == speakerv1alpha1.BGPEstablished, said
+	})
 	stop := s.hostile(t)
 	for i := range hostileRouters {
 		s.create(t, fmt.Sprintf(`
