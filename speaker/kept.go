@@ -4,12 +4,9 @@ package speaker
 
 import (
 	"context"
+	"k8s.io/apimachinery/pkg/types"
 	"net/netip"
 	"slices"
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
@@ -81,25 +78,12 @@ func (l *loop) apply(e event) (news bool) {
 		}
 		news = a.Status.Node != "" && (l.kept.surroundings == nil || !l.kept.surroundings.Alive(a.Status.Node))
 	}
-	if svc, ok := object.(*corev1.Service); ok && e.exists {
-		l.notePublished(time.Now(), svc)
-	}
 	if e.exists {
 		l.kept.index.Put(object)
 	} else {
 		l.kept.index.Delete(object)
 	}
 	return news
-}
-
-// notePublished takes note of addresses that a Service shows now, and none did before.
-func (l *loop) notePublished(now time.Time, svc *corev1.Service) {
-	for _, ingress := range svc.Status.LoadBalancer.Ingress {
-		address, err := netip.ParseAddr(ingress.IP)
-		if err == nil && len(slices.Collect(l.kept.index.Publishers(address))) == 0 {
-			l.timing.published.note(now, address)
-		}
-	}
 }
 
 // synchronize takes in all objects that the cache has, whatever the events said.

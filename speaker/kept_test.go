@@ -176,37 +176,3 @@ func fill(f *feed, services, nodes int) (first *discoveryv1.EndpointSlice) {
 	}
 	return first
 }
-
-// TestNotePublished: an address is new when the first Service shows it, and not when the status is written again or another Service shares it.
-func TestNotePublished(t *testing.T) {
-	l := &loop{kept: kept{index: observation.NewIndex()}, timing: timing{published: publications{}}}
-	shows := func(name string, addresses ...string) event {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
-		for _, address := range addresses {
-			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: address})
-		}
-		return event{object: svc, exists: true}
-	}
-	for _, step := range []struct {
-		name string
-		then event
-		want int // new addresses
-	}{
-		{"no address yet", shows("web"), 0},
-		{"two addresses", shows("web", "192.0.2.1", "2001:db8:c::1"), 2},
-		{"the same once more", shows("web", "192.0.2.1", "2001:db8:c::1"), 0},
-		{"a name of a host", event{object: &corev1.Service{Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{
-			Ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}},
-		}}}, exists: true}, 0},
-		{"another Service shares one", shows("mail", "192.0.2.1"), 0},
-		{"one more address", shows("mail", "192.0.2.1", "192.0.2.2"), 1},
-		{"gone", event{object: shows("mail", "192.0.2.1", "192.0.2.2").object}, 0},
-		{"made anew", shows("mail", "192.0.2.1", "192.0.2.2"), 1},
-	} {
-		clear(l.timing.published)
-		l.apply(step.then)
-		if got := len(l.timing.published); got != step.want {
-			t.Errorf("%s: %d addresses are new, want %d", step.name, got, step.want)
-		}
-	}
-}

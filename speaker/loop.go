@@ -68,9 +68,9 @@ type loop struct {
 
 // newLoop returns the loop of a speaker that has joined the others.
 func newLoop(s *Speaker, members *membership.Members, sessions *sessions, roster *roster) *loop {
-	published := publications{}
+	served := newlyServed{}
 	return &loop{
-		timing: timing{published: published}, kernelTiming: timing{published: published},
+		timing: timing{served: served}, kernelTiming: timing{served: served},
 		Speaker: s, members: members, sessions: sessions, roster: roster, readiness: readiness{}, due: time.NewTimer(time.Hour),
 		routesDue: time.NewTimer(time.Hour),
 		handover:  handover{node: s.cfg.Node, drainTime: s.cfg.DrainTime}, arbitration: newArbitration(s.cfg.Node),
@@ -255,6 +255,7 @@ func (l *loop) step(ctx context.Context, look bool) error {
 		return err
 	}
 	difference := l.kept.index.Take()
+	l.timing.served.note(time.Now(), difference.Served)
 	links := l.links.Snapshot()
 	if look || changed || slices.ContainsFunc(difference.Claimed, func(ip netip.Addr) bool { return has(links, ip) }) {
 		l.look(ctx)

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// announceDelay is how long a prefix waits after its address was published: the kube-proxies of the nodes learn of that at the same moment as
-	// their speakers, and take up to a second to forward to it.
+	// announceDelay is how long a prefix waits after a Service has begun to serve its address: the kube-proxies of the nodes learn of a new Service, or of
+	// its first endpoint, at the same moment as their speakers, and take up to a second to forward to it.
 	announceDelay = time.Second
 	// A prefix that comes back within flapWindow of its withdrawal waits for flapDelay, for twice as long the next time, and for flapDelayMost
 	// at most. Routers that damp flapping routes (RFC 2439) would suppress it for much longer. What has been announced for flapReset without a
@@ -34,7 +34,7 @@ const (
 //
 // For example the Service web gets 192.0.2.10: the prefix is announced a second later. Its only pod fails for 3 s: the prefix is withdrawn, and
 // announced 2 s after it is ready again. All that this speaker finds when it starts is announced at once: it was announced before. So is what a BGPPeer
-// that begins to select this node is told of Services that have had their addresses for longer: another program may have announced them until now, and
+// that begins to select this node is told of Services that have served for longer: another program may have announced them until now, and
 // its router keeps those routes until End-of-RIB.
 //
 // What counts is what advertisements say, whether or not there is a session or a next hop for it at the moment. For example the IPv6 address of
@@ -48,27 +48,32 @@ type timing struct {
 	prefixes map[netip.Prefix]appearance
 	// publishers returns the Services that have an address; nil where they do not count.
 	publishers func(netip.Addr) iter.Seq[types.NamespacedName]
-	// published are the addresses that are new; with nil all are.
-	published publications
+	// served are the addresses that are new; with nil all are.
+	served newlyServed
 }
 
-// publications are the addresses that Services have begun to show in their status within announceDelay, with when they did.
-type publications map[netip.Addr]time.Time
+// newlyServed are the addresses that Services have begun to serve within announceDelay (observation.Difference.Served), with when they did.
+type newlyServed map[netip.Addr]time.Time
 
-// note takes in that an address is shown, which was not, and forgets those that are not new any more.
-func (p publications) note(now time.Time, address netip.Addr) {
-	maps.DeleteFunc(p, func(_ netip.Addr, since time.Time) bool { return now.Sub(since) >= announceDelay })
-	p[address] = now
+// note takes in that some addresses are served, which were not, and forgets those that are not new any more.
+func (s newlyServed) note(now time.Time, addresses []netip.Addr) {
+	if len(addresses) == 0 {
+		return
+	}
+	maps.DeleteFunc(s, func(_ netip.Addr, since time.Time) bool { return now.Sub(since) >= announceDelay })
+	for _, address := range addresses {
+		s[address] = now
+	}
 }
 
-// due returns when a prefix may be announced that was not declared before: once all its addresses have been shown for announceDelay.
-func (p publications) due(prefix netip.Prefix, now time.Time) time.Time {
-	if p == nil {
+// due returns when a prefix may be announced that was not declared before: once all its addresses have been served for announceDelay.
+func (s newlyServed) due(prefix netip.Prefix, now time.Time) time.Time {
+	if s == nil {
 		return now.Add(announceDelay)
 	}
-	latest := p[prefix.Addr()]
+	latest := s[prefix.Addr()]
 	if !prefix.IsSingleIP() {
-		for address, since := range p {
+		for address, since := range s {
 			if prefix.Contains(address) && since.After(latest) {
 				latest = since
 			}
@@ -127,7 +132,7 @@ func (t *timing) advance(now time.Time, wanted map[netip.Prefix]bool) (wait time
 		case !known || !a.gone.IsZero():
 			service, due := t.publisher(prefix), now
 			if !first && !local && !t.overlaps(prefix, lengths) {
-				due = t.published.due(prefix, now)
+				due = t.served.due(prefix, now)
 			}
 			a = a.appears(now, known && a.service == service, due)
 			a.service = service

@@ -130,14 +130,14 @@ func TestTiming(t *testing.T) {
 	}
 }
 
-// TestTimingOfAddressesThatAreShown: a BGPPeer that begins to select the node is told of old addresses at once, and of new ones a second after they are shown.
-func TestTimingOfAddressesThatAreShown(t *testing.T) {
+// TestTimingOfServedAddresses: a BGPPeer that begins to select the node is told of old addresses at once, and of new ones a second after they are served.
+func TestTimingOfServedAddresses(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	prefix, address := netip.MustParsePrefix, netip.MustParseAddr
-	timing := timing{published: publications{}}
+	timing := timing{served: newlyServed{}}
 	timing.advance(start, map[netip.Prefix]bool{prefix("198.51.100.1/32"): false}) // Time has begun, by another peer.
-	timing.published.note(start.Add(-time.Minute), address("192.0.2.3"))
-	timing.published.note(start.Add(400*time.Millisecond), address("192.0.2.130"))
+	timing.served.note(start.Add(-time.Minute), []netip.Addr{address("192.0.2.3")})
+	timing.served.note(start.Add(400*time.Millisecond), []netip.Addr{address("192.0.2.130")})
 	for _, row := range []struct {
 		name, prefix string
 		want         time.Duration // since start
@@ -151,7 +151,7 @@ func TestTimingOfAddressesThatAreShown(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			now := start.Add(time.Second)
-			if got := timing.published.due(prefix(row.prefix), now).Sub(start); got != row.want {
+			if got := timing.served.due(prefix(row.prefix), now).Sub(start); got != row.want {
 				t.Errorf("due %v after the start, want %v", got, row.want)
 			}
 			all := map[netip.Prefix]bool{prefix("198.51.100.1/32"): false, prefix(row.prefix): false}
@@ -162,9 +162,9 @@ func TestTimingOfAddressesThatAreShown(t *testing.T) {
 			}
 		})
 	}
-	timing.published.note(start.Add(2*time.Second), address("192.0.2.131"))
-	if len(timing.published) != 1 {
-		t.Errorf("what is not new any more is still remembered: %v", timing.published)
+	timing.served.note(start.Add(2*time.Second), []netip.Addr{address("192.0.2.131")})
+	if len(timing.served) != 1 {
+		t.Errorf("what is not new any more is still remembered: %v", timing.served)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tandem-lb/tandem/ipam/family"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -67,6 +68,9 @@ type Difference struct {
 	Names []types.NamespacedName
 	// Claimed are the addresses whose claims have come or gone.
 	Claimed []netip.Addr
+	// Served are the addresses to which kube-proxies begin to forward: a Service shows one that it did not show, or has its first usable endpoint of the
+	// family. A claim makes no difference, since they do not look at it: an address that is adopted was served before.
+	Served []netip.Addr
 }
 
 // Put takes in an object as it is now. An object of another kind is ignored.
@@ -206,11 +210,22 @@ func (x *Index) Take() Difference {
 		}
 		if d.Services[name] = now; now == nil {
 			delete(x.current, name)
-		} else {
-			x.current[name] = now
+			continue
 		}
+		for _, address := range now.Addresses {
+			if serves(now, address.IP) && !serves(before, address.IP) {
+				d.Served = append(d.Served, address.IP)
+			}
+		}
+		x.current[name] = now
 	}
 	return d
+}
+
+// serves reports whether kube-proxies forward what comes for an address of a Service, which may be nil.
+func serves(svc *decision.Service, ip netip.Addr) bool {
+	return svc != nil && svc.Endpoints[family.Of(ip)].Any &&
+		(slices.Contains(svc.Unclaimed, ip) || slices.ContainsFunc(svc.Addresses, func(a decision.Address) bool { return a.IP == ip }))
 }
 
 // observe returns a Service as decisions take it, nil if it publishes no address.

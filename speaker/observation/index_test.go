@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,6 +53,51 @@ func TestIndexIsSnapshot(t *testing.T) {
 			if diff := cmp.Diff(want, current, cmp.Comparer(sameAddr), cmpopts.EquateEmpty()); diff != "" {
 				t.Fatalf("cluster %d, step %d: Services (-want +got):\n%s", n, step, diff)
 			}
+		}
+	}
+}
+
+// TestServed: an address is served from when its Service both shows it and has an endpoint of its family. A claim, a second endpoint and a Service that
+// shares the address make nothing new.
+func TestServed(t *testing.T) {
+	x := NewIndex()
+	web, shown := published("web"), published("web", "192.0.2.1", "2001:db8:c::1")
+	ready := func(af discoveryv1.AddressType, nodes ...string) *discoveryv1.EndpointSlice {
+		var endpoints []discoveryv1.Endpoint
+		for _, node := range nodes {
+			endpoints = append(endpoints, endpoint(node, "+", "+", "-"))
+		}
+		slice := endpointSlice(af, "web", endpoints...)
+		slice.Name = "web-" + string(af)
+		return &slice
+	}
+	claim4, claim6 := claimFor("web", "192.0.2.1", "pool"), claimFor("web", "2001:db8:c::1", "pool")
+	for _, step := range []struct {
+		name   string
+		object any
+		gone   bool
+		want   string
+	}{
+		{name: "a Service without an address", object: &web},
+		{name: "an IPv4 endpoint", object: ready("IPv4", "node1")},
+		{name: "a claim", object: &claim4},
+		{name: "the other claim", object: &claim6},
+		{name: "the addresses are shown", object: &shown, want: "192.0.2.1"},
+		{name: "another endpoint", object: ready("IPv4", "node1", "node2")},
+		{name: "the first IPv6 endpoint", object: ready("IPv6", "node1"), want: "2001:db8:c::1"},
+		{name: "the claim goes", object: &claim4, gone: true},
+		{name: "the address is adopted", object: &claim4},
+		{name: "no endpoint", object: ready("IPv4")},
+		{name: "an endpoint again", object: ready("IPv4", "node2"), want: "192.0.2.1"},
+		{name: "the Service goes", object: &shown, gone: true},
+	} {
+		tell(x, step.object, !step.gone)
+		var got []string
+		for _, ip := range x.Take().Served {
+			got = append(got, ip.String())
+		}
+		if strings.Join(got, " ") != step.want {
+			t.Errorf("%s: %v are served, want %q", step.name, got, step.want)
 		}
 	}
 }
