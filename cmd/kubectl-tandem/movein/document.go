@@ -231,9 +231,7 @@ func (p *peer) documents() (docs []Document) {
 	}
 	if p.graceful {
 		restart := map[string]any{}
-		if seconds(p.restart) != 120 {
-			set(restart, "restartTime", p.restart, "")
-		}
+		set(restart, "restartTime", p.restart, "")
 		s["gracefulRestart"] = restart
 	}
 	setList(s, "families", p.families)

@@ -314,8 +314,9 @@ func TestPureLBForms(t *testing.T) {
 			not: []string{"gracefulRestart"},
 		},
 		{
-			name: "a restart with Tandem's time", input: group("default", with("/32")) + gobgp("asn: 64513, gracefulRestart: {enabled: true, restartTime: 120}", good),
-			want: []string{"gracefulRestart: {}\n"},
+			name: "a restart with a time, since Tandem's default is 30 s", input: group("default", with("/32")) +
+				gobgp("asn: 64513, gracefulRestart: {enabled: true, restartTime: 120}", good),
+			want: []string{"gracefulRestart:\n    restartTime: 120s\n"},
 		},
 		{
 			name: "a router id for all nodes, and a neighbour that is down", input: group("default", with("/32")) + strings.Replace(gobgp("asn: 64513, routerID: 192.0.2.7", good),

@@ -193,7 +193,7 @@ func TestCiliumRules(t *testing.T) {
 		{name: "any router", input: lan + strings.Replace(v1("", ""), "64501", "0", 1), want: []string{"dynamicASN: External\n"}, codes: []string{"warn ambiguous"}},
 		{
 			name: "peers of one name in two racks", input: lan + cluster("a", "i0", "p") + cluster("b", "i1", "p") + config + routes,
-			want: []string{"  name: i0-tor\n", "  name: i1-tor\n", "  peers:\n  - i0-tor\n  - i1-tor\n", "gracefulRestart: {}\n"},
+			want: []string{"  name: i0-tor\n", "  name: i1-tor\n", "  peers:\n  - i0-tor\n  - i1-tor\n", "restartTime: 120s\n"},
 		},
 		{
 			name: "peers of one name in instances of one name, of which one announces", input: lan + cluster("a", "i", "p") + cluster("b", "i", "gone") + config + routes,
