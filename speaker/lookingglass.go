@@ -67,7 +67,7 @@ func routeAnswers(routes []bgp.RouteState) []lookingglass.Route {
 	answers := make([]lookingglass.Route, 0, len(routes))
 	for _, r := range routes {
 		a := lookingglass.Route{
-			Prefix: r.Prefix, NextHop: r.NextHop, LocalPref: r.LocalPref, MED: r.MED, ASPathPrepend: r.Prepend, Sent: r.Withheld == "",
+			Prefix: r.Prefix, NextHop: r.NextHop, LinkLocal: r.LinkLocal, LocalPref: r.LocalPref, MED: r.MED, ASPathPrepend: r.Prepend, Sent: r.Withheld == "",
 			Withheld: r.Withheld,
 		}
 		for _, c := range r.Communities {

@@ -54,6 +54,10 @@ func TestLookingGlass(t *testing.T) {
 	sessions.Set(decision.Desired{}, nil)
 	want("/bgp/routes?peer=tor1", http.StatusOK, `[{"prefix":"198.51.100.200/32","nextHop":"198.51.100.11","med":0,`+
 		`"communities":["65535:0","large:64512:1:2"],"sent":false,"withheld":"the session is not established"}]`+"\n")
+	both := routeAnswers([]bgp.RouteState{{Route: bgp.Route{NextHop: netip.MustParseAddr("2001:db8:51::11"), LinkLocal: netip.MustParseAddr("fe80::11")}}})
+	if got := both[0].LinkLocal.String(); got != "fe80::11" {
+		t.Errorf("beside the next hop there is %s", got)
+	}
 	late := bgp.Route{Prefix: netip.MustParsePrefix("198.51.100.201/32"), NextHop: route.NextHop}
 	sessions.hold([]bgp.Session{{Peer: peer, Routes: []bgp.Route{route, late}}}, []bgp.Session{{Peer: peer, Routes: []bgp.Route{route}}})
 	sessions.Set(decision.Desired{NoNextHop: map[string][]bgp.Route{"tor1": {{Prefix: netip.MustParsePrefix("2001:db8::1/128")}}}}, nil)

@@ -293,6 +293,9 @@ func printSent(out *terminal.Printer, routes []sentRoute) {
 		if r.NextHop.IsValid() {
 			hop = r.NextHop.String()
 		}
+		if r.LinkLocal.IsValid() {
+			hop += "," + r.LinkLocal.String()
+		}
 		t.AddCells(terminal.Cell{Text: r.Peer}, terminal.Cell{Text: r.Node}, terminal.Cell{Text: r.Prefix.String()}, terminal.Cell{Text: hop}, sent,
 			terminal.Cell{Text: fmt.Sprint(r.ASPathPrepend)}, terminal.Cell{Text: optional(r.LocalPref)}, terminal.Cell{Text: optional(r.MED)},
 			terminal.Cell{Text: strings.Join(r.Communities, ",")}, terminal.Cell{Text: r.Withheld, Colour: terminal.Red})

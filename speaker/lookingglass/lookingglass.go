@@ -30,13 +30,15 @@ type Facts struct {
 
 // Route is one that is declared to a peer, as the peer is told it, or with the reason why it is not.
 type Route struct {
-	Prefix        netip.Prefix `json:"prefix"`
-	NextHop       netip.Addr   `json:"nextHop,omitzero"`
-	LocalPref     *uint32      `json:"localPref,omitempty"`
-	MED           *uint32      `json:"med,omitempty"`
-	ASPathPrepend uint8        `json:"asPathPrepend,omitempty"`
-	Communities   []string     `json:"communities,omitempty"`
-	Sent          bool         `json:"sent"`
+	Prefix  netip.Prefix `json:"prefix"`
+	NextHop netip.Addr   `json:"nextHop,omitzero"`
+	// LinkLocal is the address that the peer is told beside an IPv6 NextHop on the link that it shares with the node.
+	LinkLocal     netip.Addr `json:"linkLocal,omitzero"`
+	LocalPref     *uint32    `json:"localPref,omitempty"`
+	MED           *uint32    `json:"med,omitempty"`
+	ASPathPrepend uint8      `json:"asPathPrepend,omitempty"`
+	Communities   []string   `json:"communities,omitempty"`
+	Sent          bool       `json:"sent"`
 	// Withheld says why the peer has not been sent the route.
 	Withheld string `json:"withheld,omitempty"`
 }
