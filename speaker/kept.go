@@ -4,9 +4,10 @@ package speaker
 
 import (
 	"context"
-	"k8s.io/apimachinery/pkg/types"
 	"net/netip"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
