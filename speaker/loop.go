@@ -255,7 +255,9 @@ func (l *loop) step(ctx context.Context, look bool) error {
 		return err
 	}
 	difference := l.kept.index.Take()
-	l.timing.served.note(time.Now(), difference.Served)
+	if l.kept.surroundings != nil { // What there is at the start is not new.
+		l.timing.served.note(time.Now(), difference.Served)
+	}
 	links := l.links.Snapshot()
 	if look || changed || slices.ContainsFunc(difference.Claimed, func(ip netip.Addr) bool { return has(links, ip) }) {
 		l.look(ctx)
@@ -415,8 +417,7 @@ func (l *loop) setSessions() {
 	all := desired.BGP
 	desired.BGP, wait = l.timing.Apply(time.Now(), all, l.kept.decider.Prefixes())
 	l.sessions.hold(all, desired.BGP)
-	s := l.kept.surroundings
-	l.sessions.Set(desired, l.peering.handOver(s.Nodes[s.Node].Labels, desired.Peers))
+	l.sessions.Set(desired, l.peering.handOver(l.kept.surroundings, desired.Peers))
 	if !l.kept.surroundings.NotForwarding { // Until then the kernel keeps what an earlier speaker has left there.
 		var kernelWait time.Duration
 		desired.Kernel, kernelWait = l.kernelTiming.ApplyKernel(time.Now(), desired.Kernel, l.kept.decider.IsLocal)

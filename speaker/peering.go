@@ -62,10 +62,11 @@ func (p *peering) identify(s *decision.Snapshot) {
 // handOver returns the peers whose sessions another load balancer on this node is to have: when the label of a move goes from the Node, those that do not
 // select it any more, until they do again. For example `kubectl tandem move-in undo` takes tandem-lb.io/move-in=moved off node1: the BGPPeer tor, which
 // selects Nodes with the label, has no session here any more, and MetalLB's speaker opens one. The router keeps the routes meanwhile where both agreed to
-// graceful restart; kube-proxy forwards all the time, whoever announces.
-func (p *peering) handOver(labels map[string]string, peers []config.Peer) []string {
-	was := p.movedIn
-	p.movedIn = labels[v1alpha1.LabelMoveIn] != ""
+// graceful restart; kube-proxy forwards all the time, whoever announces. A Node that is deleted hands nothing over: its speaker leaves, and withdraws.
+func (p *peering) handOver(s *decision.Snapshot, peers []config.Peer) []string {
+	node, exists := s.Nodes[s.Node]
+	was := p.movedIn && exists
+	p.movedIn = node.Labels[v1alpha1.LabelMoveIn] != ""
 	before := p.peers
 	p.peers = nil
 	for i := range peers {

@@ -19,6 +19,7 @@ import (
 
 // TestHandOver: when the label of a move goes from the Node, the other load balancer is to have the sessions that go with it, until they are declared again.
 func TestHandOver(t *testing.T) {
+	const gone = "there is no Node"
 	var p peering
 	for _, step := range []struct {
 		when, label, peers, want string
@@ -34,16 +35,22 @@ func TestHandOver(t *testing.T) {
 		{"the move begins again", "moving", "tor4 tor6", ""},
 		{"it goes back at once", "", "", "tor4 tor6"},
 		{"one selects the node all the same", "", "tor6", "tor4"},
+		{"the node is handed over once more", "moved", "tor4 tor6", ""},
+		{"the Node is deleted", gone, "", ""},
 	} {
 		var peers []config.Peer
 		for name := range strings.FieldsSeq(step.peers) {
 			peers = append(peers, peerNamed(name))
 		}
-		labels := map[string]string{"kubernetes.io/hostname": "node1"}
-		if step.label != "" {
-			labels[v1alpha1.LabelMoveIn] = step.label
+		snapshot := &decision.Snapshot{Node: "node1", Nodes: map[string]decision.Node{"node1": {}}}
+		switch step.label {
+		case gone:
+			delete(snapshot.Nodes, "node1")
+		case "":
+		default:
+			snapshot.Nodes["node1"] = decision.Node{Labels: map[string]string{v1alpha1.LabelMoveIn: step.label}}
 		}
-		if got := strings.Join(p.handOver(labels, peers), " "); got != step.want {
+		if got := strings.Join(p.handOver(snapshot, peers), " "); got != step.want {
 			t.Errorf("%s: %q are handed over, want %q", step.when, got, step.want)
 		}
 	}
