@@ -136,6 +136,11 @@ func TestExtendedNextHop(t *testing.T) {
 	if state := awaitState(t, s, "tor1", bgp.Established); len(state.Withheld) != 0 {
 		t.Errorf("Still withholding %v prefixes", state.Withheld)
 	}
+	overIPv6.LinkLocal = netip.MustParseAddr("fe80::1").WithZone(r.link) // as on a node with IPv6 alone
+	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{overIPv6}})
+	both := external(r.speaker6)
+	both.NextHops = []nextHop{{IP: r.speaker6.String(), Scope: "global"}, {IP: "fe80::1", Scope: "link-local", Used: true}}
+	r.wantRIB(map[string][]path{"198.51.100.200/32": {both}})
 	set(t, s, bgp.Session{Peer: peer, Routes: []bgp.Route{r.route("2001:db8:51::1000/128")}})
 	r.wantRIB(map[string][]path{"2001:db8:51::1000/128": {external(r.speaker6)}})
 }
