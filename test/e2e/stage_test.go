@@ -389,7 +389,6 @@ func (s *stage) dump(ctx context.Context, t *testing.T) {
 		}
 	}
 	show("get", "nodes,pods", "-A", "-o", "wide")
-	show("get", "services,endpointslices,events", "-n", s.ns, "-o", "wide")
 	show("get", "addresspools,ipaddresses,l2advertisements,bgppeers,bgpadvertisements,l2announcements,speakerstatuses", "-o", "wide")
 	show("describe", "services", "-n", s.ns)
 	show("describe", "l2announcements,speakerstatuses")
@@ -415,6 +414,8 @@ func (s *stage) dump(ctx context.Context, t *testing.T) {
 			fmt.Fprintln(&b, err)
 		}
 	}
+	// What is shown last is nearest to what the test says, and some CIs keep no more than the end.
+	show("get", "services,endpointslices,events", "-n", s.ns, "-o", "wide")
 	t.Log(b.String())
 }
 
