@@ -291,14 +291,8 @@ func (c *ciliumState) policy(o *object) {
 	a := c.newAdvertisement(l2Kind, o.nick, o.origin())
 	a.nodes, a.selected, a.interfaces = nodes, services, interfaces
 	if len(nodes) == 0 || controlPlane(nodes) {
-		c.excluded(o.about)
+		c.excluded("Cilium", o.about)
 	}
-}
-
-// excluded warns of nodes of the control plane, from which Cilium announces and Tandem does not.
-func (c *ciliumState) excluded(about subject) {
-	c.add(Warn, "exclude-label", about, "Cilium announces from nodes with the label %s too, which kubeadm puts on control-plane "+
-		"nodes; Tandem does not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
 }
 
 // prefixAddress reads the address of a neighbour, which may have a mask.

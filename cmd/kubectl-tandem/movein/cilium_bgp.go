@@ -15,7 +15,7 @@ func (c *ciliumState) peering(o *object) {
 	spec := o.spec()
 	nodes := selectorsOf(spec.selector("nodeSelector"))
 	if controlPlane(nodes) {
-		c.excluded(o.about)
+		c.excluded("Cilium", o.about)
 	}
 	for _, name := range sortedKeys(c.policies) {
 		if !apart(nodes, c.policies[name]) {
@@ -238,7 +238,7 @@ func (c *ciliumState) cluster(o *object, uses map[string]int, configs map[string
 	spec := o.spec()
 	nodes := selectorsOf(spec.selector("nodeSelector"))
 	if controlPlane(nodes) {
-		c.excluded(o.about)
+		c.excluded("Cilium", o.about)
 	}
 	for _, instance := range spec.list("bgpInstances") {
 		name := instance.text("name")

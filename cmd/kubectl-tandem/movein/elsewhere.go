@@ -46,7 +46,7 @@ func (d *draft) searchAnnotations(about subject, n *yaml.Node, path string) {
 	case yaml.ScalarNode:
 		// Values of charts are often a text within the document.
 		if strings.Contains(n.Value, "\n") && mentions(n.Value) {
-			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind != yaml.ScalarNode {
+			if text := writtenIn(n); text != nil {
 				d.searchAnnotations(about, text, path)
 			}
 		}
@@ -200,6 +200,7 @@ func mentions(text string) bool {
 			return true
 		}
 	}
-	return strings.Contains(text, "loadBalancerIP:") || strings.Contains(text, "externalIPs:") || strings.Contains(text, "kube-vip.io/") || strings.Contains(text, "purelb.io/") || strings.Contains(text, "service.cilium.io/") ||
-		strings.Contains(text, serviceLBPrefix) || strings.Contains(text, "metallb.io/") || strings.Contains(text, "metallb.universe.tf/")
+	return slices.ContainsFunc([]string{
+		"loadBalancerIP:", "externalIPs:", "kube-vip.io/", "purelb.io/", "service.cilium.io/", serviceLBPrefix, "metallb.io/", "metallb.universe.tf/",
+	}, func(sign string) bool { return strings.Contains(text, sign) })
 }

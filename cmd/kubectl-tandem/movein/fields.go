@@ -56,20 +56,6 @@ func (f *fields) get(field string) *yaml.Node {
 	return lookup(f.node, field)
 }
 
-// lookup returns the value of a key of a mapping, nil where it is absent or null.
-func lookup(mapping *yaml.Node, key string) *yaml.Node {
-	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		switch value := mapping.Content[i+1]; {
-		case mapping.Content[i].Value != key:
-		case value.Tag == "!!null":
-			return nil
-		default:
-			return value
-		}
-	}
-	return nil
-}
-
 // has reports whether a field is there and not null.
 func (f *fields) has(field string) bool { return f.get(field) != nil }
 
@@ -446,4 +432,16 @@ func duplicates(n *yaml.Node, path string) (paths []string) {
 		}
 	}
 	return paths
+}
+
+// numberOf returns the number that a text of digits is, and the largest there is for more digits than fit; 0 for any other text.
+func numberOf(text string) int64 {
+	if strings.Trim(text, "0123456789") != "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil && text != "" {
+		return math.MaxInt64
+	}
+	return n
 }

@@ -33,7 +33,7 @@ func (d *draft) searchKubeVIPValues(o *object, n *yaml.Node, own bool) {
 	switch n.Kind {
 	case yaml.ScalarNode:
 		if strings.Contains(n.Value, "\n") && mayBeKubeVIP.MatchString(n.Value) {
-			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind == yaml.MappingNode {
+			if text := writtenIn(n); text != nil && text.Kind == yaml.MappingNode {
 				d.searchKubeVIPValues(o, text, own)
 			}
 		}
@@ -85,27 +85,6 @@ func (d *draft) addMade(o *object, values, made *yaml.Node) {
 	o.taken = true
 	o.wholeObject()
 	d.objects = append(d.objects, o.in.document(o.file, o.index, made, "", "")...)
-}
-
-func hasKey(n *yaml.Node, is func(string) bool) bool {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if is(n.Content[i].Value) {
-			return true
-		}
-	}
-	return false
-}
-
-// mapping makes a mapping of keys and values; those that are nil are left out.
-func mapping(pairs ...any) *yaml.Node {
-	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	for i := 0; i < len(pairs); i += 2 {
-		if value := pairs[i+1].(*yaml.Node); value != nil {
-			n.Line = max(n.Line, value.Line)
-			n.Content = append(n.Content, scalarNode(pairs[i].(string)), value)
-		}
-	}
-	return n
 }
 
 // kubeVIPVariablesOf returns the variables of values as a container has them, nil where there are none of kube-vip. They are in env, as a mapping or as a

@@ -48,32 +48,6 @@ func valuesForFRR(values *yaml.Node) (frr, said bool) {
 	return frr, said
 }
 
-// anywhere returns the value of a path in the first mapping that has it, also in values that are written as a text; nil where none has.
-func anywhere(n *yaml.Node, path ...string) *yaml.Node {
-	switch {
-	case n == nil:
-		return nil
-	case n.Kind == yaml.ScalarNode:
-		if !strings.Contains(n.Value, "\n") || !strings.Contains(n.Value, path[0]+":") {
-			return nil
-		}
-		text, err := decode([]byte(n.Value))
-		if err != nil || text == nil || text.Kind == yaml.ScalarNode {
-			return nil
-		}
-		return anywhere(text, path...)
-	}
-	if found := lookupPath(n, path...); found != nil {
-		return found
-	}
-	for _, item := range n.Content {
-		if found := anywhere(item, path...); found != nil {
-			return found
-		}
-	}
-	return nil
-}
-
 // metallbChartOf returns the mapping in a document that names MetalLB's chart, and the version of it; nil where there is none. Examples are the chart of a
 // HelmRelease, and the source of an Application of Argo CD.
 func metallbChartOf(n *yaml.Node) (chart *yaml.Node, version string) {

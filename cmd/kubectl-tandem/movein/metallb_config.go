@@ -103,7 +103,7 @@ func (d *draft) metallbValues(o *object, n *yaml.Node, path string, found func(o
 		case value.Kind == yaml.MappingNode || value.Kind == yaml.SequenceNode:
 			d.metallbValues(o, value, below, found)
 		case value.Kind == yaml.ScalarNode && strings.Contains(value.Value, "configInline:"):
-			if text, err := decode([]byte(value.Value)); err == nil && text != nil {
+			if text := writtenIn(value); text != nil {
 				d.metallbValues(o, text, below, found)
 			}
 		}
@@ -136,16 +136,6 @@ func (d *draft) metallbChart(o *object) {
 	if v, ok := parseRelease(text); ok && (v.major == 0 && v.minor > 12 || v.major > 3) {
 		d.add(Warn, "was-ignored", o.about, "the chart %s ignores configInline; the objects in the cluster count, and not this file", text)
 	}
-}
-
-func lookupPath(n *yaml.Node, path ...string) *yaml.Node {
-	for _, key := range path {
-		if n == nil || n.Kind != yaml.MappingNode {
-			return nil
-		}
-		n = lookup(n, key)
-	}
-	return n
 }
 
 // onlyImages reports whether a value says nothing but which images are used.

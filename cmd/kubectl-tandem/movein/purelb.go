@@ -3,10 +3,8 @@
 package movein
 
 import (
-	"math"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -127,8 +125,7 @@ func (d *draft) purelbAgents(objects []*object) (agents []agent) {
 			}
 		}
 		if controlPlane(a.nodes) {
-			d.add(Warn, "exclude-label", o.about, "PureLB announces from nodes with the label %s too, which kubeadm puts on control-plane nodes; Tandem does "+
-				"not. Remove the label where such nodes are to announce, or give the speakers --ignore-exclude-label", excludeLabel)
+			d.excluded("PureLB", o.about)
 		}
 		agents = append(agents, a)
 	}
@@ -264,18 +261,6 @@ func (d *draft) purelbLengths(p *pool, remote *fields) (length, lengthV6 int64) 
 		*one = max(*one, bits)
 	}
 	return length, lengthV6
-}
-
-// numberOf returns the number that a text of digits is, and the largest there is for more digits than fit; 0 for any other text.
-func numberOf(text string) int64 {
-	if strings.Trim(text, "0123456789") != "" {
-		return 0
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil && text != "" {
-		return math.MaxInt64
-	}
-	return n
 }
 
 // poolsOf returns the one pool of a family, and those of the list.

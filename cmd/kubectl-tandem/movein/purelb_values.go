@@ -22,9 +22,7 @@ func (d *draft) purelbValues() {
 		found := d.purelbValuesOf(o, o.node)
 		if found && o.kind == "" {
 			o.taken = true
-			for i := 0; i < len(o.node.Content); i += 2 {
-				o.whole(o.node.Content[i].Value)
-			}
+			o.wholeObject()
 		}
 	}
 }
@@ -34,7 +32,7 @@ func (d *draft) purelbValuesOf(o *object, n *yaml.Node) (found bool) {
 	switch n.Kind {
 	case yaml.ScalarNode:
 		if strings.Contains(n.Value, "serviceGroup:") || strings.Contains(n.Value, "lbnodeagent:") {
-			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind == yaml.MappingNode {
+			if text := writtenIn(n); text != nil && text.Kind == yaml.MappingNode {
 				return d.purelbValuesOf(o, text)
 			}
 		}
@@ -51,14 +49,6 @@ func (d *draft) purelbValuesOf(o *object, n *yaml.Node) (found bool) {
 		}
 	}
 	return found
-}
-
-// mappingOf returns the mapping of a key, nil where there is none.
-func mappingOf(n *yaml.Node, key string) *yaml.Node {
-	if value := lookup(n, key); value != nil && value.Kind == yaml.MappingNode {
-		return value
-	}
-	return nil
 }
 
 // purelbChart makes the objects of the values serviceGroup and lbnodeagent, each of which may be nil.
@@ -97,15 +87,4 @@ func (d *draft) purelbObject(o *object, version, kind, name string, spec *yaml.N
 	n := mapping("apiVersion", scalarNode("purelb.io/"+version), "kind", scalarNode(kind), "metadata", mapping("name", scalarNode(name)), "spec", spec)
 	n.Line = spec.Line
 	d.objects = append(d.objects, o.in.document(o.file, o.index, n, "", "")...)
-}
-
-// only returns a mapping with some of the keys of another one.
-func only(n *yaml.Node, keys ...string) *yaml.Node {
-	some := &yaml.Node{Kind: yaml.MappingNode, Line: n.Line}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if slices.Contains(keys, n.Content[i].Value) {
-			some.Content = append(some.Content, n.Content[i], n.Content[i+1])
-		}
-	}
-	return some
 }

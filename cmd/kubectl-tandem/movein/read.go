@@ -198,18 +198,6 @@ func (in *input) document(file string, index int, n *yaml.Node, version, kind st
 	return []*object{o}
 }
 
-// scalarOf returns the scalar of a key, "" where there is none.
-func scalarOf(n *yaml.Node, key string) string {
-	if value := lookup(n, key); value != nil && value.Kind == yaml.ScalarNode {
-		return value.Value
-	}
-	return ""
-}
-
-func scalarNode(text string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
-}
-
 // spec returns the spec of the object; one that is absent has no field.
 func (o *object) spec() *fields {
 	if spec := o.child("spec"); spec != nil {

@@ -179,3 +179,9 @@ func controlPlane(list []metav1.LabelSelector) bool {
 	}
 	return false
 }
+
+// excluded warns of nodes of the control plane, from which a product announces and Tandem does not.
+func (d *draft) excluded(product string, about subject) {
+	d.add(Warn, "exclude-label", about, "%s announces from nodes with the label %s too, which kubeadm puts on control-plane nodes; Tandem does not. Remove the "+
+		"label where such nodes are to announce, or give the speakers --ignore-exclude-label", product, excludeLabel)
+}

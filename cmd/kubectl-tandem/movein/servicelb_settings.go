@@ -71,7 +71,7 @@ func (k *k3sSettings) search(n *yaml.Node) {
 	case yaml.ScalarNode:
 		k.text(n.Value)
 		if strings.Contains(n.Value, "\n") && strings.Contains(n.Value, "servicelb") {
-			if text, err := decode([]byte(n.Value)); err == nil && text != nil && text.Kind == yaml.MappingNode {
+			if text := writtenIn(n); text != nil && text.Kind == yaml.MappingNode {
 				k.search(text)
 			}
 		}
