@@ -13,6 +13,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // Document is an object of Tandem, a Secret, or a patch for a Service.
@@ -142,27 +144,22 @@ func (p *pool) document(labelled bool) Document {
 	set(s, "priority", p.priority, 0)
 	setList(s, "namespaceSelectors", p.namespaces)
 	setList(s, "serviceSelectors", p.services)
-	for _, family := range []struct {
-		name string
-		six  bool
-	}{{"ipv4", false}, {"ipv6", true}} {
-		partition := map[string]any{}
+	for _, f := range family.All {
+		spans, excluded := p.ofFamily(f)
+		if len(spans) == 0 {
+			continue
+		}
 		var ranges, exclude []string
-		for _, entry := range p.spans {
-			if entry.is6() == family.six {
-				ranges = append(ranges, entry.text)
-			}
+		for _, entry := range spans {
+			ranges = append(ranges, entry.text)
 		}
-		for _, a := range p.exclude {
-			if a.Is6() == family.six && !slices.Contains(exclude, a.String()) {
-				exclude = append(exclude, a.String())
-			}
+		for _, a := range excluded {
+			exclude = append(exclude, a.String())
 		}
+		partition := map[string]any{}
 		setList(partition, "ranges", ranges)
-		setList(partition, "exclude", exclude)
-		if len(ranges) > 0 {
-			s[family.name] = partition
-		}
+		setList(partition, "exclude", distinct(exclude))
+		s[partitionField(f)] = partition
 	}
 	var labels map[string]string
 	if labelled {

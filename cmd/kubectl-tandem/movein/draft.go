@@ -11,6 +11,8 @@ import (
 
 	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // Kinds of objects of Tandem.
@@ -93,10 +95,31 @@ func (p *pool) leavesOut(a netip.Addr) bool {
 	return slices.Contains(p.exclude, a) || p.avoidBuggy && a.Is4() && (last == 0 || last == 255)
 }
 
-// hasFamily reports whether the pool has addresses of the family.
-func (p *pool) hasFamily(six bool) bool {
-	return slices.ContainsFunc(p.spans, func(s span) bool { return s.is6() == six })
+// hasFamily reports whether the pool has addresses of a family.
+func (p *pool) hasFamily(f family.Family) bool {
+	return slices.ContainsFunc(p.spans, func(s span) bool { return s.family() == f })
 }
+
+// dual reports whether the pool has addresses of both families.
+func (p *pool) dual() bool { return p.hasFamily(family.IPv4) && p.hasFamily(family.IPv6) }
+
+// ofFamily returns the entries of a family, and the addresses that are left out of them.
+func (p *pool) ofFamily(f family.Family) (spans []span, exclude []netip.Addr) {
+	for _, s := range p.spans {
+		if s.family() == f {
+			spans = append(spans, s)
+		}
+	}
+	for _, a := range p.exclude {
+		if family.Of(a) == f {
+			exclude = append(exclude, a)
+		}
+	}
+	return spans, exclude
+}
+
+// partitionField is the field of an AddressPool that has the addresses of a family.
+func partitionField(f family.Family) string { return strings.ToLower(string(f)) }
 
 // newPool adds a pool with a name that the API server takes.
 func (d *draft) newPool(theirs, product, from string) *pool {
@@ -626,14 +649,15 @@ func (d *draft) checkPool(p *pool) {
 func (d *draft) checkFamilies() {
 	var single []*pool
 	for _, p := range d.pools {
-		if p.onePoolPerService && !p.manual && p.hasFamily(false) != p.hasFamily(true) {
+		if p.onePoolPerService && !p.manual && p.hasFamily(family.IPv4) != p.hasFamily(family.IPv6) {
 			single = append(single, p)
 		}
 	}
-	both := slices.ContainsFunc(d.pools, func(p *pool) bool { return !p.manual && p.hasFamily(false) && p.hasFamily(true) })
-	six := func(p *pool) bool { return p.hasFamily(true) }
-	if !slices.ContainsFunc(single, six) || !slices.ContainsFunc(single, func(p *pool) bool { return !six(p) }) {
-		return
+	both := slices.ContainsFunc(d.pools, func(p *pool) bool { return !p.manual && p.dual() })
+	for _, f := range family.All {
+		if !slices.ContainsFunc(single, func(p *pool) bool { return p.hasFamily(f) }) {
+			return
+		}
 	}
 	if said := d.serviceFamilies(); said || both {
 		return
@@ -650,7 +674,7 @@ func (d *draft) serviceFamilies() (said bool) {
 	older := metalLB.before(0, 14, 9) && !strings.HasPrefix(strings.TrimSpace(metalLB.words), ">") // which gave nothing where one pool had not both
 	for _, s := range d.parsed {
 		dual := slices.ContainsFunc(d.pools, func(p *pool) bool {
-			return !p.manual && p.hasFamily(false) && p.hasFamily(true) && matches(p.services, s.labels)
+			return !p.manual && p.dual() && matches(p.services, s.labels)
 		})
 		switch {
 		case !s.loadBalancer || s.taken:
@@ -716,8 +740,9 @@ func (d *draft) checkLabels() {
 func (d *draft) checkSessions() {
 	for i, p := range d.peers {
 		for _, other := range d.peers[:i] {
-			if p.address != "" && p.address == other.address && p.iface == other.iface && p.vrf == other.vrf && p.source == other.source && p.sourceInterface == other.sourceInterface &&
-				!apart(p.nodes, other.nodes) {
+			same := p.address == other.address && p.iface == other.iface && p.vrf == other.vrf && p.source == other.source &&
+				p.sourceInterface == other.sourceInterface
+			if p.address != "" && same && !apart(p.nodes, other.nodes) {
 				d.add(Warn, "same-router", p.about(), "BGPPeer %s has the address %s too, and a node may have both; a router takes one "+
 					"session from an address. Give them nodeSelectors that exclude each other", other.name, p.address)
 			}
@@ -730,7 +755,7 @@ func contains(prefix netip.Prefix, p *pool) bool {
 	whole := netipx.RangeOfPrefix(prefix)
 	found := false
 	for _, s := range p.spans {
-		if s.is6() != prefix.Addr().Is6() {
+		if s.family() != family.Of(prefix.Addr()) {
 			continue
 		}
 		if found = true; !whole.Contains(s.addrs.From()) || !whole.Contains(s.addrs.To()) {

@@ -12,12 +12,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // mostParts is how many objects are made of one, whose lists are longer than Tandem takes. What would need more is refused.
 const mostParts = 64
 
-// mostKeys is how many labels selectors may have in common that are put together. Whoever writes more of them has no list that gets short enough.
+// mostKeys bounds the labels by which selectors are put together, since each of them is a round over the whole list.
 const mostKeys = 64
 
 // fit says in another way what an object of Tandem cannot, since a list of it would have more entries than its definition takes: selectors that differ in
@@ -137,28 +138,22 @@ func ordered(e metav1.LabelSelectorRequirement) []string {
 // those. For example Cilium keeps the first and the last address of each block, so that 40 blocks exclude 80 addresses: 192.0.2.0/24 becomes
 // 192.0.2.1-192.0.2.254.
 func (d *draft) fitRanges(p *pool) {
-	for _, six := range []bool{false, true} {
-		other := func(s span) bool { return s.is6() == six }
-		field := partition(six)
-		mine := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() != six })
-		exclude := slices.DeleteFunc(slices.Clone(p.exclude), func(a netip.Addr) bool { return a.Is6() != six })
+	for _, f := range family.All {
+		spans, exclude := p.ofFamily(f)
+		field := partitionField(f)
 		most := func(list string) int { return schema.MaxItems(poolKind, "spec."+field+"."+list) }
+		fewer := regrouped(spans, nil)
 		switch {
 		case tooMany(poolKind, field+".exclude", exclude):
-			mine = p.rearrange(six, false)
-			p.exclude = slices.DeleteFunc(p.exclude, func(a netip.Addr) bool { return a.Is6() == six })
+			fewer = regrouped(spans, exclude)
+			p.exclude = slices.DeleteFunc(p.exclude, func(a netip.Addr) bool { return family.Of(a) == f })
 			d.add(Info, "merged", p.about(), "its ranges leave out the %d addresses that it excludes, since an AddressPool takes %d of them", len(exclude), most("exclude"))
-		case tooMany(poolKind, field+".ranges", mine):
-			fewer := p.rearrange(six, true)
-			if len(fewer) == len(mine) {
-				continue
-			}
-			mine = fewer
+		case tooMany(poolKind, field+".ranges", spans) && len(fewer) < len(spans):
 			d.add(Info, "merged", p.about(), "entries that touch are put together, since an AddressPool takes %d of a family", most("ranges"))
 		default:
 			continue
 		}
-		p.spans = append(slices.DeleteFunc(p.spans, other), mine...)
+		p.spans = append(slices.DeleteFunc(p.spans, func(s span) bool { return s.family() == f }), fewer...)
 	}
 }
 
@@ -267,8 +262,8 @@ func (d *draft) splitPeer(p *peer) {
 func (p *pool) rest() *pool {
 	rest := *p
 	switch {
-	case p.ofServices && p.surplusRanges(&rest, false):
-	case p.ofServices && p.surplusRanges(&rest, true):
+	case p.ofServices && p.surplusRanges(&rest, family.IPv4):
+	case p.ofServices && p.surplusRanges(&rest, family.IPv6):
 	case surplus(poolKind, "namespaceSelectors", &p.namespaces, &rest.namespaces):
 	case surplus(poolKind, "serviceSelectors", &p.services, &rest.services):
 	default:
@@ -278,24 +273,15 @@ func (p *pool) rest() *pool {
 }
 
 // surplusRanges moves what a pool has beyond what it takes of a family to another one. It reports whether there was any.
-func (p *pool) surplusRanges(rest *pool, six bool) bool {
-	mine := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() != six })
-	others := slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.is6() == six })
-	rest.spans = nil
-	if !surplus(poolKind, partition(six)+".ranges", &mine, &rest.spans) {
-		rest.spans = p.spans
+func (p *pool) surplusRanges(rest *pool, f family.Family) bool {
+	spans, _ := p.ofFamily(f)
+	var more []span
+	if !surplus(poolKind, partitionField(f)+".ranges", &spans, &more) {
 		return false
 	}
-	p.spans = append(others, mine...)
+	rest.spans = more
+	p.spans = append(slices.DeleteFunc(slices.Clone(p.spans), func(s span) bool { return s.family() == f }), spans...)
 	return true
-}
-
-// partition is the field of a pool that has the addresses of a family.
-func partition(six bool) string {
-	if six {
-		return "ipv6"
-	}
-	return "ipv4"
 }
 
 // splitPool makes several pools of one that has more selectors than a pool takes, with the same addresses, or more ranges.

@@ -10,6 +10,8 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // kubeVIP converts the ConfigMap of kube-vip's cloud provider and the environment of its pods.
@@ -166,7 +168,7 @@ func (k *kubeVIPState) pool(o *object, data *fields, e kubeVIPPool, skipEnds boo
 		k.addSpan(p, data, e.key, text)
 	}
 	for _, s := range p.spans {
-		if !s.cidr.IsValid() || s.is6() && !skipEnds {
+		if !s.cidr.IsValid() || s.family() == family.IPv6 && !skipEnds {
 			continue
 		}
 		if skipEnds {

@@ -2,7 +2,11 @@
 
 package movein
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/tandem-lb/tandem/ipam/family"
+)
 
 // metallbRefused warns of what MetalLB refuses together with the whole configuration, and Tandem does not: the cluster need not run what the
 // file says.
@@ -41,7 +45,7 @@ func (d *draft) metallbAggregation() {
 		for _, p := range d.pools {
 			for _, s := range p.spans {
 				length := a.length
-				if s.is6() {
+				if s.family() == family.IPv6 {
 					length = a.lengthV6
 				}
 				if a.kind == bgpKind && p.product == "metallb" && length > 0 && int(length) < s.bits() && d.selects(a, p) {
@@ -94,8 +98,8 @@ func disjoint(a, b []string) bool {
 
 // samePrefix reports whether two advertisements announce an address of the pool by the same prefix.
 func samePrefix(p *pool, a, b *advertisement) bool {
-	return p.hasFamily(false) && orDefault(a.length, 32) == orDefault(b.length, 32) ||
-		p.hasFamily(true) && orDefault(a.lengthV6, 128) == orDefault(b.lengthV6, 128)
+	return p.hasFamily(family.IPv4) && orDefault(a.length, 32) == orDefault(b.length, 32) ||
+		p.hasFamily(family.IPv6) && orDefault(a.lengthV6, 128) == orDefault(b.lengthV6, 128)
 }
 
 // metallbTwins warns of two peers with one address, once for each peer. MetalLB refuses them in FRR mode; since 0.16 only where a node may have both.
@@ -116,7 +120,7 @@ func (d *draft) metallbTwins(m *metalLB) {
 func (d *draft) metallbNativeSix() {
 	for _, p := range d.pools {
 		bgp := func(a *advertisement) bool { return a.kind == bgpKind && d.selects(a, p) }
-		if p.product == "metallb" && p.hasFamily(true) && slices.ContainsFunc(d.advertisements, bgp) {
+		if p.product == "metallb" && p.hasFamily(family.IPv6) && slices.ContainsFunc(d.advertisements, bgp) {
 			d.add(Warn, "was-refused", p.about(), "native MetalLB refuses IPv6 addresses that are announced by BGP; give the BGPPeers both families, by leaving "+
 				"families out, or take the addresses out")
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go4.org/netipx"
+
+	"github.com/tandem-lb/tandem/ipam/family"
 )
 
 // span is an entry of a pool.
@@ -18,8 +20,8 @@ type span struct {
 	cidr  netip.Prefix // where it is one
 }
 
-// is6 reports whether the span is IPv6.
-func (s span) is6() bool { return s.addrs.From().Is6() }
+// family returns the family of all addresses of the span.
+func (s span) family() family.Family { return family.Of(s.addrs.From()) }
 
 // parseSpan reads a CIDR, a range or an address, as the products write them: with blanks, with line feeds, with host bits. notes are codes
 // and texts of what is written otherwise.
@@ -53,19 +55,15 @@ func parseSpan(text string) (s span, notes []note, problem *note) {
 
 type note struct{ code, text string }
 
-// rearrange makes the entries of a family anew from the same addresses, without those that are excluded, and returns how many there are. For example, a
-// hundred single addresses 192.0.2.1/32, 192.0.2.2/32 and so on become 192.0.2.1-192.0.2.100. keep says that what is excluded stays in the entries.
-func (p *pool) rearrange(six, keep bool) (entries []span) {
+// regrouped returns the fewest entries that have the addresses of some others, but for those that are excluded. For example, a hundred single addresses
+// 192.0.2.1/32, 192.0.2.2/32 and so on become 192.0.2.1-192.0.2.100.
+func regrouped(spans []span, exclude []netip.Addr) (entries []span) {
 	var all netipx.IPSetBuilder
-	for _, s := range p.spans {
-		if s.is6() == six {
-			all.AddRange(s.addrs)
-		}
+	for _, s := range spans {
+		all.AddRange(s.addrs)
 	}
-	for _, a := range p.exclude {
-		if a.Is6() == six && !keep {
-			all.Remove(a)
-		}
+	for _, a := range exclude {
+		all.Remove(a)
 	}
 	set, err := all.IPSet()
 	if err != nil {
