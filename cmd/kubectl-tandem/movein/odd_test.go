@@ -3,40 +3,11 @@
 package movein_test
 
 import (
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
-
-// TestNoPanic takes the inputs of the cases apart: without a line, without all that follows, with a value that is a list or a mapping. None
-// of it makes the conversion panic.
-func TestNoPanic(t *testing.T) {
-	paths, err := filepath.Glob("testdata/cases/*/input.yaml")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no cases: %v", err)
-	}
-	for n, path := range paths {
-		lines := strings.SplitAfter(string(read(t, path)), "\n")
-		for i, line := range lines {
-			if i%6 != n%6 { // All of them together take half a minute.
-				continue
-			}
-			before, rest := strings.Join(lines[:i], ""), strings.Join(lines[i+1:], "")
-			changed := []string{before + rest, before}
-			if key, _, ok := strings.Cut(line, ":"); ok {
-				changed = append(changed, before+key+": [{a: b}]\n"+rest, before+key+": {a: [b]}\n"+rest, before+key+":\n"+rest)
-			}
-			for _, text := range changed {
-				for _, live := range []bool{false, true} {
-					movein.Convert([]movein.Input{{Name: "input.yaml", Data: []byte(text)}}, movein.Options{Live: live, KeepInUse: live})
-				}
-			}
-		}
-	}
-}
 
 // TestOddities converts what users write and the products' documentation does not.
 func TestOddities(t *testing.T) {
@@ -58,11 +29,7 @@ func TestOddities(t *testing.T) {
 	)
 	with := func(text string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(text) }
 	families := with(pool, "NAME", "four", "RANGE", "192.0.2.0/28") + with(pool, "NAME", "six", "RANGE", `"2001:db8::/120"`)
-	for _, tt := range []struct {
-		name, input string
-		o           movein.Options
-		want, codes []string // texts in the documents; level and code of messages, of which info is left out
-	}{
+	for _, tt := range []conversion{
 		{
 			name: "values in a list", input: "kind: Application\nspec: {sources: [{helm: {valuesObject: {" + inline + "}}}]}\n",
 			want: []string{"192.0.2.0/28", "kind: L2Advertisement"},
@@ -303,17 +270,6 @@ func TestOddities(t *testing.T) {
 			"metadata: {name: a}\nspec: {virtualRouters: [{localASN: 64500, neighbors: [{peerAddress: 192.0.2.1/32, peerASN: 0, " +
 			"authSecretRef: pw}]}]}\n", codes: []string{"warn nothing-announced"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			documents, messages := convert(t, tt.input, tt.o)
-			for _, want := range tt.want {
-				if !strings.Contains(documents, want) {
-					t.Errorf("there is no %q in:\n%s", want, documents)
-				}
-			}
-			got := slices.DeleteFunc(codes(messages), func(code string) bool { return strings.HasPrefix(code, "info") })
-			if !slices.Equal(got, tt.codes) {
-				t.Errorf("messages %q, want codes %q", messages, tt.codes)
-			}
-		})
+		t.Run(tt.name, tt.run)
 	}
 }
