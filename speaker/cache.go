@@ -100,7 +100,8 @@ func matters(old, current any) bool {
 }
 
 // essence returns a copy of an object without what changes no decision: its version, the status of what users write and, of a SpeakerStatus,
-// what it says of BGP sessions, of addresses that do not answer, and to people. Each new Service changes the counts of sessions on each node.
+// what it says of BGP sessions, of addresses that do not answer, and to people. Each new Service changes the counts of its pool, and those of
+// sessions on each node. Of the conditions one counts: whether the node announces though a label excludes it.
 func essence(obj any) any {
 	o, ok := obj.(client.Object)
 	if !ok {
@@ -111,10 +112,24 @@ func essence(obj any) any {
 	o.SetManagedFields(nil)
 	switch o := o.(type) {
 	case *v1alpha1.SpeakerStatus:
+		ignoresLabel := observation.IgnoresLabel(o)
 		o.Status.BGPSessions, o.Status.Unanswered, o.Status.Summary, o.Status.Conditions = nil, nil, nil, nil
+		if ignoresLabel {
+			o.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDraining, Reason: v1alpha1.ReasonExcludeLabelIgnored}}
+		}
+	case *ipamv1alpha1.AddressPool:
+		o.Status = ipamv1alpha1.AddressPoolStatus{}
+	case *v1alpha1.L2Advertisement:
+		o.Status = v1alpha1.ConfigStatus{}
 	case *v1alpha1.BGPPeer:
 		o.Status = v1alpha1.ConfigStatus{}
 	case *v1alpha1.BGPAdvertisement:
+		o.Status = v1alpha1.ConfigStatus{}
+	case *v1alpha1.BFDProfile:
+		o.Status = v1alpha1.ConfigStatus{}
+	case *v1alpha1.Community:
+		o.Status = v1alpha1.ConfigStatus{}
+	case *v1alpha1.InterfaceAdvertisement:
 		o.Status = v1alpha1.ConfigStatus{}
 	}
 	return o

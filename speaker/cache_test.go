@@ -5,6 +5,7 @@ package speaker
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -158,6 +159,18 @@ func TestMatters(t *testing.T) {
 			Interfaces:  []v1alpha1.InterfaceState{{Name: iface, Usable: true}},
 		}}
 	}
+	draining := func(reason string) *v1alpha1.SpeakerStatus {
+		return &v1alpha1.SpeakerStatus{Status: v1alpha1.SpeakerState{
+			Conditions: []metav1.Condition{{Type: v1alpha1.ConditionDraining, Reason: reason}},
+		}}
+	}
+	pool := func(allocated int64, ranges string) *ipamv1alpha1.AddressPool {
+		return &ipamv1alpha1.AddressPool{
+			ObjectMeta: metav1.ObjectMeta{Name: "lan", ResourceVersion: fmt.Sprint(allocated)},
+			Spec:       ipamv1alpha1.AddressPoolSpec{IPv4: &ipamv1alpha1.IPv4Partition{Ranges: []ipamv1alpha1.IPv4Range{ipamv1alpha1.IPv4Range(ranges)}}},
+			Status:     ipamv1alpha1.AddressPoolStatus{IPv4: &ipamv1alpha1.PartitionStatus{Allocated: allocated}},
+		}
+	}
 	for _, tt := range []struct {
 		name         string
 		old, current any
@@ -167,12 +180,31 @@ func TestMatters(t *testing.T) {
 		{"a node that is not Ready any more", heartbeat(10, corev1.ConditionTrue), heartbeat(20, corev1.ConditionFalse), true},
 		{"the counts of a SpeakerStatus", status(1, "1/1", "eth0"), status(2, "0/1", "eth0"), false},
 		{"the interfaces of a SpeakerStatus", status(1, "1/1", "eth0"), status(1, "1/1", "eth1"), true},
+		{"a condition of a SpeakerStatus", draining(v1alpha1.ReasonNotDraining), draining(v1alpha1.ReasonGone), false},
+		{"a speaker that ignores the label from now on", draining(v1alpha1.ReasonNotDraining), draining(v1alpha1.ReasonExcludeLabelIgnored), true},
+		{"the count of a pool", pool(1, "198.51.100.200"), pool(2, "198.51.100.200"), false},
+		{"the range of a pool", pool(1, "198.51.100.200"), pool(1, "198.51.100.201"), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := matters(tt.old, tt.current); got != tt.want {
 				t.Errorf("the update matters: %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestNoStatusOfConfigurationMatters: the controller manager writes whether speakers use an object, which changes no decision of theirs.
+func TestNoStatusOfConfigurationMatters(t *testing.T) {
+	for _, kind := range config.Kinds() {
+		accepted := kind.DeepCopyObject()
+		conditions := reflect.ValueOf(accepted).Elem().FieldByName("Status").FieldByName("Conditions")
+		if _, users := conditions.Interface().([]metav1.Condition); !users {
+			continue // a Namespace
+		}
+		conditions.Set(reflect.ValueOf([]metav1.Condition{{Type: "Ready", Status: metav1.ConditionTrue}}))
+		if matters(kind, accepted) {
+			t.Errorf("the condition of a %T wakes the loop", kind)
+		}
 	}
 }
 
