@@ -67,12 +67,17 @@ type statusWriter struct {
 	counted   time.Time // when a write brought new counts alone last
 }
 
-// run writes the status at first, and whenever changed is raised.
+// run writes the status at first, and whenever changed is raised. It looks each lookPeriod whether it has changed without that: of some of it
+// nothing tells. For example kube-proxy in IPVS mode has 192.0.2.10 on kube-ipvs0 before the address is on record for node2, and node1, which
+// answers too, hears of the record alone. Nor does the kernel tell that a sysctl has changed.
 func (w *statusWriter) run(ctx context.Context, changed signal.Signal) error {
 	changed.Raise()
 	w.countsDue = time.AfterFunc(0, changed.Raise)
 	defer w.countsDue.Stop()
+	lookAgain := time.AfterFunc(lookPeriod, changed.Raise)
+	defer lookAgain.Stop()
 	signal.Every(ctx, changed, statusPeriod, statusPeriod, func(ctx context.Context) error {
+		lookAgain.Reset(lookPeriod)
 		bounded, cancel := context.WithTimeout(ctx, statusTimeout)
 		defer cancel()
 		err := w.write(bounded)

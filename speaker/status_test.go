@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -271,6 +272,59 @@ func TestStatusWriterGoesOn(t *testing.T) {
 		var got v1alpha1.SpeakerStatus
 		if err := store.Get(ctx, client.ObjectKey{Name: "node1"}, &got); err != nil || len(got.Status.BGPSessions) != 1 {
 			t.Errorf("a minute after a write that was not answered: %+v, %v; want the session", got.Status, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestStatusIsLookedAtAgain: the kernel has an address of a Service before the address is on record, and nothing tells this node of the status
+// when it is.
+func TestStatusIsLookedAtAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
+		claim := claim(v4, ipamv1alpha1.ManagedBy, "lan")
+		store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim).
+			WithStatusSubresource(&v1alpha1.SpeakerStatus{}).Build()
+		w := &statusWriter{
+			node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
+			cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
+			draining:     func() (drainState, bool) { return drainState{}, false },
+			found:        func() found { return found{} },
+			kernelRoutes: func() *metav1.Condition { return nil },
+			sessions:     someSessions{new(atomic.Int32)},
+			links: func() *link.Snapshot {
+				return &link.Snapshot{Interfaces: []link.Interface{{
+					Name: "eth0", Kind: "device", Up: true, MAC: []byte{2, 0, 0, 0, 0, 1}, Addresses: []link.Address{{Prefix: netip.MustParsePrefix(v4 + "/32")}},
+				}}}
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.run(ctx, signal.New()) }()
+		answers := func() metav1.ConditionStatus {
+			var got v1alpha1.SpeakerStatus
+			if err := store.Get(ctx, client.ObjectKey{Name: "node1"}, &got); err != nil {
+				t.Fatal(err)
+			}
+			if c := meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionKernelAnswers); c != nil {
+				return c.Status
+			}
+			return metav1.ConditionUnknown
+		}
+		time.Sleep(time.Second)
+		if got := answers(); got != metav1.ConditionFalse {
+			t.Errorf("KernelAnswers is %s before the address is on record, want False", got)
+		}
+		record := announcement("web", "node2", v4)
+		if err := store.Create(ctx, &record); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lookPeriod)
+		if got := answers(); got != metav1.ConditionTrue {
+			t.Errorf("KernelAnswers is %s when the address has been on record for %v, want True", got, lookPeriod)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -31,7 +31,14 @@ func TestFailback(t *testing.T) {
 			want: []string{"node1 holds " + v4 + " on [eth0]", "node3 holds " + v4 + " on [eth0]"}, // until the record names node1
 		},
 		{name: "and not before", change: prefer("name=node1", 11*time.Minute), want: stays},
-		{name: "a node that is as much preferred as the holder takes nothing", change: prefer("name", time.Minute), want: stays},
+		{
+			name: "a node that is as much preferred as the holder takes nothing, though it would be elected",
+			change: func(s *Snapshot) {
+				prefer("name", time.Minute)(s)
+				s.Services = []Service{heldBy("node1", service("web", v4))}
+			},
+			want: []string{"node1 holds " + v4 + " on [eth0]"},
+		},
 		{
 			name: "of two one takes it", change: prefer("name in (node1, node2)", time.Minute),
 			want: []string{"node2 holds " + v4 + " on [eth0]", "node3 holds " + v4 + " on [eth0]"},
