@@ -94,6 +94,10 @@ func TestHealthyFor(t *testing.T) {
 		{name: "an interface that is not heard", node: decision.Node{Ready: true, Interfaces: silent}, want: short},
 		{name: "no other speaker", node: decision.Node{Ready: true, Interfaces: both}, lone: true, want: short},
 		{name: "isolated", ill: decision.Snapshot{Isolated: true}, node: decision.Node{Ready: true, Interfaces: both}, want: short},
+		{
+			name: "in doubt whether the others are dead", ill: decision.Snapshot{StartupHold: true},
+			node: decision.Node{Ready: true, Interfaces: both}, want: short,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := handover{node: "node1"}

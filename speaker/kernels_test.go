@@ -115,6 +115,33 @@ func TestKernels(t *testing.T) {
 	}
 }
 
+// TestKernelsCutOff: a node that is cut off goes on asking the gateway when all others have been given up, so that it hears when it is not any more.
+func TestKernelsCutOff(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	node2, gateway := lan.Key{Node: "node2", Interface: "eth0"}, lan.Key{Interface: "198.51.100.1"}
+	prober := &fakeProber{states: map[lan.Key]lan.State{node2: lan.Silent, gateway: lan.Silent}}
+	k := newKernels("node1", prober)
+	update := func(alive bool) {
+		on := []lan.Target{{Key: node2, Via: "eth0", MAC: [6]byte{2}}, {Key: gateway, Via: "eth0"}}
+		k.Update(t.Context(), start, presence{alive: func(string) bool { return alive }}, on, nil, map[string]decision.Node{"node2": {}})
+	}
+	update(true)
+	if !k.isCutOff() {
+		t.Fatal("a node that hears neither the other nor the gateway is not cut off")
+	}
+	update(false)
+	if len(prober.targets) != 1 || prober.targets[0].Key != gateway {
+		t.Errorf("asked are %v, want the gateway", prober.targets)
+	}
+	if !k.isCutOff() {
+		t.Error("it is not cut off any more when the other is given up")
+	}
+	prober.states = map[lan.Key]lan.State{gateway: lan.Answers}
+	if update(false); k.isCutOff() {
+		t.Error("it is cut off when the gateway answers")
+	}
+}
+
 // TestKernelsHear: a message is news if something else is silent by it. All that wait are taken in at once.
 func TestKernelsHear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

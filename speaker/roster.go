@@ -39,6 +39,8 @@ type roster struct {
 	hopeless map[string]bool
 	// unreachable are the speakers that gossip does not show, and that live all the same, as far as is known.
 	unreachable map[string]bool
+	// notReady is since when Nodes have not been Ready while most were, as this speaker sees it.
+	notReady map[string]time.Time
 }
 
 // newRoster returns the roster of a speaker that starts now.
@@ -46,7 +48,7 @@ func newRoster(now time.Time, grace time.Duration) *roster {
 	return &roster{
 		started: now, grace: grace, seen: map[string]bool{}, lost: map[string]bool{},
 		gone: map[string]bool{}, back: map[string]time.Time{}, hopeless: map[string]bool{},
-		unreachable: map[string]bool{},
+		unreachable: map[string]bool{}, notReady: map[string]time.Time{},
 	}
 }
 
@@ -95,7 +97,9 @@ type seenByAPI struct {
 // Update takes in which speakers gossip shows at a time, and what the API says of them.
 //
 // A speaker that gossip does not show may live: where the port of gossip is closed on a node, or on all, speakers reach the API and the LAN,
-// and not each other. Those are unreachable, for as long as their Nodes are Ready and their kernels answer:
+// and not each other. Those are unreachable, for as long as their Nodes are Ready and their kernels answer. A Node that is not Ready for a
+// moment, or while most are not, is no reason either, as for a speaker that is alive (see readiness): else an outage of the control plane would
+// move all addresses, again and again, where gossip's port is closed.
 //
 //   - one that this speaker has never met,
 //   - one that has written something to the API since it was lost,
@@ -112,10 +116,7 @@ func (r *roster) Update(now time.Time, alive membership.Snapshot, api seenByAPI)
 	lately := r.lose(now, alive, api, &p)
 	r.await(now, alive, &p)
 	presumed := r.presume(now, alive, api, &p)
-	maps.DeleteFunc(r.unreachable, func(node string, _ bool) bool {
-		_, known := api.known[node]
-		return !known || !api.ready(node) || r.hopeless[node]
-	})
+	r.dropUnreachable(now, api, &p)
 	for node := range r.unreachable {
 		p.expected[node] = now.Add(time.Hour)
 	}
@@ -211,6 +212,36 @@ func (r *roster) presume(now time.Time, alive membership.Snapshot, api seenByAPI
 	}
 	p.met = len(r.seen) > 1 || others == 0
 	return presumed
+}
+
+// dropUnreachable drops those of the unreachable speakers that have no Node any more, or one that is not Ready for long, or whose kernels are
+// silent.
+func (r *roster) dropUnreachable(now time.Time, api seenByAPI, p *presence) {
+	ready := 0
+	for node := range api.known {
+		if api.ready(node) {
+			ready++
+		}
+	}
+	mostAreReady := 2*ready > len(api.known)
+	maps.DeleteFunc(r.notReady, func(node string, _ time.Time) bool {
+		_, known := api.known[node]
+		return !known || !mostAreReady || api.ready(node)
+	})
+	for node := range api.known {
+		if _, noted := r.notReady[node]; mostAreReady && !noted && !api.ready(node) {
+			r.notReady[node] = now
+		}
+	}
+	maps.DeleteFunc(r.unreachable, func(node string, _ bool) bool {
+		_, known := api.known[node]
+		since, notReady := r.notReady[node]
+		left := since.Add(readinessPatience).Sub(now)
+		if notReady && left > 0 {
+			p.wait = min(p.wait, left)
+		}
+		return !known || notReady && left <= 0 || r.hopeless[node]
+	})
 }
 
 // Lives says that speakers which gossip does not show live, since they answer for addresses that they have on record.

@@ -230,14 +230,18 @@ func TestRosterUnreachable(t *testing.T) {
 	wrote.after, wrote.written = 5*time.Second, map[string]time.Duration{"node3": time.Second + afterLoss + 1}
 	early := wrote
 	early.written = map[string]time.Duration{"node3": time.Second + afterLoss}
-	notReady := wrote
-	notReady.after, notReady.notReady = 6*time.Second, []string{"node3"}
+	at := func(after time.Duration, notReady ...string) step {
+		s := wrote
+		s.after, s.notReady = after, notReady
+		return s
+	}
 	met := step{alive: all}
 	for _, tt := range []struct {
 		name  string
 		steps []step
 		want  []string
 		met   bool
+		wait  time.Duration // 0 where it does not matter
 	}{
 		{name: "all are alive", steps: []step{met}, met: true},
 		{name: "nobody was met", steps: []step{{after: discoveryWindow, alive: one}}, want: []string{"node2", "node3"}},
@@ -252,7 +256,26 @@ func TestRosterUnreachable(t *testing.T) {
 			steps: []step{met, {after: 2 * time.Second, alive: other, lost: second("node3"), filtered: []string{"node3"}}},
 		},
 		{name: "what it wrote was on its way when it was lost", steps: []step{met, lost, early}, met: true},
-		{name: "its Node is not Ready any more", steps: []step{met, lost, wrote, notReady}, met: true},
+		{
+			name: "its Node is not Ready for a moment", want: []string{"node3"}, met: true, wait: time.Second,
+			steps: []step{met, lost, wrote, at(6*time.Second, "node3"), at(65*time.Second, "node3")},
+		},
+		{name: "its Node is not Ready for a minute", steps: []step{met, lost, wrote, at(6*time.Second, "node3"), at(66*time.Second, "node3")}, met: true},
+		{
+			name: "nor later", met: true,
+			steps: []step{met, lost, wrote, at(6*time.Second, "node3"), at(66*time.Second, "node3"), at(67*time.Second, "node3")},
+		},
+		{
+			name: "its Node was Ready meanwhile", want: []string{"node3"}, met: true,
+			steps: []step{met, lost, wrote, at(6*time.Second, "node3"), at(60 * time.Second), at(61*time.Second, "node3"), at(67*time.Second, "node3")},
+		},
+		{
+			name: "no kubelet has reached the control plane for minutes, and that of node1 is the first that does", want: []string{"node3"}, met: true,
+			steps: []step{
+				met, lost, wrote, at(6*time.Second, all...), at(3*time.Minute, all...), at(4*time.Minute, "node2", "node3"), at(5*time.Minute, "node3"),
+				at(5*time.Minute+readinessPatience-1, "node3"),
+			},
+		},
 		{name: "it is back", steps: []step{met, lost, wrote, met}, met: true},
 		{
 			name: "it restarts", met: true,
@@ -279,6 +302,9 @@ func TestRosterUnreachable(t *testing.T) {
 			p := update(all, tt.steps...)
 			if got := slices.Sorted(maps.Keys(p.unreachable)); !slices.Equal(got, tt.want) || p.met != tt.met {
 				t.Errorf("unreachable %v, met %v; want %v and %v", got, p.met, tt.want, tt.met)
+			}
+			if tt.wait > 0 && p.wait != tt.wait {
+				t.Errorf("that holds for %v, want %v", p.wait, tt.wait)
 			}
 			for _, node := range tt.want {
 				if _, expected := p.expected[node]; !expected || p.alive(node) {

@@ -136,6 +136,10 @@ func TestPrograms(t *testing.T) {
 					want = append(want, corev1.EnvVar{Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"},
 						corev1.EnvVar{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "3"})
 				}
+				if program.Name == "speaker" && (program.Resources.Requests.Cpu().MilliValue() < 200 || !program.Resources.Limits.Cpu().IsZero()) {
+					t.Errorf("the speaker has the resources %v, want 200m of a processor or more, and no limit of it: one that gets none is taken for dead",
+						program.Resources)
+				}
 				for _, variable := range want {
 					if limit == 0 || !slices.Contains(program.Env, variable) {
 						t.Errorf("%s has the memory limit %d and the environment %v, want %v", program.Name, limit, program.Env, variable)
