@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -23,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -117,6 +119,52 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	}
 	if request.Context().Err() != nil {
 		t.Error("changes were followed after the request had ended, and not meanwhile")
+	}
+}
+
+// TestLookTakesInWhatWasFound: what takes time to find out reaches the decisions.
+func TestLookTakesInWhatWasFound(t *testing.T) {
+	var objects []client.Object
+	for _, name := range []string{"node1", "node2", "node3"} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.9.47." + name[len("node"):]}},
+		}}
+		if name != "node2" {
+			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		}
+		objects = append(objects, node, &v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).Build()
+	s, err := newSpeaker(Config{
+		Node: "node1", HostIP: netip.MustParseAddr("127.9.47.1"), REST: &rest.Config{}, Registerer: prometheus.NewRegistry(),
+	}, readerCache{reader: store}, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, address, web := time.Now(), netip.MustParseAddr(v4), types.NamespacedName{Namespace: "default", Name: "web"}
+	l := newLoop(s, joined(t, t.Context(), "node1", 1), newSessions(t.Context(), s.status), newRoster(now, time.Minute))
+	decide := func() *decision.Snapshot {
+		if err := l.decide(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return l.kept.surroundings
+	}
+	if s := decide(); s.Yielded != nil || s.Passed != nil || s.Nodes["node2"].LongNotReady || s.Isolated {
+		t.Errorf("before anything was found: %+v", s)
+	}
+	l.arbitration.rivals[address] = rival{node: "node2", first: now, last: now, yielded: true}
+	l.watchdog.passed[web] = map[string]time.Time{"node3": now.Add(time.Hour)}
+	l.readiness["node2"] = now.Add(-readinessPatience)
+	l.isolation.isolated = true
+	switch s := decide(); {
+	case !s.Yielded[address]:
+		t.Error("the addresses of a rival are not left to it")
+	case !s.Passed[web]["node3"]:
+		t.Error("a node that has not put itself on record is elected again")
+	case !s.Nodes["node2"].LongNotReady || s.Nodes["node3"].LongNotReady:
+		t.Errorf("node2 has not been Ready for a minute: %+v", s.Nodes)
+	case !s.Isolated:
+		t.Error("an isolated speaker takes addresses over")
 	}
 }
 

@@ -42,6 +42,13 @@ func TestReadiness(t *testing.T) {
 		}
 	}
 	everyone := func(string) bool { return true }
+	halves := readiness{}
+	for _, after := range []time.Duration{0, readinessPatience} {
+		nodes := map[string]decision.Node{"node1": {}, "node2": {Ready: true}}
+		if halves.Update(start.Add(after), nodes, everyone); nodes["node1"].LongNotReady {
+			t.Error("one of two nodes is not Ready for long, though no more than half are Ready")
+		}
+	}
 	r.Update(start, map[string]decision.Node{"node1": {}, "node2": {Ready: true}, "node3": {Ready: true}}, everyone)
 	if r.Update(start, map[string]decision.Node{"node2": {Ready: true}}, everyone); len(r) > 0 {
 		t.Errorf("a Node that does not exist any more is remembered: %v", r)

@@ -315,6 +315,17 @@ func TestRosterUnreachable(t *testing.T) {
 	}
 }
 
+// While half of the Nodes are not Ready it is more likely the control plane that fails.
+func TestRosterUnreachableWhereHalfAreReady(t *testing.T) {
+	alone := step{after: discoveryWindow, alive: []string{"node1"}}
+	late := step{after: time.Hour, alive: []string{"node1"}, notReady: []string{"node2"}}
+	later := late
+	later.after = 2 * time.Hour
+	if p := update([]string{"node1", "node2"}, alone, late, later); !p.unreachable["node2"] {
+		t.Error("the Node of one of two speakers is not Ready, and the speaker does not live")
+	}
+}
+
 // A speaker that is heard to answer lives, until its kernel falls silent.
 func TestRosterLives(t *testing.T) {
 	r := newRoster(isolationStart, grace)
