@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -122,8 +123,9 @@ func TestSilentAPIHoldsUpNothing(t *testing.T) {
 	}
 }
 
-// TestLookTakesInWhatWasFound: what takes time to find out reaches the decisions.
-func TestLookTakesInWhatWasFound(t *testing.T) {
+// aLoop returns the loop of node1, which has started an hour ago and forwards. The API knows two more nodes with speakers, of which node3 is Ready.
+func aLoop(t *testing.T, members *membership.Members) *loop {
+	t.Helper()
 	var objects []client.Object
 	for _, name := range []string{"node1", "node2", "node3"} {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
@@ -141,22 +143,32 @@ func TestLookTakesInWhatWasFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, address, web := time.Now(), netip.MustParseAddr(v4), types.NamespacedName{Namespace: "default", Name: "web"}
-	l := newLoop(s, joined(t, t.Context(), "node1", 1), newSessions(t.Context(), s.status), newRoster(now, time.Minute))
-	decide := func() *decision.Snapshot {
-		if err := l.decide(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return l.kept.surroundings
+	s.kubeProxy.forwards.Store(true)
+	return newLoop(s, members, newSessions(t.Context(), s.status), newRoster(time.Now().Add(-time.Hour), time.Minute))
+}
+
+// see has a loop decide, and returns what it has decided by.
+func (l *loop) see(t *testing.T) *decision.Snapshot {
+	t.Helper()
+	if err := l.decide(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if s := decide(); s.Yielded != nil || s.Passed != nil || s.Nodes["node2"].LongNotReady || s.Isolated {
+	return l.kept.surroundings
+}
+
+// TestLookTakesInWhatWasFound: what takes time to find out reaches the decisions.
+func TestLookTakesInWhatWasFound(t *testing.T) {
+	now, address, web := time.Now(), netip.MustParseAddr(v4), types.NamespacedName{Namespace: "default", Name: "web"}
+	l := aLoop(t, joined(t, t.Context(), "node1", 1))
+	l.roster.started = now // Until it has met the others it presumes that they are alive.
+	if s := l.see(t); s.Yielded != nil || s.Passed != nil || s.Nodes["node2"].LongNotReady || s.Isolated {
 		t.Errorf("before anything was found: %+v", s)
 	}
 	l.arbitration.rivals[address] = rival{node: "node2", first: now, last: now, yielded: true}
 	l.watchdog.passed[web] = map[string]time.Time{"node3": now.Add(time.Hour)}
 	l.readiness["node2"] = now.Add(-readinessPatience)
 	l.isolation.isolated = true
-	switch s := decide(); {
+	switch s := l.see(t); {
 	case !s.Yielded[address]:
 		t.Error("the addresses of a rival are not left to it")
 	case !s.Passed[web]["node3"]:
@@ -165,6 +177,35 @@ func TestLookTakesInWhatWasFound(t *testing.T) {
 		t.Errorf("node2 has not been Ready for a minute: %+v", s.Nodes)
 	case !s.Isolated:
 		t.Error("an isolated speaker takes addresses over")
+	}
+}
+
+// TestLookInDoubt: a speaker that has lost the only other asks the API at once, and takes nothing over before it answers. One that has met nobody
+// is not ready.
+func TestLookInDoubt(t *testing.T) {
+	ctx, die := context.WithCancel(t.Context())
+	members := joined(t, t.Context(), "node1", 1)
+	l := aLoop(t, members)
+	if s := l.see(t); s.StartupHold || l.health.complete.Load() {
+		t.Errorf("before another was met: takes nothing over %t, has seen all %t; want neither", s.StartupHold, l.health.complete.Load())
+	}
+	joined(t, ctx, "node2", 2)
+	for !members.Alive().Has("node2") {
+		<-members.Changes()
+	}
+	if s := l.see(t); s.StartupHold || !l.health.complete.Load() || l.answers != nil {
+		t.Errorf("with another: takes nothing over %t, has seen all %t, asks the API %t; want the second alone", s.StartupHold, l.health.complete.Load(), l.answers != nil)
+	}
+	die()
+	for !members.Alive().Alone {
+		<-members.Changes()
+	}
+	if s := l.see(t); !s.StartupHold || l.answers == nil {
+		t.Errorf("in doubt: takes nothing over %t, asks the API %t; want both", s.StartupHold, l.answers != nil)
+	}
+	l.heardAPI(klog.Background(), answer{asked: time.Now()})
+	if s := l.see(t); s.StartupHold {
+		t.Error("it takes nothing over when the API has answered")
 	}
 }
 
