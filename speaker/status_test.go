@@ -84,13 +84,14 @@ func TestReadyCondition(t *testing.T) {
 // The status is created with its Node as owner, filled in, and then left alone until something changes.
 func TestStatusWriter(t *testing.T) {
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", UID: "uid-node1"}}
-	claim := claim(v4, ipamv1alpha1.ManagedBy, "lan")
-	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim).
+	claim, record := claim(v4, ipamv1alpha1.ManagedBy, "lan"), announcement("web", "node2", v4)
+	store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim, &record).
 		WithStatusSubresource(&v1alpha1.SpeakerStatus{}).Build()
 	w := &statusWriter{
 		node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
-		cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
-		draining:     func() (drainState, bool) { return drainState{}, false },
+		cutOff: func() []string { return []string{"eth1"} }, port: 7573,
+		unreachable:  func() map[string]netip.Addr { return map[string]netip.Addr{"node2": netip.MustParseAddr("198.51.100.12")} },
+		draining:     func() (drainState, bool) { return drainState{reason: "the node is cordoned", leaving: true}, true },
 		found:        func() found { return found{} },
 		kernelRoutes: func() *metav1.Condition { return nil },
 		sessions:     newSessions(t.Context(), signal.New()),
@@ -120,6 +121,17 @@ func TestStatusWriter(t *testing.T) {
 		}
 		if diff := cmp.Diff([]string{"198.51.100.1"}, got.Status.DefaultGateways); diff != "" {
 			t.Errorf("default gateways (-want +got):\n%s", diff)
+		}
+		conditions := map[string]string{}
+		for _, c := range got.Status.Conditions {
+			conditions[c.Type] = string(c.Status) + " " + c.Reason
+		}
+		if diff := cmp.Diff(map[string]string{
+			v1alpha1.ConditionReady: "True Announcing", v1alpha1.ConditionAddressesAnswer: "Unknown NotAsked",
+			v1alpha1.ConditionIsolatedFromLAN: "True NothingAnswers", v1alpha1.ConditionPeersReachable: "False Unreachable",
+			v1alpha1.ConditionKernelAnswers: "True AddressOnInterface", v1alpha1.ConditionDraining: "True Leaving",
+		}, conditions); diff != "" {
+			t.Errorf("conditions (-want +got):\n%s", diff)
 		}
 		versions = append(versions, got.ResourceVersion)
 	}
