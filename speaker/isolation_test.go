@@ -133,6 +133,20 @@ func TestProbeTakesAnyAnswer(t *testing.T) {
 	}
 }
 
+// Informers wait for an API that is away, and not for one that refuses to say whether it is ready.
+func TestProbeOfReadiness(t *testing.T) {
+	for status, want := range map[int]bool{
+		http.StatusOK: true, http.StatusUnauthorized: true, http.StatusForbidden: true, http.StatusTooManyRequests: true,
+		http.StatusInternalServerError: false, http.StatusServiceUnavailable: false,
+	} {
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		if got := probeOf(t, api.URL).Ready(t.Context()); got != want {
+			t.Errorf("an API that answers %d is there: %t, want %t", status, got, want)
+		}
+		api.Close()
+	}
+}
+
 // A speaker is isolated when it has lost both the API and every other speaker, and not any more when it sees either. With the API come the
 // records, which count before the cache has them.
 func TestIsolationByTheAPI(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
@@ -206,6 +208,36 @@ func TestLookInDoubt(t *testing.T) {
 	l.heardAPI(klog.Background(), answer{asked: time.Now()})
 	if s := l.see(t); s.StartupHold {
 		t.Error("it takes nothing over when the API has answered")
+	}
+}
+
+// TestLookAtARival: a speaker that hears another one answer for its address asks the API at once, and knows by the answer that the other lives.
+func TestLookAtARival(t *testing.T) {
+	l := aLoop(t, joined(t, t.Context(), "node1", 1))
+	web, record := published("web", v4), announcement("web", "node1", v4)
+	record.ResourceVersion = "7"
+	l.roster.seen["node3"] = true // It was lost long ago.
+	l.see(t)
+	l.feed.put(&web, true)
+	l.feed.put(&record, true)
+	l.see(t)
+	if l.answers != nil || len(l.disputed) > 0 {
+		t.Fatalf("before anything was heard it asks about %v", l.disputed)
+	}
+	l.kept.few.Speakers.Items = []v1alpha1.SpeakerStatus{speakerOn("node3", "02:00:00:00:00:0d")}
+	l.rivals.note(layer2.Rival{Address: netip.MustParseAddr(v4), MAC: []byte{2, 0, 0, 0, 0, 0x0d}})
+	if l.see(t); l.answers == nil || !slices.Equal(l.disputed, []string{"default.web"}) {
+		t.Errorf("it asks the API %t, about %v; want to ask about default.web", l.answers != nil, l.disputed)
+	}
+	taken := *record.DeepCopy()
+	taken.ResourceVersion, taken.Status.Node = "8", "node3"
+	l.heardAPI(klog.Background(), answer{asked: time.Now(), records: []v1alpha1.L2Announcement{taken}})
+	l.see(t)
+	if now := l.kept.index.Record(types.NamespacedName{Namespace: "default", Name: "web"}); now == nil || now.Status.Node != "node3" {
+		t.Errorf("the record that the API has said is %+v", now)
+	}
+	if !l.roster.unreachable["node3"] || len(l.disputed) > 0 {
+		t.Errorf("the rival lives: %t, disputed: %v; want that it does, and nothing", l.roster.unreachable["node3"], l.disputed)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -443,6 +444,64 @@ func TestRecorderTriesAgain(t *testing.T) {
 		}
 		if attempts != 3 {
 			t.Errorf("%d attempts, want 3", attempts)
+		}
+	})
+}
+
+// TestRecorderWritesManyAtOnce: each write takes a second, and the first is never answered. A node that takes 100 Services over is on record for
+// all others soon, and for the first when the write has ended.
+func TestRecorderWritesManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const services = 100
+		var mu sync.Mutex
+		created := map[string]bool{} // guarded by mu, with whether it was written
+		store := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(ctx context.Context, _ client.WithWatch, obj client.Object, _ ...client.CreateOption) error {
+				mu.Lock()
+				_, again := created[obj.GetName()]
+				created[obj.GetName()] = false
+				first := len(created) == 1 && !again
+				mu.Unlock()
+				if first {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				time.Sleep(time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				created[obj.GetName()] = true
+				return nil
+			},
+		}).Build()
+		written := func() (n int) {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			for _, done := range created {
+				if done {
+					n++
+				}
+			}
+			return n
+		}
+		w := newWanted()
+		for i := range services {
+			svc := published(fmt.Sprint("web", i), v4)
+			name := client.ObjectKeyFromObject(&svc)
+			w.services[name], w.records[name] = &svc, holding(v4)
+		}
+		r := newRecorder(store, "node1", record.NewFakeRecorder(services), signal.New())
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = r.run(ctx) }()
+		r.Want(w)
+		time.Sleep(services / (recordWriters - 1) * time.Second)
+		if n := written(); n < services-recordWriters {
+			t.Errorf("%d of %d records are written after %d s", n, services, services/(recordWriters-1))
+		}
+		time.Sleep(2 * recordTimeout)
+		if n := written(); n != services {
+			t.Errorf("%d of %d records are written when the first write must have been tried again", n, services)
 		}
 	})
 }

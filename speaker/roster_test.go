@@ -282,6 +282,12 @@ func TestRosterUnreachable(t *testing.T) {
 			steps: []step{met, lost, wrote, {after: time.Minute, alive: other, restarting: map[string]time.Duration{"node3": time.Hour}}},
 		},
 		{
+			name: "one that it has never met restarts, and does not come back", met: true,
+			steps: []step{
+				{after: time.Second, alive: other, restarting: map[string]time.Duration{"node3": 31 * time.Second}}, {after: time.Minute, alive: other},
+			},
+		},
+		{
 			name: "all others are lost together", want: []string{"node2", "node3"}, met: true,
 			steps: []step{met, {after: 2 * time.Second, alive: one, lost: second("node2", "node3"), cutOff: []string{"node2", "node3"}}},
 		},

@@ -90,7 +90,9 @@ func TestStatusWriter(t *testing.T) {
 	w := &statusWriter{
 		node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
 		cutOff: func() []string { return []string{"eth1"} }, port: 7573,
-		unreachable:  func() map[string]netip.Addr { return map[string]netip.Addr{"node2": netip.MustParseAddr("198.51.100.12")} },
+		unreachable: func() map[string]netip.Addr {
+			return map[string]netip.Addr{"node2": netip.MustParseAddr("198.51.100.12")}
+		},
 		draining:     func() (drainState, bool) { return drainState{reason: "the node is cordoned", leaving: true}, true },
 		found:        func() found { return found{} },
 		kernelRoutes: func() *metav1.Condition { return nil },
