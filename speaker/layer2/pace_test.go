@@ -72,6 +72,28 @@ func TestManyAnnouncementsArePaced(t *testing.T) {
 	})
 }
 
+// TestANewAddressGoesFirst: an address that is taken over while thousands of others are repeated is announced before them.
+func TestANewAddressGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5000
+		added := netip.AddrFrom4([4]byte{10, 2, 0, 1})
+		b := newBench(t)
+		announced := false
+		b.onSend = func(frame []byte) { announced = announced || netip.AddrFrom4([4]byte(frame[28:32])) == added }
+		b.SetInterfaces([]Interface{{Name: "eth0", Index: 2, MAC: ownMAC[:]}})
+		var all []Announcement
+		for i := range n {
+			all = append(all, Announcement{Address: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Interfaces: []string{"eth0"}})
+		}
+		b.Set(all)
+		b.pass(n*time.Second/DefaultRate + time.Second) // All were announced once, and wait for the second time.
+		b.Update([]Announcement{{Address: added, Interfaces: []string{"eth0"}}}, nil)
+		if b.pass(4 * paceInterval); !announced {
+			t.Errorf("the address was not announced within %v", 4*paceInterval)
+		}
+	})
+}
+
 // A few addresses wait for nothing.
 func TestFewAnnouncementsAreSentAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
