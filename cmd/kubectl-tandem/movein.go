@@ -213,8 +213,8 @@ func moveInObjectsCommand(p *plugin) *cobra.Command {
 	return &cobra.Command{
 		Use:   "objects",
 		Short: "Prints Tandem's objects as files have them, to be put into Git after a move",
-		Long: `Prints Tandem's AddressPools, BFDProfiles, Communities, BGPPeers and advertisements as kubectl apply takes them: without what the API server and Tandem write.
-Secrets with passwords of BGPPeers are named and not printed. It writes nothing.`,
+		Long: `Prints Tandem's AddressPools, BFDProfiles, Communities, BGPPeers, L2Advertisements and BGPAdvertisements as kubectl apply takes them: without what the API
+server and Tandem write. Secrets with passwords of BGPPeers are named and not printed. It writes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := p.mover(cmd, &moveInFlags{})

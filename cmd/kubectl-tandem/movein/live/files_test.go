@@ -3,6 +3,7 @@
 package live
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +46,14 @@ func TestFiles(t *testing.T) {
 				t.Errorf("files of %d objects (-want +got):\n%s", len(want), diff)
 			}
 		})
+	}
+}
+
+// TestNoFiles: a List of no objects has an empty list of items, and not null, which kubectl does not read.
+func TestNoFiles(t *testing.T) {
+	files, err := Files(&Snapshot{})
+	if text, _ := json.Marshal(files); err != nil || string(text) != "[]" {
+		t.Errorf("files of no objects are %s (%v), want []", text, err)
 	}
 }
 
