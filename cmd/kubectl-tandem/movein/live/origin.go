@@ -131,8 +131,6 @@ func (deployed) remember(*Snapshot, *Record, keeper) {}
 
 func (deployed) narrow(*machine) Action { return Action{} }
 
-func (deployed) widen(*machine) Action { return Action{} }
-
 // stop takes the allocator away. Statuses stay, and what announces goes on.
 func (deployed) stop(m *machine) Action {
 	if a := m.scale(m.Record.Theirs, 0, "stop "+m.names().allocator); !a.Done() {
@@ -165,8 +163,6 @@ func (deployed) start(m *machine) Action {
 func (deployed) end(m *machine) Action { return m.endSpeakers() }
 
 func (deployed) own(*machine, map[string]any) {}
-
-func (deployed) classes(Objects) []string { return nil }
 
 func (deployed) writer(Objects) map[string]any { return nil }
 

@@ -80,15 +80,14 @@ func (s *Snapshot) convert(from origin, keepInUse bool) (movein.Result, error) {
 // MakePlan plans a move that has not begun.
 func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	if s.PhaseLost() {
-		gone := refuse("no-phase", "the move", "%s", s.noPhase())
-		return &Plan{Messages: []movein.Message{gone}, Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
+		return refusedPlan(refuse("no-phase", "the move", "%s", s.noPhase())), nil
 	}
 	from, err := s.origin()
 	if err != nil {
 		return nil, err
 	}
 	if from == nil {
-		return &Plan{Messages: s.byHand(), Services: []PlanService{}, Objects: []string{}, Refused: true}, nil
+		return refusedPlan(s.byHand()...), nil
 	}
 	result, err := s.convert(from, keepInUse)
 	if err != nil {
@@ -103,8 +102,36 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 	}
 	s.remember(from, record)
 	m := &machine{Snapshot: s, Record: record, origin: from}
-	known := slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
-	for _, lost := range m.wouldLose() { // In a file it is lost, and in a live move it is in the way.
+	p.refuseLosses(m)
+	for _, doc := range record.Documents {
+		p.Objects = append(p.Objects, RefOf(doc).String())
+		if ref := RefOf(doc); s.Objects[ref] != nil {
+			p.Messages = append(p.Messages, refuse("exists", ref.String(), "exists already; rename or delete it, since the move would have to change it"))
+		}
+	}
+	slices.SortStableFunc(p.Messages, func(a, b movein.Message) int { return int(a.Level) - int(b.Level) })
+	p.Refused = p.failed()
+	if !p.Refused {
+		p.Record = record
+	}
+	p.describe(m)
+	return p, nil
+}
+
+// refusedPlan returns the plan of a move that cannot begin, for these reasons.
+func refusedPlan(messages ...movein.Message) *Plan {
+	return &Plan{Messages: messages, Services: []PlanService{}, Objects: []string{}, Refused: true}
+}
+
+// failed reports whether there is an error among the messages.
+func (p *Plan) failed() bool {
+	return slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
+}
+
+// refuseLosses makes errors of what a conversion warns of and a live move must not do: take an address or the announcer from a Service that is served.
+func (p *Plan) refuseLosses(m *machine) {
+	known := p.failed()
+	for _, lost := range m.wouldLose() {
 		if known && lost.Code == "unannounced" {
 			continue // What is refused already may be the reason.
 		}
@@ -116,19 +143,6 @@ func MakePlan(s *Snapshot, keepInUse bool) (*Plan, error) {
 			p.Messages[i].Level = movein.Error
 		}
 	}
-	for _, doc := range record.Documents {
-		p.Objects = append(p.Objects, RefOf(doc).String())
-		if ref := RefOf(doc); s.Objects[ref] != nil {
-			p.Messages = append(p.Messages, refuse("exists", ref.String(), "exists already; rename or delete it, since the move would have to change it"))
-		}
-	}
-	slices.SortStableFunc(p.Messages, func(a, b movein.Message) int { return int(a.Level) - int(b.Level) })
-	p.Refused = slices.ContainsFunc(p.Messages, func(m movein.Message) bool { return m.Level == movein.Error })
-	if !p.Refused {
-		p.Record = record
-	}
-	p.describe(m)
-	return p, nil
 }
 
 // wouldLose names the Services that would lose an address or their announcer by the move.
