@@ -179,22 +179,6 @@ func TestEveryEligibleNodeAnnouncesToTheRouter(t *testing.T) {
 	})
 }
 
-// onlyLabelled has an advertisement of the stage announce the Services of namespaces with a label alone.
-func (s *stage) onlyLabelled(t *testing.T, kind string) {
-	t.Helper()
-	s.patch(t, s.object(t, kind), `{spec: {namespaceSelectors: [{matchLabels: {announce: $NS}}]}}`)
-}
-
-// label gives the stage's namespace the label of onlyLabelled, or takes it away.
-func (s *stage) label(t *testing.T, on bool) {
-	t.Helper()
-	value := "null"
-	if on {
-		value = "$NS"
-	}
-	s.patch(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, `{metadata: {labels: {announce: `+value+`}}}`)
-}
-
 // The advertisements select the Service by a label of its namespace, which that gets when all else is there, and loses at the end.
 func TestExternalTrafficPolicyLocalIsAnnouncedWhereEndpointsAre(t *testing.T) {
 	s := newStage(t, dual)

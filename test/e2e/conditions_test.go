@@ -34,21 +34,6 @@ func (s *stage) says(t *testing.T, service, condition string, status metav1.Cond
 	})
 }
 
-// followsNamespaces gives an advertisement of the stage namespaceSelectors for a label that the stage's namespace gets and loses again, and takes them away.
-// Announced is to wait until the advertisement announces the stage's Service, or does not.
-func (s *stage) followsNamespaces(t *testing.T, kind string, announced func(bool)) {
-	t.Helper()
-	ad, namespace := s.object(t, kind), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
-	s.patch(t, ad, `{spec: {namespaceSelectors: [{matchLabels: {announce: $NS}}]}}`)
-	announced(false)
-	s.patch(t, namespace, `{metadata: {labels: {announce: $NS}}}`)
-	announced(true)
-	s.patch(t, namespace, `{metadata: {labels: {announce: null}}}`)
-	announced(false)
-	s.patch(t, ad, `{spec: {namespaceSelectors: null}}`)
-	announced(true)
-}
-
 // A Service whose pool is in no node's subnet says so, and the right advertisement turns the condition.
 func TestAServiceSaysWhyItIsNotAnnounced(t *testing.T) {
 	s := newStage(t, dual)

@@ -143,21 +143,13 @@ spec: {addressPools: [$NS], nodeSelectors: [{matchLabels: {kubernetes.io/hostnam
 			s.announcedFrom(t, ips, "node1")
 		})
 	}
-	onInterface := func(there bool) {
+	s.followsNamespaces(t, "InterfaceAdvertisement", func(there bool) {
 		t.Helper()
 		s.until(t, patience, fmt.Sprintf("%s on kube-lb0: %t", ips[0], there), func(ctx context.Context) (bool, string) {
 			out, err := s.Command(ctx, "node1", "ip", "-br", "addr", "show", "to", host(ips[0])).CombinedOutput()
 			return err == nil && strings.Contains(string(out), ips[0]) == there, string(out)
 		})
-	}
-	s.onlyLabelled(t, "InterfaceAdvertisement")
-	onInterface(false)
-	s.label(t, true)
-	onInterface(true)
-	s.label(t, false)
-	onInterface(false)
-	s.patch(t, ad, `{spec: {namespaceSelectors: null}}`)
-	onInterface(true)
+	})
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
 	s.patch(t, node, `{metadata: {annotations: {"tandem-lb.io/drain": "true"}}}`)
 	t.Cleanup(func() { s.kubectlAfter(t, "annotate", "node", "node1", "tandem-lb.io/drain-") })

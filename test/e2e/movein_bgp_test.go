@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tandem-lb/tandem/test/cluster"
@@ -140,9 +139,7 @@ func (b *routedBed) moveByBGP(t *testing.T) {
 		b.kubectl(t, "rollout", "status", "-n", b.from.namespace, "daemonset/speaker", "--timeout=5m") // They restart, one after the other.
 		b.routed(t)
 	})
-	if diff := gocmp.Diff(before, b.inCluster(t)); diff != "" {
-		t.Errorf("what undo has left (-want +got):\n%s", diff)
-	}
+	b.asBefore(t, before)
 	b.watchedByRouter(t, "start --all and finish", func() {
 		b.moveIn(t, "start", "--all", "--yes")
 		b.moveIn(t, "finish", "--yes")

@@ -469,6 +469,36 @@ func (s *stage) object(t *testing.T, kind string) *unstructured.Unstructured {
 	return s.objects(t, `{apiVersion: tandem-lb.io/v1alpha1, kind: `+kind+`, metadata: {name: $NS}}`)[0]
 }
 
+// onlyLabelled has an advertisement of the stage announce the Services of namespaces with a label alone.
+func (s *stage) onlyLabelled(t *testing.T, kind string) {
+	t.Helper()
+	s.patch(t, s.object(t, kind), `{spec: {namespaceSelectors: [{matchLabels: {announce: $NS}}]}}`)
+}
+
+// label gives the stage's namespace the label of onlyLabelled, or takes it away.
+func (s *stage) label(t *testing.T, on bool) {
+	t.Helper()
+	value := "null"
+	if on {
+		value = "$NS"
+	}
+	s.patch(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}, `{metadata: {labels: {announce: `+value+`}}}`)
+}
+
+// followsNamespaces has an advertisement of the stage select namespaces by a label that the stage's own gets and loses again, and then all namespaces.
+// announced waits until the advertisement announces the stage's Service, or does not.
+func (s *stage) followsNamespaces(t *testing.T, kind string, announced func(bool)) {
+	t.Helper()
+	s.onlyLabelled(t, kind)
+	announced(false)
+	s.label(t, true)
+	announced(true)
+	s.label(t, false)
+	announced(false)
+	s.patch(t, s.object(t, kind), `{spec: {namespaceSelectors: null}}`)
+	announced(true)
+}
+
 // pod names the pod of web on a node.
 func (s *stage) pod(node string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: s.ns, Name: "web-" + node}
