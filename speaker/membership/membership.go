@@ -25,6 +25,8 @@
 //   - Packets and streams are encrypted and authenticated with AES-256-GCM by a key derived from a secret. A message that does not decrypt
 //     is dropped and counted. A recorded packet can be replayed: at worst a speaker is then taken for dead or leaving until it hears of
 //     that by gossip and refutes it.
+//   - What hosts without the key can cost is bounded, whichever family they use: a packet takes memory as long as itself, 64 streams are open at a
+//     time, and what these have been sent is 4 MiB together at most.
 package membership
 
 import (

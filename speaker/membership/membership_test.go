@@ -391,20 +391,19 @@ func rejectedBy(t *testing.T, registry *prometheus.Registry) float64 {
 	return 0
 }
 
-// A host opens streams and says nothing. The oldest of them are closed, and memberlist, which is played here, need not do it.
+// A host opens streams in one family or in both and says nothing. The oldest of them are closed, and memberlist, which is played here, need not do it.
 func TestIdleStreamsAreBounded(t *testing.T) {
-	transport, err := listen(t.Context(), netip.AddrPortFrom(loopback(1), 7946), netip.Addr{})
-	if err != nil {
-		t.Fatal(err)
+	one, both := []netip.Addr{loopback(1)}, []netip.Addr{loopback(1), netip.IPv6Loopback()}
+	for name, addresses := range map[string][]netip.Addr{"one family": one, "both families": both} {
+		t.Run(name, func(t *testing.T) { testIdleStreams(t, openTransportOn(t, netip.IPv6Loopback()), addresses) })
 	}
-	defer func() {
-		if err := transport.Shutdown(); err != nil {
-			t.Error(err)
-		}
-	}()
+}
+
+// testIdleStreams opens more streams than a transport keeps, to each of some addresses in turn.
+func testIdleStreams(t *testing.T, transport *transport, addresses []netip.Addr) {
 	var streams []net.Conn
-	for range maxStreams + 10 {
-		stream, err := net.Dial("tcp", "127.9.46.1:7946")
+	for i := range maxStreams + 10 {
+		stream, err := net.Dial("tcp", netip.AddrPortFrom(addresses[i%len(addresses)], 7946).String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -413,9 +412,12 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 		accepted := <-transport.StreamCh()
 		defer accepted.Close()
 	}
-	for _, stream := range streams[:10] {
-		if _, err := stream.Read(make([]byte, 1)); err == nil {
-			t.Error("a stream was answered")
+	for i, stream := range streams[:10] {
+		if err := stream.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("stream %d: %v, want it to be closed", i, err)
 		}
 	}
 	last := streams[len(streams)-1]

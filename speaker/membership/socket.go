@@ -91,9 +91,8 @@ func (s *socket) receive(ctx context.Context, packets chan<- *memberlist.Packet)
 	}
 }
 
-// accept takes in streams, maxStreams at a time, until the context ends. The socket is to be closed then.
-func (s *socket) accept(ctx context.Context, streams chan<- net.Conn) {
-	open := &connections.Set{Limit: maxStreams, Bytes: maxStreamBytes}
+// accept takes in streams, as many as open has room for, until the context ends. The socket is to be closed then.
+func (s *socket) accept(ctx context.Context, open *connections.Set, streams chan<- net.Conn) {
 	for ctx.Err() == nil {
 		conn, err := s.tcp.AcceptTCP()
 		if err != nil {
@@ -123,16 +122,17 @@ func (s *socket) failed(ctx context.Context, err error) {
 
 // sockets are those of all addresses, and what reads from them.
 type sockets struct {
-	stop    context.CancelFunc
-	open    []*socket
-	reading sync.WaitGroup
+	stop     context.CancelFunc
+	open     []*socket
+	accepted connections.Set // the streams of all addresses, so that a host that knows two has room for no more
+	reading  sync.WaitGroup
 }
 
 // start reads from a socket until close.
 func (all *sockets) start(ctx context.Context, s *socket, packets chan<- *memberlist.Packet, streams chan<- net.Conn) {
 	all.open = append(all.open, s)
 	all.reading.Go(func() { s.receive(ctx, packets) })
-	all.reading.Go(func() { s.accept(ctx, streams) })
+	all.reading.Go(func() { s.accept(ctx, &all.accepted, streams) })
 }
 
 // close closes all sockets, and returns when nothing reads from them any more. It may be called again.

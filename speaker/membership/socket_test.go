@@ -13,12 +13,21 @@ import (
 	"testing/synctest"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
-// openTransport opens the transport of a speaker, and a socket of another that sends to it.
+// openTransport opens the transport of a speaker on IPv4, and a socket of another that sends to it.
 func openTransport(tb testing.TB) (*transport, *net.UDPConn) {
 	tb.Helper()
-	t, err := listen(context.Background(), netip.AddrPortFrom(loopback(1), 7946), netip.Addr{})
+	t := openTransportOn(tb, netip.Addr{})
+	return t, dialUDP(tb, t.told)
+}
+
+// openTransportOn opens the transport of a speaker on IPv4, and on another address too unless it is the zero Addr.
+func openTransportOn(tb testing.TB, other netip.Addr) *transport {
+	tb.Helper()
+	t, err := listen(context.Background(), netip.AddrPortFrom(loopback(1), 7946), other)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -27,7 +36,7 @@ func openTransport(tb testing.TB) (*transport, *net.UDPConn) {
 			tb.Error(err)
 		}
 	})
-	return t, dialUDP(tb, t.told)
+	return t
 }
 
 func dialUDP(tb testing.TB, to netip.AddrPort) *net.UDPConn {
@@ -101,7 +110,7 @@ func TestASocketThatFails(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*socketRetry)
 		defer cancel()
 		s.receive(ctx, nil)
-		s.accept(ctx, nil)
+		s.accept(ctx, &connections.Set{}, nil)
 	})
 }
 

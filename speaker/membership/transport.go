@@ -18,10 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/tandem-lb/tandem/ipam/family"
+	"github.com/tandem-lb/tandem/speaker/connections"
 )
 
-// maxStreams bounds the streams that others have opened. A stream lasts streamTimeout at most, and a speaker needs a few at a time:
-// exchanges of the state, and probes that UDP did not carry.
+// maxStreams bounds the streams that others have opened, in both families together. A stream lasts streamTimeout at most, and a speaker needs a few at a
+// time: exchanges of the state, and probes that UDP did not carry.
 const maxStreams = 64
 
 // maxStreamBytes bounds what the streams that others have opened have been sent, together. memberlist keeps up to 20 MiB of each before it knows that
@@ -65,6 +66,7 @@ type transport struct {
 func listen(ctx context.Context, told netip.AddrPort, other netip.Addr) (*transport, error) {
 	t := &transport{
 		families: map[family.Family]*socket{}, told: told, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		sockets: sockets{accepted: connections.Set{Limit: maxStreams, Bytes: maxStreamBytes}},
 	}
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx)) // A speaker that stops says farewell first.
 	t.sockets.stop = stop
