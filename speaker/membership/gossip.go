@@ -43,8 +43,8 @@ const (
 	// default of 8: in a small cluster there may be no other that could notice a death.
 	awarenessMax = 4
 
-	// At this interval news is sent to so many other speakers, beside what the probes carry. Where there is no news nothing is sent, and yet the process
-	// is woken. Half the interval with half as many speakers would send as many packets, and wake it ten times a second more.
+	// Beside what the probes carry, news is sent to gossipNodes other speakers every gossipInterval. Where there is no news nothing is sent, and yet the
+	// process is woken. Half the interval with half as many speakers would send as many packets, and wake it ten times a second more.
 	gossipInterval = 100 * time.Millisecond
 	gossipNodes    = 6
 
@@ -70,16 +70,16 @@ const (
 	reachAttempts = 3
 	reachTimeout  = 150 * time.Millisecond
 
-	// So many lost nodes are asked at a time how they answer, each by two connections: all of a cluster of 100 of which the most die with a switch,
-	// and not hundreds of a large one.
+	// maxExplanations bounds how many lost nodes are asked at a time how they answer, each by two connections: those that die with a switch in a cluster of
+	// 100 nodes are asked at once, and of a larger cluster not hundreds.
 	maxExplanations = 64
 
 	// See Members.absent.
 	redialInterval = 250 * time.Millisecond
 	redialFanout   = 4
 
-	// So many dials are under way at a time: as many as begin within 2 seconds. One to a node that is dead ends after streamTimeout.
-	redialMax = int(2 * streamTimeout / redialInterval * redialFanout)
+	// maxDials bounds the dials that are under way at a time: as many as begin within 2 seconds. One to a node that is dead ends after streamTimeout.
+	maxDials = int(2 * streamTimeout / redialInterval * redialFanout)
 
 	leaveTimeout = time.Second
 )

@@ -168,10 +168,10 @@ type Members struct {
 	changes   signal.Signal // raised when Alive has changed
 	redial    signal.Signal // raised when there are peers that were not dialled yet
 	ended     chan struct{} // closed when the sockets are
-	// dial exchanges what both know with the speaker at an address, and dialling has a place for each that is being dialled.
+	// dial exchanges what both know with the speaker at an address. dialling is a semaphore of maxDials for it.
 	dial     func(netip.AddrPort)
 	dialling chan struct{}
-	// answers finds out how a lost node answers, and explaining has a place for each that is being asked.
+	// answers finds out how a lost node answers. explaining is a semaphore of maxExplanations for it.
 	answers    func(ctx context.Context, address netip.AddrPort) answer
 	explaining chan struct{}
 
@@ -247,7 +247,7 @@ func newMembers(ctx context.Context, config Config) *Members {
 		changes:       signal.New(),
 		redial:        signal.New(),
 		ended:         make(chan struct{}),
-		dialling:      make(chan struct{}, redialMax),
+		dialling:      make(chan struct{}, maxDials),
 		answers:       answers,
 		explaining:    make(chan struct{}, maxExplanations),
 		confirmations: map[string]context.CancelFunc{},
@@ -392,8 +392,8 @@ func (m *Members) run(ctx context.Context) {
 	}
 }
 
-// dialAbsent dials this round's peers, redialMax at a time with those of the rounds before. Each that is being confirmed causes a round, and a switch
-// that dies takes hundreds along. Those for which there is no room are left to a later round.
+// dialAbsent dials the peers of this round, of which maxDials are dialled at a time with those of the rounds before. The others are left to a later round.
+// Each death that is being confirmed causes a round, so that a switch that fails with hundreds of nodes behind it causes hundreds.
 func (m *Members) dialAbsent() {
 	for _, address := range m.absent() {
 		select {

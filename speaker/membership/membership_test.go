@@ -533,7 +533,7 @@ func TestFewPeersAreDialledAtATime(t *testing.T) {
 		m := newMembers(t.Context(), Config{Node: "a"})
 		m.transport = &transport{families: map[family.Family]*socket{family.IPv4: {}}}
 		m.peers = map[string][]netip.Addr{}
-		for i := range 2 * redialMax {
+		for i := range 2 * maxDials {
 			m.peers[fmt.Sprint("node", i)] = []netip.Addr{loopback(byte(i))}
 		}
 		var dialled atomic.Int32
@@ -542,19 +542,19 @@ func TestFewPeersAreDialledAtATime(t *testing.T) {
 			dialled.Add(1)
 			<-ended
 		}
-		for range 2 * redialMax {
+		for range 2 * maxDials {
 			m.dialAbsent()
 		}
 		synctest.Wait()
-		if got := dialled.Load(); got != int32(redialMax) {
-			t.Errorf("%d peers are dialled at a time, want %d", got, redialMax)
+		if got := dialled.Load(); got != int32(maxDials) {
+			t.Errorf("%d peers are dialled at a time, want %d", got, maxDials)
 		}
 		close(ended)
 		synctest.Wait()
 		m.dialAbsent()
 		synctest.Wait()
-		if got := dialled.Load(); got != int32(redialMax+redialFanout) {
-			t.Errorf("%d peers were dialled in the next round, want %d", got-int32(redialMax), redialFanout)
+		if got := dialled.Load(); got != int32(maxDials+redialFanout) {
+			t.Errorf("%d peers were dialled in the next round, want %d", got-int32(maxDials), redialFanout)
 		}
 	})
 }
