@@ -66,7 +66,7 @@ func (d *draft) calico() {
 	}
 }
 
-// calicoInstallation converts the pools of Calico's operator, of which one that is for load balancers becomes an IPPool.
+// calicoInstallation converts the pools for load balancers in the Installations of Calico's operator, which makes IPPools of them.
 func (d *draft) calicoInstallation(onDemand bool) {
 	for _, o := range d.objects {
 		if o.kind != "Installation" || o.group != "operator.tigera.io" || d.Options.From != "" && d.Options.From != "calico" {
@@ -78,6 +78,7 @@ func (d *draft) calicoInstallation(onDemand bool) {
 				continue
 			}
 			f.skip("encapsulation")
+			// What an IPPool calls disabled has another name here.
 			f.node.Content = append(f.node.Content, scalarNode("disabled"), scalarNode(orElse(f.text("disableNewAllocations"), "false")))
 			d.calicoPool(o, f, orElse(f.text("name"), dns(f.peek("cidr"), 63)), onDemand)
 			d.unknown(f)
@@ -85,7 +86,7 @@ func (d *draft) calicoInstallation(onDemand bool) {
 	}
 }
 
-// calicoPool converts an IPPool that is for load balancers.
+// calicoPool converts an IPPool that is for load balancers. o is the object that has it, the IPPool itself or an Installation of the operator.
 func (d *draft) calicoPool(o *object, spec *fields, name string, onDemand bool) {
 	lb := false
 	for _, use := range spec.texts("allowedUses") {

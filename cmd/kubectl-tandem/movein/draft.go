@@ -671,7 +671,8 @@ func (d *draft) checkFamilies() {
 // serviceFamilies says the same of the Services of the input that want both families. It reports whether there are any.
 func (d *draft) serviceFamilies() (said bool) {
 	metalLB := d.assumed("metallb")
-	older := metalLB.before(0, 14, 9) && !strings.HasPrefix(strings.TrimSpace(metalLB.words), ">") // which gave nothing where one pool had not both
+	// Before 0.14.9 a Service that prefers both families has no address at all from MetalLB where no pool has both.
+	older := metalLB.before(0, 14, 9) && !strings.HasPrefix(strings.TrimSpace(metalLB.words), ">")
 	for _, s := range d.parsed {
 		dual := slices.ContainsFunc(d.pools, func(p *pool) bool {
 			return !p.manual && p.dual() && matches(p.services, s.labels)

@@ -21,8 +21,8 @@ const mostParts = 64
 // mostKeys bounds the labels by which selectors are put together, since each of them is a round over the whole list.
 const mostKeys = 64
 
-// fit says in another way what an object of Tandem cannot, since a list of it would have more entries than its definition takes: selectors that differ in
-// the values of one label become one, and what is left over then goes to a further object. What is too long still is refused in the end.
+// fit shortens lists that have more entries than the definition of their kind takes: selectors that differ in the values of one label become one, ranges
+// that touch are put together, and what is too much still goes to a further object. A list that remains too long is refused by refuse.
 func (d *draft) fit() {
 	if d.failed() {
 		return
@@ -167,8 +167,8 @@ func surplus[T any](kind, field string, from, to *[]T) bool {
 	return true
 }
 
-// split takes out of an object what is too much, and out of what it has taken out, and so on. add is given each, and returns its name. An object that would
-// become more than mostParts stays whole.
+// split takes parts out of an object until no list of it is too long: rest takes one part out of an object, or returns nil if there is none. Parts that are
+// too long themselves are split as well. add adds a part to the draft and returns its name. An object that would become more than mostParts stays whole.
 func split[T any](of *T, rest func(*T) *T, add func(*T) string) (further []string) {
 	first := *of
 	parts := []*T{&first}

@@ -230,7 +230,10 @@ func (k *kubeVIPState) bgp(o *object, c container, nodes []metav1.LabelSelector)
 		}
 	}
 	if address := c.env["bgp_peeraddress"]; address != "" {
-		peers = append(peers, kubeVIPPeer{text: address, address: strings.Trim(address, "[]"), as: orElse(c.env["bgp_peeras"], kubeVIPNumber), password: c.env["bgp_peerpass"], multihop: c.env["bgp_multihop"]})
+		peers = append(peers, kubeVIPPeer{
+			text: address, address: strings.Trim(address, "[]"), as: orElse(c.env["bgp_peeras"], kubeVIPDefaultASN), password: c.env["bgp_peerpass"],
+			multihop: c.env["bgp_multihop"],
+		})
 	}
 	for i, written := range peers {
 		p := k.bgpPeer(o, c, written, i+1, nodes)
@@ -271,14 +274,14 @@ func parseKubeVIPPeer(text string) kubeVIPPeer {
 	return written
 }
 
-// kubeVIPNumber is the number of an autonomous system where kube-vip's environment has none, for the nodes as for the router.
-const kubeVIPNumber = "65000"
+// kubeVIPDefaultASN is the AS number of the nodes, and that of the router, where kube-vip's environment says none.
+const kubeVIPDefaultASN = "65000"
 
 // bgpPeer converts one peer.
 func (k *kubeVIPState) bgpPeer(o *object, c container, written kubeVIPPeer, index int, nodes []metav1.LabelSelector) *peer {
 	p := k.newPeer(fmt.Sprintf("kube-vip-%d", index), o.origin())
 	f := &fields{in: o.in, about: p.about(), read: map[string]bool{}}
-	p.address, p.iface, p.my = written.address, written.iface, numberOf(orElse(c.env["bgp_as"], kubeVIPNumber))
+	p.address, p.iface, p.my = written.address, written.iface, numberOf(orElse(c.env["bgp_as"], kubeVIPDefaultASN))
 	if p.theirs = numberOf(written.as); p.theirs == 0 {
 		p.theirs = numberOf(c.env["bgp_peeras"])
 	}

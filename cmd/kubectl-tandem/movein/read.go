@@ -142,8 +142,8 @@ func hasTemplateKey(n *yaml.Node) bool {
 	return false
 }
 
-// document returns the objects of a document: itself, the items of a List, or the elements of a list. Those of a list such as a ServiceList may have no kind of
-// their own, and kind and version are what it is then.
+// document returns the objects of a document: itself, the items of a List, or the elements of a list. Items of a ServiceList and the like may have no kind and
+// no apiVersion of their own: then kind and version are theirs.
 func (in *input) document(file string, index int, n *yaml.Node, version, kind string) []*object {
 	if n.Kind == yaml.ScalarNode && n.Value != "" {
 		in.add(Error, "no-yaml", subject{name: fmt.Sprintf("%s line %d", file, n.Line)}, "it is no object in YAML or JSON")

@@ -11,9 +11,9 @@ import (
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/schema"
 )
 
-// refuse adds an error for each document that the API server or Tandem's controllers would not take, so that none of them is written. What the products' own code finds in a field
-// is said there in the words of the input, and comes first: after such an error nothing is asked here, since an object that lacks what was wrong would be
-// refused for that.
+// refuse adds an error for each document that the API server or Tandem's controllers would not take, so that none of them is written. What the code of a
+// product finds in a field is said there, in the words of the input, and comes first: Convert does not call refuse after such an error, since an object that
+// lacks what was wrong would be refused for that.
 func (d *draft) refuse(documents []Document) {
 	seen := map[string]bool{}
 	for _, document := range documents {

@@ -27,7 +27,7 @@ const (
 // person has to give one.
 func (d *draft) serviceLB() {
 	said := d.Options.From == "servicelb" || d.assumed("k3s").known || d.assumed("servicelb").known
-	settings := d.k3sSettings()
+	settings := d.readK3sSettings()
 	found := settings.on // signs of ServiceLB
 	for _, o := range d.objects {
 		if strings.HasPrefix(o.kind, "HelmChart") && o.group == "helm.cattle.io" && !o.taken {

@@ -26,8 +26,8 @@ var (
 	k3sComponents = []string{"coredns", "traefik", "local-storage", "metrics-server", "runtimes"}
 )
 
-// k3sSettings reads them, and says of each document what it says.
-func (d *draft) k3sSettings() k3sSettings {
+// readK3sSettings reads the settings of all documents, and adds a message for each document that has some.
+func (d *draft) readK3sSettings() k3sSettings {
 	all := k3sSettings{labels: map[string][]string{}}
 	for _, o := range d.objects {
 		if o.taken || o.kind == "Service" {

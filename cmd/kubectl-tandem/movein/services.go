@@ -109,7 +109,8 @@ func (d *draft) services() {
 // waits reports whether a load balancer asks for no address, and no pool of the input gives it one by itself. Where one product alone is converted, that
 // is not known.
 func (d *draft) waits(s *service) bool {
-	return (d.Options.From == "" || d.Options.From == "services") && !s.names() && !slices.ContainsFunc(d.pools, func(p *pool) bool { return !p.manual && matches(p.services, s.labels) })
+	gives := func(p *pool) bool { return !p.manual && matches(p.services, s.labels) }
+	return (d.Options.From == "" || d.Options.From == "services") && !s.names() && !slices.ContainsFunc(d.pools, gives)
 }
 
 // finalizers warns of those that the old product alone takes away: once it is gone, the Service cannot be deleted any more. An example is

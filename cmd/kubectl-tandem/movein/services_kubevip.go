@@ -50,7 +50,8 @@ var kubeVIPWithoutEffect = []string{
 	"ignore-service-security", "has-ip",
 }
 
-// kubeVIPLost names the annotations without an equal, in one message for each Service. asks are the addresses that one with dhcp asks for.
+// kubeVIPLost names the annotations without an equal, in one message for each Service. dhcp says that kube-vip leases its address, and asks are the
+// addresses that its patch asks for in place of a lease.
 func (d *draft) kubeVIPLost(s *service, dhcp bool, asks []netip.Addr) {
 	const prefix = "kube-vip.io/"
 	var lost []string
@@ -104,7 +105,8 @@ func (d *draft) ofNode(s *service, a netip.Addr) bool {
 		return d.node(a) != ""
 	}
 	alone := d.kubeVIPServes || d.assumed("kube-vip").says("without")
-	return alone && s.class == "" && !s.names() && !slices.ContainsFunc(d.pools, func(p *pool) bool { return p.product != "requested" && p.name != "kube-vip-requested" })
+	gives := func(p *pool) bool { return p.product != "requested" && p.name != "kube-vip-requested" }
+	return alone && s.class == "" && !s.names() && !slices.ContainsFunc(d.pools, gives)
 }
 
 // node returns the name of the Node of the input that has an address, "" for none.

@@ -29,7 +29,8 @@ func (r Refusal) String() string { return r.Path + ": " + r.Text }
 // explain puts errors into sentences. The definition is nil for a kind that is not Tandem's.
 func explain(d *definition, object map[string]any, errs field.ErrorList) (refusals []Refusal) {
 	for _, err := range errs {
-		if err.Field == "<nil>" && slices.ContainsFunc(errs, func(other *field.Error) bool { // The same of a number, without its bounds.
+		// A number that its format cannot hold, such as 3000000000 for an int32, has an error that names its bound, and another one without a field.
+		if err.Field == "<nil>" && slices.ContainsFunc(errs, func(other *field.Error) bool {
 			return other != err && strings.HasSuffix(err.Detail, " in "+other.Field)
 		}) {
 			continue
