@@ -80,9 +80,7 @@ func TestWrittenBack(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSim(t, clusters[tt.cluster]...)
-			if _, stopped := s.run(start(Goal{}), -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(start(Goal{}))
 			tt.change(s.objects[tt.ref])
 			s.wantStopped(t, tt.want)
 		})
@@ -179,9 +177,7 @@ metadata: {namespace: kube-system, name: kube-vip-node1, annotations: {kubernete
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, clusters[tt.cluster]...)
-			if _, stopped := s.run(all, -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(all)
 			tt.change(s.objects)
 			s.wantStopped(t, tt.want)
 		})
@@ -305,12 +301,8 @@ func TestOpen(t *testing.T) {
 				t.Errorf("%s: %s is announced by its product: %t, by Tandem: %t", name, nameOf(svc), theirs, ours)
 			}
 		}
-		if _, stopped := s.run(all, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
-		if _, stopped := s.run(Undo, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
+		s.complete(all)
+		s.complete(Undo)
 		if diff := cmp.Diff(before, s.objects); diff != "" {
 			t.Errorf("%s: undone, the cluster is (-before +after):\n%s", name, diff)
 		}
@@ -335,12 +327,8 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.3}, {ip: "2001:db8::3"}]}}
 		s := newSim(t, clusters[name]...)
 		s.run(start(Goal{}), -1)
 		s.objects[ref] = object(t, late)
-		if _, stopped := s.run(all, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
-		if _, stopped := s.run(Undo, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
+		s.complete(all)
+		s.complete(Undo)
 		got := table(s.objects[ref], "metadata", "annotations")
 		for key, value := range want {
 			if got[key] != value {
@@ -398,19 +386,13 @@ status: {loadBalancer: {ingress: [{ip: 198.51.100.9}]}}
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, append(slices.Clone(documents), dying)...)
 			before := s.copy()
-			if _, stopped := s.run(all, -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(all)
 			finished := &sim{t: t, objects: s.copy(), deaf: map[string]string{}}
 			if _, stopped := finished.run(Finish, -1); stopped != "" {
 				t.Error(stopped)
 			}
-			if _, stopped := s.run(Undo, -1); stopped != "" {
-				t.Fatal(stopped)
-			}
-			if diff := cmp.Diff(before, s.objects); diff != "" {
-				t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
-			}
+			s.complete(Undo)
+			s.wantAsBefore(before)
 		})
 	}
 }

@@ -17,15 +17,11 @@ func TestFiles(t *testing.T) {
 	for _, name := range []string{"service by service", "node by node"} {
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, clusters[name]...)
-			if _, stopped := s.run(all, -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(all)
 			if _, err := Files(s.snapshot(nil)); err == nil || !strings.Contains(err.Error(), "move-in finish") {
 				t.Errorf("in the middle of the move: %v", err)
 			}
-			if _, stopped := s.run(Finish, -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(Finish)
 			record, err := s.snapshot(nil).record()
 			if err != nil {
 				t.Fatal(err)
@@ -72,16 +68,10 @@ func TestStops(t *testing.T) {
 			}
 		}
 	}
-	run := func(next func(*Snapshot) (Action, error)) {
-		t.Helper()
-		if _, stopped := s.run(next, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
-	}
-	run(start(Goal{}))
+	s.complete(start(Goal{}))
 	stops("where nothing has moved", true, false)
-	run(all)
+	s.complete(all)
 	stops("where all has moved", false, false)
-	run(Finish)
+	s.complete(Finish)
 	stops("after the end", false, true)
 }

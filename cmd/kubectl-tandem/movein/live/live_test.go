@@ -365,9 +365,7 @@ func TestUnits(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSim(t, clusters[tt.cluster]...)
-			if _, stopped := s.run(start(tt.goal), -1); stopped != "" {
-				t.Fatal(stopped)
-			}
+			s.complete(start(tt.goal))
 			var got []string
 			for _, svc := range s.objects.of("", "Service") {
 				theirs, ours := s.both(svc)
@@ -392,9 +390,7 @@ func TestSessionsTakeTurns(t *testing.T) {
 	s := newSim(t, clusters["node by node"]...)
 	s.slow = true
 	for _, next := range []func(*Snapshot) (Action, error){all, Undo, all, Finish} {
-		if _, stopped := s.run(next, -1); stopped != "" {
-			t.Fatal(stopped)
-		}
+		s.complete(next)
 	}
 }
 

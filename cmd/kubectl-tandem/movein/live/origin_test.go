@@ -352,9 +352,7 @@ func TestDaemonSetOfThePlane(t *testing.T) {
 	set(s.objects[nodeRef("node1")], "yes", "metadata", "labels", "plane")
 	s.settle()
 	before := s.copy()
-	if _, stopped := s.run(all, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
+	s.complete(all)
 	ref := Ref{"apps", "DaemonSet", "kube-system", "kube-vip-plane"}
 	if before[ref] == nil || len(s.objects.podsOf(s.objects[ref])) != 1 {
 		t.Fatalf("no Pod of %s", ref)
@@ -369,12 +367,8 @@ func TestDaemonSetOfThePlane(t *testing.T) {
 	if diff := cmp.Diff(before[ref], finished.objects[ref]); diff != "" {
 		t.Errorf("finished, the DaemonSet of the control plane is (-before +after):\n%s", diff)
 	}
-	if _, stopped := s.run(Undo, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
-	if diff := cmp.Diff(before, s.objects); diff != "" {
-		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
-	}
+	s.complete(Undo)
+	s.wantAsBefore(before)
 }
 
 // TestProviderAsStatefulSet: kube-vip's cloud provider was a StatefulSet once, and is stopped like a Deployment.
@@ -382,19 +376,13 @@ func TestProviderAsStatefulSet(t *testing.T) {
 	old := strings.Replace(withKubeVIP(arpAlone), "kind: Deployment\nmetadata: {namespace: kube-system", "kind: StatefulSet\nmetadata: {namespace: kube-system", 1)
 	s := newSim(t, old, addresses)
 	before := s.copy()
-	if _, stopped := s.run(all, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
+	s.complete(all)
 	ref := Ref{"apps", "StatefulSet", "kube-system", "kube-vip-cloud-provider"}
 	if n := number(s.objects[ref], "spec", "replicas"); s.objects[ref] == nil || n != 0 {
 		t.Errorf("%s has %d replicas", ref, n)
 	}
-	if _, stopped := s.run(Undo, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
-	if diff := cmp.Diff(before, s.objects); diff != "" {
-		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
-	}
+	s.complete(Undo)
+	s.wantAsBefore(before)
 }
 
 // TestCiliumElsewhere: Cilium may be in another namespace than kube-system, and the second replica of its operator finds no place on a single Node.
@@ -410,15 +398,9 @@ func TestCiliumElsewhere(t *testing.T) {
 	if namespace := s.objects.NamespaceOfLeases(); namespace != "cilium" {
 		t.Errorf("Leases are read of %q", namespace)
 	}
-	if _, stopped := s.run(all, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
-	if _, stopped := s.run(Undo, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
-	if diff := cmp.Diff(before, s.objects); diff != "" {
-		t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
-	}
+	s.complete(all)
+	s.complete(Undo)
+	s.wantAsBefore(before)
 }
 
 // TestSharedSeed: Services that share an address are Cilium's on two nodes, and Tandem's on one.
@@ -444,9 +426,7 @@ spec: {holderIdentity: node2}
 	mail := s.objects[serviceRef("shop/mail")]
 	set(mail, []any{map[string]any{"port": int64(25), "protocol": "TCP"}}, "spec", "ports")
 	set(mail, "mail", "metadata", "annotations", "lbipam.cilium.io/sharing-key")
-	if _, stopped := s.run(all, -1); stopped != "" {
-		t.Fatal(stopped)
-	}
+	s.complete(all)
 	for _, name := range []string{"shop.mail", "shop.mail-udp"} {
 		if node := text(s.objects[Ref{ourGroup, "L2Announcement", "", name}], "status", "node"); node != "node1" {
 			t.Errorf("%s is on %q", name, node)

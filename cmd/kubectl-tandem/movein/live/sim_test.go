@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 )
 
@@ -379,4 +380,20 @@ func (s *sim) run(next func(*Snapshot) (Action, error), most int) (writes int, s
 	}
 	s.t.Fatalf("no end after:\n%s", strings.Join(s.writes[len(s.writes)-20:], "\n"))
 	return 0, ""
+}
+
+// complete does what next says until there is nothing left, and ends the test if it stops before.
+func (s *sim) complete(next func(*Snapshot) (Action, error)) {
+	s.t.Helper()
+	if _, stopped := s.run(next, -1); stopped != "" {
+		s.t.Fatal(stopped)
+	}
+}
+
+// wantAsBefore fails the test if an undo has not brought back what there was before.
+func (s *sim) wantAsBefore(before Objects) {
+	s.t.Helper()
+	if diff := cmp.Diff(before, s.objects); diff != "" {
+		s.t.Errorf("undone, the cluster is (-before +after):\n%s", diff)
+	}
 }
