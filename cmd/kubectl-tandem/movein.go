@@ -77,14 +77,10 @@ func moveInPlanCommand(p *plugin) *cobra.Command {
 pool that will hold them, who announces them now, and the unit that it moves in. It exits with 1 if the move cannot start, and says what to do. It writes
 nothing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd, f)
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(f, func(ctx context.Context, m *mover, _ []string) error {
+			m.api.Review(ctx, m.snapshot)
 			return m.plan(f)
-		},
+		}),
 	}
 	f.source(cmd)
 	return cmd
@@ -102,15 +98,11 @@ all their Services move in one step, by --all. Without anything named it only pr
 
 It exits with 0 if all that was named has moved, and with 1 if it has stopped before.`,
 		Example: "  kubectl tandem move-in start\n  kubectl tandem move-in start web -n shop\n  kubectl tandem move-in start --all --pace 10s --yes",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := p.mover(cmd, f)
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(f, func(ctx context.Context, m *mover, args []string) error {
+			m.api.Review(ctx, m.snapshot)
 			m.api.NodePace = nodePace
-			return m.start(cmd.Context(), f, args)
-		},
+			return m.start(ctx, f, args)
+		}),
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.all, "all", false, "Move all Services, and then all Nodes.")
@@ -129,22 +121,17 @@ func moveInStatusCommand(p *plugin) *cobra.Command {
 		Short: "Says how far a move has come",
 		Long:  "Says the phase of the move, which command works on it, what has moved and what has not, and what comes next. It writes nothing.",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd, &moveInFlags{})
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(&moveInFlags{}, func(ctx context.Context, m *mover, _ []string) error {
 			status, err := live.StatusOf(m.snapshot)
 			if err != nil {
 				return err
 			}
-			runner, err := m.api.Lock.Runner(cmd.Context())
+			runner, err := m.api.Lock.Runner(ctx)
 			if err != nil {
 				return err
 			}
 			return p.print(&moveInStatus{status, runner}, func(out *terminal.Printer) { printMoveIn(out, status, runner) })
-		},
+		}),
 	}
 }
 
@@ -156,20 +143,16 @@ func moveInFinishCommand(p *plugin) *cobra.Command {
 		Long: `Once everything has moved: takes what announced before off all nodes, removes the labels and selectors of the move and the other load balancer's own notes
 on Services, and says what to uninstall by hand. There is no undo after it.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd, f)
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(f, func(ctx context.Context, m *mover, _ []string) error {
+			m.api.Review(ctx, m.snapshot)
 			if err := m.confirm(f, live.Finish, "What announced before stops for good, and there is no undo after that."); err != nil {
 				return err
 			}
-			if err := m.run(cmd.Context(), live.Finish); err != nil {
+			if err := m.run(ctx, live.Finish); err != nil {
 				return err
 			}
-			return m.finished(cmd.Context())
-		},
+			return m.finished(ctx)
+		}),
 	}
 	f.act(cmd)
 	return cmd
@@ -183,26 +166,22 @@ func moveInUndoCommand(p *plugin) *cobra.Command {
 		Long: `Takes everything back that start has done, in the reverse order: units first, then the controllers, then the objects. Services keep their addresses. It goes
 on where it was interrupted.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd, f)
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(f, func(ctx context.Context, m *mover, _ []string) error {
+			m.api.Review(ctx, m.snapshot)
 			if m.snapshot.PhaseOf() == "" && !m.snapshot.PhaseLost() {
 				m.out.Printf("There is no move to undo.\n")
-				return m.run(cmd.Context(), live.Undo) // There may be what a command that was interrupted has saved.
+				return m.run(ctx, live.Undo) // There may be what a command that was interrupted has saved.
 			}
 			m.api.NodePace = nodePaceBack
 			if err := m.confirm(f, live.Undo, "All Services go back to where they came from, and what the move has made is deleted."); err != nil {
 				return err
 			}
-			if err := m.run(cmd.Context(), live.Undo); err != nil {
+			if err := m.run(ctx, live.Undo); err != nil {
 				return err
 			}
 			m.out.Printf("%s The cluster is as it was before the move.\n", m.out.Paint(terminal.Green, "UNDONE:"))
 			return nil
-		},
+		}),
 	}
 	f.act(cmd)
 	cmd.Flags().DurationVar(&f.pace, "pace", 0, fmt.Sprintf("How long to wait between two units; Nodes have at least %v.", nodePaceBack))
@@ -216,12 +195,7 @@ func moveInObjectsCommand(p *plugin) *cobra.Command {
 		Long: `Prints Tandem's AddressPools, BFDProfiles, Communities, BGPPeers, L2Advertisements and BGPAdvertisements as kubectl apply takes them: without what the API
 server and Tandem write. Secrets with passwords of BGPPeers are named and not printed. It writes nothing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			m, err := p.mover(cmd, &moveInFlags{})
-			if err != nil {
-				return err
-			}
-			defer m.close()
+		RunE: p.moving(&moveInFlags{}, func(_ context.Context, m *mover, _ []string) error {
 			objects, err := live.Files(m.snapshot)
 			if err != nil {
 				return err
@@ -230,7 +204,7 @@ server and Tandem write. Secrets with passwords of BGPPeers are named and not pr
 				return terminal.Marshal(p.Out, p.output, map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
 			}
 			return printObjects(p.Out, objects)
-		},
+		}),
 	}
 }
 
@@ -263,6 +237,18 @@ type mover struct {
 	snapshot *live.Snapshot // as it was when the command began
 }
 
+// moving returns what a command of the live move does: it connects, reads the cluster, and calls do with the arguments.
+func (p *plugin) moving(f *moveInFlags, do func(ctx context.Context, m *mover, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		m, err := p.mover(cmd, f)
+		if err != nil {
+			return err
+		}
+		defer m.asks.close()
+		return do(cmd.Context(), m, args)
+	}
+}
+
 // mover connects, and reads the cluster.
 func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
 	ctx := cmd.Context()
@@ -292,13 +278,8 @@ func (p *plugin) mover(cmd *cobra.Command, f *moveInFlags) (*mover, error) {
 		},
 	}
 	m.snapshot, err = m.api.Read(ctx)
-	if err == nil && cmd.Name() != "status" && cmd.Name() != "objects" {
-		m.api.Review(ctx, m.snapshot)
-	}
 	return m, err
 }
-
-func (m *mover) close() { m.asks.close() }
 
 // run carries a command out, and says why it has stopped.
 func (m *mover) run(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
