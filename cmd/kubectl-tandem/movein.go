@@ -330,13 +330,18 @@ func (m *mover) plan(f *moveInFlags) error {
 	return nil
 }
 
+// status reads the cluster anew, and says how far the move is.
+func (m *mover) status(ctx context.Context) (*live.Status, error) {
+	s, err := m.api.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return live.StatusOf(s)
+}
+
 // finished says what a person does after the end of a move.
 func (m *mover) finished(ctx context.Context) error {
-	after, err := m.api.Read(ctx)
-	if err != nil {
-		return err
-	}
-	status, err := live.StatusOf(after)
+	status, err := m.status(ctx)
 	if err != nil {
 		return err
 	}
@@ -401,11 +406,7 @@ func (m *mover) start(ctx context.Context, f *moveInFlags, args []string) error 
 	if err := m.run(ctx, next); err != nil {
 		return err
 	}
-	after, err := m.api.Read(ctx)
-	if err != nil {
-		return err
-	}
-	status, err := live.StatusOf(after)
+	status, err := m.status(ctx)
 	if err != nil {
 		return err
 	}
