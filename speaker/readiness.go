@@ -3,6 +3,7 @@
 package speaker
 
 import (
+	"iter"
 	"maps"
 	"time"
 
@@ -23,42 +24,56 @@ type readiness map[string]time.Time
 // Update takes in which nodes are Ready at a time, and sets LongNotReady of those that have not been for the readinessPatience. Alive says
 // which nodes have a live speaker: the others do not count. It returns after how long the next node will be one of them; an hour if none will.
 func (r readiness) Update(now time.Time, nodes map[string]decision.Node, alive func(node string) bool) (wait time.Duration) {
-	wait = time.Hour
-	if !mostAreReady(nodes, alive) {
-		clear(r)
-		return wait
-	}
-	for name, node := range nodes {
-		if node.Ready {
-			delete(r, name)
-			continue
-		}
-		since, ok := r[name]
-		if !ok {
-			since = now
-			r[name] = since
-		}
-		if left := since.Add(readinessPatience).Sub(now); left > 0 {
-			wait = min(wait, left)
-			continue
-		}
-		node.LongNotReady = true
-		nodes[name] = node
-	}
-	maps.DeleteFunc(r, func(name string, _ time.Time) bool { _, exists := nodes[name]; return !exists })
-	return wait
-}
-
-// mostAreReady reports whether more than half of the nodes with a live speaker are Ready.
-func mostAreReady(nodes map[string]decision.Node, alive func(node string) bool) bool {
-	living, ready := 0, 0
-	for name, node := range nodes {
-		if alive(name) {
-			living++
-			if node.Ready {
-				ready++
+	all := func(yield func(name string, ready bool) bool) {
+		for name, node := range nodes {
+			if !yield(name, node.Ready) {
+				return
 			}
 		}
 	}
-	return 2*ready > living
+	r.note(now, all, alive)
+	wait = time.Hour
+	for name := range r {
+		left, _ := r.left(now, name)
+		if left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		node := nodes[name]
+		node.LongNotReady = true
+		nodes[name] = node
+	}
+	return wait
+}
+
+// note takes in which nodes there are at a time, and whether each is Ready. It remembers nothing unless more than half of the nodes that count are.
+func (r readiness) note(now time.Time, nodes iter.Seq2[string, bool], counts func(node string) bool) {
+	counted, ready, notReady := 0, 0, map[string]bool{}
+	for name, isReady := range nodes {
+		if counts(name) {
+			counted++
+			if isReady {
+				ready++
+			}
+		}
+		if !isReady {
+			notReady[name] = true
+		}
+	}
+	if 2*ready <= counted {
+		clear(r)
+		return
+	}
+	maps.DeleteFunc(r, func(name string, _ time.Time) bool { return !notReady[name] })
+	for name := range notReady {
+		if _, noted := r[name]; !noted {
+			r[name] = now
+		}
+	}
+}
+
+// left returns for how long a node that is not Ready still counts as Ready, 0 or less once it does not any more, and false for any other node.
+func (r readiness) left(now time.Time, name string) (left time.Duration, notReady bool) {
+	since, notReady := r[name]
+	return since.Add(readinessPatience).Sub(now), notReady
 }

@@ -39,8 +39,8 @@ type roster struct {
 	hopeless map[string]bool
 	// unreachable are the speakers that gossip does not show, and that live all the same, as far as is known.
 	unreachable map[string]bool
-	// notReady is since when Nodes have not been Ready while most were, as this speaker sees it.
-	notReady map[string]time.Time
+	// readiness remembers which of the Nodes that have a speaker are not Ready for long.
+	readiness readiness
 }
 
 // newRoster returns the roster of a speaker that starts now.
@@ -48,7 +48,7 @@ func newRoster(now time.Time, grace time.Duration) *roster {
 	return &roster{
 		started: now, grace: grace, seen: map[string]bool{}, lost: map[string]bool{},
 		gone: map[string]bool{}, back: map[string]time.Time{}, hopeless: map[string]bool{},
-		unreachable: map[string]bool{}, notReady: map[string]time.Time{},
+		unreachable: map[string]bool{}, readiness: readiness{},
 	}
 }
 
@@ -217,26 +217,17 @@ func (r *roster) presume(now time.Time, alive membership.Snapshot, api seenByAPI
 // dropUnreachable drops those of the unreachable speakers that have no Node any more, or one that is not Ready for long, or whose kernels are
 // silent.
 func (r *roster) dropUnreachable(now time.Time, api seenByAPI, p *presence) {
-	ready := 0
-	for node := range api.known {
-		if api.ready(node) {
-			ready++
+	nodes := func(yield func(name string, ready bool) bool) {
+		for node := range api.known {
+			if !yield(node, api.ready(node)) {
+				return
+			}
 		}
 	}
-	mostAreReady := 2*ready > len(api.known)
-	maps.DeleteFunc(r.notReady, func(node string, _ time.Time) bool {
-		_, known := api.known[node]
-		return !known || !mostAreReady || api.ready(node)
-	})
-	for node := range api.known {
-		if _, noted := r.notReady[node]; mostAreReady && !noted && !api.ready(node) {
-			r.notReady[node] = now
-		}
-	}
+	r.readiness.note(now, nodes, func(string) bool { return true })
 	maps.DeleteFunc(r.unreachable, func(node string, _ bool) bool {
 		_, known := api.known[node]
-		since, notReady := r.notReady[node]
-		left := since.Add(readinessPatience).Sub(now)
+		left, notReady := r.readiness.left(now, node)
 		if notReady && left > 0 {
 			p.wait = min(p.wait, left)
 		}
