@@ -40,6 +40,7 @@ type bench struct {
 	openErr   map[string]error
 	joinErr   error
 	joins     int // attempts to join a group
+	onJoin    func(nth int)
 	conflicts []Conflict
 	rivals    []string // "address on interface: MAC"
 	changes   int
@@ -140,6 +141,9 @@ func (w *fakeWire) send(_ Protocol, frame []byte) (err error) {
 }
 
 func (w *fakeWire) join(group netip.Addr) error {
+	if w.bench.onJoin != nil {
+		w.bench.onJoin(w.bench.joins + 1)
+	}
 	w.bench.mu.Lock()
 	defer w.bench.mu.Unlock()
 	w.bench.joins++
@@ -386,6 +390,34 @@ func TestGroupsAreJoinedBehindAnnouncements(t *testing.T) {
 		}
 		if first != 0 {
 			t.Errorf("%d groups were joined before the first announcement", first)
+		}
+	})
+}
+
+// TestConflictsAreAnsweredBetweenJoins: 90 addresses are announced at once, and their groups joined then. A conflict that is found meanwhile is answered
+// after the first chunk of them.
+func TestConflictsAreAnsweredBetweenJoins(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		const n = joinChunk + 26
+		var all []netip.Addr
+		for i := range n {
+			all = append(all, netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: byte(i >> 8), 15: byte(i)}))
+		}
+		sent, joined := 0, -1 // announcements, and how many groups were joined at the one that answers the conflict
+		b.onSend = func([]byte) {
+			if sent++; sent == n+1 {
+				joined = b.joins
+			}
+		}
+		b.onJoin = func(nth int) {
+			if nth == 10 {
+				b.Announcer.conflicts.add(conflict{port: b.ports["eth0"], protocol: NDP, address: all[0], station: clientMAC})
+			}
+		}
+		b.SetInterfaces([]Interface{eth0})
+		b.Set(on("eth0", all...))
+		if b.pass(0); joined != joinChunk || b.joins != n {
+			t.Errorf("the conflict was answered when %d groups were joined, and %d are; want %d and %d", joined, b.joins, joinChunk, n)
 		}
 	})
 }

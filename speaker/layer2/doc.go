@@ -13,9 +13,9 @@
 // Advertisements (RFC 4861), each with a BPF filter that lets nothing else through. An AF_PACKET socket is needed for NDP too: a raw ICMPv6
 // socket never sees a unicast solicitation for an address that the kernel does not hold, and neighbours refresh their caches by unicast.
 // What to do with a frame is decided by two pure functions, decideARP and decideNDP. A frame is answered exactly once or dropped for a
-// [DropReason], and each has its counter. Frames of a VLAN are rejected by the filter itself, whether the VLAN has a device here or not; with
-// a device this is untried, since the tests' kernels have none. What the kernel drops, since a reader did not come to take it, is counted
-// every ten seconds.
+// [DropReason], and each has its counter. Frames of a VLAN are rejected by the filter itself, whether the VLAN has a device here or not; the
+// tests' kernels have no such devices, and try it with a macvlan, whose frames come the same way. What the kernel drops, since a reader did not
+// come to take it, is counted every ten seconds.
 //
 // # Where answers come from
 //

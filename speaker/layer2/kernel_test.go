@@ -20,6 +20,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/bpf"
 
 	"github.com/tandem-lb/tandem/speaker/internal/neighbor"
 )
@@ -262,6 +263,53 @@ func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	}
 }
 
+// TestFramesOfADeviceAboveAreItsOwn: the kernel shows a socket on eth0 the frames of a device above it, too, as eth0.7 for VLAN 7. An answer to one
+// would be that of another LAN. Here the device is a macvlan, whose frames come the same way.
+func TestFramesOfADeviceAboveAreItsOwn(t *testing.T) {
+	l := newLAN(t)
+	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
+	device := mac{2, 0, 0, 0, 0, 0x77}
+	node.IP(t, "link add link eth0 name above address %s type macvlan mode bridge", device)
+	node.IP(t, "link set above up")
+	eth0, index := node.eth0(t), 0
+	node.Do(t, func() error {
+		ifi, err := net.InterfaceByName("above")
+		if err == nil {
+			index = ifi.Index
+		}
+		return err
+	})
+	for _, tt := range []struct {
+		name     string
+		protocol int
+		filter   func(index int) []bpf.RawInstruction
+		question string
+	}{{"ARP", neighbor.TypeARP, arpFilter, arpUnicast}, {"NDP", neighbor.TypeIPv6, ndpFilter, nsUnicast}} {
+		t.Run(tt.name, func(t *testing.T) {
+			onEth0 := func(filter []bpf.RawInstruction) *tap {
+				var p tap
+				node.Do(t, func() (err error) {
+					p.conn, err = neighbor.Listen(&net.Interface{Index: eth0.Index, HardwareAddr: eth0.MAC}, tt.protocol, filter)
+					return err
+				})
+				t.Cleanup(func() { _ = p.conn.Close() })
+				return &p
+			}
+			own, shown := onEth0(tt.filter(eth0.Index)), onEth0(tt.filter(index))
+			p := client.tap(t, tt.protocol)
+			p.send(t, slices.Concat(device[:], frame(tt.question)[6:]))
+			p.send(t, slices.Concat(eth0.MAC, frame(tt.question)[6:]))
+			is := func(station []byte) func([]byte) bool {
+				return func(f []byte) bool { return bytes.Equal(f[:6], station) && mac(f[6:12]) == clientMAC }
+			}
+			shown.until(t, is(device[:])) // Else the test would show nothing.
+			if seen := own.until(t, is(eth0.MAC)); slices.ContainsFunc(seen, is(device[:])) {
+				t.Errorf("the socket on eth0 has taken a frame of the device above it: %x", seen)
+			}
+		})
+	}
+}
+
 // More groups than one socket can hold at any setting of net.core.optmem_max.
 func TestThousandsOfGroups(t *testing.T) {
 	l := newLAN(t)
@@ -275,10 +323,12 @@ func TestThousandsOfGroups(t *testing.T) {
 	for _, a := range []netip.Addr{addrs[0], addrs[1000], addrs[1999]} {
 		node.waitGroup(t, solicitedNodeGroup(a))
 	}
+	node.waitAllMulticast(t, 1)
 	r.set(t, addrs[:1]...)
 	if node.inGroup(t, solicitedNodeGroup(addrs[1999])) {
 		t.Errorf("Still in the group of %s", addrs[1999])
 	}
+	node.waitAllMulticast(t, 0)
 }
 
 // A node takes over 5,000 addresses on default settings, of which a client has the MAC of the node before. After the first pass, which the

@@ -258,3 +258,21 @@ func (h host) inGroup(t *testing.T, group netip.Addr) (member bool) {
 	})
 	return member
 }
+
+// waitAllMulticast waits until so many have asked the host's eth0 to receive all multicast, as the kernel counts them.
+func (h host) waitAllMulticast(t *testing.T, want int) {
+	t.Helper()
+	for limit := time.Now().Add(patience); ; <-time.After(10 * time.Millisecond) {
+		_, count, found := strings.Cut(h.Exec(t, "ip", "-d", "link", "show", "dev", "eth0"), " allmulti ")
+		n := 0
+		if _, err := fmt.Sscan(count, &n); !found || err != nil {
+			t.Skip("this ip, or this kernel, does not tell who receives all multicast")
+		}
+		if n == want {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("%d have asked eth0 to receive all multicast, want %d", n, want)
+		}
+	}
+}
