@@ -14,6 +14,7 @@ import (
 
 	"github.com/tandem-lb/tandem/ipam/family"
 	"github.com/tandem-lb/tandem/speaker/config"
+	"github.com/tandem-lb/tandem/speaker/election"
 )
 
 // awayNode1 is the lan of node1, node2 and node3, whose interfaces have MACs, while node1 is away.
@@ -112,6 +113,22 @@ func TestDeputies(t *testing.T) {
 			want: pair(deputy),
 		},
 		{
+			name: "the last choice also where no node would take over", snapshot: awayNode1(web),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Nodes = selectors("name=node1")
+				changeNode(s, deputy, func(n *Node) { n.Excluded = true })
+			},
+			want: pair("node2"),
+		},
+		{
+			name: "a node that is not heard on the link is none", snapshot: awayNode1(web),
+			change: func(s *Snapshot) {
+				s.Config.L2[0].Nodes = selectors("name=node1")
+				changeNode(s, deputy, func(n *Node) { n.Interfaces[0].Silent = true })
+			},
+			want: pair("node2"),
+		},
+		{
 			name: "a holder that is excluded has no deputy, and is replaced", snapshot: awayNode1(web),
 			change: func(s *Snapshot) { changeNode(s, "node1", func(n *Node) { n.Excluded = true }) },
 			want:   []string{"node3: " + v4 + " on eth0", "node3: " + v6 + " on eth0"},
@@ -201,6 +218,32 @@ func TestDeputies(t *testing.T) {
 				t.Errorf("announced (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestTheDeputyOfAHolderThatLives: a holder that gossip does not show, and that lives, could take its own addresses over. Its deputy is the one of
+// the others that would.
+func TestTheDeputyOfAHolderThatLives(t *testing.T) {
+	first := func(key string, nodes ...string) string {
+		var candidates []election.Candidate
+		for _, node := range nodes {
+			candidates = append(candidates, election.Candidate{Node: node})
+		}
+		best, _ := election.Holder(key, "", candidates, func(string) bool { return true })
+		return best
+	}
+	name := "web0"
+	for i := 1; first("default/"+name, "node1", "node2") != "node1" || first("default/"+name, "node2", "node3") != "node3"; i++ {
+		name = fmt.Sprint("web", i)
+	}
+	s := awayNode1(heldBy("node1", service(name, v4)))
+	s.Unreachable = map[string]bool{"node1": true}
+	s.Config.L2[0].Preferred = []config.Preference{{Weight: 1, Nodes: labelSelector("name in (node1, node2)")}}
+	if d := Decide(s.from("node2")); len(d.Layer2) != 1 || d.Layer2[0].As == nil {
+		t.Errorf("node2, which would take %s over, announces %+v, want that it answers for node1", name, d.Layer2)
+	}
+	if d := Decide(s.from("node3")); len(d.Layer2) > 0 {
+		t.Errorf("node3 announces %+v, want nothing", d.Layer2)
 	}
 }
 

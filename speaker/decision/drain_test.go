@@ -60,6 +60,27 @@ func sayHanding(s *Snapshot) (said []string) {
 	return said
 }
 
+// TestAwaited: all others expect the node that is elected to put itself on record, but for one that goes by old views.
+func TestAwaited(t *testing.T) {
+	web := types.NamespacedName{Namespace: "default", Name: "web"}
+	for _, tt := range []struct {
+		name   string
+		change func(*Snapshot)
+		want   string
+	}{
+		{"another is elected", func(*Snapshot) {}, "node3"},
+		{"another is on record", func(s *Snapshot) { s.Services = []Service{heldBy("node2", service("web", v4))} }, ""},
+		{"this speaker has just started", func(s *Snapshot) { s.StartupHold = true }, ""},
+		{"this speaker is isolated", func(s *Snapshot) { s.Isolated = true }, ""},
+	} {
+		s := lan(service("web", v4))
+		tt.change(s)
+		if got := Decide(s.from("node1")).Awaited[web]; got != tt.want {
+			t.Errorf("%s: %q is awaited, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestDrain(t *testing.T) {
 	const elected = "node3" // XXH64 ranks it first for default/web
 	exclude := func(nodes ...string) func(*Snapshot) {
@@ -101,6 +122,16 @@ func TestDrain(t *testing.T) {
 				s.Alive, s.Away, s.Unreachable = dead(elected), map[string]bool{elected: true}, map[string]bool{elected: true}
 			},
 			want: []string{"node1 hands over " + v4 + " on [eth0]", "node1 keeps the record of web"},
+		},
+		{
+			name: "nor for an address that the successor cannot serve", services: []Service{heldBy("node1", service("web", v4, v6))},
+			change: func(s *Snapshot) {
+				exclude("node1")(s)
+				for _, name := range []string{"node2", "node3"} {
+					changeNode(s, name, func(n *Node) { n.Interfaces[0].Prefixes = prefixes("198.51.100.0/24") })
+				}
+			},
+			want: []string{"node1 hands over " + v4 + " on [eth0]", "node1 keeps the record of web", elected + " holds " + v4 + " on [eth0]"},
 		},
 		{
 			name: "it answers for nothing that is not on record", services: []Service{service("web", v4)}, change: exclude("node1"),

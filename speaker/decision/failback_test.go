@@ -44,6 +44,18 @@ func TestFailback(t *testing.T) {
 			want: []string{"node2 holds " + v4 + " on [eth0]", "node3 holds " + v4 + " on [eth0]"},
 		},
 		{
+			name: "a node that serves the other family takes nothing",
+			change: func(s *Snapshot) {
+				prefer("name=node1", time.Minute)(s)
+				s.Services = []Service{heldBy("node3", service("web", v4, v6))}
+				changeNode(s, "node1", func(n *Node) { n.Interfaces[0].Prefixes = prefixes("2001:db8:51::/64") })
+				for _, name := range []string{"node2", "node3"} {
+					changeNode(s, name, func(n *Node) { n.Interfaces[0].Prefixes = prefixes("198.51.100.0/24") })
+				}
+			},
+			want: stays,
+		},
+		{
 			name: "a node without an interface takes nothing",
 			change: func(s *Snapshot) {
 				prefer("name=node1", time.Minute)(s)

@@ -26,6 +26,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/speaker/signal"
 )
 
 // A bench runs an Announcer on interfaces that are only pretended, in a synctest bubble, where time is not real.
@@ -392,6 +394,20 @@ func TestGroupsAreJoinedBehindAnnouncements(t *testing.T) {
 			t.Errorf("%d groups were joined before the first announcement", first)
 		}
 	})
+}
+
+// TestNoConflictIsLost: of conflicts that come at once, as from a node that claims thousands of addresses, none is dropped.
+func TestNoConflictIsLost(t *testing.T) {
+	const n = 5000
+	s := &conflictSet{wake: signal.New(), found: map[conflictKey]conflict{}}
+	for range 2 {
+		for i := range n {
+			s.add(conflict{address: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})})
+		}
+		if got := len(s.take()); got != n || len(s.wake) != 1 {
+			t.Errorf("%d conflicts of %d are left, and raised is %d", got, n, len(s.wake))
+		}
+	}
 }
 
 // TestConflictsAreAnsweredBetweenJoins: 90 addresses are announced at once, and their groups joined then. A conflict that is found meanwhile is answered

@@ -251,15 +251,28 @@ func TestTaggedFramesAreNotAnswered(t *testing.T) {
 	l := newLAN(t)
 	client, node := l.add(t, "client", 1), l.add(t, "node1", 11)
 	r := node.announce(t)
-	r.set(t, vip4, otherVIP4)
+	lastVIP6 := netip.MustParseAddr("2001:db8:51::c0de:201")
+	r.set(t, vip4, otherVIP4, vip6, lastVIP6)
+	tagged := func(question []byte, vlan byte) []byte {
+		return slices.Concat(question[:12], []byte{0x81, 0x00, 0x00, vlan}, question[12:])
+	}
 	p := client.tap(t, neighbor.TypeARP)
 	for _, vlan := range []byte{7, 0} {
-		p.send(t, slices.Concat(frame(arpBroadcast)[:12], []byte{0x81, 0x00, 0x00, vlan}, frame(arpBroadcast)[12:]))
+		p.send(t, tagged(frame(arpBroadcast), vlan))
 	}
 	countAnswers(t, p, with(frame(arpBroadcast), 41, 202), with(frame(arpBroadcast), 41, 201), isARPAnswer)
+	p = client.tap(t, neighbor.TypeIPv6)
+	for _, vlan := range []byte{7, 0} {
+		p.send(t, tagged(frame(nsUnicast), vlan))
+	}
+	last := summed(with(frame(nsUnicast), 77, 1))
+	p.send(t, last)
+	p.until(t, func(f []byte) bool { return isNDPAnswer(f, last) })
 	r.stop() // So that the last answer is counted.
-	if got, want := r.counter(t, "tandem_layer2_answers_total", "arp"), 2.0; got != want {
-		t.Errorf("Answered %v requests, want %v: the one of VLAN 0 and the last", got, want)
+	for _, protocol := range []string{"arp", "ndp"} {
+		if got, want := r.counter(t, "tandem_layer2_answers_total", protocol), 2.0; got != want {
+			t.Errorf("%s: answered %v questions, want %v: the one of VLAN 0 and the last", protocol, got, want)
+		}
 	}
 }
 
