@@ -85,6 +85,24 @@ func TestRecordsPastTheCache(t *testing.T) {
 	}
 }
 
+// TestARecordIsASignOfLife: a record that is written for a node that is not known to live has everything looked at anew: its speaker may live, though
+// gossip does not show it. All other records cost what their Services cost.
+func TestARecordIsASignOfLife(t *testing.T) {
+	s, err := newSpeaker(Config{Node: "node1", REST: &rest.Config{}, Registerer: prometheus.NewRegistry()}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLoop(s, nil, newSessions(t.Context(), s.status), newRoster(time.Now(), 0))
+	l.kept.index = observation.NewIndex()
+	l.kept.surroundings = &decision.Snapshot{Alive: func(node string) bool { return node == "node2" }}
+	for node, want := range map[string]bool{"node2": false, "node3": true, "": false} {
+		a := announcement("web", node, v4)
+		if got := l.apply(event{object: &a, exists: true}); got != want {
+			t.Errorf("a record of %q has everything looked at: %t, want %t", node, got, want)
+		}
+	}
+}
+
 // TestFeedWaitsForTheLoop: what informers see before the loop reads the cache is not kept, and what they see from then on is.
 func TestFeedWaitsForTheLoop(t *testing.T) {
 	f := newFeed()

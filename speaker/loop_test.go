@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,6 +239,60 @@ func TestLookAtARival(t *testing.T) {
 	}
 	if !l.roster.unreachable["node3"] || len(l.disputed) > 0 {
 		t.Errorf("the rival lives: %t, disputed: %v; want that it does, and nothing", l.roster.unreachable["node3"], l.disputed)
+	}
+}
+
+// TestLookLearnsTheKey: a speaker that runs takes over another key of gossip from the Secret, and meets one that uses it already.
+func TestLookLearnsTheKey(t *testing.T) {
+	members := joined(t, t.Context(), "node1", 1)
+	l := aLoop(t, members)
+	l.cfg.SecretsNamespace = "tandem-system"
+	other, err := membership.Join(t.Context(), membership.Config{
+		Node: "node2", Bind: netip.MustParseAddr("127.9.47.2"), Port: 7946, Key: []byte("new"), Registerer: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Leave(context.Background()) })
+	if err := other.SetKeys(time.Now(), []byte("new"), []byte("key")); err != nil { // "key" is that of node1.
+		t.Fatal(err)
+	}
+	l.see(t)
+	l.kept.few.Secrets.Items = []corev1.Secret{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "tandem-system", Name: config.MembershipSecret},
+		Data:       map[string][]byte{config.MembershipSecretKey: []byte("new"), config.MembershipSecretPrevious: []byte("key")},
+	}}
+	l.see(t)
+	for late := time.After(10 * time.Second); !members.Alive().Has("node2"); {
+		select {
+		case <-members.Changes():
+		case <-late:
+			t.Fatal("node1 has not met node2, which uses the new key")
+		}
+	}
+}
+
+// TestLoopWatchesTheAddress: a speaker whose address is on no interface any more ends, so that the next one uses the new address.
+func TestLoopWatchesTheAddress(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	l := aLoop(t, joined(t, ctx, "node1", 1))
+	l.address = hostAddress{addresses: []netip.Addr{netip.MustParseAddr("198.51.100.11")}, fixed: true, since: time.Now().Add(-addressPatience)}
+	failed, done := make(chan error, 1), make(chan struct{})
+	l.fail = func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	go func() { defer close(done); l.run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	select {
+	case err := <-failed:
+		if !strings.Contains(err.Error(), "198.51.100.11") {
+			t.Errorf("the speaker ends since %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the speaker does not end")
 	}
 }
 
