@@ -417,6 +417,7 @@ func TestKernelAnswers(t *testing.T) {
 			name: "on the link itself", interfaces: []link.Interface{with(eth0, v4+"/32", v6+"/128")}, ignore: 1,
 			want: []string{v4 + " on eth0", v6 + " on eth0"},
 		},
+		{name: "on the link itself, with arp_ignore 3", interfaces: []link.Interface{with(eth0, v4+"/32", v6+"/128")}, ignore: 3, want: []string{v6 + " on eth0"}},
 		{name: "no link that can announce", interfaces: []link.Interface{with(ipvs, v4+"/32")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,6 +3,7 @@
 package membership
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 	"time"
@@ -37,6 +38,23 @@ func TestTheKeyChanges(t *testing.T) {
 	for _, m := range []*Members{a, b} {
 		if s := m.Alive(); len(s.Lost) > 0 {
 			t.Errorf("%s has lost %v", m.node, s.Lost)
+		}
+	}
+}
+
+// A speaker uses another key by itself when that is due.
+func TestAKeyIsUsedWhenItIsDue(t *testing.T) {
+	m, _ := join(t, "a", loopback(1), "old")
+	if err := m.SetKeys(time.Now().Add(-useAfter), []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	want, err := derive([]byte("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for late := time.Now().Add(10 * time.Second); !bytes.Equal(m.ring.GetPrimaryKey(), want); time.Sleep(redialInterval) {
+		if time.Now().After(late) {
+			t.Fatal("the new key is not used")
 		}
 	}
 }

@@ -40,6 +40,23 @@ func TestASpeakerThatRestarts(t *testing.T) {
 	}
 }
 
+// A speaker that starts while another one restarts hears of the restart from those that have heard the farewell.
+func TestANewcomerHearsOfARestart(t *testing.T) {
+	a, _ := join(t, "a", loopback(1), "secret")
+	b, _ := join(t, "b", loopback(2), "secret")
+	a.SetPeers(map[string][]netip.Addr{"b": {loopback(2)}})
+	awaitNodes(t, a, "a", "b")
+	awaitNodes(t, b, "a", "b")
+	c, _ := join(t, "c", loopback(3), "secret") // It knows nobody yet.
+	if err := b.Restart(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	restarts := func(s Snapshot) bool { _, is := s.Restarting["b"]; return is && !s.Has("b") }
+	await(t, a, "b to restart", restarts)
+	c.SetPeers(map[string][]netip.Addr{"a": {loopback(1)}, "b": {loopback(2)}})
+	await(t, c, "b to restart", restarts)
+}
+
 func TestFarewell(t *testing.T) {
 	for _, test := range []struct {
 		meta string
