@@ -51,11 +51,14 @@ type loop struct {
 	// arbitration settles disputes with other speakers; disputed are the names of the records that are about them.
 	arbitration *arbitration
 	disputed    []string
-	watchdog    *watchdog
-	handover    handover
-	kept        kept
-	peering     peering
-	timing      timing
+	// reconnection says what is only listened for after the node was off the LAN.
+	reconnection reconnection
+	asksLAN      bool // when the latest decision is announced
+	watchdog     *watchdog
+	handover     handover
+	kept         kept
+	peering      peering
+	timing       timing
 	// kernelTiming is for what other routing software of the node announces.
 	kernelTiming timing
 	routesDue    *time.Timer // fires when more routes are due
@@ -175,9 +178,11 @@ func (l *loop) passOver(now time.Time) bool {
 	return l.watchdog.Update(now, l.kept.decider.Awaited(), l.writes.latest(), apiAnswers)
 }
 
-// askLAN asks whether the speakers of other nodes answer for what is disputed and, if this one is isolated, for anything that it announces.
+// askLAN asks whether the speakers of other nodes answer for what is disputed, or only listened for, and, if this one is isolated, for anything that
+// it announces.
 func (l *loop) askLAN() {
-	addresses := l.arbitration.Disputed()
+	listening, _ := l.reconnection.Listening(time.Now())
+	addresses := slices.Concat(l.arbitration.Disputed(), listening)
 	if l.isolation.isolated {
 		for _, s := range l.layer2.Announced() {
 			addresses = append(addresses, s.Address)
@@ -195,23 +200,72 @@ func (l *loop) arbitrate(ctx context.Context, now time.Time, alive membership.Sn
 	heard := l.rivals.take(l.kept.few.Speakers.Items)
 	for address, node := range heard {
 		l.arbitration.Hear(now, address, node)
+		l.reconnection.Hear(now, address)
 	}
 	if l.heard == nil && l.isolation.isolated {
 		l.heard = &answer{outOfReach: true} // as it was a moment ago
 	}
 	if l.heard != nil {
+		if !l.heard.outOfReach {
+			l.reconnection.Answered(l.heard.asked)
+		}
 		l.roster.Lives(l.arbitration.Settle(*l.heard, now, heldBy(l.kept.index.Records()), alive.Has))
 		l.heard = nil
 	}
 	wait = l.arbitration.Expire(now)
 	l.disputed = nil
-	if addresses := l.arbitration.Disputed(); len(addresses) > 0 {
+	listening, _ := l.reconnection.Listening(now)
+	if addresses := slices.Concat(l.arbitration.Disputed(), listening); len(addresses) > 0 {
 		l.disputed = recordsAbout(addresses, l.kept.index)
 		if len(heard) > 0 {
 			l.ask(ctx)
 		}
 	}
 	return wait
+}
+
+// listen takes in by which links this node is on the LAN. It returns the addresses for which this node does not answer: those that it leaves to rivals,
+// and those that it only listens for since it is back on a link. It also returns after how long they would be others.
+func (l *loop) listen(ctx context.Context, now time.Time, usable []layer2.Interface, nodes map[string]decision.Node) (map[netip.Addr]bool, time.Duration) {
+	var names, silent []string
+	for _, i := range usable {
+		names = append(names, i.Name)
+	}
+	for _, i := range nodes[l.cfg.Node].Interfaces {
+		if i.Silent {
+			silent = append(silent, i.Name)
+		}
+	}
+	l.reconnection.Update(now, names, l.kernels.own.CutOff, silent, func() []netip.Addr { return l.held() })
+	l.asksLAN = l.reconnection.Due(now)
+	listening, wait := l.reconnection.Listening(now)
+	if l.asksLAN {
+		l.disputed = recordsAbout(slices.Concat(l.arbitration.Disputed(), listening), l.kept.index)
+		l.ask(ctx)
+	}
+	yielded := l.arbitration.Yielded()
+	for _, address := range listening {
+		if yielded == nil {
+			yielded = map[netip.Addr]bool{}
+		}
+		yielded[address] = true
+	}
+	return yielded, wait
+}
+
+// held returns the addresses for which this node is on record.
+func (l *loop) held() (addresses []netip.Addr) {
+	for record := range l.kept.index.Records() {
+		if record.Status.Node != l.cfg.Node {
+			continue
+		}
+		for _, text := range record.Status.Addresses {
+			if address, err := netip.ParseAddr(text); err == nil {
+				addresses = append(addresses, address)
+			}
+		}
+	}
+	return addresses
 }
 
 // heardAPI takes in what the API said, and reports whether that changes what may be announced.
@@ -265,6 +319,10 @@ func (l *loop) step(ctx context.Context, look bool) error {
 	snapshot := l.kept.surroundings
 	snapshot.Probed = probed(l.cfg.Node, l.layer2.Lookup(), l.kept.published)
 	l.announce(l.kept.decider.Update(snapshot, difference.Services), difference.Names)
+	if l.asksLAN { // for what was declared just now
+		l.asksLAN = false
+		l.askLAN()
+	}
 	return nil
 }
 
@@ -299,9 +357,9 @@ func (l *loop) look(ctx context.Context) {
 		append(onLinks(l.cfg.Node, own, o.Speakers.Items), gateways(links)...), usable, snapshot.Nodes)
 	l.roster.GiveUp(gone)
 	l.roster.Heard(away)
-	snapshot.Away = away
-	snapshot.Unreachable = both(presence.unreachable, away)
-	snapshot.Yielded, snapshot.Passed = l.arbitration.Yielded(), l.watchdog.Passed()
+	snapshot.Away, snapshot.Unreachable = away, both(presence.unreachable, away)
+	yielded, listenWait := l.listen(ctx, now, usable, snapshot.Nodes)
+	snapshot.Yielded, snapshot.Passed = yielded, l.watchdog.Passed()
 	here := func(node string) bool { return presence.alive(node) || snapshot.Away[node] }
 	l.liveness.latest.Put(reportOn(l.cfg.Node, alive, here, speakers, o))
 	if l.kernels.publish() {
@@ -311,7 +369,7 @@ func (l *loop) look(ctx context.Context) {
 	snapshot.NotForwarding = !l.kubeProxy.forwards.Load()
 	snapshot.StartupHold = presence.startupHold || l.isolation.holds() || snapshot.NotForwarding
 	snapshot.Isolated = l.isolation.isolated
-	l.due.Reset(min(wait, l.handover.Begin(now, snapshot, alive.Alone)))
+	l.due.Reset(min(wait, listenWait, l.handover.Begin(now, snapshot, alive.Alone)))
 	l.showDrain(snapshot)
 	l.peering.identify(snapshot)
 	choice := l.choice()

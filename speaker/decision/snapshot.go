@@ -57,8 +57,9 @@ type Snapshot struct {
 	// Isolated is set while the speaker sees neither another speaker nor the API. It goes on with what it is on record for, takes nothing else,
 	// and is nobody's deputy.
 	Isolated bool
-	// Yielded are the addresses for which the speaker of another node answers, while this one cannot ask the API which of the two is to. This
-	// node answers for none of the groups that they belong to, and listens.
+	// Yielded are the addresses for which the speaker of another node answers, while this one cannot ask the API which of the two is to, and for a
+	// moment those for which another may answer, since this node was off the LAN. This node answers for none of the groups that they belong to, and
+	// listens.
 	Yielded map[netip.Addr]bool
 	// Passed are nodes that were elected for a group and have not put themselves on record, by the name of the group's first Service. Others are
 	// elected in their place, if there are any.
