@@ -81,9 +81,25 @@ func (s *stage) oneAnswer(t *testing.T, ips []string) (mac string) {
 }
 
 // recordWrites returns how many writes of L2Announcements the API server has seen.
-func (s *stage) recordWrites(t *testing.T) (n int) {
+func (s *stage) recordWrites(t *testing.T) int {
 	t.Helper()
-	for line := range strings.Lines(s.kubectl(t, "get", "--raw", "/metrics")) {
+	n, err := s.countRecordWrites(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n == 0 { // The record of the Service that the test looks at was written.
+		t.Fatal("the API server's metrics count no write of an L2Announcement")
+	}
+	return n
+}
+
+// countRecordWrites returns how many writes of L2Announcements the API server has seen since it started.
+func (s *stage) countRecordWrites(ctx context.Context) (n int, err error) {
+	text, err := s.Kubectl(ctx, "get", "--raw", "/metrics").Output()
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
 		if !strings.HasPrefix(line, "apiserver_request_total{") || !strings.Contains(line, `resource="l2announcements"`) ||
 			!strings.Contains(line, `verb="PUT"`) && !strings.Contains(line, `verb="POST"`) {
 			continue
@@ -91,14 +107,11 @@ func (s *stage) recordWrites(t *testing.T) (n int) {
 		fields := strings.Fields(line)
 		count, err := strconv.ParseFloat(fields[len(fields)-1], 64)
 		if err != nil {
-			t.Fatalf("%q: %v", line, err)
+			return 0, fmt.Errorf("%q: %w", line, err)
 		}
 		n += int(count)
 	}
-	if n == 0 { // The record of the Service that the test looks at was written.
-		t.Fatal("the API server's metrics count no write of an L2Announcement")
-	}
-	return n
+	return n, nil
 }
 
 // peersReachable waits until the condition PeersReachable of a node has a status, and its message has all texts.

@@ -104,6 +104,9 @@ func (l *Lab) Command(ctx context.Context, host, name string, args ...string) *e
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + l.Namespace(host), "--", name}, args...)...)
 }
 
+// Inside calls f on a thread that is in the network namespace of a host. Sockets that f makes stay there; goroutines that it starts do not run there.
+func (l *Lab) Inside(host string, f func() error) error { return inNamespace(l.Namespace(host), f) }
+
 // Dial returns a dialer in the network namespace of a host. Addresses must be literal: a name would be looked up in the
 // namespace of this process.
 func (l *Lab) Dial(host string) func(ctx context.Context, network, address string) (net.Conn, error) {
