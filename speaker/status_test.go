@@ -81,6 +81,18 @@ func TestReadyCondition(t *testing.T) {
 	}
 }
 
+// idleStatusWriter returns the statusWriter of a node that has no interface and on which nothing is wrong, with the sessions of someSessions.
+func idleStatusWriter(node string, store client.Client) *statusWriter {
+	return &statusWriter{
+		node: node, client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
+		cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
+		draining:     func() (drainState, bool) { return drainState{}, false },
+		found:        func() found { return found{} },
+		kernelRoutes: func() *metav1.Condition { return nil },
+		sessions:     someSessions{new(atomic.Int32)}, links: func() *link.Snapshot { return &link.Snapshot{} },
+	}
+}
+
 // The status is created with its Node as owner, filled in, and then left alone until something changes.
 func TestStatusWriter(t *testing.T) {
 	node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1", UID: "uid-node1"}}
@@ -149,20 +161,12 @@ func TestAddressOfADeadNode(t *testing.T) {
 		other.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}
 		reported := v1alpha1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
 		reported.Status.Interfaces = []v1alpha1.InterfaceState{{Name: "eth0", Addresses: []string{"198.51.100.11/24"}}}
-		w := &statusWriter{
-			node: "node4", client: fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &other, &reported).Build(),
-			failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
-			cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
-			draining:     func() (drainState, bool) { return drainState{}, false },
-			found:        func() found { return found{} },
-			kernelRoutes: func() *metav1.Condition { return nil },
-			sessions:     someSessions{new(atomic.Int32)},
-			links: func() *link.Snapshot {
-				return &link.Snapshot{
-					Interfaces:    []link.Interface{{Name: "eth0", Addresses: []link.Address{{Prefix: netip.MustParsePrefix("198.51.100.11/24")}}}},
-					DefaultRoutes: map[family.Family][]link.DefaultRoute{family.IPv4: {{Gateway: netip.MustParseAddr("198.51.100.1")}}},
-				}
-			},
+		w := idleStatusWriter("node4", fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &other, &reported).Build())
+		w.links = func() *link.Snapshot {
+			return &link.Snapshot{
+				Interfaces:    []link.Interface{{Name: "eth0", Addresses: []link.Address{{Prefix: netip.MustParsePrefix("198.51.100.11/24")}}}},
+				DefaultRoutes: map[family.Family][]link.DefaultRoute{family.IPv4: {{Gateway: netip.MustParseAddr("198.51.100.1")}}},
+			}
 		}
 		if diff := cmp.Diff(want, w.state(t.Context(), &node, v1alpha1.SpeakerState{}).Addresses); diff != "" {
 			t.Errorf("addresses while the other node is Ready=%s (-want +got):\n%s", ready, diff)
@@ -207,14 +211,8 @@ func TestCountsAreWrittenSeldom(t *testing.T) {
 		changed, sessions := signal.New(), someSessions{new(atomic.Int32)}
 		var links atomic.Pointer[link.Snapshot]
 		links.Store(&link.Snapshot{})
-		w := &statusWriter{
-			node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
-			cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
-			draining:     func() (drainState, bool) { return drainState{}, false },
-			found:        func() found { return found{} },
-			kernelRoutes: func() *metav1.Condition { return nil },
-			sessions:     sessions, links: links.Load,
-		}
+		w := idleStatusWriter("node1", store)
+		w.sessions, w.links = sessions, links.Load
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- w.run(ctx, changed) }()
@@ -271,14 +269,7 @@ func TestStatusWriterGoesOn(t *testing.T) {
 				}
 				return c.SubResource(sub).Update(ctx, obj, opts...)
 			}}).Build()
-		w := &statusWriter{
-			node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
-			cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
-			draining:     func() (drainState, bool) { return drainState{}, false },
-			found:        func() found { return found{} },
-			kernelRoutes: func() *metav1.Condition { return nil },
-			sessions:     someSessions{new(atomic.Int32)}, links: func() *link.Snapshot { return &link.Snapshot{} },
-		}
+		w := idleStatusWriter("node1", store)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- w.run(ctx, signal.New()) }()
@@ -302,18 +293,11 @@ func TestStatusIsLookedAtAgain(t *testing.T) {
 		claim := claim(v4, ipamv1alpha1.ManagedBy, "lan")
 		store := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(&node, &claim).
 			WithStatusSubresource(&v1alpha1.SpeakerStatus{}).Build()
-		w := &statusWriter{
-			node: "node1", client: store, failing: func() []layer2.Status { return nil }, failed: func() map[string]error { return nil },
-			cutOff: func() []string { return nil }, unreachable: func() map[string]netip.Addr { return nil },
-			draining:     func() (drainState, bool) { return drainState{}, false },
-			found:        func() found { return found{} },
-			kernelRoutes: func() *metav1.Condition { return nil },
-			sessions:     someSessions{new(atomic.Int32)},
-			links: func() *link.Snapshot {
-				return &link.Snapshot{Interfaces: []link.Interface{{
-					Name: "eth0", Kind: "device", Up: true, MAC: []byte{2, 0, 0, 0, 0, 1}, Addresses: []link.Address{{Prefix: netip.MustParsePrefix(v4 + "/32")}},
-				}}}
-			},
+		w := idleStatusWriter("node1", store)
+		w.links = func() *link.Snapshot {
+			return &link.Snapshot{Interfaces: []link.Interface{{
+				Name: "eth0", Kind: "device", Up: true, MAC: []byte{2, 0, 0, 0, 0, 1}, Addresses: []link.Address{{Prefix: netip.MustParsePrefix(v4 + "/32")}},
+			}}}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
