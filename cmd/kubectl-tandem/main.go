@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command kubectl-tandem is a plugin of kubectl: it says how Tandem is doing, why an address does not answer, and what a drain would do.
+// Command kubectl-tandem is a plugin of kubectl: it says how Tandem is doing, why an address does not answer, and what a drain would do, and it moves Services
+// to Tandem from other load balancers.
 //
-// This package has flags and printing, a file for each command. What reads the cluster, and what commands share, lies in the packages below it; what
+// This package has flags and printing, a file for each command, and in prober.go the questions to speakers that commands share. What reads the cluster, and what commands share, lies in the packages below it; what
 // Tandem should do is decided by speaker/decision and speaker/diagnosis, for the plugin as for the programs.
 package main
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package products builds other load balancers from the module proxy: those that Tandem is measured beside (test/bench), and those that its users come
-// from (test/e2e).
+// Package products has other load balancers run on the lab: those that Tandem is measured beside (test/bench), and those that its users come from (test/e2e).
+// It builds MetalLB from the module proxy, and gives its mode with FRR the FRR of this machine. Of products whose modules the proxy does not have it takes
+// programs that somebody else has built ([Prebuilt]).
 package products
 
 import (

@@ -2,8 +2,8 @@
 
 // Package live moves the load balancer Services of a running cluster from another product to Tandem: address by address, without an outage, and back.
 //
-// It is a state machine. Next is a function of a Snapshot of the cluster and of what the user asks for, and returns what comes next: one write to
-// the API, something to wait for, or a question to the LAN. Run does it, reads the cluster anew, and asks for the next one. What has been done
+// It is a state machine. [Start], [Finish] and [Undo] are functions of a Snapshot of the cluster and of what the user asks for, and return what comes next: one
+// write to the API, something to wait for, or a question to the LAN. Package apply does it, reads the cluster anew, and asks for the next one. What has been done
 // is in the cluster alone: in ConfigMaps tandem-move-in… in Tandem's namespace, in labels, and in the objects themselves. So a command that is killed after
 // any write can be typed again, on another machine too, and goes on or goes back.
 //
@@ -33,4 +33,5 @@
 //
 // Cilium's policies know selectors of Services, so that its unit is a Service too. kube-vip and PureLB serve all Services or none: these are one unit.
 // Tandem's advertisements select none of them until all have the label; then one write has it announce all, and both do until the product's Pods have ended.
+// From then on they select all Services, with the label or without it, since nobody else announces.
 package live
