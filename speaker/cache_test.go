@@ -198,7 +198,7 @@ func TestNoStatusOfConfigurationMatters(t *testing.T) {
 	for _, kind := range config.Kinds() {
 		accepted := kind.DeepCopyObject()
 		conditions := reflect.ValueOf(accepted).Elem().FieldByName("Status").FieldByName("Conditions")
-		if _, users := conditions.Interface().([]metav1.Condition); !users {
+		if _, users := reflect.TypeAssert[[]metav1.Condition](conditions); !users {
 			continue // a Namespace
 		}
 		conditions.Set(reflect.ValueOf([]metav1.Condition{{Type: "Ready", Status: metav1.ConditionTrue}}))

@@ -90,6 +90,8 @@ type view struct {
 	*Snapshot
 	// subnets are those of all nodes' interfaces, by their lengths and then themselves; nil before subnet has been asked.
 	subnets map[int]map[netip.Prefix]bool
+	// named says of advertisements that name interfaces whether some node has one, for those that hasInterface has been asked of.
+	named map[*config.L2Advertisement]bool
 	// pools are the advertisements that select a pool, by its name, for those that selecting has been asked of.
 	pools map[string]advertisements
 	// elections are the candidates for Services by what their addresses have in common.

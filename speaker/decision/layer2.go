@@ -245,13 +245,29 @@ func (v *view) servable(g *group) int {
 	n := 0
 	for _, address := range g.addresses {
 		followed := slices.ContainsFunc(g.advertisements[address.IP], func(ad *config.L2Advertisement) bool {
-			return len(ad.Interfaces) > 0 || v.subnet(address.IP).IsValid()
+			return len(ad.Interfaces) > 0 && v.hasInterface(ad) || len(ad.Interfaces) == 0 && v.subnet(address.IP).IsValid()
 		})
 		if followed && g.hasEndpoint(address.IP) {
 			n++
 		}
 	}
 	return n
+}
+
+// hasInterface reports whether some node that an advertisement selects has an interface that it names.
+func (v *view) hasInterface(ad *config.L2Advertisement) bool {
+	has, known := v.named[ad]
+	if known {
+		return has
+	}
+	for _, node := range v.Nodes {
+		has = has || ad.Nodes.Matches(node.Labels) && slices.ContainsFunc(node.Interfaces, func(i Interface) bool { return ad.MatchesInterface(i.Name) })
+	}
+	if v.named == nil {
+		v.named = map[*config.L2Advertisement]bool{}
+	}
+	v.named[ad] = has
+	return has
 }
 
 // hasEndpoint reports whether a Service on the address has a usable endpoint of its family anywhere.

@@ -53,6 +53,32 @@ func loads(holders map[string]string) map[string]int {
 	return loads
 }
 
+// TestServable: an advertisement counts that some node could follow. Else each decision about a group with an address that no node can serve
+// would look at all nodes.
+func TestServable(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		interfaces []string
+		nodes      string
+		want       int
+	}{
+		{"by the subnet", nil, "", 1},
+		{"by an interface", []string{"eth*"}, "", 1},
+		{"an interface that no node has", []string{"wlan0"}, "", 0},
+		{"an interface of a node that is not selected", []string{"eth0"}, "name=node9", 0},
+	} {
+		s := lan(heldBy("node1", service("web", v4)))
+		s.Config.L2[0].Interfaces = tt.interfaces
+		if tt.nodes != "" {
+			s.Config.L2[0].Nodes = selectors(tt.nodes)
+		}
+		v := &view{Snapshot: s}
+		if got := v.servable(v.groups()[0]); got != tt.want {
+			t.Errorf("%s: %d addresses can be served, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestLoadsAreBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
