@@ -130,6 +130,9 @@ func TestPrograms(t *testing.T) {
 				if program.ReadinessProbe == nil || program.LivenessProbe == nil {
 					t.Errorf("%s has not both probes", program.Name)
 				}
+				if program.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError {
+					t.Errorf("%s ends, and its Pod does not say why", program.Name)
+				}
 				limit := program.Resources.Limits.Memory().Value()
 				want := []corev1.EnvVar{{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit*9/10, 10)}}
 				if program.Name == "speaker" { // which is to notice soon that its API server has died
