@@ -236,7 +236,7 @@ func (l *loop) listen(ctx context.Context, now time.Time, usable []layer2.Interf
 			silent = append(silent, i.Name)
 		}
 	}
-	l.reconnection.Update(now, names, l.kernels.own.CutOff, silent, func() []netip.Addr { return l.held() })
+	l.reconnection.Update(now, names, l.kernels.own.CutOff, silent, l.heldBack)
 	l.asksLAN = l.reconnection.Due(now)
 	listening, wait := l.reconnection.Listening(now)
 	if l.asksLAN {
@@ -253,14 +253,21 @@ func (l *loop) listen(ctx context.Context, now time.Time, usable []layer2.Interf
 	return yielded, wait
 }
 
-// held returns the addresses for which this node is on record.
-func (l *loop) held() (addresses []netip.Addr) {
+// heldBack returns the addresses for which this node is on record, but for those that it announces now by other interfaces than those that are back. For
+// example node1 holds 192.0.2.10 on eth0 and 198.51.100.10 on eth1: when eth1 is back it goes on answering for the first.
+func (l *loop) heldBack(back []string) (addresses []netip.Addr) {
+	isBack := func(name string) bool { return slices.Contains(back, name) }
 	for record := range l.kept.index.Records() {
 		if record.Status.Node != l.cfg.Node {
 			continue
 		}
 		for _, text := range record.Status.Addresses {
-			if address, err := netip.ParseAddr(text); err == nil {
+			address, err := netip.ParseAddr(text)
+			if err != nil {
+				continue
+			}
+			now, _ := l.kept.decider.Announcement(address)
+			if now.Listen || slices.ContainsFunc(now.Interfaces, isBack) || len(now.Interfaces) == 0 {
 				addresses = append(addresses, address)
 			}
 		}

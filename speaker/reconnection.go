@@ -41,9 +41,10 @@ type reconnection struct {
 }
 
 // Update takes in the interfaces that can be used, those of them by which nothing is heard, and those on which the node does not answer
-// since others find it silent. If the node is back on one, it listens for the addresses that held returns.
-func (r *reconnection) Update(now time.Time, usable, deaf, silent []string, held func() []netip.Addr) {
-	back := false
+// since others find it silent. If the node is back on some, it listens for the addresses that held returns for these: those that it holds, but for
+// such as it announces by other links.
+func (r *reconnection) Update(now time.Time, usable, deaf, silent []string, held func(back []string) []netip.Addr) {
+	var back []string
 	for name := range r.off {
 		if !slices.Contains(usable, name) || slices.Contains(deaf, name) {
 			r.off[name] = true
@@ -56,14 +57,16 @@ func (r *reconnection) Update(now time.Time, usable, deaf, silent []string, held
 		if r.off == nil {
 			r.off = map[string]bool{}
 		}
-		back = back || r.off[name]
+		if r.off[name] {
+			back = append(back, name)
+		}
 		r.off[name] = false
 	}
-	if !back {
+	if len(back) == 0 {
 		return
 	}
 	r.since, r.asked, r.listens = now, time.Time{}, map[netip.Addr]time.Time{}
-	for _, address := range held() {
+	for _, address := range held(back) {
 		r.listens[address] = now
 	}
 }

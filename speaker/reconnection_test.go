@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -109,7 +110,7 @@ func TestReconnection(t *testing.T) {
 					silent = usable
 				}
 				r.Listening(now)
-				r.Update(now, usable, deaf, silent, func() []netip.Addr { return []netip.Addr{address} })
+				r.Update(now, usable, deaf, silent, func([]string) []netip.Addr { return []netip.Addr{address} })
 				asks := r.Due(now)
 				listens, wait := r.Listening(now)
 				if got := slices.Contains(listens, address); got != s.listens || got != (wait <= reconnectionListen) {
@@ -124,7 +125,7 @@ func TestReconnection(t *testing.T) {
 }
 
 // TestBackOnTheLAN has node1, which holds web, lose its link and get it back, while its cache still names it. It answers for the address when the API has
-// said that it holds it, and not before.
+// said that it holds it, and not before. All the while it answers for the address of another Service, which is on another link.
 func TestBackOnTheLAN(t *testing.T) {
 	lan := nettest.NewSwitch(t, "speaker-switch")
 	node := nettest.New(t, "speaker-node1")
@@ -132,14 +133,23 @@ func TestBackOnTheLAN(t *testing.T) {
 	node.IP(t, "addr add 198.51.100.11/24 dev eth0")
 	node.IP(t, "link set eth0 up")
 	lan.Await(t, node)
+	const elsewhere = "192.0.2.10"
+	node.IP(t, "link add eth1 type veth peer name eth1-peer")
+	node.IP(t, "addr add 192.0.2.11/24 dev eth1")
+	node.IP(t, "link set eth1 up")
+	node.IP(t, "link set eth1-peer up")
 
-	svc, claimed, held := published("web", v4), claim(v4, ipamv1alpha1.ManagedBy, "lan"), announcement("web", "node1", v4)
-	slice := endpointSlice(discoveryv1.AddressTypeIPv4, "web", endpoint("node3", "+", "+", "-"))
-	slice.Name = "web"
-	cached := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, &svc, &claimed, &slice, &held,
-		&v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "everything"}},
-	).Build()
+	objects := []client.Object{
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}, &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "everything"}},
+	}
+	held := announcement("web", "node1", v4)
+	for name, address := range map[string]string{"web": v4, "other": elsewhere} {
+		svc, claimed, record := published(name, address), claim(address, ipamv1alpha1.ManagedBy, "lan"), announcement(name, "node1", address)
+		slice := endpointSlice(discoveryv1.AddressTypeIPv4, name, endpoint("node3", "+", "+", "-"))
+		slice.Name = name
+		objects = append(objects, &svc, &claimed, &slice, &record)
+	}
+	cached := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).Build()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var s *Speaker
@@ -165,6 +175,9 @@ func TestBackOnTheLAN(t *testing.T) {
 				t.Fatal(err)
 			}
 			a, ok := l.kept.decider.Announcement(netip.MustParseAddr(v4))
+			if b, ok := l.kept.decider.Announcement(netip.MustParseAddr(elsewhere)); !ok || b.Listen {
+				t.Errorf("%s: the address on eth1 is announced: %t, it only listens: %t", what, ok, b.Listen)
+			}
 			if ok == announced && a.Listen == listens {
 				return
 			}
