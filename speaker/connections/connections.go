@@ -21,7 +21,7 @@ import (
 // Set is a set of open connections, at most Limit of them.
 type Set struct {
 	Limit int
-	// Bytes is how much all open connections together may have been sent. Zero is any amount.
+	// Bytes bounds what all open connections together have been sent; zero is no bound.
 	Bytes int
 
 	mu       sync.Mutex    // guards what follows
