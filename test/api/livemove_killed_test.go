@@ -198,10 +198,7 @@ func (a *moveArena) command(t *testing.T, g *gate, during func(write int), args 
 // announces.
 func (a *moveArena) programsDo(t *testing.T) {
 	t.Helper()
-	s, err := a.programs.Read(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := a.now(t)
 	a.settle(t, s)
 	for ref, o := range s.Objects {
 		u := &unstructured.Unstructured{Object: o}
@@ -249,10 +246,10 @@ func announced(objects live.Objects, of labels.Set) bool {
 	return false
 }
 
-// speaks adds what the speaker of node1 reports: that it is alive for long, and has the session that MetalLB had before.
-func (a *moveArena) speaks(t *testing.T) {
+// speaks adds what the speaker of a node reports until the test ends: that it is alive for long, and its BGP sessions.
+func (a *moveArena) speaks(t *testing.T, node string, sessions ...any) {
 	t.Helper()
-	lease := observation.Report("tandem-system", "node1", nil, nil, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
+	lease := observation.Report("tandem-system", node, nil, nil, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
 	lease.SetGroupVersionKind(coordinationv1.SchemeGroupVersion.WithKind("Lease"))
 	report, err := runtime.DefaultUnstructuredConverter.ToUnstructured(lease)
 	if err != nil {
@@ -262,11 +259,9 @@ func (a *moveArena) speaks(t *testing.T) {
 	if _, err := leases.Create(t.Context(), &unstructured.Unstructured{Object: report}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	o := &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{
-		"bgpSessions": []any{map[string]any{"peer": "tor", "state": string(speakerv1alpha1.BGPEstablished)}},
-	}}}
+	o := &unstructured.Unstructured{Object: map[string]any{"status": map[string]any{"bgpSessions": sessions}}}
 	o.SetGroupVersionKind(speakerv1alpha1.GroupVersion.WithKind("SpeakerStatus"))
-	o.SetName("node1")
+	o.SetName(node)
 	client := a.programs.Client.Resource(speakerv1alpha1.GroupVersion.WithResource("speakerstatuses"))
 	made, err := client.Create(t.Context(), o, metav1.CreateOptions{})
 	if err != nil {
@@ -276,16 +271,19 @@ func (a *moveArena) speaks(t *testing.T) {
 	if _, err := client.UpdateStatus(t.Context(), made, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if err := errors.Join(leases.Delete(ctx, lease.Name, metav1.DeleteOptions{}), client.Delete(ctx, node, metav1.DeleteOptions{})); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // restore makes the cluster what it was, whatever a move has made of it.
 func (a *moveArena) restore(t *testing.T, before live.Objects) {
 	t.Helper()
 	_ = a.leases().Delete(t.Context(), live.ConfigMapName, metav1.DeleteOptions{})
-	now, err := a.programs.Read(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	now := a.now(t)
 	for ref := range now.Objects {
 		if before[ref] == nil && ref.Kind != "CustomResourceDefinition" {
 			if err := a.programs.Write(t.Context(), &live.Write{Verb: live.Delete, Ref: ref}); err != nil && !apierrors.IsNotFound(err) {

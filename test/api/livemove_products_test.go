@@ -190,11 +190,8 @@ var atOnce = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 // clear deletes all objects that a move may read, but for what the API server has made of its own.
 func (a *moveArena) clear(t *testing.T) {
 	t.Helper()
-	s, err := a.programs.Read(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ref, o := range s.Objects {
+	var err error
+	for ref, o := range a.now(t).Objects {
 		switch {
 		case ref.Kind == "CustomResourceDefinition", ref.Kind == "Lease", ref.Namespace == "default":
 			continue
@@ -235,6 +232,7 @@ func TestLiveMoveOfProducts(t *testing.T) {
 			a.testProduct(t)
 		})
 	}
+	t.Run("many", a.testMany)
 }
 
 // testProduct moves, undoes it, moves again and finishes.
@@ -243,8 +241,8 @@ func (a *moveArena) testProduct(t *testing.T) {
 	run := func(what string, next func(*live.Snapshot) (live.Action, error)) {
 		t.Helper()
 		if err := a.api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
-			a.settle(t, s)
-			a.settleProduct(t, s)
+			a.settle(t, a.now(t))
+			a.settleProduct(t, a.now(t))
 			return next(s)
 		}); err != nil {
 			t.Fatalf("%s: %v", what, err)

@@ -29,6 +29,7 @@ import (
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/apply"
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 	"github.com/tandem-lb/tandem/test/documents"
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -38,7 +39,8 @@ type moveArena struct {
 	api      *apply.API // as the person who moves
 	nobody   *apply.API // as a person without rights
 	programs *apply.API
-	// host and transport reach the API server as the person who moves.
+	// host and transport reach the API server as the person who moves, and so does a client with the configuration person.
+	person    *rest.Config
 	host      string
 	transport http.RoundTripper
 	// addresses are those of MetalLB's Services.
@@ -123,6 +125,7 @@ func newMoveArena(t *testing.T) *moveArena {
 	a.nobody = &apply.API{Client: strange, System: "tandem-system"}
 	person := rest.CopyConfig(restConfig)
 	person.Impersonate.UserName = mover
+	a.person = person
 	if a.transport, err = rest.TransportFor(person); err != nil {
 		t.Fatal(err)
 	}
@@ -190,6 +193,16 @@ func (a *moveArena) patch(t *testing.T, ref live.Ref, subresource string, body m
 	if err := a.programs.Write(t.Context(), &live.Write{Verb: live.Patch, Ref: ref, Subresource: subresource, Body: body}); err != nil {
 		t.Fatalf("%s: %v", ref, err)
 	}
+}
+
+// now returns the cluster as the programs see it.
+func (a *moveArena) now(t *testing.T) *live.Snapshot {
+	t.Helper()
+	s, err := a.programs.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // settle plays the programs: Deployments become ready, Tandem's controller manager claims addresses, and its speakers go on record.
@@ -344,7 +357,7 @@ status: {loadBalancer: {ingress: [{ip: 192.0.2.2}]}}
 func TestLiveMove(t *testing.T) {
 	a := newMoveArena(t)
 	a.add(t, metalLBServes)
-	a.speaks(t)
+	a.speaks(t, "node1", map[string]any{"peer": "tor", "state": string(speakerv1alpha1.BGPEstablished)})
 	// The API server reads roles from a cache.
 	if err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
 		_, err := a.api.Read(ctx)
@@ -353,10 +366,7 @@ func TestLiveMove(t *testing.T) {
 		_, err := a.api.Read(t.Context())
 		t.Fatal(err)
 	}
-	before, err := a.programs.Read(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := a.now(t)
 	a.testRights(t, before)
 	var whole undisturbed
 	if !t.Run("undisturbed", func(t *testing.T) { whole = a.testUndisturbed(t, before.Objects) }) {
@@ -371,14 +381,14 @@ func TestLiveMove(t *testing.T) {
 func (a *moveArena) testRights(t *testing.T, s *live.Snapshot) {
 	t.Helper()
 	a.api.Review(t.Context(), s)
-	if len(s.Missing) > 0 {
-		t.Errorf("the ClusterRole of docs/moving-in.md lacks %v", s.Missing)
+	if len(s.Missing)+len(s.Unwatched) > 0 {
+		t.Errorf("the ClusterRole of docs/moving-in.md lacks %v %v", s.Missing, s.Unwatched)
 	}
 	a.nobody.Review(t.Context(), s)
-	if diff := cmp.Diff(s.Rights(), s.Missing); diff != "" {
+	if diff := cmp.Diff(append(s.Rights(), s.RightsToWatch()...), append(s.Missing, s.Unwatched...)); diff != "" {
 		t.Errorf("a person without rights lacks (-all +answered):\n%s", diff)
 	}
-	s.Missing = nil
+	s.Missing, s.Unwatched = nil, nil
 }
 
 // undisturbed is what commands leave that nothing disturbs, and how often they write, by the command. The two writes of a process that make and delete its
@@ -396,13 +406,14 @@ func (a *moveArena) testUndisturbed(t *testing.T, raw live.Objects) undisturbed 
 	run := func(what string, next func(*live.Snapshot) (live.Action, error)) {
 		t.Helper()
 		whole.writes[what] = 2
-		if err := a.api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
-			a.settle(t, s)
-			action, err := next(s)
-			if action.Write != nil {
+		a.api.Spent = func(part string, _ time.Duration) {
+			if part == "write" {
 				whole.writes[what]++
 			}
-			return action, err
+		}
+		if err := a.api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
+			a.settle(t, a.now(t))
+			return next(s)
 		}); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}

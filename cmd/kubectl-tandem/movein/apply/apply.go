@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apply carries out what package live says: it reads the cluster, does the one thing that comes next, and reads it anew.
+// Package apply carries out what package live says: it looks at the cluster, does the one thing that comes next, and looks again.
 //
 // It decides nothing of the move. What it adds is time: how long a thing is waited for, what is tried again, and how long a unit may take to answer.
+//
+// # Lists and watches
+//
+// A command that moves a thousand Services makes some five thousand decisions. So it lists the cluster once, and follows it by a watch for each kind. A list
+// and its watch are its own, and no informers: an informer hides that its watch is broken, and begins it anew in its own time. Here the command looks before
+// each decision whether all watches run. A kind whose watch has ended, or may not be begun, is listed for that decision, and a watch begins where the list ends.
+//
+// A watch may be behind. Therefore:
+//
+//   - After a write the next decision waits until the watch of that kind has shown it: its resource version or a newer one. If that takes longer than
+//     showTimeout, all is listed.
+//   - A part of the cluster never becomes older: what a watch or a list shows that is older than what has been seen is left out.
+//   - Watches of two kinds may be behind by different times. For example the Pods of a controller may seem to have ended because the watch of Pods is behind,
+//     while that of Deployments is not. So what follows from watches counts only within a run of writes to Services and to what Tandem keeps for each of them
+//     (L2Announcements and IPAddresses), of which there are many. Every other write, each Stop, the end, and whatever comes after something was waited for,
+//     is decided once more from lists, which are read at once as they always were. So is what comes after a write whose outcome is unknown.
+//   - All is listed each resyncPeriod in any case, since a watch may end without a word.
 package apply
 
 import (
@@ -10,12 +27,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,11 +42,14 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
-	"github.com/tandem-lb/tandem/ipam/v1alpha1"
 )
 
-// period is how often the cluster is read while something is waited for.
-const period = 300 * time.Millisecond
+const (
+	// period is how often a unit is asked, and how often the cluster is read that cannot be followed, while something is waited for.
+	period = 300 * time.Millisecond
+	// shortest is the shortest time between two decisions while something is waited for, however much changes.
+	shortest = 50 * time.Millisecond
+)
 
 // mostOfOne is how often one and the same write is made. A Service gets several annotations, one write for each.
 const mostOfOne = 10
@@ -64,14 +84,24 @@ type API struct {
 	Lock *Lock
 	// Pace is how long to wait between two units, and NodePace between two Nodes.
 	Pace, NodePace time.Duration
-	// Missing are the rights that Review has found missing: they are in each Snapshot.
-	Missing []live.Right
+	// Spent is called with how long each thing has taken, nil for nobody: "read", "write", "probe" or "wait".
+	Spent func(what string, d time.Duration)
+	// Missing are the rights that Review has found missing, and Unwatched those to watch: they are in each Snapshot.
+	Missing, Unwatched []live.Right
 }
 
 // Review asks the API server which rights of a move the person does not have, before anything is written. What it does not answer counts as a right.
 func (a *API) Review(ctx context.Context, s *live.Snapshot) {
+	var reviews sync.WaitGroup
+	reviews.Go(func() { a.Missing = a.refused(ctx, s.Rights()) })
+	reviews.Go(func() { a.Unwatched = a.refused(ctx, s.RightsToWatch()) })
+	reviews.Wait()
+	s.Missing, s.Unwatched = a.Missing, a.Unwatched
+}
+
+// refused returns those of some rights that the person does not have.
+func (a *API) refused(ctx context.Context, rights []live.Right) (list []live.Right) {
 	reviews := a.Client.Resource(authorizationv1.SchemeGroupVersion.WithResource("selfsubjectaccessreviews"))
-	rights := s.Rights()
 	refused := make([]bool, len(rights))
 	var parts sync.WaitGroup
 	for i, r := range rights {
@@ -90,13 +120,12 @@ func (a *API) Review(ctx context.Context, s *live.Snapshot) {
 		})
 	}
 	parts.Wait()
-	a.Missing = nil
 	for i, r := range rights {
 		if refused[i] {
-			a.Missing = append(a.Missing, r)
+			list = append(list, r)
 		}
 	}
-	s.Missing = a.Missing
+	return list
 }
 
 // Run does what next says until there is nothing left. The error is Stopped, also where another command runs, ErrWrites, or that of a request that cannot
@@ -152,9 +181,16 @@ func forbidden(err error) error {
 
 // all does what next says until there is nothing left.
 func (r *run) all(ctx context.Context, next func(*live.Snapshot) (live.Action, error)) error {
+	r.follower = newFollower(r.API)
+	defer r.follower.close()
+	r.fresh = true
 	for {
-		s, err := r.Read(ctx)
+		fresh := r.fresh || r.follower.due()
+		begin := time.Now()
+		s, err := r.follower.snapshot(ctx, fresh)
+		r.spend("read", begin)
 		if err != nil && ctx.Err() == nil && again(err) {
+			r.fresh = true
 			if err := r.wait(ctx, "read the cluster", err); err != nil {
 				return err
 			}
@@ -164,7 +200,12 @@ func (r *run) all(ctx context.Context, next func(*live.Snapshot) (live.Action, e
 			return err
 		}
 		s.Probes = r.probes
+		begin = time.Now()
 		action, err := next(s)
+		r.spend("next", begin)
+		if r.fresh = !fresh && (err != nil || r.grave(action)); r.fresh {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -177,6 +218,29 @@ func (r *run) all(ctx context.Context, next func(*live.Snapshot) (live.Action, e
 	}
 }
 
+// grave reports whether an action is decided from lists: the comment of the package says why.
+func (r *run) grave(a live.Action) bool {
+	switch {
+	case a.Wait != "":
+		return false
+	case a.Write != nil:
+		return r.waited || !ofService(a.Write.Ref)
+	}
+	return r.waited || a.Probe == nil
+}
+
+// ofService reports whether an object is a Service, or one that Tandem keeps for a Service.
+func ofService(ref live.Ref) bool {
+	return slices.Contains([]string{"Service", "L2Announcement", "IPAddress"}, ref.Kind)
+}
+
+// spend tells how long something has taken that began at a time.
+func (a *API) spend(what string, begin time.Time) {
+	if a.Spent != nil {
+		a.Spent(what, time.Since(begin))
+	}
+}
+
 // run is a command under way.
 type run struct {
 	*API
@@ -186,6 +250,10 @@ type run struct {
 	made    map[string]int // how often each write was made
 	waiting string         // what is waited for
 	since   time.Time
+
+	follower *follower
+	fresh    bool // the next decision is from lists
+	waited   bool // the last action was to wait
 }
 
 // do does one thing.
@@ -202,6 +270,7 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 		}
 		r.unit = a.Unit
 	}
+	r.waited = a.Wait != ""
 	switch {
 	case a.Stop != "":
 		return Stopped{a.Stop}
@@ -213,6 +282,11 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	case a.Probe != nil:
 		return r.probe(ctx, s, a)
 	}
+	return r.write(ctx, s, a)
+}
+
+// write makes the write of an action.
+func (r *run) write(ctx context.Context, s *live.Snapshot, a live.Action) error {
 	if r.Writes > 0 && r.writes == r.Writes {
 		return ErrWrites
 	}
@@ -225,17 +299,27 @@ func (r *run) do(ctx context.Context, s *live.Snapshot, a live.Action) error {
 		r.Told(a.Write.Why)
 	}
 	var err error
+	var done *written
+	begin := time.Now()
 	if r.Lock != nil {
 		_, err = r.Lock.own(ctx)
 	}
 	if err == nil {
-		err = r.Write(ctx, a.Write)
+		done, err = r.API.write(ctx, a.Write)
 	}
+	r.spend("write", begin)
+	unknown := err != nil || done.version == "" && a.Write.Verb != live.Delete
+	r.fresh = unknown || !ofService(a.Write.Ref)
 	switch {
 	case err == nil:
 		r.writes++
 		r.made[same]++
 		r.waiting = ""
+		if !r.fresh {
+			defer r.spend("show", time.Now())
+			done.uid = uidOf(s.Objects[a.Write.Ref])
+			r.fresh = !r.follower.await(ctx, done)
+		}
 		return nil
 	case isStopped(err):
 		return err
@@ -268,7 +352,15 @@ func (r *run) wait(ctx context.Context, what string, err error) error {
 		}
 		return Stopped{fmt.Sprintf("%v is over, and this has not come: %s. Start again to go on waiting, or undo", r.Timeout, what)}
 	}
-	return sleep(ctx, period)
+	defer r.spend("wait", time.Now())
+	if err != nil {
+		return sleep(ctx, period)
+	}
+	longest := min(r.follower.resync(), r.Timeout-time.Since(r.since)+shortest)
+	if r.follower.polled() {
+		longest = min(longest, period)
+	}
+	return r.follower.wait(ctx, shortest, longest)
 }
 
 // How long a unit may take to answer, and how much longer for each of its Services: so many are asked about in that time. Nobody answers for a Service that
@@ -288,12 +380,13 @@ func (r *run) probe(ctx context.Context, s *live.Snapshot, a live.Action) error 
 	limited, cancel := context.WithTimeout(ctx, min(patience, r.Timeout))
 	defer cancel()
 	why := ""
+	defer r.spend("probe", time.Now())
 	for {
 		now := r.Probe(limited, s, a.Probe, a.Early)
 		if limited.Err() == nil || why == "" {
 			why = now
 		}
-		if now == "" || sleep(limited, period) != nil {
+		if now == "" || r.untilRecord(limited, a.Probe) != nil {
 			break
 		}
 	}
@@ -307,6 +400,23 @@ func (r *run) probe(ctx context.Context, s *live.Snapshot, a live.Action) error 
 	return nil
 }
 
+// untilRecord waits before a unit is asked again: a while, but no longer than until Tandem has written another record of one of its Services.
+func (r *run) untilRecord(ctx context.Context, unit *live.Unit) error {
+	versions := func() (list []string) {
+		for _, ref := range unit.Records() {
+			list = append(list, r.follower.version(ref))
+		}
+		return list
+	}
+	before, end := versions(), time.Now().Add(period)
+	for time.Now().Before(end) && slices.Equal(before, versions()) {
+		if err := r.follower.wait(ctx, shortest, time.Until(end)); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -318,66 +428,15 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Read reads the cluster.
+// Read reads the cluster by lists.
 func (a *API) Read(ctx context.Context) (*live.Snapshot, error) {
-	s := &live.Snapshot{Objects: live.Objects{}, System: a.System, From: a.From, Missing: a.Missing}
-	var mu sync.Mutex
-	var errs []error
-	var parts sync.WaitGroup
-	list := func(k live.Kind, namespace string) {
-		parts.Go(func() {
-			found, err := a.Client.Resource(k.GroupVersionResource).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: k.Labels, FieldSelector: k.Fields})
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case apierrors.IsNotFound(err) && k.Optional:
-			case apierrors.IsNotFound(err):
-				errs = append(errs, fmt.Errorf("%w: is Tandem installed, and all of its CRDs?", err))
-			case err != nil:
-				errs = append(errs, fmt.Errorf("listing %s: %w", k.GroupResource(), err))
-			default:
-				add(s.Objects, found)
-			}
-		})
-	}
-	for _, k := range live.Kinds {
-		list(k, "")
-	}
-	for _, resource := range []string{"configmaps", "secrets"} {
-		list(live.Kind{GroupVersionResource: core(resource), Labels: v1alpha1.LabelMoveIn}, a.System)
-	}
-	parts.Wait()
-	for _, namespace := range s.Objects.Namespaces(a.System) {
-		list(live.Kind{GroupVersionResource: core("pods")}, namespace)
-	}
-	if namespace := s.Objects.NamespaceOfLeases(); namespace != "" {
-		list(live.Kind{GroupVersionResource: coordinationv1.SchemeGroupVersion.WithResource("leases")}, namespace)
-	}
-	parts.Wait()
-	if len(errs) > 0 {
-		return nil, errs[0]
-	}
-	return s, a.secrets(ctx, s)
+	f := newFollower(a)
+	f.plain = true
+	return f.snapshot(ctx, true)
 }
 
 func core(resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Version: "v1", Resource: resource}
-}
-
-func add(objects live.Objects, found *unstructured.UnstructuredList) {
-	for i := range found.Items {
-		o := &found.Items[i]
-		o.SetManagedFields(nil)
-		if o.GetKind() == "" { // Items of a List of the core API may lack it.
-			o.SetAPIVersion(found.GetAPIVersion())
-			o.SetKind(strings.TrimSuffix(found.GetKind(), "List"))
-		}
-		ref := live.RefOf(o.Object)
-		if other := objects[ref]; other != nil && newer(other["apiVersion"], o.Object["apiVersion"]) {
-			continue
-		}
-		objects[ref] = o.Object
-	}
 }
 
 // newer reports whether an apiVersion is of a newer version than another one of the same group.
@@ -386,8 +445,8 @@ func newer(a, b any) bool {
 	return version.CompareKubeAwareVersionStrings(short(a), short(b)) > 0
 }
 
-// secrets reads the Secrets with passwords of BGP sessions, MetalLB's, and those of the same name in Tandem's namespace, which a person may have made.
-func (a *API) secrets(ctx context.Context, s *live.Snapshot) error {
+// secrets returns the Secrets with passwords of BGP sessions, MetalLB's, and those of the same name in Tandem's namespace, which a person may have made.
+func (a *API) secrets(ctx context.Context, s *live.Snapshot) (found []map[string]any, err error) {
 	refs := s.Objects.SecretsOfOurs(a.System)
 	for _, ref := range s.Objects.SecretsOfTheirs() {
 		refs = append(refs, ref, live.Ref{Kind: "Secret", Namespace: a.System, Name: ref.Name})
@@ -398,39 +457,55 @@ func (a *API) secrets(ctx context.Context, s *live.Snapshot) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("reading Secret %s/%s of a BGPPeer: %w", ref.Namespace, ref.Name, err)
+			return nil, fmt.Errorf("reading Secret %s/%s of a BGPPeer: %w", ref.Namespace, ref.Name, err)
 		}
-		secret.SetManagedFields(nil)
-		s.Objects[live.RefOf(secret.Object)] = secret.Object
+		strip(secret)
+		found = append(found, secret.Object)
 	}
-	return nil
+	return found, nil
 }
 
 // Write makes one write.
 func (a *API) Write(ctx context.Context, w *live.Write) error {
-	resource, err := resourceOf(w.Ref)
-	if err != nil {
-		return err
-	}
-	client := a.Client.Resource(resource).Namespace(w.Ref.Namespace)
-	switch w.Verb {
-	case live.Create:
-		_, err = client.Create(ctx, &unstructured.Unstructured{Object: w.Body}, metav1.CreateOptions{FieldManager: "kubectl-tandem"})
-		return err
-	case live.Delete:
-		return client.Delete(ctx, w.Ref.Name, metav1.DeleteOptions{})
-	}
-	data, err := json.Marshal(w.Body)
-	if err != nil {
-		return err
-	}
-	var subresources []string
-	if w.Subresource != "" {
-		subresources = []string{w.Subresource}
-	}
-	_, err = client.Patch(ctx, w.Ref.Name, types.MergePatchType, data, metav1.PatchOptions{FieldManager: "kubectl-tandem"}, subresources...)
+	_, err := a.write(ctx, w)
 	return err
 }
+
+func (a *API) write(ctx context.Context, w *live.Write) (*written, error) {
+	resource, err := resourceOf(w.Ref)
+	if err != nil {
+		return nil, err
+	}
+	client, done := a.Client.Resource(resource).Namespace(w.Ref.Namespace), &written{resource: resource, ref: w.Ref}
+	var after *unstructured.Unstructured
+	switch w.Verb {
+	case live.Create:
+		after, err = client.Create(ctx, &unstructured.Unstructured{Object: w.Body}, metav1.CreateOptions{FieldManager: "kubectl-tandem"})
+	case live.Delete:
+		return done, client.Delete(ctx, w.Ref.Name, metav1.DeleteOptions{})
+	default:
+		data, err := json.Marshal(w.Body)
+		if err != nil {
+			return nil, err
+		}
+		var subresources []string
+		if w.Subresource != "" {
+			subresources = []string{w.Subresource}
+		}
+		after, err = client.Patch(ctx, w.Ref.Name, types.MergePatchType, data, metav1.PatchOptions{FieldManager: "kubectl-tandem"}, subresources...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	done.version = after.GetResourceVersion()
+	return done, nil
+}
+
+// uidOf returns the UID of an object, "" for one that is not there.
+func uidOf(o map[string]any) string { return string((&unstructured.Unstructured{Object: o}).GetUID()) }
 
 func resourceOf(ref live.Ref) (schema.GroupVersionResource, error) {
 	for _, k := range live.Kinds {

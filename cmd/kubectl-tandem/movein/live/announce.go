@@ -15,6 +15,19 @@ func serviceRef(name string) Ref {
 
 func nodeRef(name string) Ref { return Ref{Kind: "Node", Name: name} }
 
+// recordRef names the record of who announces a Service on layer 2.
+func recordRef(service string) Ref {
+	return Ref{Group: ourGroup, Kind: "L2Announcement", Name: strings.Replace(service, "/", ".", 1)}
+}
+
+// Records names the records of the Services of a unit: Tandem writes there who announces them on layer 2.
+func (u *Unit) Records() (refs []Ref) {
+	for _, name := range u.Services {
+		refs = append(refs, recordRef(name))
+	}
+	return refs
+}
+
 // progress returns the label of a Service or Node: "", moving or moved.
 func (s *Snapshot) progress(ref Ref) string { return text(s.Objects[ref], "metadata", "labels", label) }
 
@@ -174,7 +187,7 @@ func (m *machine) seed(u *Unit) Action {
 	now := m.holdersOf(u)
 	for _, name := range u.Services {
 		svc := m.Objects[serviceRef(name)]
-		record := Ref{ourGroup, "L2Announcement", "", strings.Replace(name, "/", ".", 1)}
+		record := recordRef(name)
 		if m.progress(serviceRef(name)) != "" {
 			continue
 		}

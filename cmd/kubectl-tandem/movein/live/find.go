@@ -25,6 +25,8 @@ type Snapshot struct {
 	Probes map[string]Outcome
 	// Missing are those of its Rights that the person who moves does not have.
 	Missing []Right
+	// Unwatched are those of its RightsToWatch that the person does not have.
+	Unwatched []Right
 }
 
 // Outcome is what a probe of a unit has found.

@@ -241,6 +241,10 @@ func (s *Snapshot) obstacles(from origin) (messages []movein.Message) {
 	if len(s.Missing) > 0 {
 		messages = append(messages, refuse("rights", "the person who moves", "%s", missing(s.Missing)))
 	}
+	if len(s.Unwatched) > 0 {
+		messages = append(messages, warn("watch", "the person who moves", "you may not %s, so that the move lists all of that for each step, which takes long with "+
+			"many Services; docs/moving-in.md has a ClusterRole with all that it takes", words(s.Unwatched)))
+	}
 	for _, o := range append(slices.Clone(from.announcers(s.Objects)), from.allocator(s.Objects), our) {
 		if by := manager(o); by != "" {
 			messages = append(messages, warn("owned", RefOf(o).String(), "%s manages it, and would start again what the move stops; pause that for the time of "+

@@ -71,6 +71,29 @@ func (s *Snapshot) Rights() []Right {
 	return unique
 }
 
+// RightsToWatch returns those by which a move follows the kinds that the cluster has, in place of listing all for each step. Without one of them it takes
+// longer, and does the same.
+func (s *Snapshot) RightsToWatch() []Right {
+	there := map[string]bool{}
+	for ref := range s.Objects {
+		there[ref.Group+"/"+ref.Kind] = true
+	}
+	list := slices.Concat(rightsTo("", "configmaps", s.System, "watch"), rightsTo("", "secrets", s.System, "watch"))
+	for _, k := range Kinds {
+		right := Right{Verb: "watch", Group: k.Group, Resource: k.Resource}
+		if (!k.Optional || there[k.Group+"/"+k.Kind]) && !slices.Contains(list, right) {
+			list = append(list, right)
+		}
+	}
+	for _, namespace := range s.Objects.Namespaces(s.System) {
+		list = append(list, rightsTo("", "pods", namespace, "watch")...)
+	}
+	if namespace := s.Objects.NamespaceOfLeases(); namespace != "" {
+		list = append(list, rightsTo("coordination.k8s.io", "leases", namespace, "watch")...)
+	}
+	return list
+}
+
 func (deployed) rights(*Snapshot) []Right { return nil }
 
 func (metalLB) rights(s *Snapshot) (list []Right) {
@@ -95,13 +118,18 @@ func (cilium) rights(s *Snapshot) []Right {
 		rightsTo(ciliumGroup, "ciliuml2announcementpolicies", "", "create", "patch"))
 }
 
-// missing says which rights a person lacks, and what to do.
-func missing(list []Right) string {
+// words lists rights in a sentence.
+func words(list []Right) string {
 	var words []string
 	for _, r := range list {
 		words = append(words, r.String())
 	}
-	return fmt.Sprintf("you may not %s, and the move would stop halfway; docs/moving-in.md has a ClusterRole with all that it takes", strings.Join(words, ", "))
+	return strings.Join(words, ", ")
+}
+
+// missing says which rights a person lacks, and what to do.
+func missing(list []Right) string {
+	return fmt.Sprintf("you may not %s, and the move would stop halfway; docs/moving-in.md has a ClusterRole with all that it takes", words(list))
 }
 
 // allowed stops a command that would stop halfway for want of rights.
