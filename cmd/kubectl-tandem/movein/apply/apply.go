@@ -199,7 +199,7 @@ func (r *run) all(ctx context.Context, next func(*live.Snapshot) (live.Action, e
 		if err != nil {
 			return err
 		}
-		s.Probes = r.probes
+		s.Probes, s.Memory = r.probes, &r.memory
 		begin = time.Now()
 		action, err := next(s)
 		r.spend("next", begin)
@@ -251,6 +251,7 @@ type run struct {
 	waiting string         // what is waited for
 	since   time.Time
 
+	memory   live.Memory
 	follower *follower
 	fresh    bool // the next decision is from lists
 	waited   bool // the last action was to wait

@@ -27,6 +27,8 @@ type Snapshot struct {
 	Missing []Right
 	// Unwatched are those of its RightsToWatch that the person does not have.
 	Unwatched []Right
+	// Memory is what earlier Snapshots of the same command have left, nil for none. It changes nothing but how long Next takes.
+	Memory *Memory
 }
 
 // Outcome is what a probe of a unit has found.

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	utiljson "k8s.io/apimachinery/pkg/util/json"
@@ -61,10 +63,22 @@ type Record struct {
 	Before []map[string]any `json:"before"`
 	// Existed are the objects of Tandem that were there before and of which the move may make more.
 	Existed []Ref `json:"existed,omitempty"`
+
+	index map[Ref]map[string]any // Before by name, nil as long as more may come
+}
+
+// Memory is what Next has worked out of the ConfigMaps of a move, for the Snapshots that come after. The zero Memory is empty.
+type Memory struct {
+	whole  string
+	sum    string
+	record *Record
 }
 
 // before returns an object as it was, nil if the Record does not have it.
 func (r *Record) before(ref Ref) map[string]any {
+	if r.index != nil {
+		return r.index[ref]
+	}
 	for _, o := range r.Before {
 		if RefOf(o) == ref {
 			return o
@@ -200,21 +214,32 @@ func (s *Snapshot) record() (*Record, error) {
 		return nil, fmt.Errorf("ConfigMap %s/%s does not say how many parts the record has, so that somebody has changed it by hand. %s", s.System, ConfigMapName,
 			remedy)
 	}
-	var whole []byte
+	var whole strings.Builder
 	for i := range parts {
 		name := fmt.Sprintf("%s-%d", ConfigMapName, i)
 		part := s.Objects[Ref{Kind: "ConfigMap", Namespace: s.System, Name: name}]
 		if part == nil {
 			return nil, fmt.Errorf("ConfigMap %s/%s, a part of the move's record, is gone. %s", s.System, name, remedy)
 		}
-		whole = append(whole, text(part, "data", "part")...)
+		whole.WriteString(text(part, "data", "part"))
 	}
-	if sum := sha256.Sum256(whole); hex.EncodeToString(sum[:]) != text(begun, "data", "sha256") {
+	want := text(begun, "data", "sha256")
+	if known := s.Memory; known != nil && known.record != nil && known.sum == want && known.whole == whole.String() {
+		return known.record, nil
+	}
+	if sum := sha256.Sum256([]byte(whole.String())); hex.EncodeToString(sum[:]) != want {
 		return nil, fmt.Errorf("the move's record in ConfigMaps %s/%s-0 and following has been changed by hand. %s", s.System, ConfigMapName, remedy)
 	}
 	r := &Record{}
-	if err := utiljson.Unmarshal(whole, r); err != nil {
+	if err := utiljson.Unmarshal([]byte(whole.String()), r); err != nil {
 		return nil, fmt.Errorf("reading the move's record: %w", err)
+	}
+	r.index = map[Ref]map[string]any{}
+	for _, o := range slices.Backward(r.Before) {
+		r.index[RefOf(o)] = o
+	}
+	if s.Memory != nil {
+		*s.Memory = Memory{whole.String(), want, r}
 	}
 	return r, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ const system = "tandem-system"
 
 // sim is a cluster in memory: objects, and what both products' programs make of them after each write.
 type sim struct {
-	t       *testing.T
+	t       testing.TB
 	objects Objects
 	// deaf are units that do not answer once Tandem announces them.
 	deaf map[string]string
@@ -35,7 +36,7 @@ type sim struct {
 }
 
 // newSim returns a cluster with the objects of YAML documents, in the state that the programs bring it to.
-func newSim(t *testing.T, documents ...string) *sim {
+func newSim(t testing.TB, documents ...string) *sim {
 	t.Helper()
 	s := &sim{t: t, objects: Objects{}, deaf: map[string]string{}}
 	for document := range strings.SplitSeq(strings.Join(documents, "\n---\n"), "\n---\n") {
@@ -48,7 +49,7 @@ func newSim(t *testing.T, documents ...string) *sim {
 }
 
 // object returns the object of a YAML document, as a client has it.
-func object(t *testing.T, document string) map[string]any {
+func object(t testing.TB, document string) map[string]any {
 	t.Helper()
 	o := map[string]any{}
 	if err := yaml.Unmarshal([]byte(document), &o); err != nil {
@@ -353,9 +354,14 @@ func (s *sim) snapshot(probes map[string]Outcome) *Snapshot {
 // run does what next says until there is nothing left, or a number of writes have been made. It returns why it stopped.
 func (s *sim) run(next func(*Snapshot) (Action, error), most int) (writes int, stopped string) {
 	s.t.Helper()
-	probes := map[string]Outcome{}
+	probes, memory := map[string]Outcome{}, &Memory{}
 	for range 2000 {
-		a, err := next(s.snapshot(probes))
+		snapshot, before := s.snapshot(probes), s.copy()
+		snapshot.Memory = memory
+		a, err := next(snapshot)
+		if !reflect.DeepEqual(snapshot.Objects, before) {
+			s.t.Fatalf("a decision has changed objects that the command keeps for the next one, after:\n%s", strings.Join(s.writes, "\n"))
+		}
 		switch {
 		case err != nil:
 			s.t.Fatal(err)
