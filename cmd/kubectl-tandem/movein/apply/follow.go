@@ -82,7 +82,7 @@ func (f *follower) close() {
 }
 
 // due reports whether the last lists are too old.
-func (f *follower) due() bool { return time.Since(f.listed) > f.resync() }
+func (f *follower) due() bool { return time.Since(f.listed) >= f.resync() }
 
 func (f *follower) resync() time.Duration { return max(resyncPeriod, resyncShare*f.took) }
 
