@@ -412,7 +412,7 @@ func (a *moveArena) testCut(t *testing.T, c *cutCase, want live.Objects) {
 	}
 }
 
-// testLossy loses answers to writes of a command that stays connected: it goes on by itself.
+// testLossy loses answers to writes of a command that stays connected, and closes all its connections, with its watches: it goes on by itself.
 func (a *moveArena) testLossy(t *testing.T, raw live.Objects, whole *undisturbed) {
 	defer a.restore(t, raw)
 	commands, every := []string{"start"}, 5
@@ -422,7 +422,12 @@ func (a *moveArena) testLossy(t *testing.T, raw live.Objects, whole *undisturbed
 	for _, command := range commands {
 		g := a.gate(t, 0, false)
 		g.lossy = func(write int) bool { return write%every == 0 }
-		if end := a.command(t, g, nil, arguments(command)...); end.code != 0 {
+		cut := func(write int) {
+			if write%5 == 3 {
+				go g.CloseClientConnections() // It waits until the answer is written.
+			}
+		}
+		if end := a.command(t, g, cut, arguments(command)...); end.code != 0 {
 			t.Fatalf("%s exits with %d:\n%s", command, end.code, end.output)
 		}
 		if diff := cmp.Diff(whole.leaves[command], a.objects(t)); diff != "" {

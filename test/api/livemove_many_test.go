@@ -19,10 +19,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -40,7 +42,7 @@ import (
 // manyServicesEnv is how many Services testMany moves, in place of fewServices.
 const (
 	manyServicesEnv = "TANDEM_MOVEIN_SERVICES"
-	fewServices     = 15
+	fewServices     = 8
 )
 
 // testMany moves many dual-stack Services from MetalLB, undoes it, and prints what that costs. The controllers of both products are played as controllers are
@@ -74,6 +76,33 @@ func (a *moveArena) testMany(t *testing.T) {
 		}
 		t.Logf("%s of %d Services: %s", command.name, n, spent.String(time.Since(begin)))
 		a.checkMany(t, command.name)
+		if command.name == "start" {
+			a.checkReading(t)
+		}
+	}
+}
+
+// checkReading checks that of a few Services the same is said, whether they are read alone or with all others.
+func (a *moveArena) checkReading(t *testing.T) {
+	t.Helper()
+	c, err := cluster.Connect(configured{config: a.person}, "tandem-system")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := c.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range fewServices {
+		name := types.NamespacedName{Namespace: "shop", Name: fmt.Sprintf("s%d", i)}
+		few, err := c.ReadServices(t.Context(), []types.NamespacedName{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := all.Diagnoser.Service(name, false)
+		if diff := cmp.Diff(want, few.Diagnoser.Service(name, false), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || len(want) != 2 {
+			t.Errorf("of %s is said (-all +alone):\n%s", name, diff)
+		}
 	}
 }
 

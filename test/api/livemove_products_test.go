@@ -241,8 +241,9 @@ func (a *moveArena) testProduct(t *testing.T) {
 	run := func(what string, next func(*live.Snapshot) (live.Action, error)) {
 		t.Helper()
 		if err := a.api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
-			a.settle(t, a.now(t))
-			a.settleProduct(t, a.now(t))
+			now := a.now(t)
+			a.settle(t, now)
+			a.settleProduct(t, now)
 			return next(s)
 		}); err != nil {
 			t.Fatalf("%s: %v", what, err)

@@ -36,6 +36,7 @@ import (
 	"github.com/tandem-lb/tandem/speaker/decision"
 	"github.com/tandem-lb/tandem/speaker/diagnosis"
 	"github.com/tandem-lb/tandem/speaker/observation"
+	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
 
 const (
@@ -90,57 +91,124 @@ func (c *Cluster) Read(ctx context.Context) (*State, error) {
 	return s, nil
 }
 
+// ReadServices reads the cluster with a few Services alone: of other Services there are no objects in the State. What the Diagnoser says of these Services on
+// layer 2 is right if none of the others shares an address with them. Whether a BGP session carries all that it should only Read can tell.
+func (c *Cluster) ReadServices(ctx context.Context, services []types.NamespacedName) (*State, error) {
+	s, r := &State{}, &reading{ctx: ctx, client: c.Client}
+	parts := make([]struct {
+		services      corev1.ServiceList
+		slices        discoveryv1.EndpointSliceList
+		announcements speakerv1alpha1.L2AnnouncementList
+	}, len(services))
+	for i, name := range services {
+		p := &parts[i]
+		r.list(&p.services, client.InNamespace(name.Namespace), client.MatchingFields{
+			"metadata.name": name.Name, "spec.type": string(corev1.ServiceTypeLoadBalancer),
+		})
+		r.list(&p.slices, client.InNamespace(name.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: name.Name})
+		r.list(&p.announcements, client.MatchingFields{"metadata.name": name.Namespace + "." + name.Name})
+	}
+	c.readCommon(s, r)
+	r.wait.Wait()
+	var ips []string
+	for i := range parts {
+		p := &parts[i]
+		s.Services.Items = append(s.Services.Items, p.services.Items...)
+		s.EndpointSlices.Items = append(s.EndpointSlices.Items, p.slices.Items...)
+		s.Announcements.Items = append(s.Announcements.Items, p.announcements.Items...)
+		for j := range p.services.Items {
+			for _, ingress := range p.services.Items[j].Status.LoadBalancer.Ingress {
+				if ip, err := netip.ParseAddr(ingress.IP); err == nil {
+					ips = append(ips, ip.String()) // The name of an IPAddress is the address in its shortest form.
+				}
+			}
+		}
+	}
+	claims := make([]networkingv1.IPAddressList, len(ips))
+	for i, ip := range ips {
+		r.list(&claims[i], client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy}, client.MatchingFields{"metadata.name": ip})
+	}
+	r.wait.Wait()
+	for i := range claims {
+		s.Claims.Items = append(s.Claims.Items, claims[i].Items...)
+	}
+	if len(r.failures) > 0 {
+		return nil, r.failures[0]
+	}
+	c.finish(s, r)
+	return s, nil
+}
+
+// reading reads lists side by side.
+type reading struct {
+	ctx             context.Context
+	client          client.Client
+	wait            sync.WaitGroup
+	leases, leaders coordinationv1.LeaseList
+
+	mu       sync.Mutex // guards failures and lists
+	failures []error
+	lists    int // that could be read
+}
+
+func (r *reading) read(objects client.ObjectList, options ...client.ListOption) {
+	err := r.client.List(r.ctx, objects, options...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.lists++
+	} else {
+		r.failures = append(r.failures, fmt.Errorf("reading %T: %w", objects, readable(err, objects)))
+	}
+}
+
+func (r *reading) list(objects client.ObjectList, options ...client.ListOption) {
+	r.wait.Go(func() { r.read(objects, options...) })
+}
+
 // ReadPart reads what it can of the cluster, for a report. It returns an error for each list that failed. The State lacks the objects of these lists,
 // so that what is derived in it may be wrong; it is nil if no list could be read.
 func (c *Cluster) ReadPart(ctx context.Context) (*State, []error) {
-	s := &State{}
-	var leases, leaders coordinationv1.LeaseList
-	var mu sync.Mutex // guards failures and lists
-	var failures []error
-	lists := 0 // that could be read
-	read := func(objects client.ObjectList, options ...client.ListOption) {
-		err := c.Client.List(ctx, objects, options...)
-		mu.Lock()
-		defer mu.Unlock()
-		if err == nil {
-			lists++
-		} else {
-			failures = append(failures, fmt.Errorf("reading %T: %w", objects, readable(err, objects)))
-		}
-	}
-	var wait sync.WaitGroup
-	list := func(objects client.ObjectList, options ...client.ListOption) {
-		wait.Go(func() { read(objects, options...) })
-	}
+	s, r := &State{}, &reading{ctx: ctx, client: c.Client}
 	// The first list takes longest: of kinds that a CRD defines the API server has JSON alone.
-	list(&s.Announcements)
-	list(&leases, client.HasLabels{observation.LabelReport})
-	list(&leaders, client.MatchingFields{"metadata.name": LeaderLease})
+	r.list(&s.Announcements)
 	// Of 10,000 Services and twice as many IPAddresses most may be of no concern here: those of ClusterIPs. The API server leaves them out.
-	list(&s.Services, client.MatchingFields{"spec.type": string(corev1.ServiceTypeLoadBalancer)})
-	list(&s.Claims, client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
-	list(&s.EndpointSlices)
-	list(&s.Nodes)
-	list(&s.Speakers)
-	s.Config = config.ReadAtOnce(func(objects config.List) { read(objects.(client.ObjectList)) })
-	wait.Wait()
-	if lists == 0 {
-		return nil, failures
+	r.list(&s.Services, client.MatchingFields{"spec.type": string(corev1.ServiceTypeLoadBalancer)})
+	r.list(&s.Claims, client.MatchingLabels{networkingv1.LabelManagedBy: ipamv1alpha1.ManagedBy})
+	r.list(&s.EndpointSlices)
+	c.readCommon(s, r)
+	r.wait.Wait()
+	if r.lists == 0 {
+		return nil, r.failures
 	}
-	s.Leases, s.Now = leases.Items, c.Now()
+	c.finish(s, r)
+	return s, r.failures
+}
+
+// readCommon reads what does not belong to one Service.
+func (c *Cluster) readCommon(s *State, r *reading) {
+	r.list(&r.leases, client.HasLabels{observation.LabelReport})
+	r.list(&r.leaders, client.MatchingFields{"metadata.name": LeaderLease})
+	r.list(&s.Nodes)
+	r.list(&s.Speakers)
+	s.Config = config.ReadAtOnce(func(objects config.List) { r.read(objects.(client.ObjectList)) })
+}
+
+// finish works out what follows from what has been read.
+func (c *Cluster) finish(s *State, r *reading) {
+	s.Leases, s.Now = r.leases.Items, c.Now()
 	s.System = c.System
 	if len(s.Leases) > 0 {
 		s.System = cmp.Or(s.System, s.Leases[0].Namespace)
 	}
 	s.System = cmp.Or(s.System, DefaultSystem)
-	for i := range leaders.Items {
-		if l := &leaders.Items[i]; s.Leader == nil || l.Namespace == s.System {
+	for i := range r.leaders.Items {
+		if l := &r.leaders.Items[i]; s.Leader == nil || l.Namespace == s.System {
 			s.Leader = l
 		}
 	}
 	s.keepBalancers()
 	s.Derive()
-	return s, failures
 }
 
 // Foreign adds the IPAddresses that stand for addresses and are not Tandem's to a State, which has Tandem's alone.

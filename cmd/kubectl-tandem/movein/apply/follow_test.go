@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein/live"
@@ -293,6 +294,40 @@ func TestConfirmed(t *testing.T) {
 				t.Errorf("the command ends with %v, after the watch has shown it %d times", err, shown)
 			}
 		})
+	}
+}
+
+// TestMissingKind: a kind that the API server does not have is not asked for again for each decision, and is there once a list has found it.
+func TestMissingKind(t *testing.T) {
+	api, server := newServed("a", "b", "c", "d", "e")
+	client := api.Client.(*fake.FakeDynamicClient)
+	var mu sync.Mutex
+	asked, exists := 0, false
+	client.PrependReactor("list", "servicegroups", func(clienttesting.Action) (bool, runtime.Object, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked++
+		if !exists {
+			return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "servicegroups"}, "")
+		}
+		group := unstructured.Unstructured{Object: map[string]any{"apiVersion": "purelb.io/v2", "kind": "ServiceGroup"}}
+		group.SetName("lan")
+		return true, &unstructured.UnstructuredList{Items: []unstructured.Unstructured{group}}, nil
+	})
+	found := false
+	if err := api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
+		found = s.Objects[live.Ref{Group: "purelb.io", Kind: "ServiceGroup", Name: "lan"}] != nil
+		for name := range server.services {
+			if movedIn(s, name) == "" {
+				return labelWrite(name), nil
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		exists = true
+		return live.Action{}, nil
+	}); err != nil || !found || asked != 4 { // Both versions of the kind, at the beginning and at the end.
+		t.Errorf("it was asked for %d times, and found: %t, %v; want 4 times", asked, found, err)
 	}
 }
 

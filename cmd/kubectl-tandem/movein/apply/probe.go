@@ -27,6 +27,8 @@ const (
 	// mostAskers is how many nodes ask the LAN for an address, and one does where there are more addresses than fewAddresses: a speaker answers
 	// five questions a second.
 	mostAskers, fewAddresses = 2, 10
+	// fewServices is how many Services are read one by one.
+	fewServices = 10
 	// busyPause is how long to wait for a speaker that has been asked too much.
 	busyPause = time.Second
 )
@@ -44,20 +46,16 @@ type Prober struct {
 
 // Probe implements API.Probe.
 func (p *Prober) Probe(ctx context.Context, s *live.Snapshot, unit *live.Unit, early bool) string {
-	state, err := p.Cluster.Read(ctx)
-	if err != nil {
-		return err.Error()
-	}
 	if unit.Node != "" {
+		state, err := p.Cluster.Read(ctx)
+		if err != nil {
+			return err.Error()
+		}
 		return p.node(ctx, state, s.PeersOf(unit.Node), unit.Node)
 	}
-	var all []question
-	for _, name := range unit.Names() {
-		questions, problem := service(state, name)
-		if problem != "" {
-			return problem
-		}
-		all = append(all, questions...)
+	state, all, problem := p.services(ctx, unit.Names())
+	if problem != "" {
+		return problem
 	}
 	if early {
 		return ""
@@ -69,6 +67,37 @@ func (p *Prober) Probe(ctx context.Context, s *live.Snapshot, unit *live.Unit, e
 		}
 	}
 	return p.lan(ctx, alive, all)
+}
+
+// services says why one of some Services is not announced, or what to ask the LAN. A few are read alone. Where one of them is announced otherwise than on
+// layer 2, only the whole cluster says whether that is so.
+func (p *Prober) services(ctx context.Context, names []types.NamespacedName) (state *cluster.State, questions []question, problem string) {
+	read := p.Cluster.Read
+	if len(names) <= fewServices {
+		read = func(ctx context.Context) (*cluster.State, error) { return p.Cluster.ReadServices(ctx, names) }
+	}
+	state, err := read(ctx)
+	if err == nil && len(names) <= fewServices && !onLayer2(state, names) {
+		state, err = p.Cluster.Read(ctx)
+	}
+	if err != nil {
+		return nil, nil, err.Error()
+	}
+	for _, name := range names {
+		of, problem := service(state, name)
+		if problem != "" {
+			return nil, nil, problem
+		}
+		questions = append(questions, of...)
+	}
+	return state, questions, ""
+}
+
+// onLayer2 reports whether nothing of some Services is announced otherwise than on layer 2.
+func onLayer2(state *cluster.State, names []types.NamespacedName) bool {
+	return !slices.ContainsFunc(names, func(name types.NamespacedName) bool {
+		return slices.ContainsFunc(state.Diagnoser.Service(name, false), func(f diagnosis.Finding) bool { return f.Announced && f.Way != diagnosis.Layer2 })
+	})
 }
 
 // A question is what the LAN is asked: whether a node answers for an address of a Service.
