@@ -3,7 +3,7 @@
 // Package live moves the load balancer Services of a running cluster from another product to Tandem: address by address, without an outage, and back.
 //
 // It is a state machine. [Start], [Finish] and [Undo] are functions of a Snapshot of the cluster and of what the user asks for, and return what comes next: one
-// write to the API, something to wait for, or a question to the LAN. Package apply does it, reads the cluster anew, and asks for the next one. What has been done
+// write to the API, something to wait for, or a question to the LAN. Package apply does it, looks at the cluster again, and asks for the next one. What has been done
 // is in the cluster alone: in ConfigMaps tandem-move-in… in Tandem's namespace, in labels, and in the objects themselves. So a command that is killed after
 // any write can be typed again, on another machine too, and goes on or goes back.
 //
