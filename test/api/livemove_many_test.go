@@ -61,13 +61,11 @@ func (a *moveArena) testMany(t *testing.T) {
 	played := a.play(ctx, t)
 	defer played.Wait()
 	defer cancel()
+	start := func(s *live.Snapshot) (live.Action, error) { return live.Start(s, live.Goal{All: true}, false) }
 	for _, command := range []struct {
 		name string
 		next func(*live.Snapshot) (live.Action, error)
-	}{
-		{"start", func(s *live.Snapshot) (live.Action, error) { return live.Start(s, live.Goal{All: true}, false) }}, {"undo", live.Undo},
-		{"start again", func(s *live.Snapshot) (live.Action, error) { return live.Start(s, live.Goal{All: true}, false) }}, {"finish", live.Finish},
-	} {
+	}{{"start", start}, {"undo", live.Undo}, {"start again", start}, {"finish", live.Finish}} {
 		spent := &spending{parts: map[string]time.Duration{}, times: map[string]int{}}
 		api := a.measured(t, spent)
 		begin := time.Now()

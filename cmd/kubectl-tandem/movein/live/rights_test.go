@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tandem-lb/tandem/cmd/kubectl-tandem/movein"
 )
 
 // TestRights: each write of a move, of its undo and of its end is one that has been asked for before the first.
@@ -41,6 +43,37 @@ func resourceOf(t *testing.T, ref Ref) string {
 	}
 	t.Fatalf("%s is of no kind that is known", ref)
 	return ""
+}
+
+// TestRightsToWatch: each kind that a cluster has is followed, and a person who may not watch is told so and moves all the same.
+func TestRightsToWatch(t *testing.T) {
+	s := newSim(t, clusters["service by service"]...)
+	snapshot := s.snapshot(nil)
+	list := snapshot.RightsToWatch()
+	for ref := range snapshot.Objects {
+		if !slices.ContainsFunc(list, func(r Right) bool { return r.Verb == "watch" && r.Group == ref.Group && r.Resource == watchedAs(t, ref) }) {
+			t.Errorf("nobody asks for the right to watch %s", ref)
+		}
+	}
+	snapshot.Unwatched = list[:1]
+	plan, err := MakePlan(snapshot, false)
+	if err != nil || plan.Refused {
+		t.Fatalf("the move is refused: %v, %v", plan, err)
+	}
+	if !slices.ContainsFunc(plan.Messages, func(m movein.Message) bool { return m.Code == "watch" && strings.Contains(m.Text, list[0].String()) }) {
+		t.Errorf("the plan does not say that %s lacks: %v", list[0], plan.Messages)
+	}
+}
+
+func watchedAs(t *testing.T, ref Ref) string {
+	t.Helper()
+	switch ref.Kind {
+	case "Pod":
+		return "pods"
+	case "ConfigMap":
+		return "configmaps"
+	}
+	return resourceOf(t, ref)
 }
 
 // TestRightsMissing: no command writes anything that would stop halfway for want of rights.
