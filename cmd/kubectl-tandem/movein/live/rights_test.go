@@ -51,7 +51,9 @@ func TestRightsToWatch(t *testing.T) {
 	snapshot := s.snapshot(nil)
 	list := snapshot.RightsToWatch()
 	for ref := range snapshot.Objects {
-		if !slices.ContainsFunc(list, func(r Right) bool { return r.Verb == "watch" && r.Group == ref.Group && r.Resource == watchedAs(t, ref) }) {
+		if !slices.ContainsFunc(list, func(r Right) bool {
+			return r.Verb == "watch" && r.Group == ref.Group && r.Resource == watchedAs(t, ref)
+		}) {
 			t.Errorf("nobody asks for the right to watch %s", ref)
 		}
 	}
