@@ -290,6 +290,11 @@ func TestConfirmed(t *testing.T) {
 				server.put("web", "stale")
 				return live.Action{Probe: &live.Unit{}}, nil
 			})
+			for _, a := range api.Client.(*fake.FakeDynamicClient).Actions() {
+				if a.GetVerb() == "delete" {
+					t.Error("the Node was deleted")
+				}
+			}
 			if err == nil || err.Error() != "as it should" || shown != 1 {
 				t.Errorf("the command ends with %v, after the watch has shown it %d times", err, shown)
 			}
