@@ -3,22 +3,60 @@
 package speaker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/link"
+	"github.com/tandem-lb/tandem/speaker/link/rtnetlink"
 	"github.com/tandem-lb/tandem/speaker/observation"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
 )
+
+// TestAddressesOfIPVSAreNotPublished: kube-proxy in IPVS mode has the ClusterIPs of thousands of Services on kube-ipvs0. Here that is a bridge, since
+// the tests' kernels have no dummy interfaces; it is down as well.
+func TestAddressesOfIPVSAreNotPublished(t *testing.T) {
+	ns := nettest.New(t, "ipvs")
+	var addresses strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&addresses, "addr add 10.96.%d.%d/32 dev kube-ipvs0\naddr add fd00::%x/128 dev kube-ipvs0 nodad\n", i/256, i%256, i+1)
+	}
+	batch := filepath.Join(t.TempDir(), "addresses")
+	if err := os.WriteFile(batch, []byte(addresses.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ns.IP(t, "link add kube-ipvs0 type bridge")
+	ns.IP(t, "-batch %s", batch)
+	var links *rtnetlink.Watcher
+	ns.Do(t, func() (err error) {
+		links, err = rtnetlink.Open()
+		return err
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	t.Cleanup(func() { _ = links.Run(ctx) }) // which closes it
+	if i, found := links.Snapshot().ByName("kube-ipvs0"); !found || len(i.Addresses) != 4000 {
+		t.Fatalf("kube-ipvs0 has %d addresses", len(i.Addresses))
+	}
+	for _, published := range interfaceStates(links.Snapshot(), func(netip.Addr) bool { return false }, nil) {
+		if published.Name == "kube-ipvs0" {
+			t.Errorf("kube-ipvs0 is published with %d addresses", len(published.Addresses))
+		}
+	}
+}
 
 func TestInterfaceStates(t *testing.T) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
