@@ -11,19 +11,19 @@ import (
 // many returns a cluster with so many Services of MetalLB on layer 2, half of which have moved, in phase Announcing.
 func many(t testing.TB, n int) *sim {
 	t.Helper()
-	documents := []string{strings.ReplaceAll(cluster, "192.0.2.0/28", "10.64.0.0/16"), layer2, newCRD, webhook}
+	documents := []string{strings.NewReplacer("192.0.2.0/28", "10.64.0.0/16", "2001:db8::/124", "2001:db8::/64").Replace(cluster), layer2, newCRD, webhook}
 	for i := range n {
 		documents = append(documents, fmt.Sprintf(`
 apiVersion: v1
 kind: Service
 metadata: {namespace: shop, name: s%[1]d, uid: s%[1]d, annotations: {metallb.io/ip-allocated-from-pool: lan}}
 spec: {type: LoadBalancer}
-status: {loadBalancer: {ingress: [{ip: 10.64.%[2]d.%[3]d}]}}
+status: {loadBalancer: {ingress: [{ip: 10.64.%[2]d.%[3]d}, {ip: "2001:db8::%[4]x"}]}}
 ---
 apiVersion: metallb.io/v1beta1
 kind: ServiceL2Status
 metadata: {namespace: metallb-system, name: l2-%[1]d}
-status: {node: node1, serviceNamespace: shop, serviceName: s%[1]d}`, i, (i+1)>>8, (i+1)&0xff))
+status: {node: node1, serviceNamespace: shop, serviceName: s%[1]d}`, i, (i+1)>>8, (i+1)&0xff, i+1))
 	}
 	s := newSim(t, documents...)
 	if _, stopped := s.run(func(s *Snapshot) (Action, error) { return Start(s, Goal{}, false) }, -1); stopped != "" {
