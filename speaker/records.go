@@ -303,7 +303,8 @@ func (r *recorder) forgetTakeovers() {
 	maps.DeleteFunc(r.takeovers, func(_ types.NamespacedName, at time.Time) bool { return time.Since(at) >= takeoverInterval })
 }
 
-// takeOver puts this node on record. It returns errTooSoon if the record names another node, and this one took it over a moment ago.
+// takeOver puts this node on record. It returns errTooSoon if the record names another node, this one took it over a moment ago, and nobody has named it
+// as the target since.
 func (r *recorder) takeOver(ctx context.Context, svc *corev1.Service, record decision.Record, existing *v1alpha1.L2Announcement) error {
 	if existing == nil || existing.Status.Node == "" || existing.Status.Node == r.node {
 		return r.record(ctx, svc, record, existing)
@@ -312,7 +313,7 @@ func (r *recorder) takeOver(ctx context.Context, svc *corev1.Service, record dec
 	r.mu.Lock()
 	at, known := r.takeovers[name]
 	r.mu.Unlock()
-	if known && time.Since(at) < takeoverInterval {
+	if known && time.Since(at) < takeoverInterval && existing.Spec.Target != r.node { // A move by hand is done once: the write removes the target.
 		return errTooSoon
 	}
 	if err := r.record(ctx, svc, record, existing); err != nil {
