@@ -10,11 +10,13 @@ import (
 )
 
 const (
-	// reconnectionListen is for how long a speaker listens for an address after its node is back on a link, or after another speaker was heard
-	// that uses the address.
-	reconnectionListen = 500 * time.Millisecond
+	// reconnectionListen is for how long a speaker listens for an address after its node is back on a link: about as long as an address is probed
+	// that is new. The link may have been down for an instant, in which nobody has taken anything over.
+	reconnectionListen = 200 * time.Millisecond
+	// reconnectionPatience is for how long it listens after another speaker was heard that uses the address.
+	reconnectionPatience = 500 * time.Millisecond
 	// reconnectionAsk is how often it asks the LAN and the API meanwhile.
-	reconnectionAsk = 200 * time.Millisecond
+	reconnectionAsk = 100 * time.Millisecond
 	// reconnectionLimit is for how long it listens at most. By then arbitration has settled who goes on.
 	reconnectionLimit = 5 * time.Second
 )
@@ -27,7 +29,7 @@ const (
 //	0.01 s   node2 answers for 192.0.2.10; node1 goes on listening as long as it hears that
 //	1.20 s   the API answers node1: node2 holds 192.0.2.10
 //
-// Where no other speaker answers for half a second, as after the failure of a switch between all nodes and the API, node1 goes on.
+// Where no other speaker answers for a fifth of a second, as after the failure of a switch between all nodes and the API, node1 goes on.
 //
 // It is pure: its methods are told the time, and their caller asks.
 type reconnection struct {
@@ -35,7 +37,7 @@ type reconnection struct {
 	off map[string]bool
 	// since is when the node was back on a link, the zero Time if there is nothing to learn any more.
 	since time.Time
-	// listens has the addresses that are listened for, and since when no other speaker was heard that uses them.
+	// listens has the addresses that are listened for, and until when, if no other speaker is heard that uses them.
 	listens map[netip.Addr]time.Time
 	asked   time.Time // when Due last reported true, the zero Time if it has not yet
 }
@@ -67,14 +69,14 @@ func (r *reconnection) Update(now time.Time, usable, deaf, silent []string, held
 	}
 	r.since, r.asked, r.listens = now, time.Time{}, map[netip.Addr]time.Time{}
 	for _, address := range held(back) {
-		r.listens[address] = now
+		r.listens[address] = now.Add(reconnectionListen)
 	}
 }
 
 // Hear takes in that the speaker of another node uses an address.
 func (r *reconnection) Hear(now time.Time, address netip.Addr) {
 	if _, ok := r.listens[address]; ok {
-		r.listens[address] = now
+		r.listens[address] = now.Add(reconnectionPatience)
 	}
 }
 
@@ -88,8 +90,8 @@ func (r *reconnection) Answered(asked time.Time) {
 // Listening returns the addresses that are only listened for at a time, and after how long they would be others, or Due would report true.
 func (r *reconnection) Listening(now time.Time) (addresses []netip.Addr, wait time.Duration) {
 	wait = time.Hour
-	for address, quiet := range r.listens {
-		if left := min(reconnectionListen-now.Sub(quiet), reconnectionLimit-now.Sub(r.since)); left > 0 {
+	for address, until := range r.listens {
+		if left := min(until.Sub(now), reconnectionLimit-now.Sub(r.since)); left > 0 {
 			wait = min(wait, left)
 		} else {
 			delete(r.listens, address)

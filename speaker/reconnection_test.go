@@ -47,13 +47,13 @@ func TestReconnection(t *testing.T) {
 			{links: "usable"}, {after: time.Second, links: "usable", heard: true},
 		}},
 		{"a link that comes up for the first time is not back", []step{{links: "gone"}, {links: "usable"}}},
-		{"nobody is heard for half a second", []step{
+		{"nobody is heard for a fifth of a second", []step{
 			{links: "usable"},
 			{after: time.Second, links: "gone"},
 			{after: 3 * time.Second, links: "usable", listens: true, asks: true},
-			{after: 3100 * ms, links: "usable", listens: true},
-			{after: 3200 * ms, links: "usable", listens: true, asks: true},
-			{after: 3500 * ms, links: "usable"},
+			{after: 3050 * ms, links: "usable", listens: true},
+			{after: 3100 * ms, links: "usable", listens: true, asks: true},
+			{after: 3200 * ms, links: "usable"},
 			{after: time.Minute, links: "usable", heard: true},
 		}},
 		{"another speaker is heard again and again, and then the API answers", []step{
@@ -75,7 +75,7 @@ func TestReconnection(t *testing.T) {
 			{links: "usable"},
 			{after: time.Second, links: "gone"},
 			{after: 3 * time.Second, links: "usable", listens: true, asks: true},
-			{after: 3400 * ms, links: "usable", heard: true, listens: true, asks: true},
+			{after: 3100 * ms, links: "usable", heard: true, listens: true, asks: true},
 			{after: 7900 * ms, links: "usable", heard: true, listens: true, asks: true},
 			{after: 8 * time.Second, links: "usable", heard: true},
 		}},
@@ -113,7 +113,7 @@ func TestReconnection(t *testing.T) {
 				r.Update(now, usable, deaf, silent, func([]string) []netip.Addr { return []netip.Addr{address} })
 				asks := r.Due(now)
 				listens, wait := r.Listening(now)
-				if got := slices.Contains(listens, address); got != s.listens || got != (wait <= reconnectionListen) {
+				if got := slices.Contains(listens, address); got != s.listens || got != (wait <= reconnectionPatience) {
 					t.Errorf("after %v it listens: %t for %v, want %t", s.after, got, wait, s.listens)
 				}
 				if asks != s.asks {
