@@ -128,9 +128,9 @@ e2e-other:
 	$(call e2e_tests,bench,15m) -run TestTwoLeaders ./test/bench
 
 .PHONY: soak
-soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, with a table of what clients noticed, and what finds dead nodes; about four hours
+soak: deps images ## the scenarios that `make e2e` plays once, up to 100 times each, and random failures, with a table of what clients noticed, and what finds dead nodes; about four and a half hours
 	TANDEM_CRASHES=100 go test -count=1 -tags e2e -timeout 1h -v -run TestCrashes ./test/api
-	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 3h -v -run TestSoak ./test/e2e
+	TANDEM_SOAK=100 go test -count=1 -tags e2e -timeout 4h -v -run TestSoak ./test/e2e
 	TANDEM_DETECTOR_WATCH=1h go test -run '^$$' -bench Detector -benchtime 20x -timeout 4h ./speaker
 
 .PHONY: soak-move-in

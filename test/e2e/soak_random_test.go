@@ -114,6 +114,7 @@ func (c *soak) finding(ip netip.Addr, from, to time.Time, format string, args ..
 // effect is what an event does to addresses, which decides what is still promised.
 type effect struct {
 	dies      bool // The node does not forward any more.
+	flaps     bool // The node is off the LAN for an instant.
 	degrades  bool // What finds a death or agrees on a holder is slower meanwhile.
 	freezes   bool // The speaker stands still.
 	endpoints bool // A Service with the local policy loses an endpoint.
@@ -223,6 +224,7 @@ func (c *soak) nodeFailures() []failure {
 		{name: "power cut", weight: 4, nodes: c.mortal(), effect: effect{dies: true, restarts: true}, start: bothWays(
 			func(ctx context.Context, s *stage, node string) error { return s.StopNode(ctx, node) },
 			func(ctx context.Context, s *stage, node string) error { return s.StartNode(ctx, node) })},
+		{name: "link flaps", weight: 3, nodes: c.mortal(), effect: effect{flaps: true}, start: flapLink},
 		{name: "VLAN pruned", weight: 3, nodes: c.mortal(), effect: effect{dies: true}, start: func(c *soak, node string) (heal, error) {
 			if err := knowMACs(c.t.Context(), c.stage, node); err != nil {
 				return nil, err
@@ -230,6 +232,15 @@ func (c *soak) nodeFailures() []failure {
 			return bothWays(pruneVLAN, restoreVLAN)(c, node)
 		}},
 	}
+}
+
+// flapLink takes the link of a node down for a tenth of a second: nobody may have noticed when it is up again.
+func flapLink(c *soak, node string) (heal, error) {
+	if err := c.SetLink(c.t.Context(), node, false); err != nil {
+		return nil, err
+	}
+	time.Sleep(100 * time.Millisecond)
+	return nil, c.SetLink(c.t.Context(), node, true)
 }
 
 func (c *soak) speakerFailures() []failure {
@@ -479,7 +490,7 @@ func (b batch) limits(svc *soakService) (silence, unserved time.Duration, planne
 	deaths, others, frozen, endpoint := 0, 0, false, false
 	for _, e := range b.events {
 		switch {
-		case e.dies:
+		case e.dies, e.flaps:
 			deaths++
 		case e.degrades || e.endpoints && svc.local:
 			others++
@@ -491,11 +502,11 @@ func (b batch) limits(svc *soakService) (silence, unserved time.Duration, planne
 	case deaths == 0 && !frozen && !endpoint:
 		return time.Second + askInterval, 0, true
 	case deaths == 0 && frozen:
-		return 3 * time.Second, 3 * time.Second, false
+		return 2 * time.Second, 2 * time.Second, false
 	case deaths == 0, deaths == 1 && others == 0:
 		return 1500 * time.Millisecond, 1500 * time.Millisecond, false
 	default:
-		return 6 * time.Second, 6 * time.Second, false
+		return 3 * time.Second, 3 * time.Second, false
 	}
 }
 
@@ -547,7 +558,7 @@ func (c *soak) play() {
 // begin begins an event. Before a node dies it mostly gets the addresses.
 func (c *soak) begin(e *event) {
 	ctx := c.t.Context()
-	if e.dies && c.rand.IntN(4) > 0 {
+	if (e.dies || e.flaps) && c.rand.IntN(4) > 0 {
 		if err := c.target(ctx, e.node, c.services...); err != nil {
 			c.t.Fatal(err)
 		}
