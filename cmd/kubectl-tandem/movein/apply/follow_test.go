@@ -96,6 +96,13 @@ func (s *served) count() int {
 	return s.lists
 }
 
+// hush has the watches show nothing, or show again what comes.
+func (s *served) hush(silent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = silent
+}
+
 // cut ends all watches.
 func (s *served) cut() {
 	s.mu.Lock()
@@ -170,7 +177,7 @@ func TestShown(t *testing.T) {
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			api, server := newServed("web")
-			server.silent = true
+			server.hush(true)
 			begin := time.Now()
 			writes := 0
 			if err := api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
@@ -180,7 +187,7 @@ func TestShown(t *testing.T) {
 				writes++
 				if tt.after > 0 {
 					time.AfterFunc(tt.after, func() {
-						server.silent = false
+						server.hush(false)
 						server.put("web", "yes")
 					})
 				}
@@ -340,7 +347,7 @@ func TestMissingKind(t *testing.T) {
 func TestSilentWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api, server := newServed("web")
-		server.silent = true
+		server.hush(true)
 		time.AfterFunc(time.Second, func() { server.put("web", "yes") })
 		begin := time.Now()
 		if err := api.Run(t.Context(), func(s *live.Snapshot) (live.Action, error) {
