@@ -621,8 +621,13 @@ func TestRecorderTakesOverSeldom(t *testing.T) {
 			soon   bool
 			writes int
 		}{
-			{0, "", false, 1}, {time.Second, "", true, 1}, {8 * time.Second, "", true, 1}, {time.Second, "", false, 2},
-			{time.Second, "node3", true, 2}, {0, "node1", false, 3}, {time.Second, "", true, 3},
+			{0, "", false, 1},
+			{time.Second, "", true, 1},
+			{8 * time.Second, "", true, 1},
+			{time.Second, "", false, 2},
+			{time.Second, "node3", true, 2},
+			{0, "node1", false, 3},
+			{time.Second, "", true, 3},
 		} {
 			time.Sleep(step.wait)
 			if err := take(step.target); errors.Is(err, errTooSoon) != step.soon || int(writes.Load()) != step.writes {
