@@ -14,9 +14,12 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/tandem-lb/tandem/speaker/config"
 	speakerv1alpha1 "github.com/tandem-lb/tandem/speaker/v1alpha1"
 	"github.com/tandem-lb/tandem/test/lab"
 )
@@ -117,7 +120,13 @@ func (s *stage) countRecordWrites(ctx context.Context) (n int, err error) {
 // peersReachable waits until the condition PeersReachable of a node has a status, and its message has all texts.
 func (s *stage) peersReachable(t *testing.T, node string, status metav1.ConditionStatus, texts ...string) {
 	t.Helper()
-	s.until(t, patience, fmt.Sprintf("PeersReachable=%s of %s", status, node), func(ctx context.Context) (bool, string) {
+	s.untilPeers(t, patience, node, status, texts...)
+}
+
+// untilPeers is peersReachable for things that take longer.
+func (s *stage) untilPeers(t *testing.T, limit time.Duration, node string, status metav1.ConditionStatus, texts ...string) {
+	t.Helper()
+	s.until(t, limit, fmt.Sprintf("PeersReachable=%s of %s", status, node), func(ctx context.Context) (bool, string) {
 		state, err := s.speaker(ctx, node)
 		if err != nil {
 			return false, err.Error()
@@ -264,6 +273,104 @@ func TestANodeOffTheNetworkOfTheCluster(t *testing.T) {
 	if again := s.oneAnswer(t, ips); again != now {
 		t.Errorf("when the node is back the addresses are at %s, they were at %s", again, now)
 	}
+}
+
+// The Secret with the key of gossip is deleted, and speakers start anew before the others have the key that the controller manager makes: at first that
+// of a node that holds nothing, then the holder's. No address moves, and when all have the new key they reach each other.
+func TestAKeyThatIsDeletedMovesNothing(t *testing.T) {
+	s := newStage(t, dual)
+	ips := s.heldBy(t, "node2")
+	mac := s.oneAnswer(t, ips)
+	before := s.record(t)
+	key := func(ctx context.Context) string {
+		var secret corev1.Secret
+		if err := s.Client.Get(ctx, client.ObjectKey{Namespace: "tandem-system", Name: config.MembershipSecret}, &secret); err != nil {
+			return ""
+		}
+		return string(secret.Data[config.MembershipSecretKey])
+	}
+	old := key(t.Context())
+	stop := s.asking(t, lab.Client, ips, 80)
+	s.kubectl(t, "delete", "secret", "-n", "tandem-system", config.MembershipSecret)
+	s.until(t, patience, "another key", func(ctx context.Context) (bool, string) {
+		now := key(ctx)
+		return now != "" && now != old, "there is none"
+	})
+	for _, node := range []string{"node3", "node2"} {
+		p, err := s.process(node, programs["speaker"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.deletePod(t, "speaker", node)
+		s.until(t, time.Minute, "another speaker on "+node, func(context.Context) (bool, string) {
+			now, err := s.process(node, programs["speaker"])
+			return err == nil && now.pid != p.pid, fmt.Sprint(err)
+		})
+		if again := s.oneAnswer(t, ips); again != mac {
+			t.Errorf("when the speaker of %s has another key, the addresses are at %s, they were at %s", node, again, mac)
+		}
+	}
+	start := time.Now()
+	for _, node := range s.Nodes() { // The kubelet brings a changed Secret to a Pod within about a minute.
+		s.untilPeers(t, 3*time.Minute, node, metav1.ConditionTrue)
+		s.nodeReady(t.Context(), t, node)
+	}
+	t.Logf("all reach each other %v after the last start", time.Since(start).Round(time.Second))
+	if again := s.oneAnswer(t, ips); again != mac {
+		t.Errorf("when all have the key the addresses are at %s, they were at %s", again, mac)
+	}
+	requests := tally{}
+	stop(&requests)
+	if requests.failed > 0 {
+		t.Errorf("%v, the last by %v", requests, requests.last)
+	}
+	if after := s.record(t); after.ResourceVersion != before.ResourceVersion {
+		t.Errorf("the record was written: %+v, it was %+v", after.Status, before.Status)
+	}
+}
+
+// The speaker of one node cannot reach the API, while gossip and the LAN work. It takes nothing that is new, since it cannot put itself on record; when it
+// reaches the API again it does.
+func TestASpeakerWithoutTheAPITakesNothing(t *testing.T) {
+	const services = 9
+	s := newStage(t, dual)
+	s.pool(t, "", lanIPv4, lanIPv6)
+	s.layer2(t)
+	s.web(t, "node1")
+	// Pods reach the API by its ClusterIP, and the kubelet, which goes on, does not.
+	heal := s.drops(t, "node3", "chain out { type filter hook output priority -300; ip daddr 10.96.0.1 tcp dport 443 drop; }")
+	var ips []string
+	for i := range services {
+		name := fmt.Sprintf("web%d", i)
+		s.add(t, s.service(name, v4, v6))
+		ips = append(ips, s.addresses(t, name, 2)...)
+	}
+	for i := range services {
+		if node := s.holder(t, fmt.Sprintf("web%d", i), 2); node == "node3" {
+			t.Errorf("node3 is on record for web%d, though it cannot write that", i)
+		}
+	}
+	for _, ip := range ips {
+		s.reach(t, lab.Client, ip, "/hostname")
+	}
+	writes := s.recordWrites(t)
+	for _, ip := range ips {
+		if said := s.macs(t.Context(), ip); len(said) != 1 || said[0] == s.mac(t, "node3") {
+			t.Errorf("%s is at %v, want one node that is not node3, at %s", ip, said, s.mac(t, "node3"))
+		}
+	}
+	if more := s.recordWrites(t) - writes; more > 0 {
+		t.Errorf("%d writes of records while nothing happened", more)
+	}
+	heal()
+	s.nodeReady(t.Context(), t, "node3")
+	s.until(t, patience, "node3 to take a new Service", func(ctx context.Context) (bool, string) {
+		name := fmt.Sprintf("new%d", time.Now().UnixNano())
+		s.add(t, s.service(name, v4))
+		s.addresses(t, name, 1)
+		node := s.holder(t, name, 1)
+		return node == "node3", node + " has"
+	})
 }
 
 // The control plane is away for two minutes, and the kubelets come back one by one. No address moves.
