@@ -33,6 +33,8 @@ const (
 	contestLimit = time.Second + askInterval
 	// settleLimit is how long Tandem may take until all is as before, once every part of the cluster is back.
 	settleLimit = 10 * time.Second
+	// leaderLimit is how long what the controller manager has to do may take while none leads.
+	leaderLimit = 45 * time.Second
 	// quietTime is how long nothing happens after that, and quietWrites how many records may be written meanwhile.
 	quietTime, quietWrites = 4 * time.Second, 4
 	// A speaker may have so many files open, and kB of memory resident. Goroutines that do not end would take more and more of both.
@@ -364,7 +366,7 @@ func makeService(c *soak, _ string) (heal, error) {
 	c.brief = brief
 	c.wire.watch(brief.ips...)
 	start := time.Now()
-	if err := c.answered(brief, true); err != nil {
+	if err := c.answered(brief, true, settleLimit); err != nil {
 		c.finding(brief.ips[0], start, time.Now(), "the new Service %s: %v", svc.Name, err)
 	}
 	return func(ctx context.Context) error {
@@ -372,7 +374,8 @@ func makeService(c *soak, _ string) (heal, error) {
 		if err := client.IgnoreNotFound(c.Delete(ctx, svc)); err != nil {
 			return err
 		}
-		if err := c.answered(brief, false); err != nil {
+		// A controller manager that was killed a moment ago keeps its lease for 15 s, and the Service its finalizer until then.
+		if err := c.answered(brief, false, leaderLimit); err != nil {
 			c.finding(brief.ips[0], start, time.Now(), "Service %s, which was deleted: %v", svc.Name, err)
 		}
 		c.wire.forget(brief.ips...)
@@ -381,13 +384,13 @@ func makeService(c *soak, _ string) (heal, error) {
 }
 
 // answered waits until all addresses of a Service are answered for, or none is.
-func (c *soak) answered(svc *soakService, wanted bool) error {
-	return cluster.Until(c.t.Context(), settleLimit, "an answer, or none", func(context.Context) (bool, string) {
+func (c *soak) answered(svc *soakService, wanted bool, limit time.Duration) error {
+	return cluster.Until(c.t.Context(), limit, "an answer, or none", func(context.Context) (bool, string) {
 		for _, ip := range svc.ips {
 			now := time.Now()
 			rounds := c.wire.rounds(ip, now.Add(-5*askInterval), now.Add(-askInterval))
 			if len(rounds) < 3 || slices.ContainsFunc(rounds, func(r round) bool { return (len(r.macs) > 0) != wanted }) {
-				return false, fmt.Sprintf("%s: %v", ip, rounds)
+				return false, fmt.Sprintf("%s: %d answers", ip, len(rounds))
 			}
 		}
 		return true, ""
