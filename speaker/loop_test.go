@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +29,7 @@ import (
 
 	"github.com/tandem-lb/tandem/speaker/config"
 	"github.com/tandem-lb/tandem/speaker/decision"
+	"github.com/tandem-lb/tandem/speaker/internal/nettest"
 	"github.com/tandem-lb/tandem/speaker/layer2"
 	"github.com/tandem-lb/tandem/speaker/membership"
 	"github.com/tandem-lb/tandem/speaker/v1alpha1"
@@ -306,4 +308,23 @@ func joined(t testing.TB, ctx context.Context, node string, n byte) *membership.
 	}
 	t.Cleanup(func() { _ = m.Leave(context.Background()) })
 	return m
+}
+
+// loopOn returns a speaker of node1 with its loop, in the network of a node of the test. The API is there, kube-proxy forwards, and the speaker has long
+// been running. It binds gossip to 127.9.47.1.
+func loopOn(t *testing.T, ctx context.Context, node *nettest.Namespace, cached client.Reader, api client.WithWatch) (*Speaker, *loop, *membership.Members) {
+	t.Helper()
+	var s *Speaker
+	node.Do(t, func() (err error) {
+		s, err = newSpeaker(Config{
+			Node: "node1", HostIP: netip.MustParseAddr("127.9.47.1"), REST: &rest.Config{Host: "http://127.0.0.1:1"},
+			Registerer: prometheus.NewRegistry(), Recorder: record.NewFakeRecorder(10),
+		}, readerCache{reader: cached}, api)
+		return err
+	})
+	s.kubeProxy.forwards.Store(true)
+	members := joined(t, ctx, s.cfg.Node, 1)
+	l := newLoop(s, members, newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0))
+	l.isolation.answered = time.Now().Add(time.Hour)
+	return s, l, members
 }

@@ -9,12 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -152,17 +149,7 @@ func TestBackOnTheLAN(t *testing.T) {
 	cached := fake.NewClientBuilder().WithScheme(config.Scheme()).WithObjects(objects...).Build()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var s *Speaker
-	node.Do(t, func() (err error) {
-		s, err = newSpeaker(Config{
-			Node: "node1", HostIP: netip.MustParseAddr("127.9.48.1"), REST: &rest.Config{Host: "http://127.0.0.1:1"},
-			Registerer: prometheus.NewRegistry(), Recorder: record.NewFakeRecorder(10),
-		}, readerCache{reader: cached}, cached)
-		return err
-	})
-	s.kubeProxy.forwards.Store(true)
-	l := newLoop(s, joined(t, ctx, "node1", 1), newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0))
-	l.isolation.answered = time.Now().Add(time.Hour) // The API is there.
+	s, l, _ := loopOn(t, ctx, node, cached, cached)
 	defer waitFor(node.Go(t, func() error { return s.links.Run(ctx) }))()
 	defer waitFor(node.Go(t, func() error { return s.layer2.Run(ctx) }))()
 	defer cancel()

@@ -9,13 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	ipamv1alpha1 "github.com/tandem-lb/tandem/ipam/v1alpha1"
@@ -52,18 +49,7 @@ func TestATakeoverOutlastsAnOldCache(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var s *Speaker
-	node.Do(t, func() (err error) {
-		s, err = newSpeaker(Config{
-			Node: "node1", HostIP: netip.MustParseAddr("127.9.47.1"), REST: &rest.Config{Host: "http://127.0.0.1:1"},
-			Registerer: prometheus.NewRegistry(), Recorder: record.NewFakeRecorder(10),
-		}, readerCache{reader: cached}, api)
-		return err
-	})
-	s.kubeProxy.forwards.Store(true)
-	members := joined(t, ctx, "node1", 1)
-	l := newLoop(s, members, newSessions(ctx, s.status), newRoster(time.Now().Add(-time.Hour), 0))
-	l.isolation.answered = time.Now().Add(time.Hour) // The API is there.
+	s, l, members := loopOn(t, ctx, node, cached, api)
 	defer waitFor(node.Go(t, func() error { return s.links.Run(ctx) }))()
 	defer waitFor(node.Go(t, func() error { return s.layer2.Run(ctx) }))()
 	defer cancel()

@@ -6,6 +6,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -15,11 +16,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/kustomize/api/krusty"
@@ -201,6 +204,16 @@ func ensureNamespace(t testing.TB, name string) {
 		is.Spec.Finalizers = nil
 		if _, err = namespaces.Finalize(t.Context(), is, metav1.UpdateOptions{}); err == nil {
 			_, err = namespaces.Create(t.Context(), wanted, metav1.CreateOptions{})
+		}
+		if err == nil { // What admits objects goes by a cache, which has the namespace as terminating for a moment still.
+			err = wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+				probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "probe"}}
+				err := apiClient.Create(ctx, probe, client.DryRunAll)
+				if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+					return false, nil
+				}
+				return err == nil, err
+			})
 		}
 	}
 	if err != nil {

@@ -134,34 +134,8 @@ func (a *moveArena) addMany(t *testing.T, n int) {
 	}
 }
 
-// manyServe is a MetalLB of layer 2 alone, and manyService one of its Services, with the EndpointSlice manySlice.
-const manyServe = tandemRuns + `apiVersion: apps/v1
-kind: Deployment
-metadata: {namespace: metallb-system, name: controller}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: metallb, component: controller}}
-  template: {metadata: {labels: {app: metallb, component: controller}}, spec: {containers: [{name: c, image: "quay.io/metallb/controller:v0.16.1"}]}}
-status: {replicas: 1, readyReplicas: 1}
----
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {namespace: metallb-system, name: speaker}
-spec:
-  selector: {matchLabels: {app: metallb, component: speaker}}
-  template: {metadata: {labels: {app: metallb, component: speaker}}, spec: {containers: [{name: c, image: "quay.io/metallb/speaker:v0.16.1"}]}}
----
-apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {namespace: metallb-system, name: lan}
-spec: {addresses: ["192.0.2.0/28", "2001:db8::/124"]}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {namespace: metallb-system, name: lan}
-spec: {ipAddressPools: [lan]}
----
-apiVersion: v1
+// manyServe is that on three Nodes, and manyService one of its Services, with the EndpointSlice manySlice.
+const manyServe = metalLBRuns + `apiVersion: v1
 kind: Node
 metadata: {name: node2}
 ---

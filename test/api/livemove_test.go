@@ -299,7 +299,8 @@ status: {replicas: 1, readyReplicas: 1}
 ---
 `
 
-const metalLBServes = tandemRuns + `apiVersion: apps/v1
+// metalLBRuns is a MetalLB of layer 2.
+const metalLBRuns = tandemRuns + `apiVersion: apps/v1
 kind: Deployment
 metadata: {namespace: metallb-system, name: controller}
 spec:
@@ -325,7 +326,9 @@ kind: L2Advertisement
 metadata: {namespace: metallb-system, name: lan}
 spec: {ipAddressPools: [lan]}
 ---
-apiVersion: metallb.io/v1beta1
+`
+
+const metalLBServes = metalLBRuns + `apiVersion: metallb.io/v1beta1
 kind: ServiceL2Status
 metadata: {namespace: metallb-system, name: l2-1}
 status: {node: node1, serviceNamespace: shop, serviceName: web}
