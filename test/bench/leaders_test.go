@@ -40,7 +40,13 @@ func TestTwoLeaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(leader.end)
+		t.Cleanup(func() {
+			leader.end()
+			if t.Failed() {
+				said, err := os.ReadFile(leader.log)
+				t.Logf("%s: %v, %v: %s", leader.log, leader.err, err, said[max(0, len(said)-4000):])
+			}
+		})
 	}
 	if err := a.warm(ctx); err != nil {
 		t.Fatal(err)
