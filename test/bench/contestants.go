@@ -195,6 +195,11 @@ func (a *arena) newTandem(ctx context.Context) (*tandem, error) {
 	if err := a.apply(ctx, strings.Join(crds, ",")); err != nil {
 		return nil, err
 	}
+	// A controller manager that does not find all kinds ends, and here no kubelet starts it again.
+	wait := a.lab.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "-f", strings.Join(crds, ","))
+	if out, err := wait.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("kubectl wait: %w\n%s", err, out)
+	}
 	return t, a.apply(ctx, fmt.Sprintf(`apiVersion: tandem-lb.io/v1alpha1
 kind: AddressPool
 metadata: {name: bench}
