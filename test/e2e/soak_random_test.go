@@ -844,12 +844,13 @@ func (c *soak) whoRuns() {
 	}
 }
 
-// TestSoakRandomFailures has one or two things at a time happen to a cluster with Services on layer 2, which a seed decides, and heals them, while a
-// client asks each address five times a second, and the LAN is asked as often where it is. TANDEM_SOAK says how often, and TANDEM_SEED is the seed of a run that is to be
-// repeated. What is promised is in batch.limits and the constants above.
+// TestSoakRandomFailures has one or two things at a time fail in a cluster with Services on layer 2, which a seed decides, and heals them. Meanwhile a
+// client sends requests to each address five times a second, and the LAN is asked as often which MAC it has. TANDEM_SOAK is the number of plays, and
+// TANDEM_SEED the seed of a run that is to be repeated. What is promised is in batch.limits and the constants above. `make e2e` leaves it out: in a
+// minute it shows little, and what it finds is looked into by people. The images have to be those of the code: `make images`.
 func TestSoakRandomFailures(t *testing.T) {
 	if os.Getenv("TANDEM_SOAK") == "" {
-		t.Skip("takes TANDEM_SOAK: make soak")
+		t.Skip("a soak: TANDEM_SOAK is not set, make soak sets it")
 	}
 	c := newSoak(t)
 	unsettled := 0
